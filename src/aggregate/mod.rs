@@ -1,0 +1,1 @@
+//! Numbers from every proxy, merged into series and golden signals.

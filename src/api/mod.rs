@@ -1,0 +1,1 @@
+//! What the control plane and the proxies answer: one struct per report, serialised as it stands.

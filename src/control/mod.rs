@@ -1,0 +1,1 @@
+//! The control plane: one writer of the world, and everything that serves it.

@@ -1,0 +1,1 @@
+//! Adds the sidecar to a pod template, and takes it out again.

@@ -1,0 +1,1 @@
+//! Pods without Kubernetes: processes, namespaces, and the sample application.

@@ -1,0 +1,3 @@
+//! Addresses, sockets and packets: bind and connect, original destination, copying, capture rules.
+//!
+//! Owns every system call that makes or redirects a connection. What a connection means is decided above.

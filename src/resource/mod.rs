@@ -1,0 +1,1 @@
+//! What people write: typed objects with positions, and their lowering into the model.

@@ -1,0 +1,1 @@
+//! Where objects come from: files, the embedded store, Kubernetes, memory.

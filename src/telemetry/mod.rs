@@ -1,0 +1,1 @@
+//! One struct per event, and the one table of metric names and units.

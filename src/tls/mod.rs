@@ -1,0 +1,1 @@
+//! Identities on the wire: SPIFFE verification, keys and certificates, issuing, rotation.

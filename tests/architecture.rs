@@ -1,0 +1,169 @@
+//! Keeps `src/` a one-way street: a layer may use only the layers named beside it.
+
+#![allow(clippy::unwrap_used, reason = "a failed read should fail the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+
+/// Each layer and what it may use. `proxy` and `control` never appear on each
+/// other's lines: they meet only on the wire, in `xds`.
+const LAYERS: &[(&str, &str)] = &[
+    ("rt", ""),
+    ("net", "rt"),
+    ("mesh", ""),
+    ("api", "mesh"),
+    ("telemetry", "rt mesh"),
+    ("tls", "rt net mesh"),
+    ("resource", "mesh"),
+    ("source", "rt resource"),
+    ("xds", "mesh"),
+    ("proxy", "rt net mesh api telemetry tls xds"),
+    ("aggregate", "rt net mesh api telemetry"),
+    ("inject", "mesh resource"),
+    (
+        "control",
+        "rt net mesh api telemetry tls resource source xds aggregate inject",
+    ),
+    ("local", "rt net resource api"),
+    ("dashboard", "rt net mesh api"),
+    (
+        "cli",
+        "rt net mesh api telemetry tls resource source xds proxy aggregate inject control local dashboard",
+    ),
+];
+
+/// Layers that only compute: they take time, chance and bytes as arguments.
+const PURE: &str = "mesh api resource xds inject";
+const IMPURE: &str = "tokio tonic hyper kube sled";
+
+/// Made by tools, so not held to the rules.
+const GENERATED: &str = "src/xds/proto";
+
+#[test]
+fn layers_point_one_way() {
+    let layers: BTreeMap<&str, &str> = LAYERS.iter().copied().collect();
+    let mut faults = String::new();
+    for file in rust_files(Path::new("src")) {
+        let Some(layer) = layer_of(&file) else {
+            continue;
+        };
+        let Some(may_use) = layers.get(layer.as_str()) else {
+            writeln!(
+                faults,
+                "{}: layer `{layer}` is not in LAYERS",
+                file.display()
+            )
+            .unwrap();
+            continue;
+        };
+        let tokens: TokenStream = fs::read_to_string(&file).unwrap().parse().unwrap();
+        let mut used = BTreeSet::new();
+        roots(tokens, &mut used);
+        for (root, line) in used {
+            let is_layer = layers.contains_key(root.as_str()) && root != layer;
+            if is_layer && !names(may_use, &root) {
+                writeln!(
+                    faults,
+                    "{}:{line}: `{layer}` may not use `{root}`",
+                    file.display()
+                )
+                .unwrap();
+            }
+            if names(PURE, &layer) && names(IMPURE, &root) {
+                writeln!(
+                    faults,
+                    "{}:{line}: `{layer}` is pure; `{root}` does I/O",
+                    file.display()
+                )
+                .unwrap();
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// The list reads top to bottom: a layer uses only layers above it.
+#[test]
+fn layers_are_listed_in_order() {
+    for (i, (layer, may_use)) in LAYERS.iter().enumerate() {
+        for used in may_use.split_whitespace() {
+            let at = LAYERS.iter().position(|(l, _)| *l == used);
+            assert!(
+                at.is_some_and(|at| at < i),
+                "`{layer}` uses `{used}`, which is not above it"
+            );
+        }
+    }
+}
+
+fn names(list: &str, name: &str) -> bool {
+    list.split_whitespace().any(|n| n == name)
+}
+
+/// Collects the leading segment of every path, or the one after `crate::`, with
+/// its line. Works on tokens, so code inside macros such as `select!` is seen too.
+fn roots(tokens: TokenStream, out: &mut BTreeSet<(String, usize)>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    for (i, token) in tokens.iter().enumerate() {
+        let is_colon =
+            |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+        let after_colons = i >= 2 && is_colon(i - 1) && is_colon(i - 2);
+        let before_colons = is_colon(i + 1) && is_colon(i + 2);
+        match token {
+            TokenTree::Group(group) => roots(group.stream(), out),
+            TokenTree::Ident(name) if before_colons && !after_colons => match tokens.get(i + 3) {
+                Some(TokenTree::Ident(root)) if name == "crate" => insert(root, out),
+                Some(TokenTree::Group(group)) if name == "crate" => heads(group.stream(), out),
+                _ => insert(name, out),
+            },
+            _ => {}
+        }
+    }
+}
+
+fn insert(name: &Ident, out: &mut BTreeSet<(String, usize)>) {
+    out.insert((name.to_string(), name.span().start().line));
+}
+
+/// The first identifier of each comma-separated item: `{a::B, c}` gives `a`, `c`.
+fn heads(tokens: TokenStream, out: &mut BTreeSet<(String, usize)>) {
+    let mut fresh = true;
+    for token in tokens {
+        match token {
+            TokenTree::Ident(name) if fresh => {
+                insert(&name, out);
+                fresh = false;
+            }
+            TokenTree::Punct(p) if p.as_char() == ',' => fresh = true,
+            _ => fresh = false,
+        }
+    }
+}
+
+/// `src/proxy/http/server.rs` and `src/proxy.rs` both belong to `proxy`.
+fn layer_of(file: &Path) -> Option<String> {
+    if file.starts_with(GENERATED) {
+        return None;
+    }
+    let first = file.strip_prefix("src").ok()?.iter().next()?.to_str()?;
+    let name = first.trim_end_matches(".rs");
+    (name != "lib" && name != "main").then(|| name.to_owned())
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
