@@ -1,3 +1,9 @@
 //! Addresses, sockets and packets: bind and connect, original destination, copying, capture rules.
 //!
 //! Owns every system call that makes or redirects a connection. What a connection means is decided above.
+
+pub mod bind;
+pub mod connect;
+
+pub use bind::{BindOptions, bind, bind_unix};
+pub use connect::{ConnectOptions, connect};

@@ -1,3 +1,22 @@
 //! Clocks, back-off, drain, supervised tasks and published snapshots.
 //!
-//! Owns what every long-running part needs and knows nothing about meshes.
+//! Owns what every long-running part needs and knows nothing about meshes. Time comes in through
+//! [`Wall`] (calendar time, for certificates and logs) and through [`now`] (monotonic, pausable in
+//! tests because it is tokio's), so that nothing above reads a clock of its own.
+
+pub mod backoff;
+pub mod drain;
+pub mod published;
+pub mod tasks;
+pub mod wall;
+
+pub use backoff::Backoff;
+pub use drain::{Drain, DrainSignal};
+pub use published::{Published, Reader};
+pub use tasks::Tasks;
+pub use wall::{UnixMillis, Wall};
+
+/// Monotonic time; tokio's, so that a test can pause it.
+pub fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
