@@ -1,1 +1,30 @@
 //! The plain model of a mesh: services, workloads, routes, policies, and the view of one proxy.
+//!
+//! Owns the vocabulary and the decisions (who may reach what, which route matches) and nothing that
+//! touches a clock, a socket or a wire format. What people write is lowered into a [`World`] by
+//! `resource`; a [`World`] gives each proxy its [`View`]; `xds` carries views. Route matching is
+//! here because the proxy, `routes --explain` and the shadowed-rule check must agree.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod finding;
+pub mod listener;
+pub mod name;
+pub mod node;
+pub mod route;
+pub mod service;
+pub mod view;
+pub mod workload;
+pub mod world;
+
+pub use cluster::{Cluster, ClusterKind, LoadBalancer};
+pub use endpoint::{Assignment, Endpoint, Health};
+pub use finding::{Finding, Origin, Severity};
+pub use listener::{Chain, ChainAction, Listener};
+pub use name::{Hostname, Locality, SpiffeId};
+pub use node::{Client, Node, NodeKind};
+pub use route::{Route, RouteTable, Router, VirtualHost};
+pub use service::{Protocol, Service, ServicePort};
+pub use view::View;
+pub use workload::{Instance, WorkloadRef};
+pub use world::World;

@@ -20,3 +20,7 @@ pub use wall::{UnixMillis, Wall};
 pub fn now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
+
+/// A map for measured hot paths, where nothing iterates over it.
+#[expect(clippy::disallowed_types, reason = "the one place that names it")]
+pub type HashMap<K, V> = std::collections::HashMap<K, V>;

@@ -1,0 +1,156 @@
+//! Clusters: groups of endpoints that are interchangeable to a caller, and how calls are spread,
+//! limited and secured.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Hostname, SpiffeId};
+
+/// A group of interchangeable endpoints. Its name follows Istio:
+/// `outbound|9080|v1|reviews.default.svc.cluster.local`, `inbound|9080||`, `PassthroughCluster`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    /// Unique in a view.
+    pub name: String,
+    /// Where its endpoints come from.
+    pub kind: ClusterKind,
+    /// The service it stands for; none for passthrough and local applications.
+    pub service: Option<ServiceRef>,
+    /// How one endpoint is chosen.
+    pub load_balancer: LoadBalancer,
+    /// What is spoken to the endpoints.
+    pub protocol: UpstreamProtocol,
+    /// mTLS towards endpoints that speak it; others get plaintext unless `tls.required`.
+    pub tls: Option<ClientTls>,
+    /// Istio's default is 10 s.
+    pub connect_timeout: Duration,
+    /// Circuit breakers.
+    pub limits: Limits,
+    /// Ejection of endpoints that fail; off when absent.
+    pub outlier: Option<OutlierDetection>,
+}
+
+/// The service that a cluster stands for, for telemetry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// Fully qualified.
+    pub host: Hostname,
+    /// Short name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Service port.
+    pub port: u16,
+    /// Subset; empty for the whole service.
+    pub subset: String,
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClusterKind {
+    /// The view's assignment of the same name.
+    Discovered,
+    /// Always these.
+    Static(Vec<SocketAddr>),
+    /// The address that the caller meant (`SO_ORIGINAL_DST`).
+    OriginalDestination,
+}
+
+/// How one endpoint is chosen. All respect endpoint weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadBalancer {
+    /// Smooth weighted round robin: exact within one round.
+    RoundRobin,
+    /// Power of two choices by requests in flight (Istio's default).
+    #[default]
+    LeastRequest,
+    /// Uniform by weight.
+    Random,
+}
+
+/// What is spoken to endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1 for HTTP, bytes for TCP.
+    #[default]
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What the caller spoke.
+    Downstream,
+}
+
+/// mTLS from a proxy to its peers, with the workload's own certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientTls {
+    /// Server name to send, Istio's form `outbound_.9080_.v1_.reviews.default.svc.cluster.local`.
+    pub sni: String,
+    /// The peer must be one of these; an empty list is any identity of the trust domain.
+    pub principals: Vec<SpiffeId>,
+    /// Refuse endpoints that do not speak mTLS (DestinationRule `ISTIO_MUTUAL`).
+    pub required: bool,
+}
+
+/// Envoy's circuit breakers; `u32::MAX` is unlimited (Istio's default).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Connections to all endpoints together.
+    pub max_connections: u32,
+    /// Requests waiting for a connection.
+    pub max_pending_requests: u32,
+    /// Requests in flight.
+    pub max_requests: u32,
+    /// Retries in flight.
+    pub max_retries: u32,
+    /// Requests on one connection before it is closed; 0 is unlimited.
+    pub max_requests_per_connection: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: u32::MAX,
+            max_pending_requests: u32::MAX,
+            max_requests: u32::MAX,
+            max_retries: u32::MAX,
+            max_requests_per_connection: 0,
+        }
+    }
+}
+
+/// Ejection of endpoints that fail in a row (Istio's fields and defaults).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// 5xx answers or failures in a row; 0 is off. Default 5.
+    pub consecutive_5xx: u32,
+    /// 502, 503, 504 or connection failures in a row; 0 is off. Default 0.
+    pub consecutive_gateway: u32,
+    /// How often ejections are reviewed. Default 10 s.
+    pub interval: Duration,
+    /// First time out; grows with each ejection. Default 30 s.
+    pub base_ejection: Duration,
+    /// At most this share of endpoints is out. Default 10.
+    pub max_ejection_percent: u32,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 5,
+            consecutive_gateway: 0,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection_percent: 10,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Who a view is for.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::Locality;
+
+/// A client of the control plane, as it describes itself. The control plane holds what it says
+/// about namespace and account against its certificate before it believes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Istio's form: `sidecar~IP~INSTANCE.NAMESPACE~NAMESPACE.svc.cluster.local`.
+    pub id: String,
+    /// Which program.
+    pub client: Client,
+    /// What it is for.
+    pub kind: NodeKind,
+    /// Instance (pod) name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// The account whose identity it carries.
+    pub service_account: String,
+    /// Workload, such as `reviews-v1`.
+    pub workload: String,
+    /// Labels of the workload.
+    pub labels: BTreeMap<String, String>,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its address.
+    pub address: IpAddr,
+    /// Where it takes calls of its application.
+    pub outbound: SocketAddr,
+    /// Where it takes calls to its application when they are redirected to it.
+    pub inbound: SocketAddr,
+    /// Connections are redirected to it; otherwise it binds every port of its own.
+    pub transparent: bool,
+    /// Ports of its application.
+    pub applications: Vec<Application>,
+}
+
+/// One port of the application behind a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Application {
+    /// The container port, as services target it.
+    pub port: u16,
+    /// Where the sidecar listens for it when nothing is redirected.
+    pub bind: SocketAddr,
+    /// Where the application itself listens.
+    pub address: SocketAddr,
+}
+
+/// Which program a client is; clients disagree about xDS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Client {
+    /// Our proxy.
+    Meshctl,
+    /// Envoy.
+    Envoy,
+    /// A gRPC library.
+    Grpc,
+}
+
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeKind {
+    /// Beside one application.
+    Sidecar,
+    /// At the edge.
+    Gateway,
+}

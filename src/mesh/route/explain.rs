@@ -1,0 +1,104 @@
+//! Why a request goes where it goes: the same conditions as on the data path, each with what it found.
+
+use serde::{Deserialize, Serialize};
+
+use super::matching::split_query;
+use super::{PathMatch, Request, Route, Router};
+
+/// One condition and whether it held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// In words, such as `path starts with "/reviews"`.
+    pub text: String,
+    /// Whether it held.
+    pub holds: bool,
+}
+
+/// One route and its conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTrace {
+    /// Index in its virtual host.
+    pub index: usize,
+    /// The route's name.
+    pub name: String,
+    /// All of them, also after the first that failed.
+    pub conditions: Vec<Condition>,
+    /// Whether all held.
+    pub matched: bool,
+}
+
+/// The walk through a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trace {
+    /// The virtual host that took the request; none: 404 (`NR`).
+    pub host: Option<String>,
+    /// Routes up to and with the one that matched.
+    pub routes: Vec<RouteTrace>,
+}
+
+/// Walks `router` with `request`. The last route of the trace is the one that [`Router::find`] gives,
+/// if that finds any.
+pub fn explain(router: &Router, request: &dyn Request) -> Trace {
+    let host = router
+        .host(request.authority())
+        .and_then(|index| router.table().hosts.get(index));
+    let mut routes = Vec::new();
+    for (index, route) in host.map_or(&[][..], |host| &host.routes).iter().enumerate() {
+        let trace = conditions(index, route, request);
+        let matched = trace.matched;
+        routes.push(trace);
+        if matched {
+            break;
+        }
+    }
+    Trace {
+        host: host.map(|host| host.name.clone()),
+        routes,
+    }
+}
+
+fn conditions(index: usize, route: &Route, request: &dyn Request) -> RouteTrace {
+    let (path, query) = split_query(request.path_and_query());
+    let matches = &route.matches;
+    let case = if matches.ignore_case {
+        " ignoring case"
+    } else {
+        ""
+    };
+    let text = match &matches.path {
+        PathMatch::Prefix(prefix) => format!("path starts with {prefix:?}{case}"),
+        PathMatch::Segments(prefix) => format!("path is under {prefix:?}{case}"),
+        PathMatch::Exact(exact) => format!("path is {exact:?}{case}"),
+        PathMatch::Regex(pattern) => format!("path matches /{}/", pattern.as_str()),
+    };
+    let mut conditions = vec![Condition {
+        text,
+        holds: matches.path.holds(path, matches.ignore_case),
+    }];
+    conditions.extend(matches.headers.iter().map(|header| {
+        let not = if header.invert { "not " } else { "" };
+        let noun = match header.name.as_str() {
+            ":method" => "method".to_owned(),
+            ":authority" => "authority".to_owned(),
+            ":scheme" => "scheme".to_owned(),
+            name => format!("header {name}"),
+        };
+        Condition {
+            text: format!("{not}{noun} {}", header.value),
+            holds: header.holds(request),
+        }
+    }));
+    conditions.extend(matches.query.iter().map(|parameter| Condition {
+        text: format!("query {} {}", parameter.name, parameter.value),
+        holds: parameter.holds(query),
+    }));
+    RouteTrace {
+        index,
+        name: route.name.clone(),
+        matched: conditions.iter().all(|condition| condition.holds),
+        conditions,
+    }
+}

@@ -1,0 +1,256 @@
+//! Route tables: which requests go where.
+//!
+//! The match types here are the ones that the data path runs. [`Router`] finds the route of a
+//! request; [`explain`] walks the same conditions and says what each found, so the proxy,
+//! `routes --explain` and the shadowed-rule check cannot disagree.
+
+pub mod explain;
+pub mod matching;
+pub mod router;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Origin;
+pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
+pub use router::{Found, Router};
+
+/// Routes by host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTable {
+    /// Unique in a view: a port such as `9080`, `http_proxy`, or `inbound|9080||`.
+    pub name: String,
+    /// Searched exact names first, then the longest `*.suffix`, then `*`.
+    pub hosts: Vec<VirtualHost>,
+}
+
+/// The routes of some host names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualHost {
+    /// Unique in its table, such as `reviews.default.svc.cluster.local:9080`.
+    pub name: String,
+    /// Host names as requests carry them, with and without port.
+    pub domains: Vec<String>,
+    /// The first match wins.
+    pub routes: Vec<Route>,
+}
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// For access logs and explanations; may be empty.
+    pub name: String,
+    /// All conditions must hold.
+    pub matches: Match,
+    /// What happens then.
+    pub action: Action,
+    /// Edits for every answer and request of this route.
+    #[serde(default)]
+    pub headers: HeaderEdits,
+    /// The object that it was written in.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// Sends the request on.
+    Forward(Forward),
+    /// Sends the caller elsewhere.
+    Redirect(Redirect),
+    /// Answers by itself.
+    Respond(Respond),
+}
+
+/// Sending a request on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forward {
+    /// Each gets `weight` of the sum of weights. A cluster that the view does not hold answers 503 (`NC`).
+    pub clusters: Vec<WeightedCluster>,
+    /// For the whole request with its retries; `None` is no limit (Istio's default).
+    pub timeout: Option<Duration>,
+    /// `None` never retries.
+    pub retry: Option<Retry>,
+    /// Changes path and host before sending on.
+    #[serde(default)]
+    pub rewrite: Rewrite,
+}
+
+/// A cluster and its share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightedCluster {
+    /// Name of a cluster in the view.
+    pub cluster: String,
+    /// Share of the sum of weights.
+    pub weight: u32,
+    /// Edits for requests that go here.
+    #[serde(default)]
+    pub headers: HeaderEdits,
+}
+
+/// When and how often a request is tried again (Envoy's names; Istio's defaults).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// Tries after the first.
+    pub attempts: u32,
+    /// For each try; `None` is the route's timeout.
+    pub per_try_timeout: Option<Duration>,
+    /// Conditions; any suffices.
+    pub on: Vec<RetryOn>,
+    /// Statuses for [`RetryOn::RetriableStatusCodes`].
+    pub status_codes: Vec<u16>,
+    /// First wait; doubles up to ten times that, with full jitter. Envoy's default is 25 ms.
+    pub base_interval: Duration,
+}
+
+impl Default for Retry {
+    /// Istio's: two more tries where nothing can have been processed twice.
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            per_try_timeout: None,
+            on: vec![
+                RetryOn::ConnectFailure,
+                RetryOn::RefusedStream,
+                RetryOn::Unavailable,
+                RetryOn::Cancelled,
+                RetryOn::RetriableStatusCodes,
+            ],
+            status_codes: Vec::new(),
+            base_interval: Duration::from_millis(25),
+        }
+    }
+}
+
+macro_rules! retry_conditions {
+    ($($variant:ident $name:literal $doc:literal),* $(,)?) => {
+        /// A condition for another try, by Envoy's name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum RetryOn {
+            $(#[doc = $doc] #[serde(rename = $name)] $variant,)*
+        }
+
+        impl RetryOn {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Envoy's name.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// By Envoy's name.
+            pub fn parse(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+retry_conditions! {
+    ServerError "5xx" "Any 5xx, or no answer at all.",
+    GatewayError "gateway-error" "502, 503 or 504.",
+    Reset "reset" "The peer broke off without answering.",
+    ResetBeforeRequest "reset-before-request" "The peer broke off before the request was sent.",
+    ConnectFailure "connect-failure" "No connection could be made.",
+    Retriable4xx "retriable-4xx" "409.",
+    RefusedStream "refused-stream" "HTTP/2 REFUSED_STREAM: surely not processed.",
+    RetriableStatusCodes "retriable-status-codes" "One of the policy's status codes.",
+    Cancelled "cancelled" "gRPC status 1.",
+    DeadlineExceeded "deadline-exceeded" "gRPC status 4.",
+    ResourceExhausted "resource-exhausted" "gRPC status 8.",
+    Internal "internal" "gRPC status 13.",
+    Unavailable "unavailable" "gRPC status 14.",
+}
+
+/// Changes to the request line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rewrite {
+    /// What takes the place of the matched prefix, or of the whole path.
+    pub path: Option<PathRewrite>,
+    /// What takes the place of the host.
+    pub authority: Option<String>,
+}
+
+/// A change of the path; the query stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathRewrite {
+    /// Replaces the prefix that matched.
+    Prefix(String),
+    /// Replaces the whole path.
+    Full(String),
+    /// Replaces every match of a pattern; `\1` is its first group.
+    Regex {
+        /// RE2 syntax.
+        pattern: Pattern,
+        /// With `\N` for groups.
+        substitution: String,
+    },
+}
+
+/// Sending the caller elsewhere; what is `None` stays as it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308. Istio's default is 301.
+    pub status: u16,
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host without port.
+    pub authority: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Replaces the whole path.
+    pub path: Option<String>,
+}
+
+/// Answering by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Respond {
+    /// Status.
+    pub status: u16,
+    /// Body, at most 4 KiB (Envoy's default limit).
+    pub body: String,
+}
+
+/// Header edits: first removed, then set, then added.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeaderEdits {
+    /// Of the request, before it is sent on.
+    pub request: HeaderOperations,
+    /// Of the answer, before the caller gets it.
+    pub response: HeaderOperations,
+}
+
+/// Edits of one header block. Names are lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeaderOperations {
+    /// Replaces all values.
+    pub set: BTreeMap<String, String>,
+    /// Appends a value.
+    pub add: BTreeMap<String, String>,
+    /// Removes all values.
+    pub remove: Vec<String>,
+}
+
+impl HeaderOperations {
+    /// Whether nothing is edited.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}

@@ -1,0 +1,229 @@
+//! The whole mesh at one moment: what people want, and what runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::cluster::{Limits, OutlierDetection};
+use super::{Hostname, Instance, LoadBalancer, Origin, Route, Service};
+
+/// Immutable; a change makes a new one that shares what did not change.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct World {
+    /// What people want.
+    pub config: Arc<Config>,
+    /// What runs, by `(namespace, name)`.
+    pub instances: Arc<BTreeMap<(String, String), Arc<Instance>>>,
+}
+
+/// What people want, with references resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The root of identities, `cluster.local` by default.
+    pub trust_domain: String,
+    /// By host name.
+    pub services: BTreeMap<Hostname, Arc<Service>>,
+    /// Routes of the mesh's own hosts; the first match wins. A host without an entry goes to its service.
+    pub routes: BTreeMap<Hostname, Arc<HostRoutes>>,
+    /// How services are called.
+    pub destinations: BTreeMap<Hostname, Arc<Destination>>,
+    /// Who must speak mTLS.
+    pub authentication: Authentication,
+    /// What happens to calls to hosts outside the mesh.
+    pub outbound: OutboundPolicy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            destinations: BTreeMap::new(),
+            authentication: Authentication::default(),
+            outbound: OutboundPolicy::default(),
+        }
+    }
+}
+
+/// The routes of one host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostRoutes {
+    /// In order. Clusters in them are named for the port of the request when the destination says none:
+    /// see [`RouteTarget`].
+    pub rules: Vec<Rule>,
+    /// The object that they were written in.
+    pub origin: Origin,
+}
+
+/// One route rule before ports are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// The route; `action` holds no clusters yet when `targets` is not empty.
+    pub route: Route,
+    /// Only for requests to this port.
+    pub port: Option<u16>,
+    /// Weighted destinations; empty for redirects and direct answers.
+    pub targets: Vec<RouteTarget>,
+    /// Only for callers with these labels (`sourceLabels`), and in this namespace.
+    pub source: SourceMatch,
+}
+
+/// Which callers a rule is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceMatch {
+    /// Labels that the caller's workload carries.
+    pub labels: BTreeMap<String, String>,
+    /// The caller's namespace.
+    pub namespace: Option<String>,
+}
+
+/// One weighted destination of a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteTarget {
+    /// The service.
+    pub host: Hostname,
+    /// Subset; empty for the whole service.
+    pub subset: String,
+    /// Service port; `None` is the port of the request, or the only port of the service.
+    pub port: Option<u16>,
+    /// Share of the sum of weights.
+    pub weight: u32,
+    /// Header edits for this destination only.
+    pub headers: super::route::HeaderEdits,
+    /// Why requests that are sent here fail: the reference is broken, and keeps its share of the weight.
+    pub invalid: Option<String>,
+}
+
+/// How one service is called (DestinationRule).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Destination {
+    /// For every subset and port that says nothing else.
+    pub policy: TrafficPolicy,
+    /// By port.
+    pub ports: BTreeMap<u16, TrafficPolicy>,
+    /// By name.
+    pub subsets: BTreeMap<String, Subset>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// Some instances of a service, chosen by labels.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Subset {
+    /// Labels that an instance must carry.
+    pub labels: BTreeMap<String, String>,
+    /// What differs from the service's policy.
+    pub policy: TrafficPolicy,
+    /// What differs, by port.
+    pub ports: BTreeMap<u16, TrafficPolicy>,
+}
+
+/// How calls are spread, limited and secured; `None` inherits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TrafficPolicy {
+    /// Load balancer.
+    pub load_balancer: Option<LoadBalancer>,
+    /// Connections and requests.
+    pub connection_pool: Option<ConnectionPool>,
+    /// Ejection.
+    pub outlier: Option<OutlierDetection>,
+    /// TLS towards the endpoints.
+    pub tls: Option<TlsPolicy>,
+}
+
+/// DestinationRule `connectionPool`, as far as it is honoured.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ConnectionPool {
+    /// Circuit breakers.
+    pub limits: Limits,
+    /// Default 10 s.
+    pub connect_timeout: Option<std::time::Duration>,
+    /// HTTP/1 requests are carried as HTTP/2.
+    pub h2_upgrade: bool,
+    /// Speak what the caller spoke.
+    pub use_client_protocol: bool,
+}
+
+/// DestinationRule `tls.mode`, as far as the mesh's own identities go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TlsPolicy {
+    /// Never.
+    Disable,
+    /// Always, with the mesh's certificates.
+    Mutual,
+}
+
+/// Who must speak mTLS (PeerAuthentication).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authentication {
+    /// For the mesh.
+    pub mesh: MtlsMode,
+    /// By namespace.
+    pub namespaces: BTreeMap<String, MtlsMode>,
+    /// By workload; the first whose selector holds.
+    pub workloads: Vec<WorkloadAuthentication>,
+}
+
+/// mTLS of some workloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadAuthentication {
+    /// Namespace of the workloads.
+    pub namespace: String,
+    /// Labels that they carry.
+    pub selector: BTreeMap<String, String>,
+    /// For all ports; `None` inherits from the namespace.
+    pub mode: Option<MtlsMode>,
+    /// By container port.
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+/// Whether plaintext is accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MtlsMode {
+    /// Both (Istio's default).
+    #[default]
+    Permissive,
+    /// Only mTLS.
+    Strict,
+    /// Only plaintext.
+    Disable,
+}
+
+/// What happens to calls to hosts outside the mesh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OutboundPolicy {
+    /// They pass.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
+impl Authentication {
+    /// The mode of `port` of a workload with `labels` in `namespace`: the narrowest rule wins.
+    pub fn mode(&self, namespace: &str, labels: &BTreeMap<String, String>, port: u16) -> MtlsMode {
+        let inherited = self.namespaces.get(namespace).copied().unwrap_or(self.mesh);
+        self.workloads
+            .iter()
+            .find(|rule| rule.namespace == namespace && selects(&rule.selector, labels))
+            .map_or(inherited, |rule| {
+                rule.ports
+                    .get(&port)
+                    .copied()
+                    .or(rule.mode)
+                    .unwrap_or(inherited)
+            })
+    }
+}
+
+/// Whether `labels` carry everything that `selector` asks for. An empty selector chooses all.
+pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
