@@ -31,7 +31,7 @@ pub struct SourceText {
 }
 
 /// What an apply or delete did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplyReport {
     /// The revision that holds it; the one before when nothing changed.
