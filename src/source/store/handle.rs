@@ -14,7 +14,8 @@ use super::error::StoreError;
 use super::journal::Journal;
 use super::manifest::Manifest;
 use super::memory::Trees;
-use super::writer::{Reply, Request, Shared, State, Writer};
+use super::shared::{Shared, State};
+use super::writer::{Reply, Request, Writer};
 use super::{
     Batch, Compaction, Migration, OpenReport, Options, Record, Revision, Tree, VerifyReport, disk,
     repair, snapshot, write_fits,

@@ -40,6 +40,7 @@ mod manifest;
 mod memory;
 mod repair;
 mod report;
+mod shared;
 mod snapshot;
 mod writer;
 

@@ -23,6 +23,9 @@ use super::{OpenReport, Options, Repair, Revision, Write, snapshot};
 /// A backup on its way in; while it exists, opening finishes the restore.
 pub(super) const RESTORING: &str = "restoring";
 
+/// What sled writes while it opens a sound database: a table of its pages.
+const OPEN_BYTES: u64 = 128 << 10;
+
 /// A directory, opened.
 pub(super) struct Opened {
     pub(super) engine: Engine,
@@ -37,9 +40,9 @@ pub(super) struct Opened {
 pub(super) fn open(dir: &Path, options: &Options) -> Result<Opened, StoreError> {
     let tight = disk::available(dir).is_some_and(|free| free < disk::HEADROOM_BYTES);
     let freed = tight && disk::free_reserve(dir);
-    let mut opened = match open_writable(dir, options) {
+    let mut opened = match open_with_space(dir, options) {
         Err(StoreError::Full { .. }) if !freed && disk::free_reserve(dir) => {
-            open_writable(dir, options)
+            open_with_space(dir, options)
         }
         other => other,
     };
@@ -57,6 +60,23 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Opened, StoreError> 
         tracing::error!(path = %dir.display(), "{repair}");
     }
     Ok(opened)
+}
+
+/// Keeps sled away from a full disk: it fails there in ways that look like damage.
+fn open_with_space(dir: &Path, options: &Options) -> Result<Opened, StoreError> {
+    needs_space(dir, OPEN_BYTES)?;
+    open_writable(dir, options)
+}
+
+fn needs_space(dir: &Path, needed: u64) -> Result<(), StoreError> {
+    match disk::available(dir) {
+        Some(available) if available < needed => Err(StoreError::Full {
+            path: dir.to_owned(),
+            available,
+            needed,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn open_writable(dir: &Path, options: &Options) -> Result<Opened, StoreError> {
@@ -287,6 +307,9 @@ fn rebuild(
         path: db.clone(),
         what: format!("{what}; and it cannot be rebuilt: {why}"),
     })?;
+    // Nothing is moved unless there is room for what takes its place.
+    let size = head.sums.bytes().saturating_mul(2);
+    needs_space(dir, size.saturating_add(disk::HEADROOM_BYTES))?;
     if db.exists() {
         repair.set_aside.push(disk::set_aside(&db, &options.wall)?);
     }

@@ -4,10 +4,9 @@
 //! Readers see it a moment before that, when it is durable in the journal.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,8 +17,9 @@ use super::journal::{self, AppendFault, Journal};
 use super::ledger::{self, Ledger};
 use super::manifest::Manifest;
 use super::memory::Trees;
+use super::shared::Shared;
 use super::{
-    Batch, Compaction, MAX_BATCH_BYTES, Options, Revision, Tree, VerifyReport, Write, disk,
+    Batch, Compaction, MAX_BATCH_BYTES, Options, Revision, Tree, VerifyReport, Write, disk, repair,
     snapshot,
 };
 
@@ -29,133 +29,10 @@ const TICK: Duration = Duration::from_millis(200);
 const GROUP_MAX: usize = 256;
 /// Groups after which series reach sled even when commits never pause.
 const SERIES_EVERY_GROUPS: u32 = 64;
-/// Series that wait for sled, at most.
-const SERIES_MAX_BYTES: usize = 8 << 20;
 /// The database is worth rewriting when it is this many times what it holds …
 const COMPACT_RATIO: u64 = 8;
 /// … and at least this big.
 const COMPACT_MIN_BYTES: u64 = 16 << 20;
-
-/// What readers and the writer share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    state: RwLock<State>,
-    pub(super) revision: AtomicU64,
-    /// Why writes are refused, once they are.
-    read_only: Mutex<Option<StoreError>>,
-    series: Mutex<Series>,
-    pub(super) dir: Option<PathBuf>,
-}
-
-/// The records, and the manifest that describes them.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) engine: Engine,
-    pub(super) manifest: Manifest,
-}
-
-#[derive(Debug, Default)]
-struct Series {
-    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    bytes: usize,
-}
-
-impl Shared {
-    pub(super) fn new(state: State, dir: Option<PathBuf>, read_only: Option<StoreError>) -> Self {
-        Self {
-            revision: AtomicU64::new(state.manifest.revision),
-            state: RwLock::new(state),
-            read_only: Mutex::new(read_only),
-            series: Mutex::default(),
-            dir,
-        }
-    }
-
-    /// The records for reading: no commit is visible in part while this is held.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn read_only(&self) -> Option<StoreError> {
-        self.read_only
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// After a failure in the middle of writing, nothing more is written until reopening.
-    fn stop_writing(&self, after: &StoreError) {
-        tracing::error!(error = %after, "the store is read-only until it is reopened");
-        let mut read_only = self
-            .read_only
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        read_only.get_or_insert_with(|| StoreError::ReadOnly {
-            why: after.to_string(),
-        });
-    }
-
-    pub(super) fn put_soon(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
-        if let Some(error) = self.read_only() {
-            return Err(error);
-        }
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
-        if series.bytes + bytes > SERIES_MAX_BYTES {
-            return Err(StoreError::Busy);
-        }
-        // What is replaced stays counted until the buffer empties: it only errs towards Busy.
-        series.bytes += bytes;
-        series.pending.insert(key, value);
-        Ok(())
-    }
-
-    /// Hands waiting series to the engine, unless the disk is too full: then they keep waiting.
-    pub(super) fn drain_series(&self) -> Result<(), StoreError> {
-        if self.read_only().is_some() {
-            return Ok(());
-        }
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if series.pending.is_empty() || self.lacks_space(series.bytes).is_some() {
-            return Ok(());
-        }
-        let pending = std::mem::take(&mut *series).pending;
-        let mut state = self.write();
-        let mut changes = Vec::with_capacity(pending.len());
-        for (key, value) in pending {
-            let old = state.engine.get(Tree::Series, &key)?;
-            changes.push(Change {
-                tree: Tree::Series,
-                key,
-                old_len: old.map(|old| old.len()),
-                value,
-            });
-        }
-        let applied = state.engine.apply(changes, None);
-        if let Err(error) = &applied {
-            self.stop_writing(error);
-        }
-        applied
-    }
-
-    /// Says so when writing that many bytes could fail in the middle for lack of space.
-    fn lacks_space(&self, bytes: usize) -> Option<StoreError> {
-        let dir = self.dir.as_deref()?;
-        // Once in the journal, once in sled, and sled moves old records while it writes.
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let needed = bytes.saturating_mul(3).saturating_add(disk::HEADROOM_BYTES);
-        let available = disk::available(dir)?;
-        (available < needed).then(|| StoreError::Full {
-            path: dir.to_owned(),
-            available,
-            needed,
-        })
-    }
-}
 
 /// Where an answer goes.
 #[derive(Debug)]
@@ -246,6 +123,7 @@ impl Writer {
 
     fn tick(&mut self) {
         self.groups_since_series = 0;
+        self.reopen();
         let done = self.shared.drain_series().and_then(|()| {
             if self.shared.read_only().is_none() && self.shared.lacks_space(0).is_none() {
                 self.shared.read().engine.flush()
@@ -264,6 +142,42 @@ impl Writer {
         {
             disk::keep_reserve(dir, self.options.reserve_bytes);
         }
+    }
+
+    /// A store that was opened on a full disk becomes writable when there is room again.
+    fn reopen(&mut self) {
+        let (Some(StoreError::Full { .. }), Some(dir)) =
+            (self.shared.read_only(), self.shared.dir.clone())
+        else {
+            return;
+        };
+        let schema = {
+            let manifest = &self.shared.read().manifest;
+            let live = usize::try_from(manifest.sums.bytes()).unwrap_or(usize::MAX);
+            if self.shared.lacks_space(live).is_some() {
+                return;
+            }
+            manifest.schema
+        };
+        let opened = match repair::open(&dir, &self.options) {
+            Ok(opened) if opened.read_only.is_some() => return,
+            Ok(_) if schema != self.options.schema => Err("its data must be migrated".to_owned()),
+            Ok(opened) => Ok(opened),
+            Err(error) => Err(error.to_string()),
+        };
+        let why = match opened {
+            Ok(opened) => {
+                let mut state = self.shared.write();
+                let revision = opened.manifest.revision;
+                self.shared.revision.store(revision, Ordering::Release);
+                (state.engine, state.manifest) = (opened.engine, opened.manifest);
+                self.journal = opened.journal;
+                tracing::info!(path = %dir.display(), "there is room again; the store takes writes");
+                None
+            }
+            Err(why) => Some(StoreError::ReadOnly { why }),
+        };
+        self.shared.set_read_only(why);
     }
 
     fn commit(&mut self, group: Vec<(Batch, Reply)>) {
