@@ -18,14 +18,19 @@ const RESERVE: &str = "reserve";
 
 /// Creates the directory with mode 0700, or takes the group's and others' rights from it.
 pub(super) fn private_dir(dir: &Path) -> Result<(), StoreError> {
-    if !dir.is_dir() {
+    let new: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
+    if !new.is_empty() {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .map_err(|e| StoreError::io("create", dir, e))?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            sync_dir(parent)?;
+        for parent in new.into_iter().filter_map(Path::parent) {
+            sync_dir(if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            })?;
         }
     }
     fs::set_permissions(dir, Permissions::from_mode(0o700))

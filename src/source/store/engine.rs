@@ -28,7 +28,7 @@ const MANIFEST: &[u8] = b"manifest";
 const IMPORT_BYTES: usize = 1 << 20;
 
 /// A write together with the length of what it replaces.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Change {
     pub(super) tree: Tree,
     pub(super) key: Vec<u8>,
@@ -46,7 +46,6 @@ pub(super) enum OpenFault {
 }
 
 /// Where records are read from.
-#[derive(Debug)]
 pub(super) enum Engine {
     Sled(Sled),
     Memory(Trees),
@@ -141,7 +140,6 @@ impl Engine {
 }
 
 /// An open sled database and the handle that its file is fsynced through.
-#[derive(Debug)]
 pub(super) struct Sled {
     path: PathBuf,
     file: File,

@@ -1,5 +1,6 @@
 //! The handle that everyone else holds. Cheap to clone; the last one to go closes the store.
 
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,12 +28,21 @@ const QUEUE: usize = 1024;
 const PAGE: usize = 256;
 
 /// An open store. Clones share it; all methods may be called from any thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     handle: Arc<Handle>,
 }
 
-#[derive(Debug)]
+/// Without the records, some of which are secrets.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.handle.shared.dir)
+            .field("revision", &self.revision())
+            .finish_non_exhaustive()
+    }
+}
+
 struct Handle {
     shared: Arc<Shared>,
     /// `None` only while dropping.
@@ -360,13 +370,20 @@ fn writer_gone() -> StoreError {
 }
 
 /// The records of a tree, read a page at a time.
-#[derive(Debug)]
 pub struct Iter {
     store: Store,
     tree: Tree,
     page: std::vec::IntoIter<Record>,
     after: Option<Vec<u8>>,
     ended: bool,
+}
+
+impl fmt::Debug for Iter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter")
+            .field("tree", &self.tree)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Iterator for Iter {

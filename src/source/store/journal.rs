@@ -193,7 +193,6 @@ pub(super) struct Damage {
 }
 
 /// A journal as read back.
-#[derive(Debug)]
 pub(super) struct Scan {
     pub(super) path: PathBuf,
     bytes: Vec<u8>,

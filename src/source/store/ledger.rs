@@ -12,7 +12,6 @@ use super::memory::Trees;
 use super::{Tree, disk, snapshot};
 
 /// The snapshots and journals of a directory.
-#[derive(Debug)]
 pub(super) struct Ledger {
     /// By revision, oldest first.
     snapshots: Vec<(u64, PathBuf)>,

@@ -8,7 +8,7 @@ use super::manifest::Sums;
 use super::{Record, Tree};
 
 /// All trees in memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Trees(BTreeMap<Tree, BTreeMap<Vec<u8>, Vec<u8>>>);
 
 impl Trees {

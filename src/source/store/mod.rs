@@ -165,11 +165,23 @@ impl fmt::Display for Revision {
 }
 
 /// One write: `value: None` removes the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Write {
     tree: Tree,
     key: Vec<u8>,
     value: Option<Vec<u8>>,
+}
+
+/// Without the value, which may be a key of the authority.
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len = self.value.as_ref().map(Vec::len);
+        write!(f, "{}/{}: ", self.tree, self.key.escape_ascii())?;
+        match len {
+            Some(len) => write!(f, "{len} bytes"),
+            None => f.write_str("removed"),
+        }
+    }
 }
 
 impl Write {

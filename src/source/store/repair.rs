@@ -462,7 +462,9 @@ fn set_aside_journal(
 /// Keeps a journal whose end may have held a commit, before the end is cut off.
 fn keep_copy(scan: &Scan, options: &Options, repair: &mut Repair) -> Result<(), StoreError> {
     let copy = scan.path.with_extension("copy.tmp");
-    std::fs::copy(&scan.path, &copy).map_err(|e| StoreError::io("copy", &scan.path, e))?;
+    std::fs::copy(&scan.path, &copy)
+        .and_then(|_| std::fs::File::open(&copy)?.sync_all())
+        .map_err(|e| StoreError::io("copy", &scan.path, e))?;
     let aside = disk::set_aside(&scan.path, &options.wall)?;
     disk::publish(&copy, &scan.path)?;
     repair.set_aside.push(aside);

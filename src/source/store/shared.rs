@@ -14,7 +14,6 @@ use super::{Tree, disk};
 const SERIES_MAX_BYTES: usize = 8 << 20;
 
 /// What readers and the writer share.
-#[derive(Debug)]
 pub(super) struct Shared {
     state: RwLock<State>,
     pub(super) revision: AtomicU64,
@@ -25,13 +24,12 @@ pub(super) struct Shared {
 }
 
 /// The records, and the manifest that describes them.
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) engine: Engine,
     pub(super) manifest: Manifest,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Series {
     pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,

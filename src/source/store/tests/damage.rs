@@ -6,15 +6,20 @@ use super::*;
 fn a_flipped_byte_in_the_database_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let all = filled(dir.path());
-    let bytes = fs::read(dir.path().join("db/db")).unwrap();
-    // Only places that hold something, spread over the file.
-    let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+    let mut places = Vec::new();
+    for (path, bytes) in files(&dir.path().join("db")) {
+        // Only bytes that hold something, spread over the file.
+        let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        let count = if path.ends_with("db/db") { 25 } else { 3 };
+        let name = path.strip_prefix(dir.path()).unwrap().to_owned();
+        places.extend((0..count).map(|n| (name.clone(), used[used.len() / count * n + n])));
+    }
     let mut repaired = 0;
-    for n in 0..25 {
+    for (file, at) in places {
         let hurt = copy(dir.path());
-        flip(&hurt.path().join("db/db"), used[used.len() / 25 * n + n]);
+        flip(&hurt.path().join(&file), at);
         let (store, report) = open(hurt.path());
-        assert_eq!(content(&store), all, "flip {n}: {report:?}");
+        assert_eq!(content(&store), all, "{} {at}: {report:?}", file.display());
         if let Some(repair) = report.repaired {
             repaired += 1;
             assert!(
@@ -33,7 +38,40 @@ fn a_flipped_byte_in_the_database_loses_nothing() {
         let (_, report) = open(hurt.path());
         assert!(report.repaired.is_none(), "mended for good: {report:?}");
     }
-    assert!(repaired > 5, "only {repaired} of 25 flips were noticed");
+    assert!(repaired > 5, "only {repaired} flips were noticed");
+}
+
+#[test]
+fn a_database_that_lost_or_changed_a_record_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = filled(dir.path());
+    for loss in [
+        "a record",
+        "a value",
+        "a part of a long value",
+        "the manifest",
+    ] {
+        let hurt = copy(dir.path());
+        let db = sled::open(hurt.path().join("db")).unwrap();
+        let tree = |name: &str| db.open_tree(name).unwrap();
+        let found = match loss {
+            "a record" => tree("identity").remove("key-007-2").unwrap(),
+            "a value" => tree("registry")
+                .insert("key-007-1", &b"\x01other"[..])
+                .unwrap(),
+            "a part of a long value" => tree("_chunks").pop_max().unwrap().map(|(_, part)| part),
+            _ => tree("_store").remove("manifest").unwrap(),
+        };
+        assert!(found.is_some(), "{loss}");
+        drop(db);
+        let (store, report) = open(hurt.path());
+        assert_eq!(content(&store), all, "{loss}");
+        let repair = report.repaired.expect("reported");
+        assert!(
+            set_aside(hurt.path(), "db") && !repair.lost_tail,
+            "{loss}: {repair}"
+        );
+    }
 }
 
 #[test]

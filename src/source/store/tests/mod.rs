@@ -39,7 +39,7 @@ fn filled(dir: &Path) -> BTreeMap<(Tree, Vec<u8>), Vec<u8>> {
             batch.put(
                 tree,
                 format!("key-{i:03}-{j}"),
-                format!("value {i} {j} {}", "x".repeat(200)),
+                format!("value {i} {j} {}", "x".repeat(1500)),
             );
         }
         if i == 40 {
@@ -475,5 +475,21 @@ fn overwriting_long_values_does_not_grow_the_store_for_ever() {
     assert_eq!(
         store.get(Tree::Resources, b"big").unwrap().unwrap(),
         b"small"
+    );
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let store = Store::memory();
+    let mut batch = Batch::new();
+    batch.put(Tree::Identity, "key", "SECRET");
+    let printed = format!("{batch:?}");
+    assert!(printed.contains("identity/key: 6 bytes"), "{printed}");
+    store.commit(batch).unwrap();
+    let iter = store.iter(Tree::Identity);
+    let printed = format!("{store:?} {iter:?}");
+    assert!(
+        !printed.contains("SECRET") && !printed.contains("83, 69"),
+        "{printed}"
     );
 }
