@@ -50,8 +50,8 @@ impl Request {
 
     /// Joins the key with the authority's answer (leaf first, root last). The answer's last element
     /// is the root; `known` are roots that stay trusted beside it.
-    pub fn into_material(
-        self,
+    pub fn material(
+        &self,
         chain_pem: &[String],
         known: &[CertificateDer<'static>],
     ) -> Result<Material, Error> {

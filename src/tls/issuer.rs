@@ -184,24 +184,7 @@ impl Authority {
         lifetime: Duration,
         now: UnixMillis,
     ) -> Result<Issued, Error> {
-        let request = |reason: &str| Error::Request {
-            reason: reason.to_owned(),
-        };
-        if csr_pem.len() > MOST_REQUEST_BYTES {
-            return Err(request("it is larger than 16 KiB"));
-        }
-        let csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(|error| {
-            request(match error {
-                rcgen::Error::InvalidCertificationRequestSignature => {
-                    "its signature does not match its key"
-                }
-                rcgen::Error::UnsupportedExtension => "it asks for an extension that is not known",
-                rcgen::Error::UnsupportedSignatureAlgorithm => {
-                    "its key is of a kind that is not supported"
-                }
-                _ => "it is not a PKCS #10 request in PEM",
-            })
-        })?;
+        let csr = read_request(csr_pem)?;
         let leaf = Leaf {
             id,
             dns: &[],
@@ -325,6 +308,33 @@ impl Authority {
     }
 }
 
+/// SHA-256 of the public key in `csr_pem`, after checking that the request is one that
+/// [`Authority::sign`] takes: ask before a token is spent on it.
+pub fn request_key(csr_pem: &str) -> Result<[u8; 32], Error> {
+    read_request(csr_pem).map(|csr| sha256(csr.public_key.der_bytes()))
+}
+
+fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, Error> {
+    let wrong = |reason: &str| Error::Request {
+        reason: reason.to_owned(),
+    };
+    if csr_pem.len() > MOST_REQUEST_BYTES {
+        return Err(wrong("it is larger than 16 KiB"));
+    }
+    CertificateSigningRequestParams::from_pem(csr_pem).map_err(|error| {
+        wrong(match error {
+            rcgen::Error::InvalidCertificationRequestSignature => {
+                "its signature does not match its key"
+            }
+            rcgen::Error::UnsupportedExtension => "it asks for an extension that is not known",
+            rcgen::Error::UnsupportedSignatureAlgorithm => {
+                "its key is of a kind that is not supported"
+            }
+            _ => "it is not a PKCS #10 request in PEM",
+        })
+    })
+}
+
 fn refused(reason: String) -> Error {
     Error::Authority { reason }
 }
@@ -423,7 +433,7 @@ mod tests {
         assert_ne!(one.serial, two.serial);
         assert_eq!(one.serial.len(), 32);
         assert_eq!(one.chain_pem.last(), Some(&ca.root_pem()));
-        let material = request.into_material(&one.chain_pem, &[]).unwrap();
+        let material = request.material(&one.chain_pem, &[]).unwrap();
         material.check(NOW).unwrap();
         assert_eq!(material.chain.len(), 1);
     }
