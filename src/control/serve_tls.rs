@@ -176,7 +176,7 @@ async fn accept(
                         debug!("the control port is closing");
                     }
                 }
-                Ok(Err(error)) => debug!(%from, %error, "refused a connection to the control port"),
+                Ok(Err(error)) => debug!(%from, reason = tls::explain(&error), "refused a connection to the control port"),
                 Err(_) => debug!(%from, "a caller did not finish its handshake"),
             }
         });

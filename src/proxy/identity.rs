@@ -450,7 +450,7 @@ impl IdentityClient {
         let connecting = connect_control(self.options.control_plane, &self.options.server, caller);
         match tokio::time::timeout(CALL, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(self.unreachable(chain_of(&error))),
+            Ok(Err(error)) => Err(self.unreachable(tls::explain(&error))),
             Err(_) => Err(self.unreachable("no answer in 10 s".to_owned())),
         }
     }

@@ -51,7 +51,7 @@ pub use csr::Request;
 pub use issuer::{Authority, Issued};
 pub use join::JoinToken;
 pub use material::Material;
-pub use verify::peer_id;
+pub use verify::{explain, peer_id};
 
 /// Namespace of the control plane's own identity.
 pub const CONTROL_PLANE_NAMESPACE: &str = "meshctl-system";
@@ -207,7 +207,7 @@ impl Error {
                 Some("compare this machine's clock with the control plane's")
             }
             Self::Foreign { .. } => Some(
-                "it comes from another mesh or from before a reinstall; delete it and join again",
+                "it comes from another mesh or from before a reinstall; join again with a new token",
             ),
             Self::Token { .. } => {
                 Some("a token looks like mj_ID_SECRET_FINGERPRINT; copy all of it")

@@ -15,12 +15,8 @@ use webpki::{EndEntityCert, KeyUsage};
 use super::{Error, config::Pin};
 use crate::mesh::SpiffeId;
 
-/// id-kp-serverAuth and id-kp-clientAuth, 1.3.6.1.5.5.7.3.1 and .2, as DER contents.
-const SERVER_AUTH: KeyUsage = KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 1]);
-const CLIENT_AUTH: KeyUsage = KeyUsage::required(&[0x2b, 6, 1, 5, 5, 7, 3, 2]);
-
 /// Why a certificate that chains to our root is refused all the same.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
     #[error("certificate has {0} URI names; an identity has exactly one, a SPIFFE id")]
     NotOneName(usize),
@@ -30,6 +26,13 @@ enum Refusal {
     Principal(SpiffeId, String),
     #[error("the peer did not send the pinned root certificate")]
     PinMissing,
+}
+
+/// rustls prints the reasons of others with `{:?}`.
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<Refusal> for rustls::Error {
@@ -42,6 +45,27 @@ impl From<Refusal> for rustls::Error {
 /// id. Says nothing about validity: call it on chains that a handshake has verified.
 pub fn peer_id(chain: &[CertificateDer<'_>]) -> Option<SpiffeId> {
     name_of(chain.first()?).ok()
+}
+
+/// Why a handshake failed, in words for a log or an access-log field: the reason of our own
+/// verification without rustls' wrapping, otherwise rustls' text or the system's.
+pub fn explain(error: &std::io::Error) -> String {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+            other.0.to_string()
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "the peer's certificate was not issued by the mesh's root".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::Expired)) => {
+            "the peer's certificate has expired".to_owned()
+        }
+        Some(other) => other.to_string(),
+        None => error.to_string(),
+    }
 }
 
 /// The SPIFFE id in the only URI name of `leaf`.
@@ -122,7 +146,8 @@ impl Trust {
         self
     }
 
-    /// Chain, validity and purpose, then the name.
+    /// Chain, validity and purpose, then the name. A leaf that lists purposes must list this one; one
+    /// that lists none is good for all (RFC 5280 4.2.1.12; SPIFFE X509-SVID leaves them optional).
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -170,8 +195,8 @@ impl Trust {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(rustls::Error::NoCertificatesPresented);
         };
-        self.check(leaf, intermediates, now, SERVER_AUTH)?;
-        self.check(leaf, intermediates, now, CLIENT_AUTH)
+        self.check(leaf, intermediates, now, KeyUsage::server_auth())?;
+        self.check(leaf, intermediates, now, KeyUsage::client_auth())
     }
 }
 
@@ -198,7 +223,7 @@ impl ServerCertVerifier for Trust {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now, SERVER_AUTH)
+        self.check(end_entity, intermediates, now, KeyUsage::server_auth())
             .map(|_| ServerCertVerified::assertion())
     }
 
@@ -240,7 +265,7 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now, CLIENT_AUTH)
+        self.check(end_entity, intermediates, now, KeyUsage::client_auth())
             .map(|_| ClientCertVerified::assertion())
     }
 
@@ -316,7 +341,7 @@ impl ServerCertVerifier for Pinned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.trust(intermediates)?
-            .check(end_entity, intermediates, now, SERVER_AUTH)
+            .check(end_entity, intermediates, now, KeyUsage::server_auth())
             .map(|_| ServerCertVerified::assertion())
     }
 
