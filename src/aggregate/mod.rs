@@ -1,1 +1,17 @@
 //! Numbers from every proxy, merged into series and golden signals.
+//!
+//! Proxies push cumulative counters and histograms (`envoy.service.metrics.v3.MetricsService`).
+//! [`ingest`] turns them into increments, [`series`] keeps those by edge and time slot within a
+//! fixed bound, [`report`] answers questions about a window. All of it is pure: the control plane
+//! owns the stream, the clock and the store.
+
+pub mod histogram;
+pub mod ingest;
+pub mod report;
+pub mod sample;
+pub mod series;
+
+pub use ingest::Ingest;
+pub use report::{GroupBy, Query, report, shares};
+pub use sample::{Sample, Value};
+pub use series::{Edge, Series};

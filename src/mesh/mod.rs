@@ -23,7 +23,7 @@ pub use finding::{Finding, Origin, Severity};
 pub use listener::{Chain, ChainAction, Listener};
 pub use name::{Hostname, Locality, SpiffeId};
 pub use node::{Client, Node, NodeKind};
-pub use route::{Route, RouteTable, Router, VirtualHost};
+pub use route::{Request, Route, RouteTable, Router, VirtualHost};
 pub use service::{Protocol, Service, ServicePort};
 pub use view::View;
 pub use workload::{Instance, WorkloadRef};

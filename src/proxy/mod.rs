@@ -1,1 +1,4 @@
 //! The data path.
+
+pub mod control_link;
+pub mod identity;

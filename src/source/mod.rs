@@ -1,1 +1,3 @@
 //! Where objects come from: files, the embedded store, Kubernetes, memory.
+
+pub mod store;

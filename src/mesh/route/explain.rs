@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::matching::split_query;
-use super::{PathMatch, Request, Route, Router};
+use super::{Match, PathMatch, Request, Route, Router};
 
 /// One condition and whether it held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,25 +60,20 @@ pub fn explain(router: &Router, request: &dyn Request) -> Trace {
     }
 }
 
-fn conditions(index: usize, route: &Route, request: &dyn Request) -> RouteTrace {
-    let (path, query) = split_query(request.path_and_query());
-    let matches = &route.matches;
+/// The conditions of `matches` in words, in the order in which they are judged. The path comes first.
+pub fn describe(matches: &Match) -> Vec<String> {
     let case = if matches.ignore_case {
         " ignoring case"
     } else {
         ""
     };
-    let text = match &matches.path {
+    let mut texts = vec![match &matches.path {
         PathMatch::Prefix(prefix) => format!("path starts with {prefix:?}{case}"),
         PathMatch::Segments(prefix) => format!("path is under {prefix:?}{case}"),
         PathMatch::Exact(exact) => format!("path is {exact:?}{case}"),
         PathMatch::Regex(pattern) => format!("path matches /{}/", pattern.as_str()),
-    };
-    let mut conditions = vec![Condition {
-        text,
-        holds: matches.path.holds(path, matches.ignore_case),
     }];
-    conditions.extend(matches.headers.iter().map(|header| {
+    texts.extend(matches.headers.iter().map(|header| {
         let not = if header.invert { "not " } else { "" };
         let noun = match header.name.as_str() {
             ":method" => "method".to_owned(),
@@ -86,15 +81,28 @@ fn conditions(index: usize, route: &Route, request: &dyn Request) -> RouteTrace 
             ":scheme" => "scheme".to_owned(),
             name => format!("header {name}"),
         };
-        Condition {
-            text: format!("{not}{noun} {}", header.value),
-            holds: header.holds(request),
-        }
+        format!("{not}{noun} {}", header.value)
     }));
-    conditions.extend(matches.query.iter().map(|parameter| Condition {
-        text: format!("query {} {}", parameter.name, parameter.value),
-        holds: parameter.holds(query),
-    }));
+    texts.extend(
+        matches
+            .query
+            .iter()
+            .map(|parameter| format!("query {} {}", parameter.name, parameter.value)),
+    );
+    texts
+}
+
+fn conditions(index: usize, route: &Route, request: &dyn Request) -> RouteTrace {
+    let (path, query) = split_query(request.path_and_query());
+    let matches = &route.matches;
+    let holds = std::iter::once(matches.path.holds(path, matches.ignore_case))
+        .chain(matches.headers.iter().map(|header| header.holds(request)))
+        .chain(matches.query.iter().map(|parameter| parameter.holds(query)));
+    let conditions: Vec<Condition> = describe(matches)
+        .into_iter()
+        .zip(holds)
+        .map(|(text, holds)| Condition { text, holds })
+        .collect();
     RouteTrace {
         index,
         name: route.name.clone(),

@@ -1,0 +1,174 @@
+//! Questions about a window.
+
+use std::collections::BTreeMap;
+
+use crate::api::stats::{StatsReport, StatsRow};
+
+use super::series::{Cell, Series};
+
+/// What is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Length of the window, in milliseconds.
+    pub window_ms: u64,
+    /// Only calls to this service, `name.namespace`.
+    pub service: Option<String>,
+    /// Only calls of this workload, `name.namespace`.
+    pub from: Option<String>,
+    /// One row for each.
+    pub by: GroupBy,
+}
+
+/// How rows are told apart, besides by service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Not at all.
+    #[default]
+    Service,
+    /// By version of the service.
+    Version,
+    /// By calling workload.
+    Source,
+}
+
+/// The signals of the window that ends at `now`. Calls of the mesh's own workloads are counted as
+/// the callers saw them (with what never arrived), calls from outside as the services saw them.
+pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
+    let mut groups: BTreeMap<(String, String, String), (Cell, u64, u64)> = BTreeMap::new();
+    let from = now_unix_ms.saturating_sub(query.window_ms);
+    for (edge, cell) in series.window(from, now_unix_ms) {
+        if query
+            .service
+            .as_ref()
+            .is_some_and(|service| *service != edge.service)
+            || query
+                .from
+                .as_ref()
+                .is_some_and(|source| *source != edge.source)
+        {
+            continue;
+        }
+        let key = (
+            edge.service.clone(),
+            match query.by {
+                GroupBy::Version => edge.version.clone(),
+                _ => String::new(),
+            },
+            match query.by {
+                GroupBy::Source => edge.source.clone(),
+                _ => String::new(),
+            },
+        );
+        let (signals, arrived, secured) = groups.entry(key).or_default();
+        if !edge.by_source {
+            *arrived += cell.requests + cell.tcp_opened;
+            *secured += cell.mtls + cell.tcp_mtls;
+        }
+        if edge.by_source || edge.source.is_empty() {
+            signals.merge(cell);
+        }
+    }
+    let seconds = ratio(query.window_ms.max(1), 1_000);
+    let rows = groups
+        .into_iter()
+        .map(
+            |((service, version, source), (cell, arrived, secured))| StatsRow {
+                service,
+                version,
+                source,
+                requests_per_second: ratio(cell.requests, 1) / seconds,
+                requests: cell.requests,
+                success_percent: percent(
+                    cell.requests - cell.failures.min(cell.requests),
+                    cell.requests,
+                ),
+                latency_p50_ms: cell.latency.quantile(0.50),
+                latency_p95_ms: cell.latency.quantile(0.95),
+                latency_p99_ms: cell.latency.quantile(0.99),
+                mtls_percent: percent(secured, arrived),
+                retries: cell.retries,
+                timeouts: cell.timeouts,
+                overflows: cell.overflows,
+                tcp_opened: cell.tcp_opened,
+                tcp_sent_bytes: cell.tcp_to,
+                tcp_received_bytes: cell.tcp_from,
+            },
+        )
+        .collect();
+    StatsReport {
+        window_seconds: query.window_ms / 1_000,
+        at_unix_ms: now_unix_ms,
+        rows,
+    }
+}
+
+/// Requests by version of `service` (`name.namespace`) over the window: for measured shares.
+pub fn shares(
+    series: &Series,
+    service: &str,
+    window_ms: u64,
+    now_unix_ms: u64,
+) -> BTreeMap<String, u64> {
+    let query = Query {
+        window_ms,
+        service: Some(service.to_owned()),
+        from: None,
+        by: GroupBy::Version,
+    };
+    report(series, &query, now_unix_ms)
+        .rows
+        .into_iter()
+        .filter(|row| row.requests > 0)
+        .map(|row| (row.version, row.requests))
+        .collect()
+}
+
+/// `part` of `whole` in percent; none of nothing.
+pub fn percent(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| 100.0 * ratio(part, whole))
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "a rate is an estimate"
+)]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::series::Edge;
+    use super::*;
+
+    #[test]
+    fn calls_inside_the_mesh_are_counted_once_and_outside_ones_at_the_service() {
+        let mut series = Series::default();
+        let mut add = |by_source: bool, source: &str, requests: u64, mtls: u64| {
+            let cell = series.cell(
+                60_000,
+                Edge {
+                    by_source,
+                    source: source.to_owned(),
+                    service: "reviews.default".to_owned(),
+                    version: "v1".to_owned(),
+                },
+            );
+            cell.requests += requests;
+            cell.mtls += mtls;
+        };
+        add(true, "productpage-v1.default", 10, 0);
+        add(false, "productpage-v1.default", 9, 9);
+        add(false, "", 3, 0);
+        let query = Query {
+            window_ms: 60_000,
+            ..Query::default()
+        };
+        let report = report(&series, &query, 90_000);
+        assert_eq!(report.rows.len(), 1);
+        assert_eq!(report.rows[0].requests, 13);
+        assert_eq!(report.rows[0].mtls_percent, Some(75.0));
+        assert_eq!(shares(&series, "reviews.default", 60_000, 90_000)["v1"], 13);
+    }
+}

@@ -1,0 +1,12 @@
+//! Shifting the weights of a service's versions.
+//!
+//! Owns the edit: which objects change so that versions get the weights that were asked for. What
+//! people wrote stays theirs: an existing route keeps its timeout, retries and headers, and objects
+//! are only made where none serves. Pure; storing and publishing is the index's.
+
+mod edit;
+
+#[cfg(test)]
+mod tests;
+
+pub use edit::{Shift, current, shift};

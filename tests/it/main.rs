@@ -1,0 +1,12 @@
+//! Behaviour through real sockets, files and processes, a module per feature.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed step should fail the test"
+)]
+
+mod identity;
+mod store;
