@@ -4,6 +4,8 @@
 
 pub mod bind;
 pub mod connect;
+pub mod original;
 
 pub use bind::{BindOptions, bind, bind_unix};
 pub use connect::{ConnectOptions, connect};
+pub use original::original_destination;

@@ -22,6 +22,8 @@ pub(crate) struct Raw {
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
+    /// Any of the others, with bytes of it that were read already.
+    Rewound(Box<(Self, Buffer)>),
     /// Plain.
     Plain(Raw),
     /// TLS that we terminate.
@@ -37,6 +39,10 @@ impl Raw {
             first: (!first.is_empty()).then(|| Box::new(first)),
         }
     }
+
+    pub(crate) fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
 }
 
 impl From<TcpStream> for Stream {
@@ -51,6 +57,16 @@ impl Stream {
             Self::Plain(raw) => &raw.tcp,
             Self::Server(tls) => &tls.get_ref().0.tcp,
             Self::Client(tls) => &tls.get_ref().0.tcp,
+            Self::Rewound(inner) => inner.0.tcp(),
+        }
+    }
+
+    /// Puts bytes that were read back in front.
+    pub(crate) fn with_first(self, first: Buffer) -> Self {
+        if first.is_empty() {
+            self
+        } else {
+            Self::Rewound(Box::new((self, first)))
         }
     }
 
@@ -95,7 +111,7 @@ impl Stream {
     pub(crate) fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
-            Self::Server(_) | Self::Client(_) => Pin::new(self).poll_flush(cx),
+            Self::Server(_) | Self::Client(_) | Self::Rewound(_) => Pin::new(self).poll_flush(cx),
         }
     }
 }
@@ -155,6 +171,10 @@ macro_rules! each {
             Self::Plain($io) => $call,
             Self::Server($io) => $call,
             Self::Client($io) => $call,
+            Self::Rewound(inner) => {
+                let $io = &mut inner.0;
+                $call
+            }
         }
     };
 }
@@ -165,7 +185,17 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_read(cx, into))
+        let this = self.get_mut();
+        if let Self::Rewound(inner) = this
+            && !inner.1.is_empty()
+        {
+            let count = inner.1.data().len().min(into.remaining());
+            into.put_slice(inner.1.data().get(..count).unwrap_or_default());
+            inner.1.consume(count);
+            return Poll::Ready(Ok(()));
+        }
+        let this = Pin::new(this);
+        each!(this, io => Pin::new(io).poll_read(cx, into))
     }
 }
 

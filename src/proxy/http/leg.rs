@@ -106,13 +106,6 @@ impl Replay {
     /// Most that is kept.
     const LIMIT: usize = 64 * 1024;
 
-    pub(crate) fn new(on: bool) -> Self {
-        Self {
-            kept: Vec::new(),
-            off: !on,
-        }
-    }
-
     fn keep(&mut self, data: &[u8]) {
         if self.off {
             return;
@@ -246,6 +239,26 @@ impl H1Leg {
             Writer::Chunked => {
                 chunk(&mut self.out, data);
                 Poll::Ready(Ok(data.len()))
+            }
+        }
+    }
+
+    /// Reads the rest of a body and throws it away. Ready with whether it ended within `most` bytes.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<bool> {
+        let mut gone = 0;
+        loop {
+            match ready!(self.poll_piece(cx)) {
+                Ok(Piece::End) => return Poll::Ready(true),
+                Ok(Piece::Data) => {
+                    let count = self.reader.ready();
+                    self.input.consume(count);
+                    self.reader.passed(count);
+                    gone += u64::try_from(count).unwrap_or(0);
+                    if gone > most {
+                        return Poll::Ready(false);
+                    }
+                }
+                Err(_) => return Poll::Ready(false),
             }
         }
     }

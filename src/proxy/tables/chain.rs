@@ -34,20 +34,20 @@ pub(crate) struct ChainTable {
     pub(crate) action: ChainAction,
 }
 
-/// What happens to the bytes, with indexes for names; `None` is not in the view.
+/// What happens to the bytes, with indexes for clusters; `None` is not in the view.
 #[derive(Debug)]
 pub(crate) enum ChainAction {
     /// Requests by a route table.
     Http {
-        /// Route table.
-        routes: Option<usize>,
+        /// Route table; by name, as connections outlive the tables.
+        routes: String,
         /// What is spoken.
         codec: HttpCodec,
     },
     /// HTTP by a route table, else bytes to a cluster.
     Detect {
-        /// Route table.
-        routes: Option<usize>,
+        /// Route table; by name, as connections outlive the tables.
+        routes: String,
         /// Cluster.
         bytes: Option<usize>,
     },
@@ -74,27 +74,17 @@ pub(crate) struct Hello {
 }
 
 impl ListenerTable {
-    pub(crate) fn build(
-        config: &Arc<Listener>,
-        routes: &BTreeMap<&str, usize>,
-        clusters: &BTreeMap<String, usize>,
-    ) -> Self {
+    pub(crate) fn build(config: &Arc<Listener>, clusters: &BTreeMap<String, usize>) -> Self {
         let chain = |chain: &Chain| ChainTable {
             matches: chain.matches.clone(),
             tls: chain.tls.clone(),
             action: match &chain.action {
-                Config::Http {
-                    routes: table,
-                    codec,
-                } => ChainAction::Http {
-                    routes: routes.get(table.as_str()).copied(),
+                Config::Http { routes, codec } => ChainAction::Http {
+                    routes: routes.clone(),
                     codec: *codec,
                 },
-                Config::Detect {
-                    routes: table,
-                    cluster,
-                } => ChainAction::Detect {
-                    routes: routes.get(table.as_str()).copied(),
+                Config::Detect { routes, cluster } => ChainAction::Detect {
+                    routes: routes.clone(),
                     bytes: clusters.get(cluster).copied(),
                 },
                 Config::Tcp {
@@ -261,7 +251,7 @@ mod tests {
             default_chain: None,
             detect_timeout: Duration::ZERO,
         };
-        let table = ListenerTable::build(&Arc::new(listener), &BTreeMap::new(), &clusters);
+        let table = ListenerTable::build(&Arc::new(listener), &clusters);
         let chain = table.narrow(meant.parse().unwrap()).choose(hello)?;
         match &chain.action {
             ChainAction::Tcp { targets, .. } => targets[0],

@@ -15,7 +15,7 @@ use crate::mesh::View;
 use crate::telemetry::Registry;
 
 pub(crate) use chain::{ChainAction, ListenerTable};
-pub(crate) use cluster::{ClusterTable, EndpointEntry, EndpointSet, EndpointState};
+pub(crate) use cluster::{ClusterTable, EndpointEntry, EndpointSet};
 pub(crate) use route::{RouteAction, RouteTable};
 
 /// Everything that workers read. Immutable but for the counters inside.
@@ -75,17 +75,11 @@ impl Tables {
                 }
             })
             .collect();
-        let route_names: BTreeMap<&str, usize> = view
-            .routes
-            .values()
-            .enumerate()
-            .map(|(at, table)| (table.name.as_str(), at))
-            .collect();
         let listeners = view
             .listeners
             .iter()
             .map(|(name, config)| {
-                let table = ListenerTable::build(config, &route_names, &cluster_names);
+                let table = ListenerTable::build(config, &cluster_names);
                 (name.clone(), Arc::new(table))
             })
             .collect();
@@ -96,6 +90,11 @@ impl Tables {
             clusters,
             cluster_names,
         }
+    }
+
+    /// The index of the route table named `name`.
+    pub(crate) fn route_index(&self, name: &str) -> Option<usize> {
+        self.view.routes.keys().position(|key| key == name)
     }
 
     /// A cluster by the index that a route or chain holds.

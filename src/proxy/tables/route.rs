@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mesh::route::{
-    Action, Found, HeaderEdits, Request, Retry, RetryOn, RouteTable as Config, Router,
+    Action, Found, Request, Retry, RetryOn, RouteTable as Config, Router,
 };
 
 use super::super::balance::smooth::Smooth;
@@ -161,6 +161,13 @@ impl RouteTable {
     }
 }
 
+impl RouteTable {
+    /// What the route at these indexes does.
+    pub(crate) fn action(&self, host: usize, route: usize) -> Option<&RouteAction> {
+        self.actions.get(host)?.get(route)
+    }
+}
+
 impl ForwardTable {
     /// Draws a target: its place in the route's list, and its cluster when the view holds it.
     pub(crate) fn next(&self) -> Option<(usize, Option<usize>)> {
@@ -169,14 +176,9 @@ impl ForwardTable {
     }
 }
 
-/// Whether `edits` changes nothing.
-pub(crate) fn no_edits(edits: &HeaderEdits) -> bool {
-    edits.request.is_empty() && edits.response.is_empty()
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::mesh::route::{Forward, Route, VirtualHost, WeightedCluster};
+    use crate::mesh::route::{Forward, HeaderEdits, Route, VirtualHost, WeightedCluster};
 
     use super::*;
 
