@@ -29,6 +29,7 @@ mod limit;
 mod observe;
 mod options;
 mod pool;
+pub mod push;
 mod run;
 mod stream;
 mod tables;

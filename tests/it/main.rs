@@ -9,4 +9,5 @@
 )]
 
 mod identity;
+mod proxy;
 mod store;

@@ -186,7 +186,7 @@ impl<'c> Calling<'c> {
                     self.ended.broken = true;
                     return self.ended.fail(Failure::CallerGone).unanswered();
                 }
-                End::Retry(status, _) => Err(status),
+                End::Retry(status) => Err(status),
                 End::Failed(failure) => Ok(failure),
             };
             let stale = tried.reused && matches!(failure, Ok(Failure::Broken));
@@ -331,7 +331,6 @@ impl<'c> Calling<'c> {
                 edits,
                 facts: call.facts,
                 begun: call.begun,
-                inbound: call.conn.inbound(),
                 close: call.close || !call.facts.keep,
                 retry: relay_retry,
             },
@@ -360,11 +359,14 @@ impl<'c> Calling<'c> {
         self.ended.sent += drive.sent;
         drop(active);
         self.finish(&target, seen, &end, down, uploaded);
+        if call.facts.grpc && self.ended.grpc_status.is_none() {
+            self.ended.grpc_status = up.leg.grpc_status();
+        }
         let delivered = !nothing_written(&up.leg);
         if matches!(end, End::Switched) {
             self.ended.status = 101;
             if let Leg::H1(leg) = up.leg {
-                self.ended.switched = Some(Box::new(leg));
+                self.ended.switched = Some(leg);
             }
         } else if matches!(end, End::Done)
             && uploaded
@@ -400,7 +402,7 @@ impl<'c> Calling<'c> {
         }
         match (end, seen) {
             (End::CallerGone | End::Failed(Failure::BadBody), _) => {}
-            (End::Retry(status, _), _) => self.judge(target, Outcome::Status(*status)),
+            (End::Retry(status), _) => self.judge(target, Outcome::Status(*status)),
             (End::Failed(_) | End::Cut, _) => self.judge(target, Outcome::Failed),
             (_, Some(seen)) => self.judge(target, Outcome::Status(seen.status)),
             (_, None) => {}
@@ -432,13 +434,13 @@ impl<'c> Calling<'c> {
     /// Puts the head (and what went up in an earlier try) on the connection.
     async fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
         match (lease, &self.call.chosen.head) {
-            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(*leg, tag, head)),
+            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(leg, tag, head)),
             (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head).await,
             _ => Err(Failure::BadResponse),
         }
     }
 
-    fn begin_text(&mut self, mut leg: H1Leg, mut tag: Tag, head: &[u8]) -> Up {
+    fn begin_text(&mut self, mut leg: Box<H1Leg>, mut tag: Tag, head: &[u8]) -> Up {
         let facts = &self.call.facts;
         let coded = facts.framing == Framing::Chunked && facts.version == super::Version::Http2;
         leg.begin(if coded { Writer::Chunked } else { Writer::Plain });
@@ -498,11 +500,7 @@ impl<'c> Calling<'c> {
         let (response, stream) = send
             .send_request(head, end)
             .map_err(|error| h2_failure(&error))?;
-        let mut leg = H2Leg {
-            send: Some(stream),
-            sent_end: end,
-            ..H2Leg::default()
-        };
+        let mut leg = H2Leg::calling(stream, end);
         leg.push(&self.replay.kept).map_err(|_| Failure::Reset)?;
         Ok(Up {
             leg: Leg::H2(leg),
