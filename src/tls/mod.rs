@@ -1,1 +1,226 @@
-//! Identities on the wire: SPIFFE verification, keys and certificates, issuing, rotation.
+//! Identities on the wire: SPIFFE verification, keys and certificates, issuing, join tokens' text.
+//!
+//! Owns everything that decides *who is at the other end*. What that peer may do is policy (`mesh`),
+//! when a certificate is fetched is the proxy's business (`proxy::identity`), and who may have one is
+//! the control plane's (`control::ca`, `control::token`).
+//!
+//! # Threat model
+//!
+//! An identity is a SPIFFE id in the one URI name of a certificate that chains to the mesh's root.
+//! What stands between an attacker and an identity that is not theirs:
+//!
+//! | attacker | can reach | is stopped by |
+//! |---|---|---|
+//! | anyone on the network | every port of a workload | [`server_config`]: no certificate from our root, no handshake; TLS 1.2 at least, no fallback to anything weaker |
+//! | a workload with a certificate | other workloads, the control plane | [`client_config`]: the caller names the principals that it expects, so a valid certificate of the wrong workload is refused; names come from the URI only, DNS names and common names are never looked at |
+//! | a workload that plays the control plane | proxies that join | first contact is pinned ([`Pin`]) to the root *and* to the control plane's own id ([`control_plane_id`]) |
+//! | a caller of the CA | the CA over TLS | [`Authority::sign`] takes the id from the caller's proof (token or client certificate); the request contributes its public key and nothing else |
+//! | a stolen join token | the CA | one use, an expiry, one namespace and account; only its SHA-256 is stored ([`JoinToken`], `control::token`) |
+//! | someone who reads the disk as another user | key files | mode 0600, written to a new file and renamed; keys are never in `Debug`, logs or errors |
+//! | a stolen certificate and key | everything its id may reach | short lives (24 h by default, 90 days at most); a ticket cannot resume a session for longer than ten minutes or a tenth of the certificate's life, and never past a change of trust, since each configuration has ticket keys of its own |
+//!
+//! Not covered: a compromised node or control plane (it holds the keys), revocation before the end
+//! of a life (shorten the life instead), and connections that are already open when a certificate
+//! ends (they live until they close).
+//!
+//! All cryptography is aws-lc-rs, named explicitly, so that no process-wide default can change it;
+//! the hybrid post-quantum key exchange X25519MLKEM768 is offered first.
+
+pub mod ca_api;
+mod config;
+pub mod csr;
+pub mod issuer;
+pub mod join;
+pub mod material;
+mod tickets;
+mod verify;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+
+use crate::mesh::SpiffeId;
+use crate::rt::UnixMillis;
+
+pub use config::{
+    Pin, bootstrap_config, client_config, server_config, server_config_optional_client,
+};
+pub use csr::Request;
+pub use issuer::{Authority, Issued};
+pub use join::JoinToken;
+pub use material::Material;
+pub use verify::{explain, peer_id};
+
+/// Namespace of the control plane's own identity.
+pub const CONTROL_PLANE_NAMESPACE: &str = "meshctl-system";
+/// Service account of the control plane's own identity.
+pub const CONTROL_PLANE_ACCOUNT: &str = "meshctl";
+
+/// The identity that the control plane of `trust_domain` proves to its proxies.
+pub fn control_plane_id(trust_domain: &str) -> SpiffeId {
+    SpiffeId::new(trust_domain, CONTROL_PLANE_NAMESPACE, CONTROL_PLANE_ACCOUNT)
+}
+
+/// The one provider of cryptography.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    // The lengths are equal by the algorithm's definition; `zip` needs no proof of it.
+    out.iter_mut()
+        .zip(digest.as_ref())
+        .for_each(|(to, from)| *to = *from);
+    out
+}
+
+/// SHA-256 of a certificate's DER in lower-case hexadecimal, as `openssl x509 -fingerprint -sha256` without colons.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    hex(&sha256(certificate))
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _written = write!(text, "{byte:02x}").is_ok();
+        text
+    })
+}
+
+/// Bytes from the operating system's generator.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
+    Ok(bytes)
+}
+
+/// Why an identity, its files or a request for one cannot be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// No identity has been stored there yet.
+    #[error("no identity at {path}")]
+    Missing {
+        /// The file looked for.
+        path: String,
+    },
+    /// The disk refused.
+    #[error("cannot {action} {path}")]
+    Disk {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is not PEM, or lacks a part.
+    #[error("{what}")]
+    Pem {
+        /// What is wrong.
+        what: String,
+    },
+    /// A certificate cannot be read.
+    #[error("not an X.509 certificate: {reason}")]
+    Certificate {
+        /// The parser's words.
+        reason: String,
+    },
+    /// The certificate names nobody, or several.
+    #[error("certificate has {found} URI names; an identity has exactly one, a SPIFFE id")]
+    NoIdentity {
+        /// How many URI names there are.
+        found: usize,
+    },
+    /// Its time is over.
+    #[error("certificate of {id} expired at {at}")]
+    Expired {
+        /// Whose it is.
+        id: SpiffeId,
+        /// The end, RFC 3339.
+        at: String,
+    },
+    /// Its time has not come, or this machine's clock is behind.
+    #[error("certificate of {id} is not valid before {at}")]
+    NotYetValid {
+        /// Whose it is.
+        id: SpiffeId,
+        /// The begin, RFC 3339.
+        at: String,
+    },
+    /// The key belongs to another certificate.
+    #[error("the private key does not belong to the certificate of {id}")]
+    KeyMismatch {
+        /// Whose certificate it is.
+        id: SpiffeId,
+    },
+    /// Signed by someone else.
+    #[error("certificate of {id} was not issued by the mesh's root: {reason}")]
+    Foreign {
+        /// Whom it names.
+        id: SpiffeId,
+        /// The verifier's words.
+        reason: String,
+    },
+    /// The certificate of the authority itself cannot sign.
+    #[error("cannot use this certificate as an authority: {reason}")]
+    Authority {
+        /// Why not.
+        reason: String,
+    },
+    /// The signing request cannot be honoured.
+    #[error("certificate request refused: {reason}")]
+    Request {
+        /// Why not.
+        reason: String,
+    },
+    /// The text is not a join token.
+    #[error("not a join token: {reason}")]
+    Token {
+        /// Which part is wrong.
+        reason: &'static str,
+    },
+    /// rustls refused the configuration.
+    #[error("cannot configure TLS")]
+    Config(#[from] rustls::Error),
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes")]
+    NoRandomness,
+}
+
+impl Error {
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing { .. } => Some("join with a token: `meshctl token create`"),
+            Self::Expired { .. } => Some(
+                "the workload must join again with a new token: `meshctl token create`; also compare the clocks",
+            ),
+            Self::NotYetValid { .. } => {
+                Some("compare this machine's clock with the control plane's")
+            }
+            Self::Foreign { .. } => Some(
+                "it comes from another mesh or from before a reinstall; join again with a new token",
+            ),
+            Self::Token { .. } => {
+                Some("a token looks like mj_ID_SECRET_FINGERPRINT; copy all of it")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// RFC 3339 for messages.
+pub(crate) fn rfc3339(at: UnixMillis) -> String {
+    i64::try_from(at)
+        .ok()
+        .and_then(|at| jiff::Timestamp::from_millisecond(at).ok())
+        .map_or_else(|| format!("{at} ms"), |at| at.to_string())
+}

@@ -8,4 +8,5 @@
     reason = "a failed step should fail the test"
 )]
 
+mod identity;
 mod store;

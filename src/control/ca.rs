@@ -1,0 +1,311 @@
+//! The certificate service: `istio.v1.auth.IstioCertificateService/CreateCertificate`.
+//!
+//! Owns how a caller proves who it is: a join token for the first certificate, the current
+//! certificate for the next. The request's own wishes for a name are never followed. Tokens are kept
+//! by the control core, signing is done by `tls::Authority`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tonic::codegen::{Body, Service, StdError};
+use tonic::{Request, Response, Status};
+
+use super::serve_tls::PeerIdentity;
+use super::token::{Presented, TokenError};
+use crate::mesh::SpiffeId;
+use crate::rt::{UnixMillis, Wall};
+use crate::tls::ca_api::{
+    CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, SERVICE, WANTED_IDENTITY,
+};
+use crate::tls::{self, Authority, JoinToken, control_plane_id};
+
+/// A request is one CSR; anything larger than this is not read.
+const MOST_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Why a token did not become an identity.
+#[derive(Debug, Error)]
+pub enum RedeemError {
+    /// The token is refused.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The use could not be made durable; the joiner may try again.
+    #[error("cannot record the use of a join token: {0}")]
+    Store(String),
+}
+
+/// The certificate that signs now.
+pub type AuthorityFn = Arc<dyn Fn() -> Arc<Authority> + Send + Sync>;
+/// Takes one use of a token, durably, and names the identity that it proves.
+pub type RedeemFn =
+    Arc<dyn Fn(Presented) -> BoxFuture<'static, Result<SpiffeId, RedeemError>> + Send + Sync>;
+/// Receives every decision.
+pub type AuditFn = Arc<dyn Fn(Record) + Send + Sync>;
+
+/// The service and its seams.
+#[derive(Clone)]
+pub struct Ca {
+    /// The certificate that signs now.
+    pub authority: AuthorityFn,
+    /// Takes one use of a token.
+    pub redeem: RedeemFn,
+    /// Receives every decision.
+    pub audit: AuditFn,
+    /// The clock.
+    pub wall: Wall,
+}
+
+impl fmt::Debug for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ca { .. }")
+    }
+}
+
+/// Who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Caller {
+    /// Showed the join token of this id (the secret is not recorded).
+    Token(String),
+    /// Showed a certificate of this identity.
+    Certificate(SpiffeId),
+    /// Proved nothing.
+    Nobody,
+}
+
+/// One decision of the CA, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// When, milliseconds since the epoch.
+    pub at_ms: UnixMillis,
+    /// Who asked.
+    pub caller: Caller,
+    /// What was answered.
+    pub outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Outcome {
+    /// A certificate was issued.
+    Issued {
+        /// For whom.
+        id: SpiffeId,
+        /// Its serial number, hexadecimal.
+        serial: String,
+        /// Its end, milliseconds since the epoch.
+        not_after_ms: UnixMillis,
+    },
+    /// Nothing was issued.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Ca {
+    /// Answers one request and records the decision.
+    pub async fn create(
+        &self,
+        request: Request<CertificateRequest>,
+    ) -> Result<Response<CertificateResponse>, Status> {
+        let mut caller = Caller::Nobody;
+        let answer = self.decide(request, &mut caller).await;
+        let outcome = match &answer {
+            Ok((id, issued)) => Outcome::Issued {
+                id: id.clone(),
+                serial: issued.serial.clone(),
+                not_after_ms: issued.not_after,
+            },
+            Err(status) => Outcome::Refused {
+                reason: status.message().to_owned(),
+            },
+        };
+        (self.audit)(Record {
+            at_ms: self.wall.millis(),
+            caller,
+            outcome,
+        });
+        answer.map(|(_, issued)| {
+            Response::new(CertificateResponse {
+                cert_chain: issued.chain_pem,
+            })
+        })
+    }
+
+    async fn decide(
+        &self,
+        request: Request<CertificateRequest>,
+        caller: &mut Caller,
+    ) -> Result<(SpiffeId, tls::Issued), Status> {
+        let token = bearer(&request)?;
+        let wanted = wanted(&request)?;
+        let peer = request
+            .extensions()
+            .get::<PeerIdentity>()
+            .and_then(|peer| peer.0.clone());
+        if let Some(token) = &token {
+            *caller = Caller::Token(token.id.clone());
+        } else if let Some(peer) = &peer {
+            *caller = Caller::Certificate(peer.clone());
+        }
+        let message = request.into_inner();
+        refuse_wishes(&message)?;
+        let lifetime = u64::try_from(message.validity_duration)
+            .map(Duration::from_secs)
+            .map_err(|_| Status::invalid_argument("validity_duration is negative"))?;
+        // Before the token is spent: a broken request must not cost a use.
+        let key = tls::issuer::request_key(&message.csr)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let id = match (token, peer) {
+            (Some(token), _) => {
+                let presented = Presented {
+                    token,
+                    wanted: wanted.clone(),
+                    key_sha256: Some(key),
+                };
+                (self.redeem)(presented)
+                    .await
+                    .map_err(|error| redeem_status(&error))?
+            }
+            (None, Some(peer)) => peer,
+            (None, None) => {
+                return Err(Status::unauthenticated(
+                    "neither a join token nor a client certificate was shown; \
+                     make a token with `meshctl token create`",
+                ));
+            }
+        };
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != id) {
+            return Err(Status::permission_denied(format!(
+                "the caller is {id}, not {wanted}"
+            )));
+        }
+        let authority = (self.authority)();
+        if id == control_plane_id(authority.trust_domain()) {
+            return Err(Status::permission_denied(
+                "the control plane's own identity is not given away",
+            ));
+        }
+        let issued = authority
+            .sign(&message.csr, &id, lifetime, self.wall.millis())
+            .map_err(|error| match error {
+                tls::Error::Request { .. } => Status::invalid_argument(error.to_string()),
+                _ => Status::internal(error.to_string()),
+            })?;
+        Ok((id, issued))
+    }
+}
+
+/// The join token, when the caller shows one.
+fn bearer(request: &Request<CertificateRequest>) -> Result<Option<JoinToken>, Status> {
+    let Some(header) = request.metadata().get("authorization") else {
+        return Ok(None);
+    };
+    header
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .ok_or_else(|| Status::unauthenticated("authorization is not `Bearer TOKEN`"))?
+        .1
+        .parse()
+        .map(Some)
+        .map_err(|error: tls::Error| Status::unauthenticated(error.to_string()))
+}
+
+fn wanted(request: &Request<CertificateRequest>) -> Result<Option<SpiffeId>, Status> {
+    request
+        .metadata()
+        .get(WANTED_IDENTITY)
+        .map(|header| {
+            let text = header.to_str().unwrap_or_default();
+            text.parse().map_err(|_| {
+                Status::invalid_argument(format!("{WANTED_IDENTITY} is not a SPIFFE id"))
+            })
+        })
+        .transpose()
+}
+
+/// Wishes that change whose certificate it is, or who signs, are refused by name.
+fn refuse_wishes(message: &CertificateRequest) -> Result<(), Status> {
+    let fields = message
+        .metadata
+        .iter()
+        .flat_map(|wishes| wishes.fields.keys());
+    match fields
+        .into_iter()
+        .find(|name| matches!(name.as_str(), "ImpersonatedIdentity" | "CertSigner"))
+    {
+        Some(name) => Err(Status::permission_denied(format!(
+            "metadata {name} is not honoured here"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn redeem_status(error: &RedeemError) -> Status {
+    match error {
+        RedeemError::Token(refused @ TokenError::OtherIdentity { .. }) => {
+            Status::permission_denied(format!("{refused} ({})", refused.hint()))
+        }
+        RedeemError::Token(refused) => {
+            Status::unauthenticated(format!("{refused} ({})", refused.hint()))
+        }
+        RedeemError::Store(_) => Status::unavailable(error.to_string()),
+    }
+}
+
+/// [`Ca`] as a gRPC service.
+#[derive(Debug, Clone)]
+pub struct CaServer(Arc<Ca>);
+
+impl CaServer {
+    /// Serves `ca`. Connections come from `serve_tls`, which proves the caller's certificate.
+    pub fn new(ca: Ca) -> Self {
+        Self(Arc::new(ca))
+    }
+}
+
+impl tonic::server::NamedService for CaServer {
+    const NAME: &'static str = SERVICE;
+}
+
+impl<B> Service<http::Request<B>> for CaServer
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let ca = Arc::clone(&self.0);
+        Box::pin(async move {
+            if request.uri().path() != CREATE_CERTIFICATE {
+                return Ok(Status::unimplemented("no such method").into_http());
+            }
+            let method = tower::service_fn(move |request| {
+                let ca = Arc::clone(&ca);
+                async move { ca.create(request).await }
+            });
+            let codec = tonic_prost::ProstCodec::default();
+            Ok(tonic::server::Grpc::new(codec)
+                .max_decoding_message_size(MOST_MESSAGE_BYTES)
+                .unary(method, request)
+                .await)
+        })
+    }
+}

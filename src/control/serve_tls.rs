@@ -1,0 +1,239 @@
+//! The control plane's TLS port (15012): proves who calls, for the CA and for ADS.
+//!
+//! Owns the handshake, the control plane's own certificate and its renewal. A client certificate is
+//! optional here, because a joiner has only a token; what a caller without one may do is decided by
+//! each service, which finds a [`PeerIdentity`] in the extensions of every request.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+use tracing::{debug, info, warn};
+
+use super::ca::AuthorityFn;
+use crate::mesh::SpiffeId;
+use crate::rt::{Published, Reader, Tasks, Wall};
+use crate::tls;
+
+/// Names in the control plane's certificate besides its SPIFFE id, for clients that check those.
+pub const SERVER_NAMES: &[&str] = &[
+    "localhost",
+    "meshctl.meshctl-system.svc",
+    "istiod.istio-system.svc",
+];
+/// A caller that does not finish its handshake in this time is dropped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once; beyond that, callers wait in the kernel's queue.
+const MOST_HANDSHAKES: usize = 256;
+/// Finished connections that wait to be served.
+const READY: usize = 64;
+/// How often the certificate is looked at: also after a suspended machine wakes up.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The proven identity of a connection's other end; `None` when it showed no certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity(pub Option<SpiffeId>);
+
+/// How the port is served.
+#[derive(Clone)]
+pub struct TlsOptions {
+    /// Signs the control plane's own certificate.
+    pub authority: AuthorityFn,
+    /// Life of that certificate.
+    pub lifetime: Duration,
+    /// The clock.
+    pub wall: Wall,
+}
+
+impl fmt::Debug for TlsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsOptions")
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct ControlConnection {
+    io: TlsStream<TcpStream>,
+    peer: PeerIdentity,
+}
+
+/// Connections of the port, for `tonic`'s `serve_with_incoming`. Ends with `tasks`.
+pub type Incoming = ReceiverStream<io::Result<ControlConnection>>;
+
+/// Starts accepting on `listener`; fails only when the first certificate cannot be made.
+pub fn incoming(
+    listener: TcpListener,
+    options: TlsOptions,
+    tasks: &Tasks,
+) -> Result<Incoming, tls::Error> {
+    let (first, certificate) = certify(&options)?;
+    let published = Published::new(first);
+    let reader = published.reader();
+    tasks.spawn(
+        "control-certificate",
+        keep_fresh(options, certificate, published),
+    );
+    let (ready, connections) = mpsc::channel(READY);
+    tasks.spawn(
+        "control-accept",
+        accept(listener, reader, ready, tasks.clone()),
+    );
+    Ok(ReceiverStream::new(connections))
+}
+
+/// What is served now, and until when.
+struct Certificate {
+    root: String,
+    renew_at_ms: u64,
+}
+
+fn certify(options: &TlsOptions) -> Result<(Arc<ServerConfig>, Certificate), tls::Error> {
+    let authority = (options.authority)();
+    let now = options.wall.millis();
+    let local = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    let material = authority.issue_server(SERVER_NAMES, &local, options.lifetime, now)?;
+    let config = tls::server_config_optional_client(&material, &["h2"])?;
+    let certificate = Certificate {
+        root: authority.root_fingerprint(),
+        renew_at_ms: now + material.not_after.saturating_sub(now) / 2,
+    };
+    Ok((config, certificate))
+}
+
+/// Replaces the certificate at half of its life, and at once when the authority changes.
+async fn keep_fresh(
+    options: TlsOptions,
+    mut current: Certificate,
+    published: Published<Arc<ServerConfig>>,
+) {
+    loop {
+        let left = current.renew_at_ms.saturating_sub(options.wall.millis());
+        tokio::time::sleep(Duration::from_millis(left).clamp(Duration::from_millis(100), LOOK))
+            .await;
+        let due = options.wall.millis() >= current.renew_at_ms;
+        if !due && (options.authority)().root_fingerprint() == current.root {
+            continue;
+        }
+        match certify(&options) {
+            Ok((config, certificate)) => {
+                published.publish(config);
+                current = certificate;
+                info!("renewed the control plane's certificate");
+            }
+            Err(error) => {
+                warn!(%error, "cannot renew the control plane's certificate; trying again");
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    config: Reader<Arc<ServerConfig>>,
+    ready: mpsc::Sender<io::Result<ControlConnection>>,
+    tasks: Tasks,
+) {
+    let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
+    loop {
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+            return;
+        };
+        let (tcp, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Mostly out of file descriptors; a tight loop would not help anybody.
+                warn!(%error, "cannot accept on the control port");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let acceptor = TlsAcceptor::from(Arc::<ServerConfig>::clone(&config.load()));
+        let ready = ready.clone();
+        tasks.spawn("control-handshake", async move {
+            let _permit = permit;
+            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp)).await;
+            match shaken {
+                Ok(Ok(connection)) => {
+                    if ready.send(Ok(connection)).await.is_err() {
+                        debug!("the control port is closing");
+                    }
+                }
+                Ok(Err(error)) => debug!(%from, reason = tls::explain(&error), "refused a connection to the control port"),
+                Err(_) => debug!(%from, "a caller did not finish its handshake"),
+            }
+        });
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream) -> io::Result<ControlConnection> {
+    tcp.set_nodelay(true)?;
+    let io = acceptor.accept(tcp).await?;
+    let peer = PeerIdentity(io.get_ref().1.peer_certificates().and_then(tls::peer_id));
+    Ok(ControlConnection { io, peer })
+}
+
+impl Connected for ControlConnection {
+    type ConnectInfo = PeerIdentity;
+
+    fn connect_info(&self) -> PeerIdentity {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for ControlConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ControlConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

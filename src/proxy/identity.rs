@@ -1,0 +1,603 @@
+//! The proxy's own identity: asked for once with a join token, kept on disk, renewed at half of its
+//! life, published to whoever opens or accepts connections.
+//!
+//! Owns *when* certificates are fetched and which roots are believed. The key is made here and never
+//! leaves the machine. While the control plane is away the current certificate stays in use.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::{CertificateDer, ServerName};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tracing::{error, info, warn};
+
+use crate::mesh::SpiffeId;
+use crate::net::{ConnectOptions, connect};
+use crate::rt::{Backoff, Published, Reader, Tasks, UnixMillis, Wall};
+use crate::tls::ca_api::{
+    CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, WANTED_IDENTITY,
+};
+use crate::tls::{self, JoinToken, Material, Pin, Request, control_plane_id};
+
+/// One request to the CA, from connecting to the answer, takes no longer.
+const CALL: Duration = Duration::from_secs(10);
+/// The longest sleep before the clock is looked at again, so that a suspended machine catches up.
+const LOOK: Duration = Duration::from_secs(30);
+/// Roots believed at once; a rotation needs two.
+const MOST_ROOTS: usize = 8;
+/// Renewals are spread over this part of a life, so that a fleet does not come at once.
+const JITTER: f64 = 0.01;
+/// The name in the TLS hello towards the control plane; servers are verified by SPIFFE id.
+const SERVER_NAME: &str = "meshctl.meshctl-system.svc";
+
+/// A TLS connection to the control plane.
+pub type ControlStream = TlsStream<TcpStream>;
+
+/// Where the join token is.
+#[derive(Clone)]
+pub enum TokenSource {
+    /// The token itself.
+    Value(String),
+    /// A file that holds it, read each time that it is needed.
+    File(PathBuf),
+}
+
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(_) => f.write_str("Value(..)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+/// What an identity is made from.
+#[derive(Debug, Clone)]
+pub struct IdentityOptions {
+    /// The control plane's TLS port (15012).
+    pub control_plane: SocketAddr,
+    /// The control plane's own identity; usually [`control_plane_id`] of the trust domain.
+    pub server: SpiffeId,
+    /// The identity that this proxy shall have.
+    pub id: SpiffeId,
+    /// For the first certificate; not needed while the stored one is good.
+    pub token: Option<TokenSource>,
+    /// How the mesh's root is known at first; the token's fingerprint when absent.
+    pub pin: Option<Pin>,
+    /// The directory of the stored identity.
+    pub dir: PathBuf,
+    /// Life to ask for; zero leaves it to the CA.
+    pub lifetime: Duration,
+    /// The clock.
+    pub wall: Wall,
+}
+
+impl IdentityOptions {
+    /// The usual options: identity `id` from the CA at `control_plane`, stored in `dir`.
+    pub fn new(control_plane: SocketAddr, id: SpiffeId, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            control_plane,
+            server: control_plane_id(&id.trust_domain),
+            id,
+            token: None,
+            pin: None,
+            dir: dir.into(),
+            lifetime: Duration::ZERO,
+            wall: Wall::System,
+        }
+    }
+}
+
+/// Why there is no identity.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// Nothing stored that can be used, and nothing to ask with.
+    #[error("{id} has no usable certificate and no join token")]
+    NoToken {
+        /// The identity wanted.
+        id: SpiffeId,
+        /// Why the stored certificate cannot be used.
+        #[source]
+        stored: Box<tls::Error>,
+    },
+    /// First contact needs to know the root.
+    #[error("the mesh's root is not known: the join token carries no fingerprint")]
+    NoPin,
+    /// The file with the token.
+    #[error("cannot read the join token from {path}")]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate of someone else.
+    #[error("this proxy is to be {wanted}, but {whence} is for {found}")]
+    OtherIdentity {
+        /// The identity wanted.
+        wanted: Box<SpiffeId>,
+        /// The identity found.
+        found: Box<SpiffeId>,
+        /// Where it was found.
+        whence: String,
+    },
+    /// The CA said no.
+    #[error("the control plane refuses a certificate for {id}: {reason}")]
+    Refused {
+        /// The identity wanted.
+        id: SpiffeId,
+        /// Its words.
+        reason: String,
+    },
+    /// The CA could not be asked.
+    #[error("cannot get a certificate from {address}: {reason}")]
+    Unreachable {
+        /// The control plane.
+        address: SocketAddr,
+        /// What happened.
+        reason: String,
+    },
+    /// The answer's root is not the mesh's.
+    #[error("the control plane answered with a root that is not the pinned one ({found})")]
+    Root {
+        /// SHA-256 of the root in the answer.
+        found: String,
+    },
+    /// A token, request or answer cannot be read.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+}
+
+impl IdentityError {
+    /// Whether the same request may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoToken { id, .. } => Some(format!(
+                "`meshctl token create --namespace {} --service-account {}` prints one; give it with --join",
+                id.namespace, id.service_account
+            )),
+            Self::NoPin => {
+                Some("copy the whole token, or give the root with --roots FILE".to_owned())
+            }
+            Self::OtherIdentity { .. } => {
+                Some("use another --dir, or the name that the certificate was made for".to_owned())
+            }
+            Self::Root { .. } => Some(
+                "the token is of another mesh, or someone stands between; make a new token"
+                    .to_owned(),
+            ),
+            Self::Tls(error) => error.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+}
+
+/// Who calls the control plane, and how it is known.
+#[derive(Debug, Clone, Copy)]
+pub enum Caller<'a> {
+    /// Shows this certificate and believes its roots.
+    Member(&'a Material),
+    /// Has no certificate yet; the control plane is known by its root.
+    Newcomer(&'a Pin),
+}
+
+/// Connects to the control plane at `to`, which must prove to be `server`. Speaks HTTP/2.
+pub async fn connect_control(
+    to: SocketAddr,
+    server: &SpiffeId,
+    caller: Caller<'_>,
+) -> io::Result<ControlStream> {
+    let config = match caller {
+        Caller::Member(material) => tls::client_config(material, vec![server.clone()], &["h2"]),
+        Caller::Newcomer(pin) => tls::bootstrap_config(pin, server.clone(), &["h2"]),
+    }
+    .map_err(io::Error::other)?;
+    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+    let tcp = connect(to, ConnectOptions::default()).await?;
+    TlsConnector::from(config).connect(name, tcp).await
+}
+
+/// Gets, keeps, renews and publishes one identity.
+#[derive(Debug)]
+pub struct IdentityClient {
+    options: IdentityOptions,
+    published: Published<Option<Arc<Material>>>,
+    /// When the published certificate was received, if that was in this process's life.
+    received_ms: Option<UnixMillis>,
+    /// The join that has not been answered: repeated with the same key, it costs no second use.
+    joining: Option<Request>,
+}
+
+impl IdentityClient {
+    /// A client that has published nothing yet.
+    pub fn new(options: IdentityOptions) -> Self {
+        Self {
+            options,
+            published: Published::new(None),
+            received_ms: None,
+            joining: None,
+        }
+    }
+
+    /// The current identity, `None` before the first; changes with each renewal.
+    pub fn reader(&self) -> Reader<Option<Arc<Material>>> {
+        self.published.reader()
+    }
+
+    /// Publishes the stored identity, or joins with the token: one attempt.
+    pub async fn start(&mut self) -> Result<Arc<Material>, IdentityError> {
+        let (dir, now) = (self.options.dir.clone(), self.options.wall.millis());
+        let stored = Tasks::blocking(move || Material::load(&dir, now))
+            .await
+            .unwrap_or_else(|| {
+                Err(tls::Error::Pem {
+                    what: "reading the stored identity failed".to_owned(),
+                })
+            });
+        let unusable = match stored {
+            Ok(material) if material.id != self.options.id => {
+                return Err(IdentityError::OtherIdentity {
+                    wanted: Box::new(self.options.id.clone()),
+                    found: Box::new(material.id),
+                    whence: format!("the certificate in {}", self.options.dir.display()),
+                });
+            }
+            Ok(material) => match self.foreign_to_pin(&material) {
+                None => {
+                    let material = Arc::new(material);
+                    self.published.publish(Some(Arc::clone(&material)));
+                    return Ok(material);
+                }
+                Some(why) => why,
+            },
+            Err(why) => why,
+        };
+        if self.options.token.is_none() {
+            return Err(IdentityError::NoToken {
+                id: self.options.id.clone(),
+                stored: Box::new(unusable),
+            });
+        }
+        if !matches!(unusable, tls::Error::Missing { .. }) {
+            warn!(error = %unusable, "the stored identity cannot be used; joining again");
+        }
+        self.join().await
+    }
+
+    /// Why a stored identity is of another mesh than the options pin, such as one from before a
+    /// reinstall. A token that is gone or broken matters only once it is needed.
+    fn foreign_to_pin(&self, stored: &Material) -> Option<tls::Error> {
+        let from_token = || self.token().ok()?.root.map(Pin::Fingerprint);
+        let pin = self.options.pin.clone().or_else(from_token)?;
+        let known = stored.roots.iter().any(|root| pins(&pin, root));
+        (!known).then(|| tls::Error::Foreign {
+            id: stored.id.clone(),
+            reason: "its root is not the pinned one".to_owned(),
+        })
+    }
+
+    /// Runs until dropped: gets an identity if there is none, then renews it again and again.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        while self.published.load().is_none() {
+            if let Err(error) = self.start().await {
+                tell(&error, "no identity yet; trying again");
+                tokio::time::sleep(backoff.next(fastrand::f64())).await;
+            }
+        }
+        loop {
+            let Some(current) = self.published.load().as_ref().clone() else {
+                return;
+            };
+            self.wait_for_renewal(&current).await;
+            let life = current.not_after.saturating_sub(self.begin(&current));
+            let longest = Duration::from_millis(life / 20)
+                .clamp(Duration::from_millis(200), Duration::from_mins(1));
+            let mut backoff = Backoff::new(Duration::from_millis(200), longest);
+            while let Err(error) = self.renew(&current).await {
+                if self.options.wall.millis() < current.not_after {
+                    tell(
+                        &error,
+                        "cannot renew the certificate; keeping the current one",
+                    );
+                } else {
+                    error!(%error, id = %current.id, "the certificate has expired and cannot be renewed; join again with a new token");
+                }
+                tokio::time::sleep(backoff.next(fastrand::f64())).await;
+            }
+        }
+    }
+
+    /// Where the life of `material` begins for renewal: a certificate is dated back for clocks that
+    /// are behind, which would make half of a short life lie in the past.
+    fn begin(&self, material: &Material) -> UnixMillis {
+        let skew = u64::try_from(tls::issuer::CLOCK_SKEW.as_millis()).unwrap_or(0);
+        self.received_ms
+            .unwrap_or_else(|| material.not_before.saturating_add(skew))
+            .clamp(material.not_before, material.not_after)
+    }
+
+    async fn wait_for_renewal(&self, material: &Material) {
+        let at = renewal_at(self.begin(material), material.not_after, fastrand::f64());
+        loop {
+            let left = at.saturating_sub(self.options.wall.millis());
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left).min(LOOK)).await;
+        }
+    }
+
+    /// The next certificate, proven by the current one; by a token when that has expired.
+    async fn renew(&mut self, current: &Material) -> Result<(), IdentityError> {
+        if self.options.wall.millis() >= current.not_after && self.options.token.is_some() {
+            return self.join().await.map(drop);
+        }
+        let request = Request::new(&self.options.id)?;
+        let stream = self.dial(Caller::Member(current)).await?;
+        let chain = self.ask(stream, &request, None).await?;
+        // The server has proven itself under a root that is believed, and so may announce another.
+        let material = request.material(&chain, &self.still_valid(&current.roots))?;
+        self.accept(material).await.map(drop)
+    }
+
+    async fn join(&mut self) -> Result<Arc<Material>, IdentityError> {
+        let token = self.token()?;
+        let pin = match (&self.options.pin, token.root) {
+            (Some(pin), _) => pin.clone(),
+            (None, Some(root)) => Pin::Fingerprint(root),
+            (None, None) => return Err(IdentityError::NoPin),
+        };
+        let request = match self.joining.take() {
+            Some(request) => request,
+            None => Request::new(&self.options.id)?,
+        };
+        let stream = self.dial(Caller::Newcomer(&pin)).await;
+        let answer = match stream {
+            Ok(stream) => self.ask(stream, &request, Some(&token)).await,
+            Err(error) => Err(error),
+        };
+        let chain = match answer {
+            Ok(chain) => chain,
+            Err(error) => {
+                if error.is_transient() {
+                    self.joining = Some(request);
+                }
+                return Err(error);
+            }
+        };
+        let known = match &pin {
+            Pin::Roots(roots) => self.still_valid(roots),
+            Pin::Fingerprint(_) => Vec::new(),
+        };
+        let material = request.material(&chain, &known)?;
+        if let Some(root) = material.roots.first().filter(|root| !pins(&pin, root)) {
+            return Err(IdentityError::Root {
+                found: tls::fingerprint(root),
+            });
+        }
+        self.accept(material).await
+    }
+
+    /// Checks what the CA gave, publishes it and writes it to disk.
+    async fn accept(&mut self, mut material: Material) -> Result<Arc<Material>, IdentityError> {
+        if material.id != self.options.id {
+            return Err(IdentityError::OtherIdentity {
+                wanted: Box::new(self.options.id.clone()),
+                found: Box::new(material.id),
+                whence: "the certificate from the control plane".to_owned(),
+            });
+        }
+        material.roots.truncate(MOST_ROOTS);
+        let now = self.options.wall.millis();
+        material.check(now)?;
+        let material = Arc::new(material);
+        let (copy, dir) = (Arc::clone(&material), self.options.dir.clone());
+        // A full disk must not stop traffic: the identity works, only a restart would miss it.
+        match Tasks::blocking(move || copy.store(&dir)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => warn!(%error, "cannot store the new certificate"),
+            None => warn!("cannot store the new certificate"),
+        }
+        self.received_ms = Some(now);
+        self.published.publish(Some(Arc::clone(&material)));
+        info!(id = %material.id, not_after_ms = material.not_after, "new certificate");
+        Ok(material)
+    }
+
+    fn token(&self) -> Result<JoinToken, IdentityError> {
+        let text = match &self.options.token {
+            Some(TokenSource::Value(text)) => text.clone(),
+            Some(TokenSource::File(path)) => {
+                std::fs::read_to_string(path).map_err(|source| IdentityError::TokenFile {
+                    path: path.clone(),
+                    source,
+                })?
+            }
+            None => String::new(),
+        };
+        Ok(text.parse()?)
+    }
+
+    fn still_valid(&self, roots: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
+        let now = self.options.wall.millis();
+        roots
+            .iter()
+            .filter(|root| tls::material::validity(root).is_ok_and(|(_, end)| now < end))
+            .cloned()
+            .collect()
+    }
+
+    async fn dial(&self, caller: Caller<'_>) -> Result<ControlStream, IdentityError> {
+        let connecting = connect_control(self.options.control_plane, &self.options.server, caller);
+        match tokio::time::timeout(CALL, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.unreachable(tls::explain(&error))),
+            Err(_) => Err(self.unreachable("no answer in 10 s".to_owned())),
+        }
+    }
+
+    /// Sends `request` over `stream` and gives the PEM chain.
+    async fn ask(
+        &self,
+        stream: ControlStream,
+        request: &Request,
+        token: Option<&JoinToken>,
+    ) -> Result<Vec<String>, IdentityError> {
+        let call = create_certificate(stream, &self.options, request, token);
+        match tokio::time::timeout(CALL, call).await {
+            Err(_) => Err(self.unreachable("no answer in 10 s".to_owned())),
+            Ok(Ok(chain)) => Ok(chain),
+            Ok(Err(status)) => Err(match status.code() {
+                Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => {
+                    IdentityError::Refused {
+                        id: self.options.id.clone(),
+                        reason: status.message().to_owned(),
+                    }
+                }
+                _ => self.unreachable(chain_of(&status)),
+            }),
+        }
+    }
+
+    fn unreachable(&self, reason: String) -> IdentityError {
+        IdentityError::Unreachable {
+            address: self.options.control_plane,
+            reason,
+        }
+    }
+}
+
+async fn create_certificate(
+    stream: ControlStream,
+    options: &IdentityOptions,
+    request: &Request,
+    token: Option<&JoinToken>,
+) -> Result<Vec<String>, Status> {
+    let internal = |error: &(dyn std::error::Error + 'static)| Status::unavailable(chain_of(error));
+    // The connection is made and verified already: the channel gets this one and no other.
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let stream = stream.take();
+        async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+    });
+    let channel = Endpoint::from_static("http://control-plane")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| internal(&error))?;
+    let mut message = tonic::Request::new(CertificateRequest {
+        csr: request.pem().to_owned(),
+        validity_duration: i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX),
+        metadata: None,
+    });
+    let ascii = |text: String| {
+        AsciiMetadataValue::try_from(text).map_err(|_| Status::invalid_argument("not ASCII"))
+    };
+    message
+        .metadata_mut()
+        .insert(WANTED_IDENTITY, ascii(options.id.to_string())?);
+    if let Some(token) = token {
+        let mut bearer = ascii(format!("Bearer {token}"))?;
+        bearer.set_sensitive(true);
+        message.metadata_mut().insert("authorization", bearer);
+    }
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.map_err(|error| internal(&error))?;
+    let codec = tonic_prost::ProstCodec::default();
+    let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
+    let answer: tonic::Response<CertificateResponse> = grpc.unary(message, path, codec).await?;
+    Ok(answer.into_inner().cert_chain)
+}
+
+/// When to renew a certificate that lives from `begin` to `end`: at half of its life, give or take
+/// one percent. `chance` is uniform in 0..1.
+fn renewal_at(begin: UnixMillis, end: UnixMillis, chance: f64) -> UnixMillis {
+    let life = Duration::from_millis(end.saturating_sub(begin));
+    let share = 0.5 + (chance.clamp(0.0, 1.0) * 2.0 - 1.0) * JITTER;
+    begin.saturating_add(u64::try_from(life.mul_f64(share).as_millis()).unwrap_or(0))
+}
+
+fn pins(pin: &Pin, root: &CertificateDer<'_>) -> bool {
+    match pin {
+        Pin::Roots(roots) => roots.iter().any(|known| known == root),
+        Pin::Fingerprint(expected) => tls::sha256(root) == *expected,
+    }
+}
+
+fn tell(error: &IdentityError, what: &'static str) {
+    let hint = error.hint().unwrap_or_default();
+    warn!(error = %chain_of(error), %hint, "{what}");
+}
+
+/// An error and its causes in one line.
+fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.contains(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_is_at_half_of_any_life() {
+        for life in [10_000, 3_600_000, 86_400_000_u64] {
+            let at = |chance| renewal_at(1_000_000, 1_000_000 + life, chance) - 1_000_000;
+            assert_eq!(at(0.5), life / 2);
+            assert_eq!(at(0.0), life * 49 / 100);
+            assert_eq!(at(1.0), life * 51 / 100);
+        }
+        assert_eq!(renewal_at(5, 5, 0.7), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewal_waits_for_the_calendar_and_not_for_the_timer() {
+        let now: UnixMillis = 1_800_000_000_000;
+        let ca = tls::Authority::generate("cluster.local", now).unwrap();
+        let id = SpiffeId::new("cluster.local", "shop", "cart");
+        let material = ca.issue_pair(&id, Duration::from_hours(24), now).unwrap();
+        let mut options = IdentityOptions::new(([127, 0, 0, 1], 1).into(), id, "/nonexistent");
+        options.wall = Wall::fixed(now);
+        let wall = options.wall.clone();
+        let client = IdentityClient::new(options);
+        let waiting = client.wait_for_renewal(&material);
+        tokio::pin!(waiting);
+        let early = tokio::time::timeout(Duration::from_hours(48), waiting.as_mut()).await;
+        assert!(early.is_err(), "the calendar stood still");
+        // As if the machine had been suspended over the time of renewal.
+        wall.advance(Duration::from_hours(13));
+        tokio::time::timeout(LOOK * 2, waiting).await.unwrap();
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let source = TokenSource::Value("mj_secret".to_owned());
+        assert!(!format!("{source:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,502 @@
+//! The certificate authority: a root key that turns proven names into short-lived certificates.
+//!
+//! Owns what goes into a certificate. Where the root is kept and who has proven which name is the
+//! caller's business; so is time.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+use super::material::{certificate_pem, certificates, validity};
+use super::{Error, Material, control_plane_id, fingerprint, hex, random, sha256};
+use crate::mesh::SpiffeId;
+use crate::rt::UnixMillis;
+
+/// Life of a certificate when nobody asks for another (Istio: `DEFAULT_WORKLOAD_CERT_TTL`).
+pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
+/// The longest life that is issued (Istio: `MAX_WORKLOAD_CERT_TTL`).
+pub const LONGEST_LIFETIME: Duration = Duration::from_hours(90 * 24);
+/// How far back a certificate is dated, for peers whose clock is behind (Istio: 2 min).
+pub const CLOCK_SKEW: Duration = Duration::from_mins(2);
+/// Life of a root that is generated (Istio: `CITADEL_SELF_SIGNED_CA_CERT_TTL`).
+const ROOT_LIFETIME: Duration = Duration::from_hours(3650 * 24);
+/// Larger requests are not requests.
+const MOST_REQUEST_BYTES: usize = 16 * 1024;
+
+/// A key that the mesh trusts to name workloads.
+pub struct Authority {
+    trust_domain: String,
+    issuer: Issuer<'static, KeyPair>,
+    /// The issuing certificate first, the root last; the same one when self-signed.
+    chain: Vec<CertificateDer<'static>>,
+    not_after: UnixMillis,
+}
+
+/// A certificate for a key that the caller keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// PEM blocks: leaf first, then intermediates, the root last.
+    pub chain_pem: Vec<String>,
+    /// The serial number in lower-case hexadecimal.
+    pub serial: String,
+    /// End of validity, milliseconds since the epoch, whole seconds.
+    pub not_after: UnixMillis,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("trust_domain", &self.trust_domain)
+            .field("root", &self.root_fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a certificate is for.
+struct Leaf<'a> {
+    id: &'a SpiffeId,
+    dns: &'a [&'a str],
+    ips: &'a [IpAddr],
+    lifetime: Duration,
+}
+
+impl Authority {
+    /// A new self-signed root: ECDSA P-256, ten years, no intermediates below it.
+    pub fn generate(trust_domain: &str, now: UnixMillis) -> Result<Self, Error> {
+        // The trust domain becomes part of every name, so it must fit into one.
+        let _checked: SpiffeId = control_plane_id(trust_domain)
+            .to_string()
+            .parse()
+            .map_err(|_| refused(format!("{trust_domain:?} is not a trust domain")))?;
+        let key = KeyPair::generate().map_err(|error| refused(error.to_string()))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, trust_domain);
+        // Two roots of one trust domain must not share a name, or chains are built in vain.
+        let tag = sha256(key.der_bytes());
+        params.distinguished_name.push(
+            DnType::CommonName,
+            format!("meshctl root {}", hex(tag.get(..4).unwrap_or_default())),
+        );
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(serial()?);
+        let (begin, end) = (
+            now.saturating_sub(millis(CLOCK_SKEW)),
+            now.saturating_add(millis(ROOT_LIFETIME)),
+        );
+        date(&mut params, begin, end)?;
+        let root = params
+            .self_signed(&key)
+            .map_err(|error| refused(error.to_string()))?;
+        let (_, not_after) = validity(root.der())?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            chain: vec![root.der().clone()],
+            issuer: Issuer::new(params, key),
+            not_after,
+        })
+    }
+
+    /// An authority from PEM: its certificate (followed by intermediates up to the root, when it is
+    /// not self-signed) and its key in PKCS #8. Also takes a root that people bring along.
+    pub fn from_pem(trust_domain: &str, cert: &str, key: &str) -> Result<Self, Error> {
+        let chain = certificates(cert)?;
+        let issuing = chain
+            .first()
+            .ok_or_else(|| refused("no certificate".to_owned()))?;
+        let key = KeyPair::from_pem(key).map_err(|_| Error::Pem {
+            what: "the authority's private key cannot be read".to_owned(),
+        })?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(issuing).map_err(|error| Error::Certificate {
+                reason: error.to_string(),
+            })?;
+        if !parsed.is_ca() {
+            return Err(refused("it is not a CA certificate".to_owned()));
+        }
+        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
+            return Err(refused("the private key belongs to another one".to_owned()));
+        }
+        let (_, not_after) = validity(issuing)?;
+        let issuer =
+            Issuer::from_ca_cert_der(issuing, key).map_err(|error| refused(error.to_string()))?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            issuer,
+            chain,
+            not_after,
+        })
+    }
+
+    /// `(certificates, private key)` as [`Authority::from_pem`] reads them. The second is the
+    /// mesh's greatest secret.
+    pub fn to_pem(&self) -> (String, String) {
+        (
+            self.chain.iter().map(certificate_pem).collect(),
+            self.issuer.key().serialize_pem(),
+        )
+    }
+
+    /// The trust domain whose names it gives.
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// The certificate that everybody trusts.
+    pub fn root(&self) -> &CertificateDer<'static> {
+        // Both constructors put at least one certificate in; an empty one would verify nothing.
+        const NONE: &CertificateDer<'static> = &CertificateDer::from_slice(&[]);
+        self.chain.last().unwrap_or(NONE)
+    }
+
+    /// The root as PEM.
+    pub fn root_pem(&self) -> String {
+        certificate_pem(self.root())
+    }
+
+    /// SHA-256 of the root in lower-case hexadecimal, as join tokens carry it.
+    pub fn root_fingerprint(&self) -> String {
+        fingerprint(self.root())
+    }
+
+    /// When the authority itself ends, milliseconds since the epoch.
+    pub fn not_after(&self) -> UnixMillis {
+        self.not_after
+    }
+
+    /// Certifies the key of `csr_pem` as `id`. The request must be signed by its own key; the names
+    /// and purposes that it asks for are ignored. `lifetime` is cut at [`LONGEST_LIFETIME`] and at
+    /// the authority's own end; zero means [`DEFAULT_LIFETIME`].
+    pub fn sign(
+        &self,
+        csr_pem: &str,
+        id: &SpiffeId,
+        lifetime: Duration,
+        now: UnixMillis,
+    ) -> Result<Issued, Error> {
+        let csr = read_request(csr_pem)?;
+        let leaf = Leaf {
+            id,
+            dns: &[],
+            ips: &[],
+            lifetime,
+        };
+        let (certificate, serial, not_after) = self.certify(&csr.public_key, &leaf, now)?;
+        let chain_pem = std::iter::once(&certificate)
+            .chain(&self.chain)
+            .map(certificate_pem)
+            .collect();
+        Ok(Issued {
+            chain_pem,
+            serial,
+            not_after,
+        })
+    }
+
+    /// A key and certificate for `id`, made here: for proxies that get their keys over SDS.
+    pub fn issue_pair(
+        &self,
+        id: &SpiffeId,
+        lifetime: Duration,
+        now: UnixMillis,
+    ) -> Result<Material, Error> {
+        let leaf = Leaf {
+            id,
+            dns: &[],
+            ips: &[],
+            lifetime,
+        };
+        self.pair(&leaf, now)
+    }
+
+    /// The control plane's own identity, with names for clients that check those. The chain ends in
+    /// the root, so that a joiner who knows its fingerprint can verify the rest.
+    pub fn issue_server(
+        &self,
+        dns: &[&str],
+        ips: &[IpAddr],
+        lifetime: Duration,
+        now: UnixMillis,
+    ) -> Result<Material, Error> {
+        let id = control_plane_id(&self.trust_domain);
+        let leaf = Leaf {
+            id: &id,
+            dns,
+            ips,
+            lifetime,
+        };
+        let mut material = self.pair(&leaf, now)?;
+        material.chain.push(self.root().clone());
+        Ok(material)
+    }
+
+    fn pair(&self, leaf: &Leaf<'_>, now: UnixMillis) -> Result<Material, Error> {
+        let key = KeyPair::generate().map_err(|error| refused(error.to_string()))?;
+        let (certificate, _, _) = self.certify(&key, leaf, now)?;
+        let mut chain = vec![certificate];
+        // The root itself is not sent: peers have it, or must not learn it this way.
+        chain.extend(
+            self.chain
+                .iter()
+                .take(self.chain.len().saturating_sub(1))
+                .cloned(),
+        );
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Material::new(chain, key, vec![self.root().clone()])
+    }
+
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        leaf: &Leaf<'_>,
+        now: UnixMillis,
+    ) -> Result<(CertificateDer<'static>, String, UnixMillis), Error> {
+        if now >= self.not_after {
+            return Err(refused("it has expired itself".to_owned()));
+        }
+        let lifetime = match leaf.lifetime {
+            Duration::ZERO => DEFAULT_LIFETIME,
+            asked => asked.min(LONGEST_LIFETIME),
+        };
+        let name = |text: &str| {
+            text.try_into()
+                .map_err(|_| refused(format!("{text:?} cannot stand in a certificate")))
+        };
+        let mut params = CertificateParams::default();
+        // No subject: the URI is the only name (SPIFFE X509-SVID 4.1), and so critical.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(name(&leaf.id.to_string())?)];
+        for dns in leaf.dns {
+            params.subject_alt_names.push(SanType::DnsName(name(dns)?));
+        }
+        params
+            .subject_alt_names
+            .extend(leaf.ips.iter().copied().map(SanType::IpAddress));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        let serial = serial()?;
+        let number = hex(&serial.to_bytes());
+        params.serial_number = Some(serial);
+        let not_after = now.saturating_add(millis(lifetime)).min(self.not_after) / 1000 * 1000;
+        date(
+            &mut params,
+            now.saturating_sub(millis(CLOCK_SKEW)),
+            not_after,
+        )?;
+        let certificate = params
+            .signed_by(key, &self.issuer)
+            .map_err(|error| refused(error.to_string()))?;
+        Ok((certificate.der().clone(), number, not_after))
+    }
+}
+
+/// SHA-256 of the public key in `csr_pem`, after checking that the request is one that
+/// [`Authority::sign`] takes: ask before a token is spent on it.
+pub fn request_key(csr_pem: &str) -> Result<[u8; 32], Error> {
+    read_request(csr_pem).map(|csr| sha256(csr.public_key.der_bytes()))
+}
+
+fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, Error> {
+    let wrong = |reason: &str| Error::Request {
+        reason: reason.to_owned(),
+    };
+    if csr_pem.len() > MOST_REQUEST_BYTES {
+        return Err(wrong("it is larger than 16 KiB"));
+    }
+    CertificateSigningRequestParams::from_pem(csr_pem).map_err(|error| {
+        wrong(match error {
+            rcgen::Error::InvalidCertificationRequestSignature => {
+                "its signature does not match its key"
+            }
+            rcgen::Error::UnsupportedExtension => "it asks for an extension that is not known",
+            rcgen::Error::UnsupportedSignatureAlgorithm => {
+                "its key is of a kind that is not supported"
+            }
+            _ => "it is not a PKCS #10 request in PEM",
+        })
+    })
+}
+
+fn refused(reason: String) -> Error {
+    Error::Authority { reason }
+}
+
+fn millis(duration: Duration) -> UnixMillis {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// 127 random bits: positive, never zero, 16 bytes at most 20 (RFC 5280, 4.1.2.2).
+fn serial() -> Result<SerialNumber, Error> {
+    let mut bytes: [u8; 16] = random()?;
+    if let Some(first) = bytes.first_mut() {
+        *first = (*first & 0x7f) | 0x40;
+    }
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// Sets the validity; the type of the fields belongs to a crate that is not named here.
+fn date(params: &mut CertificateParams, begin: UnixMillis, end: UnixMillis) -> Result<(), Error> {
+    // X.509 ends with the year 9999, and the time type panics beyond it.
+    const LAST: UnixMillis = 253_402_300_799_000;
+    if end > LAST || begin > end {
+        return Err(refused("its end is out of range".to_owned()));
+    }
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_millis(begin);
+    params.not_after = epoch + Duration::from_millis(end);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Request, peer_id};
+    use super::*;
+    use crate::tls::material::Pems;
+    use proptest::prelude::*;
+
+    const NOW: UnixMillis = 1_800_000_000_500;
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn cart() -> SpiffeId {
+        SpiffeId::new("cluster.local", "shop", "cart")
+    }
+
+    #[test]
+    fn names_come_from_the_proof_and_not_from_the_request() {
+        let ca = Authority::generate("cluster.local", NOW).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["admin.example.com".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(
+            "spiffe://cluster.local/ns/kube-system/sa/admin"
+                .try_into()
+                .unwrap(),
+        ));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+        let issued = ca.sign(&csr, &cart(), HOUR, NOW).unwrap();
+        let leaf = certificates(issued.chain_pem.first().unwrap()).unwrap();
+        assert_eq!(peer_id(&leaf), Some(cart()));
+        let (_, parsed) = x509_parser::parse_x509_certificate(&leaf[0]).unwrap();
+        assert!(!parsed.is_ca());
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names.len(), 1);
+        assert!(!parsed.key_usage().unwrap().unwrap().value.key_cert_sign());
+    }
+
+    #[test]
+    fn lives_are_bounded_and_begin_in_the_past() {
+        let ca = Authority::generate("cluster.local", NOW).unwrap();
+        let request = Request::new(&cart()).unwrap();
+        let life = |lifetime, now| {
+            let issued = ca.sign(request.pem(), &cart(), lifetime, now).unwrap();
+            let leaf = certificates(&issued.chain_pem[0]).unwrap();
+            let (not_before, not_after) = validity(&leaf[0]).unwrap();
+            assert_eq!(not_before, (now - 120_000) / 1000 * 1000);
+            assert_eq!(not_after, issued.not_after);
+            not_after - now / 1000 * 1000
+        };
+        assert_eq!(life(Duration::ZERO, NOW), 86_400_000);
+        assert_eq!(life(Duration::from_secs(10), NOW), 10_000);
+        assert_eq!(life(HOUR * 24 * 365, NOW), 90 * 86_400_000);
+        assert_eq!(life(HOUR * 24 * 365, ca.not_after() - 60_000), 60_000);
+        assert!(
+            ca.sign(request.pem(), &cart(), HOUR, ca.not_after())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn serials_differ_and_chains_end_in_the_root() {
+        let ca = Authority::generate("cluster.local", NOW).unwrap();
+        let request = Request::new(&cart()).unwrap();
+        let one = ca.sign(request.pem(), &cart(), HOUR, NOW).unwrap();
+        let two = ca.sign(request.pem(), &cart(), HOUR, NOW).unwrap();
+        assert_ne!(one.serial, two.serial);
+        assert_eq!(one.serial.len(), 32);
+        assert_eq!(one.chain_pem.last(), Some(&ca.root_pem()));
+        let material = request.material(&one.chain_pem, &[]).unwrap();
+        material.check(NOW).unwrap();
+        assert_eq!(material.chain.len(), 1);
+    }
+
+    #[test]
+    fn a_tampered_request_is_refused() {
+        let ca = Authority::generate("cluster.local", NOW).unwrap();
+        let request = Request::new(&cart()).unwrap();
+        let mut der = certificates(&request.pem().replace(" REQUEST", "")).unwrap()[0].to_vec();
+        // A byte of the public key.
+        let at = der.len() / 3;
+        der[at] ^= 1;
+        let pem = certificate_pem(&CertificateDer::from(der))
+            .replace("CERTIFICATE", "CERTIFICATE REQUEST");
+        assert!(matches!(
+            ca.sign(&pem, &cart(), HOUR, NOW),
+            Err(Error::Request { .. })
+        ));
+        assert!(ca.sign(&"x".repeat(20_000), &cart(), HOUR, NOW).is_err());
+    }
+
+    #[test]
+    fn an_authority_survives_its_pem_and_refuses_a_foreign_key() {
+        let ca = Authority::generate("cluster.local", NOW).unwrap();
+        let (cert, key) = ca.to_pem();
+        let again = Authority::from_pem("cluster.local", &cert, &key).unwrap();
+        assert_eq!(again.root_fingerprint(), ca.root_fingerprint());
+        let issued = again.issue_pair(&cart(), HOUR, NOW).unwrap();
+        let under_old = Material::new(issued.chain, issued.key, vec![ca.root().clone()]).unwrap();
+        under_old.check(NOW).unwrap();
+        let (_, other) = Authority::generate("cluster.local", NOW).unwrap().to_pem();
+        assert!(Authority::from_pem("cluster.local", &cert, &other).is_err());
+        let leaf: Pems = ca.issue_pair(&cart(), HOUR, NOW).unwrap().to_pems();
+        assert!(Authority::from_pem("cluster.local", &leaf.chain, &leaf.key).is_err());
+        assert!(!format!("{ca:?}").contains("PRIVATE"));
+        assert!(Authority::generate("not a domain", NOW).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_for_a_request_is_refused_without_panic(body in "[A-Za-z0-9+/=\n]{0,400}") {
+            let ca = Authority::generate("cluster.local", NOW).unwrap();
+            let pem = format!(
+                "-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"
+            );
+            prop_assert!(ca.sign(&pem, &cart(), HOUR, NOW).is_err());
+            prop_assert!(ca.sign(&body, &cart(), HOUR, NOW).is_err());
+        }
+
+        #[test]
+        fn damaged_requests_are_read_without_panic(at in 0_usize..400, bit in 0_u8..8) {
+            let ca = Authority::generate("cluster.local", NOW).unwrap();
+            let request = Request::new(&cart()).unwrap();
+            let mut der = certificates(&request.pem().replace(" REQUEST", "")).unwrap()[0].to_vec();
+            let at = at % der.len();
+            der[at] ^= 1 << bit;
+            let pem = certificate_pem(&CertificateDer::from(der))
+                .replace("CERTIFICATE", "CERTIFICATE REQUEST");
+            // Some bits outside the signed part carry no meaning; the name stays the proven one.
+            if let Ok(issued) = ca.sign(&pem, &cart(), HOUR, NOW) {
+                let leaf = certificates(&issued.chain_pem[0]).unwrap();
+                prop_assert_eq!(peer_id(&leaf), Some(cart()));
+            }
+        }
+    }
+}
