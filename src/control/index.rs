@@ -98,16 +98,15 @@ impl Index {
                 state.findings.extend(findings);
                 object.map(|object| (object, kept.stamp))
             });
-            match read {
-                Some((object, stamp)) => {
-                    let key = object.key();
-                    state.stored.insert(key.clone(), stamp);
-                    state.objects.insert(key, Arc::new(object));
-                }
-                None => tracing::error!(
+            if let Some((object, stamp)) = read {
+                let key = object.key();
+                state.stored.insert(key.clone(), stamp);
+                state.objects.insert(key, Arc::new(object));
+            } else {
+                tracing::error!(
                     key = %String::from_utf8_lossy(&key),
                     "this object cannot be read by this version; it is kept, but not in force"
-                ),
+                );
             }
         }
         for (_, bytes) in store.iter(Tree::Registry).collect::<Result<Vec<_>, _>>()? {
@@ -241,29 +240,24 @@ impl Index {
         let mut batch = Batch::new();
         let mut stamps = Vec::new();
         for key in &touched {
-            match objects.get(key) {
-                Some(object) => {
-                    let stamp = Stamp {
-                        created_unix_ms: state
-                            .stored
-                            .get(key)
-                            .map_or(now, |stamp| stamp.created_unix_ms),
-                        changed_unix_ms: now,
-                        revision,
-                    };
-                    let kept = Kept {
-                        stamp,
-                        file: object.origin.file.as_deref().unwrap_or_default().to_owned(),
-                        object: object.raw.clone(),
-                    };
-                    batch.put(Tree::Resources, store_key(key), encode(&kept)?);
-                    stamps.push((key.clone(), Some(stamp)));
-                }
-                None => {
-                    batch.remove(Tree::Resources, store_key(key));
-                    stamps.push((key.clone(), None));
-                }
-            }
+            let Some(object) = objects.get(key) else {
+                batch.remove(Tree::Resources, store_key(key));
+                stamps.push((key.clone(), None));
+                continue;
+            };
+            let created = state.stored.get(key).map(|stamp| stamp.created_unix_ms);
+            let stamp = Stamp {
+                created_unix_ms: created.unwrap_or(now),
+                changed_unix_ms: now,
+                revision,
+            };
+            let kept = Kept {
+                stamp,
+                file: object.origin.file.as_deref().unwrap_or_default().to_owned(),
+                object: object.raw.clone(),
+            };
+            batch.put(Tree::Resources, store_key(key), encode(&kept)?);
+            stamps.push((key.clone(), Some(stamp)));
         }
         let changed = report
             .objects
@@ -280,7 +274,7 @@ impl Index {
             before,
         };
         batch.put(Tree::History, revision.to_be_bytes(), encode(&change)?);
-        self.store.commit_async(batch).await.map_err(problem)?;
+        self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
         for (key, stamp) in stamps {
             match stamp {
                 Some(stamp) => state.stored.insert(key, stamp),
@@ -347,7 +341,7 @@ impl Index {
             .store
             .iter(Tree::History)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(problem)?;
+            .map_err(|error| problem(&error))?;
         Ok(records
             .iter()
             .rev()
@@ -360,12 +354,12 @@ impl Index {
 
 impl State {
     fn lower(&self, objects: &Objects) -> (World, Vec<Finding>) {
-        let instances = self
+        let instances: BTreeMap<_, _> = self
             .instances
             .iter()
             .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)))
             .collect();
-        resource::lower(objects, instances)
+        resource::lower(objects, Arc::new(instances))
     }
 }
 
@@ -402,7 +396,7 @@ fn refuse_errors(findings: &[Finding]) -> Result<(), Problem> {
 }
 
 /// What a caller is told when the store did not take a write.
-pub(super) fn problem(error: StoreError) -> Problem {
+pub(super) fn problem(error: &StoreError) -> Problem {
     let reason = if error.is_rejection() {
         match error {
             StoreError::Full { .. } | StoreError::ReadOnly { .. } => Reason::ReadOnly,

@@ -362,7 +362,7 @@ fn serve_secure(
         listener,
         serve_tls::TlsOptions {
             authority: trust.authority_fn(),
-            lifetime: tls::DEFAULT_LIFETIME,
+            lifetime: tls::issuer::DEFAULT_LIFETIME,
             wall: control.wall.clone(),
         },
         tasks,

@@ -98,7 +98,7 @@ impl Index {
             };
             let mut batch = Batch::new();
             batch.put(Tree::Registry, store_key(&key), encode(&kept)?);
-            self.store.commit_async(batch).await.map_err(problem)?;
+            self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
         }
         state.instances.insert(key, registered);
         if !same {
@@ -169,7 +169,7 @@ impl Index {
         for key in &keys {
             batch.remove(Tree::Registry, store_key(key));
         }
-        self.store.commit_async(batch).await.map_err(problem)?;
+        self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
         for key in &keys {
             state.instances.remove(key);
         }

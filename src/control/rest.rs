@@ -334,14 +334,12 @@ async fn canary_set(
     let mut put = Vec::new();
     for object in &shift.objects {
         let (object, findings) = resource::from_value(object, "canary set");
-        match object {
-            Some(object) => put.push(object),
-            None => {
-                let mut problem = Problem::new(Reason::Internal, "the split cannot be written");
-                problem.findings = findings;
-                return Err(problem.into());
-            }
-        }
+        let Some(object) = object else {
+            let mut problem = Problem::new(Reason::Internal, "the split cannot be written");
+            problem.findings = findings;
+            return Err(problem.into());
+        };
+        put.push(object);
     }
     let words: Vec<String> = request
         .weights

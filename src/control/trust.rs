@@ -22,7 +22,8 @@ use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
 use crate::rt::Wall;
 use crate::source::store::{Batch, Store, StoreError, Tree};
-use crate::tls::{self, Authority, write_secret};
+use crate::tls::material::write_secret;
+use crate::tls::{self, Authority};
 
 use super::ca::{AuditFn, AuthorityFn, RedeemError, RedeemFn};
 use super::index::{encode, problem};
@@ -48,7 +49,7 @@ pub enum TrustError {
         /// Which directory.
         path: PathBuf,
         /// Why.
-        source: tls::Error,
+        source: Box<tls::Error>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -71,9 +72,9 @@ pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authorit
         path: path.to_owned(),
         source,
     };
-    let wrong = |source| TrustError::Authority {
+    let wrong = |error| TrustError::Authority {
         path: dir.to_owned(),
-        source,
+        source: Box::new(error),
     };
     if key.exists() {
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| file(path, e));
@@ -164,7 +165,7 @@ impl Trust {
     async fn keep(&self, book: &TokenBook) -> Result<(), Problem> {
         let mut batch = Batch::new();
         batch.put(Tree::Identity, TOKENS, encode(book)?);
-        self.store.commit_async(batch).await.map_err(problem)?;
+        self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
         Ok(())
     }
 
@@ -242,7 +243,7 @@ impl Trust {
     pub fn secrets(&self, id: &SpiffeId) -> Result<Vec<(String, Vec<u8>)>, tls::Error> {
         let material = self
             .authority
-            .issue_pair(id, tls::DEFAULT_LIFETIME, self.wall.millis())?;
+            .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, self.wall.millis())?;
         let pems = material.to_pems();
         let inline = |text: &str| {
             Some(DataSource {

@@ -22,7 +22,7 @@ use crate::net::{ConnectOptions, connect};
 use crate::rt::{Backoff, DrainSignal, Reader, Tasks};
 use crate::tls::Material;
 
-use super::identity::{Caller, connect_control};
+use super::control_link::{Caller, connect_control};
 
 /// How long an instance stays without a heartbeat.
 pub const TERM: Duration = Duration::from_secs(15);
@@ -65,7 +65,7 @@ pub async fn run(
         };
         let kept = tokio::select! {
             kept = keep(&options, &mut instance, identity, &drain) => kept,
-            () = tokio::time::sleep(Duration::from_secs(3_600)) => Ok(()),
+            () = tokio::time::sleep(Duration::from_hours(1)) => Ok(()),
         };
         match kept {
             // The certificate that the connection was made with ends some day.
