@@ -13,18 +13,15 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tracing::{error, info, warn};
 
+use super::control_link::{Caller, ControlStream, connect_control};
 use crate::mesh::SpiffeId;
-use crate::net::{ConnectOptions, connect};
 use crate::rt::{Backoff, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::tls::ca_api::{
     CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, WANTED_IDENTITY,
@@ -39,11 +36,6 @@ const LOOK: Duration = Duration::from_secs(30);
 const MOST_ROOTS: usize = 8;
 /// Renewals are spread over this part of a life, so that a fleet does not come at once.
 const JITTER: f64 = 0.01;
-/// The name in the TLS hello towards the control plane; servers are verified by SPIFFE id.
-const SERVER_NAME: &str = "meshctl.meshctl-system.svc";
-
-/// A TLS connection to the control plane.
-pub type ControlStream = TlsStream<TcpStream>;
 
 /// Where the join token is.
 #[derive(Clone)]
@@ -188,31 +180,6 @@ impl IdentityError {
             _ => None,
         }
     }
-}
-
-/// Who calls the control plane, and how it is known.
-#[derive(Debug, Clone, Copy)]
-pub enum Caller<'a> {
-    /// Shows this certificate and believes its roots.
-    Member(&'a Material),
-    /// Has no certificate yet; the control plane is known by its root.
-    Newcomer(&'a Pin),
-}
-
-/// Connects to the control plane at `to`, which must prove to be `server`. Speaks HTTP/2.
-pub async fn connect_control(
-    to: SocketAddr,
-    server: &SpiffeId,
-    caller: Caller<'_>,
-) -> io::Result<ControlStream> {
-    let config = match caller {
-        Caller::Member(material) => tls::client_config(material, vec![server.clone()], &["h2"]),
-        Caller::Newcomer(pin) => tls::bootstrap_config(pin, server.clone(), &["h2"]),
-    }
-    .map_err(io::Error::other)?;
-    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-    let tcp = connect(to, ConnectOptions::default()).await?;
-    TlsConnector::from(config).connect(name, tcp).await
 }
 
 /// Gets, keeps, renews and publishes one identity.

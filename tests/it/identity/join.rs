@@ -9,9 +9,8 @@ use meshctl::control::ca::{Ca, CaServer, Caller, Outcome, Record};
 use meshctl::control::serve_tls::{self, PeerIdentity, TlsOptions};
 use meshctl::control::token::{TokenBook, TokenSpec};
 use meshctl::net::{BindOptions, bind};
-use meshctl::proxy::identity::{
-    Caller as Calling, IdentityClient, IdentityError, IdentityOptions, TokenSource, connect_control,
-};
+use meshctl::proxy::control_link::{Caller as Calling, connect_control};
+use meshctl::proxy::identity::{IdentityClient, IdentityError, IdentityOptions, TokenSource};
 use meshctl::rt::Tasks;
 use meshctl::tls::ca_api::CertificateRequest;
 use meshctl::tls::{self, Pin, Request, client_config, peer_id, server_config};
