@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn durations_are_gos() {
         assert_eq!(duration("300ms").unwrap(), Duration::from_millis(300));
-        assert_eq!(duration("1h30m").unwrap(), Duration::from_secs(5_400));
+        assert_eq!(duration("1h30m").unwrap(), Duration::from_mins(90));
         assert_eq!(duration("1.5s").unwrap(), Duration::from_millis(1_500));
         assert_eq!(duration("0").unwrap(), Duration::ZERO);
         for wrong in [

@@ -88,6 +88,10 @@ pub(crate) enum Colour {
 }
 
 /// What the flags and the environment come to.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about two streams, not states"
+)]
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Where this installation keeps its state.

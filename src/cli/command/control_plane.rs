@@ -102,6 +102,10 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 }
 
 /// Serves until `end` resolves.
+#[expect(
+    clippy::unused_async,
+    reason = "awaits once the layer below is called here"
+)]
 async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), CliError> {
     let _ = (options, end);
     Err(CliError::NotBuilt("the control plane"))

@@ -18,6 +18,10 @@ pub(crate) struct Args {
     pub(crate) port: u16,
 }
 
+#[expect(
+    clippy::unused_async,
+    reason = "awaits once the layer below is called here"
+)]
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let _ = (args, cx);
     Err(CliError::NotBuilt("the demo"))

@@ -29,12 +29,20 @@ pub(crate) fn hidden(args: &[OsString]) -> Option<ExitCode> {
 }
 
 /// What is up.
+#[expect(
+    clippy::unused_async,
+    reason = "awaits once the layer below is called here"
+)]
 pub(crate) async fn status(cx: &Context) -> Result<LocalStatus, CliError> {
     let _ = cx;
     Err(CliError::NotBuilt("running pods"))
 }
 
 /// Gives each log line to `each` until there are no more or `each` says false.
+#[expect(
+    clippy::unused_async,
+    reason = "awaits once the layer below is called here"
+)]
 pub(crate) async fn logs(
     cx: &Context,
     query: LogsQuery,
@@ -45,12 +53,20 @@ pub(crate) async fn logs(
 }
 
 /// Ends what is up.
+#[expect(
+    clippy::unused_async,
+    reason = "awaits once the layer below is called here"
+)]
 pub(crate) async fn down(cx: &Context, deadline: Duration) -> Result<Down, CliError> {
     let _ = (cx, deadline);
     Err(CliError::NotBuilt("running pods"))
 }
 
 /// Runs `args.file` until told to end, or hands over to a supervisor in the background.
+#[expect(
+    clippy::unused_async,
+    reason = "awaits once the layer below is called here"
+)]
 pub(crate) async fn up(args: super::up::Args, cx: &Context) -> Result<(), CliError> {
     let _ = (args, cx);
     Err(CliError::NotBuilt("running pods"))

@@ -73,7 +73,7 @@ impl Render for Vec<RouteReport> {
                     Cell::maybe(backend.measured_percent, number::share),
                     ready(backend.ready, backend.endpoints),
                 ];
-                let head = std::mem::replace(&mut head, [Cell::default(), Cell::default()]);
+                let head = std::mem::take(&mut head);
                 grid.row(
                     head.into_iter()
                         .chain(middle)
