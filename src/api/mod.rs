@@ -1,1 +1,3 @@
 //! What the control plane and the proxies answer: one struct per report, serialised as it stands.
+
+pub mod local;

@@ -1,0 +1,13 @@
+//! Behaviour through real sockets and processes, a module per feature.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed step should fail the test"
+)]
+
+mod capture;
+mod local;
+mod sample_app;
