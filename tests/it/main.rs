@@ -1,12 +1,6 @@
-//! Behaviour through real sockets, files and processes, a module per feature.
+//! Behaviour from outside: real sockets, real files, real processes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed step should fail the test"
-)]
-
+mod capture;
 mod identity;
+mod local;
 mod store;
