@@ -7,6 +7,7 @@ pub mod canary;
 pub mod check;
 pub mod identity;
 pub mod local;
+pub mod proxies;
 pub mod registry;
 pub mod resources;
 pub mod routes;

@@ -49,9 +49,12 @@ async fn store(control: &Control) -> Vec<Check> {
         ),
     };
     let sound = match Tasks::blocking(move || store.verify()).await {
-        Some(Ok(report)) if report.is_sound() => {
-            check("the store holds what it acknowledged", CheckStatus::Ok, "", "")
-        }
+        Some(Ok(report)) if report.is_sound() => check(
+            "the store holds what it acknowledged",
+            CheckStatus::Ok,
+            "",
+            "",
+        ),
         Some(Ok(report)) => check(
             "the store holds what it acknowledged",
             CheckStatus::Failed,
@@ -72,7 +75,12 @@ async fn store(control: &Control) -> Vec<Check> {
         ),
     };
     let repaired = match &control.opened.repaired {
-        None => check("the store was whole when it was opened", CheckStatus::Ok, "", ""),
+        None => check(
+            "the store was whole when it was opened",
+            CheckStatus::Ok,
+            "",
+            "",
+        ),
         Some(repair) => check(
             "the store was whole when it was opened",
             CheckStatus::Warning,
@@ -91,7 +99,12 @@ fn identity(control: &Control) -> Vec<Check> {
     vec![if ends <= now {
         check(text, CheckStatus::Failed, "it has ended", "rotate the root")
     } else if ends - now < ROOT_ENDS_SOON_MS {
-        check(text, CheckStatus::Warning, format!("it ends in {days} days"), "rotate the root")
+        check(
+            text,
+            CheckStatus::Warning,
+            format!("it ends in {days} days"),
+            "rotate the root",
+        )
     } else {
         check(text, CheckStatus::Ok, format!("for {days} days"), "")
     }]
@@ -134,7 +147,11 @@ fn proxies(control: &Control) -> Vec<Check> {
         .collect();
     vec![check(
         "every proxy runs what it was sent",
-        if rejected.is_empty() { CheckStatus::Ok } else { CheckStatus::Failed },
+        if rejected.is_empty() {
+            CheckStatus::Ok
+        } else {
+            CheckStatus::Failed
+        },
         if rejected.is_empty() {
             format!("{} connected", status.len())
         } else {

@@ -93,11 +93,13 @@ impl Index {
         let mut state = State::default();
         let now = wall.millis();
         for (key, bytes) in store.iter(Tree::Resources).collect::<Result<Vec<_>, _>>()? {
-            let read = serde_json::from_slice::<Kept>(&bytes).ok().and_then(|kept| {
-                let (object, findings) = resource::from_value(&kept.object, &kept.file);
-                state.findings.extend(findings);
-                object.map(|object| (object, kept.stamp))
-            });
+            let read = serde_json::from_slice::<Kept>(&bytes)
+                .ok()
+                .and_then(|kept| {
+                    let (object, findings) = resource::from_value(&kept.object, &kept.file);
+                    state.findings.extend(findings);
+                    object.map(|object| (object, kept.stamp))
+                });
             if let Some((object, stamp)) = read {
                 let key = object.key();
                 state.stored.insert(key.clone(), stamp);
@@ -274,7 +276,10 @@ impl Index {
             before,
         };
         batch.put(Tree::History, revision.to_be_bytes(), encode(&change)?);
-        self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
+        self.store
+            .commit_async(batch)
+            .await
+            .map_err(|error| problem(&error))?;
         for (key, stamp) in stamps {
             match stamp {
                 Some(stamp) => state.stored.insert(key, stamp),
@@ -390,7 +395,10 @@ fn refuse_errors(findings: &[Finding]) -> Result<(), Problem> {
         return Ok(());
     }
     let noun = if errors == 1 { "error" } else { "errors" };
-    let mut problem = Problem::new(Reason::Invalid, format!("{errors} {noun}; nothing was applied"));
+    let mut problem = Problem::new(
+        Reason::Invalid,
+        format!("{errors} {noun}; nothing was applied"),
+    );
     problem.findings = findings.to_vec();
     Err(problem)
 }

@@ -46,6 +46,8 @@ use crate::rt::{DrainSignal, Tasks, Wall};
 use crate::source::store::{OpenReport, Options, Store, StoreError};
 use crate::tls;
 
+use crate::api::resources::{ApplyRequest, SourceText};
+use crate::source::files;
 use index::Index;
 use push::Hub;
 use series::Numbers;
@@ -62,11 +64,17 @@ pub struct ControlOptions {
     pub xds_port: u16,
     /// xDS, CA and registry over TLS; 0 is any free port.
     pub tls_port: u16,
-    /// Health and metrics, on loopback; 0 is any free port.
+    /// Metrics, on loopback; 0 is any free port.
     pub metrics_port: u16,
+    /// `/ready`, on loopback; 0 is any free port.
+    pub health_port: u16,
     /// The root of identities.
     pub trust_domain: String,
-    /// Life of certificates that proxies get when they ask for none.
+    /// Workloads refuse plaintext unless a policy says otherwise.
+    pub strict: bool,
+    /// Directories whose manifests are applied, and watched.
+    pub sources: Vec<PathBuf>,
+    /// The clock.
     pub wall: Wall,
 }
 
@@ -79,7 +87,10 @@ impl ControlOptions {
             xds_port: 15010,
             tls_port: 15012,
             metrics_port: 15014,
+            health_port: 15080,
             trust_domain: "cluster.local".to_owned(),
+            strict: false,
+            sources: Vec::new(),
             wall: Wall::System,
         }
     }
@@ -208,6 +219,7 @@ pub async fn run(
     };
     let wall = options.wall.clone();
     let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
+    start_policies(&index, &options).await;
     let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
     let trust = Arc::new(Trust::open(
         store.clone(),
@@ -216,10 +228,16 @@ pub async fn run(
         wall.clone(),
     )?);
 
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    // Pods without namespaces have loopback addresses of their own, and so has their control plane.
+    let loopback = if options.listen.is_loopback() {
+        options.listen
+    } else {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    };
     let (xds, xds_address) = listen(SocketAddr::new(loopback, options.xds_port))?;
     let (secure, tls_address) = listen(SocketAddr::new(options.listen, options.tls_port))?;
     let (metrics, metrics_address) = listen(SocketAddr::new(loopback, options.metrics_port))?;
+    let (health, _) = listen(SocketAddr::new(loopback, options.health_port))?;
     let socket = options.api_socket();
     let api = bind_unix(&socket).map_err(|source| ControlError::Listen {
         address: socket.display().to_string(),
@@ -257,8 +275,15 @@ pub async fn run(
     serve_plain(&control, xds, &tasks, ended.clone());
     serve_secure(&control, secure, &tasks, ended.clone())?;
     serve_api(&control, api, &tasks, ended.clone());
-    serve_metrics(&control, metrics, &tasks, ended);
-    housekeeping(&control, &tasks);
+    serve_http(
+        "metrics",
+        series::metrics_routes(Arc::clone(&control)),
+        metrics,
+        &tasks,
+        ended.clone(),
+    );
+    serve_http("health", rest::health_routes(), health, &tasks, ended);
+    housekeeping(&control, options.sources.clone(), &tasks);
     ready(&Addresses {
         api: socket.clone(),
         xds: xds_address,
@@ -282,6 +307,47 @@ pub async fn run(
     drop((control, index, numbers, trust, hub));
     drop(store);
     result
+}
+
+/// What an installation asks for besides what people apply: a mesh-wide STRICT, and files.
+async fn start_policies(index: &Arc<Index>, options: &ControlOptions) {
+    if options.strict
+        && index
+            .objects("PeerAuthentication", None, Some("default"))
+            .await
+            .is_empty()
+    {
+        let text = include_str!("strict.yaml").to_owned();
+        apply(index, vec![("strict.yaml".to_owned(), text)]).await;
+    }
+    for directory in &options.sources {
+        match files::read(directory) {
+            Ok(texts) => apply(index, texts).await,
+            Err(error) => tracing::error!(%error, directory = %directory.display(), "not read"),
+        }
+    }
+}
+
+async fn apply(index: &Index, texts: Vec<(String, String)>) {
+    let sources = texts
+        .into_iter()
+        .map(|(name, text)| SourceText { name, text })
+        .collect();
+    let request = ApplyRequest {
+        sources,
+        namespace: "default".to_owned(),
+        dry_run: false,
+        who: "files".to_owned(),
+    };
+    match index.apply(request).await {
+        Ok((report, _)) => tracing::info!(revision = report.revision, "applied from files"),
+        Err(problem) => {
+            for finding in &problem.findings {
+                tracing::error!(%finding, "refused");
+            }
+            tracing::error!(error = %problem.message, "the last good configuration stays");
+        }
+    }
 }
 
 fn make_private(directory: &Path) -> Result<(), ControlError> {
@@ -400,11 +466,16 @@ fn serve_api(
     });
 }
 
-fn serve_metrics(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, ended: Ended) {
-    let router = series::metrics_routes(Arc::clone(control));
-    tasks.spawn("metrics", async move {
+fn serve_http(
+    what: &'static str,
+    router: axum::Router,
+    listener: TcpListener,
+    tasks: &Tasks,
+    ended: Ended,
+) {
+    tasks.spawn(what, async move {
         let served = axum::serve(listener, router).await;
-        report_end("metrics", served, &ended).await;
+        report_end(what, served, &ended).await;
     });
 }
 
@@ -416,7 +487,26 @@ async fn report_end(what: &'static str, served: io::Result<()>, ended: &Ended) {
     let _heard = ended.send(ControlError::Served { what, source }).await;
 }
 
-fn housekeeping(control: &Arc<Control>, tasks: &Tasks) {
+/// How often directories are looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+fn housekeeping(control: &Arc<Control>, sources: Vec<PathBuf>, tasks: &Tasks) {
+    for directory in sources {
+        let index = Arc::clone(&control.index);
+        tasks.spawn("files", async move {
+            let mut seen = files::read(&directory).ok();
+            loop {
+                tokio::time::sleep(WATCH).await;
+                let now = files::read(&directory).ok();
+                if now != seen
+                    && let Some(texts) = &now
+                {
+                    apply(&index, texts.clone()).await;
+                }
+                seen = now;
+            }
+        });
+    }
     let index = Arc::clone(&control.index);
     tasks.spawn("evict", async move {
         loop {

@@ -98,7 +98,10 @@ impl Index {
             };
             let mut batch = Batch::new();
             batch.put(Tree::Registry, store_key(&key), encode(&kept)?);
-            self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
+            self.store
+                .commit_async(batch)
+                .await
+                .map_err(|error| problem(&error))?;
         }
         state.instances.insert(key, registered);
         if !same {
@@ -169,7 +172,10 @@ impl Index {
         for key in &keys {
             batch.remove(Tree::Registry, store_key(key));
         }
-        self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
+        self.store
+            .commit_async(batch)
+            .await
+            .map_err(|error| problem(&error))?;
         for key in &keys {
             state.instances.remove(key);
         }
@@ -240,7 +246,10 @@ fn check(instance: &Instance) -> Result<(), Problem> {
     if instance.address.is_unspecified() || instance.address.is_multicast() {
         return Err(Problem::new(
             Reason::Invalid,
-            format!("{} is not an address that peers can reach", instance.address),
+            format!(
+                "{} is not an address that peers can reach",
+                instance.address
+            ),
         ));
     }
     Ok(())

@@ -76,7 +76,10 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/routes", get(list_routes))
         .route("/routes/explain", post(explain))
         .route("/canaries", get(canaries))
-        .route("/canaries/{namespace}/{service}", get(canary_status).post(canary_set))
+        .route(
+            "/canaries/{namespace}/{service}",
+            get(canary_status).post(canary_set),
+        )
         .route("/stats", get(stats))
         .route("/tokens", post(token))
         .route("/identities", post(identity))
@@ -99,7 +102,10 @@ pub fn router(control: Arc<Control>) -> Router {
 pub fn registry_routes(control: Arc<Control>) -> Router {
     let api = Router::new()
         .route("/registry/instances", post(register_self))
-        .route("/registry/instances/{namespace}/{name}", delete(deregister_self))
+        .route(
+            "/registry/instances/{namespace}/{name}",
+            delete(deregister_self),
+        )
         .route(
             "/registry/instances/{namespace}/{name}/heartbeat",
             put(heartbeat_self),
@@ -108,6 +114,11 @@ pub fn registry_routes(control: Arc<Control>) -> Router {
         .nest(PREFIX, api)
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(control)
+}
+
+/// Only whether we serve, for whoever can reach loopback.
+pub fn health_routes() -> Router {
+    Router::new().route("/ready", get(ready))
 }
 
 async fn missing() -> Refused {
@@ -143,8 +154,11 @@ async fn converge(control: &Control, generation: u64) -> Convergence {
 /// `virtualservices`, `vs` and `VirtualService` are one kind.
 fn kind_of(text: &str) -> Result<&'static str, Problem> {
     resource::kind_named(text).ok_or_else(|| {
-        Problem::new(Reason::Invalid, format!("{text:?} is not a kind that the mesh reads"))
-            .hint(format!("one of {}", resource::kinds().join(", ")))
+        Problem::new(
+            Reason::Invalid,
+            format!("{text:?} is not a kind that the mesh reads"),
+        )
+        .hint(format!("one of {}", resource::kinds().join(", ")))
     })
 }
 
@@ -154,7 +168,12 @@ async fn list(
     Query(parameters): Parameters,
 ) -> Answer<Vec<crate::api::resources::ResourceReport>> {
     let kind = kind_of(&kind)?;
-    let parameter = |name: &str| parameters.get(name).map(String::as_str).filter(|v| !v.is_empty());
+    let parameter = |name: &str| {
+        parameters
+            .get(name)
+            .map(String::as_str)
+            .filter(|v| !v.is_empty())
+    };
     Ok(Json(
         control
             .index
@@ -170,7 +189,11 @@ async fn remove(
 ) -> Answer<ApplyReport> {
     let key = Key {
         kind: kind_of(&kind)?.to_owned(),
-        namespace: if resource::namespaced(kind_of(&kind)?) { namespace } else { String::new() },
+        namespace: if resource::namespaced(kind_of(&kind)?) {
+            namespace
+        } else {
+            String::new()
+        },
         name,
     };
     let edit = Edit {
@@ -232,7 +255,9 @@ fn named<'a>(
 }
 
 fn space(parameters: &BTreeMap<String, String>) -> &str {
-    parameters.get("namespace").map_or("default", String::as_str)
+    parameters
+        .get("namespace")
+        .map_or("default", String::as_str)
 }
 
 fn known<'a>(world: &'a World, name: &str, namespace: &str) -> Result<&'a Service, Problem> {
@@ -273,11 +298,10 @@ async fn config(
             "identity": control.hub.identity_of(&name).map(|id| id.to_string()),
             "roots": [control.trust.authority().root_fingerprint()],
         })),
-        _ => Err(Problem::new(
-            Reason::NotFound,
-            format!("a proxy has no {what}"),
-        )
-        .hint("one of listeners, routes, clusters, endpoints, secrets, all")),
+        _ => Err(
+            Problem::new(Reason::NotFound, format!("a proxy has no {what}"))
+                .hint("one of listeners, routes, clusters, endpoints, secrets, all"),
+        ),
     }?;
     Ok(Json(value))
 }
@@ -297,7 +321,10 @@ async fn list_routes(
     Ok(Json(routes::routes(&world, &node, only, &measured)))
 }
 
-fn from(world: &World, parameters: &BTreeMap<String, String>) -> Result<crate::mesh::Node, Problem> {
+fn from(
+    world: &World,
+    parameters: &BTreeMap<String, String>,
+) -> Result<crate::mesh::Node, Problem> {
     let from = parameters.get("from").map_or("", String::as_str);
     calling(world, from, space(parameters))
 }
@@ -329,7 +356,10 @@ async fn canary_set(
     let world = control.index.world();
     let service = known(&world, &name, &namespace)?;
     let versions = services::versions(&world, service);
-    let (routes, rules) = (control.raw("VirtualService").await, control.raw("DestinationRule").await);
+    let (routes, rules) = (
+        control.raw("VirtualService").await,
+        control.raw("DestinationRule").await,
+    );
     let shift = canary::shift(service, &routes, &rules, &versions, &request)?;
     let mut put = Vec::new();
     for object in &shift.objects {
@@ -405,7 +435,9 @@ async fn canary_status(
             Reason::NotFound,
             format!("the requests to {} are not split", short(service)),
         )
-        .hint(format!("split them with `meshctl canary set {name} v1=90 v2=10`"))
+        .hint(format!(
+            "split them with `meshctl canary set {name} v1=90 v2=10`"
+        ))
     })?;
     Ok(Json(status))
 }
@@ -471,18 +503,28 @@ async fn stats(
     let service = named(&world, &parameters)?.map(short);
     let seconds: u64 = match parameters.get("window") {
         None => 60,
-        Some(text) => text.parse().ok().filter(|seconds| *seconds > 0).ok_or_else(|| {
-            Problem::new(Reason::Invalid, format!("{text:?} is not a number of seconds"))
-        })?,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .ok_or_else(|| {
+                Problem::new(
+                    Reason::Invalid,
+                    format!("{text:?} is not a number of seconds"),
+                )
+            })?,
     };
     let by = match parameters.get("by").map(String::as_str) {
         None | Some("" | "service") => GroupBy::Service,
         Some("version") => GroupBy::Version,
         Some("source") => GroupBy::Source,
         Some(other) => {
-            return Err(Problem::new(Reason::Invalid, format!("rows cannot be told apart by {other:?}"))
-                .hint("one of service, version, source")
-                .into());
+            return Err(Problem::new(
+                Reason::Invalid,
+                format!("rows cannot be told apart by {other:?}"),
+            )
+            .hint("one of service, version, source")
+            .into());
         }
     };
     let qualified = |name: &String| {
@@ -492,11 +534,17 @@ async fn stats(
             format!("{name}.{}", space(&parameters))
         }
     };
-    let to = parameters.get("to").filter(|to| !to.is_empty()).map(qualified);
+    let to = parameters
+        .get("to")
+        .filter(|to| !to.is_empty())
+        .map(qualified);
     let query = aggregate::Query {
         window_ms: seconds.saturating_mul(1_000),
         service: service.or(to),
-        from: parameters.get("from").filter(|from| !from.is_empty()).map(qualified),
+        from: parameters
+            .get("from")
+            .filter(|from| !from.is_empty())
+            .map(qualified),
         by,
     };
     let mut report = control.numbers.report(&query);
@@ -526,9 +574,7 @@ async fn run_check(State(control): Shared) -> Json<crate::api::check::CheckRepor
     Json(check::run(&control).await)
 }
 
-async fn list_instances(
-    State(control): Shared,
-) -> Json<Vec<crate::api::registry::InstanceReport>> {
+async fn list_instances(State(control): Shared) -> Json<Vec<crate::api::registry::InstanceReport>> {
     Json(control.index.instances().await)
 }
 
@@ -558,9 +604,11 @@ async fn heartbeat(
         Some("unhealthy") => Some(Health::Unhealthy),
         Some("draining") => Some(Health::Draining),
         Some(other) => {
-            return Err(Problem::new(Reason::Invalid, format!("{other:?} is not a health"))
-                .hint("one of healthy, unhealthy, draining")
-                .into());
+            return Err(
+                Problem::new(Reason::Invalid, format!("{other:?} is not a health"))
+                    .hint("one of healthy, unhealthy, draining")
+                    .into(),
+            );
         }
     };
     Ok(Json(
@@ -571,8 +619,10 @@ async fn heartbeat(
 /// Who may speak for instances of `namespace` (and of `account`, when that is known).
 fn may(peer: Option<&PeerIdentity>, namespace: &str, account: Option<&str>) -> Result<(), Problem> {
     let Some(proven) = peer.and_then(|peer| peer.0.as_ref()) else {
-        return Err(Problem::new(Reason::Denied, "a certificate of the mesh is needed")
-            .hint("join with a token from `meshctl token create`"));
+        return Err(
+            Problem::new(Reason::Denied, "a certificate of the mesh is needed")
+                .hint("join with a token from `meshctl token create`"),
+        );
     };
     if proven.namespace != namespace
         || account.is_some_and(|account| account != proven.service_account)
@@ -601,7 +651,13 @@ async fn register_self(
         &instance.namespace,
         Some(&instance.service_account),
     )?;
-    may_replace(&control, peer.as_deref(), &instance.namespace, &instance.name).await?;
+    may_replace(
+        &control,
+        peer.as_deref(),
+        &instance.namespace,
+        &instance.name,
+    )
+    .await?;
     register(control, Json(registration)).await
 }
 

@@ -213,7 +213,12 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
         (
             "pilot_total_xds_rejects",
             "Proxies that refused their newest configuration",
-            gauge(proxies.iter().filter(|proxy| proxy.rejected().is_some()).count()),
+            gauge(
+                proxies
+                    .iter()
+                    .filter(|proxy| proxy.rejected().is_some())
+                    .count(),
+            ),
         ),
     ])));
     let mut text = String::new();

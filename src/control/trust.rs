@@ -78,7 +78,8 @@ pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authorit
     };
     if key.exists() {
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| file(path, e));
-        return Authority::from_pem(trust_domain, &read(&certificate)?, &read(&key)?).map_err(wrong);
+        return Authority::from_pem(trust_domain, &read(&certificate)?, &read(&key)?)
+            .map_err(wrong);
     }
     let made = Authority::generate(trust_domain, wall.millis()).map_err(wrong)?;
     let (chain_pem, key_pem) = made.to_pem();
@@ -165,7 +166,10 @@ impl Trust {
     async fn keep(&self, book: &TokenBook) -> Result<(), Problem> {
         let mut batch = Batch::new();
         batch.put(Tree::Identity, TOKENS, encode(book)?);
-        self.store.commit_async(batch).await.map_err(|error| problem(&error))?;
+        self.store
+            .commit_async(batch)
+            .await
+            .map_err(|error| problem(&error))?;
         Ok(())
     }
 
@@ -183,9 +187,9 @@ impl Trust {
         let root = tls::sha256(self.authority.root());
         let mut tokens = self.tokens.lock().await;
         let mut next = tokens.clone();
-        let token = next.create(spec, Some(root), now).map_err(|error| {
-            Problem::new(Reason::Invalid, error.to_string()).hint(error.hint())
-        })?;
+        let token = next
+            .create(spec, Some(root), now)
+            .map_err(|error| Problem::new(Reason::Invalid, error.to_string()).hint(error.hint()))?;
         self.keep(&next).await?;
         *tokens = next;
         let id = SpiffeId::new(
@@ -241,9 +245,9 @@ impl Trust {
     /// What an Envoy of identity `id` asks for by SDS: `default` (its certificate and key) and
     /// `ROOTCA`, as Istio names them.
     pub fn secrets(&self, id: &SpiffeId) -> Result<Vec<(String, Vec<u8>)>, tls::Error> {
-        let material = self
-            .authority
-            .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, self.wall.millis())?;
+        let material =
+            self.authority
+                .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, self.wall.millis())?;
         let pems = material.to_pems();
         let inline = |text: &str| {
             Some(DataSource {

@@ -12,6 +12,7 @@ mod duration;
 pub mod istio;
 pub mod kube;
 mod lower;
+pub mod names;
 mod object;
 mod parse;
 mod reader;
@@ -19,5 +20,6 @@ mod suggest;
 mod tree;
 
 pub use lower::{Instances, lower};
+pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_value, parse};

@@ -241,9 +241,7 @@ impl Reading<'_> {
             return;
         }
         let mut raw = tree.to_json();
-        if namespaced
-            && let Some(serde_json::Value::Object(written)) = raw.get_mut("metadata")
-        {
+        if namespaced && let Some(serde_json::Value::Object(written)) = raw.get_mut("metadata") {
             written.insert("namespace".to_owned(), origin.namespace.clone().into());
         }
         self.objects.push(Object {
@@ -301,7 +299,9 @@ fn metadata(fields: &Fields<'_>, namespace: &str) -> Metadata {
 fn name_ok(value: &Value<'_>, name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let ok = name.len() <= 253
-        && name.bytes().all(|byte| plain(byte) || matches!(byte, b'-' | b'.'))
+        && name
+            .bytes()
+            .all(|byte| plain(byte) || matches!(byte, b'-' | b'.'))
         && name.bytes().next().is_some_and(plain)
         && name.bytes().last().is_some_and(plain);
     if !ok {
@@ -322,7 +322,11 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "Service" => Kind::Service(kube::service(fields)),
         "Pod" => Kind::Pod(kube::pod(fields, metadata)),
         "ServiceAccount" => {
-            fields.accept(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
+            fields.accept(&[
+                "secrets",
+                "imagePullSecrets",
+                "automountServiceAccountToken",
+            ]);
             Kind::ServiceAccount
         }
         "ConfigMap" => {

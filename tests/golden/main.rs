@@ -15,7 +15,10 @@ fn cases(dir: &str) -> Vec<(String, String)> {
     let mut files: Vec<PathBuf> = fs::read_dir(root.join(dir))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     files.sort();
     assert!(!files.is_empty(), "no cases in {dir}");

@@ -48,7 +48,11 @@ fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> In
             .collect(),
         weight: 1,
         health: Health::Healthy,
-        mtls: template.labels.get("sidecar.istio.io/inject").map(String::as_str) != Some("false"),
+        mtls: template
+            .labels
+            .get("sidecar.istio.io/inject")
+            .map(String::as_str)
+            != Some("false"),
     }
 }
 

@@ -1,6 +1,15 @@
-//! Behaviour from outside: real sockets, real files, real processes.
+//! Behaviour through real sockets, files and processes, a module per feature.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed step should fail the test"
+)]
 
 mod capture;
 mod identity;
 mod local;
+mod sample_app;
 mod store;

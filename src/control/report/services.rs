@@ -71,11 +71,12 @@ fn describe(world: &World, service: &Service) -> ServiceReport {
         MtlsMode::Disable => "disable",
     };
     let mtls = match modes.split_first() {
-        None => name(world.config.authentication.mode(
-            &service.namespace,
-            &service.selector,
-            0,
-        )),
+        None => name(
+            world
+                .config
+                .authentication
+                .mode(&service.namespace, &service.selector, 0),
+        ),
         Some((first, rest)) if rest.iter().all(|mode| mode == first) => name(*first),
         Some(_) => "mixed",
     };

@@ -25,7 +25,8 @@ pub(super) fn lower(
             continue;
         };
         if !services.keys().any(|service| host.covers(service)) {
-            let message = format!("host {host} is no service of the mesh, so the rule has no effect");
+            let message =
+                format!("host {host} is no service of the mesh, so the rule has no effect");
             let mut finding = object.finding(
                 Severity::Warning,
                 codes::UNKNOWN_DESTINATION_HOST,
@@ -41,7 +42,9 @@ pub(super) fn lower(
     let mut destinations = BTreeMap::new();
     for (host, mut rules) in by_host {
         // The owner of the service has the first word.
-        let owner = services.get(&host).map(|service| service.namespace.as_str());
+        let owner = services
+            .get(&host)
+            .map(|service| service.namespace.as_str());
         rules.sort_by_key(|(object, _)| Some(object.metadata.namespace.as_str()) != owner);
         let mut destination = Destination::default();
         for (index, (object, rule)) in rules.iter().enumerate() {
