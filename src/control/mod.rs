@@ -38,9 +38,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
-use crate::mesh::Node;
+use crate::mesh::{Client, World};
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::{DrainSignal, Tasks, Wall};
 use crate::source::store::{OpenReport, Options, Store, StoreError};
@@ -49,7 +48,7 @@ use crate::tls;
 use crate::api::resources::{ApplyRequest, SourceText};
 use crate::source::files;
 use index::Index;
-use push::Hub;
+use push::{Hub, HubOptions};
 use series::Numbers;
 use trust::{Trust, TrustError};
 
@@ -177,7 +176,7 @@ impl ControlError {
 #[derive(Debug)]
 pub struct Control {
     pub(crate) index: Arc<Index>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) hub: Hub,
     pub(crate) trust: Arc<Trust>,
     pub(crate) numbers: Numbers,
     pub(crate) wall: Wall,
@@ -244,24 +243,10 @@ pub async fn run(
         source,
     })?;
 
-    let secrets = {
-        let trust = Arc::clone(&trust);
-        Arc::new(move |node: &Node| {
-            let id = crate::mesh::SpiffeId::new(
-                trust.authority().trust_domain(),
-                &node.namespace,
-                &node.service_account,
-            );
-            trust.secrets(&id).unwrap_or_else(|error| {
-                tracing::error!(%error, %id, "no certificate for a proxy");
-                Vec::new()
-            })
-        })
-    };
-    let hub = Hub::start(index.reader(), secrets, &tasks);
+    let hub = Hub::start(hub_options(&trust, &wall), index.reader(), &tasks);
     let control = Arc::new(Control {
         index: Arc::clone(&index),
-        hub: Arc::clone(&hub),
+        hub,
         trust: Arc::clone(&trust),
         numbers: numbers.clone(),
         started_unix_ms: wall.millis(),
@@ -304,7 +289,7 @@ pub async fn run(
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "the API's socket was gone");
     }
-    drop((control, index, numbers, trust, hub));
+    drop((control, index, numbers, trust));
     drop(store);
     result
 }
@@ -347,6 +332,24 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
             }
             tracing::error!(error = %problem.message, "the last good configuration stays");
         }
+    }
+}
+
+fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
+    let trust = Arc::clone(trust);
+    HubOptions {
+        view: Arc::new(World::view),
+        // Only to those who proved who they are, and only what is theirs.
+        secrets: Arc::new(move |node, proven| match proven {
+            Some(id) if node.client == Client::Envoy => {
+                trust.secrets(id).unwrap_or_else(|error| {
+                    tracing::error!(%error, %id, "no certificate for a proxy");
+                    Vec::new()
+                })
+            }
+            _ => Vec::new(),
+        }),
+        wall: wall.clone(),
     }
 }
 
@@ -398,18 +401,10 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ControlError
 
 type Ended = tokio::sync::mpsc::Sender<ControlError>;
 
-/// A server's keep-alive: a proxy that is gone without a word is noticed within half a minute.
-fn server() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_nodelay(true)
-}
-
 fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, ended: Ended) {
-    let routes = Routes::new(ads::server(Arc::clone(&control.hub), false));
+    let routes = Routes::new(ads::Ads::new(control.hub.clone()).into_service());
     tasks.spawn("xds", async move {
-        let served = server()
+        let served = ads::server()
             .add_routes(routes)
             .serve_with_incoming(TcpListenerStream::new(listener))
             .await;
@@ -440,11 +435,11 @@ fn serve_secure(
         wall: control.wall.clone(),
     });
     let routes = Routes::from(rest::registry_routes(Arc::clone(control)))
-        .add_service(ads::server(Arc::clone(&control.hub), true))
+        .add_service(ads::Ads::new(control.hub.clone()).into_service())
         .add_service(ca)
         .add_service(MetricsServiceServer::new(control.numbers.clone()));
     tasks.spawn("xds-tls", async move {
-        let served = server()
+        let served = ads::server()
             .add_routes(routes)
             .serve_with_incoming(incoming)
             .await;

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Json, Router};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::aggregate::{self, GroupBy};
 use crate::api::canary::{CanaryReport, CanarySet, CanaryStatus, VersionStatus, VersionWeight};
@@ -21,9 +22,10 @@ use crate::api::identity::{IdentityRequest, TokenRequest};
 use crate::api::registry::Registration;
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
-use crate::api::{PREFIX, Problem, Reason, Version};
+use crate::api::{PREFIX, Problem, Reason, Version, proxies};
 use crate::mesh::{Health, Service, World};
 use crate::resource::{self, Key};
+use crate::rt::now;
 
 use super::Control;
 use super::index::Edit;
@@ -71,7 +73,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/findings", get(findings))
         .route("/services", get(list_services))
         .route("/endpoints", get(list_endpoints))
-        .route("/proxies", get(proxies))
+        .route("/proxies", get(list_proxies))
         .route("/proxies/{name}/config/{what}", get(config))
         .route("/routes", get(list_routes))
         .route("/routes/explain", post(explain))
@@ -142,13 +144,36 @@ async fn version(State(control): Shared) -> Json<Version> {
 }
 
 async fn apply(State(control): Shared, Json(request): Json<ApplyRequest>) -> Answer<ApplyReport> {
+    let since = now();
     let (mut report, generation) = control.index.apply(request).await?;
-    report.convergence = converge(&control, generation).await;
+    report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
 }
 
-async fn converge(control: &Control, generation: u64) -> Convergence {
-    control.hub.wait_acked(generation, CONVERGENCE).await
+/// Waits until the connected proxies took world `generation`; latencies count from `since`.
+async fn converge(control: &Control, generation: u64, since: Instant) -> Convergence {
+    let answers = control.hub.wait_acked(generation, since, CONVERGENCE).await;
+    let mut latencies: Vec<u64> = answers.iter().filter_map(|answer| answer.latency_ms).collect();
+    latencies.sort_unstable();
+    let rejected = answers
+        .iter()
+        .filter(|answer| answer.outcome == proxies::Outcome::Rejected)
+        .map(|answer| format!("{}: {}", answer.name, answer.reason.as_deref().unwrap_or("refused")))
+        .collect();
+    let ms = |latency: Option<&u64>| {
+        latency.map_or(0.0, |ms| Duration::from_millis(*ms).as_secs_f64() * 1_000.0)
+    };
+    Convergence {
+        // One that went away meanwhile takes the change when it comes back.
+        proxies: answers
+            .iter()
+            .filter(|answer| answer.outcome != proxies::Outcome::Disconnected)
+            .count(),
+        acknowledged: latencies.len(),
+        rejected,
+        median_ms: ms(latencies.get(latencies.len() / 2)),
+        last_ms: ms(latencies.last()),
+    }
 }
 
 /// `virtualservices`, `vs` and `VirtualService` are one kind.
@@ -202,8 +227,9 @@ async fn remove(
         what: "delete".to_owned(),
         ..Edit::default()
     };
+    let since = now();
     let (mut report, generation) = control.index.change(edit).await?;
-    report.convergence = converge(&control, generation).await;
+    report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
 }
 
@@ -276,7 +302,7 @@ fn known<'a>(world: &'a World, name: &str, namespace: &str) -> Result<&'a Servic
     })
 }
 
-async fn proxies(State(control): Shared) -> Json<Vec<crate::api::proxies::ProxySync>> {
+async fn list_proxies(State(control): Shared) -> Json<Vec<crate::api::proxies::ProxySync>> {
     Json(control.hub.status())
 }
 
@@ -284,18 +310,19 @@ async fn config(
     State(control): Shared,
     Path((name, what)): Path<(String, String)>,
 ) -> Answer<serde_json::Value> {
-    let view = control.hub.view_of(&name).ok_or_else(|| {
+    let (node, proven) = control.hub.client(&name).ok_or_else(|| {
         Problem::new(Reason::NotFound, format!("no proxy {name} is connected"))
             .hint("see `meshctl proxies`")
     })?;
+    let view = control.index.world().view(&node);
     let value = match what.as_str() {
         "listeners" => encode(&view.listeners),
         "routes" => encode(&view.routes),
         "clusters" => encode(&view.clusters),
         "endpoints" => encode(&view.endpoints),
-        "all" => encode(&*view),
+        "all" => encode(&view),
         "secrets" => Ok(serde_json::json!({
-            "identity": control.hub.identity_of(&name).map(|id| id.to_string()),
+            "identity": proven.map(|id| id.to_string()),
             "roots": [control.trust.authority().root_fingerprint()],
         })),
         _ => Err(
@@ -376,6 +403,7 @@ async fn canary_set(
         .iter()
         .map(|(version, weight)| format!("{version}={weight}"))
         .collect();
+    let since = now();
     let (report, generation) = control
         .index
         .change(Edit {
@@ -385,7 +413,7 @@ async fn canary_set(
             ..Edit::default()
         })
         .await?;
-    let convergence = converge(&control, generation).await;
+    let convergence = converge(&control, generation, since).await;
     Ok(Json(CanaryReport {
         service: short(service),
         before: weights(&world, service, &shift.before),
