@@ -1,1 +1,3 @@
 //! Pods without Kubernetes: processes, namespaces, and the sample application.
+
+pub mod app;
