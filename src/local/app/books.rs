@@ -57,7 +57,10 @@ pub(super) async fn answer_books(
 }
 
 fn id_after(path: &str, prefix: &str) -> Option<u32> {
-    path.strip_prefix(prefix)?.trim_end_matches('/').parse().ok()
+    path.strip_prefix(prefix)?
+        .trim_end_matches('/')
+        .parse()
+        .ok()
 }
 
 fn missing(path: &str) -> Response<Body> {

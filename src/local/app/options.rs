@@ -50,9 +50,7 @@ impl AppError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::UnknownName(_) => {
-                Some("use productpage, details, reviews, ratings or echo")
-            }
+            Self::UnknownName(_) => Some("use productpage, details, reviews, ratings or echo"),
             Self::Setting { .. } => None,
             Self::Bind { .. } => Some("set PORT to a free port"),
         }

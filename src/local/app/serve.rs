@@ -22,7 +22,7 @@ use crate::rt::Tasks;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The longest wait that `/slow` grants.
-const MAX_SLOW: Duration = Duration::from_secs(60);
+const MAX_SLOW: Duration = Duration::from_mins(1);
 
 /// Runs one instance until SIGTERM or SIGINT, then finishes what is under way.
 pub async fn run(options: Options) -> Result<(), AppError> {
@@ -89,7 +89,10 @@ pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Out
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(DRAIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("some requests were still under way at the end");
     }
     tasks.end().await;
