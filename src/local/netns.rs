@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{AccessFlags, access};
 
 use super::LocalError;
 use super::address::Network;
@@ -36,6 +37,22 @@ pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> io::Resu
         thread
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a check in a namespace broke")))
+    })
+}
+
+/// Whether this process may make namespaces and capture rules; `--isolation auto` asks.
+pub fn available() -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            link::create_bridge("mbtest")?;
+            // Gone with the thread, and the namespace with it.
+            capture::apply(&capture::ruleset(&CaptureSpec::default()))?;
+            Ok(access("/run", AccessFlags::W_OK)?)
+        })?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread broke")))
     })
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::local::entry::Enter;
-use crate::local::{LocalError, client, state};
+use crate::local::{LocalError, cleanup, client, state};
 
 /// How long the supervisor may take until it answers `ps`. It answers before pods are ready.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,6 +74,10 @@ pub async fn daemonise(daemon: &Daemon) -> Result<u32, LocalError> {
                 .and_then(|_| log.read_to_string(&mut words));
             if read.is_err() {
                 words.clear();
+            }
+            if state::State::load(&daemon.home)?.is_none() {
+                // It did not come as far as a record of its own.
+                cleanup::forget(&daemon.home, "failed")?;
             }
             return Err(LocalError::Daemon(words.trim().to_owned()));
         }

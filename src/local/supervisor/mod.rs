@@ -38,6 +38,11 @@ use shared::{Phase, Slot};
 /// How long the guard may take once there is nothing left to do.
 const GUARD: Duration = Duration::from_secs(5);
 
+/// The variables of the caller that [`Options::base_env`] should have.
+pub const INHERITED: [&str; 8] = [
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "TERM",
+];
+
 /// What `up` runs and how.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -69,7 +74,7 @@ pub struct ControlPlane {
     pub address: String,
 }
 
-/// A running `up`.
+/// A running `up`. End it with [`Supervisor::run`] or [`Supervisor::stop`]; dropping it stops nothing.
 #[derive(Debug)]
 pub struct Supervisor {
     shared: Arc<Shared>,
