@@ -70,16 +70,24 @@ const UNUSED: [(&str, &str); 29] = [
     ("PriorityClass", "scheduling.k8s.io"),
     ("CustomResourceDefinition", "apiextensions.k8s.io"),
     ("APIService", "apiregistration.k8s.io"),
-    ("MutatingWebhookConfiguration", "admissionregistration.k8s.io"),
-    ("ValidatingWebhookConfiguration", "admissionregistration.k8s.io"),
+    (
+        "MutatingWebhookConfiguration",
+        "admissionregistration.k8s.io",
+    ),
+    (
+        "ValidatingWebhookConfiguration",
+        "admissionregistration.k8s.io",
+    ),
     ("Lease", "coordination.k8s.io"),
 ];
 
 const GATEWAYS: &str = "meshctl runs no gateways yet; calls inside the mesh are routed by a VirtualService whose `gateways` is left out or has `mesh`";
 const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
-const EXTERNAL: &str = "meshctl knows hosts outside the mesh only as passthrough yet; calls to them leave as they are";
+const EXTERNAL: &str =
+    "meshctl knows hosts outside the mesh only as passthrough yet; calls to them leave as they are";
 const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule";
-const SPLIT: &str = "write a VirtualService with weighted destinations, or use `meshctl canary set`";
+const SPLIT: &str =
+    "write a VirtualService with weighted destinations, or use `meshctl canary set`";
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
@@ -132,11 +140,31 @@ const REFUSED: [(&str, &str, &str); 50] = [
         "config.istio.io",
         "write a DestinationRule (networking.istio.io/v1)",
     ),
-    ("QuotaSpec", "config.istio.io", "limits of a service are in DestinationRule connectionPool"),
-    ("QuotaSpecBinding", "config.istio.io", "limits of a service are in DestinationRule connectionPool"),
-    ("rule", "config.istio.io", "Mixer is gone from every mesh; remove it"),
-    ("handler", "config.istio.io", "Mixer is gone from every mesh; remove it"),
-    ("instance", "config.istio.io", "Mixer is gone from every mesh; remove it"),
+    (
+        "QuotaSpec",
+        "config.istio.io",
+        "limits of a service are in DestinationRule connectionPool",
+    ),
+    (
+        "QuotaSpecBinding",
+        "config.istio.io",
+        "limits of a service are in DestinationRule connectionPool",
+    ),
+    (
+        "rule",
+        "config.istio.io",
+        "Mixer is gone from every mesh; remove it",
+    ),
+    (
+        "handler",
+        "config.istio.io",
+        "Mixer is gone from every mesh; remove it",
+    ),
+    (
+        "instance",
+        "config.istio.io",
+        "Mixer is gone from every mesh; remove it",
+    ),
     ("Gateway", "gateway.networking.k8s.io", GATEWAYS),
     ("GatewayClass", "gateway.networking.k8s.io", GATEWAYS),
     ("HTTPRoute", "gateway.networking.k8s.io", ROUTES),
@@ -146,7 +174,11 @@ const REFUSED: [(&str, &str, &str); 50] = [
     ("UDPRoute", "gateway.networking.k8s.io", ROUTES),
     ("ReferenceGrant", "gateway.networking.k8s.io", GATEWAYS),
     ("BackendTLSPolicy", "gateway.networking.k8s.io", EXTERNAL),
-    ("BackendTrafficPolicy", "gateway.networking.k8s.io", "write a DestinationRule"),
+    (
+        "BackendTrafficPolicy",
+        "gateway.networking.k8s.io",
+        "write a DestinationRule",
+    ),
     ("TrafficSplit", "split.smi-spec.io", SPLIT),
     ("TrafficTarget", "access.smi-spec.io", AUTHORIZATION),
     ("HTTPRouteGroup", "specs.smi-spec.io", ROUTES),
@@ -163,7 +195,11 @@ const REFUSED: [(&str, &str, &str); 50] = [
     ("MeshTLSAuthentication", "policy.linkerd.io", AUTHORIZATION),
     ("NetworkAuthentication", "policy.linkerd.io", AUTHORIZATION),
     ("HTTPRoute", "policy.linkerd.io", ROUTES),
-    ("HTTPLocalRateLimitPolicy", "policy.linkerd.io", "limits of a service are in DestinationRule connectionPool"),
+    (
+        "HTTPLocalRateLimitPolicy",
+        "policy.linkerd.io",
+        "limits of a service are in DestinationRule connectionPool",
+    ),
     ("EgressNetwork", "policy.linkerd.io", EXTERNAL),
     (
         "ExternalWorkload",

@@ -78,7 +78,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    fn add(&self, severity: Severity, code: &str, message: impl Into<String>, hint: Option<String>) {
+    fn add(
+        &self,
+        severity: Severity,
+        code: &str,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
         self.report
             .add(severity, code, self.tree.place, &self.path, message, hint);
     }
@@ -301,7 +307,9 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn texts(&self, name: &'static str) -> BTreeMap<String, String> {
-        self.get(name).map(|value| value.texts()).unwrap_or_default()
+        self.get(name)
+            .map(|value| value.texts())
+            .unwrap_or_default()
     }
 
     pub(crate) fn list(&self, name: &'static str) -> Vec<Value<'a>> {
@@ -309,10 +317,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn text_list(&self, name: &'static str) -> Vec<String> {
-        self.list(name)
-            .iter()
-            .filter_map(Value::text)
-            .collect()
+        self.list(name).iter().filter_map(Value::text).collect()
     }
 
     /// Refuses field `name` if it is written: it is known, but not honoured, and changes routing or security.

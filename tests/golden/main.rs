@@ -2,9 +2,16 @@
 //!
 //! `inputs/` holds what users bring, `bad/` what they get wrong, `inject/` pods for the injector.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "a failed read should fail the test, and snapshots are put together from lines"
+)]
+
 mod inject;
 mod meaning;
 mod mesh;
+mod properties;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +22,10 @@ fn cases(dir: &str) -> Vec<(String, String)> {
     let mut files: Vec<PathBuf> = fs::read_dir(root.join(dir))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     files.sort();
     assert!(!files.is_empty(), "no cases in {dir}");

@@ -126,7 +126,10 @@ fn transparent(
     }
     // Ports that a policy names are guarded though nobody declared them.
     for port in guarded(world, node) {
-        if applications.iter().all(|application| application.port != port) {
+        if applications
+            .iter()
+            .all(|application| application.port != port)
+        {
             all.extend(chains(Some(port), of(port), &undeclared, passthrough));
         }
     }

@@ -11,9 +11,7 @@ use super::cluster::CONNECT_TIMEOUT;
 use super::{TCP_IDLE, View, tcp_chain};
 use crate::mesh::cluster::{Limits, UpstreamProtocol};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec};
-use crate::mesh::route::{
-    Action, Forward, HeaderEdits, Match, Respond, Retry, WeightedCluster,
-};
+use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Respond, Retry, WeightedCluster};
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
 use crate::mesh::{
     Cluster, ClusterKind, Hostname, Listener, LoadBalancer, Node, Origin, Protocol, Route,
@@ -198,7 +196,9 @@ fn port_table(
     for (service, service_port) in services {
         if routed(service_port) {
             let names = names(service, node);
-            let domains = with_port(&names, port).chain(names.iter().cloned()).collect();
+            let domains = with_port(&names, port)
+                .chain(names.iter().cloned())
+                .collect();
             let routes = routes(config, node, &service.host, Some(service_port), port);
             table.add(format!("{}:{port}", service.host), domains, routes);
         }

@@ -112,7 +112,10 @@ fn policy(value: Option<Value<'_>>) -> Policy {
     let fields = value.fields();
     fields.refuse("tunnel", "call the target itself");
     fields.refuse("proxyProtocol", "the mesh's own identity says who calls");
-    fields.ignore("retryBudget", "retries are limited by connectionPool.http.maxRetries");
+    fields.ignore(
+        "retryBudget",
+        "retries are limited by connectionPool.http.maxRetries",
+    );
     let all = groups(&fields);
     let mut ports = BTreeMap::new();
     for item in fields.list("portLevelSettings") {
@@ -193,15 +196,16 @@ fn load_balancer(value: &Value<'_>) -> Option<LoadBalancer> {
 fn connection_pool(value: &Value<'_>) -> ConnectionPool {
     let fields = value.fields();
     let mut pool = ConnectionPool::default();
-    let limit = |fields: &Fields<'_>, name: &'static str| {
-        fields.count(name, i32::MAX.unsigned_abs())
-    };
+    let limit =
+        |fields: &Fields<'_>, name: &'static str| fields.count(name, i32::MAX.unsigned_abs());
     if let Some(value) = fields.get("tcp") {
         let fields = value.fields();
         pool.limits.max_connections = limit(&fields, "maxConnections").unwrap_or(u32::MAX);
         pool.connect_timeout = fields.duration("connectTimeout");
         if let Some(value) = fields.get("connectTimeout")
-            && pool.connect_timeout.is_some_and(|timeout| timeout.is_zero())
+            && pool
+                .connect_timeout
+                .is_some_and(|timeout| timeout.is_zero())
         {
             value.error("a connection cannot be made in no time");
         }
@@ -213,8 +217,7 @@ fn connection_pool(value: &Value<'_>) -> ConnectionPool {
     if let Some(value) = fields.get("http") {
         let fields = value.fields();
         let limits = &mut pool.limits;
-        limits.max_pending_requests =
-            limit(&fields, "http1MaxPendingRequests").unwrap_or(u32::MAX);
+        limits.max_pending_requests = limit(&fields, "http1MaxPendingRequests").unwrap_or(u32::MAX);
         limits.max_requests = limit(&fields, "http2MaxRequests").unwrap_or(u32::MAX);
         limits.max_retries = limit(&fields, "maxRetries").unwrap_or(u32::MAX);
         limits.max_requests_per_connection =
@@ -279,7 +282,10 @@ fn outlier(value: &Value<'_>) -> OutlierDetection {
         "consecutiveLocalOriginFailures",
         "outlierDetectionHttpErrorCodes",
     ] {
-        fields.ignore(name, "consecutive5xxErrors and consecutiveGatewayErrors decide");
+        fields.ignore(
+            name,
+            "consecutive5xxErrors and consecutiveGatewayErrors decide",
+        );
     }
     fields.finish();
     outlier

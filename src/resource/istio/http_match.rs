@@ -72,7 +72,10 @@ pub(super) fn http_match(value: &Value<'_>) -> HttpMatch {
         source_namespace: fields.text("sourceNamespace"),
         gateways: fields.text_list("gateways"),
     };
-    fields.ignore("statPrefix", "requests are counted by Istio's standard labels");
+    fields.ignore(
+        "statPrefix",
+        "requests are counted by Istio's standard labels",
+    );
     fields.finish();
     http_match
 }

@@ -99,7 +99,10 @@ pub(in crate::resource) fn modern_policy(tree: &Tree, name: &str, namespace: &st
         "  apiVersion: security.istio.io/v1".to_owned(),
         "  kind: PeerAuthentication".to_owned(),
         "  metadata:".to_owned(),
-        format!("    name: {}", if name.is_empty() { "default" } else { name }),
+        format!(
+            "    name: {}",
+            if name.is_empty() { "default" } else { name }
+        ),
     ];
     if !namespace.is_empty() {
         lines.push(format!("    namespace: {namespace}"));

@@ -80,6 +80,8 @@ pub enum UriRewrite {
     Regex(Pattern, String),
 }
 
+const TCP: &str = "bytes go to the service itself; split them by the weights of its pods";
+
 pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualService {
     let Some(spec) = fields.require("spec") else {
         return VirtualService::default();
@@ -96,7 +98,6 @@ pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualServic
         export_to: spec.text_list("exportTo"),
         http: spec.list("http").iter().map(http_route).collect(),
     };
-    const TCP: &str = "bytes go to the service itself; split them by the weights of its pods";
     spec.refuse("tls", TCP);
     spec.refuse("tcp", TCP);
     if service.http.is_empty() && spec.get("tls").is_none() && spec.get("tcp").is_none() {
@@ -160,7 +161,8 @@ fn action(fields: &Fields<'_>) -> HttpAction {
     let redirect_to = fields.get("redirect");
     let respond_with = fields.get("directResponse");
     let written = [&routes, &redirect_to, &respond_with];
-    if written.iter().filter(|field| field.is_some()).count() != 1 && fields.get("delegate").is_none()
+    if written.iter().filter(|field| field.is_some()).count() != 1
+        && fields.get("delegate").is_none()
     {
         fields.value.error_hint(
             "a route needs exactly one of route, redirect and directResponse",
@@ -237,7 +239,9 @@ fn destinations(value: &Value<'_>) -> Vec<RouteDestination> {
         } else if sum != 100 {
             value.warn(
                 codes::WEIGHT_SUM,
-                format!("the weights sum to {sum}, not to 100; each destination gets its share of {sum}"),
+                format!(
+                    "the weights sum to {sum}, not to 100; each destination gets its share of {sum}"
+                ),
                 "let the weights sum to 100",
             );
         }
@@ -277,7 +281,10 @@ fn rewrite(value: &Value<'_>) -> (Option<UriRewrite>, Option<String>) {
     }
     let authority = fields.text("authority");
     if [&text, &regex, &old].iter().filter(|r| r.is_some()).count() > 1 {
-        value.error_hint("several rewrites of one path", "write uri or uriRegexRewrite");
+        value.error_hint(
+            "several rewrites of one path",
+            "write uri or uriRegexRewrite",
+        );
     }
     fields.finish();
     (text.or(regex).or(old), authority)
@@ -290,20 +297,17 @@ fn groups(replacement: &str) -> String {
     while let Some((before, after)) = rest.split_once('$') {
         out.push_str(before);
         let digit = after.strip_prefix('{').unwrap_or(after).chars().next();
-        match digit.filter(char::is_ascii_digit) {
-            Some(digit) => {
-                out.push('\\');
-                out.push(digit);
-                let braced = format!("{{{digit}}}");
-                let after_digit = after
-                    .strip_prefix(&braced)
-                    .or_else(|| after.strip_prefix(digit));
-                rest = after_digit.unwrap_or_default();
-            }
-            None => {
-                out.push('$');
-                rest = after;
-            }
+        if let Some(digit) = digit.filter(char::is_ascii_digit) {
+            out.push('\\');
+            out.push(digit);
+            let braced = format!("{{{digit}}}");
+            let after_digit = after
+                .strip_prefix(&braced)
+                .or_else(|| after.strip_prefix(digit));
+            rest = after_digit.unwrap_or_default();
+        } else {
+            out.push('$');
+            rest = after;
         }
     }
     out.push_str(rest);
@@ -368,7 +372,10 @@ fn respond(value: &Value<'_>) -> Respond {
         fields.refuse("bytes", "write a text: body: {string: …}");
         let text = fields.text("string");
         fields.finish();
-        if text.as_ref().is_some_and(|text| text.len() > MAX_BODY_BYTES) {
+        if text
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_BODY_BYTES)
+        {
             value.error(format!("a body has at most {MAX_BODY_BYTES} bytes"));
         }
         text
@@ -468,7 +475,11 @@ fn retries(value: &Value<'_>) -> Option<Retry> {
 fn conditions(value: &Value<'_>, retry: &mut Retry) {
     let Some(text) = value.text() else { return };
     let mut on = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+    for name in text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+    {
         if let Ok(status) = name.parse::<u16>() {
             if (100..600).contains(&status) {
                 retry.status_codes.push(status);
@@ -484,7 +495,9 @@ fn conditions(value: &Value<'_>, retry: &mut Retry) {
         ) {
             value.warn(
                 codes::IGNORED,
-                format!("retry condition {name:?} is not honoured by meshctl yet and has no effect"),
+                format!(
+                    "retry condition {name:?} is not honoured by meshctl yet and has no effect"
+                ),
                 "remove it, or use retriable status codes",
             );
         } else {

@@ -263,11 +263,18 @@ fn spec(value: &Value<'_>) -> PodSpec {
     fields.accept(SPEC);
     let written = fields.list("containers");
     if written.is_empty() {
-        value.error_hint("a pod needs a container", "containers: [{name: app, image: …}]");
+        value.error_hint(
+            "a pod needs a container",
+            "containers: [{name: app, image: …}]",
+        );
     }
     let account = fields.text("serviceAccountName");
     let spec = PodSpec {
-        init_containers: fields.list("initContainers").iter().map(container).collect(),
+        init_containers: fields
+            .list("initContainers")
+            .iter()
+            .map(container)
+            .collect(),
         containers: written.iter().map(container).collect(),
         service_account: account
             .or_else(|| fields.text("serviceAccount"))
@@ -375,7 +382,9 @@ fn env_source(value: &Value<'_>) -> Option<EnvValue> {
     };
     let config = fields.get("configMapKeyRef").map(key);
     let secret = fields.get("secretKeyRef").map(key);
-    let field = fields.get("fieldRef").and_then(|v| field_of(v, "fieldPath"));
+    let field = fields
+        .get("fieldRef")
+        .and_then(|v| field_of(v, "fieldPath"));
     let resource = fields
         .get("resourceFieldRef")
         .and_then(|v| field_of(v, "resource"));
@@ -433,11 +442,8 @@ fn container_port(value: &Value<'_>) -> Option<ContainerPort> {
 fn probe(value: &Value<'_>) -> Option<Probe> {
     let fields = value.fields();
     fields.accept(&["terminationGracePeriodSeconds"]);
-    let seconds = |name: &'static str, default: u64| {
-        fields
-            .count(name, u32::MAX)
-            .map_or(default, u64::from)
-    };
+    let seconds =
+        |name: &'static str, default: u64| fields.count(name, u32::MAX).map_or(default, u64::from);
     let http = fields.get("httpGet").and_then(|value| http_get(&value));
     let tcp = fields.get("tcpSocket").and_then(|value| {
         let fields = value.fields();
@@ -466,7 +472,10 @@ fn probe(value: &Value<'_>) -> Option<Probe> {
         period: Duration::from_secs(seconds("periodSeconds", 10).max(1)),
         timeout: Duration::from_secs(seconds("timeoutSeconds", 1).max(1)),
         success_threshold: fields.count("successThreshold", 1000).unwrap_or(1).max(1),
-        failure_threshold: fields.count("failureThreshold", 100_000).unwrap_or(3).max(1),
+        failure_threshold: fields
+            .count("failureThreshold", 100_000)
+            .unwrap_or(3)
+            .max(1),
     });
     fields.accept(&[
         "initialDelaySeconds",

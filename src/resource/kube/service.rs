@@ -96,7 +96,9 @@ pub(in crate::resource) fn service(fields: &Fields<'_>) -> Service {
         .collect();
     unique(&written, &ports);
     let headless_or_external = kind == Some("ExternalName");
-    if written.is_empty() && !headless_or_external && spec.text("clusterIP").as_deref() != Some("None")
+    if written.is_empty()
+        && !headless_or_external
+        && spec.text("clusterIP").as_deref() != Some("None")
     {
         spec.value
             .error_hint("a service needs a port", "ports: [{name: http, port: 80}]");
@@ -150,14 +152,19 @@ fn port(value: &Value<'_>, of: usize) -> Option<Port> {
     }
     let port = fields.require("port").and_then(|value| value.port());
     let target = fields.get("targetPort").and_then(|value| target(&value));
-    let transport = fields.get("protocol").and_then(|value| {
-        value.choice(&[("TCP", "TCP"), ("UDP", "UDP"), ("SCTP", "SCTP")])
-    });
+    let transport = fields
+        .get("protocol")
+        .and_then(|value| value.choice(&[("TCP", "TCP"), ("UDP", "UDP"), ("SCTP", "SCTP")]));
     let declared = fields.text("appProtocol");
     fields.finish();
     let port = port?;
     Some(Port {
-        protocol: protocol(transport == Some("TCP") || transport.is_none(), declared.as_deref(), &name, port),
+        protocol: protocol(
+            transport == Some("TCP") || transport.is_none(),
+            declared.as_deref(),
+            &name,
+            port,
+        ),
         name,
         port,
         target: target.unwrap_or(TargetPort::Number(port)),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Services, of_kind, resolve};
-use crate::mesh::world::{Destination, Subset};
+use crate::mesh::world::{Destination, Subset, TrafficPolicy};
 use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
-use crate::resource::istio::DestinationRule;
+use crate::resource::istio::{DestinationRule, Policy};
 use crate::resource::object::{Kind, Object, Objects};
 
 pub(super) fn lower(
@@ -25,7 +25,8 @@ pub(super) fn lower(
             continue;
         };
         if !services.keys().any(|service| host.covers(service)) {
-            let message = format!("host {host} is no service of the mesh, so the rule has no effect");
+            let message =
+                format!("host {host} is no service of the mesh, so the rule has no effect");
             let mut finding = object.finding(
                 Severity::Warning,
                 codes::UNKNOWN_DESTINATION_HOST,
@@ -41,7 +42,9 @@ pub(super) fn lower(
     let mut destinations = BTreeMap::new();
     for (host, mut rules) in by_host {
         // The owner of the service has the first word.
-        let owner = services.get(&host).map(|service| service.namespace.as_str());
+        let owner = services
+            .get(&host)
+            .map(|service| service.namespace.as_str());
         rules.sort_by_key(|(object, _)| Some(object.metadata.namespace.as_str()) != owner);
         let mut destination = Destination::default();
         for (index, (object, rule)) in rules.iter().enumerate() {
@@ -63,8 +66,8 @@ fn merge(
     if first {
         destination.origin = object.origin.clone();
     }
-    let has_policy = rule.policy != Default::default();
-    let free = destination.policy == Default::default() && destination.ports.is_empty();
+    let has_policy = rule.policy != Policy::default();
+    let free = destination.policy == TrafficPolicy::default() && destination.ports.is_empty();
     if has_policy && free {
         destination.policy = rule.policy.all.clone();
         destination.ports = rule.policy.ports.clone();

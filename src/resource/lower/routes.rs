@@ -120,7 +120,10 @@ impl Lowering<'_, '_> {
         if !others.is_empty() {
             let (message, hint) = if mesh {
                 (
-                    format!("meshctl runs no gateways yet: nothing is routed at {}", others.join(", ")),
+                    format!(
+                        "meshctl runs no gateways yet: nothing is routed at {}",
+                        others.join(", ")
+                    ),
                     "calls inside the mesh are routed by this rule all the same",
                 )
             } else {
@@ -232,11 +235,7 @@ impl Lowering<'_, '_> {
 
     fn target(&mut self, destination: &RouteDestination, path: &str) -> RouteTarget {
         let services = &self.config.services;
-        let resolved = resolve(
-            &destination.host,
-            &self.object.metadata.namespace,
-            services,
-        );
+        let resolved = resolve(&destination.host, &self.object.metadata.namespace, services);
         let mut target = RouteTarget {
             // The host was read as one, so it resolves; if it ever does not, nothing has this name.
             host: resolved.unwrap_or_else(|| Hostname::service("invalid", "invalid")),
@@ -307,7 +306,9 @@ impl Lowering<'_, '_> {
                 } else {
                     nearest(&target.subset, subsets.iter().copied()).map_or_else(
                         || format!("its subsets: {}", subsets.join(", ")),
-                        |name| format!("did you mean {name:?}? its subsets: {}", subsets.join(", ")),
+                        |name| {
+                            format!("did you mean {name:?}? its subsets: {}", subsets.join(", "))
+                        },
                     )
                 };
                 return Some(Fault {
