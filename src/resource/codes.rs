@@ -27,13 +27,11 @@ pub const SCHEMA: &str = "IST0106";
 pub const DUPLICATE_HOST: &str = "IST0109";
 /// A destination without a port, on a service with several.
 pub const PORT_NEEDED: &str = "IST0112";
-/// A selector that chooses no workload.
-pub const NO_WORKLOAD: &str = "IST0127";
 /// A rule for gateways that do not exist here.
 pub const GATEWAY_NOT_FOUND: &str = "IST0132";
+/// Of two rules for one host the later has no effect.
+pub const SCHEMA_WARNING: &str = "IST0133";
 /// Two containers on one port.
 pub const PORT_CONFLICT: &str = "IST0137";
-/// One subset, defined twice.
-pub const SCHEMA_WARNING: &str = "IST0133";
 /// A DestinationRule for a host that is no service.
 pub const UNKNOWN_DESTINATION_HOST: &str = "IST0174";

@@ -10,6 +10,7 @@ pub mod codes;
 pub mod document;
 mod duration;
 pub mod istio;
+pub mod json;
 pub mod kube;
 mod lower;
 pub mod names;

@@ -42,7 +42,9 @@ pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Findi
             }
         }
     }
-    (reading.objects, reading.findings)
+    let mut findings = reading.findings;
+    findings.sort_by_key(|finding| (finding.origin.line, finding.origin.column));
+    (reading.objects, findings)
 }
 
 fn syntax_hint(message: &str, text: &str) -> Option<&'static str> {
@@ -117,6 +119,9 @@ impl Reading<'_> {
             line: tree.place.line,
             column: tree.place.column,
         };
+        if origin.namespace.is_empty() && !kind.is_empty() {
+            self.namespace.clone_into(&mut origin.namespace);
+        }
         let at = |key: &str| {
             let place = tree.get(key).unwrap_or(tree).place;
             Origin {
@@ -170,9 +175,7 @@ impl Reading<'_> {
                 namespaced,
                 modern,
             } => {
-                if origin.namespace.is_empty() && namespaced {
-                    self.namespace.clone_into(&mut origin.namespace);
-                } else if !namespaced {
+                if !namespaced {
                     origin.namespace.clear();
                 }
                 self.object(tree, origin, kind, namespaced, modern);
@@ -201,7 +204,7 @@ impl Reading<'_> {
             Standing::OldPolicy => {
                 let message =
                     format!("{kind} ({api_version}) is gone from Istio since 1.6 and is not read");
-                let hint = istio::modern_policy(tree, &origin.name, &origin.namespace);
+                let hint = istio::modern_policy(tree, &origin.name, &metadata("namespace"));
                 self.findings
                     .push(refuse(codes::NOT_HONOURED, message, hint));
             }

@@ -2,9 +2,16 @@
 //!
 //! `inputs/` holds what users bring, `bad/` what they get wrong, `inject/` pods for the injector.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "a failed read should fail the test, and snapshots are put together from lines"
+)]
+
 mod inject;
 mod meaning;
 mod mesh;
+mod properties;
 
 use std::fs;
 use std::path::{Path, PathBuf};

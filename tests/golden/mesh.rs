@@ -10,7 +10,7 @@ use meshctl::resource::kube::PodTemplate;
 use meshctl::resource::{Instances, Kind, Object, Objects};
 
 /// The pods of `objects`.
-pub fn instances(objects: &Objects) -> Instances {
+pub(crate) fn instances(objects: &Objects) -> Instances {
     let mut instances = BTreeMap::new();
     for object in objects.values() {
         let (template, replicas) = match &object.body {
@@ -57,7 +57,7 @@ fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> In
 }
 
 /// The proxy beside `instance`, whose application has the ports of its manifest.
-pub fn node(objects: &Objects, instance: &Instance, transparent: bool) -> Node {
+pub(crate) fn node(objects: &Objects, instance: &Instance, transparent: bool) -> Node {
     let ports: Vec<u16> = objects
         .values()
         .filter(|object| {

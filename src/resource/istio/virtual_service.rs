@@ -80,6 +80,8 @@ pub enum UriRewrite {
     Regex(Pattern, String),
 }
 
+const TCP: &str = "bytes go to the service itself; split them by the weights of its pods";
+
 pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualService {
     let Some(spec) = fields.require("spec") else {
         return VirtualService::default();
@@ -96,7 +98,6 @@ pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualServic
         export_to: spec.text_list("exportTo"),
         http: spec.list("http").iter().map(http_route).collect(),
     };
-    const TCP: &str = "bytes go to the service itself; split them by the weights of its pods";
     spec.refuse("tls", TCP);
     spec.refuse("tcp", TCP);
     if service.http.is_empty() && spec.get("tls").is_none() && spec.get("tcp").is_none() {
@@ -296,20 +297,17 @@ fn groups(replacement: &str) -> String {
     while let Some((before, after)) = rest.split_once('$') {
         out.push_str(before);
         let digit = after.strip_prefix('{').unwrap_or(after).chars().next();
-        match digit.filter(char::is_ascii_digit) {
-            Some(digit) => {
-                out.push('\\');
-                out.push(digit);
-                let braced = format!("{{{digit}}}");
-                let after_digit = after
-                    .strip_prefix(&braced)
-                    .or_else(|| after.strip_prefix(digit));
-                rest = after_digit.unwrap_or_default();
-            }
-            None => {
-                out.push('$');
-                rest = after;
-            }
+        if let Some(digit) = digit.filter(char::is_ascii_digit) {
+            out.push('\\');
+            out.push(digit);
+            let braced = format!("{{{digit}}}");
+            let after_digit = after
+                .strip_prefix(&braced)
+                .or_else(|| after.strip_prefix(digit));
+            rest = after_digit.unwrap_or_default();
+        } else {
+            out.push('$');
+            rest = after;
         }
     }
     out.push_str(rest);

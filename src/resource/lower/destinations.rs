@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Services, of_kind, resolve};
-use crate::mesh::world::{Destination, Subset};
+use crate::mesh::world::{Destination, Subset, TrafficPolicy};
 use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
-use crate::resource::istio::DestinationRule;
+use crate::resource::istio::{DestinationRule, Policy};
 use crate::resource::object::{Kind, Object, Objects};
 
 pub(super) fn lower(
@@ -66,8 +66,8 @@ fn merge(
     if first {
         destination.origin = object.origin.clone();
     }
-    let has_policy = rule.policy != Default::default();
-    let free = destination.policy == Default::default() && destination.ports.is_empty();
+    let has_policy = rule.policy != Policy::default();
+    let free = destination.policy == TrafficPolicy::default() && destination.ports.is_empty();
     if has_policy && free {
         destination.policy = rule.policy.all.clone();
         destination.ports = rule.policy.ports.clone();

@@ -31,7 +31,10 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         ..Config::default()
     };
     config.routes = routes::lower(objects, &config, &mut findings);
-    findings.sort();
+    findings.sort_by(|a, b| {
+        let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
+        place(a).cmp(&place(b)).then_with(|| a.cmp(b))
+    });
     findings.dedup();
     let world = World {
         config: Arc::new(config),
