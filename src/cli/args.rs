@@ -44,13 +44,13 @@ Exit codes: 0 ok, 1 problem, 2 usage, 3 timed out, 4 control plane not reachable
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = GLOBAL)]
 pub(crate) struct Global {
-    /// Where this installation keeps its state [env: MESHCTL_HOME] [default: ~/.local/share/meshctl]
+    /// Where state is kept [env: MESHCTL_HOME] [default: ~/.local/share/meshctl]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// Which installation below the home, each with a state of its own [env: MESHCTL_CONTEXT]
+    /// Which installation below the home [env: MESHCTL_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Namespace of short names, and the only one that lists show [default: default; lists show all]
+    /// Of short names (else default), and the only one lists show (else all)
     #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = super::parse::name)]
     pub(crate) namespace: Option<String>,
     /// How to print
@@ -177,10 +177,8 @@ fn template(command: &clap::Command) -> String {
         }
     }
     text.push_str(&format!("\n{heading}{GLOBAL}:{heading:#}\n{}", globals()));
-    text.push_str(
-        "  -h, --help                   Print help, also of a command: meshctl COMMAND --help\n",
-    );
-    text.push_str("  -V, --version                Print the version\n{after-help}");
+    text.push_str("  -h, --help                   Print help; also meshctl COMMAND --help\n");
+    text.push_str("  -V, --version                Print the version{after-help}");
     text
 }
 

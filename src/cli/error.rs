@@ -146,8 +146,10 @@ impl CliError {
         let mut text = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
+            // The number says no more than the words.
             let words = error.to_string();
-            if !text.ends_with(&words) {
+            let words = words.split(" (os error ").next().unwrap_or(&words);
+            if !text.ends_with(words) {
                 // Writing to a string does not fail.
                 let _ok = write!(text, ": {words}").is_ok();
             }

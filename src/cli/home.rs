@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::tls::material::write_secret;
 
 use super::error::CliError;
 
@@ -77,7 +79,7 @@ impl Installed {
         let mut text = serde_json::to_vec_pretty(self)
             .map_err(|error| CliError::failed(format!("cannot write the settings: {error}")))?;
         text.push(b'\n');
-        write_private(&path, &text).map_err(CliError::file("write", path))
+        write_secret(&path, &text).map_err(CliError::file("write", path))
     }
 
     pub(crate) fn value(&self, key: &str) -> Option<&str> {
@@ -132,29 +134,6 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<bool> {
         .mode(0o700)
         .create(path)?;
     Ok(true)
-}
-
-/// Writes a file that only its owner may read, in one step.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".new-{}", std::process::id()));
-    let new = path.with_file_name(name);
-    let written = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    })();
-    if written.is_err() {
-        // Best effort: the error that matters is the first one.
-        let _removed = fs::remove_file(&new).is_ok();
-    }
-    written
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::cli::render::generic::Json;
 use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render, number};
 use crate::cli::{home, parse};
+use crate::tls::material::write_secret;
 
 /// Issue certificates by hand, and look into them
 #[derive(Debug, clap::Args)]
@@ -145,8 +146,7 @@ async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {
                 ("root-cert.pem", &report.roots_pem),
             ] {
                 let file = dir.join(name);
-                home::write_private(&file, text.as_bytes())
-                    .map_err(CliError::file("write", &file))?;
+                write_secret(&file, text.as_bytes()).map_err(CliError::file("write", &file))?;
                 cx.out.data(&format!("{}\n", file.display()))?;
             }
         }

@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 
 use super::manifests;
 
-/// Add the sidecar to workloads in manifests; asks no control plane
+/// Add the sidecar to manifests; asks no control plane
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

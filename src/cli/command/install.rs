@@ -1,7 +1,8 @@
 //! `install`: makes a home for a mesh on this machine.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -12,8 +13,11 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::home::{self, Installed};
 use crate::cli::progress::Progress;
-use crate::cli::render::{Page, Render};
+use crate::cli::render::{Page, Render, number};
 use crate::cli::{parse, systemd};
+use crate::source::store::{self, Store, StoreError};
+use crate::tls::Authority;
+use crate::tls::material::write_secret;
 
 /// Make a home for the mesh: directory, store and root certificate
 #[derive(Debug, clap::Args)]
@@ -46,6 +50,9 @@ pub(crate) struct Args {
     #[arg(long, requires = "service")]
     wait: bool,
 }
+
+/// Istio's default.
+const TRUST_DOMAIN: &str = "cluster.local";
 
 /// Where a mesh can be installed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -146,6 +153,15 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let home = cx.settings.home.as_path();
     let before = Installed::load(home)?;
     let wanted = wanted(&args, before.as_ref());
+    if let Some(before) = &before
+        && before.value("trustDomain").unwrap_or(TRUST_DOMAIN)
+            != wanted.value("trustDomain").unwrap_or(TRUST_DOMAIN)
+    {
+        return Err(CliError::failed(
+            "the trust domain cannot be changed: every identity bears it",
+        )
+        .hint("`meshctl uninstall --purge` first, or another --home"));
+    }
     let mut report = Report {
         home: home.display().to_string(),
         dry_run: args.dry_run,
@@ -180,10 +196,11 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             changed(store.is_dir(), true),
             store.display().to_string(),
         );
+        let root = trust_dir(home).join("root-cert.pem");
         note(
             "root certificate",
-            changed(store.is_dir(), true),
-            String::new(),
+            changed(root.is_file(), true),
+            root.display().to_string(),
         );
         note(
             "settings",
@@ -212,7 +229,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     );
 
     let step = progress.step("store and root certificate");
-    let trust_domain = wanted.value("trustDomain").unwrap_or("cluster.local");
+    let trust_domain = wanted.value("trustDomain").unwrap_or(TRUST_DOMAIN);
     match prepare_state(cx, home, trust_domain) {
         Ok(state) => {
             step.done(&state.root);
@@ -273,10 +290,16 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 
 /// What is there, with what this command line changes.
 fn wanted(args: &Args, before: Option<&Installed>) -> Installed {
-    let (profile, mut values) = match (args.profile, before) {
-        (Some(profile), _) => (profile.name().to_owned(), profile.values()),
-        (None, Some(before)) => (before.profile.clone(), before.values.clone()),
-        (None, None) => ("default".to_owned(), Profile::Default.values()),
+    let mut values = before
+        .map(|before| before.values.clone())
+        .unwrap_or_default();
+    let profile = match (args.profile, before) {
+        (None, Some(before)) => before.profile.clone(),
+        (profile, _) => {
+            let profile = profile.unwrap_or(Profile::Default);
+            values.extend(profile.values());
+            profile.name().to_owned()
+        }
     };
     values.extend(args.set.iter().cloned());
     Installed {
@@ -286,22 +309,84 @@ fn wanted(args: &Args, before: Option<&Installed>) -> Installed {
     }
 }
 
-fn store_dir(home: &Path) -> std::path::PathBuf {
-    home.join("store")
+fn store_dir(home: &Path) -> PathBuf {
+    home.join("control").join("store")
+}
+
+fn trust_dir(home: &Path) -> PathBuf {
+    home.join("control").join("ca")
 }
 
 /// What [`prepare_state`] found or made.
 struct State {
     store_made: bool,
     root_made: bool,
-    /// The root in words, such as its fingerprint.
+    /// The root in words.
     root: String,
 }
 
-/// Opens the store, and makes the root certificate in it unless there is one.
+/// Opens the store once, which makes or checks and mends it, and makes the root certificate unless
+/// there is one.
 fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State, CliError> {
-    let _ = (cx, home, trust_domain);
-    Err(CliError::NotBuilt("the store with its root certificate"))
+    let dir = store_dir(home);
+    home::private_dir(&home.join("control")).map_err(CliError::file("make", home))?;
+    let options = store::Options::default();
+    let store_made = match Store::open(&dir, &options) {
+        Ok((_, report)) => {
+            if let Some(repair) = &report.repaired {
+                for words in repair.what.iter().chain(&repair.done) {
+                    cx.out.warn(&format!("store: {words}"));
+                }
+            }
+            report.created
+        }
+        // A control plane has it open, so it is there and sound.
+        Err(StoreError::Locked { .. }) => false,
+        Err(error) => {
+            let hint = error.hint();
+            let failed = CliError::failed(error.to_string());
+            return Err(hint.map_or_else(
+                || failed,
+                |hint| CliError::failed(error.to_string()).hint(hint),
+            ));
+        }
+    };
+    let (authority, root_made) = authority(&trust_dir(home), trust_domain, cx.wall.millis())?;
+    let fingerprint = authority.root_fingerprint();
+    let short = fingerprint.get(..16).unwrap_or(&fingerprint);
+    Ok(State {
+        store_made,
+        root_made,
+        root: format!(
+            "{}, SHA-256 {short}…, until {}",
+            authority.trust_domain(),
+            number::moment(authority.not_after())
+        ),
+    })
+}
+
+/// The authority in `dir`, and whether it had to be made.
+fn authority(dir: &Path, trust_domain: &str, now: u64) -> Result<(Authority, bool), CliError> {
+    let (certificate, key) = (dir.join("root-cert.pem"), dir.join("ca-key.pem"));
+    let wrong = |error: crate::tls::Error| {
+        CliError::failed(format!(
+            "the authority in {} cannot be used: {error}",
+            dir.display()
+        ))
+    };
+    if key.exists() {
+        let read = |path: &Path| fs::read_to_string(path).map_err(CliError::file("read", path));
+        let authority =
+            Authority::from_pem(trust_domain, &read(&certificate)?, &read(&key)?).map_err(wrong)?;
+        return Ok((authority, false));
+    }
+    let made = Authority::generate(trust_domain, now).map_err(wrong)?;
+    let (chain_pem, key_pem) = made.to_pem();
+    // The key comes last: a key without its certificate would be refused at the next start.
+    write_secret(&certificate, chain_pem.as_bytes())
+        .map_err(CliError::file("write", &certificate))?;
+    write_secret(&key, key_pem.as_bytes()).map_err(CliError::file("write", &key))?;
+    Ok((made, true))
 }
 
 /// Installs with the usual settings unless something is installed already.

@@ -7,7 +7,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::parse;
 
-/// Show where requests go, with weights and measured shares; --explain says why
+/// Show where requests go, with shares; --explain says why
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -17,7 +17,7 @@ use crate::cli::systemd;
 
 use super::install::Target;
 
-/// Remove the service and, with --purge, everything that was stored
+/// Remove the service and, with --purge, everything stored
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

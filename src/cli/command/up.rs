@@ -10,7 +10,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::parse;
 
-/// Run manifests as pods on this machine, with a control plane and sidecars
+/// Run manifests as pods on this machine, with sidecars
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
