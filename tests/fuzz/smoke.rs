@@ -97,6 +97,26 @@ fn routes() {
     run("routes");
 }
 
+#[test]
+fn peers() {
+    run("peers");
+}
+
+/// Seeds are of use only as long as they get past the first check of what they are given to.
+#[test]
+fn the_seeds_of_peers_are_accepted() {
+    let seed = |name: &str| {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/peers");
+        fs::read(dir.join(name)).unwrap()
+    };
+    let text = |name: &str| String::from_utf8(seed(name)).unwrap();
+    let id = meshctl::tls::peer_id(&[seed("leaf.der").into()]).unwrap();
+    assert_eq!(id.service_account, "reviews");
+    assert!(meshctl::tls::issuer::request_key(&text("request.pem")).is_ok());
+    assert!(meshctl::tls::material::certificates(&text("leaf.pem")).is_ok());
+    assert!(text("token").parse::<meshctl::tls::JoinToken>().is_ok());
+}
+
 /// Each target is a program of the fuzz crate too, or nobody would ever fuzz it.
 #[test]
 fn every_target_is_in_the_fuzz_crate() {
