@@ -1,6 +1,6 @@
 //! What the control plane and the proxies answer: one struct per report, serialised as it stands.
 //!
-//! The API, `-o json` and the dashboard share these, so a key here is a promise: lowerCamelCase,
+//! Owns the keys: the API, `-o json` and the dashboard share these, so each is a promise: lowerCamelCase,
 //! numbers as numbers, the unit in the name. How they are computed and drawn is left to others.
 
 pub mod canary;

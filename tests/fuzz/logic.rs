@@ -14,13 +14,22 @@ use meshctl::mesh::route::{
     Route, RouteTable, Router, TextMatch, VirtualHost,
 };
 use meshctl::mesh::{Hostname, Origin, SpiffeId};
+use meshctl::tls::issuer::request_key;
+use meshctl::tls::material::{certificate_pem, certificates, validity};
+use meshctl::tls::{JoinToken, Material, peer_id};
+use rustls_pki_types::CertificateDer;
 
 /// A target: its name, which is also its directory under `seeds/`, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 #[allow(dead_code, reason = "a fuzz target calls one function only")]
-pub(crate) const TARGETS: &[Target] = &[("names", names), ("hosts", hosts), ("routes", routes)];
+pub(crate) const TARGETS: &[Target] = &[
+    ("names", names),
+    ("hosts", hosts),
+    ("routes", routes),
+    ("peers", peers),
+];
 
 /// Names that are accepted are written as they are read: nothing is lost, nothing is added.
 pub(crate) fn names(data: &[u8]) {
@@ -246,5 +255,40 @@ fn route(matches: Match) -> Route {
         action: Action::Forward(Forward::default()),
         headers: HeaderEdits::default(),
         origin: Origin::default(),
+    }
+}
+
+/// What a stranger sends when a connection begins: a certificate (DER), a chain or a request (PEM),
+/// a join token.
+pub(crate) fn peers(data: &[u8]) {
+    certificate(&CertificateDer::from(data.to_vec()));
+    // No private key is in the seeds, so this only looks for panics.
+    drop(Material::from_pem(data));
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(chain) = certificates(text) {
+        assert!(!chain.is_empty());
+        let written: String = chain.iter().map(certificate_pem).collect();
+        assert_eq!(certificates(&written).ok().as_ref(), Some(&chain));
+        chain.iter().for_each(certificate);
+    }
+    // Its answer is a hash: nothing to compare with.
+    drop(request_key(text));
+    if let Ok(token) = text.parse::<JoinToken>() {
+        let written = token.to_string();
+        assert_eq!(written, text.trim().to_ascii_lowercase());
+        let again = written.parse::<JoinToken>().ok();
+        assert_eq!(again.map(|again| again.secret), Some(token.secret));
+    }
+}
+
+fn certificate(leaf: &CertificateDer<'_>) {
+    let chain = std::slice::from_ref(leaf);
+    if let Some(id) = peer_id(chain) {
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+    if let Ok((begin, end)) = validity(leaf) {
+        assert!(begin < u64::MAX && end < u64::MAX);
     }
 }

@@ -31,7 +31,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
-fn run(target: &str) {
+fn run(target: &str, cases: u32) {
     let (_, logic) = logic::TARGETS
         .iter()
         .find(|(name, _)| *name == target)
@@ -61,7 +61,7 @@ fn run(target: &str) {
     )
     .prop_map(|pieces| pieces.concat());
     let config = Config {
-        cases: 2000,
+        cases,
         failure_persistence: None,
         ..Config::default()
     };
@@ -84,17 +84,38 @@ impl std::fmt::Debug for Bytes {
 
 #[test]
 fn names() {
-    run("names");
+    run("names", 2000);
 }
 
 #[test]
 fn hosts() {
-    run("hosts");
+    run("hosts", 2000);
 }
 
 #[test]
 fn routes() {
-    run("routes");
+    // Compiling its patterns costs more than everything else together.
+    run("routes", 400);
+}
+
+#[test]
+fn peers() {
+    run("peers", 2000);
+}
+
+/// Seeds are of use only as long as they get past the first check of what they are given to.
+#[test]
+fn the_seeds_of_peers_are_accepted() {
+    let seed = |name: &str| {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/peers");
+        fs::read(dir.join(name)).unwrap()
+    };
+    let text = |name: &str| String::from_utf8(seed(name)).unwrap();
+    let id = meshctl::tls::peer_id(&[seed("leaf.der").into()]).unwrap();
+    assert_eq!(id.service_account, "reviews");
+    assert!(meshctl::tls::issuer::request_key(&text("request.pem")).is_ok());
+    assert!(meshctl::tls::material::certificates(&text("leaf.pem")).is_ok());
+    assert!(text("token").parse::<meshctl::tls::JoinToken>().is_ok());
 }
 
 /// Each target is a program of the fuzz crate too, or nobody would ever fuzz it.
