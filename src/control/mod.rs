@@ -341,12 +341,10 @@ fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
         view: Arc::new(World::view),
         // Only to those who proved who they are, and only what is theirs.
         secrets: Arc::new(move |node, proven| match proven {
-            Some(id) if node.client == Client::Envoy => {
-                trust.secrets(id).unwrap_or_else(|error| {
-                    tracing::error!(%error, %id, "no certificate for a proxy");
-                    Vec::new()
-                })
-            }
+            Some(id) if node.client == Client::Envoy => trust.secrets(id).unwrap_or_else(|error| {
+                tracing::error!(%error, %id, "no certificate for a proxy");
+                Vec::new()
+            }),
             _ => Vec::new(),
         }),
         wall: wall.clone(),

@@ -153,12 +153,21 @@ async fn apply(State(control): Shared, Json(request): Json<ApplyRequest>) -> Ans
 /// Waits until the connected proxies took world `generation`; latencies count from `since`.
 async fn converge(control: &Control, generation: u64, since: Instant) -> Convergence {
     let answers = control.hub.wait_acked(generation, since, CONVERGENCE).await;
-    let mut latencies: Vec<u64> = answers.iter().filter_map(|answer| answer.latency_ms).collect();
+    let mut latencies: Vec<u64> = answers
+        .iter()
+        .filter_map(|answer| answer.latency_ms)
+        .collect();
     latencies.sort_unstable();
     let rejected = answers
         .iter()
         .filter(|answer| answer.outcome == proxies::Outcome::Rejected)
-        .map(|answer| format!("{}: {}", answer.name, answer.reason.as_deref().unwrap_or("refused")))
+        .map(|answer| {
+            format!(
+                "{}: {}",
+                answer.name,
+                answer.reason.as_deref().unwrap_or("refused")
+            )
+        })
         .collect();
     let ms = |latency: Option<&u64>| {
         latency.map_or(0.0, |ms| Duration::from_millis(*ms).as_secs_f64() * 1_000.0)

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use crate::api::resources::SourceText;
+use crate::api::{Problem, Reason};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
+use crate::inject::{self, InjectConfig};
 
 use super::manifests;
 
@@ -34,7 +36,7 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let sources = manifests::read(&args.file, args.recursive)?;
     let mut documents = Vec::new();
     for source in &sources {
-        let text = patch(source, args.uninject)?;
+        let text = patch(source, args.uninject, cx)?;
         let text = text.trim_start_matches("---\n");
         if !text.trim().is_empty() {
             documents.push(format!("{}\n", text.trim_end_matches('\n')));
@@ -46,7 +48,23 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 }
 
 /// One file with its pods changed.
-fn patch(source: &SourceText, uninject: bool) -> Result<String, CliError> {
-    let _ = (source, uninject);
-    Err(CliError::NotBuilt("injection"))
+fn patch(source: &SourceText, uninject: bool, cx: &Context) -> Result<String, CliError> {
+    let changed = if uninject {
+        inject::uninject(&source.text, &source.name)
+    } else {
+        inject::inject(&source.text, &source.name, &InjectConfig::default())
+    };
+    match changed {
+        Ok(changed) => {
+            for finding in &changed.findings {
+                cx.out.finding(finding);
+            }
+            Ok(changed.text)
+        }
+        Err(findings) => {
+            let mut problem = Problem::new(Reason::Invalid, "nothing was changed");
+            problem.findings = findings;
+            Err(CliError::Problem(problem))
+        }
+    }
 }
