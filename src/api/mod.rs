@@ -6,6 +6,7 @@
 pub mod canary;
 pub mod check;
 pub mod identity;
+pub mod proxies;
 pub mod registry;
 pub mod resources;
 pub mod routes;

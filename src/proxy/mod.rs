@@ -1,4 +1,5 @@
 //! The data path.
 
+pub mod client;
 pub mod control_link;
 pub mod identity;

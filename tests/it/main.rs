@@ -8,5 +8,8 @@
     reason = "a failed step should fail the test"
 )]
 
+mod ads;
 mod identity;
+#[path = "../interop/stand.rs"]
+mod stand;
 mod store;
