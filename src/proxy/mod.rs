@@ -1,5 +1,6 @@
 //! The data path.
 
+pub mod client;
 pub mod control_link;
 pub mod identity;
 pub mod registration;

@@ -170,6 +170,36 @@ pub fn node_from_proto(node: Option<&core::Node>) -> Result<Node, NodeError> {
     })
 }
 
+/// What a client says about who it is; `None` where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Namespace, from metadata or the id.
+    pub namespace: Option<String>,
+    /// Service account, from metadata.
+    pub service_account: Option<String>,
+}
+
+/// What `node` claims, to be held against a certificate.
+pub fn claims(node: Option<&core::Node>) -> Claims {
+    let Some(node) = node else {
+        return Claims::default();
+    };
+    let said = |key: &str| {
+        node.metadata
+            .as_ref()
+            .and_then(|metadata| as_text(metadata, key))
+            .filter(|text| !text.is_empty())
+    };
+    Claims {
+        namespace: said("NAMESPACE").or_else(|| {
+            let pod = node.id.split('~').nth(2)?;
+            pod.rsplit_once('.')
+                .map(|(_, namespace)| namespace.to_owned())
+        }),
+        service_account: said("SERVICE_ACCOUNT"),
+    }
+}
+
 fn labels(fields: &super::pb::Struct) -> BTreeMap<String, String> {
     fields
         .fields

@@ -8,6 +8,7 @@
     reason = "a failed step should fail the test"
 )]
 
+mod ads;
 mod capture;
 mod identity;
 mod local;
