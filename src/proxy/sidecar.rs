@@ -17,7 +17,7 @@ use crate::mesh::{Client, Health, Instance, Locality, Node, NodeKind, SpiffeId, 
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
 use crate::tls;
-use crate::xds::node_id;
+use crate::xds::{node_id, node_to_proto};
 
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
@@ -25,8 +25,11 @@ use super::identity::{IdentityClient, IdentityError, IdentityOptions, TokenSourc
 use super::options::{AccessLog, Options};
 use super::registration::{self, RegistrationOptions};
 use super::run::{ProxyError, run_with};
-use super::{dns, push};
+use super::dns;
+use super::push::{self, PushOptions};
 
+/// How often numbers are told: live views show them as they come.
+const PUSH: Duration = Duration::from_secs(2);
 /// How long the instance has to leave the registry before the data path drains.
 const LEAVE: Duration = Duration::from_millis(500);
 
@@ -150,7 +153,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     let configuration = client::start(
         ClientOptions {
             node: node.clone(),
-            dial: Arc::clone(&dial) as client::Dial,
+            dial,
             dir: Some(options.dir.clone()),
             wall: Wall::System,
         },
@@ -159,13 +162,19 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     .await;
 
     let registry = Arc::new(Registry::new("Kubernetes"));
+    let numbers = PushOptions {
+        control_plane: options.control_plane,
+        server: Some(server.clone()),
+        node: node_to_proto(&node),
+        interval: PUSH,
+    };
     tasks.spawn(
         "metrics-push",
-        push::run(node, Arc::clone(&registry), dial),
+        push::run(numbers, Arc::clone(&registry), material.clone(), Wall::System),
     );
     if options.transparent {
         let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), dns::PORT);
-        tasks.spawn("dns", dns::run(bind, configuration.view.clone(), options.namespace.clone()));
+        tasks.spawn("dns", dns::run(bind, configuration.view.clone(), tasks.clone()));
     }
 
     // The registry first, so that peers stop calling; then the data path.

@@ -13,4 +13,6 @@ mod capture;
 mod identity;
 mod local;
 mod sample_app;
+#[path = "../interop/stand.rs"]
+mod stand;
 mod store;
