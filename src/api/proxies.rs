@@ -118,3 +118,13 @@ pub enum Outcome {
     /// It went away before it answered.
     Disconnected,
 }
+
+impl ProxySync {
+    /// Why it refused what it was last sent, if it did.
+    pub fn rejected(&self) -> Option<&str> {
+        self.types
+            .iter()
+            .find_map(|kind| kind.rejected.as_ref())
+            .map(|rejection| rejection.reason.as_str())
+    }
+}

@@ -235,6 +235,19 @@ impl Hub {
         all
     }
 
+    /// The client of this name (or node id) and the identity that it proved.
+    pub fn client(&self, name: &str) -> Option<(Node, Option<SpiffeId>)> {
+        self.table()
+            .clients
+            .values()
+            .find(|client| {
+                client.node.id == name
+                    || client.node.name == name
+                    || format!("{}.{}", client.node.name, client.node.namespace) == name
+            })
+            .map(|client| (client.node.clone(), client.proven.clone()))
+    }
+
     /// Waits until every client that is connected now took everything up to `revision`, refused
     /// something of it, or went away; at most `deadline`. Latencies count from `since`, when the
     /// change was made.

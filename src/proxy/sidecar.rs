@@ -17,7 +17,8 @@ use crate::mesh::{Client, Health, Instance, Locality, Node, NodeKind, SpiffeId, 
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
 use crate::tls;
-use crate::xds::{node_id, node_to_proto};
+use crate::xds::node::node_id;
+use crate::xds::node_to_proto;
 
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
