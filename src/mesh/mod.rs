@@ -13,6 +13,7 @@ pub mod listener;
 pub mod name;
 pub mod node;
 pub mod route;
+mod selection;
 pub mod service;
 pub mod view;
 pub mod workload;

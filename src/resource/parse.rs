@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::catalogue::{Standing, standing};
 use super::document::split;
+use super::kube as kinds;
 use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::tree::{Node, Tree};
-use super::{codes, istio, kube};
+use super::{codes, istio};
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -320,10 +321,10 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
     match kind {
         "Namespace" => {
             fields.accept(&["spec"]);
-            Kind::Namespace(kube::Namespace::default())
+            Kind::Namespace(kinds::Namespace::default())
         }
-        "Service" => Kind::Service(kube::service(fields)),
-        "Pod" => Kind::Pod(kube::pod(fields, metadata)),
+        "Service" => Kind::Service(kinds::service(fields)),
+        "Pod" => Kind::Pod(kinds::pod(fields, metadata)),
         "ServiceAccount" => {
             fields.accept(&[
                 "secrets",
@@ -335,7 +336,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "ConfigMap" => {
             let data = fields.texts("data");
             fields.accept(&["binaryData", "immutable"]);
-            Kind::ConfigMap(kube::ConfigMap { data })
+            Kind::ConfigMap(kinds::ConfigMap { data })
         }
         "Secret" => {
             fields.accept(&["data", "stringData", "type", "immutable"]);
@@ -344,6 +345,6 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
-        _ => Kind::Workload(kube::workload(kind, fields, old)),
+        _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

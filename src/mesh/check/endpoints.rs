@@ -1,5 +1,6 @@
 //! Who answers: services and subsets that no instance stands behind.
 
+use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::selects;
 use crate::mesh::{Finding, Health, Protocol, Severity, World};
@@ -18,18 +19,12 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
     if world.instances.is_empty() {
         return;
     }
+    let selection = Selection::new(world);
     for service in world.config.services.values() {
         if service.selector.is_empty() {
             continue;
         }
-        let behind: Vec<_> = world
-            .instances
-            .values()
-            .filter(|instance| {
-                instance.namespace == service.namespace
-                    && selects(&service.selector, &instance.labels)
-            })
-            .collect();
+        let behind = selection.select(service);
         if behind.is_empty() {
             findings.push(
                 Finding::new(

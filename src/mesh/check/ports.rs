@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
-use crate::mesh::world::selects;
 use crate::mesh::{Finding, Protocol, Service, Severity, World};
 
 /// Two services in front of one container port that disagree about what is spoken.
@@ -46,15 +46,10 @@ fn addresses(world: &World, findings: &mut Vec<Finding>) {
 
 /// One container port is either HTTP or bytes; the sidecar in front of it must know which.
 fn protocols(world: &World, findings: &mut Vec<Finding>) {
-    for instance in world.instances.values() {
-        let mut spoken: BTreeMap<u16, (Protocol, &Arc<Service>)> = BTreeMap::new();
-        for service in world.config.services.values() {
-            if service.namespace != instance.namespace
-                || service.selector.is_empty()
-                || !selects(&service.selector, &instance.labels)
-            {
-                continue;
-            }
+    let selection = Selection::new(world);
+    let mut spoken: BTreeMap<(&str, &str, u16), (Protocol, &Arc<Service>)> = BTreeMap::new();
+    for service in world.config.services.values() {
+        for instance in selection.select(service) {
             for port in &service.ports {
                 let target = match &port.target {
                     TargetPort::Number(number) => Some(*number),
@@ -64,7 +59,9 @@ fn protocols(world: &World, findings: &mut Vec<Finding>) {
                 if matches!(port.protocol, Protocol::Auto | Protocol::Udp) {
                     continue;
                 }
-                let (protocol, first) = *spoken.entry(target).or_insert((port.protocol, service));
+                let (protocol, first) = *spoken
+                    .entry((&instance.namespace, &instance.name, target))
+                    .or_insert((port.protocol, service));
                 if protocol.is_http() != port.protocol.is_http() {
                     findings.push(
                         Finding::new(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Common;
 use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
+use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
     ConnectionPool, Destination, MtlsMode, Subset, TlsPolicy, TrafficPolicy, World, selects,
@@ -19,7 +20,7 @@ use crate::mesh::{
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn common(world: &World) -> Common {
-    let index = Index::new(world);
+    let index = Selection::new(world);
     let mut common = Common::default();
     for service in world.config.services.values() {
         let backends = index.select(service);
@@ -55,40 +56,6 @@ pub(super) fn common(world: &World) -> Common {
         }
     }
     common
-}
-
-/// Instances by namespace and label, so that a selector looks only at those that carry its first label.
-struct Index<'a> {
-    by_label: BTreeMap<(&'a str, &'a str, &'a str), Vec<&'a Arc<Instance>>>,
-}
-
-impl<'a> Index<'a> {
-    fn new(world: &'a World) -> Self {
-        let mut by_label: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for instance in world.instances.values() {
-            for (key, value) in &instance.labels {
-                by_label
-                    .entry((instance.namespace.as_str(), key.as_str(), value.as_str()))
-                    .or_default()
-                    .push(instance);
-            }
-        }
-        Self { by_label }
-    }
-
-    /// The instances that `service` chooses; an empty selector chooses none.
-    fn select(&self, service: &Service) -> Vec<&'a Arc<Instance>> {
-        let Some((key, value)) = service.selector.iter().next() else {
-            return Vec::new();
-        };
-        self.by_label
-            .get(&(service.namespace.as_str(), key.as_str(), value.as_str()))
-            .into_iter()
-            .flatten()
-            .filter(|instance| selects(&service.selector, &instance.labels))
-            .copied()
-            .collect()
-    }
 }
 
 fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<Endpoint> {

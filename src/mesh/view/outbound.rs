@@ -37,8 +37,9 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         OutboundPolicy::AllowAny => Cluster::PASSTHROUGH,
         OutboundPolicy::RegistryOnly => Cluster::BLACK_HOLE,
     };
+    // The tables by port are made for explicit proxies too: gRPC clients and reports ask for them.
+    let chains = by_port(config, node, view);
     let (chains, default_chain) = if node.transparent {
-        let chains = by_port(config, node, view);
         (chains, tcp_chain(beyond, ChainMatch::default(), beyond))
     } else {
         view.add_routes(proxy_table(config, node));
