@@ -2,7 +2,6 @@
 //! put in front again.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -68,14 +67,6 @@ impl Stream {
         } else {
             Self::Rewound(Box::new((self, first)))
         }
-    }
-
-    pub(crate) fn is_tls(&self) -> bool {
-        !matches!(self, Self::Plain(_))
-    }
-
-    pub(crate) fn local(&self) -> Option<SocketAddr> {
-        self.tcp().local_addr().ok()
     }
 
     /// Whether nothing waits to be read. On an idle upstream connection that is the only healthy

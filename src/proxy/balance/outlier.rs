@@ -109,7 +109,7 @@ mod tests {
             ..OutlierDetection::default()
         };
         let outlier = &set.entries[0].state.outlier;
-        let mut send = |status| outlier.record(&policy, &set, Outcome::Status(status), 100);
+        let send = |status| outlier.record(&policy, &set, Outcome::Status(status), 100);
         (0..4).for_each(|_| send(503));
         send(200);
         (0..4).for_each(|_| send(500));

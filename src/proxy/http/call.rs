@@ -186,7 +186,7 @@ impl<'c> Calling<'c> {
                     self.ended.broken = true;
                     return self.ended.fail(Failure::CallerGone).unanswered();
                 }
-                End::Retry(status, _) => Err(status),
+                End::Retry(status) => Err(status),
                 End::Failed(failure) => Ok(failure),
             };
             let stale = tried.reused && matches!(failure, Ok(Failure::Broken));
@@ -331,7 +331,6 @@ impl<'c> Calling<'c> {
                 edits,
                 facts: call.facts,
                 begun: call.begun,
-                inbound: call.conn.inbound(),
                 close: call.close || !call.facts.keep,
                 retry: relay_retry,
             },
@@ -360,6 +359,9 @@ impl<'c> Calling<'c> {
         self.ended.sent += drive.sent;
         drop(active);
         self.finish(&target, seen, &end, down, uploaded);
+        if call.facts.grpc && self.ended.grpc_status.is_none() {
+            self.ended.grpc_status = up.leg.grpc_status();
+        }
         let delivered = !nothing_written(&up.leg);
         if matches!(end, End::Switched) {
             self.ended.status = 101;
@@ -400,7 +402,7 @@ impl<'c> Calling<'c> {
         }
         match (end, seen) {
             (End::CallerGone | End::Failed(Failure::BadBody), _) => {}
-            (End::Retry(status, _), _) => self.judge(target, Outcome::Status(*status)),
+            (End::Retry(status), _) => self.judge(target, Outcome::Status(*status)),
             (End::Failed(_) | End::Cut, _) => self.judge(target, Outcome::Failed),
             (_, Some(seen)) => self.judge(target, Outcome::Status(seen.status)),
             (_, None) => {}
@@ -498,11 +500,7 @@ impl<'c> Calling<'c> {
         let (response, stream) = send
             .send_request(head, end)
             .map_err(|error| h2_failure(&error))?;
-        let mut leg = H2Leg {
-            send: Some(stream),
-            sent_end: end,
-            ..H2Leg::default()
-        };
+        let mut leg = H2Leg::calling(stream, end);
         leg.push(&self.replay.kept).map_err(|_| Failure::Reset)?;
         Ok(Up {
             leg: Leg::H2(leg),

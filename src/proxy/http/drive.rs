@@ -42,7 +42,6 @@ pub(crate) struct Relay<'d> {
     pub(crate) edits: Edits<'d>,
     pub(crate) facts: Facts,
     pub(crate) begun: Instant,
-    pub(crate) inbound: bool,
     /// The caller's connection ends with this answer.
     pub(crate) close: bool,
     /// Answers that are not passed on but tried again.
@@ -67,7 +66,7 @@ pub(crate) enum End {
     /// Request and answer went through.
     Done,
     /// The answer is one that is to be tried again.
-    Retry(u16, Option<u8>),
+    Retry(u16),
     /// Nothing was answered.
     Failed(Failure),
     /// The endpoint broke off in its answer.
@@ -80,7 +79,7 @@ pub(crate) enum End {
 
 enum Head {
     Informational,
-    Retry(u16, Option<u8>),
+    Retry(u16),
     Switched,
     Relayed(SeenHead, Body),
 }
@@ -108,8 +107,14 @@ impl Drive<'_> {
         }
         match pump(cx, self.up, self.down, &mut self.sent, None) {
             Poll::Ready(Ok(())) => Poll::Ready(End::Done),
-            Poll::Ready(Err(Broken::From(_))) => Poll::Ready(End::Cut),
-            Poll::Ready(Err(Broken::To(_))) => Poll::Ready(End::CallerGone),
+            Poll::Ready(Err(Broken::From(error))) => {
+                tracing::debug!(%error, "answer cut off");
+                Poll::Ready(End::Cut)
+            }
+            Poll::Ready(Err(Broken::To(error))) => {
+                tracing::debug!(%error, "answer not delivered");
+                Poll::Ready(End::CallerGone)
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -122,7 +127,8 @@ impl Drive<'_> {
                 None
             }
             // An answer may still come: servers refuse large bodies without reading them.
-            Poll::Ready(Err(Broken::To(_))) => {
+            Poll::Ready(Err(Broken::To(error))) => {
+                tracing::debug!(%error, "request not delivered whole");
                 self.uploaded = true;
                 self.upload_broke = true;
                 None
@@ -170,9 +176,7 @@ impl Drive<'_> {
             };
             match head {
                 Head::Informational => {}
-                Head::Retry(status, grpc) => {
-                    return Poll::Ready(Ok(Some(End::Retry(status, grpc))));
-                }
+                Head::Retry(status) => return Poll::Ready(Ok(Some(End::Retry(status)))),
                 Head::Switched => return Poll::Ready(Ok(Some(End::Switched))),
                 Head::Relayed(seen, body) => {
                     self.seen = Some(seen);
@@ -315,7 +319,7 @@ impl Relay<'_> {
         }
         let retry = |table: &&RetryTable| table.on_answer(status, parts.scan.grpc_status);
         if whole && self.retry.as_ref().is_some_and(retry) {
-            return Ok(Head::Retry(status, parts.scan.grpc_status));
+            return Ok(Head::Retry(status));
         }
         let (framing, writer) = self.framing(down, parts);
         let close = self.close || framing == Framing::Close;
@@ -329,7 +333,6 @@ impl Relay<'_> {
             service_time: u64::try_from(now.duration_since(self.begun).as_millis()).unwrap_or(0),
             close,
             version: self.facts.version,
-            inbound: self.inbound,
             switch,
         };
         match down {
@@ -393,7 +396,6 @@ impl Relay<'_> {
             service_time: 0,
             close: false,
             version: self.facts.version,
-            inbound: self.inbound,
             switch: false,
         };
         match down {

@@ -258,7 +258,6 @@ pub(crate) struct ResponseOut<'r> {
     /// The connection ends with this response.
     pub(crate) close: bool,
     pub(crate) version: Version,
-    pub(crate) inbound: bool,
     /// Switches to another protocol.
     pub(crate) switch: bool,
 }

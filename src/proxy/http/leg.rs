@@ -337,6 +337,27 @@ fn parse_trailers(lines: &[u8]) -> HeaderMap {
 }
 
 impl H2Leg {
+    /// The side of a caller.
+    pub(crate) fn called(
+        recv: h2::RecvStream,
+        respond: h2::server::SendResponse<Bytes>,
+    ) -> Self {
+        Self {
+            recv: Some(recv),
+            respond: Some(respond),
+            ..Self::default()
+        }
+    }
+
+    /// The side of an endpoint; `sent_end` says that the request has no body.
+    pub(crate) fn calling(send: h2::SendStream<Bytes>, sent_end: bool) -> Self {
+        Self {
+            send: Some(send),
+            sent_end,
+            ..Self::default()
+        }
+    }
+
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, LegError>> {
         loop {
             if !self.data.is_empty() {

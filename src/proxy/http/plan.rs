@@ -203,6 +203,15 @@ pub(crate) fn plan(
         tls: conn.tls,
     };
     let then = decide(live, conn, routes, &seen, facts, text).unwrap_or_else(Then::Fail);
+    let mut log = log;
+    if let (Some(record), Then::Forward(chosen)) = (&mut log, &then) {
+        record.route = chosen.at.route(live).map(|route| route.name.clone()).unwrap_or_default();
+        record.upstream_cluster = live
+            .tables
+            .cluster(Some(chosen.cluster))
+            .map(|cluster| cluster.config.name.clone())
+            .unwrap_or_default();
+    }
     Ok(Plan {
         facts,
         then,

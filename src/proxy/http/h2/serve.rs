@@ -176,11 +176,7 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
             .unwrap_or(0);
         Ok(plan)
     })();
-    let mut down = Leg::H2(H2Leg {
-        recv: Some(body),
-        respond: Some(respond),
-        ..H2Leg::default()
-    });
+    let mut down = Leg::H2(H2Leg::called(body, respond));
     let plan = match planned {
         Ok(plan) => plan,
         Err(failure) => {
