@@ -1,26 +1,27 @@
-//! The address that a redirected connection was meant for.
+//! Where a redirected connection was meant to go.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// What the caller of a redirected connection had dialled (`SO_ORIGINAL_DST`); `None` when it was
-/// not redirected.
+/// The destination that the caller dialled before the kernel redirected it to us; `None` when it
+/// dialled us. IPv4 calls that arrive on an IPv6 socket come out as IPv4.
 pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
-    let local = stream.local_addr().ok()?;
-    let meant = match local {
-        SocketAddr::V4(_) => {
-            let found = getsockopt(stream, OriginalDst).ok()?;
-            let address = Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr));
-            SocketAddr::from((address, u16::from_be(found.sin_port)))
-        }
-        SocketAddr::V6(_) => {
-            let found = getsockopt(stream, Ip6tOriginalDst).ok()?;
-            let port = u16::from_be(found.sin6_port);
-            SocketAddrV6::new(found.sin6_addr.s6_addr.into(), port, 0, 0).into()
-        }
+    let local = canonical(stream.local_addr().ok()?);
+    let socket = SockRef::from(stream);
+    // Without connection tracking the kernel answers ENOENT: nothing was redirected.
+    let original = match local.ip() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
     };
-    (meant != local).then_some(meant)
+    original
+        .ok()?
+        .as_socket()
+        .map(canonical)
+        .filter(|original| *original != local)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

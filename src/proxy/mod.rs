@@ -13,8 +13,11 @@
 //! costs, so one read and one write a message and side is the aim everywhere: heads are edited
 //! while they are copied from the read buffer to the write buffer, and bodies leave with them.
 
+pub mod client;
 pub mod control_link;
 pub mod identity;
+pub mod registration;
+pub mod sidecar;
 
 mod accept;
 mod access_log;
@@ -24,6 +27,7 @@ mod buffer;
 mod connect;
 mod context;
 mod detect;
+mod dns;
 mod http;
 mod limit;
 mod observe;

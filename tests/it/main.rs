@@ -8,6 +8,12 @@
     reason = "a failed step should fail the test"
 )]
 
+mod ads;
+mod capture;
 mod identity;
+mod local;
 mod proxy;
+mod sample_app;
+#[path = "../interop/stand.rs"]
+mod stand;
 mod store;

@@ -1,0 +1,244 @@
+//! The control plane's API: JSON over HTTP/1.1 on a Unix socket.
+//!
+//! One connection a request: the socket is local, and a control plane that was restarted between
+//! two questions is then no special case.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::api::{PREFIX, Problem, Reason};
+
+use super::error::CliError;
+
+/// Longest answer that is read.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// How long an answer may take: longer than the control plane waits for acknowledgements.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The API of one control plane.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks for `path` below the API's prefix, as made by [`path`].
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.ask(Method::GET, path, None::<&()>).await
+    }
+
+    /// Sends `body` and reads the answer.
+    pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, CliError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    /// Renews what `path` names.
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.ask(Method::PUT, path, None::<&()>).await
+    }
+
+    /// Removes what `path` names.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.ask(Method::DELETE, path, None::<&()>).await
+    }
+
+    /// Whether the control plane is ready to serve; unreachable is an error.
+    pub(crate) async fn ready(&self) -> Result<bool, CliError> {
+        let (status, _) = self.exchange(Method::GET, "/ready", None).await?;
+        Ok(status.is_success())
+    }
+
+    async fn ask<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, CliError> {
+        let request = format!("{method} {path}");
+        let wrong = |reason: String| CliError::Answer {
+            request: request.clone(),
+            reason,
+        };
+        let body = body
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(|error| wrong(error.to_string()))?;
+        let (status, answer) = self
+            .exchange(method, &format!("{PREFIX}{path}"), body)
+            .await?;
+        if !status.is_success() {
+            return Err(match serde_json::from_slice::<Problem>(&answer) {
+                Ok(problem) => CliError::Problem(problem),
+                Err(_) if status == StatusCode::NOT_FOUND => CliError::Problem(Problem::new(
+                    Reason::NotFound,
+                    format!("the control plane does not know {request}"),
+                )),
+                Err(_) => wrong(format!("status {status}")),
+            });
+        }
+        // Deleting may answer without a body; that is `null` to serde.
+        let answer = if answer.is_empty() {
+            Bytes::from_static(b"null")
+        } else {
+            answer
+        };
+        serde_json::from_slice(&answer).map_err(|error| wrong(error.to_string()))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), CliError> {
+        let what = format!("{method} {path}");
+        tracing::debug!(request = what, socket = %self.socket.display(), "asking the control plane");
+        tokio::time::timeout(PATIENCE, self.once(method, path, body))
+            .await
+            .map_err(|_| CliError::Timeout {
+                what,
+                after: PATIENCE,
+            })?
+    }
+
+    async fn once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), CliError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| self.no_connection(source))?;
+        let broken = |error: hyper::Error| CliError::Unreachable {
+            socket: self.socket.clone(),
+            source: io::Error::other(error),
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "meshctl")
+            .header(header::ACCEPT, "application/json");
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|error| CliError::usage(format!("{path:?} cannot be asked for: {error}")))?;
+        let exchange = async move {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            let status = response.status();
+            let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(|error| CliError::Answer {
+                    request: path.to_owned(),
+                    reason: error.to_string(),
+                })?;
+            Ok((status, answer.to_bytes()))
+        };
+        tokio::pin!(exchange, connection);
+        tokio::select! {
+            biased;
+            answer = &mut exchange => answer,
+            // The server may close as soon as it has answered; the answer is then already here.
+            _closed = &mut connection => exchange.await,
+        }
+    }
+
+    fn no_connection(&self, source: io::Error) -> CliError {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => CliError::file("open", self.socket.clone())(source),
+            io::ErrorKind::InvalidInput => CliError::usage(format!(
+                "the path of the socket is too long: {}",
+                self.socket.display()
+            ))
+            .hint("use a shorter --home; Unix sockets allow 107 bytes"),
+            _ => CliError::Unreachable {
+                socket: self.socket.clone(),
+                source,
+            },
+        }
+    }
+}
+
+/// A path below the API's prefix from raw segments and those parameters that have a value.
+pub(crate) fn path(segments: &[&str], query: &[(&str, Option<&str>)]) -> String {
+    let mut path = String::new();
+    for segment in segments {
+        path.push('/');
+        escape(segment, &mut path);
+    }
+    let mut separator = '?';
+    for (name, value) in query {
+        if let Some(value) = value {
+            path.push(separator);
+            path.push_str(name);
+            path.push('=');
+            escape(value, &mut path);
+            separator = '&';
+        }
+    }
+    path
+}
+
+fn escape(text: &str, into: &mut String) {
+    const HEX: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            into.push(char::from(byte));
+        } else {
+            into.push('%');
+            into.extend(
+                [byte >> 4, byte & 15].map(|half| HEX.get(usize::from(half)).unwrap_or(&'0')),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_escaped_and_empty_parameters_left_out() {
+        assert_eq!(
+            path(
+                &["resources", "a/b ü"],
+                &[
+                    ("namespace", None),
+                    ("name", Some("x&y=1")),
+                    ("who", Some("me"))
+                ]
+            ),
+            "/resources/a%2Fb%20%C3%BC?name=x%26y%3D1&who=me"
+        );
+    }
+}

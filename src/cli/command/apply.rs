@@ -1,0 +1,71 @@
+//! `apply`: sends manifests, all or nothing.
+
+use std::path::PathBuf;
+
+use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
+use crate::cli::client::path;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::render::resources::convergence;
+use crate::cli::settings;
+
+use super::manifests;
+
+/// Apply manifests: all of them, or none when one is refused
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl apply -f reviews-route.yaml
+  meshctl apply -f examples/bookinfo -R
+  meshctl inject -f pod.yaml | meshctl apply -f -
+  meshctl apply -f route.yaml --dry-run       check only
+
+A problem is printed as FILE:LINE:COLUMN; warnings do not stop the apply.")]
+pub(crate) struct Args {
+    /// File, directory, or - for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+    file: Vec<PathBuf>,
+    /// Also read the directories below a directory
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// Only check, and say what would happen
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
+    let request = ApplyRequest {
+        sources: manifests::read(&args.file, args.recursive)?,
+        namespace: cx.settings.namespace().to_owned(),
+        dry_run: args.dry_run,
+        who: settings::who(),
+    };
+    let report: ApplyReport = cx.client.post(&path(&["resources"], &[]), &request).await?;
+    for finding in &report.findings {
+        cx.out.finding(finding);
+    }
+    cx.out.report(&report)?;
+    if args.dry_run {
+        cx.out.note("nothing was changed (dry run)");
+        return Ok(Exit::Ok);
+    }
+    if report.objects.is_empty() {
+        cx.out.note("the files hold no objects");
+    }
+    Ok(tell(cx, report.revision, &report.convergence))
+}
+
+/// Says how the proxies took a change; partly done when one did not.
+pub(crate) fn tell(cx: &Context, revision: u64, taken: &Convergence) -> Exit {
+    cx.out
+        .note(&format!("revision {revision} {}", convergence(taken)));
+    for rejected in &taken.rejected {
+        cx.out.warn(&format!("refused by {rejected}"));
+    }
+    if taken.rejected.is_empty() && taken.acknowledged >= taken.proxies {
+        Exit::Ok
+    } else {
+        Exit::Partly
+    }
+}

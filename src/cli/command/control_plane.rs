@@ -1,0 +1,146 @@
+//! `control-plane`: runs the control plane in the foreground.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::home::Installed;
+use crate::cli::logging;
+use crate::control::{self, ControlOptions};
+use crate::rt::{Drain, Wall};
+
+/// Run the control plane in the foreground
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl control-plane
+  meshctl control-plane --source files=./manifests
+  meshctl control-plane --listen 0.0.0.0            proxies on other machines join over TLS
+
+It is ready when `meshctl check` says so. Ctrl-C or SIGTERM ends it; proxies go on with what they have.")]
+pub(crate) struct Args {
+    /// Address to listen on; xDS without TLS stays on loopback [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<IpAddr>,
+    /// Port for xDS without TLS [default: 15010]
+    #[arg(long, value_name = "PORT")]
+    xds_port: Option<u16>,
+    /// Port for xDS and the CA over TLS [default: 15012]
+    #[arg(long, value_name = "PORT")]
+    tls_port: Option<u16>,
+    /// Port on loopback that answers /ready; the API itself is a Unix socket [default: 15080]
+    #[arg(long, value_name = "PORT")]
+    api_port: Option<u16>,
+    /// Port on loopback for metrics [default: 15014]
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
+    /// Where configuration comes from besides `meshctl apply`: files=DIR; may be repeated
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
+    source: Vec<Source>,
+}
+
+/// Where configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A directory that is watched.
+    Files(PathBuf),
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    match text.split_once('=') {
+        Some(("files", dir)) if !dir.is_empty() => Ok(Source::Files(dir.into())),
+        Some(("consul" | "kubernetes", _)) => Err(format!("{text:?} is not in this release")),
+        _ if text == "kubernetes" => Err(format!("{text:?} is not in this release")),
+        _ => Err(format!("{text:?} is not files=DIR")),
+    }
+}
+
+/// What the command line and the installation come to.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) home: PathBuf,
+    pub(crate) trust_domain: String,
+    pub(crate) listen: IpAddr,
+    pub(crate) xds_port: u16,
+    pub(crate) tls_port: u16,
+    pub(crate) api_port: u16,
+    pub(crate) metrics_port: u16,
+    /// Workloads refuse plaintext unless a policy says otherwise.
+    pub(crate) strict: bool,
+    pub(crate) sources: Vec<Source>,
+}
+
+pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
+    let installed = Installed::load(&cx.settings.home)?.ok_or_else(|| {
+        CliError::failed(format!(
+            "nothing is installed in {}",
+            cx.settings.home.display()
+        ))
+        .hint("run `meshctl install` first")
+    })?;
+    logging::start(cx, installed.value("logLevel").unwrap_or("info"));
+    let port = |typed: Option<u16>, key: &str, default: u16| {
+        typed.or_else(|| installed.port(key)).unwrap_or(default)
+    };
+    let listen = args
+        .listen
+        .or_else(|| installed.value("listen")?.parse().ok())
+        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    let options = Options {
+        home: cx.settings.home.clone(),
+        trust_domain: installed
+            .value("trustDomain")
+            .unwrap_or("cluster.local")
+            .to_owned(),
+        listen,
+        xds_port: port(args.xds_port, "xdsPort", 15_010),
+        tls_port: port(args.tls_port, "tlsPort", 15_012),
+        api_port: port(args.api_port, "apiPort", 15_080),
+        metrics_port: port(args.metrics_port, "metricsPort", 15_014),
+        strict: installed.value("mtls") == Some("strict"),
+        sources: args.source,
+    };
+    serve(options, logging::asked_to_end()).await?;
+    Ok(Exit::Ok)
+}
+
+/// Serves until `end` resolves.
+async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), CliError> {
+    let (drain, signal) = Drain::new();
+    let control = ControlOptions {
+        home: options.home,
+        listen: options.listen,
+        xds_port: options.xds_port,
+        tls_port: options.tls_port,
+        metrics_port: options.metrics_port,
+        health_port: options.api_port,
+        trust_domain: options.trust_domain,
+        strict: options.strict,
+        sources: options
+            .sources
+            .into_iter()
+            .map(|Source::Files(dir)| dir)
+            .collect(),
+        wall: Wall::System,
+    };
+    let serving = control::run(control, signal, |_| {});
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = end => {
+            drain.start();
+            serving.await
+        }
+    };
+    result.map_err(|error| {
+        let hint = error.hint();
+        let wrapped = CliError::failed(error.to_string());
+        match hint {
+            Some(hint) => wrapped.hint(hint),
+            None => wrapped,
+        }
+    })
+}

@@ -1,0 +1,218 @@
+//! `identity`: certificates by hand, and what is in one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::Value;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::pem::Pem;
+
+use crate::api::identity::{IdentityReport, IdentityRequest};
+use crate::cli::client::path;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::render::generic::Json;
+use crate::cli::render::identity::lifetime;
+use crate::cli::render::{Page, Render, number};
+use crate::cli::{home, parse};
+use crate::tls::material::write_secret;
+
+/// Issue certificates by hand, and look into them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl identity issue --service-account ops --ttl 1h --out ./ops
+  meshctl identity show ./ops/cert-chain.pem
+  meshctl identity show reviews-v1-6b7c-x2x1z")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Issue(Issue),
+    Show(Show),
+}
+
+/// Issue a certificate with a key, for a program outside the mesh
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl identity issue --service-account ops --out ./ops
+  curl --cert ops/cert-chain.pem --key ops/key.pem --cacert ops/root-cert.pem …
+
+Without --out, key and chain go to standard output in PEM.")]
+struct Issue {
+    /// Whose identity it is; the namespace is -n
+    #[arg(long, value_name = "ACCOUNT", value_parser = parse::name)]
+    service_account: String,
+    /// How long it is good for [default: 24h]
+    #[arg(long, value_name = "DURATION", default_value = "0", hide_default_value = true, value_parser = parse::duration)]
+    ttl: Duration,
+    /// Write cert-chain.pem, key.pem (mode 0600) and root-cert.pem into this directory
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Show the certificates in a file, or those that a proxy holds
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl identity show ./ops/cert-chain.pem
+  meshctl identity show reviews-v1-6b7c-x2x1z")]
+struct Show {
+    /// A PEM file, or the name of a proxy
+    #[arg(value_name = "FILE|PROXY")]
+    of: String,
+}
+
+/// One certificate.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    subject: String,
+    issuer: String,
+    names: Vec<String>,
+    serial: String,
+    not_before_unix_ms: u64,
+    not_after_unix_ms: u64,
+    authority: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Certificates(Vec<Certificate>);
+
+impl Render for Certificates {
+    fn text(&self, page: &Page) -> String {
+        let parts: Vec<String> = self
+            .0
+            .iter()
+            .map(|certificate| {
+                let kind = if certificate.authority { "authority" } else { "workload" };
+                let name = certificate.names.first().unwrap_or(&certificate.subject);
+                format!(
+                    "{}  ({kind})\n  names    {}\n  issuer   {}\n  serial   {}\n  from     {}\n  valid    {}\n",
+                    page.paint.strong(name),
+                    certificate.names.join(" "),
+                    certificate.issuer,
+                    certificate.serial,
+                    number::moment(certificate.not_before_unix_ms),
+                    lifetime(certificate.not_after_unix_ms, page.now_unix_ms),
+                )
+            })
+            .collect();
+        parts.join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .flat_map(|certificate| certificate.names.clone())
+            .collect()
+    }
+}
+
+pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
+    match args.command {
+        Command::Issue(args) => issue(args, cx).await,
+        Command::Show(args) => show(&args.of, cx).await,
+    }
+}
+
+async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {
+    let request = IdentityRequest {
+        namespace: cx.settings.namespace().to_owned(),
+        service_account: args.service_account,
+        ttl_seconds: args.ttl.as_secs(),
+    };
+    let report: IdentityReport = cx
+        .client
+        .post(&path(&["identities"], &[]), &request)
+        .await?;
+    let good = lifetime(report.expires_unix_ms, cx.wall.millis());
+    match &args.out {
+        None => cx.out.report(&report)?,
+        Some(dir) => {
+            home::private_dir(dir).map_err(CliError::file("make", dir))?;
+            for (name, text) in [
+                ("cert-chain.pem", &report.chain_pem),
+                ("key.pem", &report.key_pem),
+                ("root-cert.pem", &report.roots_pem),
+            ] {
+                let file = dir.join(name);
+                write_secret(&file, text.as_bytes()).map_err(CliError::file("write", &file))?;
+                cx.out.data(&format!("{}\n", file.display()))?;
+            }
+        }
+    }
+    cx.out.note(&format!("{} is {good}", report.spiffe_id));
+    Ok(Exit::Ok)
+}
+
+async fn show(of: &str, cx: &Context) -> Result<Exit, CliError> {
+    let file = Path::new(of);
+    if file.is_file() || of.contains('/') {
+        let bytes = fs::read(file).map_err(CliError::file("read", file))?;
+        let report = Certificates(certificates(&bytes, file)?);
+        cx.out.report(&report)?;
+        let now = cx.wall.millis();
+        let expired = report
+            .0
+            .iter()
+            .any(|certificate| certificate.not_after_unix_ms <= now);
+        return Ok(if expired { Exit::Problem } else { Exit::Ok });
+    }
+    let held: Value = cx
+        .client
+        .get(&path(&["proxies", of, "config", "secrets"], &[]))
+        .await?;
+    cx.out.report(&Json(held))?;
+    Ok(Exit::Ok)
+}
+
+fn certificates(bytes: &[u8], file: &Path) -> Result<Vec<Certificate>, CliError> {
+    let wrong = |reason: String| CliError::failed(format!("{}: {reason}", file.display()));
+    let mut found = Vec::new();
+    for pem in Pem::iter_from_buffer(bytes) {
+        let pem = pem.map_err(|error| wrong(error.to_string()))?;
+        // Keys may be in the same file; they are nobody's business here.
+        if pem.label != "CERTIFICATE" {
+            continue;
+        }
+        let parsed = pem.parse_x509().map_err(|error| wrong(error.to_string()))?;
+        let names = parsed
+            .extensions()
+            .iter()
+            .filter_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
+                _ => None,
+            })
+            .flatten()
+            .map(|name| match name {
+                GeneralName::URI(uri) => (*uri).to_owned(),
+                GeneralName::DNSName(name) => (*name).to_owned(),
+                other => other.to_string(),
+            })
+            .collect();
+        let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000);
+        found.push(Certificate {
+            subject: parsed.subject().to_string(),
+            issuer: parsed.issuer().to_string(),
+            names,
+            serial: parsed.raw_serial_as_string(),
+            not_before_unix_ms: millis(parsed.validity().not_before.timestamp()),
+            not_after_unix_ms: millis(parsed.validity().not_after.timestamp()),
+            authority: parsed.is_ca(),
+        });
+    }
+    if found.is_empty() {
+        return Err(wrong("no certificate in it".to_owned()));
+    }
+    Ok(found)
+}

@@ -1,0 +1,70 @@
+//! `inject`: adds the sidecar to manifests, offline.
+
+use std::path::PathBuf;
+
+use crate::api::resources::SourceText;
+use crate::api::{Problem, Reason};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::inject::{self, InjectConfig};
+
+use super::manifests;
+
+/// Add the sidecar to manifests; asks no control plane
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl inject -f deployment.yaml | kubectl apply -f -
+  kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -
+  meshctl inject --uninject -f meshed.yaml > plain.yaml
+
+Everything but pods passes through as it is; a pod that has its sidecar is left alone.")]
+pub(crate) struct Args {
+    /// File, directory, or - for standard input (the default); may be repeated
+    #[arg(short, long = "filename", value_name = "FILE", num_args = 1.., default_value = "-")]
+    file: Vec<PathBuf>,
+    /// Also read the directories below a directory
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// Take the sidecar out instead
+    #[arg(long)]
+    uninject: bool,
+}
+
+pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
+    let sources = manifests::read(&args.file, args.recursive)?;
+    let mut documents = Vec::new();
+    for source in &sources {
+        let text = patch(source, args.uninject, cx)?;
+        let text = text.trim_start_matches("---\n");
+        if !text.trim().is_empty() {
+            documents.push(format!("{}\n", text.trim_end_matches('\n')));
+        }
+    }
+    // Written only when every file was understood: half a stream applied is worse than none.
+    cx.out.data(&documents.join("---\n"))?;
+    Ok(Exit::Ok)
+}
+
+/// One file with its pods changed.
+fn patch(source: &SourceText, uninject: bool, cx: &Context) -> Result<String, CliError> {
+    let changed = if uninject {
+        inject::uninject(&source.text, &source.name)
+    } else {
+        inject::inject(&source.text, &source.name, &InjectConfig::default())
+    };
+    match changed {
+        Ok(changed) => {
+            for finding in &changed.findings {
+                cx.out.finding(finding);
+            }
+            Ok(changed.text)
+        }
+        Err(findings) => {
+            let mut problem = Problem::new(Reason::Invalid, "nothing was changed");
+            problem.findings = findings;
+            Err(CliError::Problem(problem))
+        }
+    }
+}

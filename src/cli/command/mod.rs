@@ -1,0 +1,35 @@
+//! One file a command: its arguments, and what it finds out or does.
+
+pub(crate) mod apply;
+pub(crate) mod canary;
+pub(crate) mod check;
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod control_plane;
+pub(crate) mod delete;
+pub(crate) mod demo;
+pub(crate) mod deregister;
+pub(crate) mod down;
+pub(crate) mod endpoints;
+pub(crate) mod get;
+pub(crate) mod history;
+pub(crate) mod identity;
+pub(crate) mod inject;
+pub(crate) mod install;
+pub(crate) mod local;
+mod local_spec;
+pub(crate) mod logs;
+pub(crate) mod man;
+pub(crate) mod manifests;
+pub(crate) mod proxies;
+pub(crate) mod proxy;
+pub(crate) mod ps;
+pub(crate) mod register;
+pub(crate) mod routes;
+pub(crate) mod services;
+pub(crate) mod stats;
+pub(crate) mod token;
+pub(crate) mod top;
+pub(crate) mod uninstall;
+pub(crate) mod up;
+pub(crate) mod version;

@@ -1,0 +1,371 @@
+//! `proxy`: a sidecar for one application.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::{logging, parse};
+use crate::proxy::identity::TokenSource;
+use crate::proxy::sidecar::{self, SidecarOptions};
+use crate::proxy::{self, AccessLog};
+use crate::rt::{Drain, Published};
+use crate::telemetry::LogFormat;
+
+/// Run a sidecar for one application
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl proxy --service reviews --version v1 --app 127.0.0.1:9080
+  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart --app 8080=127.0.0.1:18080 \\
+      --control-plane mesh.example.com:15012
+
+Calls of the application go to the outbound port (HTTP_PROXY=http://127.0.0.1:15001).
+The sidecar starts from its last configuration when the control plane is away.
+SIGTERM drains: what is under way is finished, nothing new is taken.")]
+pub(crate) struct Args {
+    /// The service that the application is part of: its label `app`
+    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair", default_value = "", hide_default_value = true)]
+    service: String,
+    /// Version of the application: its label `version`
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// Where the application listens; may be repeated
+    #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present = "static_pair", value_parser = parse::app)]
+    app: Vec<(u16, SocketAddr)>,
+    /// What the application speaks, where its service does not say
+    #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
+    protocol: Protocol,
+    /// Secret to join with, from `meshctl token create` [env: MESHCTL_JOIN_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<String>,
+    /// Where the control plane listens with TLS
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
+    control_plane: String,
+    /// Port for calls to the application that are redirected here
+    #[arg(long, value_name = "PORT", default_value_t = 15_006)]
+    inbound_port: u16,
+    /// Port for calls of the application
+    #[arg(long, value_name = "PORT", default_value_t = 15_001)]
+    outbound_port: u16,
+    /// Port of the admin endpoint, on loopback
+    #[arg(long, value_name = "PORT", default_value_t = 15_000)]
+    admin_port: u16,
+    /// Name of this instance, unique in its namespace [default: the service, version and host name]
+    #[arg(long, value_name = "NAME", value_parser = parse::name)]
+    name: Option<String>,
+    /// The account whose identity it carries
+    #[arg(long, value_name = "ACCOUNT", default_value = "default")]
+    service_account: String,
+    /// More labels, which selectors and subsets read
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = parse::key_value)]
+    labels: Vec<(String, String)>,
+    /// Address at which peers reach it
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    address: IpAddr,
+    /// Whether connections are redirected to it (by nftables) or made to it
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    capture: Capture,
+    /// The root of identities
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    trust_domain: String,
+    /// Life of its certificates; renewed at half of it [default: as the control plane gives, 24h]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    certificate_ttl: Option<Duration>,
+    /// Threads that carry traffic; 0 is one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    workers: usize,
+    /// Log every request to standard output
+    #[arg(long, value_enum, value_name = "FORM")]
+    access_log: Option<LogForm>,
+    /// How long requests may take to end after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = parse::duration)]
+    drain: Duration,
+    /// Carry HTTP from one address to another, without a control plane
+    #[arg(long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
+    static_pair: Option<String>,
+}
+
+/// How requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogForm {
+    /// Istio's line
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// What an application speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// Found out from the first bytes
+    #[default]
+    Auto,
+    Http,
+    Http2,
+    Grpc,
+    Tls,
+    Tcp,
+}
+
+/// How connections come to the sidecar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Capture {
+    /// It binds the ports of the application
+    #[default]
+    None,
+    /// nftables redirects
+    Transparent,
+}
+
+/// What the command line and the environment come to.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Where configuration and certificates are kept for the next start.
+    pub(crate) home: PathBuf,
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) service: String,
+    pub(crate) service_account: String,
+    /// With `app` and `version`.
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) address: IpAddr,
+    /// Container port → where the application listens.
+    pub(crate) apps: Vec<(u16, SocketAddr)>,
+    pub(crate) protocol: Protocol,
+    pub(crate) join: Option<String>,
+    pub(crate) control_plane: String,
+    pub(crate) inbound_port: u16,
+    pub(crate) outbound_port: u16,
+    pub(crate) admin_port: u16,
+    pub(crate) transparent: bool,
+    pub(crate) trust_domain: String,
+    pub(crate) certificate_lifetime: Duration,
+    pub(crate) workers: usize,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) drain: Duration,
+}
+
+pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
+    logging::start(cx, "info");
+    if let Some(pair) = &args.static_pair {
+        carry(pair, args.workers)?;
+        return Ok(Exit::Ok);
+    }
+    serve(options(args, cx)?)?;
+    Ok(Exit::Ok)
+}
+
+fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
+    let port_ok = args
+        .control_plane
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
+    if !port_ok {
+        return Err(CliError::usage(format!(
+            "{:?} is not HOST:PORT of a control plane",
+            args.control_plane
+        )));
+    }
+    let mut labels: BTreeMap<String, String> = args.labels.into_iter().collect();
+    labels
+        .entry("app".to_owned())
+        .or_insert_with(|| args.service.clone());
+    if let Some(version) = &args.version {
+        labels
+            .entry("version".to_owned())
+            .or_insert_with(|| version.clone());
+    }
+    let name = match args.name {
+        Some(name) => name,
+        None => instance_name(&args.service, args.version.as_deref()),
+    };
+    Ok(Options {
+        home: cx.settings.home.clone(),
+        name,
+        namespace: cx.settings.namespace().to_owned(),
+        service: args.service,
+        service_account: args.service_account,
+        labels,
+        address: args.address,
+        apps: args.app,
+        protocol: args.protocol,
+        join: args
+            .join
+            .or_else(|| cx.settings.environment.join_token.clone()),
+        control_plane: args.control_plane,
+        inbound_port: args.inbound_port,
+        outbound_port: args.outbound_port,
+        admin_port: args.admin_port,
+        transparent: args.capture == Capture::Transparent,
+        trust_domain: args.trust_domain,
+        certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
+        workers: args.workers,
+        access_log: args.access_log.map(|format| AccessLog {
+            format: match format {
+                LogForm::Text => LogFormat::Text,
+                LogForm::Json => LogFormat::Json,
+            },
+            path: None,
+        }),
+        drain: args.drain,
+    })
+}
+
+/// `reviews-v1-laptop`: the same at every start, so that a restart is no new instance.
+fn instance_name(service: &str, version: Option<&str>) -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|host| host.into_string().ok())
+        .unwrap_or_default();
+    let parts: Vec<&str> = [service, version.unwrap_or_default(), &host]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect();
+    let plain: String = parts
+        .join("-")
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(253)
+        .collect();
+    plain.trim_matches(['-', '.']).to_owned()
+}
+
+/// Serves until the process is asked to end, then drains.
+fn serve(options: Options) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        let (drain, signal) = Drain::new();
+        let serving = sidecar::run(sidecar_options(options).await?, signal);
+        tokio::pin!(serving);
+        let result = tokio::select! {
+            result = &mut serving => result,
+            () = logging::asked_to_end() => {
+                drain.start();
+                serving.await
+            }
+        };
+        result.map_err(|error| {
+            let failed = CliError::failed(words(&error));
+            match error.hint() {
+                Some(hint) => failed.hint(hint),
+                None => failed,
+            }
+        })
+    })
+}
+
+/// A proxy between two addresses, for measuring.
+fn carry(pair: &str, workers: usize) -> Result<(), CliError> {
+    let wrong = || CliError::usage(format!("{pair:?} is not LISTEN=UPSTREAM"));
+    let (listen, upstream) = pair.split_once('=').ok_or_else(wrong)?;
+    let (listen, upstream) = (
+        listen.parse().map_err(|_| wrong())?,
+        upstream.parse().map_err(|_| wrong())?,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        let view = Published::new(proxy::static_view(
+            listen,
+            upstream,
+            proxy::StaticCodec::Http1,
+        ));
+        let identity = Published::new(None);
+        let (drain, signal) = Drain::new();
+        let options = proxy::Options {
+            workers,
+            ..proxy::Options::default()
+        };
+        let serving = proxy::run(options, view.reader(), identity.reader(), signal);
+        tokio::pin!(serving);
+        tokio::select! {
+            result = &mut serving => result,
+            () = logging::asked_to_end() => {
+                drain.start();
+                serving.await
+            }
+        }
+        .map_err(|error| CliError::failed(words(&error)))
+    })
+}
+
+/// The error and its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !words.contains(&text) {
+            words.push_str(": ");
+            words.push_str(&text);
+        }
+        cause = next.source();
+    }
+    words
+}
+
+async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
+    let control_plane = tokio::net::lookup_host(&options.control_plane)
+        .await
+        .ok()
+        .and_then(|mut found| found.next())
+        .ok_or_else(|| {
+            CliError::failed(format!("{} has no address", options.control_plane))
+                .hint("give --control-plane as IP:PORT")
+        })?;
+    let version = options.labels.get("version");
+    Ok(SidecarOptions {
+        workload: match version {
+            Some(version) => format!("{}-{version}", options.service),
+            None => options.service.clone(),
+        },
+        dir: options.home.join("proxy").join(&options.name),
+        name: options.name,
+        namespace: options.namespace,
+        service_account: options.service_account,
+        labels: options.labels,
+        address: options.address,
+        applications: options.apps,
+        transparent: options.transparent,
+        inbound_port: options.inbound_port,
+        outbound_port: options.outbound_port,
+        admin_port: options.admin_port,
+        token: options.join.map(TokenSource::Value),
+        control_plane,
+        trust_domain: options.trust_domain,
+        certificate_lifetime: options.certificate_lifetime,
+        workers: options.workers,
+        access_log: options.access_log,
+        drain: options.drain,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::instance_name;
+
+    #[test]
+    fn an_instance_is_named_after_its_service_and_host() {
+        let name = instance_name("reviews", Some("V_1"));
+        assert!(name.starts_with("reviews-v-1"), "{name}");
+        assert!(crate::cli::parse::name(&name).is_ok());
+    }
+}

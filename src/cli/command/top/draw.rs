@@ -1,0 +1,284 @@
+//! Paints the state of `top`.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Flex, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
+
+use crate::api::stats::StatsRow;
+use crate::cli::render::{Tone, number, stats};
+
+use super::state::{Sort, State};
+
+/// Width of the columns with figures; the names and the sparkline share the rest.
+const FIGURES: u16 = 8 + 8 + 7 + 7 + 7 + 5;
+
+/// Paints all of it. `colours` off uses only bold, dim and reverse.
+pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, colours: bool) {
+    let [head, body, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Min(1),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    header(frame, head, state, colours);
+    table(frame, body, state, colours);
+    footer(frame, foot, state);
+    if state.help {
+        help(frame);
+    }
+}
+
+fn paint(tone: Tone, colours: bool) -> Style {
+    let style = Style::new();
+    match tone {
+        Tone::Plain => style,
+        Tone::Strong => style.add_modifier(Modifier::BOLD),
+        Tone::Faint => style.add_modifier(Modifier::DIM),
+        Tone::Good | Tone::Hint if !colours => style,
+        Tone::Warn | Tone::Bad if !colours => style.add_modifier(Modifier::BOLD),
+        Tone::Good => style.fg(Color::Green),
+        Tone::Warn => style.fg(Color::Yellow),
+        Tone::Bad => style.fg(Color::Red).add_modifier(Modifier::BOLD),
+        Tone::Hint => style.fg(Color::Cyan),
+    }
+}
+
+fn header(frame: &mut Frame<'_>, area: Rect, state: &State, colours: bool) {
+    let mut parts = vec![
+        Span::styled("meshctl top", paint(Tone::Strong, colours)),
+        Span::raw(format!("  {}", state.context)),
+    ];
+    if let Some(server) = &state.server {
+        parts.push(Span::raw(format!("  {}", server.version)));
+        parts.push(Span::raw(format!("  revision {}", server.revision)));
+    }
+    if let Some(proxies) = state.proxies {
+        parts.push(Span::raw(format!("  {proxies} proxies")));
+    }
+    parts.push(Span::styled(
+        format!("  {} rps", number::rate(state.total())),
+        paint(Tone::Strong, colours),
+    ));
+    let mut second = vec![Span::styled(
+        format!(
+            "window {}  every {}",
+            number::duration(state.window),
+            number::duration(state.interval)
+        ),
+        paint(Tone::Faint, colours),
+    )];
+    if state.paused {
+        second.push(Span::styled("  PAUSED", paint(Tone::Warn, colours)));
+    }
+    if let Some(trouble) = &state.trouble {
+        second.push(Span::styled(
+            format!("  {trouble}"),
+            paint(Tone::Bad, colours),
+        ));
+    }
+    frame.render_widget(
+        Paragraph::new(vec![Line::from(parts), Line::from(second)]),
+        area,
+    );
+}
+
+fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
+    let shown = state.shown();
+    let count = shown.len();
+    let widest = |of: fn(&StatsRow) -> &str, least: usize| {
+        let longest = shown.iter().map(|row| of(row).chars().count()).max();
+        u16::try_from(longest.unwrap_or(0).max(least)).unwrap_or(u16::MAX)
+    };
+    // Seven gaps of one column each and at least six for the sparkline.
+    let names = area.width.saturating_sub(FIGURES + 8 + 6);
+    let version = widest(|row| &row.version, 8).min((names / 3).max(8));
+    let service = widest(|row| &row.service, 8).min(names.saturating_sub(version).max(8));
+    let spark = area.width.saturating_sub(FIGURES + 8 + version + service);
+    let widths = [service, version, 8, 8, 7, 7, 7, 5, spark].map(Constraint::Length);
+
+    let heads = Sort::ALL.map(|sort| {
+        let arrow = match (sort == state.sort, state.reverse) {
+            (false, _) => "",
+            (true, false) => "▼",
+            (true, true) => "▲",
+        };
+        let text = format!("{}{arrow}", sort.header());
+        let line = Line::from(text);
+        match sort {
+            Sort::Service | Sort::Version => Cell::from(line),
+            _ => Cell::from(line.right_aligned()),
+        }
+    });
+    let heads = Row::new(heads.into_iter().chain([Cell::from("")]))
+        .style(Style::new().add_modifier(Modifier::BOLD));
+    let rows: Vec<Row<'_>> = shown
+        .iter()
+        .map(|row| line(row, state, service, version, spark, colours))
+        .collect();
+    let selected = Style::new().add_modifier(Modifier::REVERSED);
+    let widget = Table::new(rows, widths)
+        .header(heads)
+        .column_spacing(1)
+        .row_highlight_style(selected);
+    let mut position = TableState::default();
+    position.select((count > 0).then_some(state.selected));
+    if count == 0 {
+        let words = if state.filter.is_empty() {
+            "no traffic in this window"
+        } else {
+            "nothing matches the filter"
+        };
+        let [_, middle, _] = Layout::vertical([
+            Constraint::Fill(1),
+            Constraint::Length(1),
+            Constraint::Fill(1),
+        ])
+        .areas(area);
+        frame.render_widget(Paragraph::new(words).centered(), middle);
+    }
+    frame.render_stateful_widget(widget, area, &mut position);
+    state.page = usize::from(area.height.saturating_sub(1)).max(1);
+}
+
+fn line<'a>(
+    row: &StatsRow,
+    state: &State,
+    service: u16,
+    version: u16,
+    spark: u16,
+    colours: bool,
+) -> Row<'a> {
+    let figure = |text: String, tone: Tone| {
+        Cell::from(Line::from(text).right_aligned()).style(paint(tone, colours))
+    };
+    let maybe = |value: Option<f64>| match value {
+        Some(value) => figure(number::latency(value), Tone::Plain),
+        None => figure("-".to_owned(), Tone::Faint),
+    };
+    let success = match row.success_percent {
+        Some(percent) => figure(number::success(percent), stats::success_tone(percent)),
+        None => figure("-".to_owned(), Tone::Faint),
+    };
+    let mtls = match row.mtls_percent {
+        Some(percent) if percent >= 100.0 => figure("100%".to_owned(), Tone::Good),
+        Some(percent) => figure(format!("{:.0}%", percent.min(99.0)), Tone::Warn),
+        None => figure("-".to_owned(), Tone::Faint),
+    };
+    Row::new([
+        Cell::from(cut(&row.service, service)),
+        Cell::from(cut(&row.version, version)),
+        figure(number::rate(row.requests_per_second), Tone::Plain),
+        success,
+        maybe(row.latency_p50_ms),
+        maybe(row.latency_p95_ms),
+        maybe(row.latency_p99_ms),
+        mtls,
+        Cell::from(state.sparkline(row, usize::from(spark))).style(paint(Tone::Hint, colours)),
+    ])
+}
+
+/// A text that is too long ends in an ellipsis.
+fn cut(text: &str, width: u16) -> String {
+    let width = usize::from(width);
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+fn footer(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let text = if state.typing {
+        format!("/{}█", state.filter)
+    } else if state.filter.is_empty() {
+        "q leave  ? help  / filter  s sort  r reverse  p pause  +/- interval  j/k move".to_owned()
+    } else {
+        format!("filter /{}  (Esc clears)", state.filter)
+    };
+    let style = Style::new().add_modifier(Modifier::DIM);
+    frame.render_widget(Paragraph::new(text).style(style), area);
+}
+
+fn help(frame: &mut Frame<'_>) {
+    let mut lines = vec![
+        Line::from("j k ↓ ↑ g G PgDn PgUp   move"),
+        Line::from("/                       filter by name; ! in front inverts"),
+        Line::from("s                       sort by the next column"),
+        Line::from("r                       turn the order round"),
+        Line::from("p, space                pause"),
+        Line::from("+ -                     look more, less often"),
+        Line::from("q, Esc, Ctrl-C          leave"),
+        Line::from(""),
+    ];
+    lines.extend(
+        Sort::ALL.map(|sort| Line::from(format!("{}   sort by {}", sort.letter(), sort.header()))),
+    );
+    let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX);
+    let [area] = Layout::vertical([Constraint::Length(height)])
+        .flex(Flex::Center)
+        .areas(frame.area());
+    let [area] = Layout::horizontal([Constraint::Length(62)])
+        .flex(Flex::Center)
+        .areas(area);
+    frame.render_widget(Clear, area);
+    let block = Block::bordered().title(" keys, any of which closes this ");
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::super::state::tests::state;
+    use super::*;
+
+    fn painted(state: &mut State, width: u16, height: u16, colours: bool) -> Terminal<TestBackend> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, state, colours)).unwrap();
+        terminal
+    }
+
+    #[test]
+    fn eighty_columns_hold_everything() {
+        let mut state = state();
+        state.proxies = Some(6);
+        let terminal = painted(&mut state, 80, 12, false);
+        insta::assert_snapshot!(terminal.backend());
+    }
+
+    #[test]
+    fn help_lies_over_the_table_on_a_small_terminal() {
+        let mut state = state();
+        state.help = true;
+        let terminal = painted(&mut state, 80, 24, false);
+        insta::assert_snapshot!(terminal.backend());
+    }
+
+    #[test]
+    fn without_colours_there_are_none() {
+        let mut state = state();
+        let colours = |on, state: &mut State| {
+            painted(state, 80, 12, on)
+                .backend()
+                .buffer()
+                .content()
+                .iter()
+                .any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
+        };
+        assert!(colours(true, &mut state));
+        assert!(!colours(false, &mut state));
+    }
+
+    #[test]
+    fn no_size_is_too_small() {
+        let mut state = state();
+        for (width, height) in [(1, 1), (10, 3), (40, 4), (300, 100)] {
+            state.help = !state.help;
+            painted(&mut state, width, height, true);
+        }
+    }
+}

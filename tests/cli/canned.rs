@@ -1,0 +1,454 @@
+//! What the fake control plane answers: bookinfo, as the API's structs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use meshctl::api::Version;
+use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
+use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
+use meshctl::api::identity::{IdentityReport, TokenReport};
+use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, ServiceReport};
+use meshctl::api::resources::{
+    ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
+};
+use meshctl::api::routes::{BackendReport, ExplainReport, RouteReport};
+use meshctl::api::stats::{StatsReport, StatsRow};
+use meshctl::mesh::route::explain::{Condition, RouteTrace};
+use meshctl::mesh::{Finding, Health, Instance, Locality, Origin, Severity};
+use serde_json::{Value, json};
+
+/// So long ago, in milliseconds since the epoch. Half a unit more, so that slow tests read the same.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ages are against the machine's clock"
+)]
+pub(crate) fn ago(seconds: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_millis()).unwrap() - seconds * 1_000
+}
+
+/// 5d3h, whatever a test takes.
+pub(crate) fn days() -> u64 {
+    ago(5 * 86_400 + 3 * 3_600 + 1_800)
+}
+
+pub(crate) fn version() -> Version {
+    Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: 4_711,
+        started_unix_ms: days(),
+        revision: 17,
+        trust_domain: "cluster.local".to_owned(),
+        xds_address: "127.0.0.1:15010".to_owned(),
+        tls_address: "127.0.0.1:15012".to_owned(),
+    }
+}
+
+fn service(name: &str, namespace: &str, versions: &[&str], mtls: &str) -> ServiceReport {
+    ServiceReport {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        host: format!("{name}.{namespace}.svc.cluster.local"),
+        addresses: vec!["240.0.0.7".to_owned()],
+        ports: vec![PortReport {
+            name: "http".to_owned(),
+            port: 9_080,
+            target: "http-web".to_owned(),
+            protocol: "http".to_owned(),
+        }],
+        ready: versions
+            .len()
+            .saturating_sub(usize::from(name == "ratings")),
+        instances: versions.len(),
+        versions: versions
+            .iter()
+            .map(|version| ((*version).to_owned(), 1))
+            .collect(),
+        mtls: mtls.to_owned(),
+    }
+}
+
+pub(crate) fn services() -> Vec<ServiceReport> {
+    vec![
+        service("details", "default", &["v1"], "permissive"),
+        service("ratings", "default", &["v1", "v2"], "mixed"),
+        service("reviews", "default", &["v1", "v2", "v3"], "strict"),
+    ]
+}
+
+pub(crate) fn endpoints() -> Vec<EndpointReport> {
+    [
+        ("v1", Health::Healthy, true),
+        ("v2", Health::Unhealthy, true),
+        ("v3", Health::Draining, false),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(at, (version, health, mtls))| EndpointReport {
+        service: "reviews.default".to_owned(),
+        port: 9_080,
+        address: format!("127.20.4.{}:9080", at + 2),
+        instance: format!("reviews-{version}-5d8f7c9b6-x2x4{at}"),
+        version: version.to_owned(),
+        health,
+        mtls,
+        weight: 1,
+    })
+    .collect()
+}
+
+pub(crate) fn instances() -> Vec<InstanceReport> {
+    vec![InstanceReport {
+        instance: Instance {
+            name: "db-1".to_owned(),
+            namespace: "default".to_owned(),
+            workload: "db".to_owned(),
+            service_account: "default".to_owned(),
+            labels: [("app".to_owned(), "db".to_owned())].into(),
+            locality: Locality::default(),
+            address: "10.0.0.7".parse().unwrap(),
+            ports: [].into(),
+            port_names: [].into(),
+            weight: 1,
+            health: Health::Healthy,
+            mtls: false,
+        },
+        seen_unix_ms: days(),
+        expires_unix_ms: 0,
+    }]
+}
+
+pub(crate) fn lease() -> Lease {
+    Lease { expires_unix_ms: 0 }
+}
+
+fn backend(subset: &str, weight: u32, measured: Option<f64>) -> BackendReport {
+    BackendReport {
+        cluster: format!("outbound|9080|{subset}|reviews.default.svc.cluster.local"),
+        service: "reviews.default".to_owned(),
+        subset: subset.to_owned(),
+        weight,
+        share_percent: f64::from(weight),
+        measured_percent: measured,
+        ready: 1,
+        endpoints: 1,
+        invalid: None,
+    }
+}
+
+pub(crate) fn routes() -> Vec<RouteReport> {
+    let route = RouteReport {
+        service: "reviews.default".to_owned(),
+        port: 9_080,
+        index: 0,
+        name: "jason".to_owned(),
+        matches: vec![
+            "path under \"/reviews\"".to_owned(),
+            "header end-user is \"jason\"".to_owned(),
+        ],
+        action: "forward".to_owned(),
+        backends: vec![backend("v2", 100, None)],
+        timeout_ms: Some(500),
+        retries: 2,
+        origin: "VirtualService default/reviews".to_owned(),
+    };
+    let split = RouteReport {
+        index: 1,
+        name: String::new(),
+        matches: vec![],
+        backends: vec![
+            backend("v1", 90, Some(89.7)),
+            BackendReport {
+                ready: 0,
+                endpoints: 0,
+                invalid: Some("subset v9 is in no DestinationRule".to_owned()),
+                ..backend("v9", 10, Some(10.3))
+            },
+        ],
+        timeout_ms: None,
+        ..route.clone()
+    };
+    let redirect = RouteReport {
+        service: "ratings.default".to_owned(),
+        action: "redirect 301 https://ratings/".to_owned(),
+        backends: vec![],
+        matches: vec![],
+        ..route.clone()
+    };
+    vec![route, split, redirect]
+}
+
+pub(crate) fn explained() -> ExplainReport {
+    let condition = |text: &str, holds| Condition {
+        text: text.to_owned(),
+        holds,
+    };
+    ExplainReport {
+        from: "productpage-v1.default".to_owned(),
+        table: "9080".to_owned(),
+        host: Some("reviews.default.svc.cluster.local:9080".to_owned()),
+        routes: vec![
+            RouteTrace {
+                index: 0,
+                name: "jason".to_owned(),
+                conditions: vec![
+                    condition("path starts with \"/reviews\"", true),
+                    condition("header end-user is \"jason\"", false),
+                ],
+                matched: false,
+            },
+            RouteTrace {
+                index: 1,
+                name: String::new(),
+                conditions: vec![],
+                matched: true,
+            },
+        ],
+        outcome: routes().into_iter().nth(1),
+        endpoints: vec![endpoints().into_iter().take(1).collect(), vec![]],
+        answer: None,
+    }
+}
+
+pub(crate) fn unexplained() -> ExplainReport {
+    ExplainReport {
+        host: None,
+        routes: vec![],
+        outcome: None,
+        endpoints: vec![],
+        answer: Some("404 (NR route_not_found)".to_owned()),
+        ..explained()
+    }
+}
+
+fn weight(version: &str, weight: u32) -> VersionWeight {
+    VersionWeight {
+        version: version.to_owned(),
+        weight,
+        share_percent: f64::from(weight),
+        ready: 1,
+    }
+}
+
+pub(crate) fn convergence(acknowledged: usize) -> Convergence {
+    Convergence {
+        proxies: 6,
+        acknowledged,
+        rejected: vec![],
+        median_ms: 4.2,
+        last_ms: 11.9,
+    }
+}
+
+pub(crate) fn shifted() -> CanaryReport {
+    CanaryReport {
+        service: "reviews.default".to_owned(),
+        before: vec![weight("v1", 90), weight("v2", 10)],
+        after: vec![weight("v1", 50), weight("v3", 50)],
+        objects: vec![object("VirtualService", "reviews", Outcome::Configured)],
+        revision: 18,
+        convergence: convergence(6),
+    }
+}
+
+pub(crate) fn canary() -> CanaryStatus {
+    CanaryStatus {
+        service: "reviews.default".to_owned(),
+        versions: vec![
+            VersionStatus {
+                weight: weight("v1", 90),
+                measured_percent: Some(89.7),
+                requests_per_second: 180.4,
+                success_percent: Some(100.0),
+                latency_p99_ms: Some(12.4),
+            },
+            VersionStatus {
+                weight: weight("v3", 10),
+                measured_percent: None,
+                requests_per_second: 0.0,
+                success_percent: None,
+                latency_p99_ms: None,
+            },
+        ],
+        origin: "VirtualService default/reviews".to_owned(),
+        changed_unix_ms: days(),
+    }
+}
+
+fn object(kind: &str, name: &str, outcome: Outcome) -> ObjectOutcome {
+    ObjectOutcome {
+        kind: kind.to_owned(),
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        outcome,
+    }
+}
+
+pub(crate) fn finding(severity: Severity, line: u32) -> Finding {
+    let origin = Origin {
+        kind: "VirtualService".to_owned(),
+        namespace: "default".to_owned(),
+        name: "reviews".to_owned(),
+        file: Some("route.yaml".into()),
+        line,
+        column: 9,
+    };
+    Finding::new(
+        severity,
+        "IST0101",
+        &origin,
+        "subset v9 is in no DestinationRule",
+    )
+    .at("spec.http[0].route[1].destination.subset")
+    .hint("v1, v2 and v3 are")
+}
+
+pub(crate) fn applied() -> ApplyReport {
+    ApplyReport {
+        revision: 18,
+        objects: vec![
+            object("VirtualService", "reviews", Outcome::Configured),
+            object("DestinationRule", "reviews", Outcome::Created),
+            object("Service", "reviews", Outcome::Unchanged),
+        ],
+        findings: vec![finding(Severity::Warning, 14)],
+        convergence: convergence(6),
+    }
+}
+
+pub(crate) fn deleted() -> ApplyReport {
+    ApplyReport {
+        objects: vec![object("VirtualService", "reviews", Outcome::Deleted)],
+        findings: vec![],
+        ..applied()
+    }
+}
+
+pub(crate) fn resources() -> Vec<ResourceReport> {
+    vec![ResourceReport {
+        kind: "VirtualService".to_owned(),
+        namespace: "default".to_owned(),
+        name: "reviews".to_owned(),
+        created_unix_ms: days(),
+        revision: 17,
+        object: json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "VirtualService",
+            "metadata": { "name": "reviews", "namespace": "default" },
+            "spec": {
+                "hosts": ["reviews"],
+                "http": [{ "route": [
+                    { "destination": { "host": "reviews", "subset": "v1" }, "weight": 90 },
+                    { "destination": { "host": "reviews", "subset": "v3" }, "weight": 10 },
+                ]}],
+            },
+        }),
+    }]
+}
+
+pub(crate) fn history() -> Vec<HistoryEntry> {
+    let entry = |revision, what: &str, objects| HistoryEntry {
+        revision,
+        at_unix_ms: days(),
+        who: "anna".to_owned(),
+        what: what.to_owned(),
+        objects,
+    };
+    vec![
+        entry(16, "apply", applied().objects),
+        entry(
+            17,
+            "canary set reviews v1=50 v3=50",
+            vec![object("VirtualService", "reviews", Outcome::Configured)],
+        ),
+        entry(
+            18,
+            "apply",
+            vec![object("Service", "ratings", Outcome::Created)],
+        ),
+    ]
+}
+
+pub(crate) fn stats() -> StatsReport {
+    let row = |service: &str, version: &str, rate: f64, success: f64| StatsRow {
+        service: service.to_owned(),
+        version: version.to_owned(),
+        requests_per_second: rate,
+        requests: 600,
+        success_percent: Some(success),
+        latency_p50_ms: Some(0.42),
+        latency_p95_ms: Some(4.24),
+        latency_p99_ms: Some(42.4),
+        mtls_percent: Some(100.0),
+        retries: 3,
+        ..StatsRow::default()
+    };
+    StatsReport {
+        window_seconds: 60,
+        at_unix_ms: days(),
+        rows: vec![
+            row("reviews.default", "v1", 180.4, 100.0),
+            row("reviews.default", "v3", 20.1, 93.5),
+            StatsRow {
+                service: "details.default".to_owned(),
+                version: "v1".to_owned(),
+                ..StatsRow::default()
+            },
+        ],
+    }
+}
+
+pub(crate) fn check(status: CheckStatus) -> CheckReport {
+    CheckReport {
+        sections: vec![CheckSection {
+            name: "store".to_owned(),
+            checks: vec![Check {
+                text: "the store takes writes".to_owned(),
+                status,
+                detail: if status == CheckStatus::Ok {
+                    String::new()
+                } else {
+                    "the disk is full".to_owned()
+                },
+                hint: (status != CheckStatus::Ok).then(|| "make room".to_owned()),
+            }],
+        }],
+    }
+}
+
+pub(crate) fn proxies() -> Value {
+    json!([
+        {
+            "name": "reviews-v1-5d8f7c9b6-x2x40",
+            "namespace": "default",
+            "version": "0.1.0",
+            "connected": true,
+        },
+        { "name": "ratings-v1-6b7c-k2k4z", "namespace": "default", "version": "0.1.0", "connected": false },
+    ])
+}
+
+pub(crate) fn clusters() -> Value {
+    json!([
+        { "name": "outbound|9080|v1|reviews.default.svc.cluster.local", "kind": "eds", "endpoints": [{}, {}] },
+        { "name": "outbound|9080||details.default.svc.cluster.local", "kind": "eds", "endpoints": [] },
+    ])
+}
+
+pub(crate) fn token() -> TokenReport {
+    TokenReport {
+        id: "t1".to_owned(),
+        token: "mct1.secret.part".to_owned(),
+        spiffe_id: "spiffe://cluster.local/ns/default/sa/reviews".to_owned(),
+        expires_unix_ms: 4_102_444_800_000,
+    }
+}
+
+pub(crate) fn identity() -> IdentityReport {
+    IdentityReport {
+        spiffe_id: "spiffe://cluster.local/ns/default/sa/ops".to_owned(),
+        chain_pem: "-----BEGIN CERTIFICATE-----\nchain\n-----END CERTIFICATE-----\n".to_owned(),
+        key_pem: "-----BEGIN PRIVATE KEY-----\nkey\n-----END PRIVATE KEY-----\n".to_owned(),
+        roots_pem: "-----BEGIN CERTIFICATE-----\nroot\n-----END CERTIFICATE-----\n".to_owned(),
+        expires_unix_ms: 4_102_444_800_000,
+    }
+}

@@ -1,0 +1,24 @@
+//! The real binary: what it prints, where, and how it ends.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::format_push_string,
+    clippy::let_underscore_must_use,
+    reason = "helpers of tests are tests, too: they fail by panicking and run against the real clock"
+)]
+
+mod canned;
+mod fake;
+mod help;
+mod home;
+mod install_sh;
+mod json;
+mod pipes;
+mod run;
+mod tables;
+mod top;
+mod unreachable;
+mod usage;
