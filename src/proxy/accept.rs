@@ -155,7 +155,10 @@ async fn dispatch(
             split,
             idle,
         } => {
-            let cluster = split.next().and_then(|at| targets.get(at).copied()).flatten();
+            let cluster = split
+                .next()
+                .and_then(|at| targets.get(at).copied())
+                .flatten();
             let to = (cluster, *idle);
             return tcp::serve(&worker, live, &conn, (stream, first_bytes), to).await;
         }
@@ -163,26 +166,24 @@ async fn dispatch(
         ChainAction::Detect { routes, bytes } => (routes, HttpCodec::Auto, Some(*bytes)),
     };
     let codec = match codec {
-        HttpCodec::Auto => match negotiated(&stream) {
-            Some(codec) => Some(codec),
-            None => {
-                if first.is_none() {
-                    conn.state.idle.set(true);
-                    match detect(&mut stream, &mut first_bytes, timeout).await {
-                        Ok(told) => first = Some(told),
-                        Err(_) => return,
-                    }
-                    conn.state.idle.set(false);
+        HttpCodec::Auto => {
+            let agreed = negotiated(&stream);
+            if agreed.is_none() && first.is_none() {
+                conn.state.idle.set(true);
+                match detect(&mut stream, &mut first_bytes, timeout).await {
+                    Ok(told) => first = Some(told),
+                    Err(_) => return,
                 }
-                match first {
-                    Some(First::Http2) => Some(HttpCodec::Http2),
-                    Some(First::Http1) => Some(HttpCodec::Http1),
-                    // Not HTTP where only HTTP is served: the parser says so to the caller.
-                    _ if bytes.is_none() => Some(HttpCodec::Http1),
-                    _ => None,
-                }
+                conn.state.idle.set(false);
             }
-        },
+            agreed.or(match first {
+                Some(First::Http2) => Some(HttpCodec::Http2),
+                Some(First::Http1) => Some(HttpCodec::Http1),
+                // Not HTTP where only HTTP is served: the parser says so to the caller.
+                _ if bytes.is_none() => Some(HttpCodec::Http1),
+                _ => None,
+            })
+        }
         codec => Some(codec),
     };
     let table: Rc<str> = routes.as_str().into();
@@ -196,7 +197,7 @@ async fn dispatch(
             _ => h1::serve::serve(worker, conn, table, (stream, first_bytes)).await,
         };
     }
-    let to = (bytes.flatten(), Duration::from_secs(3600));
+    let to = (bytes.flatten(), Duration::from_hours(1));
     tcp::serve(&worker, live, &conn, (stream, first_bytes), to).await;
 }
 

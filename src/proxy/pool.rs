@@ -29,7 +29,7 @@ use super::tls::Speak;
 /// Idle connections kept for an endpoint.
 const MAX_IDLE: usize = 512;
 /// Idle connections are closed after this long; shorter than what servers commonly allow.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// How often a request that waits for a connection looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -45,7 +45,7 @@ pub(crate) enum Key {
 /// All pools of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
-    pools: RefCell<HashMap<Key, Pool>>,
+    by_key: RefCell<HashMap<Key, Pool>>,
     known: RefCell<HashSet<u64>>,
     generation: Cell<u64>,
 }
@@ -138,7 +138,7 @@ impl Pools {
         let generation = live.generation();
         let mut dropped = Vec::new();
         {
-            let mut pools = self.pools.borrow_mut();
+            let mut pools = self.by_key.borrow_mut();
             pools.retain(|key, pool| {
                 let stays = match key {
                     Key::Endpoint(id) => known.contains(id),
@@ -166,7 +166,7 @@ impl Pools {
     /// Drops connections that have been idle for too long or died meanwhile.
     pub(crate) fn sweep(&self) {
         let now = rt::now();
-        self.pools.borrow_mut().retain(|_, pool| {
+        self.by_key.borrow_mut().retain(|_, pool| {
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < IDLE && idle.leg.io.is_quiet());
             pool.shared.retain(|shared| !shared.closed.get());
@@ -176,7 +176,7 @@ impl Pools {
 
     /// Idle HTTP/1 and open HTTP/2 connections.
     pub(crate) fn count(&self) -> usize {
-        self.pools
+        self.by_key
             .borrow()
             .values()
             .map(|pool| pool.idle.len() + pool.shared.len())
@@ -184,7 +184,7 @@ impl Pools {
     }
 
     fn idle(&self, key: Key) -> Option<(Box<H1Leg>, Tag)> {
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.get_mut(&key)?;
         loop {
             let idle = pool.idle.pop()?;
@@ -201,7 +201,7 @@ impl Pools {
             Key::Address(_) => true,
         };
         let current = !tag.mtls || tag.generation == self.generation.get();
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(tag.key).or_default();
         if stays && current && (max_uses == 0 || tag.uses < max_uses) && pool.idle.len() < MAX_IDLE
         {
@@ -216,13 +216,16 @@ impl Pools {
     }
 
     fn multiplexed(&self, key: Key, max_uses: u32) -> Shared {
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(key).or_default();
         pool.shared.retain(|shared| {
             !shared.closed.get() && (max_uses == 0 || shared.uses.get() < max_uses)
         });
         let free = pool.shared.iter().find(|shared| {
-            let most = shared.send.current_max_send_streams().min(client::MAX_STREAMS);
+            let most = shared
+                .send
+                .current_max_send_streams()
+                .min(client::MAX_STREAMS);
             shared.streams.get() < most
         });
         match free {
@@ -236,7 +239,7 @@ impl Pools {
     }
 
     fn connected(&self, key: Key, made: Option<Rc<Multiplexed>>) {
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(key).or_default();
         pool.connecting = false;
         pool.shared.extend(made);
@@ -244,7 +247,7 @@ impl Pools {
     }
 
     fn changed(&self, key: Key) -> Rc<Notify> {
-        Rc::clone(&self.pools.borrow_mut().entry(key).or_default().changed)
+        Rc::clone(&self.by_key.borrow_mut().entry(key).or_default().changed)
     }
 }
 

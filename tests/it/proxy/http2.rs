@@ -52,14 +52,14 @@ fn streaming_app(tasks: &Tasks) -> SocketAddr {
                         let mut send = respond.send_response(response, false).unwrap();
                         let mut body = request.into_body();
                         while let Some(Ok(data)) = body.data().await {
-                            let _ = body.flow_control().release_capacity(data.len());
+                            body.flow_control().release_capacity(data.len()).unwrap();
                             if send.send_data(data, false).is_err() {
                                 return;
                             }
                         }
                         let mut trailers = HeaderMap::new();
                         trailers.insert("grpc-status", status.parse().unwrap());
-                        let _ = send.send_trailers(trailers);
+                        let _sent = send.send_trailers(trailers);
                     });
                 }
             });
@@ -104,13 +104,13 @@ async fn messages_go_both_ways_at_once_and_trailers_follow() {
 
 #[tokio::test]
 async fn large_streams_wait_for_their_windows() {
+    const TOTAL: usize = 3_000_000;
     let tasks = Tasks::new();
     let bind = free();
     let app = streaming_app(&tasks);
     let _proxy = Proxy::start(view(bind, app, UpstreamProtocol::Downstream)).await;
     let mut send = caller(&tasks, bind).await;
     let (response, mut up) = send.send_request(request("/"), false).unwrap();
-    const TOTAL: usize = 3_000_000;
     up.send_data(vec![1; TOTAL].into(), true).unwrap();
     let mut down = response.await.unwrap().into_body();
     let mut got = 0;
@@ -141,8 +141,14 @@ async fn versions_are_translated() {
         text.extend_from_slice(&data.unwrap());
     }
     let text = String::from_utf8(text).unwrap();
-    assert!(text.starts_with("a POST /x?y\n") && text.ends_with("\n\nbody"), "{text}");
-    assert!(text.contains("host: app\n") && text.contains("transfer-encoding: chunked\n"), "{text}");
+    assert!(
+        text.starts_with("a POST /x?y\n") && text.ends_with("\n\nbody"),
+        "{text}"
+    );
+    assert!(
+        text.contains("host: app\n") && text.contains("transfer-encoding: chunked\n"),
+        "{text}"
+    );
 
     // HTTP/1 in, HTTP/2 out.
     let bind = free();
@@ -153,7 +159,10 @@ async fn versions_are_translated() {
          3\r\nabc\r\n0\r\n\r\n",
     )
     .await;
-    assert!(answer.contains("a POST http://app/z\n") && answer.ends_with("\n\nabc"), "{answer}");
+    assert!(
+        answer.contains("a POST http://app/z\n") && answer.ends_with("\n\nabc"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -167,11 +176,16 @@ async fn trailers_cross_from_one_version_to_the_other() {
         "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi",
     )
     .await;
-    assert!(answer.ends_with("2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"), "{answer}");
+    assert!(
+        answer.ends_with("2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+        "{answer}"
+    );
     // And back: trailers of HTTP/1 arrive over HTTP/2.
     let text = Scripted::start(
         &tasks,
-        &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 7\r\n\r\n"],
+        &[
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 7\r\n\r\n",
+        ],
     );
     let bind = free();
     let _proxy = Proxy::start(view(bind, text.address, UpstreamProtocol::Http1)).await;
@@ -220,7 +234,7 @@ async fn a_caller_that_resets_frees_the_endpoint() {
                             Some(Ok((_, respond))) => waiting.push(respond),
                             _ => return,
                         },
-                        _ = std::future::poll_fn(|cx| match waiting.last_mut() {
+                        () = std::future::poll_fn(|cx| match waiting.last_mut() {
                             Some(respond) => respond.poll_reset(cx).map(drop),
                             None => std::task::Poll::Pending,
                         }) => {

@@ -1,6 +1,7 @@
 //! A proxy in this process, views to run it by, and peers that say what they are told.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,26 +31,33 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Everything must happen within this.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A listener on a free port.
-pub fn listen() -> (TcpListener, SocketAddr) {
+pub(crate) fn listen() -> (TcpListener, SocketAddr) {
     let socket = net::bind(([127, 0, 0, 1], 0).into(), BindOptions::default()).unwrap();
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
 
 /// An address that nobody listens on just now.
-pub fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     listen().1
 }
 
-pub async fn connect(to: SocketAddr) -> TcpStream {
+pub(crate) async fn connect(to: SocketAddr) -> TcpStream {
     net::connect(to, ConnectOptions::default()).await.unwrap()
 }
 
+/// Whether anybody listens there.
+pub(crate) async fn reachable(address: SocketAddr) -> bool {
+    net::connect(address, ConnectOptions::default())
+        .await
+        .is_ok()
+}
+
 /// Sends `request` and reads until the other side ends.
-pub async fn exchange(to: SocketAddr, request: impl AsRef<[u8]>) -> String {
+pub(crate) async fn exchange(to: SocketAddr, request: impl AsRef<[u8]>) -> String {
     let mut stream = connect(to).await;
     stream.write_all(request.as_ref()).await.unwrap();
     let mut answer = Vec::new();
@@ -60,12 +68,12 @@ pub async fn exchange(to: SocketAddr, request: impl AsRef<[u8]>) -> String {
 }
 
 /// A GET that ends the connection.
-pub async fn get(to: SocketAddr, path: &str) -> String {
+pub(crate) async fn get(to: SocketAddr, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
     exchange(to, request).await
 }
 
-pub fn status(answer: &str) -> u16 {
+pub(crate) fn status(answer: &str) -> u16 {
     answer
         .split(' ')
         .nth(1)
@@ -74,7 +82,7 @@ pub fn status(answer: &str) -> u16 {
 }
 
 /// Reads until `until` has come.
-pub async fn read_until(stream: &mut TcpStream, until: &str) -> String {
+pub(crate) async fn read_until(stream: &mut TcpStream, until: &str) -> String {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     while !String::from_utf8_lossy(&text).contains(until) {
@@ -82,7 +90,11 @@ pub async fn read_until(stream: &mut TcpStream, until: &str) -> String {
             .await
             .unwrap_or_else(|_| panic!("only {:?}", String::from_utf8_lossy(&text)))
             .unwrap();
-        assert!(count > 0, "ended after {:?}", String::from_utf8_lossy(&text));
+        assert!(
+            count > 0,
+            "ended after {:?}",
+            String::from_utf8_lossy(&text)
+        );
         text.extend_from_slice(&buffer[..count]);
     }
     String::from_utf8(text).unwrap()
@@ -90,18 +102,18 @@ pub async fn read_until(stream: &mut TcpStream, until: &str) -> String {
 
 /// An application that answers `NAME METHOD PATH`, each request header as `name: value`, an empty
 /// line and the request's body. Speaks HTTP/1 and HTTP/2.
-pub struct App {
-    pub address: SocketAddr,
-    pub hits: Arc<AtomicUsize>,
-    tasks: Tasks,
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
+    pub(crate) hits: Arc<AtomicUsize>,
+    _tasks: Tasks,
 }
 
 impl App {
-    pub fn start(name: &str) -> Self {
+    pub(crate) fn start(name: &str) -> Self {
         Self::answering(name, 200)
     }
 
-    pub fn answering(name: &str, status: u16) -> Self {
+    pub(crate) fn answering(name: &str, status: u16) -> Self {
         let (socket, address) = listen();
         let hits = Arc::new(AtomicUsize::new(0));
         let tasks = Tasks::new();
@@ -125,16 +137,12 @@ impl App {
         Self {
             address,
             hits,
-            tasks,
+            _tasks: tasks,
         }
     }
 
-    pub fn hits(&self) -> usize {
+    pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::Relaxed)
-    }
-
-    pub async fn stop(self) {
-        self.tasks.end().await;
     }
 }
 
@@ -146,7 +154,7 @@ async fn echo(
     let (head, body) = request.into_parts();
     let mut text = format!("{name} {} {}\n", head.method, head.uri);
     for (key, value) in &head.headers {
-        text.push_str(&format!("{key}: {}\n", value.to_str().unwrap()));
+        writeln!(text, "{key}: {}", value.to_str().unwrap()).unwrap();
     }
     text.push('\n');
     let mut answer = text.into_bytes();
@@ -159,13 +167,13 @@ async fn echo(
 
 /// A server that reads a head (up to the empty line) and then answers with the next of `answers`,
 /// for each request on each connection; an empty answer closes. Heads are kept.
-pub struct Scripted {
-    pub address: SocketAddr,
-    pub heads: Arc<std::sync::Mutex<Vec<String>>>,
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
+    pub(crate) heads: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Scripted {
-    pub fn start(tasks: &Tasks, answers: &[&'static str]) -> Self {
+    pub(crate) fn start(tasks: &Tasks, answers: &[&'static str]) -> Self {
         let (socket, address) = listen();
         let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
         let (kept, group) = (Arc::clone(&heads), tasks.clone());
@@ -201,26 +209,38 @@ impl Scripted {
         Self { address, heads }
     }
 
-    pub fn heads(&self) -> Vec<String> {
+    pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 }
 
 /// A running proxy.
-pub struct Proxy {
-    pub views: Published<View>,
-    pub identities: Published<Option<Arc<Material>>>,
+pub(crate) struct Proxy {
+    pub(crate) views: Published<View>,
+    pub(crate) identities: Published<Option<Arc<Material>>>,
     drain: Option<Drain>,
     tasks: Tasks,
     ended: tokio::sync::oneshot::Receiver<Result<(), ProxyError>>,
 }
 
 impl Proxy {
-    pub async fn start(view: View) -> Self {
-        Self::with(Options { workers: 2, ..Options::default() }, view, None).await
+    pub(crate) async fn start(view: View) -> Self {
+        Self::with(
+            Options {
+                workers: 2,
+                ..Options::default()
+            },
+            view,
+            None,
+        )
+        .await
     }
 
-    pub async fn with(options: Options, view: View, material: Option<Arc<Material>>) -> Self {
+    pub(crate) async fn with(
+        options: Options,
+        view: View,
+        material: Option<Arc<Material>>,
+    ) -> Self {
         let addresses: Vec<_> = view.listeners.values().map(|l| l.bind).collect();
         let views = Published::new(view);
         let identities = Published::new(material);
@@ -234,10 +254,7 @@ impl Proxy {
             let _sent = done.send(ran);
         });
         for address in addresses {
-            eventually(|| async move {
-                net::connect(address, ConnectOptions::default()).await.is_ok()
-            })
-            .await;
+            eventually(|| reachable(address)).await;
         }
         Self {
             views,
@@ -249,7 +266,7 @@ impl Proxy {
     }
 
     /// Tells it to end and waits until it has.
-    pub async fn stop(mut self) -> Result<(), ProxyError> {
+    pub(crate) async fn stop(mut self) -> Result<(), ProxyError> {
         self.begin_drain();
         tokio::time::timeout(DEADLINE, self.ended)
             .await
@@ -257,12 +274,12 @@ impl Proxy {
             .unwrap()
     }
 
-    pub fn begin_drain(&mut self) {
+    pub(crate) fn begin_drain(&mut self) {
         self.drain.as_ref().unwrap().start();
     }
 
     /// Waits for an end that something else caused.
-    pub async fn ended(self) -> Result<(), ProxyError> {
+    pub(crate) async fn ended(self) -> Result<(), ProxyError> {
         let _keep = self.tasks;
         tokio::time::timeout(DEADLINE, self.ended)
             .await
@@ -272,7 +289,7 @@ impl Proxy {
 }
 
 /// Looks again until `holds`.
-pub async fn eventually<F: Future<Output = bool>>(holds: impl Fn() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(holds: impl Fn() -> F) {
     let deadline = meshctl::rt::now() + DEADLINE;
     while !holds().await {
         assert!(meshctl::rt::now() < deadline, "did not happen in time");
@@ -282,9 +299,9 @@ pub async fn eventually<F: Future<Output = bool>>(holds: impl Fn() -> F) {
 
 /// A view in the making.
 #[derive(Default)]
-pub struct Views(pub View);
+pub(crate) struct Views(pub(crate) View);
 
-pub fn cluster(name: &str) -> Cluster {
+pub(crate) fn cluster(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
         kind: ClusterKind::Discovered,
@@ -304,7 +321,7 @@ pub fn cluster(name: &str) -> Cluster {
     }
 }
 
-pub fn endpoint(address: SocketAddr) -> Endpoint {
+pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
         priority: 0,
         locality: Locality::default(),
@@ -322,7 +339,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
     }
 }
 
-pub fn forward(clusters: &[(&str, u32)]) -> Forward {
+pub(crate) fn forward(clusters: &[(&str, u32)]) -> Forward {
     Forward {
         clusters: clusters
             .iter()
@@ -336,7 +353,7 @@ pub fn forward(clusters: &[(&str, u32)]) -> Forward {
     }
 }
 
-pub fn route(action: Action) -> Route {
+pub(crate) fn route(action: Action) -> Route {
     Route {
         name: "r".to_owned(),
         matches: Match::default(),
@@ -347,7 +364,7 @@ pub fn route(action: Action) -> Route {
 }
 
 impl Views {
-    pub fn listener(
+    pub(crate) fn listener(
         mut self,
         name: &str,
         bind: SocketAddr,
@@ -376,7 +393,7 @@ impl Views {
     }
 
     /// HTTP on `bind` by the route table `name`.
-    pub fn http(self, name: &str, bind: SocketAddr) -> Self {
+    pub(crate) fn http(self, name: &str, bind: SocketAddr) -> Self {
         let action = ChainAction::Http {
             routes: name.to_owned(),
             codec: HttpCodec::Auto,
@@ -385,7 +402,7 @@ impl Views {
     }
 
     /// One table with one host `*`.
-    pub fn routes(mut self, name: &str, routes: Vec<Route>) -> Self {
+    pub(crate) fn routes(mut self, name: &str, routes: Vec<Route>) -> Self {
         self.0.routes.insert(
             name.to_owned(),
             Arc::new(RouteTable {
@@ -400,7 +417,7 @@ impl Views {
         self
     }
 
-    pub fn cluster(mut self, cluster: Cluster, endpoints: Vec<Endpoint>) -> Self {
+    pub(crate) fn cluster(mut self, cluster: Cluster, endpoints: Vec<Endpoint>) -> Self {
         let name = cluster.name.clone();
         self.0.clusters.insert(name.clone(), Arc::new(cluster));
         self.0
@@ -411,7 +428,7 @@ impl Views {
 }
 
 /// A view that carries HTTP from `bind` to `app`, with a hook to change the route.
-pub fn simple(bind: SocketAddr, app: SocketAddr, change: impl FnOnce(&mut Forward)) -> View {
+pub(crate) fn simple(bind: SocketAddr, app: SocketAddr, change: impl FnOnce(&mut Forward)) -> View {
     let mut action = forward(&[("app", 1)]);
     change(&mut action);
     Views::default()
@@ -422,10 +439,10 @@ pub fn simple(bind: SocketAddr, app: SocketAddr, change: impl FnOnce(&mut Forwar
 }
 
 /// A keep-alive HTTP/1 caller.
-pub struct Caller(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
+pub(crate) struct Caller(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
 
 impl Caller {
-    pub async fn new(tasks: &Tasks, to: SocketAddr) -> Self {
+    pub(crate) async fn new(tasks: &Tasks, to: SocketAddr) -> Self {
         let io = TokioIo::new(connect(to).await);
         let (send, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tasks.spawn("caller", async move {
@@ -434,7 +451,10 @@ impl Caller {
         Self(send)
     }
 
-    pub async fn call(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<(u16, String)> {
+    pub(crate) async fn call(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<(u16, String)> {
         self.0.ready().await?;
         let response = self.0.send_request(request).await?;
         let status = response.status().as_u16();
@@ -442,7 +462,7 @@ impl Caller {
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    pub async fn get(&mut self, path: &str) -> hyper::Result<(u16, String)> {
+    pub(crate) async fn get(&mut self, path: &str) -> hyper::Result<(u16, String)> {
         let request = Request::get(path)
             .header("host", "app")
             .body(Full::default())
@@ -450,7 +470,7 @@ impl Caller {
         self.call(request).await
     }
 
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 }

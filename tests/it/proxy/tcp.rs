@@ -13,7 +13,7 @@ use super::support::*;
 fn bytes() -> ChainAction {
     ChainAction::Tcp {
         clusters: vec![("app".to_owned(), 1)],
-        idle_timeout: Duration::from_secs(3600),
+        idle_timeout: Duration::from_hours(1),
     }
 }
 
@@ -39,7 +39,10 @@ async fn each_direction_ends_on_its_own() {
     // The readiness probe of the test would take the server's only accept.
     let (view, bind_probe) = (view, bind);
     let proxy = Proxy::with(
-        meshctl::proxy::Options { workers: 1, ..Default::default() },
+        meshctl::proxy::Options {
+            workers: 1,
+            ..Default::default()
+        },
         meshctl::mesh::View::default(),
         None,
     )
