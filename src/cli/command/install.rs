@@ -28,6 +28,8 @@ Examples:
   meshctl install --set xdsPort=16010       another port
   meshctl install --dry-run -o json         what would be done
 
+Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative log),
+minimal (as default, logs only what is wrong)
 Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, mtls (strict, permissive), logLevel
 Installing again keeps what is there and changes only what --profile and --set name.")]
 pub(crate) struct Args {
@@ -57,10 +59,10 @@ const TRUST_DOMAIN: &str = "cluster.local";
 /// Where a mesh can be installed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
-    /// This machine
+    // This machine
     #[default]
     Local,
-    /// A Kubernetes cluster
+    // A Kubernetes cluster
     Kubernetes,
 }
 
@@ -83,11 +85,11 @@ impl Target {
 /// A set of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
-    /// mTLS where the caller can, plaintext from others
+    // mTLS where the caller can, plaintext from others
     Default,
-    /// mTLS required, and a talkative log: to see what happens
+    // mTLS required, and a talkative log: to see what happens
     Demo,
-    /// As default, logging only what is wrong
+    // As default, logging only what is wrong
     Minimal,
 }
 

@@ -70,7 +70,7 @@ pub(crate) struct Args {
 /// What an application speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
-    /// Found out from the first bytes
+    // Found out from the first bytes
     #[default]
     Auto,
     Http,
@@ -83,10 +83,10 @@ pub(crate) enum Protocol {
 /// How connections come to the sidecar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Capture {
-    /// It binds the ports of the application
+    // It binds the ports of the application
     #[default]
     None,
-    /// nftables redirects
+    // nftables redirects
     Transparent,
 }
 
