@@ -23,15 +23,16 @@ use crate::tls::material::write_secret;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  meshctl install                           a home, a store, a root certificate
-  meshctl install --service --wait          and a systemd user service that runs the control plane
-  meshctl install --set xdsPort=16010       another port
-  meshctl install --dry-run -o json         what would be done
+  meshctl install                        a home, a store, a root certificate
+  meshctl install --service --wait       and a systemd user service
+  meshctl install --set xdsPort=16010    another port
+  meshctl install --dry-run -o json      what would be done
 
-Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative log),
-minimal (as default, logs only what is wrong)
-Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, mtls (strict, permissive), logLevel
-Installing again keeps what is there and changes only what --profile and --set name.")]
+Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative
+log), minimal (as default, logs only what is wrong)
+Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, mtls (strict or
+permissive), logLevel
+Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to
     #[arg(long, value_enum, default_value_t, value_name = "TARGET")]

@@ -16,10 +16,11 @@ use crate::cli::{logging, parse};
 #[command(after_help = "\
 Examples:
   meshctl proxy --service reviews --version v1 --app 127.0.0.1:9080
-  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart --app 8080=127.0.0.1:18080 \\
-      --control-plane mesh.example.com:15012
+  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart \\
+      --app 8080=127.0.0.1:18080 --control-plane mesh.example.com:15012
 
-Calls of the application go to the outbound port (HTTP_PROXY=http://127.0.0.1:15001).
+Calls of the application go to the outbound port
+(HTTP_PROXY=http://127.0.0.1:15001).
 The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {

@@ -15,13 +15,13 @@ use crate::cli::parse;
 #[command(after_help = "\
 Examples:
   meshctl up -d examples/bookinfo
-  meshctl up shop.yaml --isolation netns        as root: namespaces and transparent capture
+  meshctl up shop.yaml --isolation netns      as root: transparent capture
 
-Isolation: process gives each pod a loopback address, netns (root) a network namespace with
-transparent capture, auto takes netns where it works.
+Isolation: process gives each pod a loopback address, netns (root) a network
+namespace with transparent capture, auto takes netns where it works.
 
-Containers run as processes: `command` says what, the image is not pulled. Without root
-a pod finds its port in $PORT and its sidecar in $HTTP_PROXY.
+Containers run as processes: `command` says what, the image is not pulled.
+Without root a pod finds its port in $PORT and its sidecar in $HTTP_PROXY.
 Ctrl-C (or `meshctl down` after -d) ends all of it and leaves nothing behind.")]
 pub(crate) struct Args {
     /// Manifests: files or directories
