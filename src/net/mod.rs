@@ -3,7 +3,11 @@
 //! Owns every system call that makes or redirects a connection. What a connection means is decided above.
 
 pub mod bind;
+pub mod capture;
 pub mod connect;
+pub(crate) mod netlink;
+pub mod original;
 
 pub use bind::{BindOptions, bind, bind_unix};
 pub use connect::{ConnectOptions, connect};
+pub use original::original_destination;

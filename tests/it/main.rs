@@ -8,5 +8,8 @@
     reason = "a failed step should fail the test"
 )]
 
+mod capture;
 mod identity;
+mod local;
+mod sample_app;
 mod store;
