@@ -33,6 +33,25 @@ pub struct Cluster {
     pub outlier: Option<OutlierDetection>,
 }
 
+impl Cluster {
+    /// For connections whose meant address is outside the mesh, and that may pass.
+    pub const PASSTHROUGH: &'static str = "PassthroughCluster";
+    /// For connections that may not: it has no endpoints.
+    pub const BLACK_HOLE: &'static str = "BlackHoleCluster";
+    /// For connections to ports of the application that nobody declared.
+    pub const INBOUND_PASSTHROUGH: &'static str = "InboundPassthroughCluster";
+
+    /// Istio's name for a service port, or for a subset of it.
+    pub fn outbound_name(port: u16, subset: &str, host: &Hostname) -> String {
+        format!("outbound|{port}|{subset}|{host}")
+    }
+
+    /// Istio's name for a port of the application.
+    pub fn inbound_name(port: u16) -> String {
+        format!("inbound|{port}||")
+    }
+}
+
 /// The service that a cluster stands for, for telemetry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

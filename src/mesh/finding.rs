@@ -43,7 +43,12 @@ impl fmt::Display for Origin {
             }
         }
         if !self.kind.is_empty() {
-            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)?;
+            f.write_str(&self.kind)?;
+            match (self.namespace.as_str(), self.name.as_str()) {
+                (_, "") => {}
+                ("", name) => write!(f, " {name}")?,
+                (namespace, name) => write!(f, " {namespace}/{name}")?,
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! `resource`; a [`World`] gives each proxy its [`View`]; `xds` carries views. Route matching is
 //! here because the proxy, `routes --explain` and the shadowed-rule check must agree.
 
+pub mod check;
 pub mod cluster;
 pub mod endpoint;
 pub mod finding;
@@ -12,6 +13,7 @@ pub mod listener;
 pub mod name;
 pub mod node;
 pub mod route;
+mod selection;
 pub mod service;
 pub mod view;
 pub mod workload;

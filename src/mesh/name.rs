@@ -33,6 +33,14 @@ impl Hostname {
         &self.0
     }
 
+    /// Whether this is `other`, or a wildcard that `other` falls under.
+    pub fn covers(&self, other: &Self) -> bool {
+        match self.0.strip_prefix('*') {
+            Some(suffix) => other.0.len() > suffix.len() && other.0.ends_with(suffix),
+            None => self == other,
+        }
+    }
+
     /// `(name, namespace)` when this is a Kubernetes service name.
     pub fn kubernetes(&self) -> Option<(&str, &str)> {
         let (head, namespace) = self
@@ -180,6 +188,12 @@ mod tests {
         for bad in ["", "a..b", "-a", "a b", "a.*.b", "*a.com"] {
             assert!(bad.parse::<Hostname>().is_err(), "{bad}");
         }
+        let covers = |a: &str, b: &str| {
+            let (a, b): (Hostname, Hostname) = (a.parse().unwrap(), b.parse().unwrap());
+            a.covers(&b)
+        };
+        assert!(covers("*", "a.b") && covers("*.b", "a.b") && covers("a.b", "a.b"));
+        assert!(!covers("*.b", "b") && !covers("*.b", "ab") && !covers("a.b", "*.b"));
         assert_eq!(
             Hostname::service("reviews", "prod").kubernetes(),
             Some(("reviews", "prod"))

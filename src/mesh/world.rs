@@ -1,6 +1,6 @@
 //! The whole mesh at one moment: what people want, and what runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -47,12 +47,42 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The rules for calls of `host` from `namespace`: its own, else those of the longest `*.suffix`,
+    /// else those of `*`.
+    pub fn routes(&self, host: &Hostname, namespace: &str) -> Option<&Arc<HostRoutes>> {
+        nearest(&self.routes, host)
+            .filter(|routes| routes.export.is_empty() || routes.export.contains(namespace))
+    }
+
+    /// How `host` is called, found like [`Config::routes`].
+    pub fn destination(&self, host: &Hostname) -> Option<&Arc<Destination>> {
+        nearest(&self.destinations, host)
+    }
+}
+
+fn nearest<'a, T>(of: &'a BTreeMap<Hostname, T>, host: &Hostname) -> Option<&'a T> {
+    if let Some(own) = of.get(host) {
+        return Some(own);
+    }
+    // `*.suffix` sorts before every letter, so only wildcards are looked at.
+    let wildcards = of
+        .iter()
+        .take_while(|(name, _)| name.as_str().starts_with('*'));
+    wildcards
+        .filter(|(name, _)| name.covers(host))
+        .max_by_key(|(name, _)| name.as_str().len())
+        .map(|(_, value)| value)
+}
+
 /// The routes of one host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostRoutes {
     /// In order. Clusters in them are named for the port of the request when the destination says none:
     /// see [`RouteTarget`].
     pub rules: Vec<Rule>,
+    /// Namespaces whose workloads see them; empty is all.
+    pub export: BTreeSet<String>,
     /// The object that they were written in.
     pub origin: Origin,
 }

@@ -1,1 +1,24 @@
-//! What people write: typed objects with positions, and their lowering into the model.
+//! Objects that people write, and the world that they mean.
+//!
+//! Owns reading (`parse`: text → objects, every mistake with file, line, column and how to mend it)
+//! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
+//! closed). One file a kind under `kube` and `istio`. Leaves to others where texts come from
+//! (`source`), what is asked of a whole world (`mesh::check`), and everything that touches a disk.
+
+mod catalogue;
+pub mod codes;
+pub mod document;
+mod duration;
+pub mod istio;
+pub mod json;
+pub mod kube;
+mod lower;
+mod object;
+mod parse;
+mod reader;
+mod suggest;
+mod tree;
+
+pub use lower::{Instances, lower};
+pub use object::{Key, Kind, Metadata, Object, Objects};
+pub use parse::{collect, from_value, parse};

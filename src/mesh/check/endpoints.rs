@@ -1,0 +1,125 @@
+//! Who answers: services and subsets that no instance stands behind.
+
+use crate::mesh::selection::Selection;
+use crate::mesh::service::TargetPort;
+use crate::mesh::world::selects;
+use crate::mesh::{Finding, Health, Protocol, Severity, World};
+
+/// A subset that chooses nothing.
+const SUBSET_EMPTY: &str = "IST0173";
+/// A selector that chooses nothing.
+const NO_WORKLOAD: &str = "IST0127";
+/// A port that leads nowhere.
+const NO_TARGET: &str = "MSH0009";
+/// A workload that plaintext reaches.
+const NO_PROXY: &str = "IST0103";
+
+pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
+    // Without a single instance nothing is known about what runs: manifests are looked at offline.
+    if world.instances.is_empty() {
+        return;
+    }
+    let selection = Selection::new(world);
+    for service in world.config.services.values() {
+        if service.selector.is_empty() {
+            continue;
+        }
+        let behind = selection.select(service);
+        if behind.is_empty() {
+            findings.push(
+                Finding::new(
+                    Severity::Warning,
+                    NO_WORKLOAD,
+                    &service.origin,
+                    format!(
+                        "no workload carries the labels that service {} asks for",
+                        service.name
+                    ),
+                )
+                .at("spec.selector")
+                .hint("calls answer 503 until one does"),
+            );
+            continue;
+        }
+        if behind
+            .iter()
+            .all(|instance| instance.health != Health::Healthy)
+        {
+            findings.push(
+                Finding::new(
+                    Severity::Warning,
+                    NO_WORKLOAD,
+                    &service.origin,
+                    format!("no instance of service {} is healthy", service.name),
+                )
+                .hint("see their readiness probes"),
+            );
+        }
+        if let Some(instance) = behind.iter().find(|instance| !instance.mtls) {
+            findings.push(
+                Finding::new(
+                    Severity::Info,
+                    NO_PROXY,
+                    &service.origin,
+                    format!(
+                        "instance {} of service {} has no proxy of the mesh: calls to it are plaintext",
+                        instance.name, service.name
+                    ),
+                )
+                .hint("`meshctl inject` its manifest, or run it with `meshctl up`"),
+            );
+        }
+        for port in &service.ports {
+            if let TargetPort::Name(name) = &port.target
+                && port.protocol != Protocol::Udp
+                && !behind
+                    .iter()
+                    .any(|instance| instance.port_names.contains_key(name))
+            {
+                findings.push(
+                    Finding::new(
+                        Severity::Warning,
+                        NO_TARGET,
+                        &service.origin,
+                        format!("port {} of service {} leads to a container port named {name:?}, which no instance has", port.port, service.name),
+                    )
+                    .at("spec.ports")
+                    .hint("name the container port, or target its number"),
+                );
+            }
+        }
+        let Some(destination) = world.config.destination(&service.host) else {
+            continue;
+        };
+        // A wildcard's subsets are for whichever services have them.
+        if !world.config.destinations.contains_key(&service.host) {
+            continue;
+        }
+        for (name, subset) in &destination.subsets {
+            if !behind
+                .iter()
+                .any(|instance| selects(&subset.labels, &instance.labels))
+            {
+                let labels: Vec<String> = subset
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                findings.push(
+                    Finding::new(
+                        Severity::Warning,
+                        SUBSET_EMPTY,
+                        &destination.origin,
+                        format!(
+                            "subset {name:?} of service {} chooses no instance ({})",
+                            service.name,
+                            labels.join(", ")
+                        ),
+                    )
+                    .at("spec.subsets")
+                    .hint("requests that are sent there answer 503"),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Calls to the application: who may make them, and where they are handed over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::outbound::{unresolved, whole};
+use super::{TCP_IDLE, View, tcp_chain};
+use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::listener::{
+    Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
+};
+use crate::mesh::node::Application;
+use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
+use crate::mesh::service::TargetPort;
+use crate::mesh::world::{MtlsMode, selects};
+use crate::mesh::{
+    Cluster, ClusterKind, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
+    VirtualHost, World,
+};
+
+/// What a caller of the mesh says in its client hello; anything else is the application's own TLS.
+const MESH_ALPN: [&str; 5] = [
+    "istio",
+    "istio-peer-exchange",
+    "istio-http/1.0",
+    "istio-http/1.1",
+    "istio-h2",
+];
+
+/// What is agreed to, in order. Not `istio-peer-exchange`: who agrees to that must send metadata first.
+const HTTP_ALPN: [&str; 6] = [
+    "istio-h2",
+    "istio-http/1.1",
+    "istio-http/1.0",
+    "istio",
+    "h2",
+    "http/1.1",
+];
+const TCP_ALPN: [&str; 1] = ["istio"];
+
+pub(super) fn add(world: &World, node: &Node, view: &mut View) {
+    let protocols = protocols(world, node);
+    let protocol = |application: &Application| {
+        protocols
+            .get(&application.port)
+            .copied()
+            .unwrap_or_default()
+    };
+    let mut applications: Vec<&Application> = node.applications.iter().collect();
+    applications.sort_by_key(|application| application.port);
+    applications.dedup_by_key(|application| application.port);
+    for application in &applications {
+        let protocol = protocol(application);
+        if protocol == Protocol::Udp {
+            continue;
+        }
+        let name = Cluster::inbound_name(application.port);
+        view.add_routes(table(&name, application.port));
+        let mut cluster = unresolved(&name, ClusterKind::Static(vec![application.address]));
+        cluster.protocol = match protocol {
+            Protocol::Http2 | Protocol::Grpc => UpstreamProtocol::Http2,
+            Protocol::Auto => UpstreamProtocol::Downstream,
+            _ => UpstreamProtocol::Http1,
+        };
+        view.add_cluster(cluster);
+    }
+    let of = |port: u16| {
+        world
+            .config
+            .authentication
+            .mode(&node.namespace, &node.labels, port)
+    };
+    if node.transparent {
+        transparent(world, node, &applications, &of, &protocol, view);
+        return;
+    }
+    for application in applications {
+        let protocol = protocol(application);
+        if protocol == Protocol::Udp {
+            continue;
+        }
+        let port = application.port;
+        let hand_over = action(protocol, &Cluster::inbound_name(port));
+        view.add_listener(Listener {
+            name: format!("inbound|{port}|{}", application.bind.ip()),
+            bind: application.bind,
+            direction: Direction::Inbound,
+            transparent: false,
+            chains: chains(None, of(port), &hand_over, &Cluster::inbound_name(port)),
+            default_chain: None,
+            detect_timeout: Duration::ZERO,
+        });
+    }
+}
+
+fn transparent(
+    world: &World,
+    node: &Node,
+    applications: &[&Application],
+    of: &dyn Fn(u16) -> MtlsMode,
+    protocol: &dyn Fn(&Application) -> Protocol,
+    view: &mut View,
+) {
+    let passthrough = Cluster::INBOUND_PASSTHROUGH;
+    view.add_cluster(unresolved(passthrough, ClusterKind::OriginalDestination));
+    view.add_routes(table(passthrough, 0));
+    let undeclared = action(Protocol::Auto, passthrough);
+    // A redirected connection to the proxy itself would be sent to itself for ever.
+    let mut all = vec![tcp_chain(
+        "virtualInbound-blackhole",
+        ChainMatch {
+            port: Some(node.inbound.port()),
+            ..ChainMatch::default()
+        },
+        Cluster::BLACK_HOLE,
+    )];
+    for application in applications {
+        let protocol = protocol(application);
+        if protocol == Protocol::Udp || application.port == node.inbound.port() {
+            continue;
+        }
+        let port = application.port;
+        let cluster = Cluster::inbound_name(port);
+        let hand_over = action(protocol, &cluster);
+        all.extend(chains(Some(port), of(port), &hand_over, &cluster));
+    }
+    // Ports that a policy names are guarded though nobody declared them.
+    for port in guarded(world, node) {
+        if applications
+            .iter()
+            .all(|application| application.port != port)
+        {
+            all.extend(chains(Some(port), of(port), &undeclared, passthrough));
+        }
+    }
+    // Port 0 is no port, so no exception by port holds for it.
+    all.extend(chains(None, of(0), &undeclared, passthrough));
+    view.add_listener(Listener {
+        name: "virtualInbound".to_owned(),
+        bind: node.inbound,
+        direction: Direction::Inbound,
+        transparent: true,
+        chains: all,
+        default_chain: None,
+        detect_timeout: Duration::ZERO,
+    });
+}
+
+fn guarded(world: &World, node: &Node) -> Vec<u16> {
+    let rules = &world.config.authentication.workloads;
+    rules
+        .iter()
+        .find(|rule| rule.namespace == node.namespace && selects(&rule.selector, &node.labels))
+        .map(|rule| rule.ports.keys().copied().collect())
+        .unwrap_or_default()
+}
+
+/// What is spoken on each container port, by the services in front of it; HTTP wins over guesses.
+fn protocols(world: &World, node: &Node) -> BTreeMap<u16, Protocol> {
+    let mut protocols: BTreeMap<u16, Protocol> = BTreeMap::new();
+    let instance = world
+        .instances
+        .get(&(node.namespace.clone(), node.name.clone()));
+    let ours = |service: &&std::sync::Arc<Service>| {
+        service.namespace == node.namespace
+            && !service.selector.is_empty()
+            && selects(&service.selector, &node.labels)
+    };
+    for service in world.config.services.values().filter(ours) {
+        for port in &service.ports {
+            let target = match &port.target {
+                TargetPort::Number(number) => Some(*number),
+                TargetPort::Name(name) => {
+                    instance.and_then(|instance| instance.port_names.get(name).copied())
+                }
+            };
+            let Some(target) = target else { continue };
+            let known = protocols.entry(target).or_insert(port.protocol);
+            if matches!(*known, Protocol::Auto | Protocol::Udp) && port.protocol != Protocol::Udp {
+                *known = port.protocol;
+            }
+        }
+    }
+    protocols
+}
+
+fn action(protocol: Protocol, cluster: &str) -> ChainAction {
+    let routes = cluster.to_owned();
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => ChainAction::Http {
+            routes,
+            codec: HttpCodec::Auto,
+        },
+        Protocol::Auto => ChainAction::Detect {
+            routes,
+            cluster: cluster.to_owned(),
+        },
+        Protocol::Tls | Protocol::Tcp | Protocol::Udp => ChainAction::Tcp {
+            clusters: vec![(cluster.to_owned(), 1)],
+            idle_timeout: TCP_IDLE,
+        },
+    }
+}
+
+fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str) -> Vec<Chain> {
+    let named = |what: &str| match port {
+        Some(port) => format!("{port}_{what}"),
+        None => what.to_owned(),
+    };
+    let on = |transport: Option<Transport>, alpn: &[&str]| ChainMatch {
+        port,
+        transport,
+        application_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
+        ..ChainMatch::default()
+    };
+    let offered: &[&str] = match action {
+        ChainAction::Tcp { .. } => &TCP_ALPN,
+        ChainAction::Http { .. } | ChainAction::Detect { .. } => &HTTP_ALPN,
+    };
+    let mutual = |alpn: &[&str]| Chain {
+        name: named("mtls"),
+        matches: on(Some(Transport::Tls), alpn),
+        tls: Some(ServerTls {
+            alpn: offered.iter().map(|name| (*name).to_owned()).collect(),
+        }),
+        action: action.clone(),
+    };
+    let plain = |transport| Chain {
+        name: named("plaintext"),
+        matches: on(transport, &[]),
+        tls: None,
+        action: action.clone(),
+    };
+    match mode {
+        // Whoever speaks TLS must show a certificate of the mesh, whatever else the hello says: a
+        // foreign caller gets an alert rather than a closed connection.
+        MtlsMode::Strict => vec![mutual(&[])],
+        MtlsMode::Permissive => vec![
+            mutual(&MESH_ALPN),
+            plain(Some(Transport::Plain)),
+            tcp_chain(
+                &named("tls-passthrough"),
+                on(Some(Transport::Tls), &[]),
+                cluster,
+            ),
+        ],
+        MtlsMode::Disable => vec![plain(None)],
+    }
+}
+
+fn table(name: &str, port: u16) -> RouteTable {
+    let route = Route {
+        name: "default".to_owned(),
+        matches: Match::default(),
+        action: Action::Forward(Forward {
+            clusters: vec![whole(name.to_owned())],
+            // The application may have closed a kept connection just now; nothing was sent on it.
+            retry: Some(Retry {
+                on: vec![RetryOn::ResetBeforeRequest],
+                ..Retry::default()
+            }),
+            ..Forward::default()
+        }),
+        headers: HeaderEdits::default(),
+        origin: Origin::default(),
+    };
+    RouteTable {
+        name: name.to_owned(),
+        hosts: vec![VirtualHost {
+            name: format!("inbound|http|{port}"),
+            domains: vec!["*".to_owned()],
+            routes: vec![route],
+        }],
+    }
+}

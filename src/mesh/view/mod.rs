@@ -1,0 +1,101 @@
+//! Everything one proxy needs, in the mesh's words.
+//!
+//! [`World::view`] is total and deterministic: the same world and node give the same view, and a
+//! broken reference becomes a route to a cluster that the view does not hold, which answers 503.
+//! Clusters and endpoints are the same for every proxy, so [`World::common`] makes them once a world.
+
+mod cluster;
+mod inbound;
+mod outbound;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::listener::{Chain, ChainAction, ChainMatch};
+use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, World};
+
+/// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
+/// must dirty one assignment and nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct View {
+    /// By name.
+    pub listeners: BTreeMap<String, Arc<Listener>>,
+    /// By name.
+    pub routes: BTreeMap<String, Arc<RouteTable>>,
+    /// By name.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// By cluster name.
+    pub endpoints: BTreeMap<String, Arc<Assignment>>,
+}
+
+/// What is the same for every proxy of a world.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Common {
+    /// By name.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// By cluster name.
+    pub endpoints: BTreeMap<String, Arc<Assignment>>,
+}
+
+/// Istio's default for connections that only carry bytes.
+const TCP_IDLE: Duration = Duration::from_hours(1);
+
+impl World {
+    /// Clusters and endpoints, for [`World::view_with`].
+    pub fn common(&self) -> Common {
+        cluster::common(self)
+    }
+
+    /// Everything that the proxy of `node` needs.
+    pub fn view(&self, node: &Node) -> View {
+        self.view_with(&self.common(), node)
+    }
+
+    /// As [`World::view`], with clusters and endpoints that are made already.
+    pub fn view_with(&self, common: &Common, node: &Node) -> View {
+        let mut view = View {
+            clusters: common.clusters.clone(),
+            endpoints: common.endpoints.clone(),
+            ..View::default()
+        };
+        // What a gateway listens on is its own objects' business.
+        if node.kind == NodeKind::Sidecar {
+            outbound::add(self, node, &mut view);
+            inbound::add(self, node, &mut view);
+        }
+        view
+    }
+}
+
+impl View {
+    fn add_listener(&mut self, listener: Listener) {
+        self.listeners
+            .insert(listener.name.clone(), Arc::new(listener));
+    }
+
+    fn add_routes(&mut self, table: RouteTable) {
+        self.routes.insert(table.name.clone(), Arc::new(table));
+    }
+
+    fn add_cluster(&mut self, cluster: Cluster) {
+        self.clusters
+            .insert(cluster.name.clone(), Arc::new(cluster));
+    }
+}
+
+/// A chain that carries bytes to `cluster`.
+fn tcp_chain(name: &str, matches: ChainMatch, cluster: &str) -> Chain {
+    Chain {
+        name: name.to_owned(),
+        matches,
+        tls: None,
+        action: ChainAction::Tcp {
+            clusters: vec![(cluster.to_owned(), 1)],
+            idle_timeout: TCP_IDLE,
+        },
+    }
+}

@@ -1,0 +1,437 @@
+//! Calls of the application: the listener that takes them, and the tables that route them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::cluster::CONNECT_TIMEOUT;
+use super::{TCP_IDLE, View, tcp_chain};
+use crate::mesh::cluster::{Limits, UpstreamProtocol};
+use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec};
+use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Respond, Retry, WeightedCluster};
+use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
+use crate::mesh::{
+    Cluster, ClusterKind, Hostname, Listener, LoadBalancer, Node, Origin, Protocol, Route,
+    RouteTable, Service, ServicePort, VirtualHost, World,
+};
+
+/// Routes for calls through an explicit proxy, by host and port.
+const HTTP_PROXY: &str = "http_proxy";
+/// Hosts outside the registry are routed where plain HTTP is spoken.
+const HTTP_PORT: u16 = 80;
+
+pub(super) fn add(world: &World, node: &Node, view: &mut View) {
+    let config = &*world.config;
+    view.add_cluster(unresolved(
+        Cluster::PASSTHROUGH,
+        ClusterKind::OriginalDestination,
+    ));
+    view.add_cluster(unresolved(
+        Cluster::BLACK_HOLE,
+        ClusterKind::Static(Vec::new()),
+    ));
+    let beyond = match config.outbound {
+        OutboundPolicy::AllowAny => Cluster::PASSTHROUGH,
+        OutboundPolicy::RegistryOnly => Cluster::BLACK_HOLE,
+    };
+    // The tables by port are made for explicit proxies too: gRPC clients and reports ask for them.
+    let chains = by_port(config, node, view);
+    let (chains, default_chain) = if node.transparent {
+        (chains, tcp_chain(beyond, ChainMatch::default(), beyond))
+    } else {
+        view.add_routes(proxy_table(config, node));
+        let chain = Chain {
+            name: HTTP_PROXY.to_owned(),
+            matches: ChainMatch::default(),
+            tls: None,
+            action: ChainAction::Http {
+                routes: HTTP_PROXY.to_owned(),
+                codec: HttpCodec::Auto,
+            },
+        };
+        (Vec::new(), chain)
+    };
+    view.add_listener(Listener {
+        name: "virtualOutbound".to_owned(),
+        bind: node.outbound,
+        direction: Direction::Outbound,
+        transparent: node.transparent,
+        chains,
+        default_chain: Some(default_chain),
+        detect_timeout: Duration::ZERO,
+    });
+}
+
+/// A cluster that stands for no service.
+pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        kind,
+        service: None,
+        load_balancer: LoadBalancer::default(),
+        protocol: UpstreamProtocol::Downstream,
+        tls: None,
+        connect_timeout: CONNECT_TIMEOUT,
+        limits: Limits::default(),
+        outlier: None,
+    }
+}
+
+/// One chain a port for HTTP, one an address and port for the rest.
+fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
+    let mut ports: BTreeMap<u16, Vec<(&Service, &ServicePort)>> = BTreeMap::new();
+    for service in config.services.values() {
+        for port in &service.ports {
+            if port.protocol != Protocol::Udp {
+                ports.entry(port.port).or_default().push((service, port));
+            }
+        }
+    }
+    // A rule for a host outside the registry needs a port where it is looked at.
+    if !foreign_hosts(config, node).is_empty() {
+        ports.entry(HTTP_PORT).or_default();
+    }
+    // A redirected connection to the proxy itself would be sent to itself for ever.
+    let mut chains = vec![tcp_chain(
+        "virtualOutbound-blackhole",
+        ChainMatch {
+            port: Some(node.outbound.port()),
+            ..ChainMatch::default()
+        },
+        Cluster::BLACK_HOLE,
+    )];
+    for (port, services) in ports {
+        if port == node.outbound.port() {
+            continue;
+        }
+        let table = port.to_string();
+        let mut http = services.is_empty();
+        let mut guess = false;
+        for (service, service_port) in &services {
+            match service_port.protocol {
+                Protocol::Http | Protocol::Http2 | Protocol::Grpc => http = true,
+                Protocol::Auto if service.addresses.is_empty() => guess = true,
+                Protocol::Auto => {
+                    let cluster = Cluster::outbound_name(port, "", &service.host);
+                    chains.push(at_addresses(
+                        service,
+                        port,
+                        ChainAction::Detect {
+                            routes: table.clone(),
+                            cluster,
+                        },
+                    ));
+                }
+                // Without an address of its own nothing tells its connections from others.
+                _ if service.addresses.is_empty() => {}
+                _ => {
+                    let cluster = Cluster::outbound_name(port, "", &service.host);
+                    chains.push(at_addresses(
+                        service,
+                        port,
+                        ChainAction::Tcp {
+                            clusters: vec![(cluster, 1)],
+                            idle_timeout: TCP_IDLE,
+                        },
+                    ));
+                }
+            }
+        }
+        if http || guess {
+            let action = if http {
+                ChainAction::Http {
+                    routes: table.clone(),
+                    codec: HttpCodec::Auto,
+                }
+            } else {
+                ChainAction::Detect {
+                    routes: table.clone(),
+                    cluster: Cluster::PASSTHROUGH.to_owned(),
+                }
+            };
+            chains.push(Chain {
+                name: format!("0.0.0.0_{port}"),
+                matches: ChainMatch {
+                    port: Some(port),
+                    ..ChainMatch::default()
+                },
+                tls: None,
+                action,
+            });
+        }
+        if services.iter().any(|(_, port)| routed(port)) || http {
+            view.add_routes(port_table(config, node, port, &services));
+        }
+    }
+    chains
+}
+
+fn routed(port: &ServicePort) -> bool {
+    port.protocol.is_http() || port.protocol == Protocol::Auto
+}
+
+fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
+    Chain {
+        name: format!("{}_{port}", service.host),
+        matches: ChainMatch {
+            port: Some(port),
+            destinations: service.addresses.iter().copied().map(IpNet::from).collect(),
+            ..ChainMatch::default()
+        },
+        tls: None,
+        action,
+    }
+}
+
+/// The table of one port: its services, then hosts outside the registry, then everything else.
+fn port_table(
+    config: &Config,
+    node: &Node,
+    port: u16,
+    services: &[(&Service, &ServicePort)],
+) -> RouteTable {
+    let mut table = Table::new(&port.to_string());
+    for (service, service_port) in services {
+        if routed(service_port) {
+            let names = names(service, node);
+            let domains = with_port(&names, port)
+                .chain(names.iter().cloned())
+                .collect();
+            let routes = routes(config, node, &service.host, Some(service_port), port);
+            table.add(format!("{}:{port}", service.host), domains, routes);
+        }
+    }
+    if port == HTTP_PORT {
+        for host in foreign_hosts(config, node) {
+            table.add_foreign(config, node, host);
+        }
+    }
+    table.finish(config)
+}
+
+/// The table of an explicit proxy: every port of every service.
+fn proxy_table(config: &Config, node: &Node) -> RouteTable {
+    let mut table = Table::new(HTTP_PROXY);
+    for service in config.services.values() {
+        let ports = || {
+            let carried = |port: &&ServicePort| port.protocol != Protocol::Udp;
+            service.ports.iter().filter(carried)
+        };
+        // A bare host is port 80 where the service has it, else its only port.
+        let bare = ports()
+            .find(|port| port.port == HTTP_PORT)
+            .or_else(|| ports().next().filter(|_| ports().count() == 1));
+        let names = names(service, node);
+        for port in ports() {
+            let mut domains: Vec<String> = with_port(&names, port.port).collect();
+            if bare.is_some_and(|bare| bare.port == port.port) {
+                domains.extend(names.iter().cloned());
+            }
+            let routes = routes(config, node, &service.host, Some(port), port.port);
+            table.add(format!("{}:{}", service.host, port.port), domains, routes);
+        }
+    }
+    for host in foreign_hosts(config, node) {
+        table.add_foreign(config, node, host);
+    }
+    table.finish(config)
+}
+
+struct Table {
+    name: String,
+    hosts: Vec<VirtualHost>,
+    taken: BTreeSet<String>,
+}
+
+impl Table {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            hosts: Vec::new(),
+            taken: BTreeSet::new(),
+        }
+    }
+
+    /// Of two hosts that claim one name the first keeps it; Envoy refuses tables where both do.
+    fn add(&mut self, name: String, domains: Vec<String>, routes: Vec<Route>) {
+        let domains: Vec<String> = domains
+            .into_iter()
+            .filter(|domain| self.taken.insert(domain.clone()))
+            .collect();
+        if !domains.is_empty() {
+            self.hosts.push(VirtualHost {
+                name,
+                domains,
+                routes,
+            });
+        }
+    }
+
+    fn add_foreign(&mut self, config: &Config, node: &Node, host: &Hostname) {
+        let mut domains = vec![host.to_string()];
+        if host.as_str() != "*" {
+            domains.push(format!("{host}:{HTTP_PORT}"));
+        }
+        let routes = routes(config, node, host, None, HTTP_PORT);
+        if !routes.is_empty() {
+            self.add(format!("{host}:{HTTP_PORT}"), domains, routes);
+        }
+    }
+
+    fn finish(mut self, config: &Config) -> RouteTable {
+        let (name, action) = match config.outbound {
+            OutboundPolicy::AllowAny => (
+                "allow_any",
+                Action::Forward(Forward {
+                    clusters: vec![whole(Cluster::PASSTHROUGH.to_owned())],
+                    ..Forward::default()
+                }),
+            ),
+            OutboundPolicy::RegistryOnly => (
+                "block_all",
+                Action::Respond(Respond {
+                    status: 502,
+                    body: String::new(),
+                }),
+            ),
+        };
+        let route = Route {
+            name: name.to_owned(),
+            matches: Match::default(),
+            action,
+            headers: HeaderEdits::default(),
+            origin: Origin::default(),
+        };
+        self.add(name.to_owned(), vec!["*".to_owned()], vec![route]);
+        RouteTable {
+            name: self.name,
+            hosts: self.hosts,
+        }
+    }
+}
+
+/// Hosts of rules that are no services, nor stand for any.
+fn foreign_hosts<'a>(config: &'a Config, node: &Node) -> Vec<&'a Hostname> {
+    config
+        .routes
+        .iter()
+        .filter(|(_, routes)| routes.export.is_empty() || routes.export.contains(&node.namespace))
+        .map(|(host, _)| host)
+        .filter(|host| !config.services.keys().any(|service| host.covers(service)))
+        .collect()
+}
+
+/// Every name that a caller in the node's namespace may use for `service`, without port.
+fn names(service: &Service, node: &Node) -> Vec<String> {
+    let mut names = vec![service.host.to_string()];
+    if let Some((name, namespace)) = service.host.kubernetes() {
+        names.push(format!("{name}.{namespace}.svc"));
+        names.push(format!("{name}.{namespace}"));
+        if namespace == node.namespace {
+            names.push(name.to_owned());
+        }
+    }
+    names.extend(service.addresses.iter().map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }));
+    names
+}
+
+fn with_port(names: &[String], port: u16) -> impl Iterator<Item = String> {
+    names.iter().map(move |name| format!("{name}:{port}"))
+}
+
+/// The routes of `host` for calls to `port`: its rules for this caller, else the service itself.
+fn routes(
+    config: &Config,
+    node: &Node,
+    host: &Hostname,
+    service_port: Option<&ServicePort>,
+    port: u16,
+) -> Vec<Route> {
+    let requests = service_port.is_none_or(routed);
+    let rules = config
+        .routes(host, &node.namespace)
+        .filter(|_| requests)
+        .map(|routes| routes.rules.as_slice())
+        .unwrap_or_default();
+    let found: Vec<Route> = rules
+        .iter()
+        .filter(|rule| is_for(rule, node, port))
+        .map(|rule| resolve(config, rule, port))
+        .collect();
+    if !found.is_empty() || service_port.is_none() {
+        return found;
+    }
+    vec![Route {
+        name: "default".to_owned(),
+        matches: Match::default(),
+        action: Action::Forward(Forward {
+            clusters: vec![whole(Cluster::outbound_name(port, "", host))],
+            retry: requests.then(Retry::default),
+            ..Forward::default()
+        }),
+        headers: HeaderEdits::default(),
+        origin: config
+            .services
+            .get(host)
+            .map(|service| service.origin.clone())
+            .unwrap_or_default(),
+    }]
+}
+
+pub(super) fn whole(cluster: String) -> WeightedCluster {
+    WeightedCluster {
+        cluster,
+        weight: 1,
+        headers: HeaderEdits::default(),
+    }
+}
+
+fn is_for(rule: &Rule, node: &Node, port: u16) -> bool {
+    let source = &rule.source;
+    rule.port.is_none_or(|wanted| wanted == port)
+        && source
+            .namespace
+            .as_ref()
+            .is_none_or(|namespace| *namespace == node.namespace)
+        && selects(&source.labels, &node.labels)
+}
+
+fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
+    let mut route = rule.route.clone();
+    if let Action::Forward(forward) = &mut route.action
+        && !rule.targets.is_empty()
+    {
+        forward.clusters = rule
+            .targets
+            .iter()
+            .filter(|target| target.weight > 0)
+            .map(|target| WeightedCluster {
+                cluster: target_cluster(config, target, port),
+                weight: target.weight,
+                headers: target.headers.clone(),
+            })
+            .collect();
+    }
+    route
+}
+
+/// A broken reference keeps its name: the view does not hold it, so requests there answer 503.
+fn target_cluster(config: &Config, target: &RouteTarget, port: u16) -> String {
+    let only = || {
+        let service: &Arc<Service> = config.services.get(&target.host)?;
+        let mut carried = service
+            .ports
+            .iter()
+            .filter(|port| port.protocol != Protocol::Udp);
+        let first = carried.next()?;
+        carried.next().is_none().then_some(first.port)
+    };
+    let port = target.port.or_else(only).unwrap_or(port);
+    Cluster::outbound_name(port, &target.subset, &target.host)
+}

@@ -1,0 +1,300 @@
+//! Every kind that people bring, and what is done with it.
+
+use super::suggest::nearest;
+
+/// What is done with a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Read and meant.
+    Read {
+        /// The kind's name.
+        kind: &'static str,
+        /// It lives in a namespace.
+        namespaced: bool,
+        /// The version is gone from clusters: the one to write today.
+        modern: Option<&'static str>,
+    },
+    /// Known, and none of the mesh's business: left out, and said so.
+    Unused {
+        /// It may change what traffic is allowed, so that leaving it out deserves a warning.
+        restricts: bool,
+    },
+    /// Known, and not honoured: refused, with an alternative.
+    Refused(&'static str),
+    /// One of Istio's kinds from before `PeerAuthentication`.
+    OldPolicy,
+    /// Not known, and perhaps what was meant.
+    Unknown(String),
+}
+
+const WORKLOADS: [&str; 4] = ["Deployment", "StatefulSet", "ReplicaSet", "DaemonSet"];
+const CORE: [&str; 6] = [
+    "Namespace",
+    "Service",
+    "Pod",
+    "ServiceAccount",
+    "ConfigMap",
+    "Secret",
+];
+const ISTIO: [(&str, &str); 3] = [
+    ("VirtualService", "networking.istio.io"),
+    ("DestinationRule", "networking.istio.io"),
+    ("PeerAuthentication", "security.istio.io"),
+];
+
+/// Kinds of clusters that a mesh has no use for.
+const UNUSED: [(&str, &str); 29] = [
+    ("Event", ""),
+    ("Node", ""),
+    ("Endpoints", ""),
+    ("PersistentVolume", ""),
+    ("PersistentVolumeClaim", ""),
+    ("LimitRange", ""),
+    ("ResourceQuota", ""),
+    ("ReplicationController", ""),
+    ("EndpointSlice", "discovery.k8s.io"),
+    ("Job", "batch"),
+    ("CronJob", "batch"),
+    ("HorizontalPodAutoscaler", "autoscaling"),
+    ("PodDisruptionBudget", "policy"),
+    ("PodSecurityPolicy", "policy"),
+    ("Ingress", "networking.k8s.io"),
+    ("Ingress", "extensions"),
+    ("IngressClass", "networking.k8s.io"),
+    ("NetworkPolicy", "networking.k8s.io"),
+    ("Role", "rbac.authorization.k8s.io"),
+    ("RoleBinding", "rbac.authorization.k8s.io"),
+    ("ClusterRole", "rbac.authorization.k8s.io"),
+    ("ClusterRoleBinding", "rbac.authorization.k8s.io"),
+    ("StorageClass", "storage.k8s.io"),
+    ("PriorityClass", "scheduling.k8s.io"),
+    ("CustomResourceDefinition", "apiextensions.k8s.io"),
+    ("APIService", "apiregistration.k8s.io"),
+    (
+        "MutatingWebhookConfiguration",
+        "admissionregistration.k8s.io",
+    ),
+    (
+        "ValidatingWebhookConfiguration",
+        "admissionregistration.k8s.io",
+    ),
+    ("Lease", "coordination.k8s.io"),
+];
+
+const GATEWAYS: &str = "meshctl runs no gateways yet; calls inside the mesh are routed by a VirtualService whose `gateways` is left out or has `mesh`";
+const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
+const EXTERNAL: &str =
+    "meshctl knows hosts outside the mesh only as passthrough yet; calls to them leave as they are";
+const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule";
+const SPLIT: &str =
+    "write a VirtualService with weighted destinations, or use `meshctl canary set`";
+const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
+
+/// Kinds of meshes that are refused, with what to do instead.
+const REFUSED: [(&str, &str, &str); 50] = [
+    ("Gateway", "networking.istio.io", GATEWAYS),
+    ("ServiceEntry", "networking.istio.io", EXTERNAL),
+    (
+        "Sidecar",
+        "networking.istio.io",
+        "every proxy sees every service yet; remove it",
+    ),
+    (
+        "WorkloadEntry",
+        "networking.istio.io",
+        "register the machine with `meshctl proxy --join TOKEN`",
+    ),
+    (
+        "WorkloadGroup",
+        "networking.istio.io",
+        "register the machine with `meshctl proxy --join TOKEN`",
+    ),
+    ("EnvoyFilter", "networking.istio.io", ENVOY),
+    (
+        "ProxyConfig",
+        "networking.istio.io",
+        "proxies are set by the flags of `meshctl proxy`",
+    ),
+    ("AuthorizationPolicy", "security.istio.io", AUTHORIZATION),
+    ("RequestAuthentication", "security.istio.io", AUTHORIZATION),
+    (
+        "Telemetry",
+        "telemetry.istio.io",
+        "every proxy reports Istio's standard metrics without it",
+    ),
+    ("WasmPlugin", "extensions.istio.io", ENVOY),
+    ("TrafficExtension", "extensions.istio.io", ENVOY),
+    (
+        "IstioOperator",
+        "install.istio.io",
+        "`meshctl install` takes its settings as flags",
+    ),
+    ("ServiceRole", "rbac.istio.io", AUTHORIZATION),
+    ("ServiceRoleBinding", "rbac.istio.io", AUTHORIZATION),
+    ("RbacConfig", "rbac.istio.io", AUTHORIZATION),
+    ("ClusterRbacConfig", "rbac.istio.io", AUTHORIZATION),
+    ("RouteRule", "config.istio.io", ROUTES),
+    ("EgressRule", "config.istio.io", EXTERNAL),
+    (
+        "DestinationPolicy",
+        "config.istio.io",
+        "write a DestinationRule (networking.istio.io/v1)",
+    ),
+    (
+        "QuotaSpec",
+        "config.istio.io",
+        "limits of a service are in DestinationRule connectionPool",
+    ),
+    (
+        "QuotaSpecBinding",
+        "config.istio.io",
+        "limits of a service are in DestinationRule connectionPool",
+    ),
+    (
+        "rule",
+        "config.istio.io",
+        "Mixer is gone from every mesh; remove it",
+    ),
+    (
+        "handler",
+        "config.istio.io",
+        "Mixer is gone from every mesh; remove it",
+    ),
+    (
+        "instance",
+        "config.istio.io",
+        "Mixer is gone from every mesh; remove it",
+    ),
+    ("Gateway", "gateway.networking.k8s.io", GATEWAYS),
+    ("GatewayClass", "gateway.networking.k8s.io", GATEWAYS),
+    ("HTTPRoute", "gateway.networking.k8s.io", ROUTES),
+    ("GRPCRoute", "gateway.networking.k8s.io", ROUTES),
+    ("TLSRoute", "gateway.networking.k8s.io", ROUTES),
+    ("TCPRoute", "gateway.networking.k8s.io", ROUTES),
+    ("UDPRoute", "gateway.networking.k8s.io", ROUTES),
+    ("ReferenceGrant", "gateway.networking.k8s.io", GATEWAYS),
+    ("BackendTLSPolicy", "gateway.networking.k8s.io", EXTERNAL),
+    (
+        "BackendTrafficPolicy",
+        "gateway.networking.k8s.io",
+        "write a DestinationRule",
+    ),
+    ("TrafficSplit", "split.smi-spec.io", SPLIT),
+    ("TrafficTarget", "access.smi-spec.io", AUTHORIZATION),
+    ("HTTPRouteGroup", "specs.smi-spec.io", ROUTES),
+    ("TCPRoute", "specs.smi-spec.io", ROUTES),
+    ("UDPRoute", "specs.smi-spec.io", ROUTES),
+    (
+        "ServiceProfile",
+        "linkerd.io",
+        "retries and timeouts are in VirtualService",
+    ),
+    ("Server", "policy.linkerd.io", AUTHORIZATION),
+    ("ServerAuthorization", "policy.linkerd.io", AUTHORIZATION),
+    ("AuthorizationPolicy", "policy.linkerd.io", AUTHORIZATION),
+    ("MeshTLSAuthentication", "policy.linkerd.io", AUTHORIZATION),
+    ("NetworkAuthentication", "policy.linkerd.io", AUTHORIZATION),
+    ("HTTPRoute", "policy.linkerd.io", ROUTES),
+    (
+        "HTTPLocalRateLimitPolicy",
+        "policy.linkerd.io",
+        "limits of a service are in DestinationRule connectionPool",
+    ),
+    ("EgressNetwork", "policy.linkerd.io", EXTERNAL),
+    (
+        "ExternalWorkload",
+        "workload.linkerd.io",
+        "register the machine with `meshctl proxy --join TOKEN`",
+    ),
+];
+
+/// Group and version of an `apiVersion`.
+fn split(api_version: &str) -> (&str, &str) {
+    api_version.rsplit_once('/').unwrap_or(("", api_version))
+}
+
+/// What is done with `kind` of `api_version`.
+pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
+    let (group, version) = split(api_version);
+    let version_of = |versions: &[&str], kind: &'static str, namespaced: bool| {
+        if versions.contains(&version) {
+            Standing::Read {
+                kind,
+                namespaced,
+                modern: None,
+            }
+        } else {
+            let prefix = if group.is_empty() { "" } else { "/" };
+            Standing::Unknown(format!("write apiVersion: {group}{prefix}v1"))
+        }
+    };
+    if let Some(known) = CORE.iter().find(|known| **known == kind)
+        && group.is_empty()
+    {
+        return version_of(&["v1"], known, *known != "Namespace");
+    }
+    if let Some(known) = WORKLOADS.iter().find(|known| **known == kind)
+        && matches!(group, "apps" | "extensions")
+    {
+        return match (group, version) {
+            ("apps", "v1") => version_of(&["v1"], known, true),
+            (_, "v1beta1" | "v1beta2") => Standing::Read {
+                kind: known,
+                namespaced: true,
+                modern: Some("apps/v1"),
+            },
+            _ => Standing::Unknown("write apiVersion: apps/v1".to_owned()),
+        };
+    }
+    if let Some((known, _)) = ISTIO.iter().find(|known| **known == (kind, group)) {
+        return version_of(&["v1", "v1beta1", "v1alpha3"], known, true);
+    }
+    if matches!(kind, "Policy" | "MeshPolicy")
+        && matches!(group, "security.istio.io" | "authentication.istio.io")
+    {
+        return Standing::OldPolicy;
+    }
+    if UNUSED.contains(&(kind, group)) {
+        return Standing::Unused {
+            restricts: matches!(kind, "NetworkPolicy" | "Ingress"),
+        };
+    }
+    if let Some((_, _, instead)) = REFUSED
+        .iter()
+        .find(|(known, of, _)| *known == kind && *of == group)
+    {
+        return Standing::Refused(instead);
+    }
+    Standing::Unknown(unknown(api_version, kind))
+}
+
+fn unknown(api_version: &str, kind: &str) -> String {
+    let workloads = WORKLOADS.iter().map(|kind| (*kind, "apps/v1".to_owned()));
+    let core = CORE.iter().map(|kind| (*kind, "v1".to_owned()));
+    let istio = ISTIO
+        .iter()
+        .map(|(kind, group)| (*kind, format!("{group}/v1")));
+    let known: Vec<(&str, String)> = core.chain(workloads).chain(istio).collect();
+    if let Some((_, version)) = known.iter().find(|(name, _)| *name == kind) {
+        return format!("{kind} is of apiVersion {version}; did you mean that?");
+    }
+    let names = known
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(REFUSED.iter().map(|(name, _, _)| *name))
+        .chain(UNUSED.iter().map(|(name, _)| *name));
+    match nearest(kind, names) {
+        Some(name) => match known.iter().find(|(known, _)| *known == name) {
+            Some((_, version)) => format!("did you mean {name} ({version})?"),
+            None => format!("did you mean {name}?"),
+        },
+        None => format!(
+            "kinds that are read: {}; apiVersion is {api_version:?}",
+            known
+                .iter()
+                .map(|(name, _)| *name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    }
+}

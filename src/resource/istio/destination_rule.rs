@@ -1,0 +1,326 @@
+//! DestinationRule.
+
+use std::collections::BTreeMap;
+
+use super::virtual_service::host;
+use crate::mesh::cluster::{LoadBalancer, OutlierDetection};
+use crate::mesh::world::{ConnectionPool, TlsPolicy, TrafficPolicy};
+use crate::resource::codes;
+use crate::resource::reader::{Fields, Value};
+
+/// A DestinationRule.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DestinationRule {
+    /// As written; a short name is of the rule's own namespace.
+    pub host: String,
+    /// For every subset that says nothing else.
+    pub policy: Policy,
+    /// In order.
+    pub subsets: Vec<RuleSubset>,
+}
+
+/// A policy and its exceptions by port.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Policy {
+    /// For every port that says nothing else.
+    pub all: TrafficPolicy,
+    /// By port.
+    pub ports: BTreeMap<u16, TrafficPolicy>,
+}
+
+/// A subset.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RuleSubset {
+    /// Unique in the rule.
+    pub name: String,
+    /// Labels that a pod must carry.
+    pub labels: BTreeMap<String, String>,
+    /// What differs.
+    pub policy: Policy,
+}
+
+pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationRule {
+    let Some(spec) = fields.require("spec") else {
+        return DestinationRule::default();
+    };
+    let spec = spec.fields();
+    spec.refuse(
+        "workloadSelector",
+        "the rule would be for every caller; remove it",
+    );
+    if let Some(export) = spec.get("exportTo")
+        && export
+            .list()
+            .iter()
+            .any(|value| value.text().as_deref() != Some("*"))
+    {
+        export.warn(
+            codes::IGNORED,
+            "a DestinationRule is for callers in all namespaces yet",
+            "write exportTo: [\"*\"], or remove it",
+        );
+    }
+    let written = spec.list("subsets");
+    let subsets: Vec<RuleSubset> = written.iter().map(subset).collect();
+    for (index, (value, subset)) in written.iter().zip(&subsets).enumerate() {
+        let before = subsets.get(..index).unwrap_or_default();
+        if before.iter().any(|other| other.name == subset.name) {
+            value.error_hint(
+                format!("subset {:?} is defined twice", subset.name),
+                "give one of them another name",
+            );
+        }
+    }
+    let rule = DestinationRule {
+        host: spec
+            .require("host")
+            .and_then(|value| host(&value))
+            .unwrap_or_default(),
+        policy: policy(spec.get("trafficPolicy")),
+        subsets,
+    };
+    spec.finish();
+    rule
+}
+
+fn subset(value: &Value<'_>) -> RuleSubset {
+    let fields = value.fields();
+    let name = fields.require("name").and_then(|value| {
+        let name = value.text()?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || !name.chars().all(plain) {
+            value.error_hint(
+                format!("{name:?} is not a name of a subset"),
+                "letters, digits, '-', '_' and '.', such as v1",
+            );
+        }
+        Some(name)
+    });
+    let subset = RuleSubset {
+        name: name.unwrap_or_default(),
+        labels: fields.texts("labels"),
+        policy: policy(fields.get("trafficPolicy")),
+    };
+    fields.finish();
+    subset
+}
+
+fn policy(value: Option<Value<'_>>) -> Policy {
+    let Some(value) = value else {
+        return Policy::default();
+    };
+    let fields = value.fields();
+    fields.refuse("tunnel", "call the target itself");
+    fields.refuse("proxyProtocol", "the mesh's own identity says who calls");
+    fields.ignore(
+        "retryBudget",
+        "retries are limited by connectionPool.http.maxRetries",
+    );
+    let all = groups(&fields);
+    let mut ports = BTreeMap::new();
+    for item in fields.list("portLevelSettings") {
+        let fields = item.fields();
+        let number = fields.require("port").and_then(|value| {
+            let fields = value.fields();
+            let number = fields.require("number").and_then(|value| value.port());
+            fields.finish();
+            number
+        });
+        let policy = groups(&fields);
+        fields.finish();
+        if let Some(number) = number
+            && ports.insert(number, policy).is_some()
+        {
+            item.error_hint(
+                format!("settings of port {number} are written twice"),
+                "remove one of them",
+            );
+        }
+    }
+    fields.finish();
+    Policy { all, ports }
+}
+
+fn groups(fields: &Fields<'_>) -> TrafficPolicy {
+    TrafficPolicy {
+        load_balancer: fields
+            .get("loadBalancer")
+            .and_then(|value| load_balancer(&value)),
+        connection_pool: fields
+            .get("connectionPool")
+            .map(|value| connection_pool(&value)),
+        outlier: fields.get("outlierDetection").map(|value| outlier(&value)),
+        tls: fields.get("tls").and_then(|value| tls(&value)),
+    }
+}
+
+fn load_balancer(value: &Value<'_>) -> Option<LoadBalancer> {
+    let fields = value.fields();
+    fields.refuse(
+        "consistentHash",
+        "write simple: LEAST_REQUEST; callers are not bound to one endpoint",
+    );
+    for name in ["localityLbSetting", "zoneAwareLbSetting"] {
+        fields.ignore(name, "calls are spread over all endpoints alike");
+    }
+    for name in ["warmup", "warmupDurationSecs"] {
+        fields.ignore(name, "a new endpoint gets its full share at once");
+    }
+    let found = fields.get("simple").and_then(|value| {
+        let found = value.choice(&[
+            ("UNSPECIFIED", LoadBalancer::LeastRequest),
+            ("LEAST_REQUEST", LoadBalancer::LeastRequest),
+            ("LEAST_CONN", LoadBalancer::LeastRequest),
+            ("ROUND_ROBIN", LoadBalancer::RoundRobin),
+            ("RANDOM", LoadBalancer::Random),
+            ("PASSTHROUGH", LoadBalancer::LeastRequest),
+        ]);
+        match value.tree.text() {
+            Some("LEAST_CONN") => value.warn(
+                codes::DEPRECATED,
+                "LEAST_CONN is LEAST_REQUEST today",
+                "write simple: LEAST_REQUEST",
+            ),
+            Some("PASSTHROUGH") => value.refuse(
+                "\"PASSTHROUGH\" is not honoured by meshctl yet",
+                "write simple: LEAST_REQUEST",
+            ),
+            _ => {}
+        }
+        found
+    });
+    fields.finish();
+    found
+}
+
+fn connection_pool(value: &Value<'_>) -> ConnectionPool {
+    let fields = value.fields();
+    let mut pool = ConnectionPool::default();
+    let limit =
+        |fields: &Fields<'_>, name: &'static str| fields.count(name, i32::MAX.unsigned_abs());
+    if let Some(value) = fields.get("tcp") {
+        let fields = value.fields();
+        pool.limits.max_connections = limit(&fields, "maxConnections").unwrap_or(u32::MAX);
+        pool.connect_timeout = fields.duration("connectTimeout");
+        if let Some(value) = fields.get("connectTimeout")
+            && pool
+                .connect_timeout
+                .is_some_and(|timeout| timeout.is_zero())
+        {
+            value.error("a connection cannot be made in no time");
+        }
+        for name in ["tcpKeepalive", "maxConnectionDuration", "idleTimeout"] {
+            fields.ignore(name, "idle connections are closed after an hour");
+        }
+        fields.finish();
+    }
+    if let Some(value) = fields.get("http") {
+        let fields = value.fields();
+        let limits = &mut pool.limits;
+        limits.max_pending_requests = limit(&fields, "http1MaxPendingRequests").unwrap_or(u32::MAX);
+        limits.max_requests = limit(&fields, "http2MaxRequests").unwrap_or(u32::MAX);
+        limits.max_retries = limit(&fields, "maxRetries").unwrap_or(u32::MAX);
+        limits.max_requests_per_connection =
+            limit(&fields, "maxRequestsPerConnection").unwrap_or(0);
+        pool.h2_upgrade = fields
+            .get("h2UpgradePolicy")
+            .and_then(|value| {
+                value.choice(&[
+                    ("DEFAULT", false),
+                    ("DO_NOT_UPGRADE", false),
+                    ("UPGRADE", true),
+                ])
+            })
+            .unwrap_or_default();
+        pool.use_client_protocol = fields.boolean("useClientProtocol").unwrap_or_default();
+        for name in ["idleTimeout", "maxConcurrentStreams", "http2KeepAlive"] {
+            fields.ignore(name, "the proxy's own default is used");
+        }
+        fields.finish();
+    }
+    fields.finish();
+    pool
+}
+
+fn outlier(value: &Value<'_>) -> OutlierDetection {
+    let fields = value.fields();
+    let mut outlier = OutlierDetection::default();
+    if let Some(value) = fields.get("consecutiveErrors") {
+        value.warn(
+            codes::DEPRECATED,
+            "\"consecutiveErrors\" is gone from Istio; read as consecutive5xxErrors",
+            "write consecutive5xxErrors",
+        );
+        outlier.consecutive_5xx = value.count(u32::MAX).unwrap_or(outlier.consecutive_5xx);
+    }
+    if let Some(count) = fields.count("consecutive5xxErrors", u32::MAX) {
+        outlier.consecutive_5xx = count;
+    }
+    if let Some(count) = fields.count("consecutiveGatewayErrors", u32::MAX) {
+        outlier.consecutive_gateway = count;
+    }
+    for (name, into) in [
+        ("interval", &mut outlier.interval),
+        ("baseEjectionTime", &mut outlier.base_ejection),
+    ] {
+        if let Some(value) = fields.get(name)
+            && let Some(duration) = value.duration()
+        {
+            // Istio refuses less than a millisecond.
+            if duration.as_millis() == 0 {
+                value.error("expected at least 1ms");
+            }
+            *into = duration;
+        }
+    }
+    if let Some(percent) = fields.count("maxEjectionPercent", 100) {
+        outlier.max_ejection_percent = percent;
+    }
+    for name in [
+        "minHealthPercent",
+        "splitExternalLocalOriginErrors",
+        "consecutiveLocalOriginFailures",
+        "outlierDetectionHttpErrorCodes",
+    ] {
+        fields.ignore(
+            name,
+            "consecutive5xxErrors and consecutiveGatewayErrors decide",
+        );
+    }
+    fields.finish();
+    outlier
+}
+
+fn tls(value: &Value<'_>) -> Option<TlsPolicy> {
+    let fields = value.fields();
+    let mode = fields.require("mode")?;
+    let found = mode.choice(&[
+        ("DISABLE", Some(TlsPolicy::Disable)),
+        ("ISTIO_MUTUAL", Some(TlsPolicy::Mutual)),
+        ("SIMPLE", None),
+        ("MUTUAL", None),
+    ]);
+    if found == Some(None) {
+        mode.refuse(
+            format!(
+                "tls.mode {} is not honoured by meshctl yet",
+                mode.tree.text().unwrap_or_default()
+            ),
+            "ISTIO_MUTUAL uses the mesh's own certificates; DISABLE uses none",
+        );
+    }
+    for name in [
+        "clientCertificate",
+        "privateKey",
+        "caCertificates",
+        "caCrl",
+        "credentialName",
+        "subjectAltNames",
+        "sni",
+        "insecureSkipVerify",
+    ] {
+        fields.refuse(name, "certificates and names are the mesh's own");
+    }
+    fields.finish();
+    found.flatten()
+}

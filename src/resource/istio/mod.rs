@@ -1,0 +1,18 @@
+//! Istio's kinds, as far as they are honoured.
+//!
+//! One rule for what is not: a field that changes routing or security is refused by name; one that
+//! only tunes is left out with a warning.
+
+mod destination_rule;
+mod http_match;
+mod peer_authentication;
+mod virtual_service;
+
+pub use destination_rule::{DestinationRule, Policy, RuleSubset};
+pub use http_match::HttpMatch;
+pub use peer_authentication::PeerAuthentication;
+pub use virtual_service::{HttpAction, HttpRoute, RouteDestination, UriRewrite, VirtualService};
+
+pub(super) use destination_rule::destination_rule;
+pub(super) use peer_authentication::{modern_policy, peer_authentication};
+pub(super) use virtual_service::virtual_service;

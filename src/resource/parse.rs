@@ -1,0 +1,350 @@
+//! Text to objects.
+
+use std::sync::Arc;
+
+use super::catalogue::{Standing, standing};
+use super::document::split;
+use super::kube as kinds;
+use super::object::{Key, Kind, Metadata, Object, Objects, places};
+use super::reader::{Fields, Report, Value};
+use super::tree::{Node, Tree};
+use super::{codes, istio};
+use crate::mesh::{Finding, Origin, Severity};
+
+/// Reads every object of a YAML or JSON stream.
+///
+/// `file` is what findings call the text; `namespace` is for objects that name none. An object with
+/// an error is left out; every mistake is a finding with its line and column.
+pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Finding>) {
+    let mut reading = Reading {
+        file: Arc::from(file),
+        namespace,
+        objects: Vec::new(),
+        findings: Vec::new(),
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for piece in split(text) {
+        if piece.is_blank() {
+            continue;
+        }
+        match Tree::read(piece.text, piece.line) {
+            Ok(tree) => reading.document(&tree, ""),
+            Err(error) => {
+                let origin = Origin {
+                    file: Some(Arc::clone(&reading.file)),
+                    line: error.place.line.max(piece.line),
+                    column: error.place.column.max(1),
+                    ..Origin::default()
+                };
+                let mut finding =
+                    Finding::new(Severity::Error, codes::SYNTAX, &origin, error.message);
+                finding.hint = syntax_hint(&finding.message, piece.text).map(str::to_owned);
+                reading.findings.push(finding);
+            }
+        }
+    }
+    let mut findings = reading.findings;
+    findings.sort_by_key(|finding| (finding.origin.line, finding.origin.column));
+    (reading.objects, findings)
+}
+
+fn syntax_hint(message: &str, text: &str) -> Option<&'static str> {
+    if message.contains("tab") || text.lines().any(|line| line.starts_with('\t')) {
+        Some("YAML is indented with spaces; replace the tab")
+    } else if message.contains("mapping values are not allowed") {
+        Some("put a text that has \": \" in it in quotes, or check the indentation")
+    } else if message.contains("written twice") {
+        Some("remove one of them")
+    } else {
+        None
+    }
+}
+
+/// Reads one object again from its raw form, as the store keeps it.
+pub fn from_value(value: &serde_json::Value, file: &str) -> (Option<Object>, Vec<Finding>) {
+    let mut reading = Reading {
+        file: Arc::from(file),
+        namespace: "default",
+        objects: Vec::new(),
+        findings: Vec::new(),
+    };
+    reading.document(&Tree::from_json(value), "");
+    (reading.objects.pop(), reading.findings)
+}
+
+/// Files `objects` by key. An object that is written twice is an error, and the first stays.
+pub fn collect(objects: Vec<Object>) -> (Objects, Vec<Finding>) {
+    let mut filed = Objects::new();
+    let mut findings = Vec::new();
+    for object in objects {
+        let key: Key = object.key();
+        if let Some(first) = filed.get(&key) {
+            let message = format!("{key} is written twice; the first is at {}", place(first));
+            findings.push(
+                object
+                    .finding(Severity::Error, codes::DUPLICATE, "metadata.name", message)
+                    .hint("remove one of them, or give it another name"),
+            );
+        } else {
+            filed.insert(key, Arc::new(object));
+        }
+    }
+    (filed, findings)
+}
+
+fn place(object: &Object) -> String {
+    let file = object.origin.file.as_deref().unwrap_or("?");
+    format!("{file}:{}", object.origin.line)
+}
+
+struct Reading<'a> {
+    file: Arc<str>,
+    namespace: &'a str,
+    objects: Vec<Object>,
+    findings: Vec<Finding>,
+}
+
+impl Reading<'_> {
+    fn document(&mut self, tree: &Tree, path: &str) {
+        let text = |key: &str| tree.get(key).and_then(Tree::text).unwrap_or_default();
+        let metadata = |key: &str| {
+            let value = tree.get("metadata").and_then(|m| m.get(key));
+            value.and_then(Tree::text).unwrap_or_default().to_owned()
+        };
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        let mut origin = Origin {
+            kind: kind.to_owned(),
+            namespace: metadata("namespace"),
+            name: metadata("name"),
+            file: Some(Arc::clone(&self.file)),
+            line: tree.place.line,
+            column: tree.place.column,
+        };
+        if origin.namespace.is_empty() && !kind.is_empty() {
+            self.namespace.clone_into(&mut origin.namespace);
+        }
+        let at = |key: &str| {
+            let place = tree.get(key).unwrap_or(tree).place;
+            Origin {
+                line: place.line,
+                column: place.column,
+                ..origin.clone()
+            }
+        };
+        if !matches!(tree.node, Node::Map(_)) {
+            let message = format!("expected an object, found {}", tree.node.describe());
+            self.findings.push(
+                Finding::new(Severity::Error, codes::SCHEMA, &origin, message)
+                    .at(path)
+                    .hint("an object has apiVersion, kind, metadata and spec"),
+            );
+            return;
+        }
+        if api_version.is_empty() || kind.is_empty() {
+            let (field, example) = if kind.is_empty() {
+                ("kind", "Deployment")
+            } else {
+                ("apiVersion", "v1")
+            };
+            let message = match tree.get(field) {
+                Some(value) => format!("expected text, found {}", value.node.describe()),
+                None => format!("field {field:?} is missing"),
+            };
+            self.findings.push(
+                Finding::new(Severity::Error, codes::SCHEMA, &at(field), message)
+                    .at(field)
+                    .hint(format!("such as {field}: {example}")),
+            );
+            return;
+        }
+        if kind.ends_with("List") && tree.get("items").is_some() {
+            if let Some(Node::List(items)) = tree.get("items").map(|items| &items.node) {
+                for (index, item) in items.iter().enumerate() {
+                    self.document(item, &format!("items[{index}]"));
+                }
+            }
+            return;
+        }
+        let refuse = |code: &str, message: String, hint: String| {
+            Finding::new(Severity::Error, code, &at("kind"), message)
+                .at("kind")
+                .hint(hint)
+        };
+        match standing(api_version, kind) {
+            Standing::Read {
+                kind,
+                namespaced,
+                modern,
+            } => {
+                if !namespaced {
+                    origin.namespace.clear();
+                }
+                self.object(tree, origin, kind, namespaced, modern);
+            }
+            Standing::Unused { restricts } => {
+                let (severity, hint) = if restricts {
+                    (
+                        Severity::Warning,
+                        "it has its effect on a cluster only; inside the mesh nothing is changed by it",
+                    )
+                } else {
+                    (Severity::Info, "it has its effect on a cluster only")
+                };
+                let message = format!("{kind} is none of the mesh's business and is left out");
+                self.findings.push(
+                    Finding::new(severity, codes::IGNORED, &at("kind"), message)
+                        .at("kind")
+                        .hint(hint),
+                );
+            }
+            Standing::Refused(instead) => {
+                let message = format!("{kind} ({api_version}) is not honoured by meshctl yet");
+                self.findings
+                    .push(refuse(codes::NOT_HONOURED, message, instead.to_owned()));
+            }
+            Standing::OldPolicy => {
+                let message =
+                    format!("{kind} ({api_version}) is gone from Istio since 1.6 and is not read");
+                let hint = istio::modern_policy(tree, &origin.name, &metadata("namespace"));
+                self.findings
+                    .push(refuse(codes::NOT_HONOURED, message, hint));
+            }
+            Standing::Unknown(hint) => {
+                let message = format!("unknown kind {kind} of apiVersion {api_version}");
+                self.findings
+                    .push(refuse(codes::UNKNOWN_KIND, message, hint));
+            }
+        }
+    }
+
+    fn object(
+        &mut self,
+        tree: &Tree,
+        origin: Origin,
+        kind: &'static str,
+        namespaced: bool,
+        modern: Option<&'static str>,
+    ) {
+        let report = Report::new(origin.clone());
+        let fields = Value::root(tree, &report).fields();
+        let api_version = fields.text("apiVersion").unwrap_or_default();
+        fields.accept(&["kind", "status"]);
+        if let (Some(modern), Some(written)) = (modern, fields.get("apiVersion")) {
+            written.warn(
+                codes::DEPRECATED,
+                format!("{kind} of {api_version} is gone from clusters since 1.16; read as {modern}"),
+                format!("write apiVersion: {modern}, and spec.selector.matchLabels with the labels of the template"),
+            );
+        }
+        let metadata = metadata(&fields, &origin.namespace);
+        let body = body(kind, &fields, &metadata, modern.is_some());
+        fields.finish();
+        let failed = report.failed();
+        self.findings.extend(report.into_findings());
+        if failed {
+            return;
+        }
+        let mut raw = tree.to_json();
+        if namespaced && let Some(serde_json::Value::Object(written)) = raw.get_mut("metadata") {
+            written.insert("namespace".to_owned(), origin.namespace.clone().into());
+        }
+        self.objects.push(Object {
+            api_version,
+            kind,
+            metadata,
+            origin,
+            body,
+            raw,
+            places: places(tree),
+        });
+    }
+}
+
+fn metadata(fields: &Fields<'_>, namespace: &str) -> Metadata {
+    let Some(value) = fields.require("metadata") else {
+        return Metadata::default();
+    };
+    let fields = value.fields();
+    fields.accept(&[
+        "generateName",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "managedFields",
+        "ownerReferences",
+        "finalizers",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "clusterName",
+        "initializers",
+    ]);
+    let name = fields.require("name").and_then(|value| {
+        let name = value.text()?;
+        name_ok(&value, &name).then_some(name)
+    });
+    if let Some(value) = fields.get("namespace")
+        && let Some(text) = value.text()
+    {
+        name_ok(&value, &text);
+    }
+    let metadata = Metadata {
+        name: name.unwrap_or_default(),
+        namespace: namespace.to_owned(),
+        labels: fields.texts("labels"),
+        annotations: fields.texts("annotations"),
+        created: fields.text("creationTimestamp"),
+    };
+    fields.finish();
+    metadata
+}
+
+/// Names of objects become host names and file names.
+fn name_ok(value: &Value<'_>, name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ok = name.len() <= 253
+        && name
+            .bytes()
+            .all(|byte| plain(byte) || matches!(byte, b'-' | b'.'))
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().last().is_some_and(plain);
+    if !ok {
+        value.error_hint(
+            format!("{name:?} is not a name"),
+            "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 253",
+        );
+    }
+    ok
+}
+
+fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind {
+    match kind {
+        "Namespace" => {
+            fields.accept(&["spec"]);
+            Kind::Namespace(kinds::Namespace::default())
+        }
+        "Service" => Kind::Service(kinds::service(fields)),
+        "Pod" => Kind::Pod(kinds::pod(fields, metadata)),
+        "ServiceAccount" => {
+            fields.accept(&[
+                "secrets",
+                "imagePullSecrets",
+                "automountServiceAccountToken",
+            ]);
+            Kind::ServiceAccount
+        }
+        "ConfigMap" => {
+            let data = fields.texts("data");
+            fields.accept(&["binaryData", "immutable"]);
+            Kind::ConfigMap(kinds::ConfigMap { data })
+        }
+        "Secret" => {
+            fields.accept(&["data", "stringData", "type", "immutable"]);
+            Kind::Secret
+        }
+        "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
+        "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
+        "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
+        _ => Kind::Workload(kinds::workload(kind, fields, old)),
+    }
+}

@@ -1,0 +1,87 @@
+//! Text → objects → world → view.
+
+use meshctl::mesh::{Finding, World};
+use meshctl::resource::{Objects, collect, lower, parse};
+
+use crate::mesh::{instances, node};
+use crate::{cases, snapshots};
+
+fn read(name: &str, text: &str) -> (Objects, World, Vec<Finding>) {
+    let (objects, mut findings) = parse(text, &format!("{name}.yaml"), "default");
+    let (objects, twice) = collect(objects);
+    findings.extend(twice);
+    let (world, meant) = lower(&objects, instances(&objects));
+    findings.extend(meant);
+    findings.extend(meshctl::mesh::check::run(&world));
+    (objects, world, findings)
+}
+
+fn told(objects: &Objects, findings: &[Finding]) -> String {
+    let mut out = String::from("read:\n");
+    for key in objects.keys() {
+        out += &format!("  {key}\n");
+    }
+    out += "findings:\n";
+    for finding in findings {
+        out += &format!("  {finding}\n");
+    }
+    out
+}
+
+/// What is written in `inputs/` is pasted by users; every object is read, or refused with a reason.
+#[test]
+fn inputs_of_users_are_read_or_refused_with_a_reason() {
+    for (name, text) in cases("inputs") {
+        let (objects, _, findings) = read(&name, &text);
+        snapshots("inputs", || {
+            insta::assert_snapshot!(name.as_str(), told(&objects, &findings));
+        });
+    }
+}
+
+#[test]
+fn mistakes_are_told_with_their_place_and_remedy() {
+    for (name, text) in cases("bad") {
+        let (objects, _, findings) = read(&name, &text);
+        snapshots("bad", || {
+            insta::assert_snapshot!(name.as_str(), told(&objects, &findings));
+        });
+    }
+}
+
+#[test]
+fn manifests_become_worlds_and_views() {
+    for (name, text) in cases("") {
+        let (objects, world, findings) = read(&name, &text);
+        snapshots("worlds", || {
+            insta::assert_snapshot!(format!("{name}.findings"), told(&objects, &findings));
+            insta::assert_debug_snapshot!(format!("{name}.world"), world.config);
+            let first = world.instances.values().next().unwrap();
+            for (how, transparent) in [("transparent", true), ("explicit", false)] {
+                let view = world.view(&node(&objects, first, transparent));
+                insta::assert_yaml_snapshot!(format!("{name}.{how}"), view);
+            }
+        });
+    }
+}
+
+/// The store keeps the raw form only.
+#[test]
+fn raw_forms_read_again_as_the_same_objects() {
+    let mut seen = 0;
+    for (_, text) in ["", "inputs"].iter().flat_map(|dir| cases(dir)) {
+        for object in parse(&text, "file.yaml", "default").0 {
+            let (again, _) = meshctl::resource::from_value(&object.raw, "file.yaml");
+            let again = again.unwrap();
+            assert_eq!(again.body, object.body);
+            assert_eq!(again.metadata, object.metadata);
+            assert_eq!(again.raw, object.raw);
+            // And through text, as JSON.
+            let (texted, findings) = parse(&object.raw.to_string(), "file.json", "other");
+            assert_eq!(texted.len(), 1, "{findings:?}");
+            assert_eq!(texted[0].body, object.body);
+            seen += 1;
+        }
+    }
+    assert!(seen > 10);
+}
