@@ -19,7 +19,8 @@ Examples:
   kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -
   meshctl inject --uninject -f meshed.yaml > plain.yaml
 
-Everything but pods passes through as it is; a pod that has its sidecar is left alone.")]
+Everything but pods passes through as it is; a pod that has its sidecar is
+left alone.")]
 pub(crate) struct Args {
     /// File, directory, or - for standard input (the default); may be repeated
     #[arg(short, long = "filename", value_name = "FILE", num_args = 1.., default_value = "-")]

@@ -22,10 +22,11 @@ use crate::telemetry::LogFormat;
 #[command(after_help = "\
 Examples:
   meshctl proxy --service reviews --version v1 --app 127.0.0.1:9080
-  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart --app 8080=127.0.0.1:18080 \\
-      --control-plane mesh.example.com:15012
+  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart \\
+      --app 8080=127.0.0.1:18080 --control-plane mesh.example.com:15012
 
-Calls of the application go to the outbound port (HTTP_PROXY=http://127.0.0.1:15001).
+Calls of the application go to the outbound port
+(HTTP_PROXY=http://127.0.0.1:15001).
 The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {
@@ -103,7 +104,7 @@ pub(crate) enum LogForm {
 /// What an application speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
-    /// Found out from the first bytes
+    // Found out from the first bytes
     #[default]
     Auto,
     Http,
@@ -116,10 +117,10 @@ pub(crate) enum Protocol {
 /// How connections come to the sidecar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Capture {
-    /// It binds the ports of the application
+    // It binds the ports of the application
     #[default]
     None,
-    /// nftables redirects
+    // nftables redirects
     Transparent,
 }
 

@@ -21,7 +21,7 @@ use super::install::Target;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  meshctl uninstall                 remove the service unit; configuration and keys stay
+  meshctl uninstall                 remove the service; the state stays
   meshctl uninstall --purge         remove the home with everything in it
   meshctl uninstall --purge --dry-run")]
 pub(crate) struct Args {

@@ -15,10 +15,13 @@ use crate::cli::parse;
 #[command(after_help = "\
 Examples:
   meshctl up -d examples/bookinfo
-  meshctl up shop.yaml --isolation netns        as root: namespaces and transparent capture
+  meshctl up shop.yaml --isolation netns      as root: transparent capture
 
-Containers run as processes: `command` says what, the image is not pulled. Without root each pod has
-a loopback address of its own, its ports in $PORT, and its sidecar in $HTTP_PROXY.
+Isolation: process gives each pod a loopback address, netns (root) a network
+namespace with transparent capture, auto takes netns where it works.
+
+Containers run as processes: `command` says what, the image is not pulled.
+Without root a pod finds its port in $PORT and its sidecar in $HTTP_PROXY.
 Ctrl-C (or `meshctl down` after -d) ends all of it and leaves nothing behind.")]
 pub(crate) struct Args {
     /// Manifests: files or directories
@@ -41,12 +44,12 @@ pub(crate) struct Args {
 /// How pods are kept apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Isolation {
-    /// netns for root where it works, process for others
+    // netns for root where it works, process for others
     #[default]
     Auto,
-    /// A loopback address each
+    // A loopback address each
     Process,
-    /// A network namespace each; needs root
+    // A network namespace each; needs root
     Netns,
 }
 
