@@ -61,12 +61,15 @@ pub(crate) async fn serve(
     let candidates = listener.narrow(meant.unwrap_or(local));
     let timeout = listener.config.detect_timeout;
     let mut first = None;
+    // Until it has said something, nothing is lost by closing it.
+    conn.state.idle.set(true);
     if candidates.need_hello() {
         match detect(&mut stream, &mut first_bytes, timeout).await {
             Ok(told) => first = Some(told),
             Err(_) => return,
         }
     }
+    conn.state.idle.set(false);
     let hello = first.as_ref().map(First::hello).unwrap_or_default();
     let Some(chain) = candidates.choose(&hello) else {
         tracing::debug!(listener = listener.config.name, %remote, "no chain takes the connection");
@@ -164,10 +167,12 @@ async fn dispatch(
             Some(codec) => Some(codec),
             None => {
                 if first.is_none() {
+                    conn.state.idle.set(true);
                     match detect(&mut stream, &mut first_bytes, timeout).await {
                         Ok(told) => first = Some(told),
                         Err(_) => return,
                     }
+                    conn.state.idle.set(false);
                 }
                 match first {
                     Some(First::Http2) => Some(HttpCodec::Http2),

@@ -184,7 +184,7 @@ mod tests {
             (PREFACE, Some(First::Http2)),
             (b"P", None),
             (b"PING\r\n", Some(First::Bytes)),
-            (b"SSH-2.0-x", None),
+            (b"SSH-2.0-x", Some(First::Bytes)),
             (b"SSH-2.0-OpenSSH_9\r\n", Some(First::Bytes)),
             (b"\x00\x00", Some(First::Bytes)),
             (b"\x16", None),

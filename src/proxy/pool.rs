@@ -60,7 +60,7 @@ struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    leg: H1Leg,
+    leg: Box<H1Leg>,
     tag: Tag,
     since: Instant,
 }
@@ -183,7 +183,7 @@ impl Pools {
             .sum()
     }
 
-    fn idle(&self, key: Key) -> Option<(H1Leg, Tag)> {
+    fn idle(&self, key: Key) -> Option<(Box<H1Leg>, Tag)> {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.get_mut(&key)?;
         loop {
@@ -195,7 +195,7 @@ impl Pools {
     }
 
     /// Gives an HTTP/1 connection back after a whole exchange.
-    pub(crate) fn give_back(&self, mut leg: H1Leg, tag: Tag, max_uses: u32) {
+    pub(crate) fn give_back(&self, mut leg: Box<H1Leg>, tag: Tag, max_uses: u32) {
         let stays = match tag.key {
             Key::Endpoint(id) => self.known.borrow().contains(&id),
             Key::Address(_) => true,
@@ -277,7 +277,7 @@ pub(crate) async fn http1(
 ) -> Result<Lease, Failure> {
     let key = target.key();
     if !fresh && let Some((leg, tag)) = worker.pools.idle(key) {
-        return Ok(Lease::H1(Box::new(leg), tag));
+        return Ok(Lease::H1(leg, tag));
     }
     let slot = match slot(cluster) {
         Some(slot) => slot,
@@ -296,7 +296,7 @@ pub(crate) async fn http1(
         _slot: slot,
     };
     let leg = H1Leg::new(dialed.stream, Buffer::default());
-    Ok(Lease::H1(Box::new(leg), tag))
+    Ok(Lease::H1(leg, tag))
 }
 
 fn slot(cluster: &ClusterTable) -> Option<ConnectionSlot> {
@@ -318,7 +318,7 @@ async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waite
         // Connections may also come free on other workers, which cannot tell this one.
         let _told_or_not = tokio::time::timeout(LOOK_AGAIN, changed.notified()).await;
         if let Some((leg, tag)) = worker.pools.idle(key) {
-            return Ok(Waited::Idle(Lease::H1(Box::new(leg), tag)));
+            return Ok(Waited::Idle(Lease::H1(leg, tag)));
         }
         if let Some(slot) = slot(cluster) {
             return Ok(Waited::Slot(slot));

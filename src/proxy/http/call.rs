@@ -366,7 +366,7 @@ impl<'c> Calling<'c> {
         if matches!(end, End::Switched) {
             self.ended.status = 101;
             if let Leg::H1(leg) = up.leg {
-                self.ended.switched = Some(Box::new(leg));
+                self.ended.switched = Some(leg);
             }
         } else if matches!(end, End::Done)
             && uploaded
@@ -434,13 +434,13 @@ impl<'c> Calling<'c> {
     /// Puts the head (and what went up in an earlier try) on the connection.
     async fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
         match (lease, &self.call.chosen.head) {
-            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(*leg, tag, head)),
+            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(leg, tag, head)),
             (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head).await,
             _ => Err(Failure::BadResponse),
         }
     }
 
-    fn begin_text(&mut self, mut leg: H1Leg, mut tag: Tag, head: &[u8]) -> Up {
+    fn begin_text(&mut self, mut leg: Box<H1Leg>, mut tag: Tag, head: &[u8]) -> Up {
         let facts = &self.call.facts;
         let coded = facts.framing == Framing::Chunked && facts.version == super::Version::Http2;
         leg.begin(if coded { Writer::Chunked } else { Writer::Plain });

@@ -361,6 +361,7 @@ impl Relay<'_> {
             close,
         };
         let raw = parts.text
+            && matches!(down, Leg::H1(_))
             && writer == Writer::Plain
             && parts.framing == Framing::Chunked
             && framing == Framing::Chunked;

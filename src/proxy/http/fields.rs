@@ -315,7 +315,7 @@ mod tests {
         ];
         let scan = scan(Fields::Text(&fields)).unwrap();
         assert!(scan.connection.close && scan.connection.upgrade);
-        assert!(scan.connection.nominates(b"x-mine") && !scan.connection.nominates(b"close"));
+        assert!(scan.connection.nominates(b"x-mine") && !scan.connection.nominates(b"x-other"));
     }
 
     #[test]

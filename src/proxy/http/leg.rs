@@ -22,9 +22,9 @@ const PILE: usize = 32 * 1024;
 #[derive(Debug)]
 pub(crate) enum Leg {
     /// An HTTP/1 connection.
-    H1(H1Leg),
+    H1(Box<H1Leg>),
     /// An HTTP/2 stream.
-    H2(H2Leg),
+    H2(Box<H2Leg>),
 }
 
 /// An HTTP/1 connection with its buffers.
@@ -125,8 +125,8 @@ impl Replay {
 }
 
 impl H1Leg {
-    pub(crate) fn new(io: Stream, input: Buffer) -> Self {
-        Self {
+    pub(crate) fn new(io: Stream, input: Buffer) -> Box<Self> {
+        Box::new(Self {
             io,
             input,
             out: Vec::new(),
@@ -136,7 +136,7 @@ impl H1Leg {
             writer: Writer::Plain,
             finished: false,
             ended: false,
-        }
+        })
     }
 
     /// Prepares for another message going out.
@@ -341,21 +341,21 @@ impl H2Leg {
     pub(crate) fn called(
         recv: h2::RecvStream,
         respond: h2::server::SendResponse<Bytes>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             recv: Some(recv),
             respond: Some(respond),
             ..Self::default()
-        }
+        })
     }
 
     /// The side of an endpoint; `sent_end` says that the request has no body.
-    pub(crate) fn calling(send: h2::SendStream<Bytes>, sent_end: bool) -> Self {
-        Self {
+    pub(crate) fn calling(send: h2::SendStream<Bytes>, sent_end: bool) -> Box<Self> {
+        Box::new(Self {
             send: Some(send),
             sent_end,
             ..Self::default()
-        }
+        })
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, LegError>> {

@@ -106,8 +106,8 @@ async fn wait_for_request(leg: &mut Leg, conn: &Conn, alarm: &mut Alarm) -> Opti
     if !leg.input.is_empty() {
         return Some(());
     }
-    let deadline = rt::now() + IDLE;
     conn.state.idle.set(true);
+    let mut deadline = None;
     let filled = poll_fn(|cx| {
         if conn.state.draining.get() {
             return Poll::Ready(0);
@@ -116,6 +116,7 @@ async fn wait_for_request(leg: &mut Leg, conn: &Conn, alarm: &mut Alarm) -> Opti
             Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
             Poll::Pending => {
                 leg.rest();
+                let deadline = *deadline.get_or_insert_with(|| rt::now() + IDLE);
                 alarm.poll(cx, deadline).map(|()| 0)
             }
         }
