@@ -329,6 +329,7 @@ pub(crate) fn resources() -> Vec<ResourceReport> {
         namespace: "default".to_owned(),
         name: "reviews".to_owned(),
         created_unix_ms: days(),
+        changed_unix_ms: days(),
         revision: 17,
         object: json!({
             "apiVersion": "networking.istio.io/v1",

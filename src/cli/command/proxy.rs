@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
+use crate::mesh;
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
 use crate::proxy::{self, AccessLog};
@@ -345,6 +346,14 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         address: options.address,
         applications: options.apps,
+        protocol: match options.protocol {
+            Protocol::Auto => mesh::Protocol::Auto,
+            Protocol::Http => mesh::Protocol::Http,
+            Protocol::Http2 => mesh::Protocol::Http2,
+            Protocol::Grpc => mesh::Protocol::Grpc,
+            Protocol::Tls => mesh::Protocol::Tls,
+            Protocol::Tcp => mesh::Protocol::Tcp,
+        },
         transparent: options.transparent,
         inbound_port: options.inbound_port,
         outbound_port: options.outbound_port,

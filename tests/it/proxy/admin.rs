@@ -9,7 +9,9 @@ use tokio::io::AsyncWriteExt as _;
 use super::support::*;
 
 async fn post(to: std::net::SocketAddr, path: &str) -> String {
-    let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     exchange(to, request).await
 }
 
@@ -24,11 +26,21 @@ async fn numbers_configuration_and_health_are_answered() {
         ..Options::default()
     };
     let proxy = Proxy::with(options, View::default(), None).await;
-    eventually(|| async { meshctl::net::connect(health, Default::default()).await.is_ok() }).await;
+    eventually(|| async {
+        meshctl::net::connect(health, Default::default())
+            .await
+            .is_ok()
+    })
+    .await;
     assert_eq!(status(&get(health, "/ready").await), 503);
     proxy.views.publish(simple(bind, app.address, |_| {}));
     eventually(|| async { status(&get(health, "/healthz/ready").await) == 200 }).await;
-    eventually(|| async { meshctl::net::connect(bind, Default::default()).await.is_ok() }).await;
+    eventually(|| async {
+        meshctl::net::connect(bind, Default::default())
+            .await
+            .is_ok()
+    })
+    .await;
     for _ in 0..3 {
         assert_eq!(status(&get(bind, "/").await), 200);
     }
@@ -39,13 +51,27 @@ async fn numbers_configuration_and_health_are_answered() {
         .find(|line| line.starts_with("istio_requests_total{reporter=\"source\""))
         .unwrap();
     assert!(line.ends_with(" 4"), "{line}");
-    assert!(line.contains("destination_service=\"app.default.svc.cluster.local\""), "{line}");
+    assert!(
+        line.contains("destination_service=\"app.default.svc.cluster.local\""),
+        "{line}"
+    );
     assert!(metrics.contains("istio_request_duration_milliseconds_bucket{"));
     let clusters = get(admin, "/clusters").await;
-    assert!(clusters.contains(&format!("app::{}::rq_total::4\n", app.address)), "{clusters}");
-    assert!(get(admin, "/listeners").await.contains(&format!("t::{bind}\n")));
+    assert!(
+        clusters.contains(&format!("app::{}::rq_total::4\n", app.address)),
+        "{clusters}"
+    );
+    assert!(
+        get(admin, "/listeners")
+            .await
+            .contains(&format!("t::{bind}\n"))
+    );
     assert!(get(admin, "/config_dump").await.contains("\"listeners\""));
-    assert!(get(admin, "/server_info").await.contains("\"state\": \"LIVE\""));
+    assert!(
+        get(admin, "/server_info")
+            .await
+            .contains("\"state\": \"LIVE\"")
+    );
     assert!(get(admin, "/certs").await.contains("\"certificates\": []"));
     // The health address can be reached from outside, so it can do nothing.
     assert_eq!(status(&get(health, "/config_dump").await), 404);
@@ -62,7 +88,10 @@ async fn a_port_in_use_is_said() {
         meshctl::rt::Published::new(None),
     );
     let (_drain, signal) = meshctl::rt::Drain::new();
-    let options = Options { workers: 1, ..Options::default() };
+    let options = Options {
+        workers: 1,
+        ..Options::default()
+    };
     let error = meshctl::proxy::run(options, views.reader(), identities.reader(), signal)
         .await
         .unwrap_err();
@@ -78,7 +107,9 @@ async fn a_drain_ends_connections_after_their_request() {
     let mut proxy = Proxy::start(simple(bind, address, |_| {})).await;
     let mut idle = connect(bind).await;
     let mut busy = connect(bind).await;
-    busy.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    busy.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
     let (mut held, _) = socket.accept().await.unwrap();
     read_until(&mut held, "\r\n\r\n").await;
     proxy.begin_drain();
@@ -89,7 +120,9 @@ async fn a_drain_ends_connections_after_their_request() {
     )
     .await
     .expect("an idle connection stayed open");
-    held.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    held.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await
+        .unwrap();
     let answer = read_until(&mut busy, "ok").await;
     assert_eq!(status(&answer), 200);
     proxy.stop().await.unwrap();

@@ -14,7 +14,10 @@ async fn a_split_is_exact_over_all_workers() {
     let bind = free();
     let view = Views::default()
         .http("t", bind)
-        .routes("t", vec![route(Action::Forward(forward(&[("a", 90), ("b", 10)])))])
+        .routes(
+            "t",
+            vec![route(Action::Forward(forward(&[("a", 90), ("b", 10)])))],
+        )
         .cluster(cluster("a"), vec![endpoint(a.address)])
         .cluster(cluster("b"), vec![endpoint(b.address)])
         .0;
@@ -74,7 +77,13 @@ async fn no_request_fails_while_the_view_changes() {
         let weight = n * 7 % 100 + 1;
         let mut views = Views::default()
             .http("t", bind)
-            .routes("t", vec![route(Action::Forward(forward(&[("a", weight), ("b", 100)])))])
+            .routes(
+                "t",
+                vec![route(Action::Forward(forward(&[
+                    ("a", weight),
+                    ("b", 100),
+                ])))],
+            )
             .cluster(cluster("a"), endpoints)
             .cluster(cluster("b"), vec![endpoint(apps[1].address)]);
         if n % 2 > 0 {
@@ -118,7 +127,8 @@ async fn a_listener_that_goes_takes_its_connections_and_no_others() {
     let (bind, other) = (free(), free());
     let both = Views(simple(bind, app.address, |_| {})).http("t2", other).0;
     let mut both = both;
-    both.routes.insert("t2".to_owned(), both.routes["t"].clone());
+    both.routes
+        .insert("t2".to_owned(), both.routes["t"].clone());
     let proxy = Proxy::start(both).await;
     let tasks = Tasks::new();
     let mut stays = Caller::new(&tasks, bind).await;
@@ -127,7 +137,9 @@ async fn a_listener_that_goes_takes_its_connections_and_no_others() {
     assert_eq!(goes.get("/").await.unwrap().0, 200);
     proxy.views.publish(simple(bind, app.address, |_| {}));
     eventually(|| async {
-        meshctl::net::connect(other, Default::default()).await.is_err()
+        meshctl::net::connect(other, Default::default())
+            .await
+            .is_err()
     })
     .await;
     eventually(|| async { goes.is_closed() }).await;

@@ -42,24 +42,45 @@ async fn malformed_requests_are_refused_and_reach_nobody() {
         ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nx", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nx",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+            400,
+        ),
         (
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
         ),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
-        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         ("GET / HTTP/4.2\r\nHost: a\r\n\r\n", 505),
     ] {
         let answer = exchange(bind, request).await;
         assert_eq!(status(&answer), expected, "{request:?}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
     }
-    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(101));
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "x: y\r\n".repeat(101)
+    );
     assert_eq!(status(&exchange(bind, many).await), 431);
-    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(61 * 1024));
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "y".repeat(61 * 1024)
+    );
     assert_eq!(status(&exchange(bind, large).await), 431);
     assert_eq!(app.hits(), 0);
     // A body that breaks its coding ends the request; the application never sees its end.
@@ -85,7 +106,11 @@ async fn pipelined_requests_are_answered_in_order() {
     .await;
     let places: Vec<_> = ["a POST /1", "\n\nhi", "a POST /2", "\n\nyou", "a GET /3"]
         .iter()
-        .map(|text| answer.find(text).unwrap_or_else(|| panic!("{text}: {answer}")))
+        .map(|text| {
+            answer
+                .find(text)
+                .unwrap_or_else(|| panic!("{text}: {answer}"))
+        })
         .collect();
     assert!(places.is_sorted(), "{places:?}");
 }
@@ -104,10 +129,21 @@ async fn paths_are_normalised_before_routing_and_forwarding() {
     table.hosts[0].routes.insert(0, refuse);
     view.routes.insert("t".to_owned(), Arc::new(table));
     let _proxy = Proxy::start(view).await;
-    for path in ["/admin", "/x/../admin", "/%61dmin", "/x/%2e%2e/admin", "/x\\..\\admin", "/./admin"] {
+    for path in [
+        "/admin",
+        "/x/../admin",
+        "/%61dmin",
+        "/x/%2e%2e/admin",
+        "/x\\..\\admin",
+        "/./admin",
+    ] {
         assert_eq!(status(&get(bind, path).await), 403, "{path}");
     }
-    assert!(get(bind, "/a/./b/../c?x=/../y").await.contains("a GET /a/c?x=/../y\n"));
+    assert!(
+        get(bind, "/a/./b/../c?x=/../y")
+            .await
+            .contains("a GET /a/c?x=/../y\n")
+    );
 }
 
 #[tokio::test]
@@ -137,8 +173,14 @@ async fn fields_are_edited_and_paths_rewritten() {
     for expected in ["host: other\n", "user-agent: mesh\n", "x-to: app\n"] {
         assert!(answer.contains(expected), "{expected} in {answer}");
     }
-    assert!(!answer.contains("x-secret") && !answer.contains("x-app"), "{answer}");
-    assert!(answer.contains("x-envoy-upstream-service-time: "), "{answer}");
+    assert!(
+        !answer.contains("x-secret") && !answer.contains("x-app"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("x-envoy-upstream-service-time: "),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -216,15 +258,20 @@ async fn bad_answers_are_refused() {
 #[tokio::test]
 async fn expect_continue_passes() {
     let tasks = Tasks::new();
-    let app = Scripted::start(&tasks, &[
+    let app = Scripted::start(
+        &tasks,
+        &[
             "HTTP/1.1 100 Continue\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        ]);
+        ],
+    );
     let bind = free();
     let _proxy = Proxy::start(simple(bind, app.address, |_| {})).await;
     let mut stream = connect(bind).await;
     stream
-        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+        )
         .await
         .unwrap();
     read_until(&mut stream, "100 Continue\r\n\r\n").await;
@@ -247,11 +294,16 @@ async fn upgrades_switch_and_nothing_passes_before() {
     let _proxy = Proxy::start(simple(bind, app.address, |_| {})).await;
     let mut stream = connect(bind).await;
     stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
         .await
         .unwrap();
     let head = read_until(&mut stream, "\r\n\r\n").await;
-    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("upgrade: websocket\r\n"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && head.contains("upgrade: websocket\r\n"),
+        "{head}"
+    );
     stream.write_all(b"frame\r\n\r\n").await.unwrap();
     read_until(&mut stream, "answer").await;
     let heads = app.heads();
@@ -293,10 +345,16 @@ async fn an_explicit_proxy_takes_absolute_uris_and_tunnels() {
         "GET http://details:9080/x HTTP/1.1\r\nHost: ignored\r\nConnection: close\r\n\r\n",
     )
     .await;
-    assert!(answer.contains("a GET /x\n") && answer.contains("host: details:9080\n"), "{answer}");
+    assert!(
+        answer.contains("a GET /x\n") && answer.contains("host: details:9080\n"),
+        "{answer}"
+    );
     let answer = exchange(
         bind,
-        format!("GET http://{}/y HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", app.address),
+        format!(
+            "GET http://{}/y HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+            app.address
+        ),
     )
     .await;
     assert!(answer.contains("a GET /y\n"), "{answer}");
@@ -348,9 +406,17 @@ async fn answers_of_the_proxy_itself() {
         .0;
     let _proxy = Proxy::start(view).await;
     let answer = get(bind, "/old").await;
-    assert!(answer.contains("location: http://new.example/old\r\n"), "{answer}");
+    assert!(
+        answer.contains("location: http://new.example/old\r\n"),
+        "{answer}"
+    );
     assert_eq!(status(&answer), 301);
-    for (path, expected) in [("/none", 404), ("/missing", 503), ("/empty", 503), ("/dead", 503)] {
+    for (path, expected) in [
+        ("/none", 404),
+        ("/missing", 503),
+        ("/empty", 503),
+        ("/dead", 503),
+    ] {
         assert_eq!(status(&get(bind, path).await), expected, "{path}");
     }
     assert!(get(bind, "/empty").await.ends_with("no healthy upstream"));

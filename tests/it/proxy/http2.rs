@@ -141,8 +141,14 @@ async fn versions_are_translated() {
         text.extend_from_slice(&data.unwrap());
     }
     let text = String::from_utf8(text).unwrap();
-    assert!(text.starts_with("a POST /x?y\n") && text.ends_with("\n\nbody"), "{text}");
-    assert!(text.contains("host: app\n") && text.contains("transfer-encoding: chunked\n"), "{text}");
+    assert!(
+        text.starts_with("a POST /x?y\n") && text.ends_with("\n\nbody"),
+        "{text}"
+    );
+    assert!(
+        text.contains("host: app\n") && text.contains("transfer-encoding: chunked\n"),
+        "{text}"
+    );
 
     // HTTP/1 in, HTTP/2 out.
     let bind = free();
@@ -153,7 +159,10 @@ async fn versions_are_translated() {
          3\r\nabc\r\n0\r\n\r\n",
     )
     .await;
-    assert!(answer.contains("a POST http://app/z\n") && answer.ends_with("\n\nabc"), "{answer}");
+    assert!(
+        answer.contains("a POST http://app/z\n") && answer.ends_with("\n\nabc"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -167,11 +176,16 @@ async fn trailers_cross_from_one_version_to_the_other() {
         "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi",
     )
     .await;
-    assert!(answer.ends_with("2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"), "{answer}");
+    assert!(
+        answer.ends_with("2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+        "{answer}"
+    );
     // And back: trailers of HTTP/1 arrive over HTTP/2.
     let text = Scripted::start(
         &tasks,
-        &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 7\r\n\r\n"],
+        &[
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 7\r\n\r\n",
+        ],
     );
     let bind = free();
     let _proxy = Proxy::start(view(bind, text.address, UpstreamProtocol::Http1)).await;

@@ -68,7 +68,10 @@ fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> View {
     local.kind = ClusterKind::Static(vec![app]);
     local.protocol = UpstreamProtocol::Downstream;
     let mut views = Views::default()
-        .routes("in", vec![route(Action::Forward(forward(&[("inbound|80||", 1)])))])
+        .routes(
+            "in",
+            vec![route(Action::Forward(forward(&[("inbound|80||", 1)])))],
+        )
         .cluster(local, Vec::new());
     let chain = Chain {
         name: "mtls".to_owned(),
@@ -104,12 +107,7 @@ fn http() -> ChainAction {
 }
 
 /// Carries plaintext from `bind` to the peer at `to`, which must be `principal`.
-fn outward(
-    bind: SocketAddr,
-    to: SocketAddr,
-    principal: &str,
-    protocol: UpstreamProtocol,
-) -> Views {
+fn outward(bind: SocketAddr, to: SocketAddr, principal: &str, protocol: UpstreamProtocol) -> Views {
     let mut remote = cluster("app");
     remote.protocol = protocol;
     remote.tls = Some(ClientTls {
@@ -147,10 +145,17 @@ async fn callers_are_known_by_their_certificates() {
         )
         .await;
         assert_eq!(status(&answer), 200, "{answer}");
-        let certificate = "x-forwarded-client-cert: By=spiffe://cluster.local/ns/default/sa/server;Hash=";
+        let certificate =
+            "x-forwarded-client-cert: By=spiffe://cluster.local/ns/default/sa/server;Hash=";
         assert!(answer.contains(certificate), "{answer}");
-        assert!(answer.contains(";URI=spiffe://cluster.local/ns/default/sa/client\n"), "{answer}");
-        assert!(!answer.contains("sa/root") && !answer.contains("x-meshctl-peer"), "{answer}");
+        assert!(
+            answer.contains(";URI=spiffe://cluster.local/ns/default/sa/client\n"),
+            "{answer}"
+        );
+        assert!(
+            !answer.contains("sa/root") && !answer.contains("x-meshctl-peer"),
+            "{answer}"
+        );
         let metrics = get(admin, "/stats/prometheus").await;
         let line = metrics
             .lines()

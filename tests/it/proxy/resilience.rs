@@ -52,7 +52,10 @@ async fn tries_end_and_the_last_answer_passes() {
     });
     let _proxy = Proxy::start(view).await;
     let answer = get(bind, "/").await;
-    assert!(answer.contains("a GET /") && status(&answer) == 503, "{answer}");
+    assert!(
+        answer.contains("a GET /") && status(&answer) == 503,
+        "{answer}"
+    );
     assert_eq!(app.hits(), 3);
 }
 
@@ -65,7 +68,10 @@ async fn another_endpoint_is_tried_when_one_cannot_be_reached() {
     let view = Views::default()
         .http("t", bind)
         .routes("t", vec![route(Action::Forward(action))])
-        .cluster(cluster("app"), vec![endpoint(app.address), endpoint(free())])
+        .cluster(
+            cluster("app"),
+            vec![endpoint(app.address), endpoint(free())],
+        )
         .0;
     let _proxy = Proxy::start(view).await;
     for _ in 0..10 {
@@ -83,7 +89,10 @@ async fn slow_answers_time_out() {
     });
     let _proxy = Proxy::start(view).await;
     let answer = get(bind, "/").await;
-    assert!(status(&answer) == 504 && answer.ends_with("upstream request timeout"), "{answer}");
+    assert!(
+        status(&answer) == 504 && answer.ends_with("upstream request timeout"),
+        "{answer}"
+    );
     drop(socket);
 }
 
@@ -100,7 +109,10 @@ async fn each_try_has_a_limit_of_its_own() {
     let view = Views::default()
         .http("t", bind)
         .routes("t", vec![route(Action::Forward(action))])
-        .cluster(cluster("app"), vec![endpoint(slow_address), endpoint(app.address)])
+        .cluster(
+            cluster("app"),
+            vec![endpoint(slow_address), endpoint(app.address)],
+        )
         .0;
     let _proxy = Proxy::start(view).await;
     for _ in 0..4 {
@@ -116,7 +128,10 @@ async fn only_harmless_requests_are_delivered_twice() {
         let tasks = Tasks::new();
         let app = Scripted::start(&tasks, &[OK, "", OK]);
         let bind = free();
-        let options = meshctl::proxy::Options { workers: 1, ..Default::default() };
+        let options = meshctl::proxy::Options {
+            workers: 1,
+            ..Default::default()
+        };
         let view = simple(bind, app.address, |_| {});
         let _proxy = Proxy::with(options, view, None).await;
         assert_eq!(status(&get(bind, "/").await), 200);
@@ -172,7 +187,10 @@ async fn connections_are_limited_and_waited_for() {
         .routes("t", vec![route(Action::Forward(forward(&[("app", 1)])))])
         .cluster(limited, vec![endpoint(app.address)])
         .0;
-    let options = meshctl::proxy::Options { workers: 1, ..Default::default() };
+    let options = meshctl::proxy::Options {
+        workers: 1,
+        ..Default::default()
+    };
     let _proxy = Proxy::with(options, view, None).await;
     let answers = (0..10).map(|_| get(bind, "/"));
     for answer in futures_util::future::join_all(answers).await {

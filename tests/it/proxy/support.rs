@@ -82,7 +82,11 @@ pub async fn read_until(stream: &mut TcpStream, until: &str) -> String {
             .await
             .unwrap_or_else(|_| panic!("only {:?}", String::from_utf8_lossy(&text)))
             .unwrap();
-        assert!(count > 0, "ended after {:?}", String::from_utf8_lossy(&text));
+        assert!(
+            count > 0,
+            "ended after {:?}",
+            String::from_utf8_lossy(&text)
+        );
         text.extend_from_slice(&buffer[..count]);
     }
     String::from_utf8(text).unwrap()
@@ -217,7 +221,15 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(view: View) -> Self {
-        Self::with(Options { workers: 2, ..Options::default() }, view, None).await
+        Self::with(
+            Options {
+                workers: 2,
+                ..Options::default()
+            },
+            view,
+            None,
+        )
+        .await
     }
 
     pub async fn with(options: Options, view: View, material: Option<Arc<Material>>) -> Self {
@@ -235,7 +247,9 @@ impl Proxy {
         });
         for address in addresses {
             eventually(|| async move {
-                net::connect(address, ConnectOptions::default()).await.is_ok()
+                net::connect(address, ConnectOptions::default())
+                    .await
+                    .is_ok()
             })
             .await;
         }

@@ -39,7 +39,10 @@ async fn each_direction_ends_on_its_own() {
     // The readiness probe of the test would take the server's only accept.
     let (view, bind_probe) = (view, bind);
     let proxy = Proxy::with(
-        meshctl::proxy::Options { workers: 1, ..Default::default() },
+        meshctl::proxy::Options {
+            workers: 1,
+            ..Default::default()
+        },
         meshctl::mesh::View::default(),
         None,
     )
