@@ -47,6 +47,11 @@ impl<'a> Progress<'a> {
 }
 
 impl Step<'_> {
+    /// Changes what the spinner says.
+    pub(crate) fn update(&self, words: &str) {
+        self.bar.set_message(format!("{}: {words}", self.what));
+    }
+
     /// Ends the step well.
     pub(crate) fn done(self, detail: &str) {
         self.bar.finish_and_clear();
