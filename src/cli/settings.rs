@@ -216,6 +216,15 @@ fn account() -> Option<nix::unistd::User> {
     nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?
 }
 
+/// A variable that is handed on to processes that we start.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the environment"
+)]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Who is asking, for the history.
 pub(crate) fn who() -> String {
     account().map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name)

@@ -16,6 +16,7 @@ mod help;
 mod home;
 mod install_sh;
 mod json;
+mod manifests;
 mod pipes;
 mod run;
 mod tables;

@@ -31,20 +31,49 @@ pub(crate) struct Args {
     /// Take the sidecar out instead
     #[arg(long)]
     uninject: bool,
+    /// Image of the sidecar [default: meshctl:VERSION]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Where the control plane listens with TLS, as pods reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    control_plane: Option<String>,
 }
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let sources = manifests::read(&args.file, args.recursive)?;
-    let mut documents = Vec::new();
+    let config = InjectConfig {
+        image: args.image.unwrap_or_else(|| InjectConfig::default().image),
+        control_plane: args
+            .control_plane
+            .unwrap_or_else(|| InjectConfig::default().control_plane),
+        ..InjectConfig::default()
+    };
+    let mut text = String::new();
+    let mut changed = 0;
     for source in &sources {
         let text = patch(source, args.uninject, cx)?;
         let text = text.trim_start_matches("---\n");
         if !text.trim().is_empty() {
             documents.push(format!("{}\n", text.trim_end_matches('\n')));
         }
+        changed += done.changed;
+        if !text.is_empty() {
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+            if !done.text.starts_with("---") {
+                text.push_str("---\n");
+            }
+        }
+        text.push_str(&done.text);
     }
     // Written only when every file was understood: half a stream applied is worse than none.
-    cx.out.data(&documents.join("---\n"))?;
+    cx.out.data(&text)?;
+    let verb = if args.uninject { "without" } else { "with" };
+    cx.out.note(&format!(
+        "{} now {verb} a sidecar",
+        number::count(changed, "pod")
+    ));
     Ok(Exit::Ok)
 }
 

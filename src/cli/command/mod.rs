@@ -33,3 +33,4 @@ pub(crate) mod top;
 pub(crate) mod uninstall;
 pub(crate) mod up;
 pub(crate) mod version;
+pub(crate) mod workloads;

@@ -32,18 +32,21 @@ pub(crate) struct Args {
     pub(crate) recursive: bool,
     /// How pods are kept apart
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
-    pub(crate) isolation: Isolation,
+    pub(crate) isolation: How,
     /// Return when all is ready, and go on in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
     /// How long the pods may take to become ready
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse::duration)]
     pub(crate) timeout: Duration,
+    /// The process in the background that `-d` starts.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) child: bool,
 }
 
 /// How pods are kept apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Isolation {
+pub(crate) enum How {
     // netns for root where it works, process for others
     #[default]
     Auto,
@@ -51,6 +54,17 @@ pub(crate) enum Isolation {
     Process,
     // A network namespace each; needs root
     Netns,
+}
+
+impl How {
+    /// As it is typed.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Process => "process",
+            Self::Netns => "netns",
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
