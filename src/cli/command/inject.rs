@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::api::resources::SourceText;
 use crate::api::{Problem, Reason};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
+use crate::cli::render::number;
 use crate::inject::{self, InjectConfig};
+use crate::mesh::Finding;
 
 use super::manifests;
 
@@ -51,10 +52,14 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let mut text = String::new();
     let mut changed = 0;
     for source in &sources {
-        let text = patch(source, args.uninject, cx)?;
-        let text = text.trim_start_matches("---\n");
-        if !text.trim().is_empty() {
-            documents.push(format!("{}\n", text.trim_end_matches('\n')));
+        let done = if args.uninject {
+            inject::uninject(&source.text, &source.name)
+        } else {
+            inject::inject(&source.text, &source.name, &config)
+        };
+        let done = done.map_err(|findings| refused(&source.name, findings))?;
+        for finding in &done.findings {
+            cx.out.finding(finding);
         }
         changed += done.changed;
         if !text.is_empty() {
@@ -77,24 +82,8 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-/// One file with its pods changed.
-fn patch(source: &SourceText, uninject: bool, cx: &Context) -> Result<String, CliError> {
-    let changed = if uninject {
-        inject::uninject(&source.text, &source.name)
-    } else {
-        inject::inject(&source.text, &source.name, &InjectConfig::default())
-    };
-    match changed {
-        Ok(changed) => {
-            for finding in &changed.findings {
-                cx.out.finding(finding);
-            }
-            Ok(changed.text)
-        }
-        Err(findings) => {
-            let mut problem = Problem::new(Reason::Invalid, "nothing was changed");
-            problem.findings = findings;
-            Err(CliError::Problem(problem))
-        }
-    }
+fn refused(name: &str, findings: Vec<Finding>) -> CliError {
+    let mut problem = Problem::new(Reason::Invalid, format!("{name} cannot be read"));
+    problem.findings = findings;
+    CliError::Problem(problem)
 }

@@ -17,7 +17,6 @@ pub(crate) mod identity;
 pub(crate) mod inject;
 pub(crate) mod install;
 pub(crate) mod local;
-mod local_spec;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod manifests;
