@@ -35,6 +35,12 @@ pub(crate) enum CliError {
     /// The control plane's answer makes no sense; probably another version.
     #[error("the control plane gave no proper answer to {request}: {reason}")]
     Answer { request: String, reason: String },
+    /// Too late, in the words of a layer below.
+    #[error("{message}")]
+    Late {
+        message: String,
+        hint: Option<String>,
+    },
     /// A file, directory or socket could not be used.
     #[error("cannot {verb} {}", .path.display())]
     File {
@@ -61,9 +67,6 @@ pub(crate) enum CliError {
     /// Standard output cannot be written (a full disk, for example).
     #[error("cannot write the output")]
     Output(#[source] io::Error),
-    /// A part that this build lacks.
-    #[error("{0} is not in this build")]
-    NotBuilt(&'static str),
 }
 
 impl CliError {
@@ -104,7 +107,7 @@ impl CliError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } => Exit::Usage,
-            Self::Timeout { .. } => Exit::Timeout,
+            Self::Timeout { .. } | Self::Late { .. } => Exit::Timeout,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::ClosedPipe => Exit::Ok,
             Self::Problem(_)
@@ -113,15 +116,16 @@ impl CliError {
             | Self::Failed { .. }
             | Self::Runtime(_)
             | Self::Terminal(_)
-            | Self::Output(_)
-            | Self::NotBuilt(_) => Exit::Problem,
+            | Self::Output(_) => Exit::Problem,
         }
     }
 
     /// What to do about it.
     pub(crate) fn advice(&self) -> Option<String> {
         match self {
-            Self::Usage { hint, .. } | Self::Failed { hint, .. } => hint.clone(),
+            Self::Usage { hint, .. } | Self::Failed { hint, .. } | Self::Late { hint, .. } => {
+                hint.clone()
+            }
             Self::Problem(problem) => problem.hint.clone(),
             Self::Unreachable { .. } => Some(
                 "start it with `meshctl install && meshctl control-plane`, or with pods by \

@@ -1,5 +1,9 @@
 //! What the long-running commands log, and where.
 
+use std::future::Future;
+use std::task::Poll;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -34,21 +38,27 @@ pub(crate) fn start(cx: &Context, level: &str) {
         .is_ok();
 }
 
-/// Resolves when the process is asked to end (SIGINT, SIGTERM, SIGHUP).
-pub(crate) async fn asked_to_end() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            // Without a handler the signal ends us anyway.
-            Err(_) => std::future::pending().await,
+/// Resolves when the process is asked to end (SIGINT, SIGTERM, SIGHUP). Listens from the call on,
+/// not from the first poll: whoever holds a terminal or processes must not be killed in between.
+pub(crate) fn asked_to_end() -> impl Future<Output = ()> {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    // One that cannot be listened for ends us anyway.
+    let mut signals: Vec<Signal> = kinds
+        .into_iter()
+        .filter_map(|kind| signal(kind).ok())
+        .collect();
+    std::future::poll_fn(move |cx| {
+        if signals
+            .iter_mut()
+            .any(|signal| signal.poll_recv(cx).is_ready())
+        {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
-    }
+    })
 }

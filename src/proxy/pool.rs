@@ -125,6 +125,16 @@ pub(crate) enum Lease {
     H2(StreamSlot),
 }
 
+impl Lease {
+    /// Whether it carried a request before.
+    pub(crate) fn was_used(&self) -> bool {
+        match self {
+            Self::H1(_, tag) => tag.uses > 0,
+            Self::H2(shared) => shared.uses.get() > 0,
+        }
+    }
+}
+
 impl Pools {
     /// Drops what leads to endpoints that are gone or was made with an older identity.
     pub(crate) fn retain(&self, live: &Live) {

@@ -13,7 +13,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Health, Instance, Locality, Node, NodeKind, SpiffeId, WorkloadRef};
+use crate::mesh::{
+    Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
+};
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
 use crate::tls;
@@ -53,6 +55,8 @@ pub struct SidecarOptions {
     pub address: IpAddr,
     /// Container port and where the application listens for it.
     pub applications: Vec<(u16, SocketAddr)>,
+    /// What the application speaks, where no service in front of it says.
+    pub protocol: Protocol,
     /// Connections are redirected to it.
     pub transparent: bool,
     /// For redirected connections to the application.
@@ -146,7 +150,8 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
                     return Err(io::Error::other("there is no certificate yet"));
                 };
                 let stream = connect_control(to, &server, Caller::Member(material)).await?;
-                Ok(Box::new(stream) as Box<dyn client::Io>)
+                let stream: Box<dyn client::Io> = Box::new(stream);
+                Ok(stream)
             });
             dialling
         })
@@ -277,6 +282,7 @@ fn node(options: &SidecarOptions) -> Node {
                 port: *port,
                 bind: reach(options, *port, *application),
                 address: *application,
+                protocol: options.protocol,
             })
             .collect(),
     }

@@ -329,6 +329,7 @@ pub(crate) fn resources() -> Vec<ResourceReport> {
         namespace: "default".to_owned(),
         name: "reviews".to_owned(),
         created_unix_ms: days(),
+        changed_unix_ms: days(),
         revision: 17,
         object: json!({
             "apiVersion": "networking.istio.io/v1",
@@ -446,9 +447,9 @@ pub(crate) fn token() -> TokenReport {
 pub(crate) fn identity() -> IdentityReport {
     IdentityReport {
         spiffe_id: "spiffe://cluster.local/ns/default/sa/ops".to_owned(),
-        chain_pem: "-----BEGIN CERTIFICATE-----\nchain\n-----END CERTIFICATE-----\n".to_owned(),
-        key_pem: "-----BEGIN PRIVATE KEY-----\nkey\n-----END PRIVATE KEY-----\n".to_owned(),
-        roots_pem: "-----BEGIN CERTIFICATE-----\nroot\n-----END CERTIFICATE-----\n".to_owned(),
+        chain_pem: "-----BEGIN CERTIFICATE-----\nY2hhaW4=\n-----END CERTIFICATE-----\n".to_owned(),
+        key_pem: "-----BEGIN PRIVATE KEY-----\na2V5\n-----END PRIVATE KEY-----\n".to_owned(),
+        roots_pem: "-----BEGIN CERTIFICATE-----\ncm9vdA==\n-----END CERTIFICATE-----\n".to_owned(),
         expires_unix_ms: 4_102_444_800_000,
     }
 }

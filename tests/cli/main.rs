@@ -6,7 +6,7 @@
     clippy::disallowed_methods,
     clippy::indexing_slicing,
     clippy::format_push_string,
-    clippy::let_underscore_must_use,
+    clippy::format_collect,
     reason = "helpers of tests are tests, too: they fail by panicking and run against the real clock"
 )]
 
@@ -16,6 +16,7 @@ mod help;
 mod home;
 mod install_sh;
 mod json;
+mod manifests;
 mod pipes;
 mod run;
 mod tables;

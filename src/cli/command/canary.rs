@@ -34,10 +34,11 @@ enum Command {
 #[command(after_help = "\
 Examples:
   meshctl canary set reviews v1=90 v3=10
-  meshctl canary set reviews v3=100                                 all of it
-  meshctl canary set reviews v2=100 --match header:end-user=jason   for some callers
+  meshctl canary set reviews v3=100
+  meshctl canary set reviews v2=100 --match header:end-user=jason
 
-A version that is not named gets nothing. Exits 5 when a proxy did not acknowledge.")]
+A version that is not named gets nothing.
+Exits 5 when a proxy did not acknowledge.")]
 struct Set {
     /// NAME or NAME.NAMESPACE
     #[arg(value_name = "SERVICE")]

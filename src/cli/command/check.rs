@@ -24,7 +24,8 @@ Examples:
   meshctl check                     is the mesh well?
   meshctl check --wait 5m           wait until it is
 
-Exits 1 when a check failed, 3 when waiting was in vain, 4 when no control plane answers.")]
+Exits 1 when a check failed, 3 when waiting was in vain, 4 when no control
+plane answers.")]
 pub(crate) struct Args {
     /// Only what must be so before the control plane is started
     #[arg(long)]

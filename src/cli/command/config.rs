@@ -16,7 +16,8 @@ Examples:
   meshctl config routes reviews-v1-6b7c-x2x1z
   meshctl config clusters productpage-v1-5d8f-k2k4z -o json
 
-`meshctl proxies` lists the names. The table shows the plain fields; -o json and -o yaml show all.
+`meshctl proxies` lists the names.
+The table shows the plain fields; -o json and -o yaml show all.
 Secrets show certificates, never keys.")]
 pub(crate) struct Args {
     /// Which part: listeners, routes, clusters, endpoints or secrets

@@ -18,9 +18,10 @@ use crate::rt::{Drain, Wall};
 Examples:
   meshctl control-plane
   meshctl control-plane --source files=./manifests
-  meshctl control-plane --listen 0.0.0.0            proxies on other machines join over TLS
+  meshctl control-plane --listen 0.0.0.0      for proxies on other machines
 
-It is ready when `meshctl check` says so. Ctrl-C or SIGTERM ends it; proxies go on with what they have.")]
+It is ready when `meshctl check` says so.
+Ctrl-C or SIGTERM ends it; proxies go on with what they have.")]
 pub(crate) struct Args {
     /// Address to listen on; xDS without TLS stays on loopback [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]

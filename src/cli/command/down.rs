@@ -8,7 +8,9 @@ use crate::cli::exit::Exit;
 use crate::cli::parse;
 use crate::cli::progress::Progress;
 
-use super::local::{self, Down};
+use crate::local::client::Down;
+
+use super::local;
 
 /// End the pods that `up` runs, and leave nothing behind
 #[derive(Debug, clap::Args)]

@@ -19,7 +19,8 @@ Examples:
   meshctl get dr/reviews -n shop
   meshctl get pa -o json
 
-Kinds are taken in any case, singular or plural, and as kubectl's short names (vs, dr, svc, deploy, pa).")]
+Kinds are taken in any case, singular or plural, and as kubectl's short names
+(vs, dr, svc, deploy, pa).")]
 pub(crate) struct Args {
     /// KIND or KIND/NAME
     #[arg(value_name = "KIND")]

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::api::resources::SourceText;
 use crate::api::{Problem, Reason};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
+use crate::cli::render::number;
 use crate::inject::{self, InjectConfig};
+use crate::mesh::Finding;
 
 use super::manifests;
 
@@ -19,7 +20,8 @@ Examples:
   kubectl get deploy -o yaml | meshctl inject | kubectl apply -f -
   meshctl inject --uninject -f meshed.yaml > plain.yaml
 
-Everything but pods passes through as it is; a pod that has its sidecar is left alone.")]
+Everything but pods passes through as it is; a pod that has its sidecar is
+left alone.")]
 pub(crate) struct Args {
     /// File, directory, or - for standard input (the default); may be repeated
     #[arg(short, long = "filename", value_name = "FILE", num_args = 1.., default_value = "-")]
@@ -30,41 +32,58 @@ pub(crate) struct Args {
     /// Take the sidecar out instead
     #[arg(long)]
     uninject: bool,
+    /// Image of the sidecar [default: meshctl:VERSION]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Where the control plane listens with TLS, as pods reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    control_plane: Option<String>,
 }
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let sources = manifests::read(&args.file, args.recursive)?;
-    let mut documents = Vec::new();
+    let config = InjectConfig {
+        image: args.image.unwrap_or_else(|| InjectConfig::default().image),
+        control_plane: args
+            .control_plane
+            .unwrap_or_else(|| InjectConfig::default().control_plane),
+        ..InjectConfig::default()
+    };
+    let mut text = String::new();
+    let mut changed = 0;
     for source in &sources {
-        let text = patch(source, args.uninject, cx)?;
-        let text = text.trim_start_matches("---\n");
-        if !text.trim().is_empty() {
-            documents.push(format!("{}\n", text.trim_end_matches('\n')));
+        let done = if args.uninject {
+            inject::uninject(&source.text, &source.name)
+        } else {
+            inject::inject(&source.text, &source.name, &config)
+        };
+        let done = done.map_err(|findings| refused(&source.name, findings))?;
+        for finding in &done.findings {
+            cx.out.finding(finding);
         }
+        changed += done.changed;
+        if !text.is_empty() {
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+            if !done.text.starts_with("---") {
+                text.push_str("---\n");
+            }
+        }
+        text.push_str(&done.text);
     }
     // Written only when every file was understood: half a stream applied is worse than none.
-    cx.out.data(&documents.join("---\n"))?;
+    cx.out.data(&text)?;
+    let verb = if args.uninject { "without" } else { "with" };
+    cx.out.note(&format!(
+        "{} now {verb} a sidecar",
+        number::count(changed, "pod")
+    ));
     Ok(Exit::Ok)
 }
 
-/// One file with its pods changed.
-fn patch(source: &SourceText, uninject: bool, cx: &Context) -> Result<String, CliError> {
-    let changed = if uninject {
-        inject::uninject(&source.text, &source.name)
-    } else {
-        inject::inject(&source.text, &source.name, &InjectConfig::default())
-    };
-    match changed {
-        Ok(changed) => {
-            for finding in &changed.findings {
-                cx.out.finding(finding);
-            }
-            Ok(changed.text)
-        }
-        Err(findings) => {
-            let mut problem = Problem::new(Reason::Invalid, "nothing was changed");
-            problem.findings = findings;
-            Err(CliError::Problem(problem))
-        }
-    }
+fn refused(name: &str, findings: Vec<Finding>) -> CliError {
+    let mut problem = Problem::new(Reason::Invalid, format!("{name} cannot be read"));
+    problem.findings = findings;
+    CliError::Problem(problem)
 }

@@ -21,13 +21,16 @@ use crate::source::store::{self, Store, StoreError};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  meshctl install                           a home, a store, a root certificate
-  meshctl install --service --wait          and a systemd user service that runs the control plane
-  meshctl install --set xdsPort=16010       another port
-  meshctl install --dry-run -o json         what would be done
+  meshctl install                        a home, a store, a root certificate
+  meshctl install --service --wait       and a systemd user service
+  meshctl install --set xdsPort=16010    another port
+  meshctl install --dry-run -o json      what would be done
 
-Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, mtls (strict, permissive), logLevel
-Installing again keeps what is there and changes only what --profile and --set name.")]
+Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative
+log), minimal (as default, logs only what is wrong)
+Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, mtls (strict or
+permissive), logLevel
+Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to
     #[arg(long, value_enum, default_value_t, value_name = "TARGET")]
@@ -55,10 +58,10 @@ const TRUST_DOMAIN: &str = "cluster.local";
 /// Where a mesh can be installed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
-    /// This machine
+    // This machine
     #[default]
     Local,
-    /// A Kubernetes cluster
+    // A Kubernetes cluster
     Kubernetes,
 }
 
@@ -81,11 +84,11 @@ impl Target {
 /// A set of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
-    /// mTLS where the caller can, plaintext from others
+    // mTLS where the caller can, plaintext from others
     Default,
-    /// mTLS required, and a talkative log: to see what happens
+    // mTLS required, and a talkative log: to see what happens
     Demo,
-    /// As default, logging only what is wrong
+    // As default, logging only what is wrong
     Minimal,
 }
 
@@ -356,25 +359,4 @@ fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State,
             number::moment(authority.not_after())
         ),
     })
-}
-
-/// Installs with the usual settings unless something is installed already.
-pub(crate) fn ensure(cx: &Context) -> Result<(), CliError> {
-    let home = cx.settings.home.as_path();
-    if Installed::load(home)?.is_some() {
-        return Ok(());
-    }
-    home::private_dir(home).map_err(CliError::file("make", home))?;
-    let profile = Profile::Default;
-    let wanted = Installed {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        values: profile.values(),
-        profile: profile.name().to_owned(),
-    };
-    prepare_state(
-        cx,
-        home,
-        wanted.value("trustDomain").unwrap_or("cluster.local"),
-    )?;
-    wanted.store(home)
 }

@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
+use crate::mesh;
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
 use crate::proxy::{self, AccessLog};
@@ -22,10 +23,11 @@ use crate::telemetry::LogFormat;
 #[command(after_help = "\
 Examples:
   meshctl proxy --service reviews --version v1 --app 127.0.0.1:9080
-  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart --app 8080=127.0.0.1:18080 \\
-      --control-plane mesh.example.com:15012
+  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart \\
+      --app 8080=127.0.0.1:18080 --control-plane mesh.example.com:15012
 
-Calls of the application go to the outbound port (HTTP_PROXY=http://127.0.0.1:15001).
+Calls of the application go to the outbound port
+(HTTP_PROXY=http://127.0.0.1:15001).
 The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {
@@ -103,7 +105,7 @@ pub(crate) enum LogForm {
 /// What an application speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
-    /// Found out from the first bytes
+    // Found out from the first bytes
     #[default]
     Auto,
     Http,
@@ -116,10 +118,10 @@ pub(crate) enum Protocol {
 /// How connections come to the sidecar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Capture {
-    /// It binds the ports of the application
+    // It binds the ports of the application
     #[default]
     None,
-    /// nftables redirects
+    // nftables redirects
     Transparent,
 }
 
@@ -344,6 +346,14 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         address: options.address,
         applications: options.apps,
+        protocol: match options.protocol {
+            Protocol::Auto => mesh::Protocol::Auto,
+            Protocol::Http => mesh::Protocol::Http,
+            Protocol::Http2 => mesh::Protocol::Http2,
+            Protocol::Grpc => mesh::Protocol::Grpc,
+            Protocol::Tls => mesh::Protocol::Tls,
+            Protocol::Tcp => mesh::Protocol::Tcp,
+        },
         transparent: options.transparent,
         inbound_port: options.inbound_port,
         outbound_port: options.outbound_port,

@@ -67,7 +67,7 @@ pub(crate) struct Args {
     #[arg(long)]
     keep_alive: bool,
     /// List what is registered instead
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with_all = ["name", "service", "address"])]
     list: bool,
 }
 

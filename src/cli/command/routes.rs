@@ -13,7 +13,8 @@ use crate::cli::parse;
 Examples:
   meshctl routes
   meshctl routes reviews --from productpage-v1
-  meshctl routes --explain GET http://reviews:9080/reviews/1 -H 'end-user: jason'")]
+  meshctl routes --explain GET http://reviews:9080/reviews/1 \\
+      -H 'end-user: jason'")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of the service that is called; all without it
     #[arg(value_name = "SERVICE", conflicts_with = "explain")]
@@ -65,6 +66,8 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+const EXAMPLE: &str = "such as http://reviews:9080/reviews/1";
+
 /// `reviews:9080/x` means `http://reviews:9080/x`, as with curl.
 fn absolute(url: &str) -> Result<String, CliError> {
     let url = if url.contains("://") {
@@ -74,10 +77,9 @@ fn absolute(url: &str) -> Result<String, CliError> {
     };
     let parsed: http::Uri = url
         .parse()
-        .map_err(|error| CliError::usage(format!("{url:?} is not a URL: {error}")))?;
+        .map_err(|error| CliError::usage(format!("{url:?} is not a URL: {error}")).hint(EXAMPLE))?;
     if parsed.host().is_none_or(str::is_empty) {
-        return Err(CliError::usage(format!("{url:?} names no host"))
-            .hint("such as http://reviews:9080/reviews/1"));
+        return Err(CliError::usage(format!("{url:?} names no host")).hint(EXAMPLE));
     }
     Ok(url)
 }

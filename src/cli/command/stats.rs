@@ -18,9 +18,10 @@ Examples:
   meshctl stats
   meshctl stats reviews --by version
   meshctl stats --from productpage-v1 --window 5m
-  meshctl stats -o wide                             retries, timeouts, breakers, TCP
+  meshctl stats -o wide                      retries, timeouts, breakers, TCP
 
-Success counts answers below 500 (gRPC: status 0). `meshctl top` shows the same live.")]
+Success counts answers below 500 (gRPC: status 0).
+`meshctl top` shows the same live.")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of the service (or workload) that is called
     #[arg(value_name = "SERVICE", conflicts_with = "to")]

@@ -12,7 +12,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::progress::Progress;
-use crate::cli::render::{Page, Render};
+use crate::cli::render::{Page, Render, number};
 use crate::cli::systemd;
 
 use super::install::Target;
@@ -21,7 +21,7 @@ use super::install::Target;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  meshctl uninstall                 remove the service unit; configuration and keys stay
+  meshctl uninstall                 remove the service; the state stays
   meshctl uninstall --purge         remove the home with everything in it
   meshctl uninstall --purge --dry-run")]
 pub(crate) struct Args {
@@ -123,8 +123,8 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 async fn nothing_runs(cx: &Context) -> Result<(), CliError> {
     if let Ok(status) = super::local::status(cx).await {
         return Err(CliError::failed(format!(
-            "{} pods are up in {}",
-            status.pods.len(),
+            "{} up in {}",
+            number::count(status.pods.len(), "pod"),
             cx.settings.home.display()
         ))
         .hint("end them with `meshctl down`"));

@@ -15,10 +15,13 @@ use crate::cli::parse;
 #[command(after_help = "\
 Examples:
   meshctl up -d examples/bookinfo
-  meshctl up shop.yaml --isolation netns        as root: namespaces and transparent capture
+  meshctl up shop.yaml --isolation netns      as root: transparent capture
 
-Containers run as processes: `command` says what, the image is not pulled. Without root each pod has
-a loopback address of its own, its ports in $PORT, and its sidecar in $HTTP_PROXY.
+Isolation: process gives each pod a loopback address, netns (root) a network
+namespace with transparent capture, auto takes netns where it works.
+
+Containers run as processes: `command` says what, the image is not pulled.
+Without root a pod finds its port in $PORT and its sidecar in $HTTP_PROXY.
 Ctrl-C (or `meshctl down` after -d) ends all of it and leaves nothing behind.")]
 pub(crate) struct Args {
     /// Manifests: files or directories
@@ -29,25 +32,39 @@ pub(crate) struct Args {
     pub(crate) recursive: bool,
     /// How pods are kept apart
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
-    pub(crate) isolation: Isolation,
+    pub(crate) isolation: How,
     /// Return when all is ready, and go on in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
     /// How long the pods may take to become ready
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse::duration)]
     pub(crate) timeout: Duration,
+    /// The process in the background that `-d` starts.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) child: bool,
 }
 
 /// How pods are kept apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Isolation {
-    /// netns for root where it works, process for others
+pub(crate) enum How {
+    // netns for root where it works, process for others
     #[default]
     Auto,
-    /// A loopback address each
+    // A loopback address each
     Process,
-    /// A network namespace each; needs root
+    // A network namespace each; needs root
     Netns,
+}
+
+impl How {
+    /// As it is typed.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Process => "process",
+            Self::Netns => "netns",
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {

@@ -14,6 +14,12 @@ pub(crate) fn float(number: u64) -> f64 {
     number as f64
 }
 
+/// `1 pod`, `3 pods`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 /// Requests a second: `0.0`, `12.3`, `1234`.
 pub(crate) fn rate(value: f64) -> String {
     if value >= 100.0 {

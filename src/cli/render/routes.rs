@@ -19,9 +19,19 @@ impl Render for Vec<RouteReport> {
             Column::number("RETRIES").when(page.wide),
             Column::long("ORIGIN").when(page.wide),
         ]);
+        // The port is worth its place only where a service has several.
+        let several = |service: &str| {
+            let mut ports = self.iter().filter(|route| route.service == service);
+            let first = ports.next().map(|route| route.port);
+            page.wide || ports.any(|route| Some(route.port) != first)
+        };
         let mut last_service = String::new();
         for route in self {
-            let service = format!("{}:{}", route.service, route.port);
+            let service = if several(&route.service) {
+                format!("{}:{}", route.service, route.port)
+            } else {
+                route.service.clone()
+            };
             let shown = if service == last_service {
                 String::new()
             } else {
@@ -90,7 +100,9 @@ impl Render for Vec<RouteReport> {
             if let Some(reason) = &backend.invalid {
                 let label = page.paint.bad("invalid:");
                 text.push_str(&format!(
-                    "{label} {} of {}: {reason}\n",
+                    "{label} {} of {}
+  {reason}
+",
                     name(backend, &route.service),
                     if route.origin.is_empty() {
                         &route.service

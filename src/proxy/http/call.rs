@@ -189,12 +189,11 @@ impl<'c> Calling<'c> {
                 End::Retry(status) => Err(status),
                 End::Failed(failure) => Ok(failure),
             };
-            let stale = tried.reused && matches!(failure, Ok(Failure::Broken));
-            if stale
-                && !self.fresh
-                && (!tried.delivered || self.call.facts.idempotent)
-                && self.replay.is_whole()
-            {
+            let unprocessed = !tried.delivered || matches!(failure, Ok(Failure::RefusedStream));
+            let stale = tried.reused
+                && matches!(failure, Ok(Failure::Broken | Failure::RefusedStream))
+                && (unprocessed || self.call.facts.idempotent);
+            if stale && !self.fresh && self.replay.is_whole() {
                 // The kept connection had died under the request; that says nothing about the endpoint.
                 self.fresh = true;
                 self.refused.clear();
@@ -313,11 +312,17 @@ impl<'c> Calling<'c> {
                 return undelivered(too_late(self.deadline));
             }
         };
+        let kept = lease.was_used();
         let mut up = match self.begin(lease).await {
             Ok(up) => up,
             Err(failure) => {
-                self.judge(&target, Outcome::Failed);
-                return undelivered(failure);
+                if !kept {
+                    self.judge(&target, Outcome::Failed);
+                }
+                return Tried {
+                    reused: kept,
+                    ..undelivered(failure)
+                };
             }
         };
         let reused = up.reused;
@@ -498,7 +503,11 @@ impl<'c> Calling<'c> {
         head: &http::Request<()>,
     ) -> Result<Up, Failure> {
         let ready = shared.send.clone().ready().await;
-        let mut send = ready.map_err(|error| h2_failure(&error))?;
+        let mut send = ready.map_err(|error| {
+            // It said goodbye: nobody else should try it.
+            shared.closed.set(true);
+            h2_failure(&error)
+        })?;
         let mut head = head.clone();
         if self.tries > 1 && !self.call.conn.inbound() {
             head.headers_mut()

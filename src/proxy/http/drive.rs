@@ -291,6 +291,8 @@ impl Drive<'_> {
 pub(crate) fn h2_failure(error: &h2::Error) -> Failure {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
+        // h2 ends only those streams on a GOAWAY that the peer says it has not looked at.
+        _ if error.is_go_away() && error.is_remote() => Failure::RefusedStream,
         _ if error.is_reset() => Failure::Reset,
         _ if error.is_go_away() || error.is_io() => Failure::Broken,
         _ => Failure::BadResponse,

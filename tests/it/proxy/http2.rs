@@ -279,3 +279,37 @@ async fn a_drain_lets_streams_end() {
     drop((send, up, down));
     proxy.stop().await.unwrap();
 }
+
+/// A peer that drains says goodbye on connections that are in use; whoever comes next goes elsewhere.
+#[tokio::test]
+async fn a_goodbye_of_the_endpoint_fails_no_request() {
+    let tasks = Tasks::new();
+    let (socket, address) = listen();
+    let group = tasks.clone();
+    tasks.spawn("leaving app", async move {
+        loop {
+            let (tcp, _) = socket.accept().await.unwrap();
+            group.spawn("leaving connection", async move {
+                let mut connection = h2::server::handshake(tcp).await.unwrap();
+                let mut served = 0;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    respond.send_response(Response::new(()), true).unwrap();
+                    served += 1;
+                    if served == 3 {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    let bind = free();
+    let _proxy = Proxy::start(view(bind, address, UpstreamProtocol::Http2)).await;
+    let mut send = caller(&tasks, bind).await;
+    for n in 0..50 {
+        let ask = Request::post("http://app/").body(()).unwrap();
+        let (response, mut up) = send.send_request(ask, false).unwrap();
+        up.send_data("body".into(), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK, "{n}");
+        send = send.ready().await.unwrap();
+    }
+}

@@ -24,7 +24,7 @@ Examples:
   meshctl top reviews --interval 500ms
   meshctl top | cat                        one table, as not on a terminal
 
-Keys: q leave, ? help, / filter, s or a capital letter sort, p pause, + - interval, j k move")]
+Keys: q leave, ? help, / filter, s sort, p pause, + - interval, j k move")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of one service; all without it
     #[arg(value_name = "SERVICE")]

@@ -47,11 +47,11 @@ pub(super) async fn run(cx: &Context, query: Query, interval: Duration) -> Resul
     // The first answer comes before the screen is taken: a control plane that is not there is an
     // error in words rather than an empty screen.
     state.update(stats::fetch(cx, &query).await?);
+    let end = logging::asked_to_end();
+    tokio::pin!(end);
     let mut screen = Screen::take()?;
     let colours = cx.settings.colour_out;
     let mut keys = EventStream::new();
-    let end = logging::asked_to_end();
-    tokio::pin!(end);
     let mut look = rt::now();
     let mut header_due = rt::now();
     loop {

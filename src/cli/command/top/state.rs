@@ -141,19 +141,15 @@ impl State {
             self.rates.entry(key(row)).or_default();
         }
         for (name, rates) in &mut self.rates {
-            let now = report
-                .rows
-                .iter()
-                .find(|row| key(row) == *name)
-                .map_or(0.0, |row| row.requests_per_second);
-            rates.push_back(now);
+            let row = report.rows.iter().find(|row| key(row) == *name);
+            rates.push_back(row.map_or(0.0, |row| row.requests_per_second));
             if rates.len() > HISTORY {
                 rates.pop_front();
             }
         }
-        // A pod that is gone leaves no line for ever.
+        // A version that is gone leaves no line for ever.
         self.rates
-            .retain(|_, rates| rates.iter().any(|rate| *rate > 0.0) || rates.len() < HISTORY);
+            .retain(|name, _| report.rows.iter().any(|row| key(row) == *name));
         self.rows = report.rows;
         self.clamp();
     }
