@@ -26,6 +26,9 @@ pub(crate) struct Stand {
     view: Arc<Mutex<View>>,
     world: Published<Revised>,
     tasks: Tasks,
+    /// Serves connections until it is told to stop; connections outlive a server that is dropped.
+    server: Tasks,
+    stop: tokio_util::sync::CancellationToken,
 }
 
 impl Stand {
@@ -53,10 +56,12 @@ impl Stand {
                 Ok(request)
             },
         );
-        tasks.spawn("ads", async move {
+        let (server, stop) = (Tasks::new(), tokio_util::sync::CancellationToken::new());
+        let stopped = stop.clone().cancelled_owned();
+        server.spawn("ads", async move {
             let incoming = TcpListenerStream::new(listener);
             ads::server()
-                .serve_with_incoming(service, incoming)
+                .serve_with_incoming_shutdown(service, incoming, stopped)
                 .await
                 .unwrap();
         });
@@ -66,6 +71,8 @@ impl Stand {
             view,
             world,
             tasks,
+            server,
+            stop,
         }
     }
 
@@ -79,7 +86,9 @@ impl Stand {
 
     /// Stops it and all its streams.
     pub(crate) async fn stop(self) -> View {
+        self.stop.cancel();
         self.tasks.end().await;
+        self.server.end().await;
         self.view.lock().unwrap().clone()
     }
 }
