@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshctl::control::ads::{self, Ads};
-use meshctl::control::push::{Hub, HubOptions, Revised};
+use meshctl::control::push::{Hub, HubOptions, Revised, SecretsFn};
 use meshctl::control::serve_tls::PeerIdentity;
 use meshctl::mesh::cluster::{Limits, UpstreamProtocol};
 use meshctl::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec};
@@ -34,13 +34,23 @@ pub(crate) struct Stand {
 impl Stand {
     /// Serves `view` on `address`; `peer` is what the TLS port would have proved.
     pub(crate) fn start(view: View, address: SocketAddr, peer: Option<PeerIdentity>) -> Self {
+        Self::with_secrets(view, address, peer, Arc::new(|_, _| Vec::new()))
+    }
+
+    /// The same with certificates for clients that get theirs over SDS.
+    pub(crate) fn with_secrets(
+        view: View,
+        address: SocketAddr,
+        peer: Option<PeerIdentity>,
+        secrets: SecretsFn,
+    ) -> Self {
         let tasks = Tasks::new();
         let view = Arc::new(Mutex::new(view));
         let served = Arc::clone(&view);
         let world = Published::new(revised(1));
         let options = HubOptions {
             view: Arc::new(move |_, _| served.lock().unwrap().clone()),
-            secrets: Arc::new(|_, _| Vec::new()),
+            secrets,
             wall: Wall::default(),
         };
         let hub = Hub::start(options, world.reader(), &tasks);

@@ -10,6 +10,7 @@ mod grpc;
 mod headers;
 mod listener;
 mod route;
+pub mod secret;
 mod tls;
 
 pub(super) use tls::{CERTIFICATE, RAW, ROOTS};
