@@ -118,11 +118,16 @@ impl Host {
         })
     }
 
-    async fn spawn(&self, spec: &Spec, more: &[(String, String)]) -> io::Result<Child> {
+    async fn spawn(
+        &self,
+        spec: &Spec,
+        command: &[String],
+        more: &[(String, String)],
+    ) -> io::Result<Child> {
         let mut enter = spec.enter.clone();
         enter.parent = Some(std::process::id());
         let mut args: Vec<OsString> = enter.arguments();
-        args.extend(spec.command.iter().map(OsString::from));
+        args.extend(command.iter().map(OsString::from));
         let mut process = Command::new(&self.executable);
         process
             .args(args)
@@ -252,7 +257,8 @@ impl Run {
                 () = self.stop.cancelled() => return Ok("stopped before it started".to_owned()),
             }
         }
-        let mut child = self.host.spawn(&self.spec, &more).await?;
+        let command = &self.spec.command;
+        let mut child = self.host.spawn(&self.spec, command, &more).await?;
         let pid = child.id().unwrap_or(0);
         let process = Process::of(pid);
         if let Some(process) = process {
@@ -347,7 +353,7 @@ impl Exec for Run {
         // Dropped on a timeout, which kills it.
         let mut child = self
             .host
-            .spawn(&self.spec, command)
+            .spawn(&self.spec, command, &[])
             .await
             .map_err(|error| error.to_string())?;
         // Its words go nowhere; a full pipe must not stop it.
