@@ -152,7 +152,10 @@ async fn dispatch(
             split,
             idle,
         } => {
-            let cluster = split.next().and_then(|at| targets.get(at).copied()).flatten();
+            let cluster = split
+                .next()
+                .and_then(|at| targets.get(at).copied())
+                .flatten();
             let to = (cluster, *idle);
             return tcp::serve(&worker, live, &conn, (stream, first_bytes), to).await;
         }

@@ -222,7 +222,10 @@ impl Pools {
             !shared.closed.get() && (max_uses == 0 || shared.uses.get() < max_uses)
         });
         let free = pool.shared.iter().find(|shared| {
-            let most = shared.send.current_max_send_streams().min(client::MAX_STREAMS);
+            let most = shared
+                .send
+                .current_max_send_streams()
+                .min(client::MAX_STREAMS);
             shared.streams.get() < most
         });
         match free {

@@ -110,7 +110,10 @@ mod tests {
             text.contains("istio_requests_total{reporter=\"source\"} 3"),
             "{text}"
         );
-        assert!(text.contains("le=\"+Inf\",reporter=\"source\"} 2"), "{text}");
+        assert!(
+            text.contains("le=\"+Inf\",reporter=\"source\"} 2"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 }

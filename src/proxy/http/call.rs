@@ -190,20 +190,26 @@ impl<'c> Calling<'c> {
                 End::Failed(failure) => Ok(failure),
             };
             let stale = tried.reused && matches!(failure, Ok(Failure::Broken));
-            if stale && !self.fresh && (!tried.delivered || self.call.facts.idempotent) && self.replay.is_whole()
+            if stale
+                && !self.fresh
+                && (!tried.delivered || self.call.facts.idempotent)
+                && self.replay.is_whole()
             {
                 // The kept connection had died under the request; that says nothing about the endpoint.
                 self.fresh = true;
                 self.refused.clear();
                 continue;
             }
-            let again = left > 0 && self.replay.is_whole() && match &failure {
-                Err(_) => true,
-                Ok(failure) => retry.is_some_and(|retry| {
-                    failure.reply().retry.iter().any(|on| retry.on(*on))
-                        || (!tried.delivered && retry.on(crate::mesh::route::RetryOn::ResetBeforeRequest))
-                }),
-            };
+            let again = left > 0
+                && self.replay.is_whole()
+                && match &failure {
+                    Err(_) => true,
+                    Ok(failure) => retry.is_some_and(|retry| {
+                        failure.reply().retry.iter().any(|on| retry.on(*on))
+                            || (!tried.delivered
+                                && retry.on(crate::mesh::route::RetryOn::ResetBeforeRequest))
+                    }),
+                };
             if again {
                 held = limit::hold(
                     &self.cluster.counters.retries,
@@ -211,9 +217,9 @@ impl<'c> Calling<'c> {
                 );
                 if held.is_some() {
                     left -= 1;
-                    let wait = backoff.as_mut().map_or(Duration::ZERO, |backoff| {
-                        backoff.next(fastrand::f64())
-                    });
+                    let wait = backoff
+                        .as_mut()
+                        .map_or(Duration::ZERO, |backoff| backoff.next(fastrand::f64()));
                     let pause = tokio::time::sleep(wait);
                     if alarm.within(self.deadline, pause).await.is_some() {
                         continue;
@@ -293,7 +299,10 @@ impl<'c> Calling<'c> {
             Some(Ok(lease)) => lease,
             Some(Err(failure)) => {
                 if failure == Failure::Overflow {
-                    self.cluster.counters.overflowed.fetch_add(1, Ordering::Relaxed);
+                    self.cluster
+                        .counters
+                        .overflowed
+                        .fetch_add(1, Ordering::Relaxed);
                 } else {
                     self.judge(&target, Outcome::Failed);
                 }
@@ -320,7 +329,10 @@ impl<'c> Calling<'c> {
             .clusters
             .get(call.chosen.target)
             .map_or_else(Edits::default, |target| {
-                Edits::new(&target.headers.response, &self.routed.route.headers.response)
+                Edits::new(
+                    &target.headers.response,
+                    &self.routed.route.headers.response,
+                )
             });
         let mut drive = Drive {
             down,
@@ -443,14 +455,19 @@ impl<'c> Calling<'c> {
     fn begin_text(&mut self, mut leg: H1Leg, mut tag: Tag, head: &[u8]) -> Up {
         let facts = &self.call.facts;
         let coded = facts.framing == Framing::Chunked && facts.version == super::Version::Http2;
-        leg.begin(if coded { Writer::Chunked } else { Writer::Plain });
+        leg.begin(if coded {
+            Writer::Chunked
+        } else {
+            Writer::Plain
+        });
         leg.reader = super::h1::body::BodyReader::default();
         leg.out.clear();
         leg.out.extend_from_slice(head);
         if self.tries > 1 && !self.call.conn.inbound() {
             let mut text = itoa::Buffer::new();
             leg.out.extend_from_slice(b"x-envoy-attempt-count: ");
-            leg.out.extend_from_slice(text.format(self.tries).as_bytes());
+            leg.out
+                .extend_from_slice(text.format(self.tries).as_bytes());
             leg.out.extend_from_slice(b"\r\n");
         }
         if tag.mtls && tag.uses == 0 {

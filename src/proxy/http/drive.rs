@@ -120,7 +120,13 @@ impl Drive<'_> {
     }
 
     fn upload(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        match pump(cx, self.down, self.up, &mut self.received, Some(self.replay)) {
+        match pump(
+            cx,
+            self.down,
+            self.up,
+            &mut self.received,
+            Some(self.replay),
+        ) {
             Poll::Pending => None,
             Poll::Ready(Ok(())) => {
                 self.uploaded = true;
@@ -255,8 +261,7 @@ impl Drive<'_> {
             Err(error) => return Poll::Ready(Err(h2_failure(&error))),
         };
         let (head, body) = response.into_parts();
-        let scan =
-            fields::scan(Fields::Map(&head.headers)).map_err(|_| Failure::BadResponse)?;
+        let scan = fields::scan(Fields::Map(&head.headers)).map_err(|_| Failure::BadResponse)?;
         let status = head.status.as_u16();
         let bodiless = self.relay.facts.head || matches!(status, 204 | 304);
         let framing = match scan.length {

@@ -185,11 +185,7 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
     let mut scan = Scan::default();
     let mut bad = None;
     fields.each(|name, value| match classify(name) {
-        Name::Other
-        | Name::Hop
-        | Name::ClientCert
-        | Name::AttemptCount
-        | Name::ServiceTime => {}
+        Name::Other | Name::Hop | Name::ClientCert | Name::AttemptCount | Name::ServiceTime => {}
         Name::Host => {
             if scan.host.replace(value).is_some() {
                 bad = Some(BadFields::SeveralHosts);
@@ -284,7 +280,10 @@ mod tests {
     #[test]
     fn framing_has_one_reading_or_none() {
         assert_eq!(of(&[("content-length", "5")]), Ok(Framing::Length(5)));
-        assert_eq!(of(&[("Transfer-Encoding", "Chunked")]), Ok(Framing::Chunked));
+        assert_eq!(
+            of(&[("Transfer-Encoding", "Chunked")]),
+            Ok(Framing::Chunked)
+        );
         for bad in [
             &[("content-length", "5"), ("content-length", "5")][..],
             &[("content-length", "5, 5")],
@@ -292,7 +291,10 @@ mod tests {
             &[("content-length", "")],
             &[("content-length", "99999999999999999999")],
             &[("transfer-encoding", "gzip, chunked")],
-            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[
+                ("transfer-encoding", "chunked"),
+                ("transfer-encoding", "chunked"),
+            ],
             &[("content-length", "5"), ("transfer-encoding", "chunked")],
             &[("transfer-encoding", "identity")],
             &[("host", "a"), ("Host", "b")],

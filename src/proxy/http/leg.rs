@@ -218,11 +218,7 @@ impl H1Leg {
         }
     }
 
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<Result<usize, LegError>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, LegError>> {
         match self.writer {
             Writer::Plain if self.out.is_empty() => {
                 let count = ready!(self.io.poll_send(cx, data))?;
@@ -325,10 +321,9 @@ fn parse_trailers(lines: &[u8]) -> HeaderMap {
         };
         let (name, value) = line.split_at(at);
         let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name),
-            HeaderValue::from_bytes(value),
-        ) && may_trail(name.as_str().as_bytes())
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            && may_trail(name.as_str().as_bytes())
         {
             map.append(name, value);
         }
@@ -338,10 +333,7 @@ fn parse_trailers(lines: &[u8]) -> HeaderMap {
 
 impl H2Leg {
     /// The side of a caller.
-    pub(crate) fn called(
-        recv: h2::RecvStream,
-        respond: h2::server::SendResponse<Bytes>,
-    ) -> Self {
+    pub(crate) fn called(recv: h2::RecvStream, respond: h2::server::SendResponse<Bytes>) -> Self {
         Self {
             recv: Some(recv),
             respond: Some(respond),
@@ -581,8 +573,8 @@ pub(crate) fn pump(
                 let count = match to {
                     Leg::H1(leg) => ready!(leg.poll_accept(cx, from.data())).map_err(Broken::To)?,
                     Leg::H2(leg) => {
-                        let count = ready!(leg.poll_accept(cx, from.data().len()))
-                            .map_err(Broken::To)?;
+                        let count =
+                            ready!(leg.poll_accept(cx, from.data().len())).map_err(Broken::To)?;
                         leg.send_data(from.take(count), from.ends_after(count))
                             .map_err(Broken::To)?;
                         count

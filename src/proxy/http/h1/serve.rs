@@ -167,7 +167,8 @@ impl Request<'_> {
         let Leg::H1(leg) = down else { return false };
         leg.input.consume(length);
         let facts = plan.facts;
-        let raw = matches!(&plan.then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
+        let raw =
+            matches!(&plan.then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
         leg.reader = BodyReader::new(facts.framing, raw);
         let head_bytes = u64::try_from(length).unwrap_or(0);
         let close = self.conn.state.draining.get() || !facts.keep;
@@ -180,7 +181,9 @@ impl Request<'_> {
                     .await;
             }
             Then::Forward(chosen) if facts.connect => {
-                return self.tunnel(down, &chosen, facts, (head_bytes, plan.log)).await;
+                return self
+                    .tunnel(down, &chosen, facts, (head_bytes, plan.log))
+                    .await;
             }
             Then::Forward(chosen) => {
                 let at = chosen.at;
@@ -227,8 +230,8 @@ impl Request<'_> {
         let Leg::H1(leg) = down else { return Ok(None) };
         loop {
             let read = parse::request(leg.input.data(), |head| {
-                let scan = fields::scan(head.fields)
-                    .map_err(|bad| Failure::Malformed(bad_fields(bad)))?;
+                let scan =
+                    fields::scan(head.fields).map_err(|bad| Failure::Malformed(bad_fields(bad)))?;
                 if scan.chunked && head.version == Version::Http10 {
                     return Err(Failure::Malformed("http1.transfer_encoding_in_http10"));
                 }
@@ -329,11 +332,9 @@ impl Request<'_> {
         (head_bytes, log): (u64, Option<Box<AccessRecord>>),
     ) -> bool {
         let none = HeaderOperations::default();
-        let edits = at
-            .route(self.live)
-            .map_or_else(Edits::default, |route| {
-                Edits::new(&none, &route.headers.response)
-            });
+        let edits = at.route(self.live).map_or_else(Edits::default, |route| {
+            Edits::new(&none, &route.headers.response)
+        });
         let answered = self.write(down, &answer, edits, (close, facts)).await;
         let mut ended = Ended::new(ServiceId::default());
         ended.status = answer.status;

@@ -152,7 +152,10 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
             Some(0) | None => Framing::Chunked,
             Some(length) => Framing::Length(length),
         };
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
         let ask = Ask {
             method: head.method.as_str().as_bytes(),
             target: target.as_bytes(),
@@ -195,7 +198,12 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
     };
     let ended = match &plan.then {
         Then::Fail(failure) => {
-            answer(&mut down, &failed(failure, facts.grpc), Edits::default(), facts.head);
+            answer(
+                &mut down,
+                &failed(failure, facts.grpc),
+                Edits::default(),
+                facts.head,
+            );
             Ended::new(ServiceId::default()).fail(failure.clone())
         }
         Then::Answer(own, at) => {
