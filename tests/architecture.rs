@@ -1,4 +1,5 @@
-//! Keeps `src/` a one-way street: a layer may use only the layers named beside it.
+//! Keeps `src/` a one-way street: a layer may use only the layers named beside it. Also keeps layers
+//! explained and files short.
 
 #![allow(clippy::unwrap_used, reason = "a failed read should fail the test")]
 
@@ -98,6 +99,89 @@ fn layers_are_listed_in_order() {
             );
         }
     }
+}
+
+/// Somebody new reads the module doc first: it says what the layer owns, and so what it does not.
+#[test]
+fn every_layer_says_what_it_owns() {
+    let mut faults = String::new();
+    for (layer, _) in LAYERS {
+        let file = Path::new("src").join(layer).join("mod.rs");
+        let Ok(text) = fs::read_to_string(&file) else {
+            writeln!(faults, "{}: not there", file.display()).unwrap();
+            continue;
+        };
+        if let Some(fault) = fault_of_doc(&text) {
+            writeln!(faults, "{}:1: {fault}", file.display()).unwrap();
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// What is wrong with the module doc at the top of `text`.
+fn fault_of_doc(text: &str) -> Option<&'static str> {
+    let doc: Vec<&str> = text.lines().take_while(|l| l.starts_with("//!")).collect();
+    let owns = |line: &&str| {
+        line.split(|c: char| !c.is_alphanumeric())
+            .any(|w| w == "Owns")
+    };
+    if doc.is_empty() {
+        Some("the first line is not a module doc (`//!`)")
+    } else if !doc.iter().any(owns) {
+        Some("the module doc does not say what the layer \"Owns\" and leaves to others")
+    } else {
+        None
+    }
+}
+
+#[test]
+fn no_file_is_long_without_a_reason() {
+    let mut faults = String::new();
+    for file in rust_files(Path::new("src")) {
+        if file.starts_with(GENERATED) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().count();
+        if is_too_long(&text) {
+            writeln!(
+                faults,
+                "{}: {lines} lines; split it at {LONGEST}, or say in its first comment why it is long",
+                file.display()
+            )
+            .unwrap();
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// Lines of a file that nobody has to explain.
+const LONGEST: usize = 600;
+
+fn is_too_long(text: &str) -> bool {
+    let mut first_comment = text.lines().take_while(|line| line.starts_with("//"));
+    let has_reason = first_comment.any(|line| {
+        line.split(|c: char| !c.is_alphanumeric())
+            .any(|w| w == "long")
+    });
+    text.lines().count() > LONGEST && !has_reason
+}
+
+/// The checks of documents and lengths can fail.
+#[test]
+fn bad_documents_and_long_files_are_noticed() {
+    assert_eq!(
+        fault_of_doc("//! Clocks.\n//!\n//! Owns time.\nmod a;"),
+        None
+    );
+    assert!(fault_of_doc("use std::fmt;\n//! Owns it.").is_some());
+    assert!(fault_of_doc("//! Clocks, which nobody Ownsx.\nmod a;").is_some());
+    let body = "fn f() {}\n".repeat(LONGEST);
+    assert!(!is_too_long(&body));
+    assert!(is_too_long(&format!("//! A table.\n{body}")));
+    assert!(!is_too_long(&format!(
+        "//! A table, long because it is one.\n{body}"
+    )));
 }
 
 fn names(list: &str, name: &str) -> bool {

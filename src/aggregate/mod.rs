@@ -2,8 +2,8 @@
 //!
 //! Proxies push cumulative counters and histograms (`envoy.service.metrics.v3.MetricsService`).
 //! [`ingest`] turns them into increments, [`series`] keeps those by edge and time slot within a
-//! fixed bound, [`report`] answers questions about a window. All of it is pure: the control plane
-//! owns the stream, the clock and the store.
+//! fixed bound, [`report`] answers questions about a window. Owns what the numbers mean, and is pure:
+//! the stream, the clock and the store are left to the control plane.
 
 pub mod histogram;
 pub mod ingest;

@@ -1,12 +1,13 @@
 //! What the control plane and the proxies answer: one struct per report, serialised as it stands.
 //!
-//! The API, `-o json` and the dashboard share these, so a key here is a promise: lowerCamelCase,
+//! Owns the keys: the API, `-o json` and the dashboard share these, so each is a promise: lowerCamelCase,
 //! numbers as numbers, the unit in the name. How they are computed and drawn is left to others.
 
 pub mod canary;
 pub mod check;
 pub mod identity;
 pub mod local;
+pub mod proxies;
 pub mod registry;
 pub mod resources;
 pub mod routes;

@@ -100,6 +100,8 @@ pub struct ResourceReport {
     pub name: String,
     /// When it was first applied.
     pub created_unix_ms: u64,
+    /// When it was last changed.
+    pub changed_unix_ms: u64,
     /// The revision that last changed it.
     pub revision: u64,
     /// The object itself.

@@ -67,9 +67,6 @@ pub(crate) enum CliError {
     /// Standard output cannot be written (a full disk, for example).
     #[error("cannot write the output")]
     Output(#[source] io::Error),
-    /// A part that this build lacks.
-    #[error("{0} is not in this build")]
-    NotBuilt(&'static str),
 }
 
 impl CliError {
@@ -119,8 +116,7 @@ impl CliError {
             | Self::Failed { .. }
             | Self::Runtime(_)
             | Self::Terminal(_)
-            | Self::Output(_)
-            | Self::NotBuilt(_) => Exit::Problem,
+            | Self::Output(_) => Exit::Problem,
         }
     }
 

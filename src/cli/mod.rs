@@ -21,6 +21,7 @@ mod args;
 mod client;
 mod command;
 mod context;
+mod demo;
 mod error;
 mod exit;
 mod home;

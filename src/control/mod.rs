@@ -1,6 +1,526 @@
 //! The control plane: one writer of the world, and everything that serves it.
+//!
+//! ```text
+//! rest ──► index ──► store            what people want, what runs
+//!            │ world
+//!            ▼
+//!          push ──► ads ──► proxies   views, acknowledgements
+//!          trust ─► ca ───► proxies   tokens, certificates
+//! proxies ─► series ─► report ─► rest numbers
+//! ```
+//!
+//! Owns the wiring: which ports are opened, in which order, and what happens at the end. All
+//! administration is on a Unix socket of mode 0600; proxies come over mutual TLS; the port without
+//! TLS is bound to loopback only and gives out no secrets.
 
+pub mod ads;
 pub mod ca;
 pub mod canary;
+pub mod check;
+pub mod index;
+pub mod push;
+pub mod registry;
+pub mod report;
+pub mod rest;
+pub mod series;
 pub mod serve_tls;
 pub mod token;
+pub mod trust;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
+
+use crate::mesh::{Client, World};
+use crate::net::{BindOptions, bind, bind_unix};
+use crate::rt::{DrainSignal, Tasks, Wall};
+use crate::source::store::{OpenReport, Options, Store, StoreError};
+use crate::tls;
+
+use crate::api::resources::{ApplyRequest, SourceText};
+use crate::source::files;
+use index::Index;
+use push::{Hub, HubOptions};
+use series::Numbers;
+use trust::{Trust, TrustError};
+
+/// How a control plane is run.
+#[derive(Debug, Clone)]
+pub struct ControlOptions {
+    /// Directory of the mesh.
+    pub home: PathBuf,
+    /// Address of the TLS port; the others are on loopback.
+    pub listen: IpAddr,
+    /// xDS without TLS, on loopback; 0 is any free port.
+    pub xds_port: u16,
+    /// xDS, CA and registry over TLS; 0 is any free port.
+    pub tls_port: u16,
+    /// Metrics, on loopback; 0 is any free port.
+    pub metrics_port: u16,
+    /// `/ready`, on loopback; 0 is any free port.
+    pub health_port: u16,
+    /// The root of identities.
+    pub trust_domain: String,
+    /// Workloads refuse plaintext unless a policy says otherwise.
+    pub strict: bool,
+    /// Directories whose manifests are applied, and watched.
+    pub sources: Vec<PathBuf>,
+    /// The clock.
+    pub wall: Wall,
+}
+
+impl ControlOptions {
+    /// The usual ports for the mesh in `home`.
+    pub fn new(home: &Path) -> Self {
+        Self {
+            home: home.to_owned(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            xds_port: 15010,
+            tls_port: 15012,
+            metrics_port: 15014,
+            health_port: 15080,
+            trust_domain: "cluster.local".to_owned(),
+            strict: false,
+            sources: Vec::new(),
+            wall: Wall::System,
+        }
+    }
+
+    /// The API's socket.
+    pub fn api_socket(&self) -> PathBuf {
+        api_socket(&self.home)
+    }
+}
+
+/// Where the API of the mesh in `home` is.
+pub fn api_socket(home: &Path) -> PathBuf {
+    home.join("control").join("api.sock")
+}
+
+/// Where the store of the mesh in `home` is.
+pub fn store_dir(home: &Path) -> PathBuf {
+    home.join("control").join("store")
+}
+
+/// Where the authority of the mesh in `home` is.
+pub fn trust_dir(home: &Path) -> PathBuf {
+    home.join("control").join("ca")
+}
+
+/// Why a control plane did not start, or ended.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// The home cannot be used.
+    #[error("{}: {source}", path.display())]
+    Home {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("the store {} cannot be opened: {source}", path.display())]
+    Store {
+        /// Which store.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// The authority cannot be opened.
+    #[error("the mesh's authority cannot be opened: {0}")]
+    Trust(#[from] TrustError),
+    /// A port cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificate of the TLS port cannot be made.
+    #[error("the TLS port has no certificate: {0}")]
+    Tls(#[from] tls::Error),
+    /// A server ended by itself.
+    #[error("the {what} server ended: {source}")]
+    Served {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ControlError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Home { .. } => Some("give another home with --home or MESHCTL_HOME".to_owned()),
+            Self::Store { source, .. } => source.hint().map(str::to_owned),
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
+                "another program has this port, perhaps another control plane; choose another with --xds-port, --tls-port or --metrics-port".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// The parts that answers are made from.
+#[derive(Debug)]
+pub struct Control {
+    pub(crate) index: Arc<Index>,
+    pub(crate) hub: Hub,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) numbers: Numbers,
+    pub(crate) wall: Wall,
+    pub(crate) opened: OpenReport,
+    started_unix_ms: u64,
+    xds_address: SocketAddr,
+    tls_address: SocketAddr,
+}
+
+/// Where a control plane can be reached, once it can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// The API.
+    pub api: PathBuf,
+    /// xDS without TLS.
+    pub xds: SocketAddr,
+    /// xDS, CA and registry over TLS.
+    pub tls: SocketAddr,
+    /// Health and metrics.
+    pub metrics: SocketAddr,
+}
+
+/// Runs a control plane until `drain` says so. `ready` is called once everything listens.
+pub async fn run(
+    options: ControlOptions,
+    mut drain: DrainSignal,
+    ready: impl FnOnce(&Addresses) + Send,
+) -> Result<(), ControlError> {
+    let tasks = Tasks::new();
+    let directory = options.home.join("control");
+    make_private(&directory)?;
+    let (store, opened) = open_store(&options).await?;
+    if let Some(repair) = &opened.repaired {
+        tracing::error!(%repair, "the store was damaged");
+    }
+    let failed = |source| ControlError::Store {
+        path: store_dir(&options.home),
+        source,
+    };
+    let wall = options.wall.clone();
+    let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
+    start_policies(&index, &options).await;
+    let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
+    let trust = Arc::new(Trust::open(
+        store.clone(),
+        &trust_dir(&options.home),
+        &options.trust_domain,
+        wall.clone(),
+    )?);
+
+    // Pods without namespaces have loopback addresses of their own, and so has their control plane.
+    let loopback = if options.listen.is_loopback() {
+        options.listen
+    } else {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    };
+    let (xds, xds_address) = listen(SocketAddr::new(loopback, options.xds_port))?;
+    let (secure, tls_address) = listen(SocketAddr::new(options.listen, options.tls_port))?;
+    let (metrics, metrics_address) = listen(SocketAddr::new(loopback, options.metrics_port))?;
+    let (health, _) = listen(SocketAddr::new(loopback, options.health_port))?;
+    let socket = options.api_socket();
+    let api = bind_unix(&socket).map_err(|source| ControlError::Listen {
+        address: socket.display().to_string(),
+        source,
+    })?;
+
+    let hub = Hub::start(hub_options(&trust, &wall), index.reader(), &tasks);
+    let control = Arc::new(Control {
+        index: Arc::clone(&index),
+        hub,
+        trust: Arc::clone(&trust),
+        numbers: numbers.clone(),
+        started_unix_ms: wall.millis(),
+        wall,
+        opened,
+        xds_address,
+        tls_address,
+    });
+
+    let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
+    serve_plain(&control, xds, &tasks, ended.clone());
+    serve_secure(&control, secure, &tasks, ended.clone())?;
+    serve_api(&control, api, &tasks, ended.clone());
+    serve_http(
+        "metrics",
+        series::metrics_routes(Arc::clone(&control)),
+        metrics,
+        &tasks,
+        ended.clone(),
+    );
+    serve_http("health", rest::health_routes(), health, &tasks, ended);
+    housekeeping(&control, options.sources.clone(), &tasks);
+    ready(&Addresses {
+        api: socket.clone(),
+        xds: xds_address,
+        tls: tls_address,
+        metrics: metrics_address,
+    });
+    tracing::info!(api = %socket.display(), xds = %xds_address, tls = %tls_address, "the control plane serves");
+
+    let result = tokio::select! {
+        () = drain.wait() => Ok(()),
+        error = end.recv() => error.map_or(Ok(()), Err),
+    };
+    tasks.end().await;
+    if let Err(error) = numbers.write() {
+        tracing::warn!(%error, "the last numbers were not written");
+    }
+    // Another control plane may bind the path from here on, so it goes before the store is unlocked.
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "the API's socket was gone");
+    }
+    drop((control, index, numbers, trust));
+    drop(store);
+    result
+}
+
+/// What an installation asks for besides what people apply: a mesh-wide STRICT, and files.
+async fn start_policies(index: &Arc<Index>, options: &ControlOptions) {
+    if options.strict
+        && index
+            .objects("PeerAuthentication", None, Some("default"))
+            .await
+            .is_empty()
+    {
+        let text = include_str!("strict.yaml").to_owned();
+        apply(index, vec![("strict.yaml".to_owned(), text)]).await;
+    }
+    for directory in &options.sources {
+        match files::read(directory) {
+            Ok(texts) => apply(index, texts).await,
+            Err(error) => tracing::error!(%error, directory = %directory.display(), "not read"),
+        }
+    }
+}
+
+async fn apply(index: &Index, texts: Vec<(String, String)>) {
+    let sources = texts
+        .into_iter()
+        .map(|(name, text)| SourceText { name, text })
+        .collect();
+    let request = ApplyRequest {
+        sources,
+        namespace: "default".to_owned(),
+        dry_run: false,
+        who: "files".to_owned(),
+    };
+    match index.apply(request).await {
+        Ok((report, _)) => tracing::info!(revision = report.revision, "applied from files"),
+        Err(problem) => {
+            for finding in &problem.findings {
+                tracing::error!(%finding, "refused");
+            }
+            tracing::error!(error = %problem.message, "the last good configuration stays");
+        }
+    }
+}
+
+fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
+    let trust = Arc::clone(trust);
+    HubOptions {
+        view: Arc::new(World::view),
+        // Only to those who proved who they are, and only what is theirs.
+        secrets: Arc::new(move |node, proven| match proven {
+            Some(id) if node.client == Client::Envoy => trust.secrets(id).unwrap_or_else(|error| {
+                tracing::error!(%error, %id, "no certificate for a proxy");
+                Vec::new()
+            }),
+            _ => Vec::new(),
+        }),
+        wall: wall.clone(),
+    }
+}
+
+fn make_private(directory: &Path) -> Result<(), ControlError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| ControlError::Home {
+            path: directory.to_owned(),
+            source,
+        })
+}
+
+async fn open_store(options: &ControlOptions) -> Result<(Store, OpenReport), ControlError> {
+    let path = store_dir(&options.home);
+    let wall = options.wall.clone();
+    let directory = path.clone();
+    let opened = Tasks::blocking(move || {
+        Store::open(
+            &directory,
+            &Options {
+                wall,
+                ..Options::default()
+            },
+        )
+    })
+    .await;
+    match opened {
+        Some(Ok(opened)) => Ok(opened),
+        Some(Err(source)) => Err(ControlError::Store { path, source }),
+        None => Err(ControlError::Home {
+            path,
+            source: io::Error::other("opening it failed"),
+        }),
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ControlError> {
+    let failed = |source| ControlError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let listener = bind(address, BindOptions::default()).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+type Ended = tokio::sync::mpsc::Sender<ControlError>;
+
+fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, ended: Ended) {
+    let routes = Routes::new(ads::Ads::new(control.hub.clone()).into_service());
+    tasks.spawn("xds", async move {
+        let served = ads::server()
+            .add_routes(routes)
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await;
+        report_end("xDS", served.map_err(io::Error::other), &ended).await;
+    });
+}
+
+fn serve_secure(
+    control: &Arc<Control>,
+    listener: TcpListener,
+    tasks: &Tasks,
+    ended: Ended,
+) -> Result<(), ControlError> {
+    let trust = &control.trust;
+    let incoming = serve_tls::incoming(
+        listener,
+        serve_tls::TlsOptions {
+            authority: trust.authority_fn(),
+            lifetime: tls::issuer::DEFAULT_LIFETIME,
+            wall: control.wall.clone(),
+        },
+        tasks,
+    )?;
+    let ca = ca::CaServer::new(ca::Ca {
+        authority: trust.authority_fn(),
+        redeem: trust.redeem_fn(),
+        audit: trust.audit_fn(),
+        wall: control.wall.clone(),
+    });
+    let routes = Routes::from(rest::registry_routes(Arc::clone(control)))
+        .add_service(ads::Ads::new(control.hub.clone()).into_service())
+        .add_service(ca)
+        .add_service(MetricsServiceServer::new(control.numbers.clone()));
+    tasks.spawn("xds-tls", async move {
+        let served = ads::server()
+            .add_routes(routes)
+            .serve_with_incoming(incoming)
+            .await;
+        report_end("TLS", served.map_err(io::Error::other), &ended).await;
+    });
+    Ok(())
+}
+
+fn serve_api(
+    control: &Arc<Control>,
+    listener: tokio::net::UnixListener,
+    tasks: &Tasks,
+    ended: Ended,
+) {
+    let router = rest::router(Arc::clone(control));
+    tasks.spawn("api", async move {
+        let served = axum::serve(listener, router).await;
+        report_end("API", served, &ended).await;
+    });
+}
+
+fn serve_http(
+    what: &'static str,
+    router: axum::Router,
+    listener: TcpListener,
+    tasks: &Tasks,
+    ended: Ended,
+) {
+    tasks.spawn(what, async move {
+        let served = axum::serve(listener, router).await;
+        report_end(what, served, &ended).await;
+    });
+}
+
+async fn report_end(what: &'static str, served: io::Result<()>, ended: &Ended) {
+    let source = served
+        .err()
+        .unwrap_or_else(|| io::Error::other("it stopped"));
+    // Nobody listens any more when the control plane is already ending.
+    let _heard = ended.send(ControlError::Served { what, source }).await;
+}
+
+/// How often directories are looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+fn housekeeping(control: &Arc<Control>, sources: Vec<PathBuf>, tasks: &Tasks) {
+    for directory in sources {
+        let index = Arc::clone(&control.index);
+        tasks.spawn("files", async move {
+            let mut seen = files::read(&directory).ok();
+            loop {
+                tokio::time::sleep(WATCH).await;
+                let now = files::read(&directory).ok();
+                if now != seen
+                    && let Some(texts) = &now
+                {
+                    apply(&index, texts.clone()).await;
+                }
+                seen = now;
+            }
+        });
+    }
+    let index = Arc::clone(&control.index);
+    tasks.spawn("evict", async move {
+        loop {
+            tokio::time::sleep(registry::SWEEP).await;
+            match index.evict().await {
+                Ok(gone) if gone.is_empty() => {}
+                Ok(gone) => tracing::warn!(?gone, "evicted: no heartbeat"),
+                Err(problem) => tracing::error!(error = %problem.message, "cannot evict"),
+            }
+        }
+    });
+    let numbers = control.numbers.clone();
+    tasks.spawn("series", async move {
+        loop {
+            tokio::time::sleep(series::WRITE).await;
+            let numbers = numbers.clone();
+            match Tasks::blocking(move || numbers.write()).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::warn!(%error, "numbers were not written"),
+                None => tracing::error!("writing numbers panicked"),
+            }
+        }
+    });
+}

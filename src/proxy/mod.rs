@@ -1,4 +1,46 @@
-//! The data path.
+//! The data path: what happens to a connection between two workloads.
+//!
+//! Owns sockets, protocols, balancing, pools, retries and the numbers about them. What should
+//! happen is decided elsewhere and arrives as a [`View`](crate::mesh::View); which route matches is
+//! `mesh::route`; who is trusted is `tls`.
+//!
+//! One thread a core serves connections ([`worker`]): its own runtime, its own listening sockets,
+//! its own pools, and futures that never leave it. One further thread, the caller's, does
+//! everything else ([`run`]): it builds [`tables`] from views and hands them to the workers. A
+//! request keeps the tables that it began with.
+//!
+//! A connection goes `accept` → `detect` → TLS → `http` or `tcp`. System calls are what a request
+//! costs, so one read and one write a message and side is the aim everywhere: heads are edited
+//! while they are copied from the read buffer to the write buffer, and bodies leave with them.
 
+pub mod client;
 pub mod control_link;
 pub mod identity;
+pub mod registration;
+pub mod sidecar;
+
+mod accept;
+mod access_log;
+mod admin;
+mod balance;
+mod buffer;
+mod connect;
+mod context;
+mod detect;
+mod dns;
+mod http;
+mod limit;
+mod observe;
+mod options;
+mod pool;
+pub mod push;
+mod run;
+mod stream;
+mod tables;
+mod tcp;
+mod timer;
+mod tls;
+mod worker;
+
+pub use options::{AccessLog, Options, StaticCodec, static_view};
+pub use run::{ProxyError, run, run_with};

@@ -13,6 +13,7 @@ pub mod istio;
 pub mod json;
 pub mod kube;
 mod lower;
+pub mod names;
 mod object;
 mod parse;
 mod reader;
@@ -20,5 +21,6 @@ mod suggest;
 mod tree;
 
 pub use lower::{Instances, lower};
+pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_value, parse};

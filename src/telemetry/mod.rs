@@ -1,1 +1,22 @@
-//! One struct per event, and the one table of metric names and units.
+//! What the proxy says about itself: one struct per event, one table of metric names and units.
+//!
+//! Owns Istio's standard metrics, Envoy's response flags and the access-log line. The data path
+//! hands over events; each worker counts into cells that only it writes ([`Recorder`]), and
+//! [`Registry::gather`] adds the cells of all workers up when somebody asks. Label sets are
+//! resolved once for each distinct [`HttpKey`] or [`TcpKey`], never for each request. Leaves
+//! sending to `proxy` and storing to `aggregate`.
+
+pub mod access;
+pub mod event;
+pub mod flag;
+pub mod names;
+pub mod openmetrics;
+pub mod recorder;
+pub mod registry;
+pub mod text;
+
+pub use access::{AccessRecord, LogFormat};
+pub use event::{HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+pub use flag::Flag;
+pub use recorder::{Recorder, TcpCells};
+pub use registry::{Family, Gauge, Registry, Sample, Value};

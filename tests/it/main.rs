@@ -8,8 +8,11 @@
     reason = "a failed step should fail the test"
 )]
 
+mod ads;
 mod capture;
 mod identity;
 mod local;
 mod sample_app;
+#[path = "../interop/stand.rs"]
+mod stand;
 mod store;

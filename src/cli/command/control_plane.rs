@@ -9,6 +9,8 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::logging;
+use crate::control::{self, ControlOptions};
+use crate::rt::{Drain, Wall};
 
 /// Run the control plane in the foreground
 #[derive(Debug, clap::Args)]
@@ -30,9 +32,12 @@ pub(crate) struct Args {
     /// Port for xDS and the CA over TLS [default: 15012]
     #[arg(long, value_name = "PORT")]
     tls_port: Option<u16>,
-    /// Port of the API over TCP [default: 15080]
+    /// Port on loopback that answers /ready; the API itself is a Unix socket [default: 15080]
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
+    /// Port on loopback for metrics [default: 15014]
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
     /// Where configuration comes from besides `meshctl apply`: files=DIR; may be repeated
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     source: Vec<Source>,
@@ -55,7 +60,6 @@ fn source(text: &str) -> Result<Source, String> {
 }
 
 /// What the command line and the installation come to.
-#[expect(dead_code, reason = "read by the control plane once it is called here")]
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) home: PathBuf,
@@ -64,6 +68,7 @@ pub(crate) struct Options {
     pub(crate) xds_port: u16,
     pub(crate) tls_port: u16,
     pub(crate) api_port: u16,
+    pub(crate) metrics_port: u16,
     /// Workloads refuse plaintext unless a policy says otherwise.
     pub(crate) strict: bool,
     pub(crate) sources: Vec<Source>,
@@ -95,6 +100,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         xds_port: port(args.xds_port, "xdsPort", 15_010),
         tls_port: port(args.tls_port, "tlsPort", 15_012),
         api_port: port(args.api_port, "apiPort", 15_080),
+        metrics_port: port(args.metrics_port, "metricsPort", 15_014),
         strict: installed.value("mtls") == Some("strict"),
         sources: args.source,
     };
@@ -103,11 +109,39 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 }
 
 /// Serves until `end` resolves.
-#[expect(
-    clippy::unused_async,
-    reason = "awaits once the layer below is called here"
-)]
 async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), CliError> {
-    let _ = (options, end);
-    Err(CliError::NotBuilt("the control plane"))
+    let (drain, signal) = Drain::new();
+    let control = ControlOptions {
+        home: options.home,
+        listen: options.listen,
+        xds_port: options.xds_port,
+        tls_port: options.tls_port,
+        metrics_port: options.metrics_port,
+        health_port: options.api_port,
+        trust_domain: options.trust_domain,
+        strict: options.strict,
+        sources: options
+            .sources
+            .into_iter()
+            .map(|Source::Files(dir)| dir)
+            .collect(),
+        wall: Wall::System,
+    };
+    let serving = control::run(control, signal, |_| {});
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = end => {
+            drain.start();
+            serving.await
+        }
+    };
+    result.map_err(|error| {
+        let hint = error.hint();
+        let wrapped = CliError::failed(error.to_string());
+        match hint {
+            Some(hint) => wrapped.hint(hint),
+            None => wrapped,
+        }
+    })
 }

@@ -1,8 +1,7 @@
 //! `install`: makes a home for a mesh on this machine.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -15,9 +14,8 @@ use crate::cli::home::{self, Installed};
 use crate::cli::progress::Progress;
 use crate::cli::render::{Page, Render, number};
 use crate::cli::{parse, systemd};
+use crate::control::{store_dir, trust, trust_dir};
 use crate::source::store::{self, Store, StoreError};
-use crate::tls::Authority;
-use crate::tls::material::write_secret;
 
 /// Make a home for the mesh: directory, store and root certificate
 #[derive(Debug, clap::Args)]
@@ -312,14 +310,6 @@ fn wanted(args: &Args, before: Option<&Installed>) -> Installed {
     }
 }
 
-fn store_dir(home: &Path) -> PathBuf {
-    home.join("control").join("store")
-}
-
-fn trust_dir(home: &Path) -> PathBuf {
-    home.join("control").join("ca")
-}
-
 /// What [`prepare_state`] found or made.
 struct State {
     store_made: bool,
@@ -354,7 +344,10 @@ fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State,
             ));
         }
     };
-    let (authority, root_made) = authority(&trust_dir(home), trust_domain, cx.wall.millis())?;
+    let dir = trust_dir(home);
+    let root_made = !dir.join("ca-key.pem").exists();
+    let authority = trust::authority(&dir, trust_domain, &cx.wall)
+        .map_err(|error| CliError::failed(error.to_string()))?;
     let fingerprint = authority.root_fingerprint();
     let short = fingerprint.get(..16).unwrap_or(&fingerprint);
     Ok(State {
@@ -368,26 +361,23 @@ fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State,
     })
 }
 
-/// The authority in `dir`, and whether it had to be made.
-fn authority(dir: &Path, trust_domain: &str, now: u64) -> Result<(Authority, bool), CliError> {
-    let (certificate, key) = (dir.join("root-cert.pem"), dir.join("ca-key.pem"));
-    let wrong = |error: crate::tls::Error| {
-        CliError::failed(format!(
-            "the authority in {} cannot be used: {error}",
-            dir.display()
-        ))
-    };
-    if key.exists() {
-        let read = |path: &Path| fs::read_to_string(path).map_err(CliError::file("read", path));
-        let authority =
-            Authority::from_pem(trust_domain, &read(&certificate)?, &read(&key)?).map_err(wrong)?;
-        return Ok((authority, false));
+/// Installs with the usual settings unless something is installed already.
+pub(crate) fn ensure(cx: &Context) -> Result<(), CliError> {
+    let home = cx.settings.home.as_path();
+    if Installed::load(home)?.is_some() {
+        return Ok(());
     }
-    let made = Authority::generate(trust_domain, now).map_err(wrong)?;
-    let (chain_pem, key_pem) = made.to_pem();
-    // The key comes last: a key without its certificate would be refused at the next start.
-    write_secret(&certificate, chain_pem.as_bytes())
-        .map_err(CliError::file("write", &certificate))?;
-    write_secret(&key, key_pem.as_bytes()).map_err(CliError::file("write", &key))?;
-    Ok((made, true))
+    home::private_dir(home).map_err(CliError::file("make", home))?;
+    let profile = Profile::Default;
+    let wanted = Installed {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        values: profile.values(),
+        profile: profile.name().to_owned(),
+    };
+    prepare_state(
+        cx,
+        home,
+        wanted.value("trustDomain").unwrap_or("cluster.local"),
+    )?;
+    wanted.store(home)
 }

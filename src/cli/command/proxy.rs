@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -10,6 +11,11 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
+use crate::proxy::identity::TokenSource;
+use crate::proxy::sidecar::{self, SidecarOptions};
+use crate::proxy::{self, AccessLog};
+use crate::rt::{Drain, Published};
+use crate::telemetry::LogFormat;
 
 /// Run a sidecar for one application
 #[derive(Debug, clap::Args)]
@@ -25,13 +31,13 @@ The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {
     /// The service that the application is part of: its label `app`
-    #[arg(long, value_name = "NAME", value_parser = parse::name)]
+    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair", default_value = "", hide_default_value = true)]
     service: String,
     /// Version of the application: its label `version`
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
     /// Where the application listens; may be repeated
-    #[arg(long, value_name = "[PORT=]HOST:PORT", required = true, value_parser = parse::app)]
+    #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present = "static_pair", value_parser = parse::app)]
     app: Vec<(u16, SocketAddr)>,
     /// What the application speaks, where its service does not say
     #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
@@ -66,6 +72,33 @@ pub(crate) struct Args {
     /// Whether connections are redirected to it (by nftables) or made to it
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     capture: Capture,
+    /// The root of identities
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    trust_domain: String,
+    /// Life of its certificates; renewed at half of it [default: as the control plane gives, 24h]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    certificate_ttl: Option<Duration>,
+    /// Threads that carry traffic; 0 is one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    workers: usize,
+    /// Log every request to standard output
+    #[arg(long, value_enum, value_name = "FORM")]
+    access_log: Option<LogForm>,
+    /// How long requests may take to end after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = parse::duration)]
+    drain: Duration,
+    /// Carry HTTP from one address to another, without a control plane
+    #[arg(long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
+    static_pair: Option<String>,
+}
+
+/// How requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogForm {
+    // Istio's line
+    Text,
+    // One object a line
+    Json,
 }
 
 /// What an application speaks.
@@ -92,7 +125,6 @@ pub(crate) enum Capture {
 }
 
 /// What the command line and the environment come to.
-#[expect(dead_code, reason = "read by the proxy once it is called here")]
 #[derive(Debug)]
 pub(crate) struct Options {
     /// Where configuration and certificates are kept for the next start.
@@ -106,17 +138,25 @@ pub(crate) struct Options {
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
-    pub(crate) protocol: Protocol,
     pub(crate) join: Option<String>,
     pub(crate) control_plane: String,
     pub(crate) inbound_port: u16,
     pub(crate) outbound_port: u16,
     pub(crate) admin_port: u16,
     pub(crate) transparent: bool,
+    pub(crate) trust_domain: String,
+    pub(crate) certificate_lifetime: Duration,
+    pub(crate) workers: usize,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) drain: Duration,
 }
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     logging::start(cx, "info");
+    if let Some(pair) = &args.static_pair {
+        carry(pair, args.workers)?;
+        return Ok(Exit::Ok);
+    }
     serve(options(args, cx)?)?;
     Ok(Exit::Ok)
 }
@@ -131,6 +171,12 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             "{:?} is not HOST:PORT of a control plane",
             args.control_plane
         )));
+    }
+    if args.protocol != Protocol::Auto {
+        return Err(
+            CliError::usage("the protocol is declared where the port is: on the Service")
+                .hint("name its port http-…, http2-…, grpc-… or tcp-…, or set appProtocol"),
+        );
     }
     let mut labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     labels
@@ -154,7 +200,6 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         labels,
         address: args.address,
         apps: args.app,
-        protocol: args.protocol,
         join: args
             .join
             .or_else(|| cx.settings.environment.join_token.clone()),
@@ -163,6 +208,17 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         outbound_port: args.outbound_port,
         admin_port: args.admin_port,
         transparent: args.capture == Capture::Transparent,
+        trust_domain: args.trust_domain,
+        certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
+        workers: args.workers,
+        access_log: args.access_log.map(|format| AccessLog {
+            format: match format {
+                LogForm::Text => LogFormat::Text,
+                LogForm::Json => LogFormat::Json,
+            },
+            path: None,
+        }),
+        drain: args.drain,
     })
 }
 
@@ -194,8 +250,117 @@ fn instance_name(service: &str, version: Option<&str>) -> String {
 
 /// Serves until the process is asked to end, then drains.
 fn serve(options: Options) -> Result<(), CliError> {
-    let _ = options;
-    Err(CliError::NotBuilt("the proxy"))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        let (drain, signal) = Drain::new();
+        let serving = sidecar::run(sidecar_options(options).await?, signal);
+        tokio::pin!(serving);
+        let result = tokio::select! {
+            result = &mut serving => result,
+            () = logging::asked_to_end() => {
+                drain.start();
+                serving.await
+            }
+        };
+        result.map_err(|error| {
+            let failed = CliError::failed(words(&error));
+            match error.hint() {
+                Some(hint) => failed.hint(hint),
+                None => failed,
+            }
+        })
+    })
+}
+
+/// A proxy between two addresses, for measuring.
+fn carry(pair: &str, workers: usize) -> Result<(), CliError> {
+    let wrong = || CliError::usage(format!("{pair:?} is not LISTEN=UPSTREAM"));
+    let (listen, upstream) = pair.split_once('=').ok_or_else(wrong)?;
+    let (listen, upstream) = (
+        listen.parse().map_err(|_| wrong())?,
+        upstream.parse().map_err(|_| wrong())?,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        let view = Published::new(proxy::static_view(
+            listen,
+            upstream,
+            proxy::StaticCodec::Http1,
+        ));
+        let identity = Published::new(None);
+        let (drain, signal) = Drain::new();
+        let options = proxy::Options {
+            workers,
+            ..proxy::Options::default()
+        };
+        let serving = proxy::run(options, view.reader(), identity.reader(), signal);
+        tokio::pin!(serving);
+        tokio::select! {
+            result = &mut serving => result,
+            () = logging::asked_to_end() => {
+                drain.start();
+                serving.await
+            }
+        }
+        .map_err(|error| CliError::failed(words(&error)))
+    })
+}
+
+/// The error and its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !words.contains(&text) {
+            words.push_str(": ");
+            words.push_str(&text);
+        }
+        cause = next.source();
+    }
+    words
+}
+
+async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
+    let control_plane = tokio::net::lookup_host(&options.control_plane)
+        .await
+        .ok()
+        .and_then(|mut found| found.next())
+        .ok_or_else(|| {
+            CliError::failed(format!("{} has no address", options.control_plane))
+                .hint("give --control-plane as IP:PORT")
+        })?;
+    let version = options.labels.get("version");
+    Ok(SidecarOptions {
+        workload: match version {
+            Some(version) => format!("{}-{version}", options.service),
+            None => options.service.clone(),
+        },
+        dir: options.home.join("proxy").join(&options.name),
+        name: options.name,
+        namespace: options.namespace,
+        service_account: options.service_account,
+        labels: options.labels,
+        address: options.address,
+        applications: options.apps,
+        transparent: options.transparent,
+        inbound_port: options.inbound_port,
+        outbound_port: options.outbound_port,
+        admin_port: options.admin_port,
+        token: options.join.map(TokenSource::Value),
+        control_plane,
+        trust_domain: options.trust_domain,
+        certificate_lifetime: options.certificate_lifetime,
+        workers: options.workers,
+        access_log: options.access_log,
+        drain: options.drain,
+    })
 }
 
 #[cfg(test)]

@@ -17,11 +17,10 @@ pub fn find_service<'a>(world: &'a World, name: &str, namespace: &str) -> Option
     let candidates = [
         name.parse::<Hostname>().ok(),
         Some(Hostname::service(name, namespace)),
-        name.split_once('.')
-            .map(|(service, namespace)| {
-                let namespace = namespace.split('.').next().unwrap_or(namespace);
-                Hostname::service(service, namespace)
-            }),
+        name.split_once('.').map(|(service, namespace)| {
+            let namespace = namespace.split('.').next().unwrap_or(namespace);
+            Hostname::service(service, namespace)
+        }),
     ];
     candidates
         .into_iter()
@@ -66,7 +65,9 @@ fn node(instance: Option<&Instance>, namespace: &str) -> Node {
         kind: NodeKind::Sidecar,
         name: name.to_owned(),
         namespace: namespace.to_owned(),
-        service_account: instance.map_or("default", |i| &i.service_account).to_owned(),
+        service_account: instance
+            .map_or("default", |i| &i.service_account)
+            .to_owned(),
         workload: instance.map_or("", |i| &i.workload).to_owned(),
         labels: instance.map_or_else(BTreeMap::new, |i| i.labels.clone()),
         locality: instance.map_or_else(Locality::default, |i| i.locality.clone()),

@@ -113,10 +113,12 @@ fn backend(view: &View, name: &str, weight: u32, sum: u64, measured: &Measured) 
     let mut parts = name.split('|').skip(2);
     let subset = parts.next().unwrap_or_default().to_owned();
     let host = parts.next().unwrap_or_default();
-    let service = cluster.and_then(|cluster| cluster.service.as_ref()).map_or_else(
-        || host.trim_end_matches(".svc.cluster.local").to_owned(),
-        |service| format!("{}.{}", service.name, service.namespace),
-    );
+    let service = cluster
+        .and_then(|cluster| cluster.service.as_ref())
+        .map_or_else(
+            || host.trim_end_matches(".svc.cluster.local").to_owned(),
+            |service| format!("{}.{}", service.name, service.namespace),
+        );
     let versions: Vec<&str> = endpoints
         .iter()
         .map(|endpoint| endpoint.workload.version.as_str())
@@ -217,7 +219,11 @@ pub fn explain_request(
         method: request.method.to_ascii_uppercase(),
         authority: authority.to_ascii_lowercase(),
         scheme: scheme.to_owned(),
-        target: if target.is_empty() { "/".to_owned() } else { target.to_owned() },
+        target: if target.is_empty() {
+            "/".to_owned()
+        } else {
+            target.to_owned()
+        },
         headers: request
             .headers
             .iter()
@@ -252,8 +258,8 @@ pub fn explain_request(
         return Ok(report);
     };
     let service = found.host.name.split(':').next().unwrap_or_default();
-    let service = find_service(world, service, &request.namespace)
-        .map_or_else(|| service.to_owned(), short);
+    let service =
+        find_service(world, service, &request.namespace).map_or_else(|| service.to_owned(), short);
     let outcome = describe(
         &view,
         &service,

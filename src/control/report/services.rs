@@ -35,16 +35,23 @@ pub fn instances<'a>(
     })
 }
 
-fn describe(world: &World, service: &Service) -> ServiceReport {
+/// Versions of `service` that run, with their instances.
+pub fn versions(world: &World, service: &Service) -> BTreeMap<String, usize> {
     let mut versions = BTreeMap::new();
+    for instance in instances(world, service) {
+        *versions
+            .entry(instance.canonical_revision().to_owned())
+            .or_default() += 1;
+    }
+    versions
+}
+
+fn describe(world: &World, service: &Service) -> ServiceReport {
     let (mut ready, mut total) = (0, 0);
     let mut modes = Vec::new();
     for instance in instances(world, service) {
         total += 1;
         ready += usize::from(instance.health == Health::Healthy);
-        *versions
-            .entry(instance.canonical_revision().to_owned())
-            .or_default() += 1;
         for port in &service.ports {
             let mode = match container_port(port, instance) {
                 Some(port) if instance.mtls => {
@@ -64,11 +71,12 @@ fn describe(world: &World, service: &Service) -> ServiceReport {
         MtlsMode::Disable => "disable",
     };
     let mtls = match modes.split_first() {
-        None => name(world.config.authentication.mode(
-            &service.namespace,
-            &service.selector,
-            0,
-        )),
+        None => name(
+            world
+                .config
+                .authentication
+                .mode(&service.namespace, &service.selector, 0),
+        ),
         Some((first, rest)) if rest.iter().all(|mode| mode == first) => name(*first),
         Some(_) => "mixed",
     };
@@ -80,7 +88,7 @@ fn describe(world: &World, service: &Service) -> ServiceReport {
         ports: service.ports.iter().map(port).collect(),
         ready,
         instances: total,
-        versions,
+        versions: versions(world, service),
         mtls: mtls.to_owned(),
     }
 }

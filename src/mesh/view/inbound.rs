@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::outbound::{unresolved, whole};
 use super::{TCP_IDLE, View, tcp_chain};
-use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
 };
@@ -39,11 +39,11 @@ const HTTP_ALPN: [&str; 6] = [
 const TCP_ALPN: [&str; 1] = ["istio"];
 
 pub(super) fn add(world: &World, node: &Node, view: &mut View) {
-    let protocols = protocols(world, node);
+    let ports = ports(world, node);
     let protocol = |application: &Application| {
-        protocols
+        ports
             .get(&application.port)
-            .copied()
+            .map(|front| front.protocol)
             .unwrap_or_default()
     };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
@@ -62,6 +62,9 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
             Protocol::Auto => UpstreamProtocol::Downstream,
             _ => UpstreamProtocol::Http1,
         };
+        cluster.service = ports
+            .get(&application.port)
+            .map(|front| front.service.clone());
         view.add_cluster(cluster);
     }
     let of = |port: u16| {
@@ -155,9 +158,16 @@ fn guarded(world: &World, node: &Node) -> Vec<u16> {
         .unwrap_or_default()
 }
 
-/// What is spoken on each container port, by the services in front of it; HTTP wins over guesses.
-fn protocols(world: &World, node: &Node) -> BTreeMap<u16, Protocol> {
-    let mut protocols: BTreeMap<u16, Protocol> = BTreeMap::new();
+/// What stands in front of a container port.
+struct Front {
+    protocol: Protocol,
+    service: ServiceRef,
+}
+
+/// The services in front of each container port: what is spoken there (HTTP wins over guesses), and
+/// the service that calls are counted for, the first by name.
+fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
+    let mut ports: BTreeMap<u16, Front> = BTreeMap::new();
     let instance = world
         .instances
         .get(&(node.namespace.clone(), node.name.clone()));
@@ -175,13 +185,24 @@ fn protocols(world: &World, node: &Node) -> BTreeMap<u16, Protocol> {
                 }
             };
             let Some(target) = target else { continue };
-            let known = protocols.entry(target).or_insert(port.protocol);
-            if matches!(*known, Protocol::Auto | Protocol::Udp) && port.protocol != Protocol::Udp {
-                *known = port.protocol;
+            let known = ports.entry(target).or_insert_with(|| Front {
+                protocol: port.protocol,
+                service: ServiceRef {
+                    host: service.host.clone(),
+                    name: service.name.clone(),
+                    namespace: service.namespace.clone(),
+                    port: port.port,
+                    subset: String::new(),
+                },
+            });
+            if matches!(known.protocol, Protocol::Auto | Protocol::Udp)
+                && port.protocol != Protocol::Udp
+            {
+                known.protocol = port.protocol;
             }
         }
     }
-    protocols
+    ports
 }
 
 fn action(protocol: Protocol, cluster: &str) -> ChainAction {

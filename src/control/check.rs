@@ -1,0 +1,162 @@
+//! What the control plane knows about its own health.
+
+use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
+use crate::mesh::Severity;
+use crate::rt::Tasks;
+
+use super::Control;
+
+/// A certificate authority with less than this left is a warning: 30 days.
+const ROOT_ENDS_SOON_MS: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// Looks at store, authority, configuration and proxies.
+pub async fn run(control: &Control) -> CheckReport {
+    CheckReport {
+        sections: vec![
+            section("store", store(control).await),
+            section("identity", identity(control)),
+            section("configuration", configuration(control).await),
+            section("proxies", proxies(control)),
+        ],
+    }
+}
+
+fn section(name: &str, checks: Vec<Check>) -> CheckSection {
+    CheckSection {
+        name: name.to_owned(),
+        checks,
+    }
+}
+
+fn check(text: &str, status: CheckStatus, detail: impl Into<String>, hint: &str) -> Check {
+    Check {
+        text: text.to_owned(),
+        status,
+        detail: detail.into(),
+        hint: (status != CheckStatus::Ok && !hint.is_empty()).then(|| hint.to_owned()),
+    }
+}
+
+async fn store(control: &Control) -> Vec<Check> {
+    let store = control.index.store().clone();
+    let writable = match store.read_only() {
+        None => check("the store takes writes", CheckStatus::Ok, "", ""),
+        Some(error) => check(
+            "the store takes writes",
+            CheckStatus::Failed,
+            error.to_string(),
+            error.hint().unwrap_or_default(),
+        ),
+    };
+    let sound = match Tasks::blocking(move || store.verify()).await {
+        Some(Ok(report)) if report.is_sound() => check(
+            "the store holds what it acknowledged",
+            CheckStatus::Ok,
+            "",
+            "",
+        ),
+        Some(Ok(report)) => check(
+            "the store holds what it acknowledged",
+            CheckStatus::Failed,
+            report.faults.join("; "),
+            "restart the control plane: it repairs its store from journal and snapshot",
+        ),
+        Some(Err(error)) => check(
+            "the store holds what it acknowledged",
+            CheckStatus::Failed,
+            error.to_string(),
+            error.hint().unwrap_or_default(),
+        ),
+        None => check(
+            "the store holds what it acknowledged",
+            CheckStatus::Failed,
+            "the check itself failed",
+            "",
+        ),
+    };
+    let repaired = match &control.opened.repaired {
+        None => check(
+            "the store was whole when it was opened",
+            CheckStatus::Ok,
+            "",
+            "",
+        ),
+        Some(repair) => check(
+            "the store was whole when it was opened",
+            CheckStatus::Warning,
+            repair.to_string(),
+            "look at the disk; the damaged files are kept beside the store",
+        ),
+    };
+    vec![writable, sound, repaired]
+}
+
+fn identity(control: &Control) -> Vec<Check> {
+    let ends = control.trust.authority().not_after();
+    let now = control.wall.millis();
+    let text = "the mesh's root certificate is valid";
+    let days = ends.saturating_sub(now) / (24 * 3_600 * 1_000);
+    vec![if ends <= now {
+        check(text, CheckStatus::Failed, "it has ended", "rotate the root")
+    } else if ends - now < ROOT_ENDS_SOON_MS {
+        check(
+            text,
+            CheckStatus::Warning,
+            format!("it ends in {days} days"),
+            "rotate the root",
+        )
+    } else {
+        check(text, CheckStatus::Ok, format!("for {days} days"), "")
+    }]
+}
+
+async fn configuration(control: &Control) -> Vec<Check> {
+    let findings = control.index.findings().await;
+    let worst = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    let (errors, warnings) = (worst(Severity::Error), worst(Severity::Warning));
+    let first = findings
+        .iter()
+        .max_by_key(|finding| finding.severity)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let status = match (errors, warnings) {
+        (0, 0) => CheckStatus::Ok,
+        (0, _) => CheckStatus::Warning,
+        _ => CheckStatus::Failed,
+    };
+    vec![check(
+        "the configuration can be honoured",
+        status,
+        match errors + warnings {
+            0 => String::new(),
+            1 => first,
+            more => format!("{first}, and {} more", more - 1),
+        },
+        "see `meshctl apply` for all of them",
+    )]
+}
+
+fn proxies(control: &Control) -> Vec<Check> {
+    let status = control.hub.status();
+    let rejected: Vec<String> = status
+        .iter()
+        .filter_map(|proxy| {
+            let reason = proxy.rejected()?;
+            Some(format!("{}: {reason}", proxy.name))
+        })
+        .collect();
+    vec![check(
+        "every proxy runs what it was sent",
+        if rejected.is_empty() {
+            CheckStatus::Ok
+        } else {
+            CheckStatus::Failed
+        },
+        if rejected.is_empty() {
+            format!("{} connected", status.len())
+        } else {
+            rejected.join("; ")
+        },
+        "see `meshctl proxies NAME`",
+    )]
+}

@@ -1,0 +1,423 @@
+//! The one writer of the world.
+//!
+//! Owns the objects that people applied and the instances that registered, keeps both in the store,
+//! and publishes a new world after each change that the store has acknowledged. A change is refused
+//! whole when it brings an error with it. Who may ask, and how the world reaches proxies, is left
+//! to `rest`, `ads` and `push`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::api::resources::{
+    ApplyReport, ApplyRequest, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
+};
+use crate::api::{Problem, Reason};
+use crate::mesh::{Finding, Severity, World};
+use crate::resource::{self, Key, Object, Objects};
+use crate::rt::{Published, Reader, Wall};
+use crate::source::store::{Batch, Store, StoreError, Tree};
+
+use super::push::Revised;
+use super::registry::Registered;
+
+/// Objects, instances and the world that they make.
+#[derive(Debug)]
+pub struct Index {
+    pub(super) store: Store,
+    pub(super) wall: Wall,
+    pub(super) state: Mutex<State>,
+    pub(super) world: Published<Revised>,
+}
+
+/// What the writer knows; held while a write is under way, so that writes have an order.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    objects: Objects,
+    stored: BTreeMap<Key, Stamp>,
+    pub(super) instances: BTreeMap<(String, String), Registered>,
+    /// Number of the newest change of configuration.
+    revision: u64,
+    /// Number of the newest world, instances included.
+    generation: u64,
+    findings: Vec<Finding>,
+}
+
+/// When an object was made and last changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    created_unix_ms: u64,
+    changed_unix_ms: u64,
+    revision: u64,
+}
+
+/// An object as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    stamp: Stamp,
+    /// The file that it came from, for findings.
+    file: String,
+    object: Value,
+}
+
+/// A change as it is kept: what was done, and what stood there before.
+#[derive(Debug, Serialize, Deserialize)]
+struct Change {
+    #[serde(flatten)]
+    entry: HistoryEntry,
+    before: Vec<Option<Value>>,
+}
+
+/// What to change.
+#[derive(Debug, Default)]
+pub struct Edit {
+    /// Added or replaced.
+    pub put: Vec<Object>,
+    /// Removed.
+    pub remove: Vec<Key>,
+    /// Who asks.
+    pub who: String,
+    /// What for, such as `apply`.
+    pub what: String,
+    /// Only says what would happen.
+    pub dry_run: bool,
+}
+
+impl Index {
+    /// Reads what the store holds. What cannot be read any more is reported and left in the store.
+    pub fn open(store: Store, wall: Wall) -> Result<Self, StoreError> {
+        let mut state = State::default();
+        let now = wall.millis();
+        for (key, bytes) in store.iter(Tree::Resources).collect::<Result<Vec<_>, _>>()? {
+            let read = serde_json::from_slice::<Kept>(&bytes)
+                .ok()
+                .and_then(|kept| {
+                    let (object, findings) = resource::from_value(&kept.object, &kept.file);
+                    state.findings.extend(findings);
+                    object.map(|object| (object, kept.stamp))
+                });
+            if let Some((object, stamp)) = read {
+                let key = object.key();
+                state.stored.insert(key.clone(), stamp);
+                state.objects.insert(key, Arc::new(object));
+            } else {
+                tracing::error!(
+                    key = %String::from_utf8_lossy(&key),
+                    "this object cannot be read by this version; it is kept, but not in force"
+                );
+            }
+        }
+        for (_, bytes) in store.iter(Tree::Registry).collect::<Result<Vec<_>, _>>()? {
+            if let Some(registered) = Registered::from_bytes(&bytes, now) {
+                state.instances.insert(registered.key(), registered);
+            }
+        }
+        state.revision = store
+            .iter(Tree::History)
+            .collect::<Result<Vec<_>, _>>()?
+            .last()
+            .and_then(|(key, _)| key.as_slice().try_into().ok())
+            .map_or(0, u64::from_be_bytes);
+        let (world, findings) = state.lower(&state.objects);
+        state.findings = findings;
+        Ok(Self {
+            store,
+            wall,
+            world: Published::new(Revised {
+                revision: 0,
+                world: Arc::new(world),
+            }),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The world as it changes.
+    pub fn reader(&self) -> Reader<Revised> {
+        self.world.reader()
+    }
+
+    /// The world as it is.
+    pub fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.load().world)
+    }
+
+    /// The store below, for what is kept beside objects and instances.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Number of the newest change of configuration.
+    pub async fn revision(&self) -> u64 {
+        self.state.lock().await.revision
+    }
+
+    /// What is wrong with the configuration in force.
+    pub async fn findings(&self) -> Vec<Finding> {
+        self.state.lock().await.findings.clone()
+    }
+
+    /// Applies manifests: all of them or none.
+    pub async fn apply(&self, request: ApplyRequest) -> Result<(ApplyReport, u64), Problem> {
+        let mut put = Vec::new();
+        let mut findings = Vec::new();
+        for source in &request.sources {
+            let (objects, found) = resource::parse(&source.text, &source.name, &request.namespace);
+            put.extend(objects);
+            findings.extend(found);
+        }
+        let (_, doubles) = resource::collect(put.clone());
+        findings.extend(doubles);
+        refuse_errors(&findings)?;
+        let (mut report, generation) = self
+            .change(Edit {
+                put,
+                remove: Vec::new(),
+                who: request.who,
+                what: "apply".to_owned(),
+                dry_run: request.dry_run,
+            })
+            .await?;
+        report.findings.splice(0..0, findings);
+        Ok((report, generation))
+    }
+
+    /// Does one change: checks it, keeps it, publishes it. Gives the report and the number of the
+    /// world that holds it.
+    pub async fn change(&self, edit: Edit) -> Result<(ApplyReport, u64), Problem> {
+        let mut state = self.state.lock().await;
+        let mut objects = state.objects.clone();
+        let mut outcomes = Vec::new();
+        let mut before = Vec::new();
+        let mut touched = Vec::new();
+        for object in edit.put {
+            let key = object.key();
+            let old = objects.get(&key);
+            let outcome = match old {
+                None => Outcome::Created,
+                Some(old) if old.raw == object.raw => Outcome::Unchanged,
+                Some(_) => Outcome::Configured,
+            };
+            outcomes.push(outcome_of(&key, outcome));
+            if outcome != Outcome::Unchanged {
+                before.push(old.map(|old| old.raw.clone()));
+                touched.push(key.clone());
+                objects.insert(key, Arc::new(object));
+            }
+        }
+        let deletes = !edit.remove.is_empty();
+        for key in edit.remove {
+            let Some(old) = objects.remove(&key) else {
+                return Err(Problem::new(Reason::NotFound, format!("there is no {key}")));
+            };
+            outcomes.push(outcome_of(&key, Outcome::Deleted));
+            before.push(Some(old.raw.clone()));
+            touched.push(key);
+        }
+        let (world, findings) = state.lower(&objects);
+        let known: BTreeSet<&Finding> = state.findings.iter().collect();
+        let new: Vec<Finding> = findings
+            .iter()
+            .filter(|finding| !known.contains(finding))
+            .cloned()
+            .collect();
+        // A delete may leave a reference dangling: that is said, and the reference fails closed.
+        if !deletes {
+            refuse_errors(&new)?;
+        }
+        let mut report = ApplyReport {
+            revision: state.revision,
+            objects: outcomes,
+            findings: new,
+            convergence: Convergence::default(),
+        };
+        if edit.dry_run || touched.is_empty() {
+            return Ok((report, state.generation));
+        }
+        let revision = state.revision + 1;
+        let now = self.wall.millis();
+        let mut batch = Batch::new();
+        let mut stamps = Vec::new();
+        for key in &touched {
+            let Some(object) = objects.get(key) else {
+                batch.remove(Tree::Resources, store_key(key));
+                stamps.push((key.clone(), None));
+                continue;
+            };
+            let created = state.stored.get(key).map(|stamp| stamp.created_unix_ms);
+            let stamp = Stamp {
+                created_unix_ms: created.unwrap_or(now),
+                changed_unix_ms: now,
+                revision,
+            };
+            let kept = Kept {
+                stamp,
+                file: object.origin.file.as_deref().unwrap_or_default().to_owned(),
+                object: object.raw.clone(),
+            };
+            batch.put(Tree::Resources, store_key(key), encode(&kept)?);
+            stamps.push((key.clone(), Some(stamp)));
+        }
+        let changed = report
+            .objects
+            .iter()
+            .filter(|object| object.outcome != Outcome::Unchanged);
+        let change = Change {
+            entry: HistoryEntry {
+                revision,
+                at_unix_ms: now,
+                who: edit.who,
+                what: edit.what,
+                objects: changed.cloned().collect(),
+            },
+            before,
+        };
+        batch.put(Tree::History, revision.to_be_bytes(), encode(&change)?);
+        self.store
+            .commit_async(batch)
+            .await
+            .map_err(|error| problem(&error))?;
+        for (key, stamp) in stamps {
+            match stamp {
+                Some(stamp) => state.stored.insert(key, stamp),
+                None => state.stored.remove(&key),
+            };
+        }
+        state.objects = objects;
+        state.findings = findings;
+        state.revision = revision;
+        report.revision = revision;
+        self.publish(&mut state, world);
+        Ok((report, state.generation))
+    }
+
+    /// Publishes `world` as the newest.
+    pub(super) fn publish(&self, state: &mut State, world: World) {
+        state.generation += 1;
+        self.world.publish(Revised {
+            revision: state.generation,
+            world: Arc::new(world),
+        });
+    }
+
+    /// Objects of `kind`, filtered by namespace and name.
+    pub async fn objects(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        name: Option<&str>,
+    ) -> Vec<ResourceReport> {
+        let state = self.state.lock().await;
+        state
+            .objects
+            .iter()
+            .filter(|(key, _)| {
+                key.kind == kind
+                    && namespace.is_none_or(|namespace| key.namespace == namespace)
+                    && name.is_none_or(|name| key.name == name)
+            })
+            .map(|(key, object)| {
+                let stamp = state.stored.get(key).copied().unwrap_or_default();
+                ResourceReport {
+                    kind: key.kind.clone(),
+                    namespace: key.namespace.clone(),
+                    name: key.name.clone(),
+                    created_unix_ms: stamp.created_unix_ms,
+                    changed_unix_ms: stamp.changed_unix_ms,
+                    revision: stamp.revision,
+                    object: object.raw.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// Every kind of which there is an object.
+    pub async fn kinds(&self) -> BTreeSet<String> {
+        let state = self.state.lock().await;
+        state.objects.keys().map(|key| key.kind.clone()).collect()
+    }
+
+    /// The newest changes first.
+    pub fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Problem> {
+        let records = self
+            .store
+            .iter(Tree::History)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| problem(&error))?;
+        Ok(records
+            .iter()
+            .rev()
+            .take(limit)
+            .filter_map(|(_, bytes)| serde_json::from_slice::<Change>(bytes).ok())
+            .map(|change| change.entry)
+            .collect())
+    }
+}
+
+impl State {
+    fn lower(&self, objects: &Objects) -> (World, Vec<Finding>) {
+        let instances: BTreeMap<_, _> = self
+            .instances
+            .iter()
+            .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)))
+            .collect();
+        resource::lower(objects, Arc::new(instances))
+    }
+}
+
+fn outcome_of(key: &Key, outcome: Outcome) -> ObjectOutcome {
+    ObjectOutcome {
+        kind: key.kind.clone(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        outcome,
+    }
+}
+
+fn store_key(key: &Key) -> String {
+    format!("{}/{}/{}", key.kind, key.namespace, key.name)
+}
+
+pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(value)
+        .map_err(|error| Problem::new(Reason::Internal, format!("cannot be written: {error}")))
+}
+
+fn refuse_errors(findings: &[Finding]) -> Result<(), Problem> {
+    let errors = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .count();
+    if errors == 0 {
+        return Ok(());
+    }
+    let noun = if errors == 1 { "error" } else { "errors" };
+    let mut problem = Problem::new(
+        Reason::Invalid,
+        format!("{errors} {noun}; nothing was applied"),
+    );
+    problem.findings = findings.to_vec();
+    Err(problem)
+}
+
+/// What a caller is told when the store did not take a write.
+pub(super) fn problem(error: &StoreError) -> Problem {
+    let reason = if error.is_rejection() {
+        match error {
+            StoreError::Full { .. } | StoreError::ReadOnly { .. } => Reason::ReadOnly,
+            StoreError::TooLarge { .. } => Reason::Invalid,
+            _ => Reason::Internal,
+        }
+    } else {
+        Reason::Unknown
+    };
+    let hint = error.hint();
+    let problem = Problem::new(reason, error.to_string());
+    match hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}

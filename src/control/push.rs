@@ -1,0 +1,578 @@
+//! From a changed world to every connected client.
+//!
+//! Owns who is connected, what each was sent and what it said to it. Streams are `ads`'s; what a
+//! client gets is decided by the view and its encoding. Changes that come close together are
+//! gathered, and each stream works for itself, so a slow client holds up nobody.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::api::proxies::{Acknowledgement, Outcome, ProxySync, Refusal, Rejection, TypeSync};
+use crate::mesh::{Client, Node, SpiffeId, View, World};
+use crate::rt::{Reader, Tasks, UnixMillis, Wall};
+use crate::xds::subscription::{Event, Standing};
+use crate::xds::{Kind, Snapshot, encode};
+
+/// Changes are pushed when none came for this long.
+const QUIET: Duration = Duration::from_millis(10);
+/// But no later than this after the first.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Refusals that are remembered.
+const MOST_REFUSALS: usize = 64;
+/// Clients whose unfinished business is remembered after they went.
+const MOST_DEBTORS: usize = 4096;
+/// Acknowledged revisions that are remembered of each client.
+const MOST_ACKNOWLEDGED: usize = 64;
+
+/// The world at a revision.
+#[derive(Debug, Clone)]
+pub struct Revised {
+    /// Grows with every change.
+    pub revision: u64,
+    /// What it came to.
+    pub world: Arc<World>,
+}
+
+/// What a client is to have of a world.
+pub type ViewFn = Arc<dyn Fn(&World, &Node) -> View + Send + Sync>;
+/// Encoded secrets by name for a client that gets its certificates from the control plane, given
+/// the identity that it proved, if it proved one.
+pub type SecretsFn = Arc<dyn Fn(&Node, Option<&SpiffeId>) -> Vec<(String, Vec<u8>)> + Send + Sync>;
+
+/// How clients are served.
+#[derive(Clone)]
+pub struct HubOptions {
+    /// Usually `World::view`.
+    pub view: ViewFn,
+    /// Empty for clients that have their own.
+    pub secrets: SecretsFn,
+    /// The clock.
+    pub wall: Wall,
+}
+
+impl fmt::Debug for HubOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubOptions").finish_non_exhaustive()
+    }
+}
+
+/// Connected clients and what they have. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: HubOptions,
+    table: Mutex<Table>,
+    /// What is pushed now.
+    pushed: watch::Sender<Arc<Revised>>,
+    /// Counts what clients said.
+    progress: watch::Sender<u64>,
+    tasks: Tasks,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    clients: BTreeMap<u64, Connected>,
+    next: u64,
+    refusals: VecDeque<Refusal>,
+    /// By node id: clusters whose endpoints a stream that ended still owed.
+    debts: BTreeMap<String, BTreeSet<String>>,
+}
+
+#[derive(Debug)]
+struct Connected {
+    node: Node,
+    proven: Option<SpiffeId>,
+    protocol: &'static str,
+    since: UnixMillis,
+    standing: Vec<Standing>,
+    acked: u64,
+    /// When which revision was first complete.
+    history: VecDeque<(u64, Instant)>,
+    times: BTreeMap<Kind, Times>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    sent: Option<UnixMillis>,
+    acked: Option<UnixMillis>,
+    rejected: Option<Rejection>,
+}
+
+impl Hub {
+    /// Serves `world` and what becomes of it; ends with `tasks`.
+    pub fn start(options: HubOptions, world: Reader<Revised>, tasks: &Tasks) -> Self {
+        let hub = Self {
+            shared: Arc::new(Shared {
+                options,
+                table: Mutex::default(),
+                pushed: watch::Sender::new(world.load()),
+                progress: watch::Sender::new(0),
+                tasks: tasks.clone(),
+            }),
+        };
+        let pusher = hub.clone();
+        tasks.spawn("push", async move { pusher.push(world).await });
+        hub
+    }
+
+    async fn push(self, mut world: Reader<Revised>) {
+        // What was published between `start` and now.
+        self.shared.pushed.send_replace(world.load());
+        while world.changed().await {
+            let latest = tokio::time::sleep(PATIENCE);
+            tokio::pin!(latest);
+            loop {
+                tokio::select! {
+                    alive = world.changed() => if !alive { break },
+                    () = tokio::time::sleep(QUIET) => break,
+                    () = &mut latest => break,
+                }
+            }
+            self.shared.pushed.send_replace(world.load());
+        }
+    }
+
+    /// Computes everything again though the world stands: secrets were renewed.
+    pub fn refresh(&self) {
+        self.shared.pushed.send_modify(|_| {});
+    }
+
+    /// The revision that is being pushed.
+    pub fn revision(&self) -> u64 {
+        self.shared.pushed.borrow().revision
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.shared.tasks
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing under this lock leaves the table half changed.
+        self.shared
+            .table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a client; it is forgotten when the session is dropped.
+    pub(crate) fn connect(
+        &self,
+        node: Node,
+        proven: Option<SpiffeId>,
+        protocol: &'static str,
+    ) -> Session {
+        let mut table = self.table();
+        table.next += 1;
+        let id = table.next;
+        let owed = table.debts.remove(&node.id).unwrap_or_default();
+        table.clients.insert(
+            id,
+            Connected {
+                node: node.clone(),
+                proven: proven.clone(),
+                protocol,
+                since: self.shared.options.wall.millis(),
+                standing: Vec::new(),
+                acked: 0,
+                history: VecDeque::new(),
+                times: BTreeMap::new(),
+            },
+        );
+        drop(table);
+        info!(proxy = %node.id, client = client_name(node.client), protocol, "proxy connected");
+        Session {
+            hub: self.clone(),
+            id,
+            node,
+            proven,
+            owed,
+            pushed: self.shared.pushed.subscribe(),
+        }
+    }
+
+    /// Remembers that a client was turned away.
+    pub(crate) fn refuse(&self, proxy: &str, proven: Option<&SpiffeId>, reason: &str) {
+        warn!(proxy, reason, "refused a proxy");
+        let mut table = self.table();
+        if table.refusals.len() == MOST_REFUSALS {
+            table.refusals.pop_front();
+        }
+        table.refusals.push_back(Refusal {
+            proxy: proxy.to_owned(),
+            identity: proven.map(ToString::to_string),
+            reason: reason.to_owned(),
+            at_unix_ms: self.shared.options.wall.millis(),
+        });
+    }
+
+    /// Clients that were turned away, the latest last.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.table().refusals.iter().cloned().collect()
+    }
+
+    /// Every connected client, by name.
+    pub fn status(&self) -> Vec<ProxySync> {
+        let revision = self.revision();
+        let mut all: Vec<ProxySync> = self
+            .table()
+            .clients
+            .values()
+            .map(|client| client.status(revision))
+            .collect();
+        all.sort_by(|a, b| {
+            (&a.namespace, &a.name, &a.proxy).cmp(&(&b.namespace, &b.name, &b.proxy))
+        });
+        all
+    }
+
+    /// The client of this name (or node id) and the identity that it proved.
+    pub fn client(&self, name: &str) -> Option<(Node, Option<SpiffeId>)> {
+        self.table()
+            .clients
+            .values()
+            .find(|client| {
+                client.node.id == name
+                    || client.node.name == name
+                    || format!("{}.{}", client.node.name, client.node.namespace) == name
+            })
+            .map(|client| (client.node.clone(), client.proven.clone()))
+    }
+
+    /// Waits until every client that is connected now took everything up to `revision`, refused
+    /// something of it, or went away; at most `deadline`. Latencies count from `since`, when the
+    /// change was made.
+    pub async fn wait_acked(
+        &self,
+        revision: u64,
+        since: Instant,
+        deadline: Duration,
+    ) -> Vec<Acknowledgement> {
+        let mut progress = self.shared.progress.subscribe();
+        let clients: Vec<(u64, String, String)> = self
+            .table()
+            .clients
+            .iter()
+            .map(|(id, client)| (*id, client.node.id.clone(), client.node.name.clone()))
+            .collect();
+        let judge = || -> Vec<Acknowledgement> {
+            let table = self.table();
+            clients
+                .iter()
+                .map(|(id, proxy, name)| {
+                    let (outcome, latency, reason) = table
+                        .clients
+                        .get(id)
+                        .map_or((Outcome::Disconnected, None, None), |client| {
+                            client.outcome(revision)
+                        });
+                    Acknowledgement {
+                        proxy: proxy.clone(),
+                        name: name.clone(),
+                        outcome,
+                        latency_ms: latency.map(|at| millis(at.duration_since(since))),
+                        reason,
+                    }
+                })
+                .collect()
+        };
+        let waiting = async {
+            loop {
+                let verdict = judge();
+                let open = |answer: &Acknowledgement| answer.outcome == Outcome::Pending;
+                if !verdict.iter().any(open) || progress.changed().await.is_err() {
+                    return verdict;
+                }
+            }
+        };
+        match tokio::time::timeout(deadline, waiting).await {
+            Ok(verdict) => verdict,
+            Err(_) => judge(),
+        }
+    }
+}
+
+impl Connected {
+    fn outcome(&self, revision: u64) -> (Outcome, Option<Instant>, Option<String>) {
+        let refused = self
+            .times
+            .values()
+            .filter_map(|times| times.rejected.as_ref())
+            .find(|rejected| rejected.revision >= revision);
+        if let Some(rejected) = refused {
+            return (Outcome::Rejected, None, Some(rejected.reason.clone()));
+        }
+        match self.history.iter().find(|(acked, _)| *acked >= revision) {
+            Some((_, at)) => (Outcome::Acknowledged, Some(*at), None),
+            None => (Outcome::Pending, None, None),
+        }
+    }
+
+    fn status(&self, revision: u64) -> ProxySync {
+        ProxySync {
+            proxy: self.node.id.clone(),
+            name: self.node.name.clone(),
+            namespace: self.node.namespace.clone(),
+            workload: self.node.workload.clone(),
+            identity: self.proven.as_ref().map(ToString::to_string),
+            client: client_name(self.node.client).to_owned(),
+            protocol: self.protocol.to_owned(),
+            connected_since_unix_ms: self.since,
+            revision_acked: self.acked,
+            synced: self.acked >= revision
+                && self.times.values().all(|times| times.rejected.is_none()),
+            types: self
+                .standing
+                .iter()
+                .map(|standing| {
+                    let times = self.times.get(&standing.kind);
+                    TypeSync {
+                        kind: standing.kind.short().to_owned(),
+                        resources: standing.resources,
+                        revision_sent: standing.sent,
+                        revision_acked: standing.acked,
+                        waiting: standing.waiting,
+                        sent_unix_ms: times.and_then(|times| times.sent),
+                        acked_unix_ms: times.and_then(|times| times.acked),
+                        rejected: times.and_then(|times| times.rejected.clone()),
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+fn client_name(client: Client) -> &'static str {
+    match client {
+        Client::Meshctl => "meshctl",
+        Client::Envoy => "envoy",
+        Client::Grpc => "grpc",
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One stream's place in the table.
+#[derive(Debug)]
+pub(crate) struct Session {
+    hub: Hub,
+    id: u64,
+    node: Node,
+    proven: Option<SpiffeId>,
+    /// Clusters whose endpoints the last stream of this client owed.
+    pub(crate) owed: BTreeSet<String>,
+    /// What is to be served.
+    pub(crate) pushed: watch::Receiver<Arc<Revised>>,
+}
+
+impl Session {
+    /// What this client may have of `revised`.
+    pub(crate) fn snapshot(&self, revised: &Revised) -> Arc<Snapshot> {
+        let options = &self.hub.shared.options;
+        let view = (options.view)(&revised.world, &self.node);
+        let mut snapshot = encode(&view, &self.node);
+        if self.node.client == Client::Envoy {
+            for (name, bytes) in (options.secrets)(&self.node, self.proven.as_ref()) {
+                snapshot.insert(Kind::Secret, name, bytes);
+            }
+        }
+        Arc::new(snapshot)
+    }
+
+    /// Notes that a response of `kind` was sent.
+    pub(crate) fn sent(&self, kind: Kind) {
+        let now = self.hub.shared.options.wall.millis();
+        self.change(|client| client.times.entry(kind).or_default().sent = Some(now));
+    }
+
+    /// Notes what the client said and how it stands since.
+    pub(crate) fn said(&self, events: Vec<Event>, standing: Vec<Standing>, current: u64) {
+        let now = self.hub.shared.options.wall.millis();
+        let proxy = &self.node.id;
+        self.change(|client| {
+            for event in events {
+                match event {
+                    Event::Acked(kind) => {
+                        let times = client.times.entry(kind).or_default();
+                        times.acked = Some(now);
+                        times.rejected = None;
+                    }
+                    Event::Nacked {
+                        kind,
+                        reason,
+                        resources,
+                    } => {
+                        warn!(%proxy, kind = kind.short(), %reason, "proxy refused its configuration");
+                        client.times.entry(kind).or_default().rejected = Some(Rejection {
+                            reason,
+                            resources,
+                            at_unix_ms: now,
+                            revision: current,
+                        });
+                    }
+                    Event::Unknown(type_url) => {
+                        info!(%proxy, type_url, "proxy asked for a type that is not served");
+                    }
+                }
+            }
+            // A client that has not asked for anything has nothing yet.
+            let acked = standing.iter().map(|standing| standing.acked).min();
+            client.standing = standing;
+            if let Some(acked) = acked.filter(|acked| *acked > client.acked) {
+                client.acked = acked;
+                if client.history.len() == MOST_ACKNOWLEDGED {
+                    client.history.pop_front();
+                }
+                client.history.push_back((acked, crate::rt::now()));
+            }
+        });
+        self.hub.shared.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Notes what this stream leaves to the next.
+    pub(crate) fn leave(&self, unfinished: BTreeSet<String>) {
+        if unfinished.is_empty() {
+            return;
+        }
+        let mut table = self.hub.table();
+        if table.debts.len() >= MOST_DEBTORS {
+            table.debts.pop_first();
+        }
+        table.debts.insert(self.node.id.clone(), unfinished);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Connected)) {
+        if let Some(client) = self.hub.table().clients.get_mut(&self.id) {
+            change(client);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hub.table().clients.remove(&self.id);
+        self.hub.shared.progress.send_modify(|count| *count += 1);
+        info!(proxy = %self.node.id, "proxy disconnected");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::Published;
+    use crate::xds::generate;
+
+    fn revised(revision: u64) -> Revised {
+        Revised {
+            revision,
+            world: Arc::new(World::default()),
+        }
+    }
+
+    fn hub(world: &Published<Revised>, tasks: &Tasks) -> Hub {
+        let options = HubOptions {
+            view: Arc::new(|_, _| View::default()),
+            secrets: Arc::new(|_, _| Vec::new()),
+            wall: Wall::fixed(1000),
+        };
+        Hub::start(options, world.reader(), tasks)
+    }
+
+    fn standing(acked: u64) -> Vec<Standing> {
+        vec![Standing {
+            kind: Kind::Route,
+            sent: Some(acked),
+            acked,
+            waiting: false,
+            resources: 1,
+        }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_come_together_are_pushed_once_and_none_waits_for_ever() {
+        let (world, tasks) = (Published::new(revised(0)), Tasks::new());
+        let hub = hub(&world, &tasks);
+        let mut session = hub.connect(generate::node(Client::Meshctl), None, "delta");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        session.pushed.borrow_and_update();
+        let started = crate::rt::now();
+        for revision in 1..=3 {
+            world.publish(revised(revision));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        session.pushed.changed().await.unwrap();
+        assert_eq!(session.pushed.borrow_and_update().revision, 3);
+        assert!(started.elapsed() < Duration::from_millis(20));
+        // A world that never rests is pushed all the same.
+        let started = crate::rt::now();
+        let restless = tokio::time::timeout(Duration::from_secs(1), async {
+            for revision in 4.. {
+                world.publish(revised(revision));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                if session.pushed.has_changed().unwrap() {
+                    break;
+                }
+            }
+        });
+        restless.await.unwrap();
+        assert!(started.elapsed() <= PATIENCE + Duration::from_millis(10));
+        tasks.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_revision_tells_who_has_it_who_refused_and_who_left() {
+        let (world, tasks) = (Published::new(revised(7)), Tasks::new());
+        let hub = hub(&world, &tasks);
+        let session = |name: &str| {
+            let node = Node {
+                id: name.to_owned(),
+                name: name.to_owned(),
+                ..generate::node(Client::Meshctl)
+            };
+            hub.connect(node, None, "delta")
+        };
+        let (good, bad, gone, slow) = (
+            session("good"),
+            session("bad"),
+            session("gone"),
+            session("slow"),
+        );
+        let since = crate::rt::now();
+        let wait = hub.wait_acked(7, since, Duration::from_secs(1));
+        let act = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            good.said(vec![Event::Acked(Kind::Route)], standing(7), 7);
+            let refusal = Event::Nacked {
+                kind: Kind::Route,
+                reason: "no".to_owned(),
+                resources: vec!["9080".to_owned()],
+            };
+            bad.said(vec![refusal], standing(6), 7);
+            drop(gone);
+        };
+        let (verdict, ()) = tokio::join!(wait, act);
+        let by_name: BTreeMap<_, _> = verdict.iter().map(|a| (a.name.as_str(), a)).collect();
+        assert_eq!(by_name["good"].outcome, Outcome::Acknowledged);
+        assert_eq!(by_name["good"].latency_ms, Some(30));
+        assert_eq!(by_name["bad"].outcome, Outcome::Rejected);
+        assert_eq!(by_name["gone"].outcome, Outcome::Disconnected);
+        assert_eq!(by_name["slow"].outcome, Outcome::Pending);
+        let status = hub.status();
+        let bad = status.iter().find(|proxy| proxy.name == "bad").unwrap();
+        assert!(!bad.synced);
+        assert_eq!(bad.types[0].rejected.as_ref().unwrap().resources, ["9080"]);
+        drop(slow);
+        tasks.end().await;
+    }
+}

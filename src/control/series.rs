@@ -1,0 +1,260 @@
+//! Numbers from proxies: the metrics service, and the series in the store.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsService;
+use envoy_types::pb::envoy::service::metrics::v3::{StreamMetricsMessage, StreamMetricsResponse};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::aggregate::sample::samples;
+use crate::aggregate::series::{decode_slot, encode_slot};
+use crate::aggregate::{Ingest, Query, Series, report, shares};
+use crate::api::stats::StatsReport;
+use crate::rt::Wall;
+use crate::source::store::{Store, StoreError, Tree};
+
+use super::Control;
+use super::serve_tls::PeerIdentity;
+
+/// How often series are written down.
+pub const WRITE: Duration = Duration::from_secs(5);
+/// How long a proxy's counters are remembered after its last push.
+const FORGET_MS: u64 = 24 * 3_600 * 1_000;
+
+/// The series, and where each proxy's counters stand.
+#[derive(Debug, Clone)]
+pub struct Numbers {
+    store: Store,
+    wall: Wall,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    series: Series,
+    ingest: Ingest,
+    written_unix_ms: u64,
+}
+
+impl Numbers {
+    /// Reads what was written down.
+    pub fn open(store: Store, wall: Wall) -> Result<Self, StoreError> {
+        let mut inner = Inner::default();
+        for (key, bytes) in store.scan(Tree::Series, b"slot/")? {
+            if let Some((coarse, number)) = parse_key(&key)
+                && let Some(slot) = decode_slot(&bytes)
+            {
+                inner.series.restore(coarse, number, slot);
+            }
+        }
+        if let Some(bytes) = store.get(Tree::Series, b"cursors")? {
+            inner.ingest = serde_json::from_slice(&bytes).unwrap_or_default();
+        }
+        Ok(Self {
+            store,
+            wall,
+            inner: Arc::new(Mutex::new(inner)),
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        // A panic while counting leaves numbers that are a little off, which beats having none.
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds one push of `node`.
+    pub fn push(&self, node: &str, message: &StreamMetricsMessage) {
+        let samples = samples(&message.envoy_metrics);
+        let now = self.wall.millis();
+        self.with(|inner| inner.ingest.push(node, &samples, now, &mut inner.series));
+    }
+
+    /// The signals of a window that ends now.
+    pub fn report(&self, query: &Query) -> StatsReport {
+        let now = self.wall.millis();
+        self.with(|inner| report(&inner.series, query, now))
+    }
+
+    /// Requests of the last minute by version, for each of `services` (`name.namespace`).
+    pub fn measured(
+        &self,
+        services: impl Iterator<Item = String>,
+    ) -> super::report::routes::Measured {
+        let now = self.wall.millis();
+        self.with(|inner| {
+            services
+                .map(|service| {
+                    let counts = shares(&inner.series, &service, 60_000, now);
+                    (service, counts)
+                })
+                .filter(|(_, counts)| !counts.is_empty())
+                .collect()
+        })
+    }
+
+    /// Writes down what changed since the last time, and drops what is too old.
+    pub fn write(&self) -> Result<(), StoreError> {
+        let now = self.wall.millis();
+        let (slots, dropped, cursors) = self.with(|inner| {
+            let dropped = inner.series.turn(now);
+            inner.ingest.forget(now.saturating_sub(FORGET_MS));
+            let since = inner.written_unix_ms.saturating_sub(10_000);
+            let slots: Vec<(String, Vec<u8>)> = inner
+                .series
+                .since(since)
+                .map(|(coarse, number, slot)| (slot_key(coarse, number), encode_slot(slot)))
+                .collect();
+            inner.written_unix_ms = now;
+            (slots, dropped, serde_json::to_vec(&inner.ingest))
+        });
+        for (key, bytes) in slots {
+            self.store.put_soon(key, bytes)?;
+        }
+        if let Ok(cursors) = cursors {
+            self.store.put_soon("cursors", cursors)?;
+        }
+        for (coarse, number) in dropped {
+            self.store.remove_soon(slot_key(coarse, number))?;
+        }
+        Ok(())
+    }
+}
+
+fn slot_key(coarse: bool, number: u64) -> String {
+    let level = if coarse { "1m" } else { "5s" };
+    format!("slot/{level}/{number:016x}")
+}
+
+fn parse_key(key: &[u8]) -> Option<(bool, u64)> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix("slot/")?;
+    let (level, number) = rest.split_once('/')?;
+    Some((level == "1m", u64::from_str_radix(number, 16).ok()?))
+}
+
+#[tonic::async_trait]
+impl MetricsService for Numbers {
+    async fn stream_metrics(
+        &self,
+        request: Request<Streaming<StreamMetricsMessage>>,
+    ) -> Result<Response<StreamMetricsResponse>, Status> {
+        let proven = request
+            .extensions()
+            .get::<PeerIdentity>()
+            .and_then(|peer| peer.0.clone());
+        let mut stream = request.into_inner();
+        let mut node = String::new();
+        while let Some(message) = stream.message().await? {
+            if let Some(named) = message.identifier.as_ref().and_then(|id| id.node.as_ref()) {
+                node.clone_from(&named.id);
+                if let Some(proven) = &proven
+                    && !node.contains(&format!(".{}~", proven.namespace))
+                {
+                    return Err(Status::permission_denied(format!(
+                        "{node} is not of namespace {}, which the certificate is for",
+                        proven.namespace
+                    )));
+                }
+            }
+            if node.is_empty() {
+                return Err(Status::invalid_argument(
+                    "the first message must say which node it is from",
+                ));
+            }
+            self.push(&node, &message);
+        }
+        Ok(Response::new(StreamMetricsResponse {}))
+    }
+}
+
+/// Health, and the control plane's own metrics in Prometheus' text format.
+pub fn metrics_routes(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/ready", get(|| async { "ready\n" }))
+        .route("/metrics", get(metrics))
+        .with_state(control)
+}
+
+async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
+    let mut registry = Registry::default();
+    let proxies = control.hub.status();
+    let world = control.index.world();
+    let gauge = |value: usize| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    registry.register_collector(Box::new(OneShot(vec![
+        (
+            "pilot_xds",
+            "Proxies connected over xDS",
+            gauge(proxies.len()),
+        ),
+        (
+            "pilot_services",
+            "Services known",
+            gauge(world.config.services.len()),
+        ),
+        (
+            "pilot_virt_services",
+            "Hosts with routes of their own",
+            gauge(world.config.routes.len()),
+        ),
+        (
+            "meshctl_instances",
+            "Instances registered",
+            gauge(world.instances.len()),
+        ),
+        (
+            "pilot_total_xds_rejects",
+            "Proxies that refused their newest configuration",
+            gauge(
+                proxies
+                    .iter()
+                    .filter(|proxy| proxy.rejected().is_some())
+                    .count(),
+            ),
+        ),
+    ])));
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    let _infallible = encode(&mut text, &registry).is_ok();
+    (
+        [(
+            "content-type",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        text,
+    )
+}
+
+/// Gauges that were read a moment ago.
+#[derive(Debug)]
+struct OneShot(Vec<(&'static str, &'static str, ConstGauge<i64>)>);
+
+impl Collector for OneShot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, gauge) in &self.0 {
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_keys_round_trip() {
+        assert_eq!(parse_key(slot_key(true, 77).as_bytes()), Some((true, 77)));
+        assert_eq!(parse_key(slot_key(false, 0).as_bytes()), Some((false, 0)));
+        assert_eq!(parse_key(b"cursors"), None);
+    }
+}

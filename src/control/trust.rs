@@ -1,0 +1,279 @@
+//! The mesh's authority and its join tokens, as this control plane holds them.
+//!
+//! The signing key is a file of mode 0600 beside the store, never in it; the token book is in the
+//! store and a use is committed before the certificate is made.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::DataSource;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, TlsCertificate,
+};
+use prost::Message as _;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use crate::api::identity::{IdentityReport, IdentityRequest, TokenReport, TokenRequest};
+use crate::api::{Problem, Reason};
+use crate::mesh::SpiffeId;
+use crate::rt::Wall;
+use crate::source::store::{Batch, Store, StoreError, Tree};
+use crate::tls::material::write_secret;
+use crate::tls::{self, Authority};
+
+use super::ca::{AuditFn, AuthorityFn, RedeemError, RedeemFn};
+use super::index::{encode, problem};
+use super::token::{Presented, TokenBook, TokenSpec};
+
+/// Key of the token book in its tree.
+const TOKENS: &[u8] = b"tokens";
+
+/// Why the authority could not be opened.
+#[derive(Debug, Error)]
+pub enum TrustError {
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Certificate and key do not make an authority.
+    #[error("{}: {source}", path.display())]
+    Authority {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: Box<tls::Error>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The authority and the tokens.
+#[derive(Debug)]
+pub struct Trust {
+    authority: Arc<Authority>,
+    tokens: Mutex<TokenBook>,
+    store: Store,
+    wall: Wall,
+}
+
+/// Opens the authority in `dir`, or makes one there when there is none.
+pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authority, TrustError> {
+    let (certificate, key) = (dir.join("root-cert.pem"), dir.join("ca-key.pem"));
+    let file = |path: &Path, source| TrustError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let wrong = |error| TrustError::Authority {
+        path: dir.to_owned(),
+        source: Box::new(error),
+    };
+    if key.exists() {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| file(path, e));
+        return Authority::from_pem(trust_domain, &read(&certificate)?, &read(&key)?)
+            .map_err(wrong);
+    }
+    let made = Authority::generate(trust_domain, wall.millis()).map_err(wrong)?;
+    let (chain_pem, key_pem) = made.to_pem();
+    std::fs::create_dir_all(dir).map_err(|e| file(dir, e))?;
+    // The key is written last: a key without its certificate would be refused at the next start.
+    write_secret(&certificate, chain_pem.as_bytes()).map_err(|e| file(&certificate, e))?;
+    write_secret(&key, key_pem.as_bytes()).map_err(|e| file(&key, e))?;
+    Ok(made)
+}
+
+impl Trust {
+    /// Opens the authority in `dir` and the tokens in `store`.
+    pub fn open(
+        store: Store,
+        dir: &Path,
+        trust_domain: &str,
+        wall: Wall,
+    ) -> Result<Self, TrustError> {
+        let authority = Arc::new(authority(dir, trust_domain, &wall)?);
+        let tokens = store
+            .get(Tree::Identity, TOKENS)?
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Ok(Self {
+            authority,
+            tokens: Mutex::new(tokens),
+            store,
+            wall,
+        })
+    }
+
+    /// The certificate that signs now.
+    pub fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
+    }
+
+    /// For the services that sign.
+    pub fn authority_fn(self: &Arc<Self>) -> AuthorityFn {
+        let trust = Arc::clone(self);
+        Arc::new(move || trust.authority())
+    }
+
+    /// For the certificate service: takes one use of a token, durably.
+    pub fn redeem_fn(self: &Arc<Self>) -> RedeemFn {
+        let trust = Arc::clone(self);
+        Arc::new(move |presented| {
+            let trust = Arc::clone(&trust);
+            Box::pin(async move { trust.redeem(presented).await })
+        })
+    }
+
+    /// For the certificate service: writes each decision to the log and the store's events.
+    pub fn audit_fn(self: &Arc<Self>) -> AuditFn {
+        let trust = Arc::clone(self);
+        Arc::new(move |record| {
+            tracing::info!(caller = ?record.caller, outcome = ?record.outcome, "certificate");
+            let trust = Arc::clone(&trust);
+            let Ok(bytes) = serde_json::to_vec(&record) else {
+                return;
+            };
+            let key = format!("certificate/{:020}/{:08x}", record.at_ms, fastrand::u32(..));
+            let mut batch = Batch::new();
+            batch.put(Tree::Events, key, bytes);
+            // The commit waits for the disk, the certificate need not wait for its record.
+            drop(std::thread::spawn(move || {
+                if let Err(error) = trust.store.commit(batch) {
+                    tracing::error!(%error, "a certificate was issued that the audit log does not hold");
+                }
+            }));
+        })
+    }
+
+    async fn redeem(&self, presented: Presented) -> Result<SpiffeId, RedeemError> {
+        let mut tokens = self.tokens.lock().await;
+        let mut next = tokens.clone();
+        let claim = next.redeem_for(&presented, self.wall.millis())?;
+        self.keep(&next)
+            .await
+            .map_err(|problem| RedeemError::Store(problem.message))?;
+        *tokens = next;
+        Ok(claim.id(self.authority.trust_domain()))
+    }
+
+    async fn keep(&self, book: &TokenBook) -> Result<(), Problem> {
+        let mut batch = Batch::new();
+        batch.put(Tree::Identity, TOKENS, encode(book)?);
+        self.store
+            .commit_async(batch)
+            .await
+            .map_err(|error| problem(&error))?;
+        Ok(())
+    }
+
+    /// Makes a join token; the answer holds the only copy of its secret.
+    pub async fn create_token(&self, request: TokenRequest) -> Result<TokenReport, Problem> {
+        let now = self.wall.millis();
+        let spec = TokenSpec {
+            namespace: request.namespace.clone(),
+            service_account: request.service_account.clone(),
+            workload: None,
+            uses: request.uses,
+            lifetime: Duration::from_secs(request.ttl_seconds),
+            created_by: "api".to_owned(),
+        };
+        let root = tls::sha256(self.authority.root());
+        let mut tokens = self.tokens.lock().await;
+        let mut next = tokens.clone();
+        let token = next
+            .create(spec, Some(root), now)
+            .map_err(|error| Problem::new(Reason::Invalid, error.to_string()).hint(error.hint()))?;
+        self.keep(&next).await?;
+        *tokens = next;
+        let id = SpiffeId::new(
+            self.authority.trust_domain(),
+            &request.namespace,
+            &request.service_account,
+        );
+        Ok(TokenReport {
+            id: token.id.clone(),
+            token: token.to_string(),
+            spiffe_id: id.to_string(),
+            expires_unix_ms: now.saturating_add(request.ttl_seconds.saturating_mul(1_000)),
+        })
+    }
+
+    /// Issues a certificate with a key made here, for programs that cannot ask for themselves.
+    pub fn issue(&self, request: &IdentityRequest) -> Result<IdentityReport, Problem> {
+        let id = SpiffeId::new(
+            self.authority.trust_domain(),
+            &request.namespace,
+            &request.service_account,
+        );
+        if id.to_string().parse::<SpiffeId>().is_err() {
+            return Err(Problem::new(
+                Reason::Invalid,
+                format!("{id} is not an identity of this mesh"),
+            ));
+        }
+        if id == tls::control_plane_id(self.authority.trust_domain()) {
+            return Err(Problem::new(
+                Reason::Denied,
+                "nobody is given the control plane's own identity",
+            ));
+        }
+        let material = self
+            .authority
+            .issue_pair(
+                &id,
+                Duration::from_secs(request.ttl_seconds),
+                self.wall.millis(),
+            )
+            .map_err(|error| Problem::new(Reason::Internal, error.to_string()))?;
+        let pems = material.to_pems();
+        Ok(IdentityReport {
+            spiffe_id: id.to_string(),
+            chain_pem: pems.chain.clone(),
+            key_pem: pems.key.clone(),
+            roots_pem: self.authority.root_pem(),
+            expires_unix_ms: material.not_after,
+        })
+    }
+
+    /// What an Envoy of identity `id` asks for by SDS: `default` (its certificate and key) and
+    /// `ROOTCA`, as Istio names them.
+    pub fn secrets(&self, id: &SpiffeId) -> Result<Vec<(String, Vec<u8>)>, tls::Error> {
+        let material =
+            self.authority
+                .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, self.wall.millis())?;
+        let pems = material.to_pems();
+        let inline = |text: &str| {
+            Some(DataSource {
+                specifier: Some(Specifier::InlineBytes(text.as_bytes().to_vec())),
+                ..DataSource::default()
+            })
+        };
+        let certificate = TlsCertificate {
+            certificate_chain: inline(&pems.chain),
+            private_key: inline(&pems.key),
+            ..TlsCertificate::default()
+        };
+        let context = CertificateValidationContext {
+            trusted_ca: inline(&self.authority.root_pem()),
+            ..CertificateValidationContext::default()
+        };
+        let secret = |name: &str, kind: Type| {
+            let secret = Secret {
+                name: name.to_owned(),
+                r#type: Some(kind),
+            };
+            (name.to_owned(), secret.encode_to_vec())
+        };
+        Ok(vec![
+            secret("default", Type::TlsCertificate(certificate)),
+            secret("ROOTCA", Type::ValidationContext(context)),
+        ])
+    }
+}

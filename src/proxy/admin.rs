@@ -1,0 +1,281 @@
+//! Health, metrics and what the proxy runs, over HTTP. Envoy's paths, so that its tools work.
+//!
+//! The administration address can end the proxy and is for loopback; the status addresses answer
+//! health and metrics only.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::net::{self, BindOptions};
+use crate::rt::{self, Reader, Tasks};
+use crate::telemetry::{Family, Gauge, names, openmetrics, text};
+use crate::tls::Material;
+
+use super::ProxyError;
+use super::context::Shared;
+use super::tables::Tables;
+use super::worker::Stats;
+
+/// What the endpoints answer from.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tables: Reader<Tables>,
+    pub(crate) identities: Reader<Option<Arc<Material>>>,
+    pub(crate) stats: Vec<Arc<Stats>>,
+    /// Set once there is configuration, cleared by a drain.
+    pub(crate) ready: Arc<AtomicBool>,
+    /// Told to close listeners.
+    pub(crate) drain: Notify,
+    /// Told to end.
+    pub(crate) quit: Notify,
+}
+
+type Shares = State<Arc<Admin>>;
+
+/// Starts answering on all addresses of the options.
+pub(crate) fn start(admin: &Arc<Admin>, tasks: &Tasks) -> Result<(), ProxyError> {
+    let status = Router::new()
+        .route("/ready", get(ready))
+        .route("/healthz/ready", get(ready))
+        .route("/stats/prometheus", get(metrics))
+        .route("/metrics", get(metrics));
+    let whole = status
+        .clone()
+        .route("/config_dump", get(config_dump))
+        .route("/clusters", get(clusters))
+        .route("/listeners", get(listeners))
+        .route("/certs", get(certs))
+        .route("/server_info", get(server_info))
+        .route("/logging", get(logging).post(logging))
+        .route("/drain_listeners", post(drain_listeners))
+        .route("/quitquitquit", post(quit));
+    let options = &admin.shared.options;
+    let addresses = options
+        .admin
+        .iter()
+        .map(|address| (*address, &whole))
+        .chain(options.status.iter().map(|address| (*address, &status)));
+    for (address, routes) in addresses {
+        let socket = net::bind(address, BindOptions::default()).map_err(|source| {
+            ProxyError::Bind {
+                name: "administration".to_owned(),
+                address,
+                source,
+            }
+        })?;
+        let routes = routes.clone().with_state(Arc::clone(admin));
+        tasks.spawn("admin", async move {
+            if let Err(error) = axum::serve(socket, routes).await {
+                tracing::error!(%error, "administration endpoint ended");
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn ready(State(admin): Shares) -> (StatusCode, &'static str) {
+    if admin.ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "LIVE\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "PRE_INITIALIZING\n")
+    }
+}
+
+async fn metrics(State(admin): Shares, headers: HeaderMap) -> Response {
+    let families = admin.families();
+    let open = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/openmetrics-text"));
+    if open {
+        let content = [(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)];
+        (content, openmetrics::render(families)).into_response()
+    } else {
+        let content = [(header::CONTENT_TYPE, text::CONTENT_TYPE)];
+        (content, text::render(&families)).into_response()
+    }
+}
+
+impl Admin {
+    fn sum(&self, read: impl Fn(&Stats) -> u64) -> u64 {
+        self.stats.iter().map(|stats| read(stats)).sum()
+    }
+
+    /// Everything that is measured.
+    fn families(&self) -> Vec<Family> {
+        let mut families = self.shared.registry.gather();
+        let gauge = |name, help, value| {
+            Family::from(Gauge {
+                metric: names::gauge(name, help),
+                value,
+            })
+        };
+        let uptime = self.shared.millis(rt::now()) / 1000;
+        families.extend([
+            gauge(
+                "envoy_server_live",
+                "Whether the proxy takes requests.",
+                u64::from(self.ready.load(Ordering::Relaxed)),
+            ),
+            gauge("envoy_server_uptime", "Seconds since the proxy began.", uptime),
+            gauge(
+                "meshctl_downstream_connections",
+                "Connections of callers.",
+                self.sum(|stats| stats.connections.load(Ordering::Relaxed)),
+            ),
+            gauge(
+                "meshctl_upstream_idle_connections",
+                "Connections to endpoints that are kept.",
+                self.sum(|stats| stats.pooled.load(Ordering::Relaxed)),
+            ),
+            gauge(
+                "meshctl_access_log_dropped",
+                "Access-log records dropped because the queue was full.",
+                self.shared.log.as_ref().map_or(0, super::access_log::LogSink::dropped),
+            ),
+        ]);
+        if let Some(material) = self.identities.load().as_ref() {
+            let left = material
+                .not_after
+                .saturating_sub(self.shared.wall.millis())
+                / 1000;
+            families.push(gauge(
+                "istio_agent_cert_expiry_seconds",
+                "Seconds until the workload's certificate ends.",
+                left,
+            ));
+        }
+        families
+    }
+}
+
+fn json(value: &serde_json::Value) -> Response {
+    let content = [(header::CONTENT_TYPE, "application/json")];
+    (content, format!("{value:#}\n")).into_response()
+}
+
+async fn config_dump(State(admin): Shares) -> Response {
+    match serde_json::to_value(&*admin.tables.load().view) {
+        Ok(view) => json(&view),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Envoy's text: `CLUSTER::ADDRESS::KEY::VALUE`.
+async fn clusters(State(admin): Shares) -> String {
+    let tables = admin.tables.load();
+    let now = admin.shared.millis(rt::now());
+    let mut out = String::new();
+    let mut line = |parts: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        if out.write_fmt(parts).is_ok() {
+            out.push('\n');
+        }
+    };
+    for cluster in &tables.clusters {
+        let name = &cluster.config.name;
+        let count = &cluster.counters;
+        let read = |counter: &std::sync::atomic::AtomicU32| counter.load(Ordering::Relaxed);
+        line(format_args!("{name}::cx_active::{}", read(&count.connections)));
+        line(format_args!("{name}::rq_active::{}", read(&count.requests)));
+        line(format_args!("{name}::rq_pending::{}", read(&count.pending)));
+        line(format_args!(
+            "{name}::rq_overflow::{}",
+            count.overflowed.load(Ordering::Relaxed)
+        ));
+        for entry in &cluster.endpoints.entries {
+            let endpoint = &entry.endpoint;
+            let health = match (entry.state.outlier.is_ejected(now), endpoint.health) {
+                (true, _) => "/failed_outlier_check",
+                (false, crate::mesh::Health::Healthy) => "healthy",
+                (false, crate::mesh::Health::Unhealthy) => "/failed_eds_health",
+                (false, crate::mesh::Health::Draining) => "/eds_status_draining",
+            };
+            for (key, value) in [
+                ("rq_active", u64::from(read(&entry.state.active))),
+                ("rq_total", entry.state.requests.load(Ordering::Relaxed)),
+                ("weight", u64::from(endpoint.weight)),
+                ("priority", u64::from(endpoint.priority)),
+                ("ejections", u64::from(entry.state.outlier.ejections())),
+            ] {
+                line(format_args!("{name}::{}::{key}::{value}", endpoint.address));
+            }
+            line(format_args!(
+                "{name}::{}::health_flags::{health}",
+                endpoint.address
+            ));
+        }
+    }
+    out
+}
+
+async fn listeners(State(admin): Shares) -> String {
+    admin
+        .tables
+        .load()
+        .listeners
+        .values()
+        .map(|listener| format!("{}::{}\n", listener.config.name, listener.config.bind))
+        .collect()
+}
+
+/// The certificate in use; never its key.
+async fn certs(State(admin): Shares) -> Response {
+    let material = admin.identities.load();
+    let Some(material) = material.as_ref() else {
+        return json(&json!({ "certificates": [] }));
+    };
+    let chain: Vec<_> = material.chain.iter().map(crate::tls::fingerprint).collect();
+    let roots: Vec<_> = material.roots.iter().map(crate::tls::fingerprint).collect();
+    json(&json!({
+        "certificates": [{
+            "id": material.id,
+            "notBeforeMs": material.not_before,
+            "notAfterMs": material.not_after,
+            "chainSha256": chain,
+            "rootsSha256": roots,
+        }]
+    }))
+}
+
+async fn server_info(State(admin): Shares) -> Response {
+    let options = &admin.shared.options;
+    json(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": if admin.ready.load(Ordering::Relaxed) { "LIVE" } else { "PRE_INITIALIZING" },
+        "uptimeMs": admin.shared.millis(rt::now()),
+        "node": options.node,
+        "workers": admin.stats.len(),
+        "workload": options.workload,
+        "connections": admin.sum(|stats| stats.connections.load(Ordering::Relaxed)),
+        "accepted": admin.sum(|stats| stats.accepted.load(Ordering::Relaxed)),
+    }))
+}
+
+/// What is logged is set by `-v` at the start.
+async fn logging() -> String {
+    format!(
+        "active loggers:\n  meshctl: {}\n",
+        tracing::level_filters::LevelFilter::current()
+    )
+}
+
+async fn drain_listeners(State(admin): Shares) -> &'static str {
+    admin.drain.notify_one();
+    "OK\n"
+}
+
+async fn quit(State(admin): Shares) -> &'static str {
+    admin.quit.notify_one();
+    "OK\n"
+}

@@ -1,0 +1,149 @@
+//! Connecting to an endpoint, with mTLS where it speaks it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls_pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use crate::mesh::ClusterKind;
+use crate::net::{self, ConnectOptions};
+use crate::tls;
+
+use super::buffer::Buffer;
+use super::context::{Live, Worker};
+use super::http::respond::Failure;
+use super::pool::Key;
+use super::stream::{Raw, Stream};
+use super::tables::{ClusterTable, EndpointEntry};
+use super::tls::Speak;
+
+/// Where to connect.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'t> {
+    pub(crate) address: SocketAddr,
+    /// None when the caller chose the address.
+    pub(crate) entry: Option<&'t EndpointEntry>,
+}
+
+impl Target<'_> {
+    /// What its pool is found by.
+    pub(crate) fn key(&self) -> Key {
+        match self.entry {
+            Some(entry) => Key::Endpoint(entry.state.id),
+            None => Key::Address(self.address),
+        }
+    }
+}
+
+/// A new connection to an endpoint.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) stream: Stream,
+    pub(crate) mtls: bool,
+    /// The identity that it was made with; 0 is none.
+    pub(crate) generation: u64,
+    pub(crate) local: Option<SocketAddr>,
+}
+
+/// The address that the caller meant, for clusters that go where the caller wanted: what the
+/// connection was redirected from, else the authority of the request.
+pub(crate) async fn meant(
+    worker: &Worker,
+    live: &Live,
+    meant: Option<SocketAddr>,
+    authority: &[u8],
+) -> Result<SocketAddr, Failure> {
+    let address = match meant {
+        Some(address) => address,
+        None => resolve(authority).await?,
+    };
+    let own = live.tables.listeners.values().any(|listener| {
+        let bind = listener.config.bind;
+        bind.port() == address.port()
+            && (bind.ip() == address.ip()
+                || (bind.ip().is_unspecified()
+                    && (address.ip().is_loopback()
+                        || Some(address.ip()) == worker.shared.options.address)))
+    });
+    if own {
+        return Err(Failure::Loop);
+    }
+    Ok(address)
+}
+
+async fn resolve(authority: &[u8]) -> Result<SocketAddr, Failure> {
+    let text = std::str::from_utf8(authority)
+        .map_err(|_| Failure::Malformed("http1.invalid_host"))?;
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(address) = text.trim_matches(['[', ']']).parse() {
+        return Ok(SocketAddr::new(address, 80));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (
+            host,
+            port.parse()
+                .map_err(|_| Failure::Malformed("http1.invalid_host"))?,
+        ),
+        None => (text, 80),
+    };
+    let mut found = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| Failure::Connect(format!("{host}: {error}")))?;
+    found
+        .next()
+        .ok_or_else(|| Failure::Connect(format!("{host}: no address")))
+}
+
+/// Connects to `target` of `cluster`.
+pub(crate) async fn dial(
+    worker: &Worker,
+    live: &Live,
+    cluster: &ClusterTable,
+    target: &Target<'_>,
+    speak: Speak,
+) -> Result<Dialed, Failure> {
+    let config = &cluster.config;
+    let speaks_mtls = target.entry.is_some_and(|entry| entry.endpoint.mtls);
+    let tls = config.tls.as_ref().filter(|_| speaks_mtls);
+    if tls.is_none() && config.tls.as_ref().is_some_and(|tls| tls.required) {
+        return Err(Failure::Tls("the endpoint does not speak mTLS".to_owned()));
+    }
+    let outward = matches!(config.kind, ClusterKind::Discovered);
+    let options = ConnectOptions {
+        timeout: config.connect_timeout,
+        from: worker.shared.options.address.filter(|_| outward),
+    };
+    let tcp = net::connect(target.address, options)
+        .await
+        .map_err(|error| Failure::Connect(format!("{}: {error}", target.address)))?;
+    let local = tcp.local_addr().ok();
+    let Some(tls) = tls else {
+        return Ok(Dialed {
+            stream: tcp.into(),
+            mtls: false,
+            generation: 0,
+            local,
+        });
+    };
+    let identity = live.identity.as_ref().ok_or(Failure::NoIdentity)?;
+    let client = identity
+        .client(&tls.principals, speak)
+        .map_err(|error| Failure::Tls(error.to_string()))?;
+    let name = ServerName::try_from(tls.sni.clone())
+        .unwrap_or_else(|_| ServerName::IpAddress(target.address.ip().into()));
+    let handshake = TlsConnector::from(Arc::clone(&client))
+        .connect(name, Raw::new(tcp, Buffer::default()));
+    let stream = tokio::time::timeout(config.connect_timeout, handshake)
+        .await
+        .map_err(|_| Failure::Tls("no handshake in time".to_owned()))?
+        .map_err(|error| Failure::Tls(tls::explain(&error)))?;
+    Ok(Dialed {
+        stream: Stream::Client(Box::new(stream)),
+        mtls: true,
+        generation: identity.generation,
+        local,
+    })
+}

@@ -1,0 +1,300 @@
+//! What a worker's connections share, and what is known of each connection.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::mesh::WorkloadRef;
+use crate::mesh::listener::Direction;
+use crate::rt::{self, HashMap, Wall};
+use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
+
+use super::access_log::LogSink;
+use super::options::Options;
+use super::pool::Pools;
+use super::tables::Tables;
+use super::tls::Identity;
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) registry: Arc<Registry>,
+    /// Where access logs go; nowhere when off.
+    pub(crate) log: Option<LogSink>,
+    pub(crate) wall: Wall,
+    began: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options, registry: Arc<Registry>, log: Option<LogSink>) -> Self {
+        Self {
+            options,
+            registry,
+            log,
+            wall: Wall::System,
+            began: rt::now(),
+        }
+    }
+
+    /// Milliseconds since the proxy began.
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One version of everything that can change; a request keeps the one that it began with.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// This workload, for telemetry.
+    pub(crate) own: PeerId,
+}
+
+impl Live {
+    pub(crate) fn new(
+        tables: Arc<Tables>,
+        identity: Option<Arc<Identity>>,
+        own: &WorkloadRef,
+        registry: &Registry,
+    ) -> Self {
+        let principal = identity.as_ref().map_or("", |identity| &identity.id);
+        Self {
+            own: registry.peer(PeerLabels::new(own, principal)),
+            tables,
+            identity,
+        }
+    }
+
+    /// Which identity is in use; 0 is none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.identity.as_ref().map_or(0, |identity| identity.generation)
+    }
+}
+
+/// What the connections of one thread share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    live: RefCell<Rc<Live>>,
+    pub(crate) pools: Pools,
+    pub(crate) recorder: Recorder,
+    connections: RefCell<HashMap<u64, Entry>>,
+    next: Cell<u64>,
+    /// No new requests are to be started on connections.
+    pub(crate) draining: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: Rc<ConnState>,
+    task: Option<AbortHandle>,
+}
+
+/// What may be said to a connection from outside.
+#[derive(Debug, Default)]
+pub(crate) struct ConnState {
+    /// Nothing is going on: it can be closed at once.
+    pub(crate) idle: Cell<bool>,
+    /// To be closed when what is going on has ended.
+    pub(crate) draining: Cell<bool>,
+    /// Listener that it came in by.
+    listener: RefCell<Option<Rc<str>>>,
+    /// Wakes an HTTP/2 connection to say goodbye.
+    pub(crate) wake: tokio::sync::Notify,
+}
+
+/// Takes a connection off the list when dropped.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    worker: Rc<Worker>,
+    id: u64,
+    pub(crate) state: Rc<ConnState>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, live: Live) -> Rc<Self> {
+        Rc::new(Self {
+            recorder: Recorder::new(Arc::clone(&shared.registry)),
+            shared,
+            live: RefCell::new(Rc::new(live)),
+            pools: Pools::default(),
+            connections: RefCell::default(),
+            next: Cell::new(0),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// The current version.
+    pub(crate) fn live(&self) -> Rc<Live> {
+        Rc::clone(&self.live.borrow())
+    }
+
+    /// Replaces the current version; connections that go nowhere any more are dropped.
+    pub(crate) fn replace(&self, live: Live) {
+        self.pools.retain(&live);
+        self.live.replace(Rc::new(live));
+    }
+
+    /// Connections now.
+    pub(crate) fn open(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Puts a connection on the list.
+    pub(crate) fn register(self: &Rc<Self>, listener: &Rc<str>) -> Registered {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let state = Rc::new(ConnState::default());
+        state.listener.replace(Some(Rc::clone(listener)));
+        let entry = Entry {
+            state: Rc::clone(&state),
+            task: None,
+        };
+        self.connections.borrow_mut().insert(id, entry);
+        Registered {
+            worker: Rc::clone(self),
+            id,
+            state,
+        }
+    }
+
+    /// Says how a listed connection can be ended; call it right after its task was started.
+    pub(crate) fn attach(&self, id: u64, task: AbortHandle) {
+        if let Some(entry) = self.connections.borrow_mut().get_mut(&id) {
+            entry.task = Some(task);
+        }
+    }
+
+    /// Lets connections end: idle ones now, others after what they are doing. With a listener,
+    /// only those that came in by it.
+    pub(crate) fn drain(&self, listener: Option<&str>) {
+        let mut ended = Vec::new();
+        for entry in self.connections.borrow().values() {
+            let meant = listener.is_none_or(|name| {
+                entry
+                    .state
+                    .listener
+                    .borrow()
+                    .as_deref()
+                    .is_some_and(|own| own == name)
+            });
+            if !meant {
+                continue;
+            }
+            entry.state.draining.set(true);
+            entry.state.wake.notify_one();
+            if entry.state.idle.get() {
+                ended.extend(entry.task.clone());
+            }
+        }
+        // Outside of the loop: ending a task takes it off the list.
+        for task in ended {
+            task.abort();
+        }
+    }
+
+    /// Ends connections whatever they are doing.
+    pub(crate) fn abort(&self, listener: Option<&str>) {
+        let ended: Vec<AbortHandle> = self
+            .connections
+            .borrow()
+            .values()
+            .filter(|entry| {
+                listener.is_none_or(|name| {
+                    entry.state.listener.borrow().as_deref() == Some(name)
+                })
+            })
+            .filter_map(|entry| entry.task.clone())
+            .collect();
+        for task in ended {
+            task.abort();
+        }
+    }
+}
+
+impl Registered {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+/// What is known of a caller's connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// The address that the caller meant, where connections are redirected here.
+    pub(crate) meant: Option<SocketAddr>,
+    pub(crate) direction: Direction,
+    /// mTLS was terminated.
+    pub(crate) tls: bool,
+    /// The caller's proven identity.
+    pub(crate) principal: Option<String>,
+    /// What `x-forwarded-client-cert` says of the caller.
+    pub(crate) client_cert: Option<Vec<u8>>,
+    /// Who calls, for telemetry only; learned from the first request.
+    pub(crate) peer: Cell<PeerId>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) state: Rc<ConnState>,
+}
+
+impl Conn {
+    pub(crate) fn inbound(&self) -> bool {
+        self.direction == Direction::Inbound
+    }
+
+    /// Takes note of who calls. Only believed from peers that proved an identity, and even then
+    /// only for telemetry.
+    pub(crate) fn learn(&self, hint: &[u8], registry: &Registry) {
+        let Some(principal) = self.principal.as_deref().filter(|_| self.tls) else {
+            return;
+        };
+        let Ok(text) = std::str::from_utf8(hint) else {
+            return;
+        };
+        if text.len() > 1024 {
+            return;
+        }
+        let mut parts = text.split(';').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        let workload = WorkloadRef {
+            instance: part(),
+            workload: part(),
+            namespace: part(),
+            service: part(),
+            version: part(),
+        };
+        self.peer
+            .set(registry.peer(PeerLabels::new(&workload, principal)));
+    }
+}
+
+/// What the first request of an mTLS connection says about this workload.
+pub(crate) fn introduction(own: &WorkloadRef) -> String {
+    let clean = |text: &str| -> String {
+        text.chars()
+            .filter(|c| c.is_ascii_graphic() && *c != ';')
+            .collect()
+    };
+    [
+        &own.instance,
+        &own.workload,
+        &own.namespace,
+        &own.service,
+        &own.version,
+    ]
+    .map(|part| clean(part))
+    .join(";")
+}

@@ -1,0 +1,419 @@
+//! One try at one endpoint: the request going up and the answer coming down, in one poll function.
+
+use std::task::{Context, Poll, ready};
+
+use h2::client::ResponseFuture;
+use tokio::time::Instant;
+
+use crate::rt;
+
+use super::super::tables::route::RetryTable;
+use super::fields::{self, BadFields, Fields, Scan};
+use super::h1::body::BodyReader;
+use super::h1::parse;
+use super::head::{Edits, ResponseOut};
+use super::leg::{Broken, H1Leg, Leg, LegError, Replay, Writer, pump};
+use super::plan::Facts;
+use super::respond::{Failure, reason};
+use super::{Framing, Version};
+
+/// One try.
+pub(crate) struct Drive<'d> {
+    pub(crate) down: &'d mut Leg,
+    pub(crate) up: &'d mut Leg,
+    /// The answer over HTTP/2.
+    pub(crate) response: Option<ResponseFuture>,
+    pub(crate) replay: &'d mut Replay,
+    pub(crate) relay: Relay<'d>,
+    /// The request has gone up, as far as it will.
+    pub(crate) uploaded: bool,
+    /// The endpoint stopped reading before the end.
+    pub(crate) upload_broke: bool,
+    /// The answer began to go down.
+    pub(crate) seen: Option<SeenHead>,
+    /// Body bytes up.
+    pub(crate) received: u64,
+    /// Body bytes down.
+    pub(crate) sent: u64,
+}
+
+/// How an answer is passed on.
+pub(crate) struct Relay<'d> {
+    pub(crate) edits: Edits<'d>,
+    pub(crate) facts: Facts,
+    pub(crate) begun: Instant,
+    /// The caller's connection ends with this answer.
+    pub(crate) close: bool,
+    /// Answers that are not passed on but tried again.
+    pub(crate) retry: Option<&'d RetryTable>,
+}
+
+/// What is known of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SeenHead {
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) at: Instant,
+    /// The endpoint's connection can be used again.
+    pub(crate) reusable: bool,
+    /// The caller's connection must end.
+    pub(crate) close: bool,
+}
+
+/// How a try ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Request and answer went through.
+    Done,
+    /// The answer is one that is to be tried again.
+    Retry(u16),
+    /// Nothing was answered.
+    Failed(Failure),
+    /// The endpoint broke off in its answer.
+    Cut,
+    /// Both sides speak another protocol from here on.
+    Switched,
+    /// There is nobody to answer to.
+    CallerGone,
+}
+
+enum Head {
+    Informational,
+    Retry(u16),
+    Switched,
+    Relayed(SeenHead, Body),
+}
+
+/// How the body behind an answer's head is read.
+struct Body {
+    framing: Framing,
+    raw: bool,
+}
+
+impl Drive<'_> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if !self.uploaded
+            && let Some(end) = self.upload(cx)
+        {
+            return Poll::Ready(end);
+        }
+        if self.seen.is_none() {
+            match self.poll_head(cx) {
+                Poll::Ready(Ok(None)) => {}
+                Poll::Ready(Ok(Some(end))) => return Poll::Ready(end),
+                Poll::Ready(Err(failure)) => return Poll::Ready(End::Failed(failure)),
+                Poll::Pending => return self.poll_caller_gone(cx),
+            }
+        }
+        match pump(cx, self.up, self.down, &mut self.sent, None) {
+            Poll::Ready(Ok(())) => Poll::Ready(End::Done),
+            Poll::Ready(Err(Broken::From(error))) => {
+                tracing::debug!(%error, "answer cut off");
+                Poll::Ready(End::Cut)
+            }
+            Poll::Ready(Err(Broken::To(error))) => {
+                tracing::debug!(%error, "answer not delivered");
+                Poll::Ready(End::CallerGone)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn upload(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        match pump(cx, self.down, self.up, &mut self.received, Some(self.replay)) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) => {
+                self.uploaded = true;
+                None
+            }
+            // An answer may still come: servers refuse large bodies without reading them.
+            Poll::Ready(Err(Broken::To(error))) => {
+                tracing::debug!(%error, "request not delivered whole");
+                self.uploaded = true;
+                self.upload_broke = true;
+                None
+            }
+            Poll::Ready(Err(Broken::From(LegError::Malformed))) if self.seen.is_none() => {
+                Some(End::Failed(Failure::BadBody))
+            }
+            Poll::Ready(Err(Broken::From(_))) => Some(End::CallerGone),
+        }
+    }
+
+    /// While the endpoint thinks, the caller may go away. Its half-close is not that: some callers
+    /// send their request and then shut down their side.
+    fn poll_caller_gone(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        match self.down {
+            Leg::H2(leg) => leg.poll_reset(cx).map(|_| End::CallerGone),
+            Leg::H1(leg) => {
+                if self.uploaded
+                    && !leg.ended
+                    && leg.input.is_empty()
+                    && leg.io.tcp().poll_read_ready(cx).is_ready()
+                {
+                    let filled = leg.poll_fill(cx);
+                    if leg.input.is_empty() {
+                        leg.input.release();
+                    }
+                    if let Poll::Ready(Err(_)) = filled {
+                        return Poll::Ready(End::CallerGone);
+                    }
+                }
+                // Informational answers wait here to be written.
+                match leg.poll_flush(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(End::CallerGone),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Failure>> {
+        loop {
+            let head = match &mut self.response {
+                None => ready!(self.poll_text_head(cx))?,
+                Some(_) => ready!(self.poll_h2_head(cx))?,
+            };
+            match head {
+                Head::Informational => {}
+                Head::Retry(status) => return Poll::Ready(Ok(Some(End::Retry(status)))),
+                Head::Switched => return Poll::Ready(Ok(Some(End::Switched))),
+                Head::Relayed(seen, body) => {
+                    self.seen = Some(seen);
+                    if let Leg::H1(up) = &mut *self.up {
+                        up.reader = BodyReader::new(body.framing, body.raw);
+                    }
+                    return Poll::Ready(Ok(None));
+                }
+            }
+        }
+    }
+
+    fn poll_text_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+        let Self {
+            down,
+            up,
+            relay,
+            replay,
+            ..
+        } = self;
+        let whole = replay.is_whole();
+        let Leg::H1(up) = &mut **up else {
+            return Poll::Ready(Err(Failure::BadResponse));
+        };
+        loop {
+            if !up.input.is_empty() {
+                let read = parse::response(up.input.data(), |head| {
+                    let scan = fields::scan(head.fields)?;
+                    let reusable = head.http11 && !scan.connection.close;
+                    let parts = Parts {
+                        status: head.status,
+                        reason: head.reason,
+                        fields: head.fields,
+                        scan: &scan,
+                        framing: scan.response_framing(head.status, relay.facts.head),
+                        text: true,
+                        reusable,
+                    };
+                    Ok::<_, BadFields>((relay.pass(down, &parts, whole), head.length))
+                })?;
+                if let Some(read) = read {
+                    let (head, length) = read.map_err(|_| Failure::BadResponse)?;
+                    up.input.consume(length);
+                    return Poll::Ready(head);
+                }
+            }
+            match ready!(up.poll_fill(cx)) {
+                Ok(0) if up.input.is_empty() => return Poll::Ready(Err(Failure::Broken)),
+                Ok(0) => return Poll::Ready(Err(Failure::BadResponse)),
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(Err(Failure::Broken)),
+            }
+        }
+    }
+
+    fn poll_h2_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+        let Some(response) = &mut self.response else {
+            return Poll::Ready(Err(Failure::BadResponse));
+        };
+        if let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+            let scan = fields::scan(Fields::Map(informational.headers()))
+                .map_err(|_| Failure::BadResponse)?;
+            let parts = Parts {
+                status: informational.status().as_u16(),
+                reason: reason(informational.status().as_u16()),
+                fields: Fields::Map(informational.headers()),
+                scan: &scan,
+                framing: Framing::None,
+                text: false,
+                reusable: true,
+            };
+            return Poll::Ready(self.relay.pass(self.down, &parts, self.replay.is_whole()));
+        }
+        let response = match ready!(std::pin::Pin::new(response).poll(cx)) {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(h2_failure(&error))),
+        };
+        let (head, body) = response.into_parts();
+        let scan =
+            fields::scan(Fields::Map(&head.headers)).map_err(|_| Failure::BadResponse)?;
+        let status = head.status.as_u16();
+        let bodiless = self.relay.facts.head || matches!(status, 204 | 304);
+        let framing = match scan.length {
+            _ if bodiless => Framing::None,
+            _ if body.is_end_stream() => Framing::Length(0),
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        let parts = Parts {
+            status,
+            reason: reason(status),
+            fields: Fields::Map(&head.headers),
+            scan: &scan,
+            framing,
+            text: false,
+            reusable: true,
+        };
+        let head = self.relay.pass(self.down, &parts, self.replay.is_whole());
+        if let Leg::H2(up) = &mut *self.up {
+            up.recv = Some(body);
+        }
+        Poll::Ready(head)
+    }
+}
+
+/// What an HTTP/2 error means.
+pub(crate) fn h2_failure(error: &h2::Error) -> Failure {
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
+        _ if error.is_reset() => Failure::Reset,
+        _ if error.is_go_away() || error.is_io() => Failure::Broken,
+        _ => Failure::BadResponse,
+    }
+}
+
+/// An answer's head, from either version.
+struct Parts<'p> {
+    status: u16,
+    reason: &'p str,
+    fields: Fields<'p>,
+    scan: &'p Scan<'p>,
+    framing: Framing,
+    text: bool,
+    reusable: bool,
+}
+
+impl Relay<'_> {
+    /// Passes a head on to the caller, or says that it is not for the caller. `whole` says that
+    /// the request could be sent again.
+    fn pass(&self, down: &mut Leg, parts: &Parts<'_>, whole: bool) -> Result<Head, Failure> {
+        let now = rt::now();
+        let status = parts.status;
+        let switch = status == 101 && self.facts.upgrade;
+        if status < 200 && !switch {
+            if status == 101 {
+                return Err(Failure::BadResponse);
+            }
+            self.inform(down, parts);
+            return Ok(Head::Informational);
+        }
+        let retry = |table: &&RetryTable| table.on_answer(status, parts.scan.grpc_status);
+        if whole && self.retry.as_ref().is_some_and(retry) {
+            return Ok(Head::Retry(status));
+        }
+        let (framing, writer) = self.framing(down, parts);
+        let close = self.close || framing == Framing::Close;
+        let out = ResponseOut {
+            status,
+            reason: parts.reason,
+            fields: parts.fields,
+            scan: parts.scan,
+            edits: self.edits,
+            framing,
+            service_time: u64::try_from(now.duration_since(self.begun).as_millis()).unwrap_or(0),
+            close,
+            version: self.facts.version,
+            switch,
+        };
+        match down {
+            Leg::H1(leg) => {
+                leg.begin(writer);
+                out.write_text(&mut leg.out);
+            }
+            Leg::H2(leg) => {
+                let head = out.to_h2().ok_or(Failure::BadResponse)?;
+                let end = matches!(framing, Framing::None | Framing::Length(0));
+                if let Some(respond) = &mut leg.respond {
+                    // Fails only when the caller is gone, which the body's first write reports.
+                    leg.send = respond.send_response(head, end).ok();
+                }
+                leg.sent_end = end;
+            }
+        }
+        if switch {
+            return Ok(Head::Switched);
+        }
+        let seen = SeenHead {
+            status,
+            grpc_status: parts.scan.grpc_status,
+            at: now,
+            reusable: parts.reusable && parts.framing != Framing::Close,
+            close,
+        };
+        let raw = parts.text
+            && writer == Writer::Plain
+            && parts.framing == Framing::Chunked
+            && framing == Framing::Chunked;
+        let body = Body {
+            framing: parts.framing,
+            raw,
+        };
+        Ok(Head::Relayed(seen, body))
+    }
+
+    /// How the caller gets the body, and how it is written.
+    fn framing(&self, down: &Leg, parts: &Parts<'_>) -> (Framing, Writer) {
+        match (parts.framing, down, self.facts.version) {
+            (framing @ (Framing::None | Framing::Length(_)), ..) => (framing, Writer::Plain),
+            (_, Leg::H2(_), _) => (Framing::Chunked, Writer::Plain),
+            (_, Leg::H1(_), Version::Http10) => (Framing::Close, Writer::Plain),
+            (Framing::Chunked, Leg::H1(_), _) if parts.text => (Framing::Chunked, Writer::Plain),
+            (_, Leg::H1(_), _) => (Framing::Chunked, Writer::Chunked),
+        }
+    }
+
+    fn inform(&self, down: &mut Leg, parts: &Parts<'_>) {
+        if self.facts.version == Version::Http10 {
+            return;
+        }
+        let out = ResponseOut {
+            status: parts.status,
+            reason: parts.reason,
+            fields: parts.fields,
+            scan: parts.scan,
+            edits: Edits::default(),
+            framing: Framing::None,
+            service_time: 0,
+            close: false,
+            version: self.facts.version,
+            switch: false,
+        };
+        match down {
+            Leg::H1(leg) => out.write_text(&mut leg.out),
+            Leg::H2(leg) => {
+                if let (Some(respond), Some(head)) = (&mut leg.respond, out.to_h2()) {
+                    // An informational answer that cannot be sent is not missed.
+                    let _sent = respond.send_informational(head);
+                }
+            }
+        }
+    }
+}
+
+/// Whether nothing of a request can have reached the endpoint.
+pub(crate) fn nothing_written(up: &Leg) -> bool {
+    match up {
+        Leg::H1(leg) => !H1Leg::wrote_something(leg),
+        Leg::H2(_) => false,
+    }
+}

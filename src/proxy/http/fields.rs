@@ -1,0 +1,334 @@
+//! Header fields of either version, and what a proxy must know from them.
+
+use http::HeaderMap;
+
+use super::Framing;
+
+/// Largest head, in bytes; Envoy's default.
+pub(crate) const MAX_HEAD: usize = 60 * 1024;
+/// Most fields in a head; Envoy's default.
+pub(crate) const MAX_FIELDS: usize = 100;
+/// Says who calls, once for each mTLS connection; for telemetry only.
+pub(crate) const PEER: &str = "x-meshctl-peer";
+
+/// The fields of a head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fields<'m> {
+    /// Read from text.
+    Text(&'m [httparse::Header<'m>]),
+    /// Read by `h2`.
+    Map(&'m HeaderMap),
+}
+
+impl<'m> Fields<'m> {
+    /// Calls `visit` with each name and value.
+    pub(crate) fn each(self, mut visit: impl FnMut(&'m [u8], &'m [u8])) {
+        match self {
+            Self::Text(fields) => {
+                for field in fields {
+                    visit(field.name.as_bytes(), field.value);
+                }
+            }
+            Self::Map(map) => {
+                for (name, value) in map {
+                    visit(name.as_str().as_bytes(), value.as_bytes());
+                }
+            }
+        }
+    }
+
+    /// The first value of `name`.
+    pub(crate) fn first(self, name: &str) -> Option<&'m [u8]> {
+        match self {
+            Self::Text(fields) => fields
+                .iter()
+                .find(|field| field.name.eq_ignore_ascii_case(name))
+                .map(|field| field.value),
+            Self::Map(map) => map.get(name).map(http::HeaderValue::as_bytes),
+        }
+    }
+}
+
+/// Fields that mean something to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// Anything else.
+    Other,
+    Host,
+    Connection,
+    /// `keep-alive`, `proxy-connection`: about one connection only.
+    Hop,
+    Te,
+    Upgrade,
+    TransferEncoding,
+    ContentLength,
+    ContentType,
+    GrpcStatus,
+    Peer,
+    ClientCert,
+    ForwardedProto,
+    RequestId,
+    AttemptCount,
+    ServiceTime,
+}
+
+/// What `name` is. By length first: most names differ from all of these in it.
+pub(crate) fn classify(name: &[u8]) -> Name {
+    let (candidate, text) = match name.len() {
+        2 => (Name::Te, "te"),
+        4 => (Name::Host, "host"),
+        7 => (Name::Upgrade, "upgrade"),
+        10 if name.first().is_some_and(|first| first | 0x20 == b'k') => (Name::Hop, "keep-alive"),
+        10 => (Name::Connection, "connection"),
+        11 => (Name::GrpcStatus, "grpc-status"),
+        12 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
+            (Name::RequestId, "x-request-id")
+        }
+        12 => (Name::ContentType, "content-type"),
+        14 if name.first().is_some_and(|first| first | 0x20 == b'x') => (Name::Peer, PEER),
+        14 => (Name::ContentLength, "content-length"),
+        16 => (Name::Hop, "proxy-connection"),
+        17 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
+            (Name::ForwardedProto, "x-forwarded-proto")
+        }
+        17 => (Name::TransferEncoding, "transfer-encoding"),
+        21 => (Name::AttemptCount, "x-envoy-attempt-count"),
+        23 => (Name::ClientCert, "x-forwarded-client-cert"),
+        29 => (Name::ServiceTime, "x-envoy-upstream-service-time"),
+        _ => return Name::Other,
+    };
+    if name.eq_ignore_ascii_case(text.as_bytes()) {
+        candidate
+    } else {
+        Name::Other
+    }
+}
+
+/// Fields whose framing can be read two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadFields {
+    #[error("http1.content_length_and_transfer_encoding")]
+    TwoFramings,
+    #[error("http1.several_content_lengths")]
+    SeveralLengths,
+    #[error("http1.invalid_content_length")]
+    Length,
+    #[error("http1.unsupported_transfer_encoding")]
+    TransferEncoding,
+    #[error("http1.several_hosts")]
+    SeveralHosts,
+}
+
+/// What a proxy must know from a head.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Scan<'m> {
+    pub(crate) host: Option<&'m [u8]>,
+    pub(crate) length: Option<u64>,
+    pub(crate) chunked: bool,
+    pub(crate) upgrade: Option<&'m [u8]>,
+    pub(crate) connection: Connection<'m>,
+    pub(crate) te_trailers: bool,
+    pub(crate) grpc: bool,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) has_request_id: bool,
+    pub(crate) has_forwarded_proto: bool,
+    pub(crate) peer: Option<&'m [u8]>,
+}
+
+/// What the `connection` fields say.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Connection<'m> {
+    pub(crate) close: bool,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: bool,
+    /// The first two values that name further fields of this connection only.
+    nominating: [Option<&'m [u8]>; 2],
+}
+
+impl<'m> Connection<'m> {
+    fn add(&mut self, value: &'m [u8]) {
+        let mut names = false;
+        for token in tokens(value) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
+            } else {
+                names = true;
+            }
+        }
+        if names && let Some(free) = self.nominating.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(value);
+        }
+    }
+
+    /// Whether `name` is named as one for this connection only.
+    pub(crate) fn nominates(&self, name: &[u8]) -> bool {
+        self.nominating
+            .iter()
+            .flatten()
+            .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(name)))
+    }
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// Looks through `fields` once.
+pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
+    let mut scan = Scan::default();
+    let mut bad = None;
+    fields.each(|name, value| match classify(name) {
+        Name::Other
+        | Name::Hop
+        | Name::ClientCert
+        | Name::AttemptCount
+        | Name::ServiceTime => {}
+        Name::Host => {
+            if scan.host.replace(value).is_some() {
+                bad = Some(BadFields::SeveralHosts);
+            }
+        }
+        Name::Connection => scan.connection.add(value),
+        Name::Te => scan.te_trailers |= tokens(value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
+        Name::Upgrade => scan.upgrade = Some(value),
+        Name::TransferEncoding => {
+            if scan.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                bad = Some(BadFields::TransferEncoding);
+            }
+            scan.chunked = true;
+        }
+        Name::ContentLength => match decimal(value) {
+            None => bad = Some(BadFields::Length),
+            Some(length) => {
+                if scan.length.replace(length).is_some() {
+                    bad = Some(BadFields::SeveralLengths);
+                }
+            }
+        },
+        Name::ContentType => {
+            scan.grpc = value
+                .strip_prefix(b"application/grpc")
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
+        }
+        Name::GrpcStatus => {
+            scan.grpc_status = decimal(value).and_then(|status| u8::try_from(status).ok());
+        }
+        Name::Peer => scan.peer = Some(value),
+        Name::ForwardedProto => scan.has_forwarded_proto = true,
+        Name::RequestId => scan.has_request_id = true,
+    });
+    if scan.chunked && scan.length.is_some() {
+        bad = Some(BadFields::TwoFramings);
+    }
+    match bad {
+        Some(bad) => Err(bad),
+        None => Ok(scan),
+    }
+}
+
+impl Scan<'_> {
+    /// How the body of a request ends.
+    pub(crate) fn request_framing(&self) -> Framing {
+        match self.length {
+            _ if self.chunked => Framing::Chunked,
+            Some(0) | None => Framing::None,
+            Some(length) => Framing::Length(length),
+        }
+    }
+
+    /// How the body of a response ends.
+    pub(crate) fn response_framing(&self, status: u16, head: bool) -> Framing {
+        match self.length {
+            _ if head || status < 200 || matches!(status, 204 | 304) => Framing::None,
+            _ if self.chunked => Framing::Chunked,
+            Some(0) => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Close,
+        }
+    }
+}
+
+/// Digits and nothing else.
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, digit| {
+        let digit = char::from(*digit).to_digit(10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(fields: &[(&'static str, &'static str)]) -> Result<Framing, BadFields> {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| httparse::Header {
+                name,
+                value: value.as_bytes(),
+            })
+            .collect();
+        scan(Fields::Text(&fields)).map(|scan| scan.request_framing())
+    }
+
+    #[test]
+    fn framing_has_one_reading_or_none() {
+        assert_eq!(of(&[("content-length", "5")]), Ok(Framing::Length(5)));
+        assert_eq!(of(&[("Transfer-Encoding", "Chunked")]), Ok(Framing::Chunked));
+        for bad in [
+            &[("content-length", "5"), ("content-length", "5")][..],
+            &[("content-length", "5, 5")],
+            &[("content-length", "+5")],
+            &[("content-length", "")],
+            &[("content-length", "99999999999999999999")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("content-length", "5"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "identity")],
+            &[("host", "a"), ("Host", "b")],
+        ] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn fields_named_by_connection_are_found() {
+        let fields = [
+            httparse::Header {
+                name: "Connection",
+                value: b"close, X-Mine",
+            },
+            httparse::Header {
+                name: "connection",
+                value: b"Upgrade",
+            },
+        ];
+        let scan = scan(Fields::Text(&fields)).unwrap();
+        assert!(scan.connection.close && scan.connection.upgrade);
+        assert!(scan.connection.nominates(b"x-mine") && !scan.connection.nominates(b"close"));
+    }
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        for (name, expected) in [
+            ("Content-Length", Name::ContentLength),
+            ("X-Meshctl-Peer", Name::Peer),
+            ("X-FORWARDED-CLIENT-CERT", Name::ClientCert),
+            ("x-forwarded-proto", Name::ForwardedProto),
+            ("Keep-Alive", Name::Hop),
+            ("x-request-ix", Name::Other),
+        ] {
+            assert_eq!(classify(name.as_bytes()), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! HTTP/1: reading heads and bodies, and serving a connection.
+
+pub(crate) mod body;
+pub(crate) mod chunked;
+pub(crate) mod parse;
+pub(crate) mod serve;

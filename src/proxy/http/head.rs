@@ -1,0 +1,512 @@
+//! Heads on their way through: from either version into either version, with a proxy's edits.
+//!
+//! A field is copied once, from the read buffer into the write buffer (or from one header map into
+//! the next), and edits apply while it passes. Fields of one connection only never pass.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+
+use crate::mesh::route::HeaderOperations;
+
+use super::fields::{Fields, Name, Scan, classify};
+use super::respond::{Failure, reason};
+use super::{Framing, Version};
+
+/// Where fields are written.
+trait Sink {
+    fn put(&mut self, name: &[u8], value: &[u8]);
+    fn put_typed(&mut self, name: &HeaderName, value: &HeaderValue);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        self.extend_from_slice(name);
+        self.extend_from_slice(b": ");
+        self.extend_from_slice(value);
+        self.extend_from_slice(b"\r\n");
+    }
+
+    fn put_typed(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.put(name.as_str().as_bytes(), value.as_bytes());
+    }
+}
+
+impl Sink for HeaderMap {
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        // What reached this point was read as a field before; what configuration got wrong is left out.
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name),
+            HeaderValue::from_bytes(value),
+        ) {
+            self.append(name, value);
+        }
+    }
+
+    fn put_typed(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name.clone(), value.clone());
+    }
+}
+
+fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(&[u8]) -> bool) {
+    match fields {
+        Fields::Text(fields) => {
+            for field in fields {
+                if keep(field.name.as_bytes()) {
+                    sink.put(field.name.as_bytes(), field.value);
+                }
+            }
+        }
+        Fields::Map(map) => {
+            for (name, value) in map {
+                if keep(name.as_str().as_bytes()) {
+                    sink.put_typed(name, value);
+                }
+            }
+        }
+    }
+}
+
+/// Edits in force for one head; the inner ones (of the weighted cluster) come first.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Edits<'t> {
+    parts: [Option<&'t HeaderOperations>; 2],
+}
+
+impl<'t> Edits<'t> {
+    pub(crate) fn new(cluster: &'t HeaderOperations, route: &'t HeaderOperations) -> Self {
+        let some = |edits: &'t HeaderOperations| (!edits.is_empty()).then_some(edits);
+        Self {
+            parts: [some(cluster), some(route)],
+        }
+    }
+
+    fn touches(&self, name: &[u8]) -> bool {
+        self.parts.iter().flatten().any(|edits| {
+            edits
+                .remove
+                .iter()
+                .chain(edits.set.keys())
+                .any(|edited| name.eq_ignore_ascii_case(edited.as_bytes()))
+        })
+    }
+
+    fn write(&self, sink: &mut impl Sink) {
+        for (at, edits) in self.parts.iter().enumerate() {
+            let Some(edits) = edits else { continue };
+            for (name, value) in &edits.set {
+                let set_before = at > 0
+                    && self.parts.first().copied().flatten().is_some_and(|inner| inner.set.contains_key(name));
+                if !set_before && !is_host(name) {
+                    sink.put(name.as_bytes(), value.as_bytes());
+                }
+            }
+            for (name, value) in &edits.add {
+                if !is_host(name) {
+                    sink.put(name.as_bytes(), value.as_bytes());
+                }
+            }
+        }
+    }
+
+    /// A host that edits set.
+    pub(crate) fn host(&self) -> Option<&'t str> {
+        self.parts.iter().flatten().find_map(|edits| {
+            ["host", ":authority"]
+                .iter()
+                .find_map(|name| edits.set.get(*name))
+                .map(String::as_str)
+        })
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    matches!(name, "host" | ":authority")
+}
+
+/// A request on its way to an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestOut<'r> {
+    pub(crate) method: &'r [u8],
+    pub(crate) path: &'r [u8],
+    pub(crate) authority: &'r [u8],
+    pub(crate) fields: Fields<'r>,
+    pub(crate) scan: &'r Scan<'r>,
+    pub(crate) edits: Edits<'r>,
+    pub(crate) framing: Framing,
+    /// Towards the application rather than towards another proxy.
+    pub(crate) inbound: bool,
+    /// The caller's proven identity, in `x-forwarded-client-cert` form.
+    pub(crate) client_cert: Option<&'r [u8]>,
+    /// Asks for another protocol on this connection.
+    pub(crate) upgrade: bool,
+}
+
+impl RequestOut<'_> {
+    fn write_fields(&self, sink: &mut impl Sink) {
+        copy(self.fields, sink, |name| match classify(name) {
+            Name::Connection
+            | Name::Hop
+            | Name::Te
+            | Name::Upgrade
+            | Name::Host
+            | Name::ContentLength
+            | Name::TransferEncoding
+            | Name::Peer
+            | Name::ClientCert => false,
+            Name::AttemptCount => self.inbound,
+            Name::Other
+            | Name::ContentType
+            | Name::GrpcStatus
+            | Name::ForwardedProto
+            | Name::RequestId
+            | Name::ServiceTime => {
+                !self.scan.connection.nominates(name) && !self.edits.touches(name)
+            }
+        });
+        if !self.scan.has_forwarded_proto {
+            sink.put(b"x-forwarded-proto", b"http");
+        }
+        if !self.scan.has_request_id {
+            sink.put(b"x-request-id", &request_id());
+        }
+        if let Some(certificate) = self.client_cert {
+            sink.put(b"x-forwarded-client-cert", certificate);
+        }
+        self.edits.write(sink);
+    }
+
+    /// Appends the head as HTTP/1.1, but for the empty line that ends it.
+    pub(crate) fn write_text(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.method);
+        out.push(b' ');
+        out.extend_from_slice(self.path);
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        out.put(b"host", self.authority);
+        self.write_fields(out);
+        match self.framing {
+            Framing::Length(length) => put_length(out, length),
+            Framing::Chunked | Framing::Close => out.put(b"transfer-encoding", b"chunked"),
+            // A body of nothing is said by those who said it (POST without one is refused by some).
+            Framing::None if self.scan.length == Some(0) => out.put(b"content-length", b"0"),
+            Framing::None => {}
+        }
+        if self.upgrade
+            && let Some(protocol) = self.scan.upgrade
+        {
+            out.put(b"connection", b"upgrade");
+            out.put(b"upgrade", protocol);
+        }
+    }
+
+    /// The head as HTTP/2.
+    pub(crate) fn to_h2(&self, tls: bool) -> Result<Request<()>, Failure> {
+        let bad = |()| Failure::Malformed("http2.invalid_head");
+        let mut head = Request::new(());
+        *head.method_mut() = Method::from_bytes(self.method).map_err(|_| bad(()))?;
+        let uri = Uri::builder()
+            .scheme(if tls { "https" } else { "http" })
+            .authority(self.authority)
+            .path_and_query(self.path);
+        *head.uri_mut() = uri.build().map_err(|_| bad(()))?;
+        *head.version_mut() = http::Version::HTTP_2;
+        self.write_fields(head.headers_mut());
+        if let Framing::Length(length) = self.framing {
+            head.headers_mut()
+                .insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        if self.scan.te_trailers {
+            head.headers_mut()
+                .insert(http::header::TE, HeaderValue::from_static("trailers"));
+        }
+        Ok(head)
+    }
+}
+
+fn put_length(out: &mut Vec<u8>, length: u64) {
+    let mut text = itoa::Buffer::new();
+    out.put(b"content-length", text.format(length).as_bytes());
+}
+
+/// A random UUID (version 4).
+pub(crate) fn request_id() -> [u8; 36] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut bits = fastrand::u128(..);
+    bits &= !(0xf << 76) & !(0x3 << 62);
+    bits |= (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    for (at, place) in text.iter_mut().enumerate().rev() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            let digit = usize::try_from(bits & 0xf).unwrap_or(0);
+            *place = DIGITS.get(digit).copied().unwrap_or(b'0');
+            bits >>= 4;
+        }
+    }
+    text
+}
+
+/// A response on its way to the caller.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResponseOut<'r> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'r str,
+    pub(crate) fields: Fields<'r>,
+    pub(crate) scan: &'r Scan<'r>,
+    pub(crate) edits: Edits<'r>,
+    /// As it is written.
+    pub(crate) framing: Framing,
+    /// Milliseconds until the endpoint began to answer.
+    pub(crate) service_time: u64,
+    /// The connection ends with this response.
+    pub(crate) close: bool,
+    pub(crate) version: Version,
+    /// Switches to another protocol.
+    pub(crate) switch: bool,
+}
+
+impl ResponseOut<'_> {
+    fn write_fields(&self, sink: &mut impl Sink) {
+        let informational = self.status < 200 && !self.switch;
+        copy(self.fields, sink, |name| match classify(name) {
+            Name::Connection
+            | Name::Hop
+            | Name::Upgrade
+            | Name::TransferEncoding
+            | Name::Peer
+            | Name::ServiceTime => false,
+            // Of an answer without a body the length is what it would have been.
+            Name::ContentLength => self.framing == Framing::None,
+            Name::Other
+            | Name::Te
+            | Name::Host
+            | Name::ContentType
+            | Name::GrpcStatus
+            | Name::ClientCert
+            | Name::ForwardedProto
+            | Name::RequestId
+            | Name::AttemptCount => {
+                !self.scan.connection.nominates(name) && !self.edits.touches(name)
+            }
+        });
+        if informational {
+            return;
+        }
+        let mut text = itoa::Buffer::new();
+        sink.put(
+            b"x-envoy-upstream-service-time",
+            text.format(self.service_time).as_bytes(),
+        );
+        self.edits.write(sink);
+    }
+
+    /// Appends the head as HTTP/1.1.
+    pub(crate) fn write_text(&self, out: &mut Vec<u8>) {
+        status_line(out, self.status, self.reason);
+        self.write_fields(out);
+        match self.framing {
+            Framing::Length(length) => put_length(out, length),
+            Framing::Chunked => out.put(b"transfer-encoding", b"chunked"),
+            Framing::None | Framing::Close => {}
+        }
+        if self.switch {
+            out.put(b"connection", b"upgrade");
+            if let Some(protocol) = self.scan.upgrade {
+                out.put(b"upgrade", protocol);
+            }
+        } else if self.status >= 200 {
+            connection(out, self.close, self.version);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The head as HTTP/2.
+    pub(crate) fn to_h2(&self) -> Option<Response<()>> {
+        let mut head = Response::new(());
+        *head.status_mut() = http::StatusCode::from_u16(self.status).ok()?;
+        self.write_fields(head.headers_mut());
+        if let Framing::Length(length) = self.framing {
+            head.headers_mut()
+                .insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        Some(head)
+    }
+}
+
+fn status_line(out: &mut Vec<u8>, status: u16, phrase: &str) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    let mut text = itoa::Buffer::new();
+    out.extend_from_slice(text.format(status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(phrase.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn connection(out: &mut Vec<u8>, close: bool, version: Version) {
+    if close {
+        out.put(b"connection", b"close");
+    } else if version == Version::Http10 {
+        out.put(b"connection", b"keep-alive");
+    }
+}
+
+/// An answer of the proxy's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) body: String,
+    pub(crate) overloaded: bool,
+    /// Answer as gRPC: status 200, this `grpc-status`, and the body as message.
+    pub(crate) grpc_status: Option<u8>,
+}
+
+impl Answer {
+    fn fields(&self, sink: &mut impl Sink, edits: Edits<'_>) {
+        if let Some(location) = &self.location {
+            sink.put(b"location", location.as_bytes());
+        }
+        if let Some(status) = self.grpc_status {
+            let mut text = itoa::Buffer::new();
+            sink.put(b"content-type", b"application/grpc");
+            sink.put(b"grpc-status", text.format(status).as_bytes());
+            sink.put(b"grpc-message", self.body.as_bytes());
+        } else if !self.body.is_empty() {
+            sink.put(b"content-type", b"text/plain");
+        }
+        if self.overloaded {
+            sink.put(b"x-envoy-overloaded", b"true");
+        }
+        sink.put(b"server", b"meshctl");
+        edits.write(sink);
+    }
+
+    fn status(&self) -> u16 {
+        if self.grpc_status.is_some() {
+            200
+        } else {
+            self.status
+        }
+    }
+
+    /// The body as it is sent.
+    pub(crate) fn body(&self) -> &[u8] {
+        if self.grpc_status.is_some() {
+            &[]
+        } else {
+            self.body.as_bytes()
+        }
+    }
+
+    /// Appends the whole answer as HTTP/1.1.
+    pub(crate) fn write_text(
+        &self,
+        out: &mut Vec<u8>,
+        edits: Edits<'_>,
+        (close, version, head): (bool, Version, bool),
+    ) {
+        status_line(out, self.status(), reason(self.status()));
+        self.fields(out, edits);
+        put_length(out, u64::try_from(self.body().len()).unwrap_or(0));
+        connection(out, close, version);
+        out.extend_from_slice(b"\r\n");
+        if !head {
+            out.extend_from_slice(self.body());
+        }
+    }
+
+    /// The head as HTTP/2.
+    pub(crate) fn to_h2(&self, edits: Edits<'_>) -> Response<()> {
+        let mut head = Response::new(());
+        if let Ok(status) = http::StatusCode::from_u16(self.status()) {
+            *head.status_mut() = status;
+        }
+        self.fields(head.headers_mut(), edits);
+        head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fields;
+    use super::*;
+
+    fn header(name: &'static str, value: &'static str) -> httparse::Header<'static> {
+        httparse::Header {
+            name,
+            value: value.as_bytes(),
+        }
+    }
+
+    fn request(headers: &[httparse::Header<'_>], edits: &HeaderOperations) -> String {
+        let scan = fields::scan(Fields::Text(headers)).unwrap();
+        let none = HeaderOperations::default();
+        let mut out = Vec::new();
+        RequestOut {
+            method: b"GET",
+            path: b"/",
+            authority: b"reviews",
+            fields: Fields::Text(headers),
+            scan: &scan,
+            edits: Edits::new(&none, edits),
+            framing: scan.request_framing(),
+            inbound: false,
+            client_cert: None,
+            upgrade: false,
+        }
+        .write_text(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn fields_of_one_connection_do_not_pass() {
+        let text = request(
+            &[
+                header("Host", "reviews"),
+                header("Connection", "keep-alive, X-Hop"),
+                header("Keep-Alive", "300"),
+                header("X-Hop", "1"),
+                header("TE", "trailers"),
+                header("X-Meshctl-Peer", "a;b;c;d;e"),
+                header("X-Forwarded-Client-Cert", "URI=spiffe://forged"),
+                header("X-Request-Id", "abc"),
+                header("traceparent", "00-1-2-01"),
+            ],
+            &HeaderOperations::default(),
+        );
+        assert_eq!(
+            text,
+            "GET / HTTP/1.1\r\nhost: reviews\r\nX-Request-Id: abc\r\ntraceparent: 00-1-2-01\r\n\
+             x-forwarded-proto: http\r\n"
+        );
+    }
+
+    #[test]
+    fn edits_remove_then_set_then_add() {
+        let edits = HeaderOperations {
+            set: [("x-a".to_owned(), "new".to_owned())].into(),
+            add: [("x-b".to_owned(), "more".to_owned())].into(),
+            remove: vec!["x-c".to_owned()],
+        };
+        let text = request(
+            &[
+                header("X-A", "old"),
+                header("X-B", "one"),
+                header("X-C", "gone"),
+                header("x-request-id", "1"),
+                header("x-forwarded-proto", "https"),
+            ],
+            &edits,
+        );
+        assert!(text.ends_with(
+            "X-B: one\r\nx-request-id: 1\r\nx-forwarded-proto: https\r\nx-a: new\r\nx-b: more\r\n"
+        ));
+        assert!(!text.contains("old") && !text.contains("gone"));
+    }
+
+    #[test]
+    fn request_ids_are_version_4() {
+        let id = String::from_utf8(request_id().to_vec()).unwrap();
+        assert_eq!(id.len(), 36);
+        assert_eq!(id.as_bytes()[14], b'4');
+        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
+        assert_ne!(request_id(), request_id());
+    }
+}

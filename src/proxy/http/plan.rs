@@ -1,0 +1,545 @@
+//! From a request's head to what will be done with it: checked, normalised, routed, rewritten.
+//!
+//! Runs in one go while the head is borrowed from the read buffer. What is needed later (the head
+//! for the endpoint, indexes into the tables, a few facts) is taken out; nothing else is kept.
+
+use std::borrow::Cow;
+
+use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::route::matching::split_query;
+use crate::mesh::route::{Action, Forward, PathMatch, PathRewrite, Redirect, Request, Route};
+use crate::telemetry::AccessRecord;
+
+use super::super::context::{Conn, Live, Worker};
+use super::super::tables::{ClusterTable, RouteAction};
+use super::super::tables::route::ForwardTable;
+use super::fields::{Fields, Scan};
+use super::head::{Answer, Edits, RequestOut};
+use super::path::normalise;
+use super::respond::Failure;
+use super::{Framing, Version};
+
+/// A request as it was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'m> {
+    pub(crate) method: &'m [u8],
+    /// As sent: a path, an absolute URI, `*`, or `host:port` of a CONNECT.
+    pub(crate) target: &'m [u8],
+    /// `:authority`, or the `host` field.
+    pub(crate) authority: Option<&'m [u8]>,
+    pub(crate) version: Version,
+    pub(crate) fields: Fields<'m>,
+    pub(crate) scan: &'m Scan<'m>,
+    pub(crate) framing: Framing,
+}
+
+/// What stays known of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) version: Version,
+    pub(crate) framing: Framing,
+    /// HEAD: the answer has no body.
+    pub(crate) head: bool,
+    /// Doing it twice does what doing it once does (RFC 9110, 9.2.2).
+    pub(crate) idempotent: bool,
+    pub(crate) grpc: bool,
+    pub(crate) connect: bool,
+    /// Asks for another protocol.
+    pub(crate) upgrade: bool,
+    /// The connection may carry another request.
+    pub(crate) keep: bool,
+}
+
+/// A checked request and what will be done with it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) facts: Facts,
+    pub(crate) then: Then,
+    /// Size of the head as it came.
+    pub(crate) head_bytes: u64,
+    pub(crate) log: Option<Box<AccessRecord>>,
+}
+
+/// What will be done.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Sent on.
+    Forward(Chosen),
+    /// Answered here, with the edits of this route.
+    Answer(Answer, RouteAt),
+    /// Refused.
+    Fail(Failure),
+}
+
+/// A route, by its indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RouteAt {
+    pub(crate) table: usize,
+    pub(crate) host: usize,
+    pub(crate) route: usize,
+}
+
+/// A route and the cluster drawn from it.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) at: RouteAt,
+    /// Place among the route's clusters.
+    pub(crate) target: usize,
+    /// Cluster index.
+    pub(crate) cluster: usize,
+    pub(crate) head: HeadOut,
+    /// The host that was asked for, where the cluster goes where callers want.
+    pub(crate) authority: Vec<u8>,
+}
+
+/// The head for the endpoint.
+#[derive(Debug)]
+pub(crate) enum HeadOut {
+    /// HTTP/1.1, without its last line end; in a byte string of the connection's.
+    Text(Vec<u8>),
+    /// HTTP/2.
+    H2(Box<http::Request<()>>),
+}
+
+/// A route's parts again, from its indexes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Routed<'t> {
+    pub(crate) route: &'t Route,
+    pub(crate) forward: &'t Forward,
+    pub(crate) table: &'t ForwardTable,
+}
+
+impl RouteAt {
+    pub(crate) fn route(self, live: &Live) -> Option<&Route> {
+        let table = live.tables.routes.get(self.table)?;
+        table
+            .router
+            .table()
+            .hosts
+            .get(self.host)?
+            .routes
+            .get(self.route)
+    }
+
+    pub(crate) fn routed(self, live: &Live) -> Option<Routed<'_>> {
+        let route = self.route(live)?;
+        let table = live.tables.routes.get(self.table)?;
+        match (&route.action, table.action(self.host, self.route)?) {
+            (Action::Forward(forward), RouteAction::Forward(table)) => Some(Routed {
+                route,
+                forward,
+                table,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What routes judge: the normalised path and the effective host.
+struct Seen<'m> {
+    ask: &'m Ask<'m>,
+    authority: &'m [u8],
+    path: &'m [u8],
+    tls: bool,
+}
+
+impl Request for Seen<'_> {
+    fn method(&self) -> &[u8] {
+        self.ask.method
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.authority
+    }
+
+    fn scheme(&self) -> &[u8] {
+        if self.tls { b"https" } else { b"http" }
+    }
+
+    fn path_and_query(&self) -> &[u8] {
+        self.path
+    }
+
+    fn header(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> bool) {
+        let mut go_on = true;
+        self.ask.fields.each(|field, value| {
+            if go_on && field.eq_ignore_ascii_case(name.as_bytes()) {
+                go_on = visit(value);
+            }
+        });
+    }
+}
+
+/// Checks `ask` and decides. `text` is a byte string to write an HTTP/1 head into; it comes back
+/// in [`HeadOut::Text`] or is dropped.
+pub(crate) fn plan(
+    worker: &Worker,
+    live: &Live,
+    conn: &Conn,
+    routes: Option<usize>,
+    ask: &Ask<'_>,
+    text: Vec<u8>,
+) -> Result<Plan, Failure> {
+    let connect = ask.method == b"CONNECT";
+    let (authority, target) = effective(ask, connect)?;
+    let path = if connect {
+        Cow::Borrowed(&b"/"[..])
+    } else {
+        normalise(target).map_err(|_| Failure::Path)?
+    };
+    let facts = facts(ask, connect);
+    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
+        conn.learn(hint, &worker.shared.registry);
+    }
+    let log = worker
+        .shared
+        .log
+        .is_some()
+        .then(|| Box::new(record(worker, conn, ask, authority)));
+    let seen = Seen {
+        ask,
+        authority,
+        path: &path,
+        tls: conn.tls,
+    };
+    let then = decide(live, conn, routes, &seen, facts, text).unwrap_or_else(Then::Fail);
+    let mut log = log;
+    if let (Some(record), Then::Forward(chosen)) = (&mut log, &then) {
+        record.route = chosen.at.route(live).map(|route| route.name.clone()).unwrap_or_default();
+        record.upstream_cluster = live
+            .tables
+            .cluster(Some(chosen.cluster))
+            .map(|cluster| cluster.config.name.clone())
+            .unwrap_or_default();
+    }
+    Ok(Plan {
+        facts,
+        then,
+        head_bytes: 0,
+        log,
+    })
+}
+
+fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
+    let connection = &ask.scan.connection;
+    let keep = match ask.version {
+        Version::Http10 => connection.keep_alive && !connection.close,
+        Version::Http11 => !connection.close,
+        Version::Http2 => true,
+    };
+    Facts {
+        version: ask.version,
+        framing: ask.framing,
+        head: ask.method == b"HEAD",
+        idempotent: matches!(
+            ask.method,
+            b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
+        ),
+        grpc: ask.scan.grpc,
+        connect,
+        upgrade: ask.version == Version::Http11
+            && connection.upgrade
+            && ask.scan.upgrade.is_some()
+            && ask.framing == Framing::None,
+        keep,
+    }
+}
+
+/// The host and target that count: an absolute URI's own win over the `host` field.
+fn effective<'m>(ask: &Ask<'m>, connect: bool) -> Result<(&'m [u8], &'m [u8]), Failure> {
+    if ask.version == Version::Http11 && ask.scan.host.is_none() {
+        return Err(Failure::NoHost);
+    }
+    let (authority, target) = match ask.target {
+        target if connect && ask.version != Version::Http2 => (Some(target), &b"/"[..]),
+        b"*" if ask.method == b"OPTIONS" => (ask.authority, ask.target),
+        [b'/', ..] => (ask.authority, ask.target),
+        target => {
+            let rest = strip_scheme(target).ok_or(Failure::Malformed("http1.invalid_url"))?;
+            let end = rest
+                .iter()
+                .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
+                .unwrap_or(rest.len());
+            let (authority, path) = rest
+                .split_at_checked(end)
+                .ok_or(Failure::Malformed("http1.invalid_url"))?;
+            match path {
+                [] => (Some(authority), &b"/"[..]),
+                [b'/', ..] => (Some(authority), path),
+                _ => return Err(Failure::Malformed("http1.invalid_url")),
+            }
+        }
+    };
+    let authority = authority.unwrap_or_default();
+    let harmless = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+    };
+    if !authority.iter().all(harmless) || (authority.is_empty() && ask.version == Version::Http11) {
+        return Err(Failure::Malformed("http1.invalid_host"));
+    }
+    if connect && !authority.contains(&b':') {
+        return Err(Failure::Malformed("http1.invalid_connect_target"));
+    }
+    Ok((authority, target))
+}
+
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    [&b"http://"[..], b"https://"].iter().find_map(|scheme| {
+        let (head, rest) = target.split_at_checked(scheme.len())?;
+        head.eq_ignore_ascii_case(scheme).then_some(rest)
+    })
+}
+
+fn decide(
+    live: &Live,
+    conn: &Conn,
+    routes: Option<usize>,
+    seen: &Seen<'_>,
+    facts: Facts,
+    text: Vec<u8>,
+) -> Result<Then, Failure> {
+    let table_index = routes.ok_or(Failure::NoRoute)?;
+    let table = live.tables.routes.get(table_index).ok_or(Failure::NoRoute)?;
+    let (found, action) = table.find(seen).ok_or(Failure::NoRoute)?;
+    let at = RouteAt {
+        table: table_index,
+        host: found.host_index,
+        route: found.route_index,
+    };
+    match (&found.route.action, action) {
+        (Action::Redirect(redirect), _) => {
+            Ok(Then::Answer(redirected(redirect, seen), at))
+        }
+        (Action::Respond(respond), _) => Ok(Then::Answer(
+            Answer {
+                status: respond.status,
+                body: respond.body.clone(),
+                ..Answer::default()
+            },
+            at,
+        )),
+        (Action::Forward(forward), RouteAction::Forward(table)) => {
+            let (target, cluster) = table.next().ok_or(Failure::NoCluster)?;
+            let index = cluster.ok_or(Failure::NoCluster)?;
+            let cluster = live.tables.cluster(cluster).ok_or(Failure::NoCluster)?;
+            let edits = forward
+                .clusters
+                .get(target)
+                .map_or_else(Edits::default, |target| {
+                    Edits::new(&target.headers.request, &found.route.headers.request)
+                });
+            let head = head_out(conn, cluster, seen, facts, (found.route, forward, edits), text)?;
+            Ok(Then::Forward(Chosen {
+                at,
+                target,
+                cluster: index,
+                head,
+                authority: match cluster.config.kind {
+                    crate::mesh::ClusterKind::OriginalDestination => seen.authority.to_vec(),
+                    _ => Vec::new(),
+                },
+            }))
+        }
+        (Action::Forward(_), RouteAction::Answer) => Err(Failure::NoRoute),
+    }
+}
+
+fn head_out(
+    conn: &Conn,
+    cluster: &ClusterTable,
+    seen: &Seen<'_>,
+    facts: Facts,
+    (route, forward, edits): (&Route, &Forward, Edits<'_>),
+    mut text: Vec<u8>,
+) -> Result<HeadOut, Failure> {
+    let path = match &forward.rewrite.path {
+        None => Cow::Borrowed(seen.path),
+        Some(rewrite) => Cow::Owned(rewritten(rewrite, &route.matches.path, seen.path)),
+    };
+    let authority = edits
+        .host()
+        .or(forward.rewrite.authority.as_deref())
+        .map_or(seen.authority, str::as_bytes);
+    let out = RequestOut {
+        method: seen.ask.method,
+        path: &path,
+        authority,
+        fields: seen.ask.fields,
+        scan: seen.ask.scan,
+        edits,
+        framing: facts.framing,
+        inbound: conn.inbound(),
+        client_cert: conn.client_cert.as_deref().filter(|_| conn.inbound()),
+        upgrade: facts.upgrade,
+    };
+    // Another protocol can only be asked for over HTTP/1.
+    if !facts.upgrade && speaks_http2(cluster, facts.version) {
+        let tls = cluster.config.tls.is_some();
+        return out.to_h2(tls).map(|head| HeadOut::H2(Box::new(head)));
+    }
+    text.clear();
+    out.write_text(&mut text);
+    Ok(HeadOut::Text(text))
+}
+
+/// Whether `cluster` is called by HTTP/2 for a caller that speaks `version`.
+fn speaks_http2(cluster: &ClusterTable, version: Version) -> bool {
+    match cluster.config.protocol {
+        UpstreamProtocol::Http1 => false,
+        UpstreamProtocol::Http2 => true,
+        UpstreamProtocol::Downstream => version == Version::Http2,
+    }
+}
+
+fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, target: &[u8]) -> Vec<u8> {
+    let (path, query) = split_query(target);
+    let mut out = match (rewrite, matched) {
+        (PathRewrite::Full(full), _) => full.clone().into_bytes(),
+        (
+            PathRewrite::Regex {
+                pattern,
+                substitution,
+            },
+            _,
+        ) => pattern.replace_all(path, substitution),
+        (PathRewrite::Prefix(new), PathMatch::Prefix(old)) => {
+            let rest = path.get(old.len()..).unwrap_or_default();
+            [new.as_bytes(), rest].concat()
+        }
+        (PathRewrite::Prefix(new), PathMatch::Segments(old)) => {
+            let rest = path
+                .get(old.trim_end_matches('/').len()..)
+                .unwrap_or_default();
+            let new = new.trim_end_matches('/').as_bytes();
+            [new, rest].concat()
+        }
+        (PathRewrite::Prefix(new), PathMatch::Exact(_) | PathMatch::Regex(_)) => {
+            new.clone().into_bytes()
+        }
+    };
+    if out.first() != Some(&b'/') {
+        out.insert(0, b'/');
+    }
+    if let Some(query) = query {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+    out
+}
+
+fn redirected(redirect: &Redirect, seen: &Seen<'_>) -> Answer {
+    let (path, query) = split_query(seen.path);
+    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+    let host = match &redirect.authority {
+        Some(host) => Cow::Borrowed(host.as_str()),
+        None => String::from_utf8_lossy(seen.authority),
+    };
+    let mut location = format!("{scheme}://");
+    match redirect.port {
+        Some(port) => {
+            let name = crate::mesh::route::router::without_port(host.as_bytes());
+            location.push_str(&String::from_utf8_lossy(name));
+            location.push_str(&format!(":{port}"));
+        }
+        None => location.push_str(&host),
+    }
+    match &redirect.path {
+        Some(path) => location.push_str(path),
+        None => location.push_str(&String::from_utf8_lossy(path)),
+    }
+    if let Some(query) = query {
+        location.push('?');
+        location.push_str(&String::from_utf8_lossy(query));
+    }
+    Answer {
+        status: redirect.status,
+        location: Some(location.chars().filter(|c| !c.is_control()).collect()),
+        ..Answer::default()
+    }
+}
+
+fn record(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> AccessRecord {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let field = |name: &str| ask.fields.first(name).map_or_else(String::new, text);
+    AccessRecord {
+        start: worker.shared.wall.millis(),
+        method: text(ask.method),
+        path: text(ask.target),
+        protocol: ask.version.name(),
+        forwarded_for: field("x-forwarded-for"),
+        user_agent: field("user-agent"),
+        request_id: field("x-request-id"),
+        authority: text(authority),
+        downstream_local: conn.local.to_string(),
+        downstream_remote: conn.remote.to_string(),
+        server_name: conn.server_name.clone().unwrap_or_default(),
+        ..AccessRecord::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fields;
+    use super::*;
+
+    fn of<'m>(method: &'m [u8], target: &'m [u8], scan: &'m Scan<'m>) -> Ask<'m> {
+        Ask {
+            method,
+            target,
+            authority: scan.host,
+            version: Version::Http11,
+            fields: Fields::Text(&[]),
+            scan,
+            framing: Framing::None,
+        }
+    }
+
+    #[test]
+    fn the_absolute_form_names_the_host() {
+        let headers = [httparse::Header {
+            name: "host",
+            value: b"other",
+        }];
+        let scan = fields::scan(Fields::Text(&headers)).unwrap();
+        for (method, target, host, path) in [
+            ("GET", "/x", "other", "/x"),
+            ("GET", "http://details:9080/x?y", "details:9080", "/x?y"),
+            ("GET", "HTTP://details", "details", "/"),
+            ("OPTIONS", "*", "other", "*"),
+            ("CONNECT", "details:9080", "details:9080", "/"),
+        ] {
+            let ask = of(method.as_bytes(), target.as_bytes(), &scan);
+            assert_eq!(
+                effective(&ask, method == "CONNECT"),
+                Ok((host.as_bytes(), path.as_bytes())),
+                "{target}"
+            );
+        }
+        for target in ["x", "ftp://a/", "http://a@b/", "http://a b/", "http:///", "http://a#x"] {
+            assert!(
+                effective(&of(b"GET", target.as_bytes(), &scan), false).is_err(),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_and_the_query_stays() {
+        let prefix = |new: &str| PathRewrite::Prefix(new.to_owned());
+        for (rewrite, matched, target, expected) in [
+            (prefix("/"), PathMatch::Segments("/a".into()), "/a/b?q", "/b?q"),
+            (prefix("/"), PathMatch::Segments("/a".into()), "/a", "/"),
+            (prefix("/v2"), PathMatch::Prefix("/v1".into()), "/v1x", "/v2x"),
+            (
+                PathRewrite::Full("/all".into()),
+                PathMatch::default(),
+                "/a?q",
+                "/all?q",
+            ),
+        ] {
+            let out = rewritten(&rewrite, &matched, target.as_bytes());
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{target}");
+        }
+    }
+}

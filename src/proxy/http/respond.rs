@@ -1,0 +1,271 @@
+//! Every way a request can fail, and what its caller is told.
+//!
+//! One exhaustive match turns a [`Failure`] into status, Envoy's response flag and details, and the
+//! condition under which a policy may try again.
+
+use crate::mesh::route::RetryOn;
+use crate::telemetry::Flag;
+
+/// Why a request was not answered by an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("head too large")]
+    HeadTooLarge,
+    #[error("HTTP version not supported")]
+    Version,
+    #[error("path refused")]
+    Path,
+    #[error("no host")]
+    NoHost,
+    #[error("request took too long to arrive")]
+    RequestTimeout,
+    #[error("method not supported here")]
+    Method,
+    #[error("no route matches")]
+    NoRoute,
+    #[error("the route's cluster does not exist")]
+    NoCluster,
+    #[error("no healthy endpoint")]
+    NoEndpoint,
+    #[error("a limit of the cluster is reached")]
+    Overflow,
+    #[error("would call this proxy itself")]
+    Loop,
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("TLS towards the endpoint failed: {0}")]
+    Tls(String),
+    #[error("an identity is needed and there is none yet")]
+    NoIdentity,
+    #[error("the endpoint broke off before answering")]
+    Broken,
+    #[error("the endpoint reset the stream")]
+    Reset,
+    #[error("the endpoint refused the stream")]
+    RefusedStream,
+    #[error("the endpoint's answer is malformed")]
+    BadResponse,
+    #[error("no answer in time")]
+    Timeout,
+    #[error("no answer to this try in time")]
+    TryTimeout,
+    #[error("the caller went away")]
+    CallerGone,
+    #[error("the caller's body is malformed")]
+    BadBody,
+}
+
+/// What the caller is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) flag: Flag,
+    /// Envoy's `response_code_details`.
+    pub(crate) details: &'static str,
+    pub(crate) body: &'static str,
+    /// The conditions under which a policy tries again.
+    pub(crate) retry: &'static [RetryOn],
+    /// The connection cannot be used further.
+    pub(crate) close: bool,
+}
+
+const RESET: &[RetryOn] = &[
+    RetryOn::Reset,
+    RetryOn::ServerError,
+    RetryOn::GatewayError,
+];
+const CONNECT: &[RetryOn] = &[
+    RetryOn::ConnectFailure,
+    RetryOn::ServerError,
+    RetryOn::GatewayError,
+    RetryOn::Reset,
+    RetryOn::ResetBeforeRequest,
+];
+
+impl Failure {
+    /// What the caller is told.
+    pub(crate) fn reply(&self) -> Reply {
+        let caller = |status, details, body| Reply {
+            status,
+            flag: Flag::Dpe,
+            details,
+            body,
+            retry: &[],
+            close: true,
+        };
+        let proxy = |status, flag, details, body| Reply {
+            status,
+            flag,
+            details,
+            body,
+            retry: &[],
+            close: false,
+        };
+        let upstream = |status, flag, details, body, retry| Reply {
+            status,
+            flag,
+            details,
+            body,
+            retry,
+            close: false,
+        };
+        match self {
+            Self::Malformed(details) => caller(400, details, "Bad Request"),
+            Self::BadBody => caller(400, "http1.codec_error", "Bad Request"),
+            Self::HeadTooLarge => caller(
+                431,
+                "request_headers_too_large",
+                "Request Header Fields Too Large",
+            ),
+            Self::Version => caller(505, "http1.invalid_version", "HTTP Version Not Supported"),
+            Self::Path => caller(400, "path_normalization_failed", "Bad Request"),
+            Self::NoHost => caller(400, "missing_host_header", "Bad Request"),
+            Self::RequestTimeout => Reply {
+                flag: Flag::Si,
+                ..caller(408, "request_header_timeout", "Request Timeout")
+            },
+            Self::Method => Reply {
+                flag: Flag::None,
+                close: false,
+                ..caller(501, "method_not_supported", "Not Implemented")
+            },
+            Self::NoRoute => proxy(404, Flag::Nr, "route_not_found", ""),
+            Self::NoCluster => proxy(503, Flag::Nc, "cluster_not_found", ""),
+            Self::NoEndpoint => proxy(503, Flag::Uh, "no_healthy_upstream", "no healthy upstream"),
+            Self::Overflow => Reply {
+                retry: &[RetryOn::ServerError, RetryOn::GatewayError],
+                ..proxy(
+                    503,
+                    Flag::Uo,
+                    "upstream_reset_before_response_started{overflow}",
+                    "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+                )
+            },
+            Self::Loop => proxy(502, Flag::Uf, "request_would_loop", "request would loop"),
+            Self::Connect(_) => upstream(
+                503,
+                Flag::Uf,
+                "upstream_reset_before_response_started{connection_failure}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+                CONNECT,
+            ),
+            Self::Tls(_) | Self::NoIdentity => upstream(
+                503,
+                Flag::Uf,
+                "upstream_reset_before_response_started{connection_failure,TLS_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection failure, transport failure reason: TLS error",
+                CONNECT,
+            ),
+            Self::Broken => upstream(
+                503,
+                Flag::Uc,
+                "upstream_reset_before_response_started{connection_termination}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+                RESET,
+            ),
+            Self::Reset => upstream(
+                503,
+                Flag::Ur,
+                "upstream_reset_before_response_started{remote_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+                RESET,
+            ),
+            Self::RefusedStream => upstream(
+                503,
+                Flag::Ur,
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
+                &[
+                    RetryOn::RefusedStream,
+                    RetryOn::ServerError,
+                    RetryOn::Reset,
+                    RetryOn::ResetBeforeRequest,
+                ],
+            ),
+            Self::BadResponse => upstream(
+                502,
+                Flag::Upe,
+                "upstream_reset_before_response_started{protocol_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+                RESET,
+            ),
+            Self::Timeout => proxy(
+                504,
+                Flag::Ut,
+                "upstream_response_timeout",
+                "upstream request timeout",
+            ),
+            Self::TryTimeout => upstream(
+                504,
+                Flag::Ut,
+                "upstream_per_try_timeout",
+                "upstream request timeout",
+                &[RetryOn::ServerError, RetryOn::GatewayError, RetryOn::Reset],
+            ),
+            Self::CallerGone => Reply {
+                flag: Flag::Dc,
+                ..caller(0, "downstream_remote_disconnect", "")
+            },
+        }
+    }
+
+    /// What the log says about the connection to the endpoint.
+    pub(crate) fn transport_reason(&self) -> String {
+        match self {
+            Self::Connect(_) | Self::Tls(_) | Self::NoIdentity => self.to_string(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// The gRPC status for a failure with this HTTP status (gRPC's own mapping).
+pub(crate) fn grpc_status(status: u16) -> u8 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// The usual reason phrase of `status`.
+pub(crate) fn reason(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_and_flags_are_envoys() {
+        for (failure, status, flag) in [
+            (Failure::NoRoute, 404, "NR"),
+            (Failure::NoCluster, 503, "NC"),
+            (Failure::NoEndpoint, 503, "UH"),
+            (Failure::Overflow, 503, "UO"),
+            (Failure::Connect(String::new()), 503, "UF"),
+            (Failure::Broken, 503, "UC"),
+            (Failure::Timeout, 504, "UT"),
+            (Failure::BadResponse, 502, "UPE"),
+            (Failure::HeadTooLarge, 431, "DPE"),
+            (Failure::CallerGone, 0, "DC"),
+        ] {
+            let reply = failure.reply();
+            assert_eq!((reply.status, reply.flag.name()), (status, flag), "{failure}");
+        }
+    }
+
+    #[test]
+    fn the_overall_timeout_is_never_tried_again() {
+        assert!(Failure::Timeout.reply().retry.is_empty());
+        assert!(!Failure::TryTimeout.reply().retry.is_empty());
+    }
+}

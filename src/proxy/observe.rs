@@ -1,0 +1,122 @@
+//! One finished request or connection, turned into metrics and a line of log.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::rt;
+use crate::telemetry::{
+    AccessRecord, Flag, HttpKey, PeerId, Protocol, Reporter, Security, ServiceId, TcpCells, TcpKey,
+};
+
+use super::context::{Conn, Live, Worker};
+use super::http::call::Ended;
+use super::http::plan::Facts;
+
+/// Who is who on `conn`, as the reporter sees it.
+fn ends(live: &Live, conn: &Conn, destination: PeerId) -> (Reporter, PeerId, PeerId, Security) {
+    if conn.inbound() {
+        let security = if conn.tls {
+            Security::MutualTls
+        } else {
+            Security::None
+        };
+        (Reporter::Destination, conn.peer.get(), live.own, security)
+    } else {
+        (Reporter::Source, live.own, destination, Security::Unknown)
+    }
+}
+
+/// Reports a request.
+pub(crate) fn request(
+    worker: &Rc<Worker>,
+    live: &Live,
+    conn: &Conn,
+    (facts, begun, head_bytes): (Option<Facts>, Instant, u64),
+    log: Option<Box<AccessRecord>>,
+    ended: &Ended,
+) {
+    let duration = begun.elapsed();
+    let (reporter, source, destination, security) = ends(live, conn, ended.destination);
+    let grpc = facts.is_some_and(|facts| facts.grpc);
+    let key = HttpKey {
+        reporter,
+        source,
+        destination,
+        service: ended.service,
+        code: ended.status,
+        grpc_status: ended.grpc_status.filter(|_| grpc),
+        flag: ended.flag,
+        protocol: if grpc { Protocol::Grpc } else { Protocol::Http },
+        security,
+    };
+    worker
+        .recorder
+        .http(key, duration, head_bytes + ended.received, ended.sent);
+    let (Some(mut record), Some(log)) = (log, &worker.shared.log) else {
+        return;
+    };
+    record.code = ended.status;
+    record.flag = ended.flag;
+    record.details = ended.details;
+    record.received = ended.received;
+    record.sent = ended.sent;
+    record.duration = duration;
+    record.upstream_time = ended.upstream_time;
+    if let Some(failure) = &ended.failure {
+        record.upstream_failure = failure.transport_reason();
+    }
+    if let Some(address) = ended.upstream {
+        record.upstream_host = address.to_string();
+    }
+    if let Some(address) = ended.upstream_local {
+        record.upstream_local = address.to_string();
+    }
+    log.write(&record);
+}
+
+/// Counts a TCP connection while it lasts, and logs it at its end.
+#[derive(Debug)]
+pub(crate) struct TcpReport {
+    pub(crate) cells: Arc<TcpCells>,
+    began: Instant,
+}
+
+impl TcpReport {
+    pub(crate) fn open(
+        worker: &Worker,
+        live: &Live,
+        conn: &Conn,
+        destination: PeerId,
+        (service, flag): (ServiceId, Flag),
+    ) -> Self {
+        let (reporter, source, destination, security) = ends(live, conn, destination);
+        let cells = worker.recorder.tcp(TcpKey {
+            reporter,
+            source,
+            destination,
+            service,
+            flag,
+            security,
+        });
+        cells.opened.add(1);
+        Self {
+            cells,
+            began: rt::now(),
+        }
+    }
+
+    pub(crate) fn close(self, worker: &Worker, conn: &Conn, mut record: AccessRecord) {
+        self.cells.closed.add(1);
+        if let Some(log) = &worker.shared.log {
+            record.duration = self.began.elapsed();
+            let millis = u64::try_from(record.duration.as_millis()).unwrap_or(0);
+            record.start = worker.shared.wall.millis().saturating_sub(millis);
+            record.downstream_local = conn.local.to_string();
+            record.downstream_remote = conn.remote.to_string();
+            record.server_name = conn.server_name.clone().unwrap_or_default();
+            log.write(&record);
+        }
+    }
+}

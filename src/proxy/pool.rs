@@ -1,0 +1,367 @@
+//! Connections to endpoints that are kept between requests, by worker, endpoint and identity.
+//!
+//! HTTP/1 connections wait on a stack, the last used on top; HTTP/2 connections are shared. A
+//! connection is dropped when something waits to be read on it (its end, mostly), when its endpoint
+//! goes, and when it was made with an identity that has been renewed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::rt::{self, HashMap};
+
+use super::buffer::Buffer;
+use super::connect::{Target, dial};
+use super::context::{Live, Worker};
+use super::http::h2::client;
+use super::http::leg::H1Leg;
+use super::http::respond::Failure;
+use super::limit::{self, ConnectionSlot};
+use super::tables::ClusterTable;
+use super::tls::Speak;
+
+/// Idle connections kept for an endpoint.
+const MAX_IDLE: usize = 512;
+/// Idle connections are closed after this long; shorter than what servers commonly allow.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often a request that waits for a connection looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What a pool is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// An endpoint of a cluster.
+    Endpoint(u64),
+    /// An address that a caller meant.
+    Address(SocketAddr),
+}
+
+/// All pools of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    pools: RefCell<HashMap<Key, Pool>>,
+    known: RefCell<HashSet<u64>>,
+    generation: Cell<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    idle: Vec<Idle>,
+    shared: Vec<Rc<Multiplexed>>,
+    connecting: bool,
+    changed: Rc<Notify>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    leg: H1Leg,
+    tag: Tag,
+    since: Instant,
+}
+
+/// What is known of a connection to an endpoint.
+#[derive(Debug)]
+pub(crate) struct Tag {
+    key: Key,
+    pub(crate) mtls: bool,
+    generation: u64,
+    /// Requests so far.
+    pub(crate) uses: u32,
+    pub(crate) local: Option<SocketAddr>,
+    _slot: ConnectionSlot,
+}
+
+/// An HTTP/2 connection to an endpoint.
+#[derive(Debug)]
+pub(crate) struct Multiplexed {
+    pub(crate) send: h2::client::SendRequest<Bytes>,
+    pub(crate) closed: Rc<Cell<bool>>,
+    pub(crate) mtls: bool,
+    generation: u64,
+    /// Requests so far.
+    pub(crate) uses: Cell<u32>,
+    /// Requests now.
+    streams: Cell<usize>,
+    pub(crate) local: Option<SocketAddr>,
+}
+
+/// One stream of a shared connection.
+#[derive(Debug)]
+pub(crate) struct StreamSlot(Rc<Multiplexed>);
+
+impl StreamSlot {
+    pub(crate) fn new(shared: Rc<Multiplexed>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self(shared)
+    }
+}
+
+impl std::ops::Deref for StreamSlot {
+    type Target = Multiplexed;
+
+    fn deref(&self) -> &Multiplexed {
+        &self.0
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+/// A connection for one request.
+#[derive(Debug)]
+pub(crate) enum Lease {
+    /// To be given back.
+    H1(Box<H1Leg>, Tag),
+    /// Shared.
+    H2(StreamSlot),
+}
+
+impl Pools {
+    /// Drops what leads to endpoints that are gone or was made with an older identity.
+    pub(crate) fn retain(&self, live: &Live) {
+        let known: HashSet<u64> = live
+            .tables
+            .clusters
+            .iter()
+            .flat_map(|cluster| &cluster.endpoints.entries)
+            .map(|entry| entry.state.id)
+            .collect();
+        let generation = live.generation();
+        let mut dropped = Vec::new();
+        {
+            let mut pools = self.pools.borrow_mut();
+            pools.retain(|key, pool| {
+                let stays = match key {
+                    Key::Endpoint(id) => known.contains(id),
+                    Key::Address(_) => true,
+                };
+                if !stays {
+                    dropped.push(std::mem::take(pool));
+                    return false;
+                }
+                pool.idle
+                    .retain(|idle| !idle.tag.mtls || idle.tag.generation == generation);
+                pool.shared
+                    .retain(|shared| !shared.mtls || shared.generation == generation);
+                true
+            });
+        }
+        // A request that waits on a pool that is gone must look again.
+        for pool in &dropped {
+            pool.changed.notify_waiters();
+        }
+        self.known.replace(known);
+        self.generation.set(generation);
+    }
+
+    /// Drops connections that have been idle for too long or died meanwhile.
+    pub(crate) fn sweep(&self) {
+        let now = rt::now();
+        self.pools.borrow_mut().retain(|_, pool| {
+            pool.idle
+                .retain(|idle| now.duration_since(idle.since) < IDLE && idle.leg.io.is_quiet());
+            pool.shared.retain(|shared| !shared.closed.get());
+            !pool.idle.is_empty() || !pool.shared.is_empty() || pool.connecting
+        });
+    }
+
+    /// Idle HTTP/1 and open HTTP/2 connections.
+    pub(crate) fn count(&self) -> usize {
+        self.pools
+            .borrow()
+            .values()
+            .map(|pool| pool.idle.len() + pool.shared.len())
+            .sum()
+    }
+
+    fn idle(&self, key: Key) -> Option<(H1Leg, Tag)> {
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.get_mut(&key)?;
+        loop {
+            let idle = pool.idle.pop()?;
+            if idle.leg.io.is_quiet() {
+                return Some((idle.leg, idle.tag));
+            }
+        }
+    }
+
+    /// Gives an HTTP/1 connection back after a whole exchange.
+    pub(crate) fn give_back(&self, mut leg: H1Leg, tag: Tag, max_uses: u32) {
+        let stays = match tag.key {
+            Key::Endpoint(id) => self.known.borrow().contains(&id),
+            Key::Address(_) => true,
+        };
+        let current = !tag.mtls || tag.generation == self.generation.get();
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(tag.key).or_default();
+        if stays && current && (max_uses == 0 || tag.uses < max_uses) && pool.idle.len() < MAX_IDLE
+        {
+            leg.rest();
+            pool.idle.push(Idle {
+                leg,
+                tag,
+                since: rt::now(),
+            });
+        }
+        pool.changed.notify_one();
+    }
+
+    fn multiplexed(&self, key: Key, max_uses: u32) -> Shared {
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(key).or_default();
+        pool.shared.retain(|shared| {
+            !shared.closed.get() && (max_uses == 0 || shared.uses.get() < max_uses)
+        });
+        let free = pool.shared.iter().find(|shared| {
+            let most = shared.send.current_max_send_streams().min(client::MAX_STREAMS);
+            shared.streams.get() < most
+        });
+        match free {
+            Some(shared) => Shared::Use(Rc::clone(shared)),
+            None if pool.connecting => Shared::Wait(Rc::clone(&pool.changed)),
+            None => {
+                pool.connecting = true;
+                Shared::Connect
+            }
+        }
+    }
+
+    fn connected(&self, key: Key, made: Option<Rc<Multiplexed>>) {
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(key).or_default();
+        pool.connecting = false;
+        pool.shared.extend(made);
+        pool.changed.notify_waiters();
+    }
+
+    fn changed(&self, key: Key) -> Rc<Notify> {
+        Rc::clone(&self.pools.borrow_mut().entry(key).or_default().changed)
+    }
+}
+
+enum Shared {
+    Use(Rc<Multiplexed>),
+    Wait(Rc<Notify>),
+    Connect,
+}
+
+/// Lets others connect when whoever was connecting is dropped half-way.
+struct Connecting<'p> {
+    pools: &'p Pools,
+    key: Key,
+    made: Option<Rc<Multiplexed>>,
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.pools.connected(self.key, self.made.take());
+    }
+}
+
+/// An idle HTTP/1 connection, or a new one. `fresh` never takes an idle one.
+pub(crate) async fn http1(
+    worker: &Worker,
+    live: &Live,
+    cluster: &ClusterTable,
+    target: &Target<'_>,
+    fresh: bool,
+) -> Result<Lease, Failure> {
+    let key = target.key();
+    if !fresh && let Some((leg, tag)) = worker.pools.idle(key) {
+        return Ok(Lease::H1(Box::new(leg), tag));
+    }
+    let slot = match slot(cluster) {
+        Some(slot) => slot,
+        None => match wait(worker, cluster, key).await? {
+            Waited::Idle(lease) => return Ok(lease),
+            Waited::Slot(slot) => slot,
+        },
+    };
+    let dialed = dial(worker, live, cluster, target, Speak::Http1).await?;
+    let tag = Tag {
+        key,
+        mtls: dialed.mtls,
+        generation: dialed.generation,
+        uses: 0,
+        local: dialed.local,
+        _slot: slot,
+    };
+    let leg = H1Leg::new(dialed.stream, Buffer::default());
+    Ok(Lease::H1(Box::new(leg), tag))
+}
+
+fn slot(cluster: &ClusterTable) -> Option<ConnectionSlot> {
+    limit::connection(&cluster.counters, cluster.config.limits.max_connections)
+}
+
+enum Waited {
+    Idle(Lease),
+    Slot(ConnectionSlot),
+}
+
+/// Waits in line for a connection, if the line is not too long.
+async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waited, Failure> {
+    let limit = cluster.config.limits.max_pending_requests;
+    let _place = limit::hold(&cluster.counters.pending, limit).ok_or(Failure::Overflow)?;
+    let changed = worker.pools.changed(key);
+    let deadline = rt::now() + cluster.config.connect_timeout;
+    while rt::now() < deadline {
+        // Connections may also come free on other workers, which cannot tell this one.
+        let _told_or_not = tokio::time::timeout(LOOK_AGAIN, changed.notified()).await;
+        if let Some((leg, tag)) = worker.pools.idle(key) {
+            return Ok(Waited::Idle(Lease::H1(Box::new(leg), tag)));
+        }
+        if let Some(slot) = slot(cluster) {
+            return Ok(Waited::Slot(slot));
+        }
+    }
+    Err(Failure::Overflow)
+}
+
+/// A shared HTTP/2 connection, made when there is none with a free stream.
+pub(crate) async fn http2(
+    worker: &Worker,
+    live: &Live,
+    cluster: &ClusterTable,
+    target: &Target<'_>,
+) -> Result<Lease, Failure> {
+    let key = target.key();
+    let max_uses = cluster.config.limits.max_requests_per_connection;
+    loop {
+        match worker.pools.multiplexed(key, max_uses) {
+            Shared::Use(shared) => return Ok(Lease::H2(StreamSlot::new(shared))),
+            Shared::Wait(changed) => changed.notified().await,
+            Shared::Connect => break,
+        }
+    }
+    let mut connecting = Connecting {
+        pools: &worker.pools,
+        key,
+        made: None,
+    };
+    let slot = slot(cluster).ok_or(Failure::Overflow)?;
+    let dialed = dial(worker, live, cluster, target, Speak::Http2).await?;
+    let (send, closed) = client::start(dialed.stream, slot)
+        .await
+        .map_err(|error| Failure::Connect(format!("{}: {error}", target.address)))?;
+    let shared = Rc::new(Multiplexed {
+        send,
+        closed,
+        mtls: dialed.mtls,
+        generation: dialed.generation,
+        uses: Cell::new(0),
+        streams: Cell::new(0),
+        local: dialed.local,
+    });
+    connecting.made = Some(Rc::clone(&shared));
+    Ok(Lease::H2(StreamSlot::new(shared)))
+}

@@ -1,0 +1,225 @@
+//! Keeps this proxy's instance in the registry.
+//!
+//! Owns the calls: register, a heartbeat three times a term with the health of the application,
+//! deregister when a drain begins, so that peers stop choosing us before we stop serving. Losing the
+//! control plane is no reason to stop anything; it is called again until it answers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::sync::Arc;
+
+use crate::api::PREFIX;
+use crate::api::registry::Registration;
+use crate::mesh::{Health, Instance, SpiffeId};
+use crate::net::{ConnectOptions, connect};
+use crate::rt::{Backoff, DrainSignal, Reader, Tasks};
+use crate::tls::Material;
+
+use super::control_link::{Caller, connect_control};
+
+/// How long an instance stays without a heartbeat.
+pub const TERM: Duration = Duration::from_secs(15);
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(5);
+/// How long the application has to take a connection before it counts as unhealthy.
+const PROBE: Duration = Duration::from_secs(1);
+/// How often the application is tried.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// What is registered, and where.
+#[derive(Debug, Clone)]
+pub struct RegistrationOptions {
+    /// The control plane's TLS port.
+    pub control_plane: SocketAddr,
+    /// The control plane's own identity.
+    pub server: SpiffeId,
+    /// The instance.
+    pub instance: Instance,
+    /// Where the application listens; all must take connections for the instance to be healthy.
+    pub applications: Vec<SocketAddr>,
+}
+
+/// Runs until `drain` begins; then deregisters and returns.
+pub async fn run(
+    options: RegistrationOptions,
+    mut material: Reader<Option<Arc<Material>>>,
+    mut drain: DrainSignal,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut instance = options.instance.clone();
+    loop {
+        let current = material.load();
+        let Some(identity) = current.as_ref() else {
+            tokio::select! {
+                more = material.changed() => if !more { return },
+                () = drain.wait() => return,
+            }
+            continue;
+        };
+        let kept = tokio::select! {
+            kept = keep(&options, &mut instance, identity, &drain) => kept,
+            () = tokio::time::sleep(Duration::from_hours(1)) => Ok(()),
+        };
+        match kept {
+            // The certificate that the connection was made with ends some day.
+            Ok(()) if !drain.draining() => backoff.reset(),
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, "not registered; trying again");
+                let wait = backoff.next(fastrand::f64());
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = drain.wait() => return,
+                }
+            }
+        }
+    }
+}
+
+/// One connection: registers, then heartbeats until it breaks or the drain begins.
+async fn keep(
+    options: &RegistrationOptions,
+    instance: &mut Instance,
+    identity: &Material,
+    drain: &DrainSignal,
+) -> io::Result<()> {
+    let mut drain = drain.clone();
+    let tasks = Tasks::new();
+    let mut calls = open(options, identity, &tasks).await?;
+    let path = format!(
+        "{PREFIX}/registry/instances/{}/{}",
+        instance.namespace, instance.name
+    );
+    let mut known = false;
+    let mut due = tokio::time::interval(TERM / 3);
+    let mut probe = tokio::time::interval(PROBE_EVERY);
+    let result = loop {
+        let mut call = false;
+        tokio::select! {
+            () = drain.wait() => {
+                // Peers are told by a new view at once; an answer would change nothing.
+                break send(&mut calls, Method::DELETE, &path, Vec::new()).await.map(|_| ());
+            }
+            _ = due.tick() => call = true,
+            _ = probe.tick() => {
+                let health = health(&options.applications).await;
+                if health != instance.health {
+                    tracing::info!(?health, "the application's health changed");
+                    instance.health = health;
+                    call = true;
+                }
+            }
+        }
+        if !call {
+            continue;
+        }
+        let status = if known {
+            let health = match instance.health {
+                Health::Healthy => "healthy",
+                Health::Unhealthy => "unhealthy",
+                Health::Draining => "draining",
+            };
+            let path = format!("{path}/heartbeat?health={health}");
+            send(&mut calls, Method::PUT, &path, Vec::new()).await
+        } else {
+            instance.health = health(&options.applications).await;
+            let registration = Registration {
+                instance: instance.clone(),
+                ttl_seconds: u32::try_from(TERM.as_secs()).unwrap_or(15),
+            };
+            let body = serde_json::to_vec(&registration)?;
+            let path = format!("{PREFIX}/registry/instances");
+            send(&mut calls, Method::POST, &path, body).await
+        };
+        match status {
+            Ok(StatusCode::OK) => known = true,
+            // Evicted, or the control plane has a new store.
+            Ok(StatusCode::NOT_FOUND) if known => {
+                known = false;
+                due.reset_immediately();
+            }
+            Ok(status) => break Err(io::Error::other(format!("the registry answered {status}"))),
+            Err(error) => break Err(error),
+        }
+    };
+    tasks.end().await;
+    result
+}
+
+/// Every application port takes connections. Nothing is sent.
+async fn health(applications: &[SocketAddr]) -> Health {
+    for address in applications {
+        let options = ConnectOptions {
+            timeout: PROBE,
+            from: None,
+        };
+        if connect(*address, options).await.is_err() {
+            return Health::Unhealthy;
+        }
+    }
+    Health::Healthy
+}
+
+async fn open(
+    options: &RegistrationOptions,
+    identity: &Material,
+    tasks: &Tasks,
+) -> io::Result<SendRequest<Full<Bytes>>> {
+    let stream = connect_control(
+        options.control_plane,
+        &options.server,
+        Caller::Member(identity),
+    )
+    .await?;
+    let (calls, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    tasks.spawn("registry-connection", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the registry's connection ended");
+        }
+    });
+    Ok(calls)
+}
+
+async fn send(
+    calls: &mut SendRequest<Full<Bytes>>,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> io::Result<StatusCode> {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("https://meshctl{path}"))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(io::Error::other)?;
+    let exchange = async {
+        calls.ready().await.map_err(io::Error::other)?;
+        let response = calls
+            .send_request(request)
+            .await
+            .map_err(io::Error::other)?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(io::Error::other)?;
+        if status.is_client_error() && status != StatusCode::NOT_FOUND {
+            let text = body.to_bytes();
+            tracing::error!(%status, answer = %String::from_utf8_lossy(&text), "the registry refused us");
+        }
+        Ok(status)
+    };
+    tokio::time::timeout(CALL, exchange)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}

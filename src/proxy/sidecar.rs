@@ -1,0 +1,331 @@
+//! A sidecar from its command line: identity, configuration, registration and the data path.
+//!
+//! Owns the order in which they start and end. The data path runs on threads of its own; all else
+//! is on this runtime. Without a control plane it serves from what it has on disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::mesh::node::Application;
+use crate::mesh::{Client, Health, Instance, Locality, Node, NodeKind, SpiffeId, WorkloadRef};
+use crate::rt::{Drain, DrainSignal, Tasks, Wall};
+use crate::telemetry::Registry;
+use crate::tls;
+use crate::xds::node::node_id;
+use crate::xds::node_to_proto;
+
+use super::client::{self, ClientOptions};
+use super::control_link::{Caller, connect_control};
+use super::identity::{IdentityClient, IdentityError, IdentityOptions, TokenSource};
+use super::options::{AccessLog, Options};
+use super::registration::{self, RegistrationOptions};
+use super::run::{ProxyError, run_with};
+use super::dns;
+use super::push::{self, PushOptions};
+
+/// How often numbers are told: live views show them as they come.
+const PUSH: Duration = Duration::from_secs(2);
+/// How long the instance has to leave the registry before the data path drains.
+const LEAVE: Duration = Duration::from_millis(500);
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct SidecarOptions {
+    /// Directory for identity and configuration, of mode 0700.
+    pub dir: PathBuf,
+    /// Unique in its namespace.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// The account whose identity it carries.
+    pub service_account: String,
+    /// Such as `reviews-v1`.
+    pub workload: String,
+    /// Labels, which selectors and subsets read.
+    pub labels: BTreeMap<String, String>,
+    /// Where peers reach it.
+    pub address: IpAddr,
+    /// Container port and where the application listens for it.
+    pub applications: Vec<(u16, SocketAddr)>,
+    /// Connections are redirected to it.
+    pub transparent: bool,
+    /// For redirected connections to the application.
+    pub inbound_port: u16,
+    /// For connections of the application.
+    pub outbound_port: u16,
+    /// Administration; on loopback or the pod's own loopback address.
+    pub admin_port: u16,
+    /// For the first certificate.
+    pub token: Option<TokenSource>,
+    /// The control plane's TLS port.
+    pub control_plane: SocketAddr,
+    /// The root of identities.
+    pub trust_domain: String,
+    /// Life of certificates to ask for; zero leaves it to the CA.
+    pub certificate_lifetime: Duration,
+    /// Worker threads; 0 is one a core.
+    pub workers: usize,
+    /// Off when absent.
+    pub access_log: Option<AccessLog>,
+    /// How long a drain may take.
+    pub drain: Duration,
+}
+
+/// Why a sidecar does not run.
+#[derive(Debug, Error)]
+pub enum SidecarError {
+    /// Its directory.
+    #[error("{}: {source}", path.display())]
+    Dir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has no identity and gets none.
+    #[error(transparent)]
+    Identity(#[from] Box<IdentityError>),
+    /// The data path.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
+impl SidecarError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Dir { .. } => Some("give another home with --home".to_owned()),
+            Self::Identity(error) => error.hint(),
+            Self::Proxy(error) => error.hint(),
+        }
+    }
+}
+
+/// Runs until `shutdown`, then leaves the registry, drains, and returns.
+pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(), SidecarError> {
+    make_private(&options.dir)?;
+    let tasks = Tasks::new();
+    let id = SpiffeId::new(
+        &options.trust_domain,
+        &options.namespace,
+        &options.service_account,
+    );
+    let server = tls::control_plane_id(&options.trust_domain);
+
+    let mut identity = IdentityClient::new(IdentityOptions {
+        token: options.token.clone(),
+        lifetime: options.certificate_lifetime,
+        ..IdentityOptions::new(options.control_plane, id, &options.dir)
+    });
+    let material = identity.reader();
+    match identity.start().await {
+        Ok(_) => {}
+        // The control plane may come; a refusal will not change by itself.
+        Err(error) if error.is_transient() => {
+            tracing::warn!(%error, "no identity yet; trying again");
+        }
+        Err(error) => return Err(Box::new(error).into()),
+    }
+    tasks.spawn("identity", identity.run());
+
+    let dial = {
+        let (material, server, to) = (material.clone(), server.clone(), options.control_plane);
+        Arc::new(move || {
+            let (material, server) = (material.load(), server.clone());
+            let dialling: futures_util::future::BoxFuture<'static, io::Result<Box<dyn client::Io>>> =
+                Box::pin(async move {
+                    let Some(material) = material.as_ref() else {
+                        return Err(io::Error::other("there is no certificate yet"));
+                    };
+                    let stream = connect_control(to, &server, Caller::Member(material)).await?;
+                    Ok(Box::new(stream) as Box<dyn client::Io>)
+                });
+            dialling
+        })
+    };
+    let node = node(&options);
+    let node_name = node.id.clone();
+    let configuration = client::start(
+        ClientOptions {
+            node: node.clone(),
+            dial,
+            dir: Some(options.dir.clone()),
+            wall: Wall::System,
+        },
+        &tasks,
+    )
+    .await;
+
+    let registry = Arc::new(Registry::new("Kubernetes"));
+    let numbers = PushOptions {
+        control_plane: options.control_plane,
+        server: Some(server.clone()),
+        node: node_to_proto(&node),
+        interval: PUSH,
+    };
+    tasks.spawn(
+        "metrics-push",
+        push::run(numbers, Arc::clone(&registry), material.clone(), Wall::System),
+    );
+    if options.transparent {
+        let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), dns::PORT);
+        tasks.spawn("dns", dns::run(bind, configuration.view.clone(), tasks.clone()));
+    }
+
+    // The registry first, so that peers stop calling; then the data path.
+    let (leave, leaving) = Drain::new();
+    let (drain, draining) = Drain::new();
+    tasks.spawn(
+        "registration",
+        registration::run(
+            RegistrationOptions {
+                control_plane: options.control_plane,
+                server,
+                instance: instance(&options),
+                applications: options.applications.iter().map(|(_, at)| *at).collect(),
+            },
+            material.clone(),
+            leaving,
+        ),
+    );
+    let serving = run_with(
+        data_path(&options, node_name),
+        registry,
+        (configuration.view, material),
+        draining,
+    );
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = shutdown.wait() => {
+            leave.finish(LEAVE).await;
+            drain.start();
+            serving.await
+        }
+    };
+    tasks.end().await;
+    Ok(served?)
+}
+
+fn make_private(dir: &std::path::Path) -> Result<(), SidecarError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| SidecarError::Dir {
+            path: dir.to_owned(),
+            source,
+        })
+}
+
+/// Where its own endpoints are: beside the pod's other loopback addresses, or on loopback.
+fn own_address(options: &SidecarOptions) -> IpAddr {
+    if options.address.is_loopback() {
+        options.address
+    } else {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    }
+}
+
+fn node(options: &SidecarOptions) -> Node {
+    let anywhere = if options.transparent {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        own_address(options)
+    };
+    let address = options.address;
+    Node {
+        id: node_id(NodeKind::Sidecar, address, &options.name, &options.namespace),
+        client: Client::Meshctl,
+        kind: NodeKind::Sidecar,
+        name: options.name.clone(),
+        namespace: options.namespace.clone(),
+        service_account: options.service_account.clone(),
+        workload: options.workload.clone(),
+        labels: options.labels.clone(),
+        locality: Locality::default(),
+        address,
+        outbound: SocketAddr::new(anywhere, options.outbound_port),
+        inbound: SocketAddr::new(anywhere, options.inbound_port),
+        transparent: options.transparent,
+        applications: options
+            .applications
+            .iter()
+            .map(|(port, application)| Application {
+                port: *port,
+                bind: reach(options, *port, *application),
+                address: *application,
+            })
+            .collect(),
+    }
+}
+
+/// Where peers connect for `port`: at its own number where the application leaves that free, else
+/// at the inbound port.
+fn reach(options: &SidecarOptions, port: u16, application: SocketAddr) -> SocketAddr {
+    let own = SocketAddr::new(options.address, port);
+    if own == application {
+        SocketAddr::new(options.address, options.inbound_port)
+    } else {
+        own
+    }
+}
+
+fn instance(options: &SidecarOptions) -> Instance {
+    let ports = if options.transparent {
+        BTreeMap::new()
+    } else {
+        options
+            .applications
+            .iter()
+            .map(|(port, application)| (*port, reach(options, *port, *application)))
+            .collect()
+    };
+    Instance {
+        name: options.name.clone(),
+        namespace: options.namespace.clone(),
+        workload: options.workload.clone(),
+        service_account: options.service_account.clone(),
+        labels: options.labels.clone(),
+        locality: Locality::default(),
+        address: options.address,
+        ports,
+        port_names: BTreeMap::new(),
+        weight: 1,
+        health: Health::Unhealthy,
+        mtls: true,
+    }
+}
+
+fn data_path(options: &SidecarOptions, node: String) -> Options {
+    let own = own_address(options);
+    let instance = instance(options);
+    // Health and metrics are asked for from outside the pod.
+    let status = [15020, 15021, 15090]
+        .map(|port| SocketAddr::new(options.address, port))
+        .to_vec();
+    Options {
+        node,
+        workload: WorkloadRef {
+            instance: options.name.clone(),
+            workload: options.workload.clone(),
+            namespace: options.namespace.clone(),
+            service: instance.canonical_service().to_owned(),
+            version: instance.canonical_revision().to_owned(),
+        },
+        workers: options.workers,
+        address: Some(options.address),
+        admin: Some(SocketAddr::new(own, options.admin_port)),
+        status,
+        access_log: options.access_log.clone(),
+        drain: options.drain,
+        ..Options::default()
+    }
+}

@@ -1,0 +1,221 @@
+//! A connection: bytes over TCP, or over TLS in either role, with what was read for detection
+//! put in front again.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+use super::buffer::Buffer;
+
+/// TCP with bytes to be read first.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    tcp: TcpStream,
+    first: Option<Box<Buffer>>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// Any of the others, with bytes of it that were read already.
+    Rewound(Box<(Self, Buffer)>),
+    /// Plain.
+    Plain(Raw),
+    /// TLS that we terminate.
+    Server(Box<server::TlsStream<Raw>>),
+    /// TLS that we began.
+    Client(Box<client::TlsStream<Raw>>),
+}
+
+impl Raw {
+    pub(crate) fn new(tcp: TcpStream, first: Buffer) -> Self {
+        Self {
+            tcp,
+            first: (!first.is_empty()).then(|| Box::new(first)),
+        }
+    }
+
+    pub(crate) fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Plain(Raw { tcp, first: None })
+    }
+}
+
+impl Stream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(raw) => &raw.tcp,
+            Self::Server(tls) => &tls.get_ref().0.tcp,
+            Self::Client(tls) => &tls.get_ref().0.tcp,
+            Self::Rewound(inner) => inner.0.tcp(),
+        }
+    }
+
+    /// Puts bytes that were read back in front.
+    pub(crate) fn with_first(self, first: Buffer) -> Self {
+        if first.is_empty() {
+            self
+        } else {
+            Self::Rewound(Box::new((self, first)))
+        }
+    }
+
+    /// Whether nothing waits to be read. On an idle upstream connection that is the only healthy
+    /// state: what waits there is its end, or an answer to nothing.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.tcp()
+            .poll_read_ready(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    }
+
+    /// Reads into `buffer`; 0 is the end. A full buffer is an error.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+    ) -> Poll<io::Result<usize>> {
+        let room = buffer.room();
+        if room.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        let mut into = ReadBuf::new(room);
+        ready!(Pin::new(self).poll_read(cx, &mut into))?;
+        let count = into.filled().len();
+        buffer.filled(count);
+        Poll::Ready(Ok(count))
+    }
+
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, data)
+    }
+
+    /// TLS may hold a record back; TCP never does.
+    pub(crate) fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Server(_) | Self::Client(_) | Self::Rewound(_) => Pin::new(self).poll_flush(cx),
+        }
+    }
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(first) = &mut self.first {
+            let count = first.data().len().min(into.remaining());
+            into.put_slice(first.data().get(..count).unwrap_or_default());
+            first.consume(count);
+            if first.is_empty() {
+                self.first = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tcp).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $io:ident => $call:expr) => {
+        match $self.get_mut() {
+            Self::Plain($io) => $call,
+            Self::Server($io) => $call,
+            Self::Client($io) => $call,
+            Self::Rewound(inner) => {
+                let $io = &mut inner.0;
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Self::Rewound(inner) = this
+            && !inner.1.is_empty()
+        {
+            let count = inner.1.data().len().min(into.remaining());
+            into.put_slice(inner.1.data().get(..count).unwrap_or_default());
+            inner.1.consume(count);
+            return Poll::Ready(Ok(()));
+        }
+        let this = Pin::new(this);
+        each!(this, io => Pin::new(io).poll_read(cx, into))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write_vectored(cx, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

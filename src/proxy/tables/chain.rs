@@ -1,0 +1,338 @@
+//! Which chain of a listener takes a connection.
+//!
+//! Envoy's order: port, destination, server name, transport, application protocol. At each step
+//! only the most specific chains stay, and there is no way back: a connection whose port is named
+//! by some chain never falls to a chain without a port.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mesh::listener::{
+    Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, Transport,
+};
+
+use super::super::balance::smooth::Smooth;
+
+/// A listener, ready to sort its connections.
+#[derive(Debug)]
+pub(crate) struct ListenerTable {
+    /// As the view has it.
+    pub(crate) config: Arc<Listener>,
+    chains: Vec<ChainTable>,
+    default: Option<ChainTable>,
+}
+
+/// A chain with names resolved.
+#[derive(Debug)]
+pub(crate) struct ChainTable {
+    matches: ChainMatch,
+    /// TLS to terminate.
+    pub(crate) tls: Option<ServerTls>,
+    /// What happens to the bytes.
+    pub(crate) action: ChainAction,
+}
+
+/// What happens to the bytes, with indexes for clusters; `None` is not in the view.
+#[derive(Debug)]
+pub(crate) enum ChainAction {
+    /// Requests by a route table.
+    Http {
+        /// Route table; by name, as connections outlive the tables.
+        routes: String,
+        /// What is spoken.
+        codec: HttpCodec,
+    },
+    /// HTTP by a route table, else bytes to a cluster.
+    Detect {
+        /// Route table; by name, as connections outlive the tables.
+        routes: String,
+        /// Cluster.
+        bytes: Option<usize>,
+    },
+    /// Bytes to one of these clusters.
+    Tcp {
+        /// Clusters.
+        targets: Vec<Option<usize>>,
+        /// Over `targets`.
+        split: Smooth,
+        /// Closes when nothing moves for this long; zero is never.
+        idle: Duration,
+    },
+}
+
+/// What is known of a connection from its first bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// The first bytes are a TLS client hello.
+    pub(crate) tls: bool,
+    /// The server name in it, lower case.
+    pub(crate) server_name: Option<String>,
+    /// ALPN names in it, or `http/1.1` or `h2c` as told from plain bytes.
+    pub(crate) protocols: Vec<Vec<u8>>,
+}
+
+impl ListenerTable {
+    pub(crate) fn build(config: &Arc<Listener>, clusters: &BTreeMap<String, usize>) -> Self {
+        let chain = |chain: &Chain| ChainTable {
+            matches: chain.matches.clone(),
+            tls: chain.tls.clone(),
+            action: match &chain.action {
+                Config::Http { routes, codec } => ChainAction::Http {
+                    routes: routes.clone(),
+                    codec: *codec,
+                },
+                Config::Detect { routes, cluster } => ChainAction::Detect {
+                    routes: routes.clone(),
+                    bytes: clusters.get(cluster).copied(),
+                },
+                Config::Tcp {
+                    clusters: targets,
+                    idle_timeout,
+                } => {
+                    let weights: Vec<u32> = match targets.as_slice() {
+                        [_] => vec![1],
+                        targets => targets.iter().map(|(_, weight)| *weight).collect(),
+                    };
+                    ChainAction::Tcp {
+                        targets: targets
+                            .iter()
+                            .map(|(name, _)| clusters.get(name).copied())
+                            .collect(),
+                        split: Smooth::new(&weights),
+                        idle: *idle_timeout,
+                    }
+                }
+            },
+        };
+        Self {
+            config: Arc::clone(config),
+            chains: config.chains.iter().map(chain).collect(),
+            default: config.default_chain.as_ref().map(chain),
+        }
+    }
+
+    /// The chains that are left when only the meant address is known.
+    pub(crate) fn narrow(&self, meant: SocketAddr) -> Candidates<'_> {
+        let mut chains: Vec<&ChainTable> = self.chains.iter().collect();
+        keep_best(&mut chains, |matches| match matches.port {
+            Some(port) => (port == meant.port()).then_some(1),
+            None => Some(0),
+        });
+        keep_best(&mut chains, |matches| {
+            if matches.destinations.is_empty() {
+                return Some(0);
+            }
+            matches
+                .destinations
+                .iter()
+                .filter(|network| network.contains(&unmapped(meant.ip())))
+                .map(|network| usize::from(network.prefix_len()) + 1)
+                .max()
+        });
+        Candidates {
+            chains,
+            default: self.default.as_ref(),
+        }
+    }
+}
+
+/// `::ffff:1.2.3.4` is 1.2.3.4 to those who write networks.
+fn unmapped(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// Chains that a connection may still fall to.
+#[derive(Debug)]
+pub(crate) struct Candidates<'l> {
+    chains: Vec<&'l ChainTable>,
+    default: Option<&'l ChainTable>,
+}
+
+impl<'l> Candidates<'l> {
+    /// Whether the first bytes are needed to choose.
+    pub(crate) fn need_hello(&self) -> bool {
+        self.chains.iter().any(|chain| {
+            let matches = &chain.matches;
+            !matches.server_names.is_empty()
+                || matches.transport.is_some()
+                || !matches.application_protocols.is_empty()
+        })
+    }
+
+    /// The chain for a connection that began with `hello`.
+    pub(crate) fn choose(mut self, hello: &Hello) -> Option<&'l ChainTable> {
+        let name = hello.server_name.as_deref().unwrap_or_default();
+        keep_best(&mut self.chains, |matches| {
+            if matches.server_names.is_empty() {
+                return Some(0);
+            }
+            matches
+                .server_names
+                .iter()
+                .filter_map(|pattern| match pattern.strip_prefix('*') {
+                    Some(suffix) => (name.len() > suffix.len() && name.ends_with(suffix))
+                        .then_some(suffix.len() + 1),
+                    None => (pattern.as_str() == name).then_some(usize::MAX),
+                })
+                .max()
+        });
+        keep_best(&mut self.chains, |matches| match matches.transport {
+            Some(Transport::Tls) => hello.tls.then_some(1),
+            Some(Transport::Plain) => (!hello.tls).then_some(1),
+            None => Some(0),
+        });
+        keep_best(&mut self.chains, |matches| {
+            if matches.application_protocols.is_empty() {
+                return Some(0);
+            }
+            // The caller's first choice that any chain names wins.
+            let wanted = &hello.protocols;
+            wanted
+                .iter()
+                .position(|protocol| {
+                    matches
+                        .application_protocols
+                        .iter()
+                        .any(|named| named.as_bytes() == protocol.as_slice())
+                })
+                .map(|at| wanted.len() - at)
+        });
+        self.chains.first().copied().or(self.default)
+    }
+}
+
+/// Keeps the chains for which `score` is highest; `None` never stays.
+fn keep_best(chains: &mut Vec<&ChainTable>, score: impl Fn(&ChainMatch) -> Option<usize>) {
+    let best = chains
+        .iter()
+        .filter_map(|chain| score(&chain.matches))
+        .max();
+    chains.retain(|chain| {
+        let own = score(&chain.matches);
+        own.is_some() && own == best
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::mesh::listener::Direction;
+
+    use super::*;
+
+    fn chain(name: &str, matches: ChainMatch) -> Chain {
+        Chain {
+            name: name.to_owned(),
+            matches,
+            tls: None,
+            action: Config::Tcp {
+                clusters: vec![(name.to_owned(), 1)],
+                idle_timeout: Duration::ZERO,
+            },
+        }
+    }
+
+    fn choose(chains: &[(&str, ChainMatch)], meant: &str, hello: &Hello) -> Option<usize> {
+        let clusters: BTreeMap<String, usize> = chains
+            .iter()
+            .enumerate()
+            .map(|(at, (name, _))| ((*name).to_owned(), at))
+            .collect();
+        let listener = Listener {
+            name: "l".to_owned(),
+            bind: ([127, 0, 0, 1], 0).into(),
+            direction: Direction::Inbound,
+            transparent: true,
+            chains: chains
+                .iter()
+                .map(|(name, matches)| chain(name, matches.clone()))
+                .collect(),
+            default_chain: None,
+            detect_timeout: Duration::ZERO,
+        };
+        let table = ListenerTable::build(&Arc::new(listener), &clusters);
+        let chain = table.narrow(meant.parse().unwrap()).choose(hello)?;
+        match &chain.action {
+            ChainAction::Tcp { targets, .. } => targets[0],
+            _ => None,
+        }
+    }
+
+    fn port(port: u16) -> ChainMatch {
+        ChainMatch {
+            port: Some(port),
+            ..ChainMatch::default()
+        }
+    }
+
+    #[test]
+    fn a_named_port_never_falls_back() {
+        let tls = ChainMatch {
+            transport: Some(Transport::Tls),
+            ..port(80)
+        };
+        let chains = [("any", ChainMatch::default()), ("80", tls)];
+        assert_eq!(choose(&chains, "1.1.1.1:81", &Hello::default()), Some(0));
+        assert_eq!(choose(&chains, "1.1.1.1:80", &Hello::default()), None);
+    }
+
+    #[test]
+    fn the_longest_prefix_and_the_longest_name_win() {
+        let network = |text: &str| ChainMatch {
+            destinations: vec![text.parse().unwrap()],
+            ..ChainMatch::default()
+        };
+        let chains = [("8", network("10.0.0.0/8")), ("24", network("10.1.1.0/24"))];
+        assert_eq!(choose(&chains, "10.1.1.9:1", &Hello::default()), Some(1));
+        assert_eq!(choose(&chains, "10.2.1.9:1", &Hello::default()), Some(0));
+        assert_eq!(
+            choose(&chains, "[::ffff:10.2.1.9]:1", &Hello::default()),
+            Some(0)
+        );
+        assert_eq!(choose(&chains, "11.2.1.9:1", &Hello::default()), None);
+        let name = |text: &str| ChainMatch {
+            server_names: vec![text.to_owned()],
+            ..ChainMatch::default()
+        };
+        let chains = [
+            ("a", name("*.com")),
+            ("b", name("*.x.com")),
+            ("c", name("y.x.com")),
+        ];
+        for (server, expected) in [("y.x.com", 2), ("z.x.com", 1), ("z.com", 0)] {
+            let hello = Hello {
+                tls: true,
+                server_name: Some(server.to_owned()),
+                ..Hello::default()
+            };
+            assert_eq!(choose(&chains, "1.1.1.1:1", &hello), Some(expected), "{server}");
+        }
+    }
+
+    #[test]
+    fn mesh_traffic_is_told_from_the_applications_own_tls() {
+        let istio = ChainMatch {
+            transport: Some(Transport::Tls),
+            application_protocols: vec!["istio".to_owned(), "istio-http/1.1".to_owned()],
+            ..port(80)
+        };
+        let own = ChainMatch {
+            transport: Some(Transport::Tls),
+            ..port(80)
+        };
+        let plain = ChainMatch {
+            transport: Some(Transport::Plain),
+            ..port(80)
+        };
+        let chains = [("istio", istio), ("own", own), ("plain", plain)];
+        let tls = |protocols: &[&str]| Hello {
+            tls: true,
+            server_name: None,
+            protocols: protocols.iter().map(|p| p.as_bytes().to_vec()).collect(),
+        };
+        assert_eq!(choose(&chains, "1.1.1.1:80", &tls(&["istio"])), Some(0));
+        assert_eq!(choose(&chains, "1.1.1.1:80", &tls(&["h2"])), Some(1));
+        assert_eq!(choose(&chains, "1.1.1.1:80", &Hello::default()), Some(2));
+    }
+}

@@ -1,0 +1,239 @@
+//! Clusters with their endpoints, and the state of endpoints that outlives a change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Health, Locality, WorkloadRef};
+use crate::telemetry::{PeerId, PeerLabels, Registry, ServiceId};
+
+use super::super::balance::outlier::Outlier;
+use super::super::balance::smooth::Smooth;
+use super::super::limit::Counters;
+
+/// A cluster, ready to be called.
+#[derive(Debug)]
+pub(crate) struct ClusterTable {
+    /// As the view has it.
+    pub(crate) config: Arc<Cluster>,
+    /// As the view has it, to notice changes.
+    assignment: Option<Arc<Assignment>>,
+    /// Kept while a cluster of this name stays.
+    pub(crate) counters: Arc<Counters>,
+    /// Who can be called.
+    pub(crate) endpoints: Arc<EndpointSet>,
+    /// For telemetry.
+    pub(crate) service: ServiceId,
+}
+
+/// The endpoints of a cluster and the order in which they are called.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointSet {
+    /// All of them.
+    pub(crate) entries: Vec<EndpointEntry>,
+    /// Indexes of those that may be called: healthy, of the first priority that has any.
+    pub(crate) usable: Vec<usize>,
+    /// Round robin over `usable`.
+    pub(crate) smooth: Smooth,
+    /// Running sums of the weights of `usable`.
+    pub(crate) cumulative: Vec<u64>,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(crate) struct EndpointEntry {
+    /// As the view has it.
+    pub(crate) endpoint: Endpoint,
+    /// Kept while the endpoint stays.
+    pub(crate) state: Arc<EndpointState>,
+    /// For telemetry.
+    pub(crate) peer: PeerId,
+}
+
+/// What is known about an endpoint from calling it.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    /// Unique in the process; pools are found by it.
+    pub(crate) id: u64,
+    /// Requests in flight.
+    pub(crate) active: AtomicU32,
+    /// Failures in a row.
+    pub(crate) outlier: Outlier,
+    /// Requests so far.
+    pub(crate) requests: AtomicU64,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl EndpointState {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            active: AtomicU32::new(0),
+            outlier: Outlier::default(),
+            requests: AtomicU64::new(0),
+        })
+    }
+}
+
+impl ClusterTable {
+    /// A cluster with its endpoints; `before` itself when nothing changed.
+    pub(crate) fn build(
+        config: &Arc<Cluster>,
+        assignment: Option<&Arc<Assignment>>,
+        before: Option<&Arc<Self>>,
+        registry: &Registry,
+    ) -> Arc<Self> {
+        let same_config = before.is_some_and(|old| old.config == *config);
+        if let Some(old) = before
+            && same_config
+            && old.assignment.as_ref() == assignment
+        {
+            return Arc::clone(old);
+        }
+        // What is spoken to an endpoint is part of what its connections are.
+        let kept = before.filter(|old| {
+            old.config.tls == config.tls && old.config.protocol == config.protocol
+        });
+        let endpoints = match &config.kind {
+            ClusterKind::Discovered => {
+                assignment.map_or_else(Vec::new, |assignment| assignment.endpoints.clone())
+            }
+            ClusterKind::Static(addresses) => addresses
+                .iter()
+                .map(|address| Endpoint {
+                    priority: 0,
+                    locality: Locality::default(),
+                    address: *address,
+                    weight: 1,
+                    health: Health::Healthy,
+                    mtls: false,
+                    workload: WorkloadRef::default(),
+                })
+                .collect(),
+            ClusterKind::OriginalDestination => Vec::new(),
+        };
+        let service = match &config.service {
+            Some(service) => registry.service(service),
+            None => registry.named_service(&config.name, &config.name, ""),
+        };
+        let set = EndpointSet::build(endpoints, config, kept.map(|old| &*old.endpoints), registry);
+        Arc::new(Self {
+            config: Arc::clone(config),
+            assignment: assignment.cloned(),
+            counters: before.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
+            endpoints: Arc::new(set),
+            service,
+        })
+    }
+}
+
+impl EndpointSet {
+    fn build(
+        endpoints: Vec<Endpoint>,
+        config: &Cluster,
+        before: Option<&Self>,
+        registry: &Registry,
+    ) -> Self {
+        let principal = match config.tls.as_ref().map(|tls| tls.principals.as_slice()) {
+            Some([only]) => only.to_string(),
+            _ => String::new(),
+        };
+        let entries: Vec<_> = endpoints
+            .into_iter()
+            .map(|endpoint| {
+                let old = before.and_then(|before| {
+                    before.entries.iter().find(|old| {
+                        old.endpoint.address == endpoint.address
+                            && old.endpoint.mtls == endpoint.mtls
+                    })
+                });
+                let principal = if endpoint.mtls { &principal } else { "" };
+                EndpointEntry {
+                    peer: registry.peer(PeerLabels::new(&endpoint.workload, principal)),
+                    state: old.map_or_else(EndpointState::new, |old| Arc::clone(&old.state)),
+                    endpoint,
+                }
+            })
+            .collect();
+        let healthy = |entry: &&EndpointEntry| entry.endpoint.health == Health::Healthy;
+        let priority = entries
+            .iter()
+            .filter(healthy)
+            .map(|entry| entry.endpoint.priority)
+            .min();
+        let usable: Vec<usize> = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| healthy(entry) && Some(entry.endpoint.priority) == priority)
+            .map(|(at, _)| at)
+            .collect();
+        let weights: Vec<u32> = usable
+            .iter()
+            .filter_map(|at| entries.get(*at))
+            .map(|entry| entry.endpoint.weight.max(1))
+            .collect();
+        let mut sum = 0;
+        let cumulative = weights
+            .iter()
+            .map(|weight| {
+                sum += u64::from(*weight);
+                sum
+            })
+            .collect();
+        let smooth = Smooth::new(&weights);
+        if let Some(before) = before {
+            smooth.continue_from(&before.smooth);
+        }
+        Self {
+            entries,
+            usable,
+            smooth,
+            cumulative,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{cluster, endpoint};
+    use super::*;
+
+    #[test]
+    fn the_first_priority_with_a_healthy_endpoint_is_used() {
+        let mut sick = endpoint(1, 1);
+        sick.health = Health::Unhealthy;
+        let mut next = endpoint(2, 1);
+        next.priority = 1;
+        let mut last = endpoint(3, 1);
+        last.priority = 2;
+        let table = ClusterTable::build(
+            &Arc::new(cluster("c")),
+            Some(&Arc::new(Assignment::new(vec![last, next, sick]))),
+            None,
+            &Registry::new(""),
+        );
+        let set = &table.endpoints;
+        let ports: Vec<u16> = set
+            .usable
+            .iter()
+            .map(|at| set.entries[*at].endpoint.address.port())
+            .collect();
+        assert_eq!(ports, [2]);
+    }
+
+    #[test]
+    fn a_change_of_tls_makes_new_endpoints() {
+        let assignment = Arc::new(Assignment::new(vec![endpoint(1, 1)]));
+        let registry = Registry::new("");
+        let first =
+            ClusterTable::build(&Arc::new(cluster("c")), Some(&assignment), None, &registry);
+        let mut changed = cluster("c");
+        changed.protocol = crate::mesh::cluster::UpstreamProtocol::Http2;
+        let second =
+            ClusterTable::build(&Arc::new(changed), Some(&assignment), Some(&first), &registry);
+        assert_ne!(
+            first.endpoints.entries[0].state.id,
+            second.endpoints.entries[0].state.id
+        );
+    }
+}

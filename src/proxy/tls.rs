@@ -1,0 +1,114 @@
+//! The identity in use, and the TLS configurations made from it.
+//!
+//! Configurations are made once for each set of ALPN names and peers and then kept: sessions are
+//! resumed through them. A renewed certificate is a new [`Identity`] with a new generation, by
+//! which pools know which connections are of yesterday.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::CertificateDer;
+
+use crate::mesh::SpiffeId;
+use crate::tls::{self, Material};
+
+/// What is spoken inside of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Speak {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Bytes.
+    Bytes,
+}
+
+impl Speak {
+    /// ALPN names that say so to a mesh peer (Istio's), the general name last.
+    fn alpn(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
+            Self::Http2 => &["istio-h2", "istio", "h2"],
+            Self::Bytes => &["istio"],
+        }
+    }
+}
+
+type Kept<K, V> = Mutex<BTreeMap<K, Arc<V>>>;
+
+/// An identity and its configurations.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// What it was made from.
+    pub(crate) material: Arc<Material>,
+    /// Grows with every renewal.
+    pub(crate) generation: u64,
+    /// Its name.
+    pub(crate) id: String,
+    servers: Kept<Vec<String>, ServerConfig>,
+    clients: Kept<(Speak, Vec<SpiffeId>), ClientConfig>,
+}
+
+impl Identity {
+    pub(crate) fn new(material: Arc<Material>, generation: u64) -> Self {
+        Self {
+            id: material.id.to_string(),
+            material,
+            generation,
+            servers: Mutex::default(),
+            clients: Mutex::default(),
+        }
+    }
+
+    /// For callers of ours, who must show a certificate of the mesh.
+    pub(crate) fn server(&self, alpn: &[String]) -> Result<Arc<ServerConfig>, tls::Error> {
+        // Whoever held the lock left nothing half done: the maps only grow.
+        let mut kept = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = kept.get(alpn) {
+            return Ok(Arc::clone(config));
+        }
+        let mut names: Vec<&str> = alpn.iter().map(String::as_str).collect();
+        // A peer that carries bytes offers only this, and rustls refuses a caller without any common name.
+        if !names.is_empty() && !names.contains(&"istio") {
+            names.push("istio");
+        }
+        let config = tls::server_config(&self.material, &names)?;
+        kept.insert(alpn.to_vec(), Arc::clone(&config));
+        Ok(config)
+    }
+
+    /// For peers that must be one of `principals` (empty: anyone of the trust domain).
+    pub(crate) fn client(
+        &self,
+        principals: &[SpiffeId],
+        speak: Speak,
+    ) -> Result<Arc<ClientConfig>, tls::Error> {
+        let key = (speak, principals.to_vec());
+        // Whoever held the lock left nothing half done: the maps only grow.
+        let mut kept = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = kept.get(&key) {
+            return Ok(Arc::clone(config));
+        }
+        let config = tls::client_config(&self.material, principals.to_vec(), speak.alpn())?;
+        kept.insert(key, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+/// Who a verified caller is, and what `x-forwarded-client-cert` says of it.
+pub(crate) fn caller(
+    chain: &[CertificateDer<'_>],
+    by: &str,
+) -> Option<(String, Vec<u8>)> {
+    let id = tls::peer_id(chain)?.to_string();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, chain.first()?);
+    let mut hash = String::with_capacity(64);
+    for byte in digest.as_ref() {
+        for nibble in [byte >> 4, byte & 0xf] {
+            hash.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+        }
+    }
+    let header = format!("By={by};Hash={hash};URI={id}");
+    Some((id, header.into_bytes()))
+}

@@ -1,0 +1,238 @@
+//! One thread of the data path: its own runtime, listeners and pools.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::rt;
+
+use super::buffer;
+use super::context::{Live, Shared, Worker};
+use super::{ProxyError, accept};
+
+/// How often pools and buffers are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How often the end of a drain is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Another version of everything that can change.
+    Update(Update),
+    /// Accept on this socket for the listener of this name.
+    Listen(String, StdListener),
+    /// Accept no more for this listener, and let its connections end.
+    Unlisten(String),
+    /// Accept no more at all, let everything end within a time, and say when.
+    Drain(Duration, oneshot::Sender<()>),
+}
+
+/// What a worker's [`Live`] is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Update {
+    pub(crate) tables: Arc<super::tables::Tables>,
+    pub(crate) identity: Option<Arc<super::tls::Identity>>,
+}
+
+/// What a worker says about itself.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    /// Connections of callers now.
+    pub(crate) connections: AtomicU64,
+    /// Connections of callers ever.
+    pub(crate) accepted: AtomicU64,
+    /// Idle connections to endpoints now.
+    pub(crate) pooled: AtomicU64,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// Starts worker `number`. It ends when its handle is dropped.
+pub(crate) fn start(number: usize, shared: Arc<Shared>, first: Update) -> Result<Handle, ProxyError> {
+    let (commands, told) = mpsc::unbounded_channel();
+    let stats = Arc::new(Stats::default());
+    let own = Arc::clone(&stats);
+    std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(run(shared, first, told, own)),
+                Err(error) => tracing::error!(%error, "worker has no runtime"),
+            }
+        })
+        .map_err(ProxyError::Thread)?;
+    Ok(Handle { commands, stats })
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    first: Update,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    stats: Arc<Stats>,
+) {
+    let make = |shared: &Shared, update: Update| {
+        Live::new(
+            update.tables,
+            update.identity,
+            &shared.options.workload,
+            &shared.registry,
+        )
+    };
+    let worker = Worker::new(Arc::clone(&shared), make(&shared, first));
+    let mut listening: BTreeMap<String, AcceptLoop> = BTreeMap::new();
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            _ = tick.tick() => {
+                worker.pools.sweep();
+                if worker.open() == 0 {
+                    buffer::trim();
+                }
+                note(&worker, &stats);
+                continue;
+            }
+        };
+        match command {
+            None => return,
+            Some(Command::Update(update)) => worker.replace(make(&shared, update)),
+            Some(Command::Listen(name, socket)) => {
+                match TcpListener::from_std(socket) {
+                    Ok(listener) => {
+                        let started = AcceptLoop::start(&worker, &name, listener, &stats);
+                        listening.insert(name, started);
+                    }
+                    Err(error) => tracing::error!(listener = name, %error, "cannot listen"),
+                }
+            }
+            Some(Command::Unlisten(name)) => {
+                if let Some(accepting) = listening.remove(&name) {
+                    accepting.stop();
+                }
+                worker.drain(Some(&name));
+                let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(limit).await;
+                    worker.abort(Some(&name));
+                });
+            }
+            Some(Command::Drain(limit, done)) => {
+                for (_, accepting) in std::mem::take(&mut listening) {
+                    accepting.stop();
+                }
+                // What was just accepted gets to send its request.
+                tokio::task::yield_now().await;
+                worker.draining.set(true);
+                worker.drain(None);
+                let deadline = rt::now() + limit;
+                while worker.open() > 0 && rt::now() < deadline {
+                    tokio::time::sleep(LOOK).await;
+                    // A connection that came through a handshake meanwhile has not been told yet.
+                    worker.drain(None);
+                }
+                worker.abort(None);
+                note(&worker, &stats);
+                // The control thread may have stopped waiting.
+                let _told = done.send(());
+            }
+        }
+        note(&worker, &stats);
+    }
+}
+
+fn note(worker: &Worker, stats: &Stats) {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    stats
+        .connections
+        .store(count(worker.open()), Ordering::Relaxed);
+    stats
+        .pooled
+        .store(count(worker.pools.count()), Ordering::Relaxed);
+}
+
+struct AcceptLoop {
+    task: AbortHandle,
+    socket: Rc<TcpListener>,
+    worker: Rc<Worker>,
+    name: Rc<str>,
+}
+
+impl AcceptLoop {
+    fn start(worker: &Rc<Worker>, name: &str, socket: TcpListener, stats: &Arc<Stats>) -> Self {
+        let name: Rc<str> = name.into();
+        let socket = Rc::new(socket);
+        let task = tokio::task::spawn_local(accept_loop(
+            Rc::clone(worker),
+            Rc::clone(&name),
+            Rc::clone(&socket),
+            Arc::clone(stats),
+        ));
+        Self {
+            task: task.abort_handle(),
+            socket,
+            worker: Rc::clone(worker),
+            name,
+        }
+    }
+
+    /// Takes what the kernel has accepted already, which closing would reset, and closes.
+    fn stop(self) {
+        self.task.abort();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Ok((tcp, remote))) = self.socket.poll_accept(&mut cx) {
+            begin(&self.worker, &self.name, tcp, remote);
+        }
+    }
+}
+
+async fn accept_loop(
+    worker: Rc<Worker>,
+    name: Rc<str>,
+    socket: Rc<TcpListener>,
+    stats: Arc<Stats>,
+) {
+    loop {
+        match poll_fn(|cx| socket.poll_accept(cx)).await {
+            Ok((tcp, remote)) => {
+                let accepted = stats.accepted.load(Ordering::Relaxed) + 1;
+                stats.accepted.store(accepted, Ordering::Relaxed);
+                begin(&worker, &name, tcp, remote);
+            }
+            // A caller that left again, or no file left to open: never a reason to stop.
+            Err(error) => {
+                tracing::debug!(listener = &*name, %error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+fn begin(worker: &Rc<Worker>, name: &Rc<str>, tcp: TcpStream, remote: SocketAddr) {
+    let Some(listener) = worker.live().tables.listeners.get(&**name).cloned() else {
+        return;
+    };
+    let registered = worker.register(name);
+    let id = registered.id();
+    let serving = accept::serve(Rc::clone(worker), listener, registered, tcp, remote);
+    let task = tokio::task::spawn_local(serving);
+    worker.attach(id, task.abort_handle());
+}

@@ -1,0 +1,228 @@
+//! One line for each request or connection: Istio's default text format, or its JSON keys.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::rt::UnixMillis;
+
+use super::Flag;
+
+/// How a record is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Istio's default line.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that is logged about one request or connection. Empty text is logged as `-`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessRecord {
+    /// When the request began.
+    pub start: UnixMillis,
+    /// Method.
+    pub method: String,
+    /// Path with query, as received.
+    pub path: String,
+    /// `HTTP/1.1`, `HTTP/2`; empty for bytes.
+    pub protocol: &'static str,
+    /// Status; 0 when there was none.
+    pub code: u16,
+    /// Why it ended.
+    pub flag: Flag,
+    /// Envoy's word for it.
+    pub details: &'static str,
+    /// Why no connection could be made.
+    pub upstream_failure: String,
+    /// Body bytes from the caller.
+    pub received: u64,
+    /// Body bytes to the caller.
+    pub sent: u64,
+    /// From first to last byte.
+    pub duration: Duration,
+    /// Until the upstream's answer began.
+    pub upstream_time: Option<Duration>,
+    /// `x-forwarded-for`.
+    pub forwarded_for: String,
+    /// `user-agent`.
+    pub user_agent: String,
+    /// `x-request-id`.
+    pub request_id: String,
+    /// Host that was called.
+    pub authority: String,
+    /// Endpoint's address.
+    pub upstream_host: String,
+    /// Cluster's name.
+    pub upstream_cluster: String,
+    /// Our address towards the endpoint.
+    pub upstream_local: String,
+    /// The address that the caller connected to.
+    pub downstream_local: String,
+    /// The caller's address.
+    pub downstream_remote: String,
+    /// TLS server name.
+    pub server_name: String,
+    /// Route's name.
+    pub route: String,
+}
+
+impl AccessRecord {
+    /// Appends the record and a line end to `out`.
+    pub fn write(&self, format: LogFormat, out: &mut String) {
+        match format {
+            LogFormat::Text => self.write_text(out),
+            LogFormat::Json => self.write_json(out),
+        }
+        out.push('\n');
+    }
+
+    fn write_text(&self, out: &mut String) {
+        let upstream_time = self
+            .upstream_time
+            .map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string());
+        // Writing to a String cannot fail.
+        let _infallible = write!(
+            out,
+            "[{}] \"{} {} {}\" {} {} {} - \"{}\" {} {} {} {} \"{}\" \"{}\" \"{}\" \"{}\" \"{}\" {} {} {} {} {} {}",
+            timestamp(self.start),
+            dash(&clean(&self.method)),
+            dash(&clean(&self.path)),
+            dash(self.protocol),
+            self.code,
+            self.flag.name(),
+            dash(self.details),
+            dash(&clean(&self.upstream_failure)),
+            self.received,
+            self.sent,
+            self.duration.as_millis(),
+            upstream_time,
+            dash(&clean(&self.forwarded_for)),
+            dash(&clean(&self.user_agent)),
+            dash(&clean(&self.request_id)),
+            dash(&clean(&self.authority)),
+            dash(&self.upstream_host),
+            dash(&self.upstream_cluster),
+            dash(&self.upstream_local),
+            dash(&self.downstream_local),
+            dash(&self.downstream_remote),
+            dash(&clean(&self.server_name)),
+            dash(&clean(&self.route)),
+        );
+    }
+
+    fn write_json(&self, out: &mut String) {
+        let text = |value: &str| {
+            if value.is_empty() {
+                Value::Null
+            } else {
+                Value::from(value)
+            }
+        };
+        let millis =
+            |time: Duration| Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let fields = [
+            ("start_time", Value::from(timestamp(self.start))),
+            ("route_name", text(&self.route)),
+            ("method", text(&self.method)),
+            ("path", text(&self.path)),
+            ("protocol", text(self.protocol)),
+            ("response_code", Value::from(self.code)),
+            ("response_flags", Value::from(self.flag.name())),
+            ("response_code_details", text(self.details)),
+            ("connection_termination_details", Value::Null),
+            ("bytes_received", Value::from(self.received)),
+            ("bytes_sent", Value::from(self.sent)),
+            ("duration", millis(self.duration)),
+            (
+                "upstream_service_time",
+                self.upstream_time.map_or(Value::Null, millis),
+            ),
+            ("x_forwarded_for", text(&self.forwarded_for)),
+            ("user_agent", text(&self.user_agent)),
+            ("request_id", text(&self.request_id)),
+            ("authority", text(&self.authority)),
+            ("upstream_host", text(&self.upstream_host)),
+            ("upstream_cluster", text(&self.upstream_cluster)),
+            ("upstream_local_address", text(&self.upstream_local)),
+            ("downstream_local_address", text(&self.downstream_local)),
+            ("downstream_remote_address", text(&self.downstream_remote)),
+            ("requested_server_name", text(&self.server_name)),
+            (
+                "upstream_transport_failure_reason",
+                text(&self.upstream_failure),
+            ),
+        ];
+        let object: Map<String, Value> = fields
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        out.push_str(&Value::Object(object).to_string());
+    }
+}
+
+fn dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// What a caller sent must not break out of its quotes or its line.
+fn clean(text: &str) -> std::borrow::Cow<'_, str> {
+    let harmless = |c: char| !c.is_control() && c != '"';
+    if text.chars().all(harmless) {
+        text.into()
+    } else {
+        text.chars()
+            .map(|c| if harmless(c) { c } else { '_' })
+            .collect::<String>()
+            .into()
+    }
+}
+
+/// `2026-11-21T02:03:04.567Z`.
+fn timestamp(millis: UnixMillis) -> String {
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+        .map_or_else(|| "-".to_owned(), |time| format!("{time:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> AccessRecord {
+        AccessRecord {
+            start: 1_000,
+            method: "GET".to_owned(),
+            path: "/a\"\nb".to_owned(),
+            protocol: "HTTP/1.1",
+            code: 200,
+            details: "via_upstream",
+            duration: Duration::from_millis(7),
+            ..AccessRecord::default()
+        }
+    }
+
+    #[test]
+    fn text_follows_istio_and_cannot_be_broken_out_of() {
+        let mut out = String::new();
+        record().write(LogFormat::Text, &mut out);
+        assert_eq!(
+            out,
+            "[1970-01-01T00:00:01.000Z] \"GET /a__b HTTP/1.1\" 200 - via_upstream - \"-\" 0 0 7 - \
+             \"-\" \"-\" \"-\" \"-\" \"-\" - - - - - -\n"
+        );
+    }
+
+    #[test]
+    fn json_has_istios_keys() {
+        let mut out = String::new();
+        record().write(LogFormat::Json, &mut out);
+        let value: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(value["response_code"], 200);
+        assert_eq!(value["path"], "/a\"\nb");
+        assert_eq!(value["upstream_service_time"], Value::Null);
+    }
+}

@@ -1,0 +1,141 @@
+//! The one table of metric names, units and buckets (Istio's standard metrics).
+
+/// What a metric's value means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size, with a sum.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Full name; counters end in `_total`.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// What the value means.
+    pub kind: Kind,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        help,
+        kind: Kind::Counter,
+    }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        help,
+        kind: Kind::Histogram,
+    }
+}
+
+/// A gauge of the proxy itself.
+pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        help,
+        kind: Kind::Gauge,
+    }
+}
+
+/// Requests, by response code and flags.
+pub const REQUESTS: Metric = counter("istio_requests_total", "Requests handled.");
+/// From the first byte of the request to the last of the response.
+pub const REQUEST_DURATION: Metric = histogram(
+    "istio_request_duration_milliseconds",
+    "Duration of requests in milliseconds.",
+);
+/// Head and body.
+pub const REQUEST_BYTES: Metric =
+    histogram("istio_request_bytes", "Size of requests in bytes, head and body.");
+/// Head and body.
+pub const RESPONSE_BYTES: Metric =
+    histogram("istio_response_bytes", "Size of responses in bytes, head and body.");
+/// Bytes that a TCP caller was sent.
+pub const TCP_SENT: Metric = counter(
+    "istio_tcp_sent_bytes_total",
+    "Bytes sent to callers over TCP connections.",
+);
+/// Bytes that a TCP caller sent.
+pub const TCP_RECEIVED: Metric = counter(
+    "istio_tcp_received_bytes_total",
+    "Bytes received from callers over TCP connections.",
+);
+/// TCP connections that began.
+pub const TCP_OPENED: Metric = counter(
+    "istio_tcp_connections_opened_total",
+    "TCP connections opened.",
+);
+/// TCP connections that ended.
+pub const TCP_CLOSED: Metric = counter(
+    "istio_tcp_connections_closed_total",
+    "TCP connections closed.",
+);
+/// Events that were counted under `unknown`, because there were too many label sets.
+pub const OVERFLOW: Metric = counter(
+    "meshctl_metrics_overflow_total",
+    "Label sets that were merged into unknown because the limit was reached.",
+);
+
+/// Upper bounds of histograms, in thousandths of their unit (ms or bytes): Envoy's defaults.
+pub const BOUNDS_MILLI: [u64; 19] = [
+    500,
+    1_000,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
+    600_000_000,
+    1_800_000_000,
+    3_600_000_000,
+];
+
+/// The same bounds as text, for `le`.
+pub const BOUNDS_TEXT: [&str; 19] = [
+    "0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000",
+    "30000", "60000", "300000", "600000", "1800000", "3600000",
+];
+
+/// Label names of every standard metric, in the order of `event`'s values.
+pub const LABELS: [&str; 21] = [
+    "reporter",
+    "source_workload",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "connection_security_policy",
+];

@@ -1,0 +1,129 @@
+//! Counting on the data path: cells that one worker writes and anybody may read.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::rt::HashMap;
+
+use super::names::BOUNDS_MILLI;
+use super::{HttpKey, Registry, TcpKey};
+
+/// A number that one thread writes: a load and a store instead of a locked addition (0.6 ns
+/// against 5).
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds; only the owning worker may.
+    pub fn add(&self, amount: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(amount),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A histogram that one thread writes. Values are in thousandths of the unit.
+#[derive(Debug, Default)]
+pub struct HistogramCells {
+    /// By bucket, not cumulative; the last one is what exceeds every bound.
+    pub buckets: [Cell; BOUNDS_MILLI.len() + 1],
+    /// Sum of values.
+    pub sum_milli: Cell,
+}
+
+impl HistogramCells {
+    /// Counts one value.
+    pub fn record(&self, milli: u64) {
+        let at = BOUNDS_MILLI.partition_point(|bound| *bound < milli);
+        if let Some(bucket) = self.buckets.get(at) {
+            bucket.add(1);
+        }
+        self.sum_milli.add(milli);
+    }
+}
+
+/// The cells of one HTTP label set on one worker.
+#[derive(Debug, Default)]
+pub struct HttpCells {
+    /// Requests.
+    pub requests: Cell,
+    /// In microseconds.
+    pub duration: HistogramCells,
+    /// In thousandths of a byte.
+    pub request_bytes: HistogramCells,
+    /// In thousandths of a byte.
+    pub response_bytes: HistogramCells,
+}
+
+/// The cells of one TCP label set on one worker.
+#[derive(Debug, Default)]
+pub struct TcpCells {
+    /// Connections that began.
+    pub opened: Cell,
+    /// Connections that ended.
+    pub closed: Cell,
+    /// Bytes to the caller.
+    pub sent: Cell,
+    /// Bytes from the caller.
+    pub received: Cell,
+}
+
+/// One worker's way to count. Not shared between threads.
+#[derive(Debug)]
+pub struct Recorder {
+    registry: Arc<Registry>,
+    http: RefCell<HashMap<HttpKey, Arc<HttpCells>>>,
+    tcp: RefCell<HashMap<TcpKey, Arc<TcpCells>>>,
+}
+
+impl Recorder {
+    /// A recorder whose cells `registry` adds up.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            http: RefCell::default(),
+            tcp: RefCell::default(),
+        }
+    }
+
+    /// The registry behind it.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Counts one finished request.
+    pub fn http(&self, key: HttpKey, duration: Duration, request_bytes: u64, response_bytes: u64) {
+        let mut known = self.http.borrow_mut();
+        let cells = known
+            .entry(key)
+            .or_insert_with(|| self.registry.http_cells(key));
+        cells.requests.add(1);
+        cells
+            .duration
+            .record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+        cells
+            .request_bytes
+            .record(request_bytes.saturating_mul(1000));
+        cells
+            .response_bytes
+            .record(response_bytes.saturating_mul(1000));
+    }
+
+    /// The cells of a TCP label set, to be kept for a connection.
+    pub fn tcp(&self, key: TcpKey) -> Arc<TcpCells> {
+        Arc::clone(
+            self.tcp
+                .borrow_mut()
+                .entry(key)
+                .or_insert_with(|| self.registry.tcp_cells(key)),
+        )
+    }
+}

@@ -1,0 +1,442 @@
+//! All label sets of a process, and their sums over workers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::mesh::cluster::ServiceRef;
+
+use super::event::ServiceLabels;
+use super::names::{self, BOUNDS_MILLI, Metric};
+use super::recorder::{HistogramCells, HttpCells, TcpCells};
+use super::{Flag, HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+
+/// Distinct label sets of a kind; what comes after is counted under `unknown`.
+pub const MAX_SERIES: usize = 4096;
+/// Distinct peers and services; what comes after is `unknown`.
+pub const MAX_NAMES: usize = 4096;
+
+/// The label sets and cells of a process.
+#[derive(Debug, Default)]
+pub struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    peers: Interned<PeerLabels>,
+    services: Interned<ServiceLabels>,
+    http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
+    tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
+    overflow: u64,
+    cluster_id: String,
+}
+
+#[derive(Debug)]
+struct Interned<T> {
+    ids: BTreeMap<T, u32>,
+    values: Vec<T>,
+}
+
+impl<T: Default> Default for Interned<T> {
+    fn default() -> Self {
+        Self {
+            ids: BTreeMap::new(),
+            values: vec![T::default()],
+        }
+    }
+}
+
+impl<T: Ord + Clone + Default> Interned<T> {
+    fn id(&mut self, value: T) -> u32 {
+        if value == T::default() {
+            return 0;
+        }
+        if let Some(id) = self.ids.get(&value) {
+            return *id;
+        }
+        let Ok(id) = u32::try_from(self.values.len()) else {
+            return 0;
+        };
+        if self.values.len() >= MAX_NAMES {
+            return 0;
+        }
+        self.values.push(value.clone());
+        self.ids.insert(value, id);
+        id
+    }
+
+    fn get(&self, id: u32) -> T {
+        usize::try_from(id)
+            .ok()
+            .and_then(|at| self.values.get(at))
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+/// One metric with its samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Name, help and kind.
+    pub metric: Metric,
+    /// One for each label set.
+    pub samples: Vec<Sample>,
+}
+
+/// One label set and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Names and values.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value.
+    pub value: Value,
+}
+
+/// A metric's value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A counter.
+    Counter(u64),
+    /// A gauge.
+    Gauge(u64),
+    /// A histogram: cumulative counts by bound, the count of all, the sum.
+    Histogram {
+        /// Cumulative, one for each of [`BOUNDS_MILLI`].
+        cumulative: Vec<u64>,
+        /// All values.
+        count: u64,
+        /// Sum of values, in the metric's unit.
+        sum: f64,
+    },
+}
+
+/// A gauge that somebody else keeps, for [`Registry::gather`]'s callers to append.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gauge {
+    /// Name and help.
+    pub metric: Metric,
+    /// Value now.
+    pub value: u64,
+}
+
+impl From<Gauge> for Family {
+    fn from(gauge: Gauge) -> Self {
+        Self {
+            metric: gauge.metric,
+            samples: vec![Sample {
+                labels: Vec::new(),
+                value: Value::Gauge(gauge.value),
+            }],
+        }
+    }
+}
+
+impl Registry {
+    /// A registry for a proxy in `cluster_id` (the label `source_cluster`).
+    pub fn new(cluster_id: &str) -> Self {
+        let registry = Self::default();
+        cluster_id.clone_into(&mut registry.lock().cluster_id);
+        registry
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it is held; if something did, the numbers are still usable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Interns a peer.
+    pub fn peer(&self, labels: PeerLabels) -> PeerId {
+        PeerId(self.lock().peers.id(labels))
+    }
+
+    /// The labels of an interned peer.
+    pub fn peer_labels(&self, id: PeerId) -> PeerLabels {
+        self.lock().peers.get(id.0)
+    }
+
+    /// Interns a service.
+    pub fn service(&self, service: &ServiceRef) -> ServiceId {
+        self.named_service(service.host.as_str(), &service.name, &service.namespace)
+    }
+
+    /// Interns a service that is only a name, such as `PassthroughCluster`.
+    pub fn named_service(&self, host: &str, name: &str, namespace: &str) -> ServiceId {
+        ServiceId(self.lock().services.id(ServiceLabels {
+            host: host.to_owned(),
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+        }))
+    }
+
+    /// New cells for one worker under `key`, or under `unknown` when there are too many.
+    pub fn http_cells(&self, key: HttpKey) -> Arc<HttpCells> {
+        let mut inner = self.lock();
+        let key = if inner.http.len() >= MAX_SERIES && !inner.http.contains_key(&key) {
+            inner.overflow += 1;
+            HttpKey {
+                source: PeerId(0),
+                destination: PeerId(0),
+                service: ServiceId(0),
+                grpc_status: None,
+                flag: Flag::None,
+                code: key.code / 100 * 100,
+                ..key
+            }
+        } else {
+            key
+        };
+        let cells = Arc::new(HttpCells::default());
+        inner.http.entry(key).or_default().push(Arc::clone(&cells));
+        cells
+    }
+
+    /// New cells for one worker under `key`, or under `unknown` when there are too many.
+    pub fn tcp_cells(&self, key: TcpKey) -> Arc<TcpCells> {
+        let mut inner = self.lock();
+        let key = if inner.tcp.len() >= MAX_SERIES && !inner.tcp.contains_key(&key) {
+            inner.overflow += 1;
+            TcpKey {
+                source: PeerId(0),
+                destination: PeerId(0),
+                service: ServiceId(0),
+                flag: Flag::None,
+                ..key
+            }
+        } else {
+            key
+        };
+        let cells = Arc::new(TcpCells::default());
+        inner.tcp.entry(key).or_default().push(Arc::clone(&cells));
+        cells
+    }
+
+    /// Everything counted so far, added up over workers.
+    pub fn gather(&self) -> Vec<Family> {
+        let inner = self.lock();
+        let mut requests = Vec::new();
+        let mut duration = Vec::new();
+        let mut request_bytes = Vec::new();
+        let mut response_bytes = Vec::new();
+        for (key, cells) in &inner.http {
+            let labels = inner.http_labels(key);
+            let sample = |value| Sample {
+                labels: labels.clone(),
+                value,
+            };
+            let count = cells.iter().map(|cells| cells.requests.get()).sum();
+            requests.push(sample(Value::Counter(count)));
+            duration.push(sample(merged(cells.iter().map(|cells| &cells.duration))));
+            request_bytes.push(sample(merged(
+                cells.iter().map(|cells| &cells.request_bytes),
+            )));
+            response_bytes.push(sample(merged(
+                cells.iter().map(|cells| &cells.response_bytes),
+            )));
+        }
+        let tcp = |read: fn(&TcpCells) -> u64| {
+            inner
+                .tcp
+                .iter()
+                .map(|(key, cells)| Sample {
+                    labels: inner.tcp_labels(key),
+                    value: Value::Counter(cells.iter().map(|cells| read(cells)).sum()),
+                })
+                .collect::<Vec<_>>()
+        };
+        let families = [
+            (names::REQUESTS, requests),
+            (names::REQUEST_DURATION, duration),
+            (names::REQUEST_BYTES, request_bytes),
+            (names::RESPONSE_BYTES, response_bytes),
+            (names::TCP_OPENED, tcp(|cells| cells.opened.get())),
+            (names::TCP_CLOSED, tcp(|cells| cells.closed.get())),
+            (names::TCP_SENT, tcp(|cells| cells.sent.get())),
+            (names::TCP_RECEIVED, tcp(|cells| cells.received.get())),
+            (
+                names::OVERFLOW,
+                vec![Sample {
+                    labels: Vec::new(),
+                    value: Value::Counter(inner.overflow),
+                }],
+            ),
+        ];
+        families
+            .into_iter()
+            .filter(|(_, samples)| !samples.is_empty())
+            .map(|(metric, samples)| Family { metric, samples })
+            .collect()
+    }
+}
+
+fn merged<'a>(parts: impl Iterator<Item = &'a HistogramCells>) -> Value {
+    let mut counts = [0_u64; BOUNDS_MILLI.len() + 1];
+    let mut sum = 0_u64;
+    for part in parts {
+        for (total, cell) in counts.iter_mut().zip(&part.buckets) {
+            *total += cell.get();
+        }
+        sum = sum.wrapping_add(part.sum_milli.get());
+    }
+    let mut running = 0;
+    let mut cumulative: Vec<u64> = counts
+        .iter()
+        .map(|count| {
+            running += count;
+            running
+        })
+        .collect();
+    let count = cumulative.pop().unwrap_or(0);
+    Value::Histogram {
+        cumulative,
+        count,
+        sum: to_float(sum) / 1000.0,
+    }
+}
+
+/// A count as a float; exact up to 2^53.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "there is no lossless conversion, and 2^53 thousandths are 285 years of milliseconds"
+)]
+pub fn to_float(number: u64) -> f64 {
+    number as f64
+}
+
+fn known(text: &str) -> String {
+    if text.is_empty() { "unknown" } else { text }.to_owned()
+}
+
+impl Inner {
+    fn http_labels(&self, key: &HttpKey) -> Vec<(&'static str, String)> {
+        let mut labels = self.labels(
+            key.reporter,
+            (key.source, key.destination, key.service),
+            key.security,
+        );
+        labels.push(("request_protocol", key.protocol.name().to_owned()));
+        labels.push(("response_code", key.code.to_string()));
+        labels.push((
+            "grpc_response_status",
+            key.grpc_status
+                .map_or_else(String::new, |status| status.to_string()),
+        ));
+        labels.push(("response_flags", key.flag.name().to_owned()));
+        labels
+    }
+
+    fn tcp_labels(&self, key: &TcpKey) -> Vec<(&'static str, String)> {
+        let mut labels = self.labels(
+            key.reporter,
+            (key.source, key.destination, key.service),
+            key.security,
+        );
+        labels.push(("request_protocol", Protocol::Tcp.name().to_owned()));
+        labels.push(("response_flags", key.flag.name().to_owned()));
+        labels
+    }
+
+    fn labels(
+        &self,
+        reporter: Reporter,
+        (source, destination, service): (PeerId, PeerId, ServiceId),
+        security: Security,
+    ) -> Vec<(&'static str, String)> {
+        let source = self.peers.get(source.0);
+        let destination = self.peers.get(destination.0);
+        let service = self.services.get(service.0);
+        let reporter = match reporter {
+            Reporter::Source => "source",
+            Reporter::Destination => "destination",
+        };
+        let values = [
+            reporter.to_owned(),
+            known(&source.workload),
+            known(&source.namespace),
+            known(&source.principal),
+            known(&source.service),
+            known(&source.version),
+            known(&self.cluster_id),
+            known(&source.service),
+            known(&source.version),
+            known(&destination.workload),
+            known(&destination.namespace),
+            known(&destination.principal),
+            known(&destination.service),
+            known(&destination.version),
+            known(&self.cluster_id),
+            known(&destination.service),
+            known(&destination.version),
+            known(&service.host),
+            known(&service.name),
+            known(&service.namespace),
+            security.name().to_owned(),
+        ];
+        names::LABELS.into_iter().zip(values).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Recorder, text};
+    use super::*;
+
+    fn key(code: u16) -> HttpKey {
+        HttpKey {
+            reporter: Reporter::Source,
+            source: PeerId(0),
+            destination: PeerId(0),
+            service: ServiceId(0),
+            code,
+            grpc_status: None,
+            flag: Flag::None,
+            protocol: Protocol::Http,
+            security: Security::Unknown,
+        }
+    }
+
+    #[test]
+    fn workers_are_added_up() {
+        let registry = Arc::new(Registry::new("Kubernetes"));
+        for _ in 0..2 {
+            let recorder = Recorder::new(Arc::clone(&registry));
+            recorder.http(key(200), Duration::from_millis(3), 10, 0);
+        }
+        let families = registry.gather();
+        assert_eq!(families[0].samples[0].value, Value::Counter(2));
+        let Value::Histogram {
+            cumulative,
+            count,
+            sum,
+        } = &families[1].samples[0].value
+        else {
+            panic!("not a histogram");
+        };
+        assert_eq!((cumulative[1], cumulative[2], *count), (0, 2, 2));
+        assert!((sum - 6.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn label_sets_are_bounded() {
+        let registry = Arc::new(Registry::new(""));
+        let recorder = Recorder::new(Arc::clone(&registry));
+        for peer in 0..u32::try_from(MAX_SERIES + 100).unwrap() {
+            let key = HttpKey {
+                source: PeerId(peer),
+                ..key(200)
+            };
+            recorder.http(key, Duration::ZERO, 0, 0);
+        }
+        assert!(registry.gather()[0].samples.len() <= MAX_SERIES + 1);
+        assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 1"));
+    }
+
+    #[test]
+    fn a_size_equal_to_a_bound_is_inside() {
+        let cells = HistogramCells::default();
+        cells.record(1_000);
+        assert_eq!(cells.buckets[1].get(), 1);
+    }
+}

@@ -1,0 +1,385 @@
+//! Clusters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::pb::{HTTP_PROTOCOL_OPTIONS, UInt32Value, cluster, core, is_ads, upstream};
+use super::super::structs::{ISTIO, MESHCTL, as_list, as_number, as_struct, as_text, part};
+use super::fields::Fields;
+use super::{Fault, Members, duration_or, endpoint, tls, unpack};
+use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
+use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
+
+const CLUSTER: Fields = Fields {
+    message: "Cluster",
+    understood: &[1, 2, 3, 4, 6, 10, 19, 24, 25, 33, 36, 43],
+    tuning: &[
+        (5, "per_connection_buffer_limit_bytes"),
+        (8, "health_checks"),
+        (20, "cleanup_interval"),
+        (27, "common_lb_config"),
+        (28, "alt_stat_name"),
+        (30, "upstream_connection_options"),
+        (31, "close_connections_on_host_health_failure"),
+        (32, "ignore_health_on_host_removal"),
+        (37, "least_request_lb_config"),
+        (42, "lrs_server"),
+        (47, "track_timeout_budgets"),
+        (49, "track_cluster_stats"),
+        (50, "preconnect_policy"),
+        (54, "wait_for_warm_on_init"),
+        (56, "round_robin_lb_config"),
+        (57, "lrs_report_endpoint_metrics"),
+        (60, "per_connection_buffer_high_watermark_timeout"),
+        (61, "stats_matcher"),
+        (62, "queuing_policies"),
+    ],
+    refused: &[
+        (9, "max_requests_per_connection"),
+        (13, "http_protocol_options"),
+        (14, "http2_protocol_options"),
+        (16, "dns_refresh_rate"),
+        (17, "dns_lookup_family"),
+        (21, "upstream_bind_config"),
+        (22, "lb_subset_config"),
+        (23, "ring_hash_lb_config"),
+        (26, "protocol_selection"),
+        (29, "common_http_protocol_options"),
+        (34, "original_dst_lb_config"),
+        (38, "cluster_type"),
+        (40, "filters"),
+        (41, "load_balancing_policy"),
+        (46, "upstream_http_protocol_options"),
+        (48, "upstream_config"),
+        (51, "connection_pool_per_downstream_connection"),
+        (52, "maglev_lb_config"),
+        (59, "transport_socket_matcher"),
+    ],
+};
+const THRESHOLDS: Fields = Fields {
+    message: "CircuitBreakers.Thresholds",
+    understood: &[1, 2, 3, 4, 5],
+    tuning: &[
+        (6, "track_remaining"),
+        (7, "max_connection_pools"),
+        (8, "retry_budget"),
+    ],
+    refused: &[],
+};
+const OPTIONS: Fields = Fields {
+    message: "HttpProtocolOptions",
+    understood: &[1, 3, 4],
+    tuning: &[
+        (2, "upstream_http_protocol_options"),
+        (8, "outlier_detection"),
+    ],
+    refused: &[
+        (5, "auto_config"),
+        (6, "http_filters"),
+        (7, "header_validation_config"),
+        (9, "request_mirror_policies"),
+        (10, "hash_policy"),
+        (11, "retry_policy"),
+    ],
+};
+
+pub(super) fn decode(
+    from: &cluster::Cluster,
+    ignored: &mut Vec<String>,
+) -> Result<(Cluster, Members), Fault> {
+    CLUSTER.audit(from, ignored)?;
+    let (kind, members) = kind(from, ignored)?;
+    let (protocol, max_requests_per_connection) = protocol(from, ignored)?;
+    let original = kind == ClusterKind::OriginalDestination;
+    Ok((
+        Cluster {
+            name: from.name.clone(),
+            service: service(from),
+            load_balancer: balancer(from, original)?,
+            protocol,
+            tls: security(from, ignored)?,
+            // Envoy's default; Istio always says its own.
+            connect_timeout: duration_or(
+                "connect_timeout",
+                from.connect_timeout.as_ref(),
+                Duration::from_secs(5),
+            )?,
+            limits: limits(from, max_requests_per_connection, ignored)?,
+            outlier: from
+                .outlier_detection
+                .as_ref()
+                .map(|outlier| ejection(outlier, ignored))
+                .transpose()?,
+            kind,
+        },
+        members,
+    ))
+}
+
+fn kind(
+    from: &cluster::Cluster,
+    ignored: &mut Vec<String>,
+) -> Result<(ClusterKind, Members), Fault> {
+    use cluster::cluster::{ClusterDiscoveryType as Specifier, DiscoveryType};
+    let unsupported = |field: &str| {
+        Err(Fault::Unsupported {
+            message: "Cluster",
+            field: field.to_owned(),
+        })
+    };
+    let discovery = match &from.cluster_discovery_type {
+        Some(Specifier::Type(kind)) => DiscoveryType::try_from(*kind).ok(),
+        Some(Specifier::ClusterType(custom)) => {
+            return unsupported(&format!("cluster_type {:?}", custom.name));
+        }
+        None => Some(DiscoveryType::Static),
+    };
+    match discovery {
+        Some(DiscoveryType::Eds) => {
+            let eds = from.eds_cluster_config.clone().unwrap_or_default();
+            if !is_ads(eds.eds_config.as_ref()) {
+                return unsupported("eds_config other than ADS");
+            }
+            let name = if eds.service_name.is_empty() {
+                from.name.clone()
+            } else {
+                eds.service_name
+            };
+            Ok((ClusterKind::Discovered, Members::Named(name)))
+        }
+        Some(DiscoveryType::Static) => {
+            let assignment = from.load_assignment.clone().unwrap_or_default();
+            let order: Vec<_> = assignment
+                .endpoints
+                .iter()
+                .flat_map(|group| &group.lb_endpoints)
+                .filter_map(|member| match &member.host_identifier {
+                    Some(super::super::pb::endpoint::lb_endpoint::HostIdentifier::Endpoint(at)) => {
+                        super::super::pb::to_address(at.address.as_ref())
+                    }
+                    _ => None,
+                })
+                .collect();
+            let full = endpoint::decode(assignment, ignored)?;
+            if full.endpoints.iter().all(is_plain) {
+                Ok((ClusterKind::Static(order), Members::Own))
+            } else {
+                Ok((ClusterKind::Discovered, Members::Inline(Arc::new(full))))
+            }
+        }
+        Some(DiscoveryType::OriginalDst) => Ok((ClusterKind::OriginalDestination, Members::Own)),
+        Some(DiscoveryType::StrictDns) => unsupported("type STRICT_DNS"),
+        Some(DiscoveryType::LogicalDns) => unsupported("type LOGICAL_DNS"),
+        None => unsupported("type"),
+    }
+}
+
+/// An endpoint that is nothing but an address.
+fn is_plain(endpoint: &Endpoint) -> bool {
+    *endpoint
+        == Endpoint {
+            priority: 0,
+            locality: crate::mesh::Locality::default(),
+            address: endpoint.address,
+            weight: 1,
+            health: crate::mesh::Health::Healthy,
+            mtls: false,
+            workload: WorkloadRef::default(),
+        }
+}
+
+fn balancer(from: &cluster::Cluster, original: bool) -> Result<LoadBalancer, Fault> {
+    use cluster::cluster::LbPolicy;
+    match LbPolicy::try_from(from.lb_policy) {
+        Ok(LbPolicy::RoundRobin) => Ok(LoadBalancer::RoundRobin),
+        Ok(LbPolicy::LeastRequest) => Ok(LoadBalancer::LeastRequest),
+        Ok(LbPolicy::Random) => Ok(LoadBalancer::Random),
+        Ok(LbPolicy::ClusterProvided) if original => {
+            let named = part(from.metadata.as_ref(), MESHCTL)
+                .and_then(|fields| as_text(fields, "loadBalancer"));
+            Ok(match named.as_deref() {
+                Some("roundRobin") => LoadBalancer::RoundRobin,
+                Some("random") => LoadBalancer::Random,
+                _ => LoadBalancer::default(),
+            })
+        }
+        other => Err(Fault::Unsupported {
+            message: "Cluster",
+            field: format!(
+                "lb_policy {}",
+                other.map_or("unknown", |policy| policy.as_str_name())
+            ),
+        }),
+    }
+}
+
+fn protocol(
+    from: &cluster::Cluster,
+    ignored: &mut Vec<String>,
+) -> Result<(UpstreamProtocol, u32), Fault> {
+    use options::UpstreamProtocolOptions as Choice;
+    use options::explicit_http_config::ProtocolConfig;
+    use upstream::http_protocol_options as options;
+    for name in from.typed_extension_protocol_options.keys() {
+        if name != HTTP_PROTOCOL_OPTIONS {
+            return Err(Fault::Unsupported {
+                message: "Cluster",
+                field: format!("typed_extension_protocol_options {name:?}"),
+            });
+        }
+    }
+    let Some(config) = from
+        .typed_extension_protocol_options
+        .get(HTTP_PROTOCOL_OPTIONS)
+    else {
+        return Ok((UpstreamProtocol::Http1, 0));
+    };
+    let config: upstream::HttpProtocolOptions = unpack(config)?;
+    OPTIONS.audit(&config, ignored)?;
+    let protocol = match config.upstream_protocol_options {
+        None => UpstreamProtocol::Http1,
+        Some(Choice::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
+            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
+            Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
+            Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                return Err(Fault::Unsupported {
+                    message: "HttpProtocolOptions",
+                    field: "http3_protocol_options".to_owned(),
+                });
+            }
+        },
+        Some(Choice::UseDownstreamProtocolConfig(_)) => UpstreamProtocol::Downstream,
+        Some(Choice::AutoConfig(_)) => {
+            return Err(Fault::Unsupported {
+                message: "HttpProtocolOptions",
+                field: "auto_config".to_owned(),
+            });
+        }
+    };
+    let most = config
+        .common_http_protocol_options
+        .and_then(|common| common.max_requests_per_connection)
+        .map_or(0, |most| most.value);
+    Ok((protocol, most))
+}
+
+/// mTLS for endpoints that say so, or for all. Any other arrangement is refused.
+fn security(
+    from: &cluster::Cluster,
+    ignored: &mut Vec<String>,
+) -> Result<Option<ClientTls>, Fault> {
+    let unsupported = |field: String| Fault::Unsupported {
+        message: "Cluster",
+        field,
+    };
+    if from.transport_socket_matches.is_empty() {
+        return match &from.transport_socket {
+            socket if tls::is_raw(socket.as_ref()) => Ok(None),
+            Some(socket) => Ok(Some(ClientTls {
+                required: true,
+                ..tls::client(socket, ignored)?
+            })),
+            None => Ok(None),
+        };
+    }
+    let mut found = None;
+    let mut plain = tls::is_raw(from.transport_socket.as_ref());
+    for entry in &from.transport_socket_matches {
+        let fields = entry.r#match.clone().unwrap_or_default();
+        match (fields.fields.len(), as_text(&fields, "tlsMode").as_deref()) {
+            (1, Some("istio")) => {
+                let socket = entry
+                    .transport_socket
+                    .as_ref()
+                    .ok_or_else(|| unsupported(format!("match {:?}", entry.name)))?;
+                found = Some(tls::client(socket, ignored)?);
+            }
+            (0, None) => {
+                plain = tls::is_raw(entry.transport_socket.as_ref());
+            }
+            _ => {
+                return Err(unsupported(format!(
+                    "transport_socket_matches {:?}",
+                    entry.name
+                )));
+            }
+        }
+    }
+    let found = found
+        .ok_or_else(|| unsupported("transport_socket_matches without tlsMode: istio".to_owned()))?;
+    if !plain {
+        return Err(unsupported(
+            "a transport socket for endpoints without mTLS".to_owned(),
+        ));
+    }
+    Ok(Some(found))
+}
+
+fn limits(
+    from: &cluster::Cluster,
+    max_requests_per_connection: u32,
+    ignored: &mut Vec<String>,
+) -> Result<Limits, Fault> {
+    let thresholds = from
+        .circuit_breakers
+        .iter()
+        .flat_map(|breakers| &breakers.thresholds)
+        .find(|thresholds| thresholds.priority == i32::from(core::RoutingPriority::Default))
+        .copied()
+        .unwrap_or_default();
+    THRESHOLDS.audit(&thresholds, ignored)?;
+    // Envoy's defaults.
+    let value = |value: Option<UInt32Value>, default| value.map_or(default, |value| value.value);
+    Ok(Limits {
+        max_connections: value(thresholds.max_connections, 1024),
+        max_pending_requests: value(thresholds.max_pending_requests, 1024),
+        max_requests: value(thresholds.max_requests, 1024),
+        max_retries: value(thresholds.max_retries, 3),
+        max_requests_per_connection,
+    })
+}
+
+fn ejection(
+    from: &cluster::OutlierDetection,
+    ignored: &mut Vec<String>,
+) -> Result<OutlierDetection, Fault> {
+    let value = |value: Option<UInt32Value>, default| value.map_or(default, |value| value.value);
+    // Envoy ejects by success rate unless told not to; ours does not.
+    if value(from.enforcing_success_rate, 100) > 0 {
+        ignored.push("OutlierDetection.enforcing_success_rate".to_owned());
+    }
+    let enforced = |share, count| if share == 0 { 0 } else { count };
+    Ok(OutlierDetection {
+        consecutive_5xx: enforced(
+            value(from.enforcing_consecutive_5xx, 100),
+            value(from.consecutive_5xx, 5),
+        ),
+        consecutive_gateway: enforced(
+            value(from.enforcing_consecutive_gateway_failure, 0),
+            value(from.consecutive_gateway_failure, 5),
+        ),
+        interval: duration_or("interval", from.interval.as_ref(), Duration::from_secs(10))?,
+        base_ejection: duration_or(
+            "base_ejection_time",
+            from.base_ejection_time.as_ref(),
+            Duration::from_secs(30),
+        )?,
+        max_ejection_percent: value(from.max_ejection_percent, 10),
+    })
+}
+
+/// Istio's metadata; a name alone proves nothing.
+fn service(from: &cluster::Cluster) -> Option<ServiceRef> {
+    let fields = part(from.metadata.as_ref(), ISTIO)?;
+    let service = as_struct(as_list(fields, "services")?.first()?)?;
+    // Istio leaves the port in the name only, for clusters that it made from a service.
+    let port = as_number(fields, "default_original_port")
+        .or_else(|| from.name.split('|').nth(1)?.parse().ok())?;
+    Some(ServiceRef {
+        host: as_text(service, "host")?.parse().ok()?,
+        name: as_text(service, "name").unwrap_or_default(),
+        namespace: as_text(service, "namespace").unwrap_or_default(),
+        port: u16::try_from(port).ok()?,
+        subset: as_text(fields, "subset").unwrap_or_default(),
+    })
+}

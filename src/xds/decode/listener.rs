@@ -1,0 +1,399 @@
+//! Listeners and their chains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::super::pb::{
+    Any, HttpInspector, OriginalDst, Router, TlsInspector, core, hcm, is, is_ads, listener, tcp,
+};
+use super::super::structs::{MESHCTL, as_object, as_text, part};
+use super::fields::Fields;
+use super::{Fault, duration_or, route, tls, unpack};
+use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
+use crate::mesh::{Listener, RouteTable};
+
+const LISTENER: Fields = Fields {
+    message: "Listener",
+    understood: &[1, 2, 3, 9, 15, 16, 17, 25],
+    tuning: &[
+        (5, "per_connection_buffer_limit_bytes"),
+        (6, "metadata"),
+        (8, "drain_type"),
+        (12, "tcp_fast_open_queue_length"),
+        (20, "connection_balance_config"),
+        (21, "reuse_port"),
+        (22, "access_log"),
+        (24, "tcp_backlog_size"),
+        (28, "stat_prefix"),
+        (29, "enable_reuse_port"),
+        (30, "enable_mptcp"),
+        (31, "ignore_global_conn_limit"),
+        (34, "max_connections_to_accept_per_socket_event"),
+        (35, "bypass_overload_manager"),
+        (37, "tcp_keepalive"),
+        (38, "per_connection_buffer_high_watermark_timeout"),
+        (39, "stats_matcher"),
+    ],
+    refused: &[
+        (4, "use_original_dst"),
+        (10, "transparent"),
+        (11, "freebind"),
+        (13, "socket_options"),
+        (18, "udp_listener_config"),
+        (19, "api_listener"),
+        (26, "bind_to_port"),
+        (27, "internal_listener"),
+        (32, "filter_chain_matcher"),
+        (33, "additional_addresses"),
+        (36, "fcds_config"),
+    ],
+};
+const CHAIN: Fields = Fields {
+    message: "FilterChain",
+    understood: &[1, 3, 5, 6, 7],
+    tuning: &[(9, "transport_socket_connect_timeout")],
+    refused: &[(4, "use_proxy_proto")],
+};
+const MATCH: Fields = Fields {
+    message: "FilterChainMatch",
+    understood: &[3, 8, 9, 10, 11],
+    tuning: &[],
+    refused: &[
+        (4, "address_suffix"),
+        (5, "suffix_len"),
+        (6, "source_prefix_ranges"),
+        (7, "source_ports"),
+        (12, "source_type"),
+        (13, "direct_source_prefix_ranges"),
+    ],
+};
+const MANAGER: Fields = Fields {
+    message: "HttpConnectionManager",
+    understood: &[1, 2, 3, 4, 5, 16, 17, 23, 24, 30, 34],
+    tuning: &[
+        (6, "add_user_agent"),
+        (7, "tracing"),
+        (8, "http_protocol_options"),
+        (9, "http2_protocol_options"),
+        (10, "server_name"),
+        (12, "drain_timeout"),
+        (13, "access_log"),
+        (14, "use_remote_address"),
+        (15, "generate_request_id"),
+        (21, "skip_xff_append"),
+        (22, "via"),
+        (26, "delayed_close_timeout"),
+        (28, "request_timeout"),
+        (29, "max_request_headers_kb"),
+        (32, "preserve_external_request_id"),
+        (33, "merge_slashes"),
+        (35, "common_http_protocol_options"),
+        (36, "request_id_extension"),
+        (37, "always_set_request_id_in_response"),
+        (40, "stream_error_on_invalid_http_message"),
+        (41, "request_headers_timeout"),
+        (43, "path_normalization_options"),
+        (44, "http3_protocol_options"),
+        (47, "strip_trailing_host_dot"),
+        (48, "scheme_header_transformation"),
+        (49, "proxy_status_config"),
+        (51, "append_x_forwarded_port"),
+        (54, "access_log_flush_interval"),
+        (55, "flush_access_log_on_new_request"),
+        (56, "access_log_options"),
+        (57, "append_local_overload"),
+        (58, "http1_safe_max_connection_duration"),
+        (59, "stream_flush_timeout"),
+        (62, "drain_timeout_jitter"),
+    ],
+    refused: &[
+        (18, "proxy_100_continue"),
+        (19, "xff_num_trusted_hops"),
+        (25, "internal_address_config"),
+        (31, "scoped_routes"),
+        (38, "local_reply_config"),
+        (39, "strip_matching_host_port"),
+        (42, "strip_any_host_port"),
+        (45, "path_with_escaped_slashes_action"),
+        (46, "original_ip_detection_extensions"),
+        (50, "typed_header_validation_config"),
+        (52, "early_header_mutation_extensions"),
+        (60, "forward_client_cert_matcher"),
+        (61, "forward_proto_config"),
+    ],
+};
+const TCP: Fields = Fields {
+    message: "TcpProxy",
+    understood: &[1, 2, 8, 10],
+    tuning: &[
+        (3, "downstream_idle_timeout"),
+        (4, "upstream_idle_timeout"),
+        (5, "access_log"),
+        (7, "max_connect_attempts"),
+        (13, "max_downstream_connection_duration"),
+        (15, "access_log_flush_interval"),
+        (16, "flush_access_log_on_connected"),
+        (17, "access_log_options"),
+        (18, "backoff_options"),
+        (20, "max_downstream_connection_duration_jitter_percentage"),
+        (24, "check_drain_close"),
+    ],
+    refused: &[
+        (9, "metadata_match"),
+        (11, "hash_policy"),
+        (12, "tunneling_config"),
+        (14, "on_demand"),
+        (19, "proxy_protocol_tlvs"),
+        (21, "upstream_connect_mode"),
+    ],
+};
+
+pub(super) fn decode(
+    from: &listener::Listener,
+    ignored: &mut Vec<String>,
+) -> Result<(Listener, Vec<Arc<RouteTable>>), Fault> {
+    LISTENER.audit(from, ignored)?;
+    let mut tables = Vec::new();
+    let bind = super::super::pb::to_address(from.address.as_ref())
+        .ok_or_else(|| Fault::Invalid("address is not an IP address and a port".to_owned()))?;
+    let direction = match core::TrafficDirection::try_from(from.traffic_direction) {
+        Ok(core::TrafficDirection::Inbound) => Direction::Inbound,
+        _ => Direction::Outbound,
+    };
+    let mut one = |chain| chain_of(chain, &mut tables, ignored);
+    let chains = from
+        .filter_chains
+        .iter()
+        .map(&mut one)
+        .collect::<Result<_, _>>()?;
+    let default_chain = from
+        .default_filter_chain
+        .as_ref()
+        .map(&mut one)
+        .transpose()?;
+    let listener = Listener {
+        name: from.name.clone(),
+        bind,
+        direction,
+        transparent: inspected(from)?,
+        chains,
+        default_chain,
+        // Envoy's default.
+        detect_timeout: duration_or(
+            "listener_filters_timeout",
+            from.listener_filters_timeout.as_ref(),
+            Duration::from_secs(15),
+        )?,
+    };
+    Ok((listener, tables))
+}
+
+/// Whether connections are redirected here. A filter that is not known may change who the caller
+/// seems to be, so it is refused.
+fn inspected(from: &listener::Listener) -> Result<bool, Fault> {
+    let mut transparent = false;
+    for filter in &from.listener_filters {
+        match &filter.config_type {
+            Some(listener::listener_filter::ConfigType::TypedConfig(any))
+                if is::<OriginalDst>(any) =>
+            {
+                transparent = true;
+            }
+            Some(listener::listener_filter::ConfigType::TypedConfig(any))
+                if is::<TlsInspector>(any) || is::<HttpInspector>(any) => {}
+            _ => {
+                return Err(Fault::Unsupported {
+                    message: "Listener",
+                    field: format!("listener filter {:?}", filter.name),
+                });
+            }
+        }
+    }
+    Ok(transparent)
+}
+
+fn chain_of(
+    from: &listener::FilterChain,
+    tables: &mut Vec<Arc<RouteTable>>,
+    ignored: &mut Vec<String>,
+) -> Result<Chain, Fault> {
+    CHAIN.audit(from, ignored)?;
+    let tls = match &from.transport_socket {
+        Some(socket) if !tls::is_raw(Some(socket)) => Some(tls::server(socket, ignored)?),
+        _ => None,
+    };
+    let [filter] = &*from.filters else {
+        return Err(Fault::Unsupported {
+            message: "FilterChain",
+            field: format!(
+                "filters {:?}",
+                from.filters.iter().map(|f| &f.name).collect::<Vec<_>>()
+            ),
+        });
+    };
+    let Some(listener::filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
+        return Err(unknown(filter));
+    };
+    let detect = part(from.metadata.as_ref(), MESHCTL)
+        .and_then(|fields| as_object(fields, "detect"))
+        .and_then(|fields| as_text(fields, "cluster"));
+    let action = if is::<hcm::HttpConnectionManager>(config) {
+        let (routes, codec) = http(config, tables, ignored)?;
+        match detect {
+            Some(cluster) => ChainAction::Detect { routes, cluster },
+            None => ChainAction::Http { routes, codec },
+        }
+    } else if is::<tcp::TcpProxy>(config) {
+        bytes(config, ignored)?
+    } else {
+        return Err(unknown(filter));
+    };
+    Ok(Chain {
+        name: from.name.clone(),
+        matches: from
+            .filter_chain_match
+            .as_ref()
+            .map(|from| condition(from, ignored))
+            .transpose()?
+            .unwrap_or_default(),
+        tls,
+        action,
+    })
+}
+
+fn unknown(filter: &listener::Filter) -> Fault {
+    Fault::Unsupported {
+        message: "FilterChain",
+        field: format!("filter {:?}", filter.name),
+    }
+}
+
+fn condition(
+    from: &listener::FilterChainMatch,
+    ignored: &mut Vec<String>,
+) -> Result<ChainMatch, Fault> {
+    MATCH.audit(from, ignored)?;
+    let port = from
+        .destination_port
+        .as_ref()
+        .map(|port| u16::try_from(port.value))
+        .transpose()
+        .map_err(|_| Fault::Invalid("destination_port is not a port".to_owned()))?;
+    Ok(ChainMatch {
+        port,
+        destinations: from
+            .prefix_ranges
+            .iter()
+            .map(range)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Fault::Invalid("prefix_ranges has no IP network".to_owned()))?,
+        server_names: from.server_names.clone(),
+        transport: match from.transport_protocol.as_str() {
+            "" => None,
+            "tls" => Some(Transport::Tls),
+            "raw_buffer" => Some(Transport::Plain),
+            other => {
+                return Err(Fault::Unsupported {
+                    message: "FilterChainMatch",
+                    field: format!("transport_protocol {other:?}"),
+                });
+            }
+        },
+        application_protocols: from.application_protocols.clone(),
+    })
+}
+
+fn range(from: &core::CidrRange) -> Option<IpNet> {
+    let length = from.prefix_len.as_ref().map_or(0, |length| length.value);
+    IpNet::new(
+        from.address_prefix.parse().ok()?,
+        u8::try_from(length).ok()?,
+    )
+    .ok()
+}
+
+fn http(
+    config: &Any,
+    tables: &mut Vec<Arc<RouteTable>>,
+    ignored: &mut Vec<String>,
+) -> Result<(String, HttpCodec), Fault> {
+    use hcm::http_connection_manager::{CodecType, RouteSpecifier};
+    let manager: hcm::HttpConnectionManager = unpack(config)?;
+    MANAGER.audit(&manager, ignored)?;
+    let unsupported = |field: String| {
+        Err(Fault::Unsupported {
+            message: "HttpConnectionManager",
+            field,
+        })
+    };
+    for filter in &manager.http_filters {
+        let known = matches!(
+            &filter.config_type,
+            Some(hcm::http_filter::ConfigType::TypedConfig(any)) if is::<Router>(any)
+        );
+        if known {
+            continue;
+        }
+        if filter.is_optional || filter.disabled {
+            ignored.push(format!(
+                "HttpConnectionManager.http_filters {:?}",
+                filter.name
+            ));
+        } else {
+            return unsupported(format!("http filter {:?}", filter.name));
+        }
+    }
+    let codec = match CodecType::try_from(manager.codec_type) {
+        Ok(CodecType::Auto) => HttpCodec::Auto,
+        Ok(CodecType::Http1) => HttpCodec::Http1,
+        Ok(CodecType::Http2) => HttpCodec::Http2,
+        Ok(CodecType::Http3) | Err(_) => return unsupported("codec_type".to_owned()),
+    };
+    let routes = match manager.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) if is_ads(rds.config_source.as_ref()) => {
+            rds.route_config_name
+        }
+        Some(RouteSpecifier::Rds(_)) => return unsupported("rds other than ADS".to_owned()),
+        Some(RouteSpecifier::RouteConfig(inline)) => {
+            let table = route::decode(&inline, ignored)?;
+            let name = table.name.clone();
+            tables.push(Arc::new(table));
+            name
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) | None => {
+            return unsupported("routes by scope".to_owned());
+        }
+    };
+    Ok((routes, codec))
+}
+
+fn bytes(config: &Any, ignored: &mut Vec<String>) -> Result<ChainAction, Fault> {
+    use tcp::tcp_proxy::ClusterSpecifier;
+    let proxy: tcp::TcpProxy = unpack(config)?;
+    TCP.audit(&proxy, ignored)?;
+    let clusters = match proxy.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => vec![(name, 1)],
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
+            .clusters
+            .into_iter()
+            .map(|to| match to.metadata_match {
+                None => Ok((to.name, to.weight)),
+                Some(_) => Err(Fault::Unsupported {
+                    message: "TcpProxy.WeightedCluster",
+                    field: "metadata_match".to_owned(),
+                }),
+            })
+            .collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    Ok(ChainAction::Tcp {
+        clusters,
+        idle_timeout: duration_or(
+            "idle_timeout",
+            proxy.idle_timeout.as_ref(),
+            Duration::from_hours(1),
+        )?,
+    })
+}

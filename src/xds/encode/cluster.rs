@@ -1,0 +1,249 @@
+//! Clusters.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::super::pb::{
+    HTTP_PROTOCOL_OPTIONS, address, ads, any, cluster, core, duration, endpoint, u32_value,
+    upstream,
+};
+use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
+use super::tls;
+use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
+use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
+
+/// `bytes_only`: no route leads here, so the peer must not expect requests.
+pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluster::Cluster {
+    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+    let original = from.kind == ClusterKind::OriginalDestination;
+    let mut to = cluster::Cluster {
+        name: from.name.clone(),
+        connect_timeout: duration(match client {
+            Client::Meshctl => from.connect_timeout,
+            Client::Envoy | Client::Grpc => from.connect_timeout.max(Duration::from_millis(1)),
+        }),
+        lb_policy: match from.load_balancer {
+            _ if original => LbPolicy::ClusterProvided,
+            LoadBalancer::RoundRobin => LbPolicy::RoundRobin,
+            LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
+            LoadBalancer::Random => LbPolicy::Random,
+        }
+        .into(),
+        circuit_breakers: Some(limits(&from.limits)),
+        outlier_detection: from
+            .outlier
+            .as_ref()
+            .map(|outlier| ejection(outlier, client)),
+        // One entry, so its order is no question.
+        typed_extension_protocol_options: [(
+            HTTP_PROTOCOL_OPTIONS.to_owned(),
+            any(&protocol(from)),
+        )]
+        .into(),
+        metadata: about(from, client),
+        ..Default::default()
+    };
+    let kind = match &from.kind {
+        ClusterKind::Discovered => {
+            to.eds_cluster_config = Some(cluster::cluster::EdsClusterConfig {
+                eds_config: Some(ads()),
+                ..Default::default()
+            });
+            DiscoveryType::Eds
+        }
+        ClusterKind::Static(addresses) => {
+            to.load_assignment = Some(fixed(&from.name, addresses, client));
+            DiscoveryType::Static
+        }
+        ClusterKind::OriginalDestination => DiscoveryType::OriginalDst,
+    };
+    to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
+    if let Some(mtls) = &from.tls {
+        secure(&mut to, mtls, alpn(from.protocol, bytes_only));
+    }
+    to
+}
+
+/// Endpoints that carry `tlsMode: istio` get mTLS and others plaintext, unless mTLS is required.
+fn secure(to: &mut cluster::Cluster, mtls: &ClientTls, alpn: Vec<String>) {
+    let socket = tls::client(mtls, alpn);
+    if mtls.required {
+        to.transport_socket = Some(socket);
+        return;
+    }
+    let of = |name: &str, wanted, socket| cluster::cluster::TransportSocketMatch {
+        name: name.to_owned(),
+        r#match: Some(wanted),
+        transport_socket: Some(socket),
+    };
+    to.transport_socket_matches = vec![
+        of(
+            "tlsMode-istio",
+            object([("tlsMode", text("istio"))]),
+            socket,
+        ),
+        of("tlsMode-disabled", object::<&str>([]), tls::raw()),
+    ];
+}
+
+/// Istio's names; what is offered must be what this cluster's pools speak.
+fn alpn(protocol: UpstreamProtocol, bytes_only: bool) -> Vec<String> {
+    let names: &[&str] = match protocol {
+        _ if bytes_only => &["istio-peer-exchange", "istio"],
+        UpstreamProtocol::Http1 => &["istio-http/1.1", "istio-http/1.0", "istio"],
+        UpstreamProtocol::Http2 => &["istio-h2", "istio"],
+        UpstreamProtocol::Downstream => &["istio"],
+    };
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn fixed(name: &str, addresses: &[SocketAddr], client: Client) -> endpoint::ClusterLoadAssignment {
+    // Envoy refuses an address that comes twice.
+    let mut seen = BTreeSet::new();
+    let kept = |at: &&SocketAddr| client == Client::Meshctl || seen.insert(**at);
+    let endpoints: Vec<_> = addresses
+        .iter()
+        .filter(kept)
+        .map(|at| endpoint::LbEndpoint {
+            host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
+                endpoint::Endpoint {
+                    address: Some(address(*at)),
+                    ..Default::default()
+                },
+            )),
+            ..Default::default()
+        })
+        .collect();
+    endpoint::ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: (!endpoints.is_empty())
+            .then(|| endpoint::LocalityLbEndpoints {
+                lb_endpoints: endpoints,
+                ..Default::default()
+            })
+            .into_iter()
+            .collect(),
+        ..Default::default()
+    }
+}
+
+fn limits(limits: &Limits) -> cluster::CircuitBreakers {
+    cluster::CircuitBreakers {
+        thresholds: vec![cluster::circuit_breakers::Thresholds {
+            max_connections: u32_value(limits.max_connections),
+            max_pending_requests: u32_value(limits.max_pending_requests),
+            max_requests: u32_value(limits.max_requests),
+            max_retries: u32_value(limits.max_retries),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn ejection(from: &OutlierDetection, client: Client) -> cluster::OutlierDetection {
+    // Envoy has "off" as a share of enforcement, and no zero of its own.
+    let enforced = |count: u32| u32_value(if count == 0 { 0 } else { 100 });
+    let wait = |wait: Duration| match client {
+        Client::Meshctl => duration(wait),
+        Client::Envoy | Client::Grpc => duration(wait.max(Duration::from_millis(1))),
+    };
+    cluster::OutlierDetection {
+        consecutive_5xx: (from.consecutive_5xx > 0)
+            .then_some(from.consecutive_5xx)
+            .and_then(u32_value),
+        enforcing_consecutive_5xx: enforced(from.consecutive_5xx),
+        consecutive_gateway_failure: (from.consecutive_gateway > 0)
+            .then_some(from.consecutive_gateway)
+            .and_then(u32_value),
+        enforcing_consecutive_gateway_failure: enforced(from.consecutive_gateway),
+        interval: wait(from.interval),
+        base_ejection_time: wait(from.base_ejection),
+        max_ejection_percent: u32_value(match client {
+            Client::Meshctl => from.max_ejection_percent,
+            Client::Envoy | Client::Grpc => from.max_ejection_percent.min(100),
+        }),
+        // Only what is asked for: Envoy would eject by success rate too.
+        enforcing_success_rate: u32_value(0),
+        ..Default::default()
+    }
+}
+
+fn protocol(from: &Cluster) -> upstream::HttpProtocolOptions {
+    use options::explicit_http_config::ProtocolConfig;
+    use upstream::http_protocol_options as options;
+    let explicit = |config| {
+        options::UpstreamProtocolOptions::ExplicitHttpConfig(options::ExplicitHttpConfig {
+            protocol_config: Some(config),
+        })
+    };
+    let most = from.limits.max_requests_per_connection;
+    upstream::HttpProtocolOptions {
+        common_http_protocol_options: (most > 0).then(|| core::HttpProtocolOptions {
+            max_requests_per_connection: u32_value(most),
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(match from.protocol {
+            UpstreamProtocol::Http1 => explicit(ProtocolConfig::HttpProtocolOptions(
+                core::Http1ProtocolOptions::default(),
+            )),
+            UpstreamProtocol::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(
+                core::Http2ProtocolOptions::default(),
+            )),
+            UpstreamProtocol::Downstream => {
+                options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+                    options::UseDownstreamHttpConfig {
+                        http_protocol_options: Some(core::Http1ProtocolOptions::default()),
+                        http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
+                        ..Default::default()
+                    },
+                )
+            }
+        }),
+        ..Default::default()
+    }
+}
+
+/// The service in Istio's form.
+fn about(from: &Cluster, client: Client) -> Option<core::Metadata> {
+    let service = from.service.as_ref().map(
+        |ServiceRef {
+             host,
+             name,
+             namespace,
+             port,
+             subset,
+         }| {
+            let service = object([
+                ("host", text(host.as_str())),
+                ("name", text(name)),
+                ("namespace", text(namespace)),
+            ]);
+            let subset = (!subset.is_empty()).then(|| ("subset", text(subset)));
+            object(
+                [
+                    ("services", list(vec![nested(service)])),
+                    ("default_original_port", number(u32::from(*port))),
+                ]
+                .into_iter()
+                .chain(subset),
+            )
+        },
+    );
+    // Envoy has no load balancer to name where the caller chooses the endpoint.
+    let balancer = (client == Client::Meshctl
+        && from.kind == ClusterKind::OriginalDestination
+        && from.load_balancer != LoadBalancer::default())
+    .then(|| {
+        let name = match from.load_balancer {
+            LoadBalancer::RoundRobin => "roundRobin",
+            LoadBalancer::LeastRequest => "leastRequest",
+            LoadBalancer::Random => "random",
+        };
+        ("loadBalancer", text(name))
+    });
+    metadata([
+        (ISTIO, service.unwrap_or_default()),
+        (MESHCTL, object(balancer)),
+    ])
+}

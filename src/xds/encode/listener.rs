@@ -1,0 +1,356 @@
+//! Listeners and their chains.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::super::pb::{
+    Any, HttpInspector, OriginalDst, Router, TlsInspector, address, ads, any, bool_value, core,
+    duration, hcm, listener, tcp, u32_value,
+};
+use super::super::structs::{MESHCTL, metadata, nested, object, text};
+use super::tls;
+use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
+use crate::mesh::{Client, Listener};
+
+/// What Envoy's `http_inspector` calls HTTP in plain connections.
+const PLAIN_HTTP: [&str; 3] = ["http/1.1", "http/1.0", "h2c"];
+/// HTTP inside of the mesh's TLS, in Istio's names and everyone's.
+const TLS_HTTP: [&str; 5] = [
+    "istio-http/1.1",
+    "istio-http/1.0",
+    "istio-h2",
+    "http/1.1",
+    "h2",
+];
+/// Where connections end that nothing may take; there is no such cluster.
+const NOWHERE: &str = "BlackHoleCluster";
+
+pub(super) fn encode(from: &Listener, client: Client) -> listener::Listener {
+    let inbound = from.direction == Direction::Inbound;
+    let (chains, default) = match client {
+        Client::Envoy => split(from, inbound),
+        Client::Meshctl | Client::Grpc => (
+            from.chains.iter().map(|c| one(c, inbound)).collect(),
+            from.default_chain.as_ref().map(|c| one(c, inbound)),
+        ),
+    };
+    let to = listener::Listener {
+        name: from.name.clone(),
+        address: Some(address(from.bind)),
+        traffic_direction: match from.direction {
+            Direction::Inbound => core::TrafficDirection::Inbound,
+            Direction::Outbound => core::TrafficDirection::Outbound,
+        }
+        .into(),
+        listener_filters_timeout: duration(from.detect_timeout),
+        continue_on_listener_filters_timeout: true,
+        ..Default::default()
+    };
+    listener::Listener {
+        listener_filters: inspectors(from, &chains),
+        filter_chains: chains,
+        default_filter_chain: default,
+        ..to
+    }
+}
+
+/// Filters that find out what chains ask about.
+fn inspectors(from: &Listener, chains: &[listener::FilterChain]) -> Vec<listener::ListenerFilter> {
+    let all = || from.chains.iter().chain(&from.default_chain);
+    let asks = |question: fn(&listener::FilterChainMatch) -> bool| {
+        chains
+            .iter()
+            .filter_map(|chain| chain.filter_chain_match.as_ref())
+            .any(question)
+    };
+    let tls = all().any(|chain| chain.tls.is_some())
+        || asks(|m| !m.server_names.is_empty() || !m.transport_protocol.is_empty());
+    let http = asks(|m| !m.application_protocols.is_empty())
+        || all().any(|chain| matches!(chain.action, ChainAction::Detect { .. }));
+    let filter = |name: &str, config: Any| listener::ListenerFilter {
+        name: format!("envoy.filters.listener.{name}"),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    };
+    [
+        from.transparent
+            .then(|| filter("original_dst", any(&OriginalDst {}))),
+        tls.then(|| filter("tls_inspector", any(&TlsInspector::default()))),
+        http.then(|| filter("http_inspector", any(&HttpInspector {}))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A chain as it is; detection stands in our metadata.
+fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
+    let detect = match &chain.action {
+        ChainAction::Detect { cluster, .. } => {
+            Some(("detect", nested(object([("cluster", text(cluster))]))))
+        }
+        ChainAction::Http { .. } | ChainAction::Tcp { .. } => None,
+    };
+    listener::FilterChain {
+        name: chain.name.clone(),
+        filter_chain_match: (chain.matches != ChainMatch::default())
+            .then(|| condition(&chain.matches)),
+        transport_socket: chain.tls.as_ref().map(tls::server),
+        filters: vec![match &chain.action {
+            ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
+            ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
+            ChainAction::Tcp {
+                clusters,
+                idle_timeout,
+            } => bytes(&chain.name, clusters, Some(*idle_timeout), Client::Meshctl),
+        }],
+        metadata: metadata([(MESHCTL, object(detect))]),
+        ..Default::default()
+    }
+}
+
+/// Chains in Envoy's terms: detection becomes a chain for HTTP and one for the rest. Envoy never
+/// goes back to a less specific transport, so the rest stands once for each.
+fn split(
+    from: &Listener,
+    inbound: bool,
+) -> (Vec<listener::FilterChain>, Option<listener::FilterChain>) {
+    let mut chains: Vec<listener::FilterChain> = Vec::new();
+    let mut derived: Vec<listener::FilterChain> = Vec::new();
+    for chain in &from.chains {
+        match &chain.action {
+            ChainAction::Detect { routes, cluster } => {
+                chains.push(detected(chain, routes, inbound));
+                let rest = |transport: Option<Transport>, suffix: &str| {
+                    let matches = ChainMatch {
+                        transport,
+                        ..chain.matches.clone()
+                    };
+                    envoy(
+                        chain,
+                        &matches,
+                        suffix,
+                        bytes(&chain.name, &[(cluster.clone(), 1)], None, Client::Envoy),
+                    )
+                };
+                match (chain.matches.transport, &chain.tls) {
+                    (None, None) => {
+                        derived.push(rest(Some(Transport::Plain), "-bytes"));
+                        derived.push(rest(Some(Transport::Tls), "-tls"));
+                    }
+                    (transport, _) => derived.push(rest(transport, "-bytes")),
+                }
+            }
+            ChainAction::Http { routes, codec } => {
+                let filter = http(chain, routes, *codec, inbound);
+                chains.push(envoy(chain, &chain.matches, "", filter));
+            }
+            ChainAction::Tcp {
+                clusters,
+                idle_timeout,
+            } => {
+                let filter = bytes(&chain.name, clusters, Some(*idle_timeout), Client::Envoy);
+                chains.push(envoy(chain, &chain.matches, "", filter));
+            }
+        }
+    }
+    let default = from.default_chain.as_ref().map(|chain| {
+        let nothing = ChainMatch::default();
+        match &chain.action {
+            ChainAction::Detect { routes, cluster } => {
+                derived.push(detected(chain, routes, inbound));
+                let filter = bytes(&chain.name, &[(cluster.clone(), 1)], None, Client::Envoy);
+                envoy(chain, &nothing, "-bytes", filter)
+            }
+            ChainAction::Http { routes, codec } => {
+                envoy(chain, &nothing, "", http(chain, routes, *codec, inbound))
+            }
+            ChainAction::Tcp {
+                clusters,
+                idle_timeout,
+            } => envoy(
+                chain,
+                &nothing,
+                "",
+                bytes(&chain.name, clusters, Some(*idle_timeout), Client::Envoy),
+            ),
+        }
+    });
+    // Envoy refuses a listener with two equal conditions; what was asked for wins over what follows.
+    chains.extend(derived);
+    let mut kept: Vec<listener::FilterChain> = Vec::with_capacity(chains.len());
+    for chain in chains {
+        let same = |other: &listener::FilterChain| {
+            other.filter_chain_match.clone().unwrap_or_default()
+                == chain.filter_chain_match.clone().unwrap_or_default()
+        };
+        if !kept.iter().any(same) {
+            kept.push(chain);
+        }
+    }
+    (kept, default)
+}
+
+/// The chain that takes what the first bytes (or ALPN, within TLS) show to be HTTP.
+fn detected(chain: &Chain, routes: &str, inbound: bool) -> listener::FilterChain {
+    let names: &[&str] = if chain.tls.is_some() {
+        &TLS_HTTP
+    } else {
+        &PLAIN_HTTP
+    };
+    let matches = ChainMatch {
+        // A client hello that offers `http/1.1` is not plain HTTP.
+        transport: chain
+            .matches
+            .transport
+            .or(chain.tls.is_none().then_some(Transport::Plain)),
+        application_protocols: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..chain.matches.clone()
+    };
+    envoy(
+        chain,
+        &matches,
+        "",
+        http(chain, routes, HttpCodec::Auto, inbound),
+    )
+}
+
+fn envoy(
+    chain: &Chain,
+    matches: &ChainMatch,
+    suffix: &str,
+    filter: listener::Filter,
+) -> listener::FilterChain {
+    listener::FilterChain {
+        name: format!("{}{suffix}", chain.name),
+        filter_chain_match: (*matches != ChainMatch::default()).then(|| condition(matches)),
+        transport_socket: chain.tls.as_ref().map(tls::server),
+        filters: vec![filter],
+        ..Default::default()
+    }
+}
+
+fn condition(from: &ChainMatch) -> listener::FilterChainMatch {
+    listener::FilterChainMatch {
+        destination_port: from.port.and_then(|port| u32_value(u32::from(port))),
+        prefix_ranges: from.destinations.iter().map(range).collect(),
+        server_names: from.server_names.clone(),
+        transport_protocol: match from.transport {
+            Some(Transport::Tls) => "tls",
+            Some(Transport::Plain) => "raw_buffer",
+            None => "",
+        }
+        .to_owned(),
+        application_protocols: from.application_protocols.clone(),
+        ..Default::default()
+    }
+}
+
+fn range(net: &IpNet) -> core::CidrRange {
+    let address: IpAddr = net.addr();
+    core::CidrRange {
+        address_prefix: address.to_string(),
+        prefix_len: u32_value(u32::from(net.prefix_len())),
+    }
+}
+
+fn http(chain: &Chain, routes: &str, codec: HttpCodec, inbound: bool) -> listener::Filter {
+    use hcm::http_connection_manager as options;
+    let zero = std::time::Duration::ZERO;
+    // Who called is shown to the application only where it was proven.
+    let proven = inbound && chain.tls.is_some();
+    filter(
+        "http_connection_manager",
+        any(&hcm::HttpConnectionManager {
+            stat_prefix: prefix(&chain.name),
+            codec_type: match codec {
+                HttpCodec::Auto => options::CodecType::Auto,
+                HttpCodec::Http1 => options::CodecType::Http1,
+                HttpCodec::Http2 => options::CodecType::Http2,
+            }
+            .into(),
+            route_specifier: Some(options::RouteSpecifier::Rds(hcm::Rds {
+                config_source: Some(ads()),
+                route_config_name: routes.to_owned(),
+            })),
+            http_filters: vec![router()],
+            normalize_path: bool_value(true),
+            // A mesh carries long streams; idle ones are for the ends to judge (Istio's choice).
+            stream_idle_timeout: duration(zero),
+            server_header_transformation: options::ServerHeaderTransformation::PassThrough.into(),
+            forward_client_cert_details: if proven {
+                options::ForwardClientCertDetails::SanitizeSet
+            } else {
+                options::ForwardClientCertDetails::Sanitize
+            }
+            .into(),
+            set_current_client_cert_details: proven.then(|| options::SetCurrentClientCertDetails {
+                subject: bool_value(true),
+                uri: true,
+                ..Default::default()
+            }),
+            upgrade_configs: vec![options::UpgradeConfig {
+                upgrade_type: "websocket".to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+    )
+}
+
+pub(super) fn router() -> hcm::HttpFilter {
+    hcm::HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(
+            &Router::default(),
+        ))),
+        ..Default::default()
+    }
+}
+
+fn bytes(
+    name: &str,
+    clusters: &[(String, u32)],
+    idle: Option<std::time::Duration>,
+    client: Client,
+) -> listener::Filter {
+    use tcp::tcp_proxy as options;
+    let weighted: Vec<_> = clusters
+        .iter()
+        .filter(|(_, weight)| client == Client::Meshctl || *weight > 0)
+        .map(|(name, weight)| options::weighted_cluster::ClusterWeight {
+            name: name.clone(),
+            weight: *weight,
+            ..Default::default()
+        })
+        .collect();
+    let specifier = match (client, &*weighted) {
+        (Client::Envoy, []) => options::ClusterSpecifier::Cluster(NOWHERE.to_owned()),
+        (Client::Envoy, [only]) => options::ClusterSpecifier::Cluster(only.name.clone()),
+        _ => options::ClusterSpecifier::WeightedClusters(options::WeightedCluster {
+            clusters: weighted,
+        }),
+    };
+    filter(
+        "tcp_proxy",
+        any(&tcp::TcpProxy {
+            stat_prefix: prefix(name),
+            idle_timeout: idle.and_then(duration),
+            cluster_specifier: Some(specifier),
+            ..Default::default()
+        }),
+    )
+}
+
+fn filter(name: &str, config: Any) -> listener::Filter {
+    listener::Filter {
+        name: format!("envoy.filters.network.{name}"),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(config)),
+    }
+}
+
+/// Envoy wants one that is not empty.
+fn prefix(name: &str) -> String {
+    if name.is_empty() { "chain" } else { name }.to_owned()
+}

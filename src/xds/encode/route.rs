@@ -1,0 +1,447 @@
+//! Route tables.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::super::pb::{bool_value, core, duration, matcher, route, u32_value};
+use super::super::structs::{ISTIO, MESHCTL, metadata, nested, number, object, text};
+use super::headers;
+use crate::mesh::route::{
+    Action, Forward, HeaderMatch, Match, PathMatch, PathRewrite, QueryMatch, Redirect, Respond,
+    Retry, Route, TextMatch, WeightedCluster,
+};
+use crate::mesh::{Client, Origin, RouteTable};
+
+pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfiguration {
+    // Envoy refuses a table in which a name comes twice; the first keeps it, as in ours.
+    let mut seen = BTreeSet::new();
+    let mut hosts = Vec::with_capacity(table.hosts.len());
+    for (index, host) in table.hosts.iter().enumerate() {
+        let domains: Vec<_> = host
+            .domains
+            .iter()
+            .filter(|domain| client == Client::Meshctl || seen.insert(domain.to_ascii_lowercase()))
+            .cloned()
+            .collect();
+        if domains.is_empty() && client != Client::Meshctl {
+            continue;
+        }
+        hosts.push(route::VirtualHost {
+            name: if host.name.is_empty() && client != Client::Meshctl {
+                format!("host-{index}")
+            } else {
+                host.name.clone()
+            },
+            domains,
+            routes: host
+                .routes
+                .iter()
+                .filter_map(|route| one(route, client))
+                .collect(),
+            ..Default::default()
+        });
+    }
+    route::RouteConfiguration {
+        name: table.name.clone(),
+        virtual_hosts: hosts,
+        // A route may be ahead of its cluster: that answers 503, and is no reason to refuse the table.
+        validate_clusters: bool_value(false),
+        ..Default::default()
+    }
+}
+
+/// Whether `route` sends requests to `cluster`.
+pub(super) fn leads_to(route: &Route, cluster: &str) -> bool {
+    match &route.action {
+        Action::Forward(forward) => forward.clusters.iter().any(|to| to.cluster == cluster),
+        Action::Redirect(_) | Action::Respond(_) => false,
+    }
+}
+
+/// `None` when a client of this kind can never match it.
+pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
+    let edits = headers::encode(&from.headers, client);
+    let mut ours = Vec::new();
+    let action = match &from.action {
+        Action::Forward(forward) => {
+            if client == Client::Meshctl {
+                ours.extend(path_rewrite(forward));
+            }
+            forwarded(forward, &from.matches, edits.host.as_ref(), client)
+        }
+        Action::Redirect(redirect) => route::route::Action::Redirect(redirected(redirect)),
+        Action::Respond(respond) => answered(respond, client),
+    };
+    if client == Client::Meshctl {
+        ours.extend(origin(&from.origin));
+        if let PathMatch::Segments(path) = &from.matches.path
+            && !is_separable(path)
+        {
+            ours.push(("segments", text(path)));
+        }
+    }
+    let istio = (client != Client::Grpc && from.origin.kind == "VirtualService").then(|| {
+        let Origin {
+            namespace, name, ..
+        } = &from.origin;
+        let path =
+            format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
+        ("config", text(path))
+    });
+    Some(route::Route {
+        name: from.name.clone(),
+        r#match: Some(condition(&from.matches, client)?),
+        action: Some(action),
+        metadata: metadata([(ISTIO, object(istio)), (MESHCTL, object(ours))]),
+        request_headers_to_add: edits.request_add,
+        request_headers_to_remove: edits.request_remove,
+        response_headers_to_add: edits.response_add,
+        response_headers_to_remove: edits.response_remove,
+        ..Default::default()
+    })
+}
+
+fn origin(origin: &Origin) -> Option<(&'static str, super::super::pb::Value)> {
+    if *origin == Origin::default() {
+        return None;
+    }
+    let texts = [
+        ("kind", &origin.kind),
+        ("namespace", &origin.namespace),
+        ("name", &origin.name),
+    ];
+    let numbers = [("line", origin.line), ("column", origin.column)];
+    let fields = texts
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| (key, text(value)))
+        .chain(origin.file.as_deref().map(|file| ("file", text(file))))
+        .chain(
+            numbers
+                .into_iter()
+                .filter(|(_, value)| *value > 0)
+                .map(|(key, value)| (key, number(value))),
+        );
+    Some(("origin", nested(object(fields))))
+}
+
+/// What a prefix rewrite cannot say: replacing the whole path, or a prefix by nothing.
+fn path_rewrite(forward: &Forward) -> Option<(&'static str, super::super::pb::Value)> {
+    match &forward.rewrite.path {
+        Some(PathRewrite::Full(path)) => Some(("fullPath", text(path))),
+        Some(PathRewrite::Prefix(prefix)) if prefix.is_empty() => Some(("dropPrefix", text(""))),
+        _ => None,
+    }
+}
+
+/// Envoy's rule for `path_separated_prefix`.
+fn is_separable(path: &str) -> bool {
+    path.len() > 1 && !path.ends_with('/') && !path.contains(['?', '#'])
+}
+
+fn condition(from: &Match, client: Client) -> Option<route::RouteMatch> {
+    use route::route_match::PathSpecifier as Path;
+    // gRPC calls have no query: a route that asks for one never holds.
+    if client == Client::Grpc && !from.query.is_empty() {
+        return None;
+    }
+    let path = match &from.path {
+        PathMatch::Prefix(prefix) => Path::Prefix(prefix.clone()),
+        PathMatch::Exact(path) => Path::Path(path.clone()),
+        PathMatch::Regex(pattern) => Path::SafeRegex(regex(pattern.as_str())),
+        PathMatch::Segments(path) => {
+            let trimmed = path.trim_end_matches('/');
+            match client {
+                _ if trimmed.is_empty() => Path::Prefix("/".to_owned()),
+                Client::Grpc => Path::SafeRegex(regex(&format!("{}(/.*)?", escape(trimmed)))),
+                Client::Meshctl | Client::Envoy if is_separable(trimmed) => {
+                    Path::PathSeparatedPrefix(trimmed.to_owned())
+                }
+                Client::Meshctl | Client::Envoy => Path::Prefix(trimmed.to_owned()),
+            }
+        }
+    };
+    Some(route::RouteMatch {
+        path_specifier: Some(path),
+        case_sensitive: from
+            .ignore_case
+            .then_some(())
+            .and_then(|()| bool_value(false)),
+        headers: from
+            .headers
+            .iter()
+            .map(|header| header_match(header, client))
+            .collect(),
+        query_parameters: from
+            .query
+            .iter()
+            .map(|query| query_match(query, client))
+            .collect(),
+        ..Default::default()
+    })
+}
+
+fn header_match(from: &HeaderMatch, client: Client) -> route::HeaderMatcher {
+    use route::header_matcher::HeaderMatchSpecifier as Specifier;
+    let specifier = match text_match(&from.value, client) {
+        None => Specifier::PresentMatch(true),
+        Some(matcher) => Specifier::StringMatch(matcher),
+    };
+    route::HeaderMatcher {
+        name: match from.name.as_str() {
+            "host" if client != Client::Meshctl => ":authority".to_owned(),
+            name => name.to_owned(),
+        },
+        invert_match: from.invert,
+        // Without it "is not x" would not hold for a request that lacks the header.
+        treat_missing_header_as_empty: from.invert
+            && matches!(specifier, Specifier::StringMatch(_))
+            && client != Client::Grpc,
+        header_match_specifier: Some(specifier),
+    }
+}
+
+fn query_match(from: &QueryMatch, client: Client) -> route::QueryParameterMatcher {
+    use route::query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
+    route::QueryParameterMatcher {
+        name: from.name.clone(),
+        query_parameter_match_specifier: Some(match text_match(&from.value, client) {
+            None => Specifier::PresentMatch(true),
+            Some(matcher) => Specifier::StringMatch(matcher),
+        }),
+    }
+}
+
+/// `None` is "is present".
+fn text_match(from: &TextMatch, client: Client) -> Option<matcher::StringMatcher> {
+    use matcher::string_matcher::MatchPattern;
+    let pattern = match from {
+        TextMatch::Present => return None,
+        // Envoy refuses empty ones; they hold for whatever is there.
+        TextMatch::Prefix(text) | TextMatch::Suffix(text)
+            if text.is_empty() && client != Client::Meshctl =>
+        {
+            return None;
+        }
+        TextMatch::Exact(text) => MatchPattern::Exact(text.clone()),
+        TextMatch::Prefix(text) => MatchPattern::Prefix(text.clone()),
+        TextMatch::Suffix(text) => MatchPattern::Suffix(text.clone()),
+        TextMatch::Regex(pattern) => MatchPattern::SafeRegex(regex(pattern.as_str())),
+    };
+    Some(matcher::StringMatcher {
+        match_pattern: Some(pattern),
+        ..Default::default()
+    })
+}
+
+fn regex(pattern: &str) -> matcher::RegexMatcher {
+    matcher::RegexMatcher {
+        regex: pattern.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// `text` as a pattern that matches it alone.
+fn escape(text: &str) -> String {
+    regex::escape(text)
+}
+
+fn forwarded(
+    from: &Forward,
+    matches: &Match,
+    host: Option<&String>,
+    client: Client,
+) -> route::route::Action {
+    use route::route_action as options;
+    let alive: Vec<&WeightedCluster> = from
+        .clusters
+        .iter()
+        .filter(|to| client == Client::Meshctl || to.weight > 0)
+        .collect();
+    if alive.is_empty() && client != Client::Meshctl {
+        // Envoy refuses weights that sum to nothing.
+        return answered(
+            &Respond {
+                status: 503,
+                body: String::new(),
+            },
+            client,
+        );
+    }
+    let plain = |to: &WeightedCluster| to.headers == crate::mesh::route::HeaderEdits::default();
+    let specifier = match (client, &*alive) {
+        (Client::Envoy | Client::Grpc, [only]) if plain(only) => {
+            options::ClusterSpecifier::Cluster(only.cluster.clone())
+        }
+        _ => options::ClusterSpecifier::WeightedClusters(route::WeightedCluster {
+            clusters: alive.into_iter().map(|to| weighted(to, client)).collect(),
+            ..Default::default()
+        }),
+    };
+    let mut to = route::RouteAction {
+        cluster_specifier: Some(specifier),
+        // Zero is no limit; absent would be Envoy's 15 s.
+        timeout: duration(from.timeout.unwrap_or(Duration::ZERO)),
+        retry_policy: from.retry.as_ref().and_then(|retry| again(retry, client)),
+        host_rewrite_specifier: from
+            .rewrite
+            .authority
+            .as_ref()
+            .or(host)
+            .map(|host| options::HostRewriteSpecifier::HostRewriteLiteral(host.clone())),
+        ..Default::default()
+    };
+    if client == Client::Grpc {
+        to.timeout = None;
+        to.host_rewrite_specifier = None;
+        // gRPC knows only this kind of limit.
+        to.max_stream_duration = Some(options::MaxStreamDuration {
+            max_stream_duration: duration(from.timeout.unwrap_or(Duration::ZERO)),
+            ..Default::default()
+        });
+    }
+    match from
+        .rewrite
+        .path
+        .as_ref()
+        .filter(|_| client != Client::Grpc)
+    {
+        None => {}
+        Some(PathRewrite::Prefix(prefix)) if prefix.is_empty() => {
+            if let PathMatch::Prefix(matched) | PathMatch::Segments(matched) = &matches.path {
+                to.regex_rewrite = substitute(&format!("^{}", escape(matched)), "");
+            }
+        }
+        Some(PathRewrite::Prefix(prefix)) => prefix.clone_into(&mut to.prefix_rewrite),
+        Some(PathRewrite::Full(path)) => {
+            to.regex_rewrite = substitute("^.*$", &path.replace('\\', "\\\\"));
+        }
+        Some(PathRewrite::Regex {
+            pattern,
+            substitution,
+        }) => to.regex_rewrite = substitute(pattern.as_str(), substitution),
+    }
+    route::route::Action::Route(to)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "fills an optional field")]
+fn substitute(pattern: &str, substitution: &str) -> Option<matcher::RegexMatchAndSubstitute> {
+    Some(matcher::RegexMatchAndSubstitute {
+        pattern: Some(regex(pattern)),
+        substitution: substitution.to_owned(),
+    })
+}
+
+fn weighted(from: &WeightedCluster, client: Client) -> route::weighted_cluster::ClusterWeight {
+    use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+    let edits = headers::encode(&from.headers, client);
+    route::weighted_cluster::ClusterWeight {
+        name: from.cluster.clone(),
+        weight: u32_value(from.weight),
+        request_headers_to_add: edits.request_add,
+        request_headers_to_remove: edits.request_remove,
+        response_headers_to_add: edits.response_add,
+        response_headers_to_remove: edits.response_remove,
+        host_rewrite_specifier: edits.host.map(HostRewriteSpecifier::HostRewriteLiteral),
+        ..Default::default()
+    }
+}
+
+/// Conditions that gRPC knows; it refuses a policy without any, or without tries.
+const GRPC_RETRIES: [&str; 5] = [
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+fn again(from: &Retry, client: Client) -> Option<route::RetryPolicy> {
+    let names: Vec<_> = from
+        .on
+        .iter()
+        .map(|condition| condition.name())
+        .filter(|name| client != Client::Grpc || GRPC_RETRIES.contains(name))
+        .collect();
+    if client == Client::Grpc && (names.is_empty() || from.attempts == 0) {
+        return None;
+    }
+    let base = match client {
+        Client::Meshctl => from.base_interval,
+        Client::Envoy | Client::Grpc => from.base_interval.max(Duration::from_millis(1)),
+    };
+    let previous_hosts = route::retry_policy::RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(
+            route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(
+                super::super::pb::Any {
+                    type_url: "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                        .to_owned(),
+                    value: Vec::new(),
+                },
+            ),
+        ),
+    };
+    // Another try goes to another endpoint (Istio's choice); ours does so anyway.
+    let elsewhere = client == Client::Envoy;
+    Some(route::RetryPolicy {
+        retry_on: names.join(","),
+        num_retries: u32_value(from.attempts),
+        per_try_timeout: from
+            .per_try_timeout
+            .filter(|_| client != Client::Grpc)
+            .and_then(duration),
+        retriable_status_codes: from.status_codes.iter().copied().map(u32::from).collect(),
+        retry_back_off: Some(route::retry_policy::RetryBackOff {
+            base_interval: duration(base),
+            max_interval: (client != Client::Meshctl)
+                .then(|| duration(base.saturating_mul(10)))
+                .flatten(),
+        }),
+        retry_host_predicate: elsewhere.then_some(previous_hosts).into_iter().collect(),
+        host_selection_retry_max_attempts: if elsewhere { 5 } else { 0 },
+        ..Default::default()
+    })
+}
+
+fn redirected(from: &Redirect) -> route::RedirectAction {
+    use options::RedirectResponseCode as Code;
+    use route::redirect_action as options;
+    route::RedirectAction {
+        response_code: match from.status {
+            302 => Code::Found,
+            303 => Code::SeeOther,
+            307 => Code::TemporaryRedirect,
+            308 => Code::PermanentRedirect,
+            _ => Code::MovedPermanently,
+        }
+        .into(),
+        host_redirect: from.authority.clone().unwrap_or_default(),
+        port_redirect: from.port.map(u32::from).unwrap_or_default(),
+        scheme_rewrite_specifier: from
+            .scheme
+            .clone()
+            .map(options::SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: from
+            .path
+            .clone()
+            .map(options::PathRewriteSpecifier::PathRedirect),
+        ..Default::default()
+    }
+}
+
+fn answered(from: &Respond, client: Client) -> route::route::Action {
+    route::route::Action::DirectResponse(route::DirectResponseAction {
+        status: match client {
+            Client::Meshctl => u32::from(from.status),
+            Client::Envoy | Client::Grpc => u32::from(from.status.clamp(200, 599)),
+        },
+        body: (!from.body.is_empty()).then(|| core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(
+                from.body.clone(),
+            )),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}

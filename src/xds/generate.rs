@@ -1,0 +1,495 @@
+//! Arbitrary canonical views, for properties.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
+use crate::mesh::listener::{
+    Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
+};
+use crate::mesh::node::Application;
+use crate::mesh::route::{
+    Action, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch, PathRewrite,
+    Pattern, QueryMatch, Redirect, Respond, Retry, RetryOn, Rewrite, Route, TextMatch, VirtualHost,
+    WeightedCluster,
+};
+use crate::mesh::{
+    Assignment, Client, Cluster, ClusterKind, Endpoint, Health, Hostname, Listener, LoadBalancer,
+    Locality, Node, NodeKind, Origin, RouteTable, SpiffeId, View, WorkloadRef,
+};
+
+/// A sidecar of that kind.
+pub(crate) fn node(client: Client) -> Node {
+    let ip = IpAddr::from([127, 0, 0, 9]);
+    Node {
+        id: super::node::node_id(NodeKind::Sidecar, ip, "reviews-1", "prod"),
+        client,
+        kind: NodeKind::Sidecar,
+        name: "reviews-1".to_owned(),
+        namespace: "prod".to_owned(),
+        service_account: "reviews".to_owned(),
+        workload: "reviews-v1".to_owned(),
+        labels: BTreeMap::from([("app".to_owned(), "reviews".to_owned())]),
+        locality: Locality {
+            region: "eu".to_owned(),
+            ..Locality::default()
+        },
+        address: ip,
+        outbound: SocketAddr::new(ip, 15001),
+        inbound: SocketAddr::new(ip, 15006),
+        transparent: false,
+        applications: vec![Application {
+            port: 9080,
+            bind: SocketAddr::new(ip, 9080),
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
+        }],
+    }
+}
+
+fn word() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9-]{0,8}"
+}
+
+/// Anything a name or value may be, empty and foreign letters too.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![word(), Just(String::new()), "[ -~äß]{0,12}"]
+}
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<[u8; 4]>().prop_map(|b| IpAddr::V4(Ipv4Addr::from(b))),
+        any::<[u8; 16]>().prop_map(|b| IpAddr::V6(Ipv6Addr::from(b))),
+    ]
+}
+
+fn socket() -> impl Strategy<Value = SocketAddr> {
+    (ip(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (0..100_000_u64, 0..1_000_000_000_u32).prop_map(|(s, n)| Duration::new(s, n))
+}
+
+fn positive() -> impl Strategy<Value = Duration> {
+    duration().prop_map(|d| d + Duration::from_millis(1))
+}
+
+fn pattern() -> impl Strategy<Value = Pattern> {
+    select(vec!["a.*b", "[0-9]+", "^/x(/.*)?$", "(a|b){1,3}"])
+        .prop_map(|source| Pattern::new(source).unwrap())
+}
+
+fn text_match() -> impl Strategy<Value = TextMatch> {
+    prop_oneof![
+        text().prop_map(TextMatch::Exact),
+        text().prop_map(TextMatch::Prefix),
+        text().prop_map(TextMatch::Suffix),
+        pattern().prop_map(TextMatch::Regex),
+        Just(TextMatch::Present),
+    ]
+}
+
+fn operations() -> impl Strategy<Value = HeaderOperations> {
+    (
+        btree_map(word(), text(), 0..3),
+        btree_map(word(), text(), 0..3),
+        vec(word(), 0..3),
+    )
+        .prop_map(|(set, add, remove)| HeaderOperations { set, add, remove })
+}
+
+fn edits() -> impl Strategy<Value = HeaderEdits> {
+    (operations(), operations()).prop_map(|(request, response)| HeaderEdits { request, response })
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(Origin::default()),
+        (
+            prop_oneof![Just("VirtualService".to_owned()), text()],
+            word(),
+            word(),
+            option::of(text()),
+            any::<u32>(),
+            any::<u32>()
+        )
+            .prop_map(|(kind, namespace, name, file, line, column)| Origin {
+                kind,
+                namespace,
+                name,
+                file: file.map(|file| Arc::from(file.as_str())),
+                line,
+                column,
+            }),
+    ]
+}
+
+fn matches() -> impl Strategy<Value = Match> {
+    let path = prop_oneof![
+        text().prop_map(PathMatch::Prefix),
+        text().prop_map(|t| PathMatch::Segments(format!("/{t}"))),
+        text().prop_map(PathMatch::Exact),
+        pattern().prop_map(PathMatch::Regex),
+    ];
+    let header =
+        (word(), text_match(), any::<bool>()).prop_map(|(name, value, invert)| HeaderMatch {
+            name,
+            value,
+            invert,
+        });
+    let query = (word(), text_match()).prop_map(|(name, value)| QueryMatch { name, value });
+    (path, any::<bool>(), vec(header, 0..3), vec(query, 0..2)).prop_map(
+        |(path, ignore_case, headers, query)| Match {
+            path,
+            ignore_case,
+            headers,
+            query,
+        },
+    )
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    (
+        any::<u32>(),
+        option::of(positive()),
+        vec(select(RetryOn::ALL), 0..5),
+        vec(100..600_u16, 0..3),
+        duration(),
+    )
+        .prop_map(
+            |(attempts, per_try_timeout, on, status_codes, base_interval)| Retry {
+                attempts,
+                per_try_timeout,
+                on,
+                status_codes,
+                base_interval,
+            },
+        )
+}
+
+fn forward() -> impl Strategy<Value = Forward> {
+    let to = (word(), 0..200_u32, edits()).prop_map(|(cluster, weight, headers)| WeightedCluster {
+        cluster,
+        weight,
+        headers,
+    });
+    let path = prop_oneof![
+        text().prop_map(PathRewrite::Prefix),
+        text().prop_map(PathRewrite::Full),
+        (pattern(), text()).prop_map(|(pattern, substitution)| PathRewrite::Regex {
+            pattern,
+            substitution
+        }),
+    ];
+    (
+        vec(to, 0..3),
+        option::of(positive()),
+        option::of(retry()),
+        option::of(path),
+        option::of(text()),
+    )
+        .prop_map(|(clusters, timeout, retry, path, authority)| Forward {
+            clusters,
+            timeout,
+            retry,
+            rewrite: Rewrite { path, authority },
+        })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let redirect = (
+        select(vec![301_u16, 302, 303, 307, 308]),
+        option::of(select(vec!["http".to_owned(), "https".to_owned()])),
+        option::of(word()),
+        option::of(1..=u16::MAX),
+        option::of(text()),
+    )
+        .prop_map(|(status, scheme, authority, port, path)| Redirect {
+            status,
+            scheme,
+            authority,
+            port,
+            path,
+        });
+    prop_oneof![
+        3 => forward().prop_map(Action::Forward),
+        1 => redirect.prop_map(Action::Redirect),
+        1 => (200..600_u16, text()).prop_map(|(status, body)| Action::Respond(Respond { status, body })),
+    ]
+}
+
+fn table() -> impl Strategy<Value = RouteTable> {
+    let route = (text(), matches(), action(), edits(), origin()).prop_map(
+        |(name, matches, action, headers, origin)| Route {
+            name,
+            matches,
+            action,
+            headers,
+            origin,
+        },
+    );
+    let host = (text(), vec(text(), 0..3), vec(route, 0..3)).prop_map(|(name, domains, routes)| {
+        VirtualHost {
+            name,
+            domains,
+            routes,
+        }
+    });
+    (
+        prop_oneof![word(), (1..9000_u16).prop_map(|port| port.to_string())],
+        vec(host, 0..3),
+    )
+        .prop_map(|(name, hosts)| RouteTable { name, hosts })
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let service =
+        (word(), word(), any::<u16>(), text()).prop_map(|(name, namespace, port, subset)| {
+            ServiceRef {
+                host: Hostname::service(
+                    name.trim_end_matches('-'),
+                    namespace.trim_end_matches('-'),
+                ),
+                name,
+                namespace,
+                port,
+                subset,
+            }
+        });
+    let tls = (
+        text(),
+        vec(
+            (word(), word(), word()).prop_map(|(td, ns, sa)| SpiffeId::new(&td, &ns, &sa)),
+            0..3,
+        ),
+        any::<bool>(),
+    )
+        .prop_map(|(sni, principals, required)| ClientTls {
+            sni,
+            principals,
+            required,
+        });
+    let limits = any::<[u32; 5]>().prop_map(|[a, b, c, d, e]| Limits {
+        max_connections: a,
+        max_pending_requests: b,
+        max_requests: c,
+        max_retries: d,
+        max_requests_per_connection: e,
+    });
+    let outlier = (
+        any::<u32>(),
+        any::<u32>(),
+        duration(),
+        duration(),
+        0..=100_u32,
+    )
+        .prop_map(
+            |(consecutive_5xx, consecutive_gateway, interval, base_ejection, percent)| {
+                OutlierDetection {
+                    consecutive_5xx,
+                    consecutive_gateway,
+                    interval,
+                    base_ejection,
+                    max_ejection_percent: percent,
+                }
+            },
+        );
+    let kind = prop_oneof![
+        2 => Just(ClusterKind::Discovered),
+        1 => vec(socket(), 0..3).prop_map(ClusterKind::Static),
+        1 => Just(ClusterKind::OriginalDestination),
+    ];
+    (
+        prop_oneof![
+            word(),
+            Just("outbound|9080|v1|reviews.default.svc.cluster.local".to_owned())
+        ],
+        kind,
+        option::of(service),
+        select(vec![
+            LoadBalancer::RoundRobin,
+            LoadBalancer::LeastRequest,
+            LoadBalancer::Random,
+        ]),
+        select(vec![
+            UpstreamProtocol::Http1,
+            UpstreamProtocol::Http2,
+            UpstreamProtocol::Downstream,
+        ]),
+        option::of(tls),
+        duration(),
+        limits,
+        option::of(outlier),
+    )
+        .prop_map(
+            |(
+                name,
+                kind,
+                service,
+                load_balancer,
+                protocol,
+                tls,
+                connect_timeout,
+                limits,
+                outlier,
+            )| {
+                Cluster {
+                    name,
+                    kind,
+                    service,
+                    load_balancer,
+                    protocol,
+                    tls,
+                    connect_timeout,
+                    limits,
+                    outlier,
+                }
+            },
+        )
+}
+
+fn assignment() -> impl Strategy<Value = Assignment> {
+    let locality = (text(), text(), text()).prop_map(|(region, zone, subzone)| Locality {
+        region,
+        zone,
+        subzone,
+    });
+    let workload = prop_oneof![
+        Just(WorkloadRef::default()),
+        (word(), word(), word(), word(), word()).prop_map(
+            |(instance, workload, namespace, service, version)| WorkloadRef {
+                instance,
+                workload,
+                namespace,
+                service,
+                version,
+            }
+        ),
+    ];
+    let endpoint = (
+        0..4_u32,
+        prop_oneof![Just(Locality::default()), locality],
+        socket(),
+        1..1000_u32,
+        select(vec![Health::Healthy, Health::Unhealthy, Health::Draining]),
+        any::<bool>(),
+        workload,
+    )
+        .prop_map(
+            |(priority, locality, address, weight, health, mtls, workload)| Endpoint {
+                priority,
+                locality,
+                address,
+                weight,
+                health,
+                mtls,
+                workload,
+            },
+        );
+    vec(endpoint, 0..6).prop_map(Assignment::new)
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let net = (ip(), 0..=32_u8).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap());
+    let matches = (
+        option::of(1..=u16::MAX),
+        vec(net, 0..2),
+        vec(word(), 0..2),
+        option::of(select(vec![Transport::Tls, Transport::Plain])),
+        vec(word(), 0..2),
+    )
+        .prop_map(
+            |(port, destinations, server_names, transport, application_protocols)| ChainMatch {
+                port,
+                destinations,
+                server_names,
+                transport,
+                application_protocols,
+            },
+        );
+    let action = prop_oneof![
+        (
+            word(),
+            select(vec![HttpCodec::Auto, HttpCodec::Http1, HttpCodec::Http2])
+        )
+            .prop_map(|(routes, codec)| ChainAction::Http { routes, codec }),
+        (word(), word()).prop_map(|(routes, cluster)| ChainAction::Detect { routes, cluster }),
+        (vec((word(), 0..100_u32), 0..3), duration()).prop_map(|(clusters, idle_timeout)| {
+            ChainAction::Tcp {
+                clusters,
+                idle_timeout,
+            }
+        }),
+    ];
+    let chain = (
+        text(),
+        prop_oneof![Just(ChainMatch::default()), matches],
+        option::of(vec(word(), 0..3).prop_map(|alpn| ServerTls { alpn })),
+        action,
+    )
+        .prop_map(|(name, matches, tls, action)| Chain {
+            name,
+            matches,
+            tls,
+            action,
+        })
+        .boxed();
+    (
+        word(),
+        socket(),
+        select(vec![Direction::Inbound, Direction::Outbound]),
+        any::<bool>(),
+        vec(chain.clone(), 0..4),
+        option::of(chain),
+        duration(),
+    )
+        .prop_map(
+            |(name, bind, direction, transparent, chains, default_chain, detect_timeout)| {
+                Listener {
+                    name,
+                    bind,
+                    direction,
+                    transparent,
+                    chains,
+                    default_chain,
+                    detect_timeout,
+                }
+            },
+        )
+}
+
+/// Any view that a world could give.
+pub(crate) fn view() -> impl Strategy<Value = View> {
+    (
+        vec(listener(), 0..3),
+        vec(table(), 0..3),
+        vec(cluster(), 0..4),
+        btree_map(word(), assignment(), 0..4),
+    )
+        .prop_map(|(listeners, routes, clusters, endpoints)| View {
+            listeners: listeners
+                .into_iter()
+                .map(|l| (l.name.clone(), Arc::new(l)))
+                .collect(),
+            routes: routes
+                .into_iter()
+                .map(|r| (r.name.clone(), Arc::new(r)))
+                .collect(),
+            clusters: clusters
+                .into_iter()
+                .map(|c| (c.name.clone(), Arc::new(c)))
+                .collect(),
+            endpoints: endpoints
+                .into_iter()
+                .map(|(name, a)| (name, Arc::new(a)))
+                .collect(),
+        })
+}

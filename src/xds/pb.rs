@@ -1,0 +1,134 @@
+//! Short names for the messages that views are carried in.
+
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "message fields are optional, and this fills them"
+)]
+
+pub(crate) use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+pub(crate) use envoy_types::pb::envoy::config::core::v3 as core;
+pub(crate) use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
+pub(crate) use envoy_types::pb::envoy::config::listener::v3 as listener;
+pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
+pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use envoy_types::pb::google::protobuf::{
+    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, Value, value,
+};
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use prost::{Message, Name};
+
+/// The messages' map of extension name to configuration has this key for HTTP towards upstreams.
+pub(crate) const HTTP_PROTOCOL_OPTIONS: &str =
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// `message` with its type.
+pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
+    Any {
+        type_url: format!("type.googleapis.com/{}", M::full_name()),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// Whether `any` says that it is an `M`. Only what follows the last slash counts.
+pub(crate) fn is<M: Name>(any: &Any) -> bool {
+    any.type_url.rsplit('/').next() == Some(M::full_name().as_str())
+}
+
+pub(crate) fn u32_value(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+pub(crate) fn bool_value(value: bool) -> Option<BoolValue> {
+    Some(BoolValue { value })
+}
+
+pub(crate) fn duration(duration: Duration) -> Option<PbDuration> {
+    Some(PbDuration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    })
+}
+
+/// `None` when negative or out of range.
+pub(crate) fn to_duration(duration: &PbDuration) -> Option<Duration> {
+    let nanos = u32::try_from(duration.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(duration.seconds).ok()?, nanos))
+}
+
+pub(crate) fn address(address: SocketAddr) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(u32::from(
+                address.port(),
+            ))),
+            ..Default::default()
+        })),
+    }
+}
+
+/// `None` for pipes, names and UDP.
+pub(crate) fn to_address(address: Option<&core::Address>) -> Option<SocketAddr> {
+    match address?.address.as_ref()? {
+        core::address::Address::SocketAddress(socket) if socket.protocol == 0 => {
+            let ip: IpAddr = socket.address.parse().ok()?;
+            match socket.port_specifier.as_ref()? {
+                core::socket_address::PortSpecifier::PortValue(port) => {
+                    Some(SocketAddr::new(ip, u16::try_from(*port).ok()?))
+                }
+                core::socket_address::PortSpecifier::NamedPort(_) => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// "From the same stream".
+pub(crate) fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        resource_api_version: core::ApiVersion::V3.into(),
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource {},
+        )),
+        ..Default::default()
+    }
+}
+
+/// Whether resources are to come from the same stream.
+pub(crate) fn is_ads(source: Option<&core::ConfigSource>) -> bool {
+    use core::config_source::ConfigSourceSpecifier as S;
+    matches!(
+        source.and_then(|source| source.config_source_specifier.as_ref()),
+        Some(S::Ads(_) | S::Self_(_))
+    )
+}
+
+pub(crate) fn locality(locality: &crate::mesh::Locality) -> core::Locality {
+    core::Locality {
+        region: locality.region.clone(),
+        zone: locality.zone.clone(),
+        sub_zone: locality.subzone.clone(),
+    }
+}
+
+pub(crate) fn to_locality(locality: Option<core::Locality>) -> crate::mesh::Locality {
+    let locality = locality.unwrap_or_default();
+    crate::mesh::Locality {
+        region: locality.region,
+        zone: locality.zone,
+        subzone: locality.sub_zone,
+    }
+}

@@ -1,0 +1,110 @@
+//! Reading and writing `google.protobuf.Struct`, in which metadata is carried.
+
+use super::pb::{ListValue, Struct, Value, core, value::Kind};
+
+/// Metadata that Istio's proxies know.
+pub(crate) const ISTIO: &str = "istio";
+/// Metadata that only ours know.
+pub(crate) const MESHCTL: &str = "meshctl";
+/// Metadata that Envoy chooses a transport socket by.
+pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+pub(crate) fn text(text: impl Into<String>) -> Value {
+    Value {
+        kind: Some(Kind::StringValue(text.into())),
+    }
+}
+
+pub(crate) fn number(number: u32) -> Value {
+    Value {
+        kind: Some(Kind::NumberValue(f64::from(number))),
+    }
+}
+
+pub(crate) fn boolean(value: bool) -> Value {
+    Value {
+        kind: Some(Kind::BoolValue(value)),
+    }
+}
+
+pub(crate) fn list(values: Vec<Value>) -> Value {
+    Value {
+        kind: Some(Kind::ListValue(ListValue { values })),
+    }
+}
+
+pub(crate) fn nested(fields: Struct) -> Value {
+    Value {
+        kind: Some(Kind::StructValue(fields)),
+    }
+}
+
+pub(crate) fn object<K: Into<String>>(fields: impl IntoIterator<Item = (K, Value)>) -> Struct {
+    Struct {
+        fields: fields
+            .into_iter()
+            .map(|(key, value)| (key.into(), value))
+            .collect(),
+    }
+}
+
+/// Metadata of those of `parts` that say something; `None` when none does.
+pub(crate) fn metadata<const N: usize>(parts: [(&str, Struct); N]) -> Option<core::Metadata> {
+    let filter_metadata: std::collections::BTreeMap<_, _> = parts
+        .into_iter()
+        .filter(|(_, part)| !part.fields.is_empty())
+        .map(|(key, part)| (key.to_owned(), part))
+        .collect();
+    (!filter_metadata.is_empty()).then(|| core::Metadata {
+        filter_metadata: filter_metadata.into_iter().collect(),
+        ..Default::default()
+    })
+}
+
+/// The part of `metadata` under `key`.
+pub(crate) fn part<'a>(metadata: Option<&'a core::Metadata>, key: &str) -> Option<&'a Struct> {
+    metadata?.filter_metadata.get(key)
+}
+
+pub(crate) fn as_text(fields: &Struct, key: &str) -> Option<String> {
+    match fields.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// Whole numbers, also when written as text.
+pub(crate) fn as_number(fields: &Struct, key: &str) -> Option<u32> {
+    match fields.fields.get(key)?.kind.as_ref()? {
+        Kind::NumberValue(number) => number.to_string().parse().ok(),
+        Kind::StringValue(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Also when written as text.
+pub(crate) fn as_bool(fields: &Struct, key: &str) -> Option<bool> {
+    match fields.fields.get(key)?.kind.as_ref()? {
+        Kind::BoolValue(value) => Some(*value),
+        Kind::StringValue(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+pub(crate) fn as_object<'a>(fields: &'a Struct, key: &str) -> Option<&'a Struct> {
+    as_struct(fields.fields.get(key)?)
+}
+
+pub(crate) fn as_struct(value: &Value) -> Option<&Struct> {
+    match value.kind.as_ref()? {
+        Kind::StructValue(fields) => Some(fields),
+        _ => None,
+    }
+}
+
+pub(crate) fn as_list<'a>(fields: &'a Struct, key: &str) -> Option<&'a [Value]> {
+    match fields.fields.get(key)?.kind.as_ref()? {
+        Kind::ListValue(list) => Some(&list.values),
+        _ => None,
+    }
+}

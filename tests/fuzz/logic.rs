@@ -1,0 +1,294 @@
+//! What each fuzz target does with its bytes: one function a target.
+//!
+//! The functions are shared by the fuzz crate, which looks for new inputs, and by the test crate
+//! beside this file, which runs the seeds and some thousand variations of them with every `cargo
+//! test`. An input that a fuzzer finds becomes a file under `seeds/`, and so a regression test.
+//! Each function panics when something that must hold for every input does not.
+
+use std::sync::Arc;
+
+use meshctl::mesh::route::explain::explain;
+use meshctl::mesh::route::router::without_port;
+use meshctl::mesh::route::{
+    Action, Forward, HeaderEdits, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request,
+    Route, RouteTable, Router, TextMatch, VirtualHost,
+};
+use meshctl::mesh::{Hostname, Origin, SpiffeId};
+use meshctl::tls::issuer::request_key;
+use meshctl::tls::material::{certificate_pem, certificates, validity};
+use meshctl::tls::{JoinToken, Material, peer_id};
+use rustls_pki_types::CertificateDer;
+
+/// A target: its name, which is also its directory under `seeds/`, and its function.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+#[allow(dead_code, reason = "a fuzz target calls one function only")]
+pub(crate) const TARGETS: &[Target] = &[
+    ("names", names),
+    ("hosts", hosts),
+    ("routes", routes),
+    ("peers", peers),
+];
+
+/// Names that are accepted are written as they are read: nothing is lost, nothing is added.
+pub(crate) fn names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(id) = text.parse::<SpiffeId>() {
+        assert_eq!(id.to_string(), text, "a SPIFFE id is compared byte by byte");
+    }
+    if let Ok(host) = text.parse::<Hostname>() {
+        let written = host.to_string();
+        assert_eq!(written.parse().as_ref(), Ok(&host));
+        assert_eq!(written, written.to_ascii_lowercase());
+        assert!(written.len() <= 253);
+        if let Some((name, namespace)) = host.kubernetes() {
+            assert_eq!(Hostname::service(name, namespace), host);
+        }
+    }
+}
+
+/// First line: an authority. Other lines: domains, a virtual host each. The index must find what
+/// looking at the domains one by one finds.
+pub(crate) fn hosts(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let authority = lines.next().unwrap_or_default();
+    let domains: Vec<String> = lines
+        .take(32)
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    let name = without_port(authority);
+    assert!(authority.starts_with(name), "a port is at the end");
+
+    let router = Router::new(&Arc::new(RouteTable {
+        name: String::new(),
+        hosts: domains
+            .iter()
+            .map(|domain| host(vec![domain.clone()], Vec::new()))
+            .collect(),
+    }));
+    let found = router.host(authority);
+    assert_eq!(found, router.host(&authority.to_ascii_uppercase()));
+    assert_eq!(found, host_by_walking(&domains, authority), "{domains:?}");
+}
+
+/// Istio's and Envoy's order: the exact name, the longest wildcard, `*`.
+fn host_by_walking(domains: &[String], authority: &[u8]) -> Option<usize> {
+    // The longest host that is looked at; no DNS name is longer, so only `*` takes more.
+    const LONGEST: usize = 264;
+    let any = domains.iter().position(|domain| domain == "*");
+    if authority.len() > LONGEST {
+        return any;
+    }
+    let domains: Vec<Vec<u8>> = domains
+        .iter()
+        .map(|domain| domain.to_ascii_lowercase().into_bytes())
+        .collect();
+    let authority = authority.to_ascii_lowercase();
+    let name = without_port(&authority);
+    // A domain that begins with `*` is a wildcard, so a host of that very text is not found by it.
+    let exact = |wanted: &[u8]| {
+        domains
+            .iter()
+            .position(|domain| !domain.starts_with(b"*") && domain == wanted)
+    };
+    let suffix = || {
+        let mut best: Option<(usize, usize)> = None;
+        for (index, domain) in domains.iter().enumerate() {
+            let Some(suffix) = domain.strip_prefix(b"*") else {
+                continue;
+            };
+            let longer = best.is_none_or(|(length, _)| suffix.len() > length);
+            if !suffix.is_empty() && name.len() > suffix.len() && name.ends_with(suffix) && longer {
+                best = Some((suffix.len(), index));
+            }
+        }
+        best.map(|(_, index)| index)
+    };
+    exact(&authority)
+        .or_else(|| exact(name))
+        .or_else(suffix)
+        .or(any)
+}
+
+/// Lines: path and query, a pattern for the path, a text for paths and values, the names and values
+/// of up to eight headers. The proxy and the explanation must go the same way.
+pub(crate) fn routes(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (path, pattern, text) = (line(), line(), line());
+    let text = String::from_utf8_lossy(text).into_owned();
+    let mut headers = Vec::new();
+    for _ in 0..8 {
+        let (name, value) = (line(), line());
+        if name.is_empty() {
+            break;
+        }
+        headers.push((String::from_utf8_lossy(name).to_ascii_lowercase(), value));
+    }
+    let request = Lines { path, headers };
+
+    let mut values = vec![
+        TextMatch::Exact(text.clone()),
+        TextMatch::Prefix(text.clone()),
+        TextMatch::Suffix(text.clone()),
+        TextMatch::Present,
+    ];
+    let mut paths = vec![
+        PathMatch::Exact(text.clone()),
+        PathMatch::Segments(text.clone()),
+        PathMatch::Prefix(text.clone()),
+    ];
+    if let Ok(pattern) = std::str::from_utf8(pattern)
+        .map_err(drop)
+        .and_then(|source| Pattern::new(source).map_err(|error| assert!(!error.reason.is_empty())))
+    {
+        if pattern.matches(path) {
+            assert_ne!(
+                pattern.replace_all(path, "x\\0"),
+                path,
+                "a pattern that matches the whole text matches in it"
+            );
+        }
+        values.push(TextMatch::Regex(pattern.clone()));
+        paths.push(PathMatch::Regex(pattern));
+    }
+
+    let mut routes = Vec::new();
+    for (name, _) in &request.headers {
+        for value in &values {
+            let [plain, inverted] = [false, true].map(|invert| HeaderMatch {
+                name: name.clone(),
+                value: value.clone(),
+                invert,
+            });
+            assert_ne!(plain.holds(&request), inverted.holds(&request));
+            let matches = Match {
+                headers: vec![plain],
+                path: PathMatch::Exact(text.clone()),
+                ..Match::default()
+            };
+            routes.push(route(matches));
+        }
+    }
+    for value in values {
+        let name = text.clone();
+        routes.push(route(Match {
+            query: vec![QueryMatch { name, value }],
+            path: PathMatch::Segments(text.clone()),
+            ..Match::default()
+        }));
+    }
+    for path in paths {
+        for ignore_case in [false, true] {
+            routes.push(route(Match {
+                path: path.clone(),
+                ignore_case,
+                ..Match::default()
+            }));
+        }
+    }
+
+    // Each route alone, then all in order.
+    for single in &routes {
+        agree(vec![single.clone()], &request);
+    }
+    agree(routes, &request);
+}
+
+fn agree(routes: Vec<Route>, request: &Lines<'_>) {
+    let router = Router::new(&Arc::new(RouteTable {
+        name: String::new(),
+        hosts: vec![host(vec!["*".to_owned()], routes)],
+    }));
+    let found = router.find(request).map(|found| found.route_index);
+    let trace = explain(&router, request);
+    let explained = trace
+        .routes
+        .last()
+        .filter(|route| route.matched)
+        .map(|route| route.index);
+    assert_eq!(found, explained, "{trace:?}");
+}
+
+struct Lines<'a> {
+    path: &'a [u8],
+    headers: Vec<(String, &'a [u8])>,
+}
+
+impl Request for Lines<'_> {
+    fn method(&self) -> &[u8] {
+        b"GET"
+    }
+    fn authority(&self) -> &[u8] {
+        b"reviews:9080"
+    }
+    fn scheme(&self) -> &[u8] {
+        b"http"
+    }
+    fn path_and_query(&self) -> &[u8] {
+        self.path
+    }
+    fn header(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> bool) {
+        for (key, value) in &self.headers {
+            if key == name && !visit(value) {
+                return;
+            }
+        }
+    }
+}
+
+fn host(domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: String::new(),
+        domains,
+        routes,
+    }
+}
+
+fn route(matches: Match) -> Route {
+    Route {
+        name: String::new(),
+        matches,
+        action: Action::Forward(Forward::default()),
+        headers: HeaderEdits::default(),
+        origin: Origin::default(),
+    }
+}
+
+/// What a stranger sends when a connection begins: a certificate (DER), a chain or a request (PEM),
+/// a join token.
+pub(crate) fn peers(data: &[u8]) {
+    certificate(&CertificateDer::from(data.to_vec()));
+    // No private key is in the seeds, so this only looks for panics.
+    drop(Material::from_pem(data));
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(chain) = certificates(text) {
+        assert!(!chain.is_empty());
+        let written: String = chain.iter().map(certificate_pem).collect();
+        assert_eq!(certificates(&written).ok().as_ref(), Some(&chain));
+        chain.iter().for_each(certificate);
+    }
+    // Its answer is a hash: nothing to compare with.
+    drop(request_key(text));
+    if let Ok(token) = text.parse::<JoinToken>() {
+        let written = token.to_string();
+        assert_eq!(written, text.trim().to_ascii_lowercase());
+        let again = written.parse::<JoinToken>().ok();
+        assert_eq!(again.map(|again| again.secret), Some(token.secret));
+    }
+}
+
+fn certificate(leaf: &CertificateDer<'_>) {
+    let chain = std::slice::from_ref(leaf);
+    if let Some(id) = peer_id(chain) {
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+    if let Ok((begin, end)) = validity(leaf) {
+        assert!(begin < u64::MAX && end < u64::MAX);
+    }
+}
