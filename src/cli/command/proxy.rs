@@ -96,9 +96,9 @@ pub(crate) struct Args {
 /// How requests are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogForm {
-    /// Istio's line
+    // Istio's line
     Text,
-    /// One object a line
+    // One object a line
     Json,
 }
 
@@ -139,7 +139,6 @@ pub(crate) struct Options {
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
-    pub(crate) protocol: Protocol,
     pub(crate) join: Option<String>,
     pub(crate) control_plane: String,
     pub(crate) inbound_port: u16,
@@ -198,7 +197,6 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         labels,
         address: args.address,
         apps: args.app,
-        protocol: args.protocol,
         join: args
             .join
             .or_else(|| cx.settings.environment.join_token.clone()),
