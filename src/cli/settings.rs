@@ -162,6 +162,28 @@ impl Settings {
     }
 }
 
+/// A variable by name, for what is started by `up` and reads its own.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name)?.into_string().ok()
+}
+
+/// What every process that `up` starts gets of our environment.
+pub(crate) fn handed_on() -> Vec<(String, String)> {
+    named(&["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"])
+}
+
+/// What our own processes get besides.
+pub(crate) fn own_variables() -> Vec<(String, String)> {
+    named(&["RUST_LOG", "RUST_BACKTRACE"])
+}
+
+fn named(names: &[&str]) -> Vec<(String, String)> {
+    names
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
+        .collect()
+}
+
 fn home(typed: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, CliError> {
     let found = typed
         .or_else(|| environment.meshctl_home.clone())
@@ -192,15 +214,6 @@ fn context_home(base: &Path, context: &str) -> Result<PathBuf, CliError> {
 
 fn account() -> Option<nix::unistd::User> {
     nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?
-}
-
-/// A variable that is handed on to processes that we start.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the environment"
-)]
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 /// Who is asking, for the history.

@@ -1,11 +1,13 @@
 //! What the fake control plane answers: bookinfo, as the API's structs.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use meshctl::api::Version;
 use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use meshctl::api::identity::{IdentityReport, TokenReport};
+use meshctl::api::proxies::{ProxySync, Rejection, TypeSync};
 use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, ServiceReport};
 use meshctl::api::resources::{
     ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
@@ -16,14 +18,14 @@ use meshctl::mesh::route::explain::{Condition, RouteTrace};
 use meshctl::mesh::{Finding, Health, Instance, Locality, Origin, Severity};
 use serde_json::{Value, json};
 
-/// So long ago, in milliseconds since the epoch. Half a unit more, so that slow tests read the same.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "ages are against the machine's clock"
-)]
+/// So long ago, in milliseconds since the epoch; the same at every call of a test.
 pub(crate) fn ago(seconds: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(now.as_millis()).unwrap() - seconds * 1_000
+    static NOW: OnceLock<u64> = OnceLock::new();
+    let now = NOW.get_or_init(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        u64::try_from(now.as_millis()).unwrap()
+    });
+    now - seconds * 1_000
 }
 
 /// 5d3h, whatever a test takes.
@@ -416,16 +418,50 @@ pub(crate) fn check(status: CheckStatus) -> CheckReport {
     }
 }
 
-pub(crate) fn proxies() -> Value {
-    json!([
-        {
-            "name": "reviews-v1-5d8f7c9b6-x2x40",
-            "namespace": "default",
-            "version": "0.1.0",
-            "connected": true,
-        },
-        { "name": "ratings-v1-6b7c-k2k4z", "namespace": "default", "version": "0.1.0", "connected": false },
-    ])
+pub(crate) fn proxies() -> Vec<ProxySync> {
+    let kind = |kind: &str| TypeSync {
+        kind: kind.to_owned(),
+        resources: 7,
+        revision_sent: Some(17),
+        revision_acked: 17,
+        waiting: false,
+        sent_unix_ms: Some(days()),
+        acked_unix_ms: Some(days()),
+        rejected: None,
+    };
+    let sync = |name: &str, types| ProxySync {
+        proxy: format!("sidecar~127.20.4.2~{name}.default~default.svc.cluster.local"),
+        name: name.to_owned(),
+        namespace: "default".to_owned(),
+        workload: "reviews-v1".to_owned(),
+        identity: Some("spiffe://cluster.local/ns/default/sa/reviews".to_owned()),
+        client: "meshctl".to_owned(),
+        protocol: "delta".to_owned(),
+        connected_since_unix_ms: days(),
+        revision_acked: 17,
+        synced: name.starts_with("reviews"),
+        types,
+    };
+    let refused = TypeSync {
+        rejected: Some(Rejection {
+            reason: "unknown cluster outbound|9080|v9|reviews".to_owned(),
+            resources: vec!["9080".to_owned()],
+            at_unix_ms: days(),
+            revision: 18,
+        }),
+        ..kind("RDS")
+    };
+    let waiting = TypeSync {
+        waiting: true,
+        ..kind("EDS")
+    };
+    vec![
+        sync(
+            "reviews-v1-5d8f7c9b6-x2x40",
+            ["CDS", "EDS", "LDS", "RDS"].map(kind).to_vec(),
+        ),
+        sync("ratings-v1-6b7c-k2k4z", vec![kind("CDS"), waiting, refused]),
+    ]
 }
 
 pub(crate) fn clusters() -> Value {

@@ -125,7 +125,7 @@ fn a_damaged_root_is_refused_and_kept() {
     assert!(
         outcome
             .stderr
-            .contains("the authority in [DIR]/home/control/ca cannot be used"),
+            .contains("[DIR]/home/control/ca: no certificate"),
         "{outcome}"
     );
     assert_eq!(fs::read_to_string(&root).unwrap(), "nonsense");

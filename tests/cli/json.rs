@@ -29,7 +29,7 @@ fn json_is_what_the_api_answered() {
         ),
         (&["apply", "-f", "-"], value(&canned::applied())),
         (&["delete", "vs", "reviews"], value(&canned::deleted())),
-        (&["proxies"], canned::proxies()),
+        (&["proxies"], value(&canned::proxies())),
         (&["config", "clusters", "reviews-v1"], canned::clusters()),
         (&["token", "create"], value(&canned::token())),
         (

@@ -84,12 +84,6 @@ fn without_pods_their_commands_say_so() {
 fn up_reads_everything_before_it_starts_anything() {
     let home = Home::new();
     home.write("pod.yaml", POD);
-    let outcome = home.run(&["up", "pod.yaml"]).exits(1);
-    assert!(
-        outcome.stderr.contains("run `meshctl install` first"),
-        "{outcome}"
-    );
-    home.run(&["install"]).exits(0);
     let mut all = String::new();
     home.write("service.yaml", SERVICE);
     home.write(

@@ -360,3 +360,24 @@ fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State,
         ),
     })
 }
+
+/// Installs with the usual settings unless something is installed already.
+pub(crate) fn ensure(cx: &Context) -> Result<(), CliError> {
+    let home = cx.settings.home.as_path();
+    if Installed::load(home)?.is_some() {
+        return Ok(());
+    }
+    home::private_dir(home).map_err(CliError::file("make", home))?;
+    let profile = Profile::Default;
+    let wanted = Installed {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        values: profile.values(),
+        profile: profile.name().to_owned(),
+    };
+    prepare_state(
+        cx,
+        home,
+        wanted.value("trustDomain").unwrap_or("cluster.local"),
+    )?;
+    wanted.store(home)
+}

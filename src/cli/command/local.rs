@@ -2,7 +2,6 @@
 //! commands go through here.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,35 +15,30 @@ use crate::api::resources::{ApplyReport, ApplyRequest, SourceText};
 use crate::cli::client::{Client, path};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::home::Installed;
 use crate::cli::progress::Progress;
-use crate::cli::render::number;
 use crate::cli::{logging, settings};
-use crate::local::client::{self, Down};
 use crate::local::plan::{Isolation, Pod};
-use crate::local::spec::Workload;
-use crate::local::supervisor::{self, ControlPlane, Daemon, Mesh, Options, Supervisor};
-use crate::local::{LocalError, entry, netns};
-use crate::rt;
+use crate::local::supervisor::{ControlPlane, Daemon, Mesh, Options, Supervisor, daemonise};
+use crate::local::{self, LocalError};
+use crate::rt::now;
+
+pub(crate) use crate::local::client::Down;
 
 use super::up::{Args, How};
-use super::{manifests, workloads};
+use super::{install, manifests, workloads};
 
-/// How long the control plane may take to become ready.
-const CONTROL_PLANE: Duration = Duration::from_secs(20);
-
-/// A sidecar joins at once; a token that lies about is of no use for long.
-const TOKEN_SECONDS: u64 = 120;
+/// How long a sidecar has to use its join token.
+const TOKEN_SECONDS: u64 = 600;
 
 /// Runs what `up` starts us again for (`sample-app`, `pod-exec`, `pod-guard`); `args` are without
 /// the program. Before anything is parsed and any thread started.
 pub(crate) fn hidden(args: &[OsString]) -> Option<ExitCode> {
-    entry::run(args, settings::variable)
+    local::entry::run(args, settings::variable)
 }
 
 /// What is up.
 pub(crate) async fn status(cx: &Context) -> Result<LocalStatus, CliError> {
-    client::ps(&cx.settings.home).await.map_err(told)
+    local::client::ps(&cx.settings.home).await.map_err(failed)
 }
 
 /// Gives each log line to `each` until there are no more or `each` says false.
@@ -53,222 +47,234 @@ pub(crate) async fn logs(
     query: LogsQuery,
     each: impl FnMut(LogLine) -> bool,
 ) -> Result<(), CliError> {
-    client::logs(&cx.settings.home, query, each)
+    local::client::logs(&cx.settings.home, query, each)
         .await
-        .map_err(told)
+        .map_err(failed)
 }
 
 /// Ends what is up.
 pub(crate) async fn down(cx: &Context, deadline: Duration) -> Result<Down, CliError> {
-    client::down(&cx.settings.home, deadline)
+    local::client::down(&cx.settings.home, deadline)
         .await
-        .map_err(told)
+        .map_err(failed)
 }
 
-/// Runs the pods until told to end, or hands over to a supervisor in the background.
+fn failed(error: LocalError) -> CliError {
+    let late = matches!(error, LocalError::NotReady { .. });
+    let hint = error.hint();
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(next) = cause {
+        words.push_str(": ");
+        words.push_str(&next.to_string());
+        cause = next.source();
+    }
+    if late {
+        CliError::Late {
+            message: words,
+            hint,
+        }
+    } else {
+        CliError::Failed {
+            message: words,
+            hint,
+        }
+    }
+}
+
+/// Runs `args.file` until told to end, or hands over to a supervisor in the background.
 pub(crate) async fn up(args: Args, cx: &Context) -> Result<(), CliError> {
-    let home = cx.settings.home.as_path();
-    let installed = Installed::load(home)?.ok_or_else(|| {
-        CliError::failed(format!("nothing is installed in {}", home.display()))
-            .hint("run `meshctl install` first")
-    })?;
     if args.detach && args.file.iter().any(|file| file.as_os_str() == "-") {
         return Err(CliError::usage("-d cannot read standard input")
             .hint("write it to a file, or leave -d out"));
     }
-    // Read in front of the background, too, so that mistakes are told here.
     let sources = manifests::read(&args.file, args.recursive)?;
     let (pods, findings) = workloads::read(&sources, cx.settings.namespace())?;
-    if !args.child {
-        for finding in &findings {
-            cx.out.finding(finding);
-        }
+    for finding in &findings {
+        cx.out.finding(finding);
     }
     if pods.is_empty() {
         return Err(CliError::failed(
             "the files hold no Deployment, StatefulSet or Pod",
         ));
     }
-    let executable = std::env::current_exe().map_err(CliError::file("find", "meshctl"))?;
+    alone(cx).await?;
+    install::ensure(cx)?;
     if args.detach {
-        detach(&args, cx, executable).await
-    } else {
-        let options = options(cx, &args, &installed, executable, pods).await?;
-        let mesh = Lent {
-            client: cx.client.clone(),
-            sources,
-            namespace: cx.settings.namespace().to_owned(),
-        };
-        foreground(options, mesh, args.timeout, cx).await
+        return detach(args, cx).await;
+    }
+    logging::start(cx, "warn");
+    // Listened for from here on: a Ctrl-C while pods start leaves nothing behind either.
+    let stop = logging::asked_to_end();
+    tokio::pin!(stop);
+    let options = Options {
+        home: cx.settings.home.clone(),
+        executable: executable()?,
+        isolation: isolation(args.isolation),
+        workloads: pods,
+        base_env: settings::handed_on(),
+        own_env: settings::own_variables(),
+        control_plane: control_plane(cx, isolation(args.isolation)),
+        patience: args.timeout,
+    };
+    let mesh = Arc::new(Lent {
+        client: Client::new(cx.settings.socket()),
+        sources,
+        namespace: cx.settings.namespace().to_owned(),
+    });
+    let supervisor = Supervisor::start(options, mesh).await.map_err(failed)?;
+    let step = Progress::new(&cx.out).step("pods");
+    let ready = tokio::select! {
+        ready = supervisor.wait_ready(args.timeout) => ready,
+        () = &mut stop => {
+            step.failed();
+            return supervisor.stop().await.map_err(failed);
+        }
+    };
+    match ready {
+        Ok(()) => {
+            let pods = supervisor.status().pods.len();
+            step.done(&format!("{pods} ready; Ctrl-C ends them"));
+        }
+        Err(error) => {
+            step.failed();
+            supervisor.stop().await.map_err(failed)?;
+            return Err(failed(error));
+        }
+    }
+    supervisor.run(stop).await.map_err(failed)
+}
+
+/// Pods bring a control plane of their own, on an address that they all reach.
+async fn alone(cx: &Context) -> Result<(), CliError> {
+    if status(cx).await.is_ok() {
+        return Err(failed(LocalError::AlreadyUp(cx.settings.home.clone())));
+    }
+    match cx.client.get::<Version>(&path(&["version"], &[])).await {
+        Ok(version) => Err(CliError::failed(format!(
+            "a control plane runs in {} already (process {}), and pods bring their own",
+            cx.settings.home.display(),
+            version.pid
+        ))
+        .hint("end it, or use another --home")),
+        Err(_) => Ok(()),
     }
 }
 
-async fn options(
-    cx: &Context,
-    args: &Args,
-    installed: &Installed,
-    executable: PathBuf,
-    pods: Vec<Workload>,
-) -> Result<Options, CliError> {
-    let home = cx.settings.home.clone();
-    let isolation = match args.isolation {
-        How::Netns => Isolation::Netns,
-        How::Auto if netns::available().is_ok() => Isolation::Netns,
-        How::Auto | How::Process => Isolation::Process,
-    };
-    let mut control = vec![
+fn executable() -> Result<std::path::PathBuf, CliError> {
+    std::env::current_exe().map_err(CliError::file("find", "the program"))
+}
+
+fn isolation(wanted: How) -> Isolation {
+    let root = nix::unistd::geteuid().is_root();
+    if wanted == How::Netns || (wanted == How::Auto && root) {
+        Isolation::Netns
+    } else {
+        Isolation::Process
+    }
+}
+
+/// The control plane of the pods: on an address of its own, so that several meshes can be up.
+fn control_plane(cx: &Context, isolation: Isolation) -> ControlPlane {
+    let mut args = vec![
         "--home".to_owned(),
-        utf8(&home)?,
+        cx.settings.home.display().to_string(),
         "control-plane".to_owned(),
         "--listen".to_owned(),
         "$(LISTEN_IP)".to_owned(),
     ];
     if isolation == Isolation::Netns {
-        // What stays on 127.0.0.1 must not be in the way of another mesh.
-        control.extend(["--xds-port=0", "--api-port=0", "--metrics-port=0"].map(ToOwned::to_owned));
+        // xDS without TLS stays on 127.0.0.1, where another mesh may be.
+        args.extend(["--xds-port=0", "--api-port=0", "--metrics-port=0"].map(str::to_owned));
     }
-    // One that runs already is used rather than fought.
-    let control_plane = match cx.client.get::<Version>(&path(&["version"], &[])).await {
-        Ok(version) => ControlPlane {
-            args: None,
-            address: version.tls_address,
-        },
-        Err(CliError::Unreachable { .. }) => ControlPlane {
-            args: Some(control),
-            address: format!(
-                "$(LISTEN_IP):{}",
-                installed.port("tlsPort").unwrap_or(15_012)
-            ),
-        },
-        Err(error) => return Err(error),
-    };
-    let inherited = |names: &[&str]| -> Vec<(String, String)> {
-        names
-            .iter()
-            .filter_map(|name| Some(((*name).to_owned(), settings::variable(name)?)))
-            .collect()
-    };
-    Ok(Options {
-        home,
-        executable,
-        isolation,
-        workloads: pods,
-        base_env: inherited(&supervisor::INHERITED),
-        own_env: inherited(&["RUST_LOG"]),
-        control_plane,
-        patience: CONTROL_PLANE,
-    })
-}
-
-fn utf8(path: &Path) -> Result<String, CliError> {
-    path.to_str().map(ToOwned::to_owned).ok_or_else(|| {
-        CliError::usage(format!("{} is not UTF-8", path.display())).hint("choose another --home")
-    })
-}
-
-/// Looks after the pods until a signal or a `down`.
-async fn foreground(
-    options: Options,
-    mesh: Lent,
-    patience: Duration,
-    cx: &Context,
-) -> Result<(), CliError> {
-    logging::start(cx, "info");
-    let count = options.workloads.len();
-    // Listened for from the beginning: a Ctrl-C while pods start ends them as well.
-    let end = logging::asked_to_end();
-    tokio::pin!(end);
-    let supervisor = Supervisor::start(options, Arc::new(mesh))
-        .await
-        .map_err(told)?;
-    let ready = tokio::select! {
-        () = &mut end => return supervisor.stop().await.map_err(told),
-        ready = supervisor.wait_ready(patience) => ready,
-    };
-    match ready {
-        Ok(()) => cx.out.note(&format!(
-            "{} ready; Ctrl-C ends them",
-            number::count(count, "workload")
-        )),
-        // They may become ready yet, and their logs say more while they run.
-        Err(error @ LocalError::NotReady { .. }) => cx.out.warn(&told(error).chain()),
-        Err(error) => {
-            supervisor.stop().await.map_err(told)?;
-            return Err(told(error));
-        }
+    ControlPlane {
+        args: Some(args),
+        address: "$(LISTEN_IP):15012".to_owned(),
     }
-    supervisor.run(end).await.map_err(told)
 }
 
-/// Starts the same command in the background and waits until its pods are ready.
-async fn detach(args: &Args, cx: &Context, executable: PathBuf) -> Result<(), CliError> {
-    let home = cx.settings.home.clone();
-    let mut again: Vec<OsString> = vec!["--home".into(), home.clone().into()];
-    again.extend(["--namespace".into(), cx.settings.namespace().into()]);
-    again.extend(["up".into(), "--child".into()]);
+/// The same command in the background; returns when everything is ready.
+async fn detach(args: Args, cx: &Context) -> Result<(), CliError> {
+    let mut again: Vec<OsString> = vec!["--home".into(), cx.settings.home.clone().into()];
+    if let Some(namespace) = &cx.settings.namespace {
+        again.extend(["--namespace".into(), namespace.into()]);
+    }
+    again.push("up".into());
+    if args.recursive {
+        again.push("-R".into());
+    }
     again.extend(["--isolation".into(), args.isolation.name().into()]);
     again.extend([
         "--timeout".into(),
-        format!("{}ms", args.timeout.as_millis()).into(),
+        format!("{}s", args.timeout.as_secs()).into(),
     ]);
-    if args.recursive {
-        again.push("--recursive".into());
+    for file in &args.file {
+        let file_path = std::path::absolute(file).map_err(CliError::file("find", file))?;
+        again.push(file_path.into());
     }
-    again.push("--".into());
-    again.extend(args.file.iter().map(|file| file.clone().into_os_string()));
     let step = Progress::new(&cx.out).step("pods");
-    let daemon = Daemon {
-        home: home.clone(),
-        executable,
+    let begun = now();
+    let started = daemonise(&Daemon {
+        home: cx.settings.home.clone(),
+        executable: executable()?,
         args: again,
+    })
+    .await;
+    let pid = match started {
+        Ok(pid) => pid,
+        Err(error) => {
+            step.failed();
+            return Err(failed(error));
+        }
     };
-    if let Err(error) = supervisor::daemonise(&daemon).await {
-        step.failed();
-        return Err(told(error));
-    }
-    let deadline = rt::now() + args.timeout;
     loop {
-        let status = match client::ps(&home).await {
-            Ok(status) => status,
+        let status = status(cx).await;
+        match status {
+            Ok(status) if !status.pods.is_empty() => {
+                let ready = status.pods.iter().filter(|pod| pod.ready).count();
+                if ready == status.pods.len() {
+                    step.done(&format!("{ready} ready; `meshctl down` ends them"));
+                    return Ok(());
+                }
+                step.update(&format!("{ready} of {} ready", status.pods.len()));
+            }
+            Ok(_) => {}
             Err(error) => {
                 step.failed();
-                let log = home.join("local").join("supervisor.log");
-                let words = std::fs::read_to_string(&log).unwrap_or_default();
-                let words: Vec<&str> = words.lines().rev().take(5).collect();
-                return Err(if words.is_empty() {
-                    told(error)
-                } else {
-                    CliError::failed(format!(
-                        "the supervisor ended; it said:\n{}",
-                        words.into_iter().rev().collect::<Vec<_>>().join("\n")
-                    ))
-                    .hint(format!("all of it is in {}", log.display()))
-                });
+                return Err(CliError::failed(format!(
+                    "the pods did not come up: {}",
+                    last_words(cx).unwrap_or_else(|| error.to_string())
+                ))
+                .hint(format!("see {}", log(cx).display())));
             }
-        };
-        let ready = status.pods.iter().filter(|pod| pod.ready).count();
-        if !status.pods.is_empty() && ready == status.pods.len() {
-            step.done(&format!("{ready} ready ({})", status.isolation));
-            cx.out.note(
-                "next: `meshctl ps`, `meshctl routes`, `meshctl top`; `meshctl down` ends them",
-            );
-            return Ok(());
         }
-        if rt::now() >= deadline {
+        if begun.elapsed() > args.timeout {
             step.failed();
-            let late = status.pods.iter().filter(|pod| !pod.ready);
-            let names: Vec<&str> = late.map(|pod| pod.name.as_str()).collect();
-            return Err(told(LocalError::NotReady {
-                seconds: args.timeout.as_secs(),
-                pods: names.into_iter().map(ToOwned::to_owned).collect(),
-            }));
+            return Err(CliError::Timeout {
+                what: format!("bringing up the pods (supervisor {pid})"),
+                after: args.timeout,
+            });
         }
-        step.update(&format!("{ready} of {} ready", status.pods.len()));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The control plane, as the supervisor needs it.
+fn log(cx: &Context) -> std::path::PathBuf {
+    cx.settings.home.join("local").join("supervisor.log")
+}
+
+/// What a supervisor said before it ended.
+fn last_words(cx: &Context) -> Option<String> {
+    let text = std::fs::read_to_string(log(cx)).ok()?;
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let tail = lines.get(lines.len().saturating_sub(6)..)?;
+    (!tail.is_empty()).then(|| tail.join("\n"))
+}
+
+/// The control plane as pods need it: over the API that everyone uses.
 #[derive(Debug)]
 struct Lent {
     client: Client,
@@ -290,15 +296,14 @@ impl Mesh for Lent {
                 who: settings::who(),
             };
             let applied: Result<ApplyReport, CliError> =
-                self.client.post(&path(&["resources"], &[]), &request).await;
-            applied.map(drop).map_err(|error| {
-                let mut words = error.chain();
-                if let CliError::Problem(problem) = &error {
-                    for finding in &problem.findings {
-                        words.push_str(&format!("\n{finding}"));
-                    }
+                self.client.post("/resources", &request).await;
+            applied.map(|_| ()).map_err(|error| match error {
+                CliError::Problem(problem) => {
+                    let findings: Vec<String> =
+                        problem.findings.iter().map(ToString::to_string).collect();
+                    format!("{}\n{}", problem.message, findings.join("\n"))
                 }
-                words
+                other => other.chain(),
             })
         })
     }
@@ -311,28 +316,12 @@ impl Mesh for Lent {
                 uses: 1,
                 ttl_seconds: TOKEN_SECONDS,
             };
-            let report: Result<TokenReport, CliError> =
-                self.client.post(&path(&["tokens"], &[]), &request).await;
-            report
-                .map(|report| Some(report.token))
-                .map_err(|error| error.chain())
+            let token: TokenReport = self
+                .client
+                .post("/tokens", &request)
+                .await
+                .map_err(|error| error.chain())?;
+            Ok(Some(token.token))
         })
-    }
-}
-
-/// An error of the layer below, with its causes and its hint.
-fn told(error: LocalError) -> CliError {
-    let late = matches!(error, LocalError::NotReady { .. });
-    let hint = error.hint();
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        message.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    if late {
-        CliError::Late { message, hint }
-    } else {
-        CliError::Failed { message, hint }
     }
 }

@@ -1,14 +1,12 @@
 //! `proxies`: who is connected, and whether it has what it should have.
 
-use serde_json::Value;
-
+use crate::api::proxies::ProxySync;
 use crate::api::{Problem, Reason};
 use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::parse;
-use crate::cli::render::generic::Json;
 
 /// List the proxies and what each has acknowledged
 #[derive(Debug, clap::Args)]
@@ -25,16 +23,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
-    let mut rows: Vec<Value> = cx.client.get(&path(&["proxies"], &[])).await?;
-    let is =
-        |row: &Value, key: &str, wanted: &str| row.get(key).and_then(Value::as_str) == Some(wanted);
+    let mut rows: Vec<ProxySync> = cx.client.get(&path(&["proxies"], &[])).await?;
     if let Some(namespace) = cx.only_namespace() {
-        rows.retain(|row| is(row, "namespace", namespace));
+        rows.retain(|row| row.namespace == namespace);
     }
     if let Some(typed) = &args.name {
         let (name, namespace) = parse::qualified(typed, cx.settings.namespace());
         rows.retain(|row| {
-            is(row, "name", typed) || (is(row, "name", &name) && is(row, "namespace", &namespace))
+            row.name == *typed
+                || row.proxy == *typed
+                || (row.name == name && row.namespace == namespace)
         });
         if rows.is_empty() {
             return Err(CliError::Problem(
@@ -43,6 +41,6 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             ));
         }
     }
-    cx.out.report(&Json(Value::Array(rows)))?;
+    cx.out.report(&rows)?;
     Ok(Exit::Ok)
 }

@@ -32,8 +32,8 @@ The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {
     /// The service that the application is part of: its label `app`
-    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair", default_value = "", hide_default_value = true)]
-    service: String,
+    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair")]
+    service: Option<String>,
     /// Version of the application: its label `version`
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -96,9 +96,9 @@ pub(crate) struct Args {
 /// How requests are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogForm {
-    /// Istio's line
+    // Istio's line
     Text,
-    /// One object a line
+    // One object a line
     Json,
 }
 
@@ -139,7 +139,6 @@ pub(crate) struct Options {
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
-    pub(crate) protocol: Protocol,
     pub(crate) join: Option<String>,
     pub(crate) control_plane: String,
     pub(crate) inbound_port: u16,
@@ -174,10 +173,12 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             args.control_plane
         )));
     }
+    // The parser sees to it: only `--static` goes without, and has gone elsewhere.
+    let service = args.service.unwrap_or_default();
     let mut labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     labels
         .entry("app".to_owned())
-        .or_insert_with(|| args.service.clone());
+        .or_insert_with(|| service.clone());
     if let Some(version) = &args.version {
         labels
             .entry("version".to_owned())
@@ -185,18 +186,17 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
     }
     let name = match args.name {
         Some(name) => name,
-        None => instance_name(&args.service, args.version.as_deref()),
+        None => instance_name(&service, args.version.as_deref()),
     };
     Ok(Options {
         home: cx.settings.home.clone(),
         name,
         namespace: cx.settings.namespace().to_owned(),
-        service: args.service,
+        service,
         service_account: args.service_account,
         labels,
         address: args.address,
         apps: args.app,
-        protocol: args.protocol,
         join: args
             .join
             .or_else(|| cx.settings.environment.join_token.clone()),
@@ -370,7 +370,24 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
 
 #[cfg(test)]
 mod tests {
-    use super::instance_name;
+    use clap::Parser as _;
+
+    use super::{Args, instance_name};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_static_proxy_needs_no_service_and_any_other_does() {
+        let line = |words: &[&str]| Line::try_parse_from([&["proxy"], words].concat());
+        let pair = line(&["--static", "127.0.0.1:1=127.0.0.1:2"]).ok().unwrap();
+        assert!(pair.args.static_pair.is_some() && pair.args.service.is_none());
+        assert!(line(&["--app", "127.0.0.1:9080"]).is_err());
+        assert!(line(&["--app", "127.0.0.1:9080", "--service", "a"]).is_ok());
+    }
 
     #[test]
     fn an_instance_is_named_after_its_service_and_host() {

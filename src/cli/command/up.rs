@@ -39,9 +39,6 @@ pub(crate) struct Args {
     /// How long the pods may take to become ready
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse::duration)]
     pub(crate) timeout: Duration,
-    /// The process in the background that `-d` starts.
-    #[arg(long, hide = true, conflicts_with = "detach")]
-    pub(crate) child: bool,
 }
 
 /// How pods are kept apart.

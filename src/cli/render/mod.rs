@@ -10,6 +10,7 @@ pub(crate) mod grid;
 pub(crate) mod identity;
 pub(crate) mod number;
 mod paint;
+mod proxies;
 pub(crate) mod registry;
 pub(crate) mod resources;
 pub(crate) mod routes;
