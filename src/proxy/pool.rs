@@ -294,12 +294,13 @@ pub(crate) async fn http1(
     }
     let slot = match slot(cluster) {
         Some(slot) => slot,
-        None => match wait(worker, cluster, key).await? {
+        None => match Box::pin(wait(worker, cluster, key)).await? {
             Waited::Idle(lease) => return Ok(lease),
             Waited::Slot(slot) => slot,
         },
     };
-    let dialed = dial(worker, live, cluster, target, Speak::Http1).await?;
+    // Apart from the caller's future: most requests find a connection, and all would carry its size.
+    let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http1)).await?;
     let tag = Tag {
         key,
         mtls: dialed.mtls,
@@ -362,8 +363,8 @@ pub(crate) async fn http2(
         made: None,
     };
     let slot = slot(cluster).ok_or(Failure::Overflow)?;
-    let dialed = dial(worker, live, cluster, target, Speak::Http2).await?;
-    let (send, closed) = client::start(dialed.stream, slot)
+    let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
+    let (send, closed) = Box::pin(client::start(dialed.stream, slot))
         .await
         .map_err(|error| Failure::Connect(format!("{}: {error}", target.address)))?;
     let shared = Rc::new(Multiplexed {

@@ -72,8 +72,14 @@ impl Stream {
     /// Whether nothing waits to be read. On an idle upstream connection that is the only healthy
     /// state: what waits there is its end, or an answer to nothing.
     pub(crate) fn is_quiet(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.tcp().poll_read_ready(&mut cx).is_pending() {
+            return true;
+        }
+        // After a read that filled its buffer it is not known whether more waits: look.
+        let mut byte = [0];
         self.tcp()
-            .poll_read_ready(&mut Context::from_waker(Waker::noop()))
+            .poll_peek(&mut cx, &mut ReadBuf::new(&mut byte))
             .is_pending()
     }
 

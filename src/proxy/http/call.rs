@@ -438,8 +438,13 @@ impl<'c> Calling<'c> {
         let call = self.call;
         if self.cluster.config.kind == ClusterKind::OriginalDestination {
             let authority = &call.chosen.authority;
-            let address =
-                connect::meant(call.worker, call.live, call.conn.meant, authority).await?;
+            let address = Box::pin(connect::meant(
+                call.worker,
+                call.live,
+                call.conn.meant,
+                authority,
+            ))
+            .await?;
             return Ok(Target {
                 address,
                 entry: None,

@@ -65,7 +65,7 @@ pub(crate) async fn serve(
         let go_on = request.run(&mut leg, &mut alarm, &mut text).await;
         let Leg::H1(own) = &mut leg else { return };
         if !go_on || own.ended && own.input.is_empty() {
-            close(&mut own.io, &mut own.input).await;
+            Box::pin(close(&mut own.io, &mut own.input)).await;
             return;
         }
         if own.input.is_empty() {
@@ -212,7 +212,7 @@ impl Request<'_> {
         }
         if let Some(mut up) = ended.switched.take() {
             if let Leg::H1(leg) = down {
-                tunnel::run(leg, &mut up, &mut ended).await;
+                Box::pin(tunnel::run(leg, &mut up, &mut ended)).await;
             }
             ended.broken = true;
         }
@@ -352,12 +352,12 @@ impl Request<'_> {
         facts: Facts,
         (head_bytes, log): (u64, Option<Box<AccessRecord>>),
     ) -> bool {
-        let (mut ended, stream) = tunnel::connect(self.worker, self.live, chosen).await;
+        let (mut ended, stream) = Box::pin(tunnel::connect(self.worker, self.live, chosen)).await;
         if let (Some(stream), Leg::H1(leg)) = (stream, &mut *down) {
             leg.begin(Writer::Plain);
             leg.out.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
             let mut up = H1Leg::new(stream, Buffer::default());
-            tunnel::run(leg, &mut up, &mut ended).await;
+            Box::pin(tunnel::run(leg, &mut up, &mut ended)).await;
         } else if let Some(failure) = ended.failure.clone() {
             self.fail(down, &failure, facts, None, true).await;
         }
