@@ -2,7 +2,7 @@
 //!
 //! Proxies push cumulative counters and histograms (`envoy.service.metrics.v3.MetricsService`).
 //! [`ingest`] turns them into increments, [`series`] keeps those by edge and time slot within a
-//! fixed bound, [`report`] answers questions about a window. Owns what the numbers mean, and is pure:
+//! fixed bound, [`mod@report`] answers questions about a window. Owns what the numbers mean, and is pure:
 //! the stream, the clock and the store are left to the control plane.
 
 pub mod histogram;

@@ -1,6 +1,6 @@
 //! Pods without Kubernetes: processes, namespaces, and the sample application.
 //!
-//! `meshctl up` hands over [`spec::Workload`]s. [`plan`] turns them into pods with names, addresses,
+//! Owns what runs here: `meshctl up` hands over [`spec::Workload`]s. [`plan`] turns them into pods with names, addresses,
 //! commands and environments (pure); [`supervisor`] runs those, restarts what dies, and answers
 //! `ps`, `logs` and `down` on a socket. Nothing outlives it: children die with their parent
 //! ([`entry`]), a guard process cleans up when the supervisor is killed, and `down` does the same

@@ -40,9 +40,10 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// More precise than [`MARKER`]: instance, pod and container.
 const CONTAINER_MARKER: &str = "MESHCTL_CONTAINER";
 
-/// Arguments that are different for each start, such as a join token.
+/// Variables that are different for each start, such as a join token, which must not be seen in a
+/// list of processes as an argument would be.
 pub(super) type Extra =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<String>> + Send>> + Send + Sync>;
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<(String, String)>> + Send>> + Send + Sync>;
 
 /// What to run.
 #[derive(Clone)]
@@ -117,7 +118,12 @@ impl Host {
         })
     }
 
-    async fn spawn(&self, spec: &Spec, command: &[String]) -> io::Result<Child> {
+    async fn spawn(
+        &self,
+        spec: &Spec,
+        command: &[String],
+        more: &[(String, String)],
+    ) -> io::Result<Child> {
         let mut enter = spec.enter.clone();
         enter.parent = Some(std::process::id());
         let mut args: Vec<OsString> = enter.arguments();
@@ -126,7 +132,7 @@ impl Host {
         process
             .args(args)
             .env_clear()
-            .envs(spec.env.iter().map(|(key, value)| (key, value)))
+            .envs(spec.env.iter().chain(more).map(|(key, value)| (key, value)))
             .env(MARKER, &self.instance)
             .env(CONTAINER_MARKER, self.mark(spec))
             .stdin(Stdio::null())
@@ -244,14 +250,15 @@ impl Run {
 
     /// From start to end; says how it ended.
     async fn once(&self) -> io::Result<String> {
-        let mut command = self.spec.command.clone();
+        let mut more = Vec::new();
         if let Some(extra) = &self.spec.extra {
             tokio::select! {
-                more = extra() => command.extend(more),
+                made = extra() => more = made,
                 () = self.stop.cancelled() => return Ok("stopped before it started".to_owned()),
             }
         }
-        let mut child = self.host.spawn(&self.spec, &command).await?;
+        let command = &self.spec.command;
+        let mut child = self.host.spawn(&self.spec, command, &more).await?;
         let pid = child.id().unwrap_or(0);
         let process = Process::of(pid);
         if let Some(process) = process {
@@ -346,7 +353,7 @@ impl Exec for Run {
         // Dropped on a timeout, which kills it.
         let mut child = self
             .host
-            .spawn(&self.spec, command)
+            .spawn(&self.spec, command, &[])
             .await
             .map_err(|error| error.to_string())?;
         // Its words go nowhere; a full pipe must not stop it.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Locality;
+use super::{Locality, Protocol};
 
 /// A client of the control plane, as it describes itself. The control plane holds what it says
 /// about namespace and account against its certificate before it believes it.
@@ -52,6 +52,9 @@ pub struct Application {
     pub bind: SocketAddr,
     /// Where the application itself listens.
     pub address: SocketAddr,
+    /// What it speaks, where no service in front of it says.
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 /// Which program a client is; clients disagree about xDS.

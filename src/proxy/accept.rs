@@ -61,12 +61,15 @@ pub(crate) async fn serve(
     let candidates = listener.narrow(meant.unwrap_or(local));
     let timeout = listener.config.detect_timeout;
     let mut first = None;
+    // Until it has said something, nothing is lost by closing it.
+    conn.state.idle.set(true);
     if candidates.need_hello() {
         match detect(&mut stream, &mut first_bytes, timeout).await {
             Ok(told) => first = Some(told),
             Err(_) => return,
         }
     }
+    conn.state.idle.set(false);
     let hello = first.as_ref().map(First::hello).unwrap_or_default();
     let Some(chain) = candidates.choose(&hello) else {
         tracing::debug!(listener = listener.config.name, %remote, "no chain takes the connection");
@@ -152,7 +155,10 @@ async fn dispatch(
             split,
             idle,
         } => {
-            let cluster = split.next().and_then(|at| targets.get(at).copied()).flatten();
+            let cluster = split
+                .next()
+                .and_then(|at| targets.get(at).copied())
+                .flatten();
             let to = (cluster, *idle);
             return tcp::serve(&worker, live, &conn, (stream, first_bytes), to).await;
         }
@@ -160,24 +166,24 @@ async fn dispatch(
         ChainAction::Detect { routes, bytes } => (routes, HttpCodec::Auto, Some(*bytes)),
     };
     let codec = match codec {
-        HttpCodec::Auto => match negotiated(&stream) {
-            Some(codec) => Some(codec),
-            None => {
-                if first.is_none() {
-                    match detect(&mut stream, &mut first_bytes, timeout).await {
-                        Ok(told) => first = Some(told),
-                        Err(_) => return,
-                    }
+        HttpCodec::Auto => {
+            let agreed = negotiated(&stream);
+            if agreed.is_none() && first.is_none() {
+                conn.state.idle.set(true);
+                match detect(&mut stream, &mut first_bytes, timeout).await {
+                    Ok(told) => first = Some(told),
+                    Err(_) => return,
                 }
-                match first {
-                    Some(First::Http2) => Some(HttpCodec::Http2),
-                    Some(First::Http1) => Some(HttpCodec::Http1),
-                    // Not HTTP where only HTTP is served: the parser says so to the caller.
-                    _ if bytes.is_none() => Some(HttpCodec::Http1),
-                    _ => None,
-                }
+                conn.state.idle.set(false);
             }
-        },
+            agreed.or(match first {
+                Some(First::Http2) => Some(HttpCodec::Http2),
+                Some(First::Http1) => Some(HttpCodec::Http1),
+                // Not HTTP where only HTTP is served: the parser says so to the caller.
+                _ if bytes.is_none() => Some(HttpCodec::Http1),
+                _ => None,
+            })
+        }
         codec => Some(codec),
     };
     let table: Rc<str> = routes.as_str().into();
@@ -191,7 +197,7 @@ async fn dispatch(
             _ => h1::serve::serve(worker, conn, table, (stream, first_bytes)).await,
         };
     }
-    let to = (bytes.flatten(), Duration::from_secs(3600));
+    let to = (bytes.flatten(), Duration::from_hours(1));
     tcp::serve(&worker, live, &conn, (stream, first_bytes), to).await;
 }
 

@@ -87,9 +87,9 @@ fn write_all(records: &Receiver<Message>, format: LogFormat, out: &mut dyn Write
         let next = if batch.is_empty() {
             records.recv().map_err(|_| true)
         } else {
-            records.recv_timeout(WAIT).map_err(|error| {
-                matches!(error, std::sync::mpsc::RecvTimeoutError::Disconnected)
-            })
+            records
+                .recv_timeout(WAIT)
+                .map_err(|error| matches!(error, std::sync::mpsc::RecvTimeoutError::Disconnected))
         };
         let mut done = None;
         let mut full = false;

@@ -66,13 +66,12 @@ pub(crate) fn start(admin: &Arc<Admin>, tasks: &Tasks) -> Result<(), ProxyError>
         .map(|address| (*address, &whole))
         .chain(options.status.iter().map(|address| (*address, &status)));
     for (address, routes) in addresses {
-        let socket = net::bind(address, BindOptions::default()).map_err(|source| {
-            ProxyError::Bind {
+        let socket =
+            net::bind(address, BindOptions::default()).map_err(|source| ProxyError::Bind {
                 name: "administration".to_owned(),
                 address,
                 source,
-            }
-        })?;
+            })?;
         let routes = routes.clone().with_state(Arc::clone(admin));
         tasks.spawn("admin", async move {
             if let Err(error) = axum::serve(socket, routes).await {
@@ -127,7 +126,11 @@ impl Admin {
                 "Whether the proxy takes requests.",
                 u64::from(self.ready.load(Ordering::Relaxed)),
             ),
-            gauge("envoy_server_uptime", "Seconds since the proxy began.", uptime),
+            gauge(
+                "envoy_server_uptime",
+                "Seconds since the proxy began.",
+                uptime,
+            ),
             gauge(
                 "meshctl_downstream_connections",
                 "Connections of callers.",
@@ -141,14 +144,14 @@ impl Admin {
             gauge(
                 "meshctl_access_log_dropped",
                 "Access-log records dropped because the queue was full.",
-                self.shared.log.as_ref().map_or(0, super::access_log::LogSink::dropped),
+                self.shared
+                    .log
+                    .as_ref()
+                    .map_or(0, super::access_log::LogSink::dropped),
             ),
         ]);
         if let Some(material) = self.identities.load().as_ref() {
-            let left = material
-                .not_after
-                .saturating_sub(self.shared.wall.millis())
-                / 1000;
+            let left = material.not_after.saturating_sub(self.shared.wall.millis()) / 1000;
             families.push(gauge(
                 "istio_agent_cert_expiry_seconds",
                 "Seconds until the workload's certificate ends.",
@@ -186,7 +189,10 @@ async fn clusters(State(admin): Shares) -> String {
         let name = &cluster.config.name;
         let count = &cluster.counters;
         let read = |counter: &std::sync::atomic::AtomicU32| counter.load(Ordering::Relaxed);
-        line(format_args!("{name}::cx_active::{}", read(&count.connections)));
+        line(format_args!(
+            "{name}::cx_active::{}",
+            read(&count.connections)
+        ));
         line(format_args!("{name}::rq_active::{}", read(&count.requests)));
         line(format_args!("{name}::rq_pending::{}", read(&count.pending)));
         line(format_args!(
@@ -220,13 +226,13 @@ async fn clusters(State(admin): Shares) -> String {
 }
 
 async fn listeners(State(admin): Shares) -> String {
-    admin
-        .tables
-        .load()
-        .listeners
-        .values()
-        .map(|listener| format!("{}::{}\n", listener.config.name, listener.config.bind))
-        .collect()
+    let mut out = String::new();
+    for listener in admin.tables.load().listeners.values() {
+        let config = &listener.config;
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(out, "{}::{}", config.name, config.bind);
+    }
+    out
 }
 
 /// The certificate in use; never its key.

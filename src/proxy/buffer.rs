@@ -82,7 +82,8 @@ impl Buffer {
     }
 
     /// Puts `data` behind what is held. False when there is no room for it.
-    pub(crate) fn append(&mut self, mut data: &[u8]) -> bool {
+    #[cfg(test)]
+    fn append(&mut self, mut data: &[u8]) -> bool {
         while !data.is_empty() {
             let room = self.room();
             let count = room.len().min(data.len());

@@ -73,8 +73,8 @@ pub(crate) async fn meant(
 }
 
 async fn resolve(authority: &[u8]) -> Result<SocketAddr, Failure> {
-    let text = std::str::from_utf8(authority)
-        .map_err(|_| Failure::Malformed("http1.invalid_host"))?;
+    let text =
+        std::str::from_utf8(authority).map_err(|_| Failure::Malformed("http1.invalid_host"))?;
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -134,8 +134,8 @@ pub(crate) async fn dial(
         .map_err(|error| Failure::Tls(error.to_string()))?;
     let name = ServerName::try_from(tls.sni.clone())
         .unwrap_or_else(|_| ServerName::IpAddress(target.address.ip().into()));
-    let handshake = TlsConnector::from(Arc::clone(&client))
-        .connect(name, Raw::new(tcp, Buffer::default()));
+    let handshake =
+        TlsConnector::from(Arc::clone(&client)).connect(name, Raw::new(tcp, Buffer::default()));
     let stream = tokio::time::timeout(config.connect_timeout, handshake)
         .await
         .map_err(|_| Failure::Tls("no handshake in time".to_owned()))?

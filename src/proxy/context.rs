@@ -73,7 +73,9 @@ impl Live {
 
     /// Which identity is in use; 0 is none.
     pub(crate) fn generation(&self) -> u64 {
-        self.identity.as_ref().map_or(0, |identity| identity.generation)
+        self.identity
+            .as_ref()
+            .map_or(0, |identity| identity.generation)
     }
 }
 
@@ -212,9 +214,7 @@ impl Worker {
             .borrow()
             .values()
             .filter(|entry| {
-                listener.is_none_or(|name| {
-                    entry.state.listener.borrow().as_deref() == Some(name)
-                })
+                listener.is_none_or(|name| entry.state.listener.borrow().as_deref() == Some(name))
             })
             .filter_map(|entry| entry.task.clone())
             .collect();

@@ -40,7 +40,10 @@ impl First {
         let plain = |protocol: Option<&str>| Hello {
             tls: false,
             server_name: None,
-            protocols: protocol.map(|name| name.as_bytes().to_vec()).into_iter().collect(),
+            protocols: protocol
+                .map(|name| name.as_bytes().to_vec())
+                .into_iter()
+                .collect(),
         };
         match self {
             Self::Tls(hello) => hello.clone(),
@@ -148,7 +151,9 @@ fn request_line(data: &[u8]) -> Option<First> {
         && method
             .iter()
             .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
-    let printable = known.iter().all(|byte| (b' '..0x7f).contains(byte) || matches!(byte, b'\r' | 0x80..));
+    let printable = known
+        .iter()
+        .all(|byte| (b' '..0x7f).contains(byte) || matches!(byte, b'\r' | 0x80..));
     if !method_fits || !printable || (token == 0 && !known.is_empty()) {
         return Some(First::Bytes);
     }
@@ -184,7 +189,7 @@ mod tests {
             (PREFACE, Some(First::Http2)),
             (b"P", None),
             (b"PING\r\n", Some(First::Bytes)),
-            (b"SSH-2.0-x", None),
+            (b"SSH-2.0-x", Some(First::Bytes)),
             (b"SSH-2.0-OpenSSH_9\r\n", Some(First::Bytes)),
             (b"\x00\x00", Some(First::Bytes)),
             (b"\x16", None),

@@ -38,7 +38,10 @@ type Names = BTreeMap<String, BTreeSet<IpAddr>>;
 
 /// Answers on `address` until cancelled.
 pub(crate) async fn run(address: SocketAddr, mut views: Reader<View>, tasks: Tasks) {
-    let (udp, tcp) = match (UdpSocket::bind(address).await, bind(address, BindOptions::default())) {
+    let (udp, tcp) = match (
+        UdpSocket::bind(address).await,
+        bind(address, BindOptions::default()),
+    ) {
         (Ok(udp), Ok(tcp)) => (Arc::new(udp), tcp),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, %address, "names of the mesh are not answered");
@@ -166,13 +169,22 @@ fn names(view: &View) -> Names {
         }
         for domain in host.domains.iter().filter(plain) {
             if domain.parse::<IpAddr>().is_err() && !domain.starts_with('*') {
-                names.entry(domain.to_ascii_lowercase()).or_default().extend(&addresses);
+                names
+                    .entry(domain.to_ascii_lowercase())
+                    .or_default()
+                    .extend(&addresses);
             }
         }
     }
-    for chain in view.listeners.values().flat_map(|listener| &listener.chains) {
+    for chain in view
+        .listeners
+        .values()
+        .flat_map(|listener| &listener.chains)
+    {
         let clusters: Vec<&str> = match &chain.action {
-            ChainAction::Tcp { clusters, .. } => clusters.iter().map(|(name, _)| name.as_str()).collect(),
+            ChainAction::Tcp { clusters, .. } => {
+                clusters.iter().map(|(name, _)| name.as_str()).collect()
+            }
             ChainAction::Detect { cluster, .. } => vec![cluster],
             ChainAction::Http { .. } => Vec::new(),
         };
@@ -236,7 +248,12 @@ mod tests {
         assert_eq!(reply.metadata.id, 7);
         assert_eq!(reply.answers.len(), 1);
         // No such record, but the name is there: no other resolver may be asked.
-        assert!(ask(&names, "reviews.default.", RecordType::AAAA).unwrap().answers.is_empty());
+        assert!(
+            ask(&names, "reviews.default.", RecordType::AAAA)
+                .unwrap()
+                .answers
+                .is_empty()
+        );
         assert!(ask(&names, "example.com.", RecordType::A).is_none());
         assert!(answer(&names, b"nonsense").is_none());
     }

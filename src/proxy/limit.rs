@@ -28,7 +28,7 @@ pub(crate) struct ConnectionSlot(Arc<Counters>);
 
 /// Takes one unit unless `limit` are taken; `u32::MAX` is unlimited.
 pub(crate) fn hold(counter: &AtomicU32, limit: u32) -> Option<Held<'_>> {
-    enter(counter, limit).then_some(Held(counter))
+    enter(counter, limit).then(|| Held(counter))
 }
 
 /// Takes one connection of a cluster.

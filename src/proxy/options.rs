@@ -78,20 +78,18 @@ pub enum StaticCodec {
 /// The view of a proxy that carries everything from `listen` to `upstream`, without TLS.
 pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec) -> View {
     const NAME: &str = "static";
+    let http = |codec| ChainAction::Http {
+        routes: NAME.to_owned(),
+        codec,
+    };
     let action = match codec {
         StaticCodec::Tcp => ChainAction::Tcp {
             clusters: vec![(NAME.to_owned(), 1)],
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_hours(1),
         },
         StaticCodec::Http1 => http(HttpCodec::Http1),
         StaticCodec::Http2ToHttp1 | StaticCodec::Http2 => http(HttpCodec::Http2),
     };
-    fn http(codec: HttpCodec) -> ChainAction {
-        ChainAction::Http {
-            routes: NAME.to_owned(),
-            codec,
-        }
-    }
     let listener = Listener {
         name: NAME.to_owned(),
         bind: listen,

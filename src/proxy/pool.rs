@@ -29,7 +29,7 @@ use super::tls::Speak;
 /// Idle connections kept for an endpoint.
 const MAX_IDLE: usize = 512;
 /// Idle connections are closed after this long; shorter than what servers commonly allow.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// How often a request that waits for a connection looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -45,7 +45,7 @@ pub(crate) enum Key {
 /// All pools of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
-    pools: RefCell<HashMap<Key, Pool>>,
+    by_key: RefCell<HashMap<Key, Pool>>,
     known: RefCell<HashSet<u64>>,
     generation: Cell<u64>,
 }
@@ -60,7 +60,7 @@ struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    leg: H1Leg,
+    leg: Box<H1Leg>,
     tag: Tag,
     since: Instant,
 }
@@ -125,6 +125,16 @@ pub(crate) enum Lease {
     H2(StreamSlot),
 }
 
+impl Lease {
+    /// Whether it carried a request before.
+    pub(crate) fn was_used(&self) -> bool {
+        match self {
+            Self::H1(_, tag) => tag.uses > 0,
+            Self::H2(shared) => shared.uses.get() > 0,
+        }
+    }
+}
+
 impl Pools {
     /// Drops what leads to endpoints that are gone or was made with an older identity.
     pub(crate) fn retain(&self, live: &Live) {
@@ -138,7 +148,7 @@ impl Pools {
         let generation = live.generation();
         let mut dropped = Vec::new();
         {
-            let mut pools = self.pools.borrow_mut();
+            let mut pools = self.by_key.borrow_mut();
             pools.retain(|key, pool| {
                 let stays = match key {
                     Key::Endpoint(id) => known.contains(id),
@@ -166,7 +176,7 @@ impl Pools {
     /// Drops connections that have been idle for too long or died meanwhile.
     pub(crate) fn sweep(&self) {
         let now = rt::now();
-        self.pools.borrow_mut().retain(|_, pool| {
+        self.by_key.borrow_mut().retain(|_, pool| {
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < IDLE && idle.leg.io.is_quiet());
             pool.shared.retain(|shared| !shared.closed.get());
@@ -176,15 +186,15 @@ impl Pools {
 
     /// Idle HTTP/1 and open HTTP/2 connections.
     pub(crate) fn count(&self) -> usize {
-        self.pools
+        self.by_key
             .borrow()
             .values()
             .map(|pool| pool.idle.len() + pool.shared.len())
             .sum()
     }
 
-    fn idle(&self, key: Key) -> Option<(H1Leg, Tag)> {
-        let mut pools = self.pools.borrow_mut();
+    fn idle(&self, key: Key) -> Option<(Box<H1Leg>, Tag)> {
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.get_mut(&key)?;
         loop {
             let idle = pool.idle.pop()?;
@@ -195,13 +205,13 @@ impl Pools {
     }
 
     /// Gives an HTTP/1 connection back after a whole exchange.
-    pub(crate) fn give_back(&self, mut leg: H1Leg, tag: Tag, max_uses: u32) {
+    pub(crate) fn give_back(&self, mut leg: Box<H1Leg>, tag: Tag, max_uses: u32) {
         let stays = match tag.key {
             Key::Endpoint(id) => self.known.borrow().contains(&id),
             Key::Address(_) => true,
         };
         let current = !tag.mtls || tag.generation == self.generation.get();
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(tag.key).or_default();
         if stays && current && (max_uses == 0 || tag.uses < max_uses) && pool.idle.len() < MAX_IDLE
         {
@@ -216,13 +226,16 @@ impl Pools {
     }
 
     fn multiplexed(&self, key: Key, max_uses: u32) -> Shared {
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(key).or_default();
         pool.shared.retain(|shared| {
             !shared.closed.get() && (max_uses == 0 || shared.uses.get() < max_uses)
         });
         let free = pool.shared.iter().find(|shared| {
-            let most = shared.send.current_max_send_streams().min(client::MAX_STREAMS);
+            let most = shared
+                .send
+                .current_max_send_streams()
+                .min(client::MAX_STREAMS);
             shared.streams.get() < most
         });
         match free {
@@ -236,7 +249,7 @@ impl Pools {
     }
 
     fn connected(&self, key: Key, made: Option<Rc<Multiplexed>>) {
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(key).or_default();
         pool.connecting = false;
         pool.shared.extend(made);
@@ -244,7 +257,7 @@ impl Pools {
     }
 
     fn changed(&self, key: Key) -> Rc<Notify> {
-        Rc::clone(&self.pools.borrow_mut().entry(key).or_default().changed)
+        Rc::clone(&self.by_key.borrow_mut().entry(key).or_default().changed)
     }
 }
 
@@ -277,7 +290,7 @@ pub(crate) async fn http1(
 ) -> Result<Lease, Failure> {
     let key = target.key();
     if !fresh && let Some((leg, tag)) = worker.pools.idle(key) {
-        return Ok(Lease::H1(Box::new(leg), tag));
+        return Ok(Lease::H1(leg, tag));
     }
     let slot = match slot(cluster) {
         Some(slot) => slot,
@@ -296,7 +309,7 @@ pub(crate) async fn http1(
         _slot: slot,
     };
     let leg = H1Leg::new(dialed.stream, Buffer::default());
-    Ok(Lease::H1(Box::new(leg), tag))
+    Ok(Lease::H1(leg, tag))
 }
 
 fn slot(cluster: &ClusterTable) -> Option<ConnectionSlot> {
@@ -318,7 +331,7 @@ async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waite
         // Connections may also come free on other workers, which cannot tell this one.
         let _told_or_not = tokio::time::timeout(LOOK_AGAIN, changed.notified()).await;
         if let Some((leg, tag)) = worker.pools.idle(key) {
-            return Ok(Waited::Idle(Lease::H1(Box::new(leg), tag)));
+            return Ok(Waited::Idle(Lease::H1(leg, tag)));
         }
         if let Some(slot) = slot(cluster) {
             return Ok(Waited::Slot(slot));

@@ -97,7 +97,8 @@ async fn channel(
     options: &PushOptions,
     identities: &Reader<Option<Arc<Material>>>,
 ) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_static("http://control-plane").connect_timeout(Duration::from_secs(10));
+    let endpoint =
+        Endpoint::from_static("http://control-plane").connect_timeout(Duration::from_secs(10));
     let to = options.control_plane;
     let channel = match &options.server {
         None => {

@@ -86,9 +86,9 @@ pub async fn run_with(
     mut shutdown: DrainSignal,
 ) -> Result<(), ProxyError> {
     let log = match &options.access_log {
-        Some(log) => Some(
-            LogSink::start(log.format, log.path.as_deref()).map_err(ProxyError::AccessLog)?,
-        ),
+        Some(log) => {
+            Some(LogSink::start(log.format, log.path.as_deref()).map_err(ProxyError::AccessLog)?)
+        }
         None => None,
     };
     let workers = match options.workers {
@@ -202,8 +202,7 @@ impl Control {
 
     fn identify(&mut self, material: Option<Arc<Material>>) {
         self.generation += 1;
-        self.identity =
-            material.map(|material| Arc::new(Identity::new(material, self.generation)));
+        self.identity = material.map(|material| Arc::new(Identity::new(material, self.generation)));
         self.update();
     }
 

@@ -13,7 +13,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Health, Instance, Locality, Node, NodeKind, SpiffeId, WorkloadRef};
+use crate::mesh::{
+    Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
+};
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
 use crate::tls;
@@ -22,12 +24,12 @@ use crate::xds::node_to_proto;
 
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
+use super::dns;
 use super::identity::{IdentityClient, IdentityError, IdentityOptions, TokenSource};
 use super::options::{AccessLog, Options};
+use super::push::{self, PushOptions};
 use super::registration::{self, RegistrationOptions};
 use super::run::{ProxyError, run_with};
-use super::dns;
-use super::push::{self, PushOptions};
 
 /// How often numbers are told: live views show them as they come.
 const PUSH: Duration = Duration::from_secs(2);
@@ -53,6 +55,8 @@ pub struct SidecarOptions {
     pub address: IpAddr,
     /// Container port and where the application listens for it.
     pub applications: Vec<(u16, SocketAddr)>,
+    /// What the application speaks, where no service in front of it says.
+    pub protocol: Protocol,
     /// Connections are redirected to it.
     pub transparent: bool,
     /// For redirected connections to the application.
@@ -138,14 +142,17 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         let (material, server, to) = (material.clone(), server.clone(), options.control_plane);
         Arc::new(move || {
             let (material, server) = (material.load(), server.clone());
-            let dialling: futures_util::future::BoxFuture<'static, io::Result<Box<dyn client::Io>>> =
-                Box::pin(async move {
-                    let Some(material) = material.as_ref() else {
-                        return Err(io::Error::other("there is no certificate yet"));
-                    };
-                    let stream = connect_control(to, &server, Caller::Member(material)).await?;
-                    Ok(Box::new(stream) as Box<dyn client::Io>)
-                });
+            let dialling: futures_util::future::BoxFuture<
+                'static,
+                io::Result<Box<dyn client::Io>>,
+            > = Box::pin(async move {
+                let Some(material) = material.as_ref() else {
+                    return Err(io::Error::other("there is no certificate yet"));
+                };
+                let stream = connect_control(to, &server, Caller::Member(material)).await?;
+                let stream: Box<dyn client::Io> = Box::new(stream);
+                Ok(stream)
+            });
             dialling
         })
     };
@@ -171,11 +178,19 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     };
     tasks.spawn(
         "metrics-push",
-        push::run(numbers, Arc::clone(&registry), material.clone(), Wall::System),
+        push::run(
+            numbers,
+            Arc::clone(&registry),
+            material.clone(),
+            Wall::System,
+        ),
     );
     if options.transparent {
         let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), dns::PORT);
-        tasks.spawn("dns", dns::run(bind, configuration.view.clone(), tasks.clone()));
+        tasks.spawn(
+            "dns",
+            dns::run(bind, configuration.view.clone(), tasks.clone()),
+        );
     }
 
     // The registry first, so that peers stop calling; then the data path.
@@ -242,7 +257,12 @@ fn node(options: &SidecarOptions) -> Node {
     };
     let address = options.address;
     Node {
-        id: node_id(NodeKind::Sidecar, address, &options.name, &options.namespace),
+        id: node_id(
+            NodeKind::Sidecar,
+            address,
+            &options.name,
+            &options.namespace,
+        ),
         client: Client::Meshctl,
         kind: NodeKind::Sidecar,
         name: options.name.clone(),
@@ -262,6 +282,7 @@ fn node(options: &SidecarOptions) -> Node {
                 port: *port,
                 bind: reach(options, *port, *application),
                 address: *application,
+                protocol: options.protocol,
             })
             .collect(),
     }

@@ -121,17 +121,15 @@ pub(crate) async fn relay(
         let sent = upward.poll(cx, &mut down, &mut up, &mut counts.received);
         let received = downward.poll(cx, &mut up, &mut down, &mut counts.sent);
         if *counts != before {
-            report(
-                counts.received - before.received,
-                counts.sent - before.sent,
-            );
+            report(counts.received - before.received, counts.sent - before.sent);
             if !idle.is_zero() {
                 last = rt::now();
             }
         }
         match (sent, received) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(()),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(()),
+            (Poll::Ready(Err(_)), _)
+            | (_, Poll::Ready(Err(_)))
+            | (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(()),
             _ if idle.is_zero() => Poll::Pending,
             _ => alarm.poll(cx, last + idle),
         }
@@ -158,10 +156,8 @@ pub(crate) async fn serve(
     let dialed = match target(worker, &live, conn, cluster, begun).await {
         Ok(target) => {
             target_of = Some(target);
-            match super::limit::connection(
-                &cluster.counters,
-                cluster.config.limits.max_connections,
-            ) {
+            match super::limit::connection(&cluster.counters, cluster.config.limits.max_connections)
+            {
                 Some(slot) => dial(worker, &live, cluster, &target, Speak::Bytes)
                     .await
                     .map(|dialed| (dialed, slot)),

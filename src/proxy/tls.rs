@@ -97,10 +97,7 @@ impl Identity {
 }
 
 /// Who a verified caller is, and what `x-forwarded-client-cert` says of it.
-pub(crate) fn caller(
-    chain: &[CertificateDer<'_>],
-    by: &str,
-) -> Option<(String, Vec<u8>)> {
+pub(crate) fn caller(chain: &[CertificateDer<'_>], by: &str) -> Option<(String, Vec<u8>)> {
     let id = tls::peer_id(chain)?.to_string();
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, chain.first()?);
     let mut hash = String::with_capacity(64);

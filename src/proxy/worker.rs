@@ -64,7 +64,11 @@ pub(crate) struct Handle {
 }
 
 /// Starts worker `number`. It ends when its handle is dropped.
-pub(crate) fn start(number: usize, shared: Arc<Shared>, first: Update) -> Result<Handle, ProxyError> {
+pub(crate) fn start(
+    number: usize,
+    shared: Arc<Shared>,
+    first: Update,
+) -> Result<Handle, ProxyError> {
     let (commands, told) = mpsc::unbounded_channel();
     let stats = Arc::new(Stats::default());
     let own = Arc::clone(&stats);
@@ -115,15 +119,13 @@ async fn run(
         match command {
             None => return,
             Some(Command::Update(update)) => worker.replace(make(&shared, update)),
-            Some(Command::Listen(name, socket)) => {
-                match TcpListener::from_std(socket) {
-                    Ok(listener) => {
-                        let started = AcceptLoop::start(&worker, &name, listener, &stats);
-                        listening.insert(name, started);
-                    }
-                    Err(error) => tracing::error!(listener = name, %error, "cannot listen"),
+            Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    let started = AcceptLoop::start(&worker, &name, listener, &stats);
+                    listening.insert(name, started);
                 }
-            }
+                Err(error) => tracing::error!(listener = name, %error, "cannot listen"),
+            },
             Some(Command::Unlisten(name)) => {
                 if let Some(accepting) = listening.remove(&name) {
                     accepting.stop();

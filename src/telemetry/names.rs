@@ -55,11 +55,15 @@ pub const REQUEST_DURATION: Metric = histogram(
     "Duration of requests in milliseconds.",
 );
 /// Head and body.
-pub const REQUEST_BYTES: Metric =
-    histogram("istio_request_bytes", "Size of requests in bytes, head and body.");
+pub const REQUEST_BYTES: Metric = histogram(
+    "istio_request_bytes",
+    "Size of requests in bytes, head and body.",
+);
 /// Head and body.
-pub const RESPONSE_BYTES: Metric =
-    histogram("istio_response_bytes", "Size of responses in bytes, head and body.");
+pub const RESPONSE_BYTES: Metric = histogram(
+    "istio_response_bytes",
+    "Size of responses in bytes, head and body.",
+);
 /// Bytes that a TCP caller was sent.
 pub const TCP_SENT: Metric = counter(
     "istio_tcp_sent_bytes_total",

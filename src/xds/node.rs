@@ -11,7 +11,7 @@ use super::structs::{
     object, text,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Node, NodeKind};
+use crate::mesh::{Client, Node, NodeKind, Protocol};
 
 /// What our proxy calls itself in `user_agent_name`.
 pub const USER_AGENT: &str = "meshctl";
@@ -40,6 +40,7 @@ pub fn node_to_proto(node: &Node) -> core::Node {
                 ("port", number(u32::from(application.port))),
                 ("bind", text(application.bind.to_string())),
                 ("address", text(application.address.to_string())),
+                ("protocol", text(protocol_name(application.protocol))),
             ]))
         })
         .collect();
@@ -208,11 +209,32 @@ fn labels(fields: &super::pb::Struct) -> BTreeMap<String, String> {
         .collect()
 }
 
+const PROTOCOLS: [(Protocol, &str); 7] = [
+    (Protocol::Auto, "auto"),
+    (Protocol::Http, "http"),
+    (Protocol::Http2, "http2"),
+    (Protocol::Grpc, "grpc"),
+    (Protocol::Tls, "tls"),
+    (Protocol::Tcp, "tcp"),
+    (Protocol::Udp, "udp"),
+];
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    PROTOCOLS
+        .iter()
+        .find(|(known, _)| *known == protocol)
+        .map_or("auto", |(_, name)| name)
+}
+
 fn application(fields: &super::pb::Struct) -> Option<Application> {
     Some(Application {
         port: u16::try_from(as_number(fields, "port")?).ok()?,
         bind: as_text(fields, "bind")?.parse().ok()?,
         address: as_text(fields, "address")?.parse().ok()?,
+        protocol: as_text(fields, "protocol")
+            .and_then(|name| PROTOCOLS.iter().find(|(_, known)| *known == name))
+            .map(|(protocol, _)| *protocol)
+            .unwrap_or_default(),
     })
 }
 

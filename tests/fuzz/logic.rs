@@ -7,16 +7,20 @@
 
 use std::sync::Arc;
 
+use meshctl::mesh::check;
+use meshctl::mesh::node::Application;
 use meshctl::mesh::route::explain::explain;
 use meshctl::mesh::route::router::without_port;
 use meshctl::mesh::route::{
     Action, Forward, HeaderEdits, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request,
     Route, RouteTable, Router, TextMatch, VirtualHost,
 };
-use meshctl::mesh::{Hostname, Origin, SpiffeId};
+use meshctl::mesh::{Client, Hostname, Locality, Node, NodeKind, Origin, SpiffeId};
+use meshctl::resource::{collect, lower, parse};
 use meshctl::tls::issuer::request_key;
 use meshctl::tls::material::{certificate_pem, certificates, validity};
 use meshctl::tls::{JoinToken, Material, peer_id};
+use meshctl::xds::{Kind, Snapshot, decode, encode};
 use rustls_pki_types::CertificateDer;
 
 /// A target: its name, which is also its directory under `seeds/`, and its function.
@@ -29,6 +33,8 @@ pub(crate) const TARGETS: &[Target] = &[
     ("hosts", hosts),
     ("routes", routes),
     ("peers", peers),
+    ("manifests", manifests),
+    ("xds", xds),
 ];
 
 /// Names that are accepted are written as they are read: nothing is lost, nothing is added.
@@ -290,5 +296,95 @@ fn certificate(leaf: &CertificateDer<'_>) {
     }
     if let Ok((begin, end)) = validity(leaf) {
         assert!(begin < u64::MAX && end < u64::MAX);
+    }
+}
+
+/// Manifests, all the way: objects, world, views, messages, and back to the same views.
+pub(crate) fn manifests(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (objects, findings) = parse(text, "fuzz.yaml", "default");
+    let (objects, twice) = collect(objects);
+    let (world, meant) = lower(&objects, Arc::default());
+    // YAML ends a line at a carriage return too.
+    let lines = u32::try_from(text.split(['\n', '\r']).count()).unwrap_or(u32::MAX);
+    for finding in findings.iter().chain(&twice).chain(&meant) {
+        let line = finding.origin.line;
+        assert!((1..=lines).contains(&line), "{finding} of {lines} lines");
+    }
+    drop(check::run(&world));
+    for transparent in [false, true] {
+        let node = sidecar(transparent);
+        let view = world.view(&node);
+        let snapshot = encode(&view, &node);
+        assert_eq!(
+            snapshot,
+            encode(&view, &node),
+            "equal bytes for equal views"
+        );
+        let decoded = decode(&snapshot);
+        assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
+        assert_eq!(decoded.view, view, "what is sent is what is run");
+    }
+}
+
+/// What a sidecar is sent for manifests.
+#[allow(dead_code, reason = "for the test crate only")]
+pub(crate) fn snapshot_of(text: &str) -> Snapshot {
+    let (objects, _) = collect(parse(text, "seed.yaml", "default").0);
+    let (world, _) = lower(&objects, Arc::default());
+    let node = sidecar(true);
+    encode(&world.view(&node), &node)
+}
+
+fn sidecar(transparent: bool) -> Node {
+    let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 7], port));
+    Node {
+        id: "sidecar~127.0.0.7~reviews-v1-0.default~default.svc.cluster.local".to_owned(),
+        client: Client::Meshctl,
+        kind: NodeKind::Sidecar,
+        name: "reviews-v1-0".to_owned(),
+        namespace: "default".to_owned(),
+        service_account: "reviews".to_owned(),
+        workload: "reviews-v1".to_owned(),
+        labels: [("app", "reviews"), ("version", "v1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        locality: Locality::default(),
+        address: at(0).ip(),
+        outbound: at(15001),
+        inbound: at(15006),
+        transparent,
+        applications: vec![Application {
+            port: 9080,
+            bind: at(9080),
+            address: at(19080),
+            protocol: meshctl::mesh::Protocol::Auto,
+        }],
+    }
+}
+
+/// A resource as a control plane might send it: a byte for the kind, a name, a line feed, the
+/// message. It is understood or refused by name, and the same way every time.
+pub(crate) fn xds(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    let Some(kind) = Kind::ALL.get(usize::from(*kind) % Kind::ALL.len()) else {
+        return;
+    };
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let (name, message) = rest.split_at(end.unwrap_or(0));
+    let name = String::from_utf8_lossy(name).into_owned();
+    let message = message.strip_prefix(b"\n").unwrap_or(message);
+    let mut snapshot = Snapshot::default();
+    snapshot.insert(*kind, name.clone(), message.to_vec());
+    let decoded = decode(&snapshot);
+    assert_eq!(decoded, decode(&snapshot));
+    assert!(decoded.rejected.len() <= 1);
+    for rejected in &decoded.rejected {
+        assert_eq!(rejected.name, name);
+        assert!(!rejected.reason.is_empty());
     }
 }

@@ -97,6 +97,7 @@ pub(crate) fn node(objects: &Objects, instance: &Instance, transparent: bool) ->
                 port,
                 bind: own(port),
                 address: local(port),
+                protocol: meshctl::mesh::Protocol::Auto,
             })
             .collect(),
     }

@@ -18,7 +18,7 @@ const V3: &str = "outbound|9080|v3|reviews.default.svc.cluster.local";
 const HOST: &str = "reviews:9080";
 
 /// An Envoy that gets everything from `control_plane`; `api` is `GRPC` or `DELTA_GRPC`.
-fn envoy(control_plane: SocketAddr, api: &str) -> Option<(Process, tempfile::TempDir)> {
+pub(crate) fn envoy(control_plane: SocketAddr, api: &str) -> Option<(Process, tempfile::TempDir)> {
     let program = installed("envoy", "envoy/_bin/envoy")?;
     let dir = tempfile::tempdir().unwrap();
     let bootstrap = dir.path().join("bootstrap.yaml");
@@ -65,12 +65,12 @@ static_resources:
     Some((Process(child), dir))
 }
 
-fn any_port() -> SocketAddr {
+pub(crate) fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
 /// Waits until the one client has everything of the newest revision.
-async fn synced(stand: &Stand) {
+pub(crate) async fn synced(stand: &Stand) {
     until("Envoy to be in sync", 20, || {
         let status = stand.hub.status();
         let rejected: Vec<_> = status
@@ -85,7 +85,7 @@ async fn synced(stand: &Stand) {
 }
 
 /// Applies `change` and gives how long Envoy took to acknowledge it.
-async fn changed(stand: &Stand, change: impl FnOnce(&mut View)) -> Duration {
+pub(crate) async fn changed(stand: &Stand, change: impl FnOnce(&mut View)) -> Duration {
     let since = meshctl::rt::now();
     let revision = stand.change(change);
     let verdict = stand

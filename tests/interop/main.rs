@@ -14,6 +14,7 @@
 
 mod backend;
 mod envoy;
+mod envoy_chains;
 mod grpc;
 mod processes;
 mod stand;

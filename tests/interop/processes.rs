@@ -46,7 +46,6 @@ impl Drop for Process {
 
 /// A loopback address that nobody listens on just now.
 pub(crate) fn free() -> SocketAddr {
-    #[expect(clippy::disallowed_methods, reason = "the port is for another program")]
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }

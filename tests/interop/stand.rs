@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshctl::control::ads::{self, Ads};
-use meshctl::control::push::{Hub, HubOptions, Revised};
+use meshctl::control::push::{Hub, HubOptions, Revised, SecretsFn};
 use meshctl::control::serve_tls::PeerIdentity;
 use meshctl::mesh::cluster::{Limits, UpstreamProtocol};
 use meshctl::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec};
@@ -26,18 +26,31 @@ pub(crate) struct Stand {
     view: Arc<Mutex<View>>,
     world: Published<Revised>,
     tasks: Tasks,
+    /// Serves connections until it is told to stop; connections outlive a server that is dropped.
+    server: Tasks,
+    stop: tokio_util::sync::CancellationToken,
 }
 
 impl Stand {
     /// Serves `view` on `address`; `peer` is what the TLS port would have proved.
     pub(crate) fn start(view: View, address: SocketAddr, peer: Option<PeerIdentity>) -> Self {
+        Self::with_secrets(view, address, peer, Arc::new(|_, _| Vec::new()))
+    }
+
+    /// The same with certificates for clients that get theirs over SDS.
+    pub(crate) fn with_secrets(
+        view: View,
+        address: SocketAddr,
+        peer: Option<PeerIdentity>,
+        secrets: SecretsFn,
+    ) -> Self {
         let tasks = Tasks::new();
         let view = Arc::new(Mutex::new(view));
         let served = Arc::clone(&view);
         let world = Published::new(revised(1));
         let options = HubOptions {
             view: Arc::new(move |_, _| served.lock().unwrap().clone()),
-            secrets: Arc::new(|_, _| Vec::new()),
+            secrets,
             wall: Wall::default(),
         };
         let hub = Hub::start(options, world.reader(), &tasks);
@@ -53,10 +66,12 @@ impl Stand {
                 Ok(request)
             },
         );
-        tasks.spawn("ads", async move {
+        let (server, stop) = (Tasks::new(), tokio_util::sync::CancellationToken::new());
+        let stopped = stop.clone().cancelled_owned();
+        server.spawn("ads", async move {
             let incoming = TcpListenerStream::new(listener);
             ads::server()
-                .serve_with_incoming(service, incoming)
+                .serve_with_incoming_shutdown(service, incoming, stopped)
                 .await
                 .unwrap();
         });
@@ -66,6 +81,8 @@ impl Stand {
             view,
             world,
             tasks,
+            server,
+            stop,
         }
     }
 
@@ -79,7 +96,9 @@ impl Stand {
 
     /// Stops it and all its streams.
     pub(crate) async fn stop(self) -> View {
+        self.stop.cancel();
         self.tasks.end().await;
+        self.server.end().await;
         self.view.lock().unwrap().clone()
     }
 }

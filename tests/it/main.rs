@@ -12,6 +12,7 @@ mod ads;
 mod capture;
 mod identity;
 mod local;
+mod proxy;
 mod sample_app;
 #[path = "../interop/stand.rs"]
 mod stand;

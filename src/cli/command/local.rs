@@ -185,7 +185,7 @@ fn control_plane(cx: &Context, isolation: Isolation) -> ControlPlane {
     ];
     if isolation == Isolation::Netns {
         // xDS without TLS stays on 127.0.0.1, where another mesh may be.
-        args.extend(["--xds-port", "0", "--api-port", "0"].map(str::to_owned));
+        args.extend(["--xds-port=0", "--api-port=0", "--metrics-port=0"].map(str::to_owned));
     }
     ControlPlane {
         args: Some(args),

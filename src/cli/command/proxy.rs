@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
+use crate::mesh;
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
 use crate::proxy::{self, AccessLog};
@@ -31,8 +32,8 @@ The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {
     /// The service that the application is part of: its label `app`
-    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair", default_value = "", hide_default_value = true)]
-    service: String,
+    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair")]
+    service: Option<String>,
     /// Version of the application: its label `version`
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -138,6 +139,7 @@ pub(crate) struct Options {
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
+    pub(crate) protocol: Protocol,
     pub(crate) join: Option<String>,
     pub(crate) control_plane: String,
     pub(crate) inbound_port: u16,
@@ -172,16 +174,12 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             args.control_plane
         )));
     }
-    if args.protocol != Protocol::Auto {
-        return Err(
-            CliError::usage("the protocol is declared where the port is: on the Service")
-                .hint("name its port http-…, http2-…, grpc-… or tcp-…, or set appProtocol"),
-        );
-    }
+    // The parser sees to it: only `--static` goes without, and has gone elsewhere.
+    let service = args.service.unwrap_or_default();
     let mut labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     labels
         .entry("app".to_owned())
-        .or_insert_with(|| args.service.clone());
+        .or_insert_with(|| service.clone());
     if let Some(version) = &args.version {
         labels
             .entry("version".to_owned())
@@ -189,17 +187,18 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
     }
     let name = match args.name {
         Some(name) => name,
-        None => instance_name(&args.service, args.version.as_deref()),
+        None => instance_name(&service, args.version.as_deref()),
     };
     Ok(Options {
         home: cx.settings.home.clone(),
         name,
         namespace: cx.settings.namespace().to_owned(),
-        service: args.service,
+        service,
         service_account: args.service_account,
         labels,
         address: args.address,
         apps: args.app,
+        protocol: args.protocol,
         join: args
             .join
             .or_else(|| cx.settings.environment.join_token.clone()),
@@ -349,6 +348,14 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         address: options.address,
         applications: options.apps,
+        protocol: match options.protocol {
+            Protocol::Auto => mesh::Protocol::Auto,
+            Protocol::Http => mesh::Protocol::Http,
+            Protocol::Http2 => mesh::Protocol::Http2,
+            Protocol::Grpc => mesh::Protocol::Grpc,
+            Protocol::Tls => mesh::Protocol::Tls,
+            Protocol::Tcp => mesh::Protocol::Tcp,
+        },
         transparent: options.transparent,
         inbound_port: options.inbound_port,
         outbound_port: options.outbound_port,
@@ -365,7 +372,24 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
 
 #[cfg(test)]
 mod tests {
-    use super::instance_name;
+    use clap::Parser as _;
+
+    use super::{Args, instance_name};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_static_proxy_needs_no_service_and_any_other_does() {
+        let line = |words: &[&str]| Line::try_parse_from([&["proxy"], words].concat());
+        let pair = line(&["--static", "127.0.0.1:1=127.0.0.1:2"]).ok().unwrap();
+        assert!(pair.args.static_pair.is_some() && pair.args.service.is_none());
+        assert!(line(&["--app", "127.0.0.1:9080"]).is_err());
+        assert!(line(&["--app", "127.0.0.1:9080", "--service", "a"]).is_ok());
+    }
 
     #[test]
     fn an_instance_is_named_after_its_service_and_host() {

@@ -247,7 +247,7 @@ fn join(mesh: &Arc<dyn Mesh>, pod: &Arc<Pod>) -> Extra {
         let (mesh, pod) = (Arc::clone(&mesh), Arc::clone(&pod));
         Box::pin(async move {
             match tokio::time::timeout(TOKEN, mesh.join_token(&pod)).await {
-                Ok(Ok(Some(token))) => vec!["--join".to_owned(), token],
+                Ok(Ok(Some(token))) => vec![("MESHCTL_JOIN_TOKEN".to_owned(), token)],
                 Ok(Ok(None)) => Vec::new(),
                 Ok(Err(reason)) => {
                     tracing::warn!(pod = pod.name, %reason, "no join token; the sidecar starts with what it has");

@@ -44,7 +44,8 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         ports
             .get(&application.port)
             .map(|front| front.protocol)
-            .unwrap_or_default()
+            .filter(|protocol| *protocol != Protocol::Auto)
+            .unwrap_or(application.protocol)
     };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
     applications.sort_by_key(|application| application.port);

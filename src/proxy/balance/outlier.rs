@@ -88,9 +88,11 @@ fn may_eject(policy: &OutlierDetection, set: &EndpointSet, now: u64) -> bool {
         .iter()
         .filter(|entry| entry.state.outlier.is_ejected(now))
         .count();
-    let allowed = set.entries.len().saturating_mul(
-        usize::try_from(policy.max_ejection_percent.min(100)).unwrap_or(100),
-    ) / 100;
+    let allowed = set
+        .entries
+        .len()
+        .saturating_mul(usize::try_from(policy.max_ejection_percent.min(100)).unwrap_or(100))
+        / 100;
     out < allowed.max(1)
 }
 
@@ -126,9 +128,16 @@ mod tests {
             ..OutlierDetection::default()
         };
         for entry in &set.entries {
-            entry.state.outlier.record(&policy, &set, Outcome::Failed, 0);
+            entry
+                .state
+                .outlier
+                .record(&policy, &set, Outcome::Failed, 0);
         }
-        let out = set.entries.iter().filter(|e| e.state.outlier.is_ejected(1)).count();
+        let out = set
+            .entries
+            .iter()
+            .filter(|e| e.state.outlier.is_ejected(1))
+            .count();
         assert_eq!(out, 1);
     }
 }

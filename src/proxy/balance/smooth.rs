@@ -51,13 +51,21 @@ impl Smooth {
 }
 
 fn round(weights: &[u32]) -> Vec<u16> {
-    let divisor = weights.iter().copied().fold(0, greatest_common_divisor).max(1);
+    let divisor = weights
+        .iter()
+        .copied()
+        .fold(0, greatest_common_divisor)
+        .max(1);
     let mut weights: Vec<i64> = weights.iter().map(|w| i64::from(*w / divisor)).collect();
     let sum: i64 = weights.iter().sum();
     let longest = longest(weights.len());
     if sum > longest {
         for weight in weights.iter_mut().filter(|weight| **weight > 0) {
-            *weight = weight.saturating_mul(longest).checked_div(sum).unwrap_or(1).max(1);
+            *weight = weight
+                .saturating_mul(longest)
+                .checked_div(sum)
+                .unwrap_or(1)
+                .max(1);
         }
     }
     let sum: i64 = weights.iter().sum();

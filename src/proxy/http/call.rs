@@ -181,7 +181,7 @@ impl<'c> Calling<'c> {
             drop(held.take());
             let failure = match tried.end {
                 End::Done | End::Switched => return self.ended,
-                End::Cut => return self.cut(Failure::Broken),
+                End::Cut => return self.cut(&Failure::Broken),
                 End::CallerGone => {
                     self.ended.broken = true;
                     return self.ended.fail(Failure::CallerGone).unanswered();
@@ -189,21 +189,26 @@ impl<'c> Calling<'c> {
                 End::Retry(status) => Err(status),
                 End::Failed(failure) => Ok(failure),
             };
-            let stale = tried.reused && matches!(failure, Ok(Failure::Broken));
-            if stale && !self.fresh && (!tried.delivered || self.call.facts.idempotent) && self.replay.is_whole()
-            {
+            let unprocessed = !tried.delivered || matches!(failure, Ok(Failure::RefusedStream));
+            let stale = tried.reused
+                && matches!(failure, Ok(Failure::Broken | Failure::RefusedStream))
+                && (unprocessed || self.call.facts.idempotent);
+            if stale && !self.fresh && self.replay.is_whole() {
                 // The kept connection had died under the request; that says nothing about the endpoint.
                 self.fresh = true;
                 self.refused.clear();
                 continue;
             }
-            let again = left > 0 && self.replay.is_whole() && match &failure {
-                Err(_) => true,
-                Ok(failure) => retry.is_some_and(|retry| {
-                    failure.reply().retry.iter().any(|on| retry.on(*on))
-                        || (!tried.delivered && retry.on(crate::mesh::route::RetryOn::ResetBeforeRequest))
-                }),
-            };
+            let again = left > 0
+                && self.replay.is_whole()
+                && match &failure {
+                    Err(_) => true,
+                    Ok(failure) => retry.is_some_and(|retry| {
+                        failure.reply().retry.iter().any(|on| retry.on(*on))
+                            || (!tried.delivered
+                                && retry.on(crate::mesh::route::RetryOn::ResetBeforeRequest))
+                    }),
+                };
             if again {
                 held = limit::hold(
                     &self.cluster.counters.retries,
@@ -211,9 +216,9 @@ impl<'c> Calling<'c> {
                 );
                 if held.is_some() {
                     left -= 1;
-                    let wait = backoff.as_mut().map_or(Duration::ZERO, |backoff| {
-                        backoff.next(fastrand::f64())
-                    });
+                    let wait = backoff
+                        .as_mut()
+                        .map_or(Duration::ZERO, |backoff| backoff.next(fastrand::f64()));
                     let pause = tokio::time::sleep(wait);
                     if alarm.within(self.deadline, pause).await.is_some() {
                         continue;
@@ -237,7 +242,7 @@ impl<'c> Calling<'c> {
     }
 
     /// Ends an answer that had begun.
-    fn cut(mut self, failure: Failure) -> Ended {
+    fn cut(mut self, failure: &Failure) -> Ended {
         let reply = failure.reply();
         self.ended.flag = reply.flag;
         self.ended.details = "upstream_reset_after_response_started{connection_termination}";
@@ -293,7 +298,10 @@ impl<'c> Calling<'c> {
             Some(Ok(lease)) => lease,
             Some(Err(failure)) => {
                 if failure == Failure::Overflow {
-                    self.cluster.counters.overflowed.fetch_add(1, Ordering::Relaxed);
+                    self.cluster
+                        .counters
+                        .overflowed
+                        .fetch_add(1, Ordering::Relaxed);
                 } else {
                     self.judge(&target, Outcome::Failed);
                 }
@@ -304,11 +312,17 @@ impl<'c> Calling<'c> {
                 return undelivered(too_late(self.deadline));
             }
         };
+        let kept = lease.was_used();
         let mut up = match self.begin(lease).await {
             Ok(up) => up,
             Err(failure) => {
-                self.judge(&target, Outcome::Failed);
-                return undelivered(failure);
+                if !kept {
+                    self.judge(&target, Outcome::Failed);
+                }
+                return Tried {
+                    reused: kept,
+                    ..undelivered(failure)
+                };
             }
         };
         let reused = up.reused;
@@ -320,7 +334,10 @@ impl<'c> Calling<'c> {
             .clusters
             .get(call.chosen.target)
             .map_or_else(Edits::default, |target| {
-                Edits::new(&target.headers.response, &self.routed.route.headers.response)
+                Edits::new(
+                    &target.headers.response,
+                    &self.routed.route.headers.response,
+                )
             });
         let mut drive = Drive {
             down,
@@ -366,7 +383,7 @@ impl<'c> Calling<'c> {
         if matches!(end, End::Switched) {
             self.ended.status = 101;
             if let Leg::H1(leg) = up.leg {
-                self.ended.switched = Some(Box::new(leg));
+                self.ended.switched = Some(leg);
             }
         } else if matches!(end, End::Done)
             && uploaded
@@ -434,23 +451,28 @@ impl<'c> Calling<'c> {
     /// Puts the head (and what went up in an earlier try) on the connection.
     async fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
         match (lease, &self.call.chosen.head) {
-            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(*leg, tag, head)),
+            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(leg, tag, head)),
             (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head).await,
             _ => Err(Failure::BadResponse),
         }
     }
 
-    fn begin_text(&mut self, mut leg: H1Leg, mut tag: Tag, head: &[u8]) -> Up {
+    fn begin_text(&mut self, mut leg: Box<H1Leg>, mut tag: Tag, head: &[u8]) -> Up {
         let facts = &self.call.facts;
         let coded = facts.framing == Framing::Chunked && facts.version == super::Version::Http2;
-        leg.begin(if coded { Writer::Chunked } else { Writer::Plain });
+        leg.begin(if coded {
+            Writer::Chunked
+        } else {
+            Writer::Plain
+        });
         leg.reader = super::h1::body::BodyReader::default();
         leg.out.clear();
         leg.out.extend_from_slice(head);
         if self.tries > 1 && !self.call.conn.inbound() {
             let mut text = itoa::Buffer::new();
             leg.out.extend_from_slice(b"x-envoy-attempt-count: ");
-            leg.out.extend_from_slice(text.format(self.tries).as_bytes());
+            leg.out
+                .extend_from_slice(text.format(self.tries).as_bytes());
             leg.out.extend_from_slice(b"\r\n");
         }
         if tag.mtls && tag.uses == 0 {
@@ -481,7 +503,11 @@ impl<'c> Calling<'c> {
         head: &http::Request<()>,
     ) -> Result<Up, Failure> {
         let ready = shared.send.clone().ready().await;
-        let mut send = ready.map_err(|error| h2_failure(&error))?;
+        let mut send = ready.map_err(|error| {
+            // It said goodbye: nobody else should try it.
+            shared.closed.set(true);
+            h2_failure(&error)
+        })?;
         let mut head = head.clone();
         if self.tries > 1 && !self.call.conn.inbound() {
             head.headers_mut()

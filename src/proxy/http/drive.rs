@@ -120,7 +120,13 @@ impl Drive<'_> {
     }
 
     fn upload(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        match pump(cx, self.down, self.up, &mut self.received, Some(self.replay)) {
+        match pump(
+            cx,
+            self.down,
+            self.up,
+            &mut self.received,
+            Some(self.replay),
+        ) {
             Poll::Pending => None,
             Poll::Ready(Ok(())) => {
                 self.uploaded = true;
@@ -255,8 +261,7 @@ impl Drive<'_> {
             Err(error) => return Poll::Ready(Err(h2_failure(&error))),
         };
         let (head, body) = response.into_parts();
-        let scan =
-            fields::scan(Fields::Map(&head.headers)).map_err(|_| Failure::BadResponse)?;
+        let scan = fields::scan(Fields::Map(&head.headers)).map_err(|_| Failure::BadResponse)?;
         let status = head.status.as_u16();
         let bodiless = self.relay.facts.head || matches!(status, 204 | 304);
         let framing = match scan.length {
@@ -286,6 +291,8 @@ impl Drive<'_> {
 pub(crate) fn h2_failure(error: &h2::Error) -> Failure {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
+        // h2 ends only those streams on a GOAWAY that the peer says it has not looked at.
+        _ if error.is_go_away() && error.is_remote() => Failure::RefusedStream,
         _ if error.is_reset() => Failure::Reset,
         _ if error.is_go_away() || error.is_io() => Failure::Broken,
         _ => Failure::BadResponse,
@@ -361,6 +368,7 @@ impl Relay<'_> {
             close,
         };
         let raw = parts.text
+            && matches!(down, Leg::H1(_))
             && writer == Writer::Plain
             && parts.framing == Framing::Chunked
             && framing == Framing::Chunked;

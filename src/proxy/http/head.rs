@@ -33,10 +33,9 @@ impl Sink for Vec<u8> {
 impl Sink for HeaderMap {
     fn put(&mut self, name: &[u8], value: &[u8]) {
         // What reached this point was read as a field before; what configuration got wrong is left out.
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name),
-            HeaderValue::from_bytes(value),
-        ) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
             self.append(name, value);
         }
     }
@@ -94,7 +93,12 @@ impl<'t> Edits<'t> {
             let Some(edits) = edits else { continue };
             for (name, value) in &edits.set {
                 let set_before = at > 0
-                    && self.parts.first().copied().flatten().is_some_and(|inner| inner.set.contains_key(name));
+                    && self
+                        .parts
+                        .first()
+                        .copied()
+                        .flatten()
+                        .is_some_and(|inner| inner.set.contains_key(name));
                 if !set_before && !is_host(name) {
                     sink.put(name.as_bytes(), value.as_bytes());
                 }
@@ -123,7 +127,7 @@ fn is_host(name: &str) -> bool {
 }
 
 /// A request on its way to an endpoint.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct RequestOut<'r> {
     pub(crate) method: &'r [u8],
     pub(crate) path: &'r [u8],
@@ -244,7 +248,7 @@ pub(crate) fn request_id() -> [u8; 36] {
 }
 
 /// A response on its way to the caller.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct ResponseOut<'r> {
     pub(crate) status: u16,
     pub(crate) reason: &'r str,
@@ -506,7 +510,10 @@ mod tests {
         let id = String::from_utf8(request_id().to_vec()).unwrap();
         assert_eq!(id.len(), 36);
         assert_eq!(id.as_bytes()[14], b'4');
-        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
+        assert!(
+            matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'),
+            "{id}"
+        );
         assert_ne!(request_id(), request_id());
     }
 }

@@ -22,9 +22,9 @@ const PILE: usize = 32 * 1024;
 #[derive(Debug)]
 pub(crate) enum Leg {
     /// An HTTP/1 connection.
-    H1(H1Leg),
+    H1(Box<H1Leg>),
     /// An HTTP/2 stream.
-    H2(H2Leg),
+    H2(Box<H2Leg>),
 }
 
 /// An HTTP/1 connection with its buffers.
@@ -125,8 +125,8 @@ impl Replay {
 }
 
 impl H1Leg {
-    pub(crate) fn new(io: Stream, input: Buffer) -> Self {
-        Self {
+    pub(crate) fn new(io: Stream, input: Buffer) -> Box<Self> {
+        Box::new(Self {
             io,
             input,
             out: Vec::new(),
@@ -136,7 +136,7 @@ impl H1Leg {
             writer: Writer::Plain,
             finished: false,
             ended: false,
-        }
+        })
     }
 
     /// Prepares for another message going out.
@@ -218,11 +218,7 @@ impl H1Leg {
         }
     }
 
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<Result<usize, LegError>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, LegError>> {
         match self.writer {
             Writer::Plain if self.out.is_empty() => {
                 let count = ready!(self.io.poll_send(cx, data))?;
@@ -325,10 +321,9 @@ fn parse_trailers(lines: &[u8]) -> HeaderMap {
         };
         let (name, value) = line.split_at(at);
         let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name),
-            HeaderValue::from_bytes(value),
-        ) && may_trail(name.as_str().as_bytes())
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            && may_trail(name.as_str().as_bytes())
         {
             map.append(name, value);
         }
@@ -341,21 +336,21 @@ impl H2Leg {
     pub(crate) fn called(
         recv: h2::RecvStream,
         respond: h2::server::SendResponse<Bytes>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             recv: Some(recv),
             respond: Some(respond),
             ..Self::default()
-        }
+        })
     }
 
     /// The side of an endpoint; `sent_end` says that the request has no body.
-    pub(crate) fn calling(send: h2::SendStream<Bytes>, sent_end: bool) -> Self {
-        Self {
+    pub(crate) fn calling(send: h2::SendStream<Bytes>, sent_end: bool) -> Box<Self> {
+        Box::new(Self {
             send: Some(send),
             sent_end,
             ..Self::default()
-        }
+        })
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, LegError>> {
@@ -366,12 +361,11 @@ impl H2Leg {
             let Some(recv) = self.recv.as_mut().filter(|_| !self.recv_done) else {
                 return Poll::Ready(Ok(Piece::End));
             };
-            match ready!(recv.poll_data(cx)) {
-                Some(data) => self.data = data?,
-                None => {
-                    self.trailers = ready!(recv.poll_trailers(cx))?;
-                    self.recv_done = true;
-                }
+            if let Some(data) = ready!(recv.poll_data(cx)) {
+                self.data = data?;
+            } else {
+                self.trailers = ready!(recv.poll_trailers(cx))?;
+                self.recv_done = true;
             }
         }
     }
@@ -581,8 +575,8 @@ pub(crate) fn pump(
                 let count = match to {
                     Leg::H1(leg) => ready!(leg.poll_accept(cx, from.data())).map_err(Broken::To)?,
                     Leg::H2(leg) => {
-                        let count = ready!(leg.poll_accept(cx, from.data().len()))
-                            .map_err(Broken::To)?;
+                        let count =
+                            ready!(leg.poll_accept(cx, from.data().len())).map_err(Broken::To)?;
                         leg.send_data(from.take(count), from.ends_after(count))
                             .map_err(Broken::To)?;
                         count

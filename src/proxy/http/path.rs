@@ -147,7 +147,8 @@ mod tests {
             ("/a?x=%41", "/a?x=%41"),
         ] {
             assert_eq!(
-                normalise(target.as_bytes()).map(|path| String::from_utf8(path.into_owned()).unwrap()),
+                normalise(target.as_bytes())
+                    .map(|path| String::from_utf8(path.into_owned()).unwrap()),
                 Ok(expected.to_owned()),
                 "{target}"
             );

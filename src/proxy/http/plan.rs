@@ -11,8 +11,8 @@ use crate::mesh::route::{Action, Forward, PathMatch, PathRewrite, Redirect, Requ
 use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Live, Worker};
-use super::super::tables::{ClusterTable, RouteAction};
 use super::super::tables::route::ForwardTable;
+use super::super::tables::{ClusterTable, RouteAction};
 use super::fields::{Fields, Scan};
 use super::head::{Answer, Edits, RequestOut};
 use super::path::normalise;
@@ -35,6 +35,10 @@ pub(crate) struct Ask<'m> {
 
 /// What stays known of a request.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a request, each asked for by name"
+)]
 pub(crate) struct Facts {
     pub(crate) version: Version,
     pub(crate) framing: Framing,
@@ -205,7 +209,11 @@ pub(crate) fn plan(
     let then = decide(live, conn, routes, &seen, facts, text).unwrap_or_else(Then::Fail);
     let mut log = log;
     if let (Some(record), Then::Forward(chosen)) = (&mut log, &then) {
-        record.route = chosen.at.route(live).map(|route| route.name.clone()).unwrap_or_default();
+        record.route = chosen
+            .at
+            .route(live)
+            .map(|route| route.name.clone())
+            .unwrap_or_default();
         record.upstream_cluster = live
             .tables
             .cluster(Some(chosen.cluster))
@@ -273,7 +281,26 @@ fn effective<'m>(ask: &Ask<'m>, connect: bool) -> Result<(&'m [u8], &'m [u8]), F
     let authority = authority.unwrap_or_default();
     let harmless = |byte: &u8| {
         byte.is_ascii_alphanumeric()
-            || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+            || matches!(
+                byte,
+                b'.' | b'-'
+                    | b'_'
+                    | b':'
+                    | b'['
+                    | b']'
+                    | b'~'
+                    | b'%'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b';'
+                    | b'='
+            )
     };
     if !authority.iter().all(harmless) || (authority.is_empty() && ask.version == Version::Http11) {
         return Err(Failure::Malformed("http1.invalid_host"));
@@ -300,7 +327,11 @@ fn decide(
     text: Vec<u8>,
 ) -> Result<Then, Failure> {
     let table_index = routes.ok_or(Failure::NoRoute)?;
-    let table = live.tables.routes.get(table_index).ok_or(Failure::NoRoute)?;
+    let table = live
+        .tables
+        .routes
+        .get(table_index)
+        .ok_or(Failure::NoRoute)?;
     let (found, action) = table.find(seen).ok_or(Failure::NoRoute)?;
     let at = RouteAt {
         table: table_index,
@@ -308,9 +339,7 @@ fn decide(
         route: found.route_index,
     };
     match (&found.route.action, action) {
-        (Action::Redirect(redirect), _) => {
-            Ok(Then::Answer(redirected(redirect, seen), at))
-        }
+        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), at)),
         (Action::Respond(respond), _) => Ok(Then::Answer(
             Answer {
                 status: respond.status,
@@ -329,7 +358,14 @@ fn decide(
                 .map_or_else(Edits::default, |target| {
                     Edits::new(&target.headers.request, &found.route.headers.request)
                 });
-            let head = head_out(conn, cluster, seen, facts, (found.route, forward, edits), text)?;
+            let head = head_out(
+                conn,
+                cluster,
+                seen,
+                facts,
+                (found.route, forward, edits),
+                text,
+            )?;
             Ok(Then::Forward(Chosen {
                 at,
                 target,
@@ -440,7 +476,8 @@ fn redirected(redirect: &Redirect, seen: &Seen<'_>) -> Answer {
         Some(port) => {
             let name = crate::mesh::route::router::without_port(host.as_bytes());
             location.push_str(&String::from_utf8_lossy(name));
-            location.push_str(&format!(":{port}"));
+            location.push(':');
+            location.push_str(itoa::Buffer::new().format(port));
         }
         None => location.push_str(&host),
     }
@@ -516,7 +553,14 @@ mod tests {
                 "{target}"
             );
         }
-        for target in ["x", "ftp://a/", "http://a@b/", "http://a b/", "http:///", "http://a#x"] {
+        for target in [
+            "x",
+            "ftp://a/",
+            "http://a@b/",
+            "http://a b/",
+            "http:///",
+            "http://a#x",
+        ] {
             assert!(
                 effective(&of(b"GET", target.as_bytes(), &scan), false).is_err(),
                 "{target}"
@@ -528,9 +572,19 @@ mod tests {
     fn a_prefix_is_replaced_and_the_query_stays() {
         let prefix = |new: &str| PathRewrite::Prefix(new.to_owned());
         for (rewrite, matched, target, expected) in [
-            (prefix("/"), PathMatch::Segments("/a".into()), "/a/b?q", "/b?q"),
+            (
+                prefix("/"),
+                PathMatch::Segments("/a".into()),
+                "/a/b?q",
+                "/b?q",
+            ),
             (prefix("/"), PathMatch::Segments("/a".into()), "/a", "/"),
-            (prefix("/v2"), PathMatch::Prefix("/v1".into()), "/v1x", "/v2x"),
+            (
+                prefix("/v2"),
+                PathMatch::Prefix("/v1".into()),
+                "/v1x",
+                "/v2x",
+            ),
             (
                 PathRewrite::Full("/all".into()),
                 PathMatch::default(),

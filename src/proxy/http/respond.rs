@@ -71,11 +71,7 @@ pub(crate) struct Reply {
     pub(crate) close: bool,
 }
 
-const RESET: &[RetryOn] = &[
-    RetryOn::Reset,
-    RetryOn::ServerError,
-    RetryOn::GatewayError,
-];
+const RESET: &[RetryOn] = &[RetryOn::Reset, RetryOn::ServerError, RetryOn::GatewayError];
 const CONNECT: &[RetryOn] = &[
     RetryOn::ConnectFailure,
     RetryOn::ServerError,
@@ -259,7 +255,11 @@ mod tests {
             (Failure::CallerGone, 0, "DC"),
         ] {
             let reply = failure.reply();
-            assert_eq!((reply.status, reply.flag.name()), (status, flag), "{failure}");
+            assert_eq!(
+                (reply.status, reply.flag.name()),
+                (status, flag),
+                "{failure}"
+            );
         }
     }
 

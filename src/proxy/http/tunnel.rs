@@ -17,7 +17,7 @@ use super::plan::Chosen;
 use super::respond::Failure;
 
 /// A tunnel on which nothing moves is closed after this long (Istio's default for TCP).
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_hours(1);
 
 /// Opens the endpoint's side of a CONNECT.
 pub(crate) async fn connect(

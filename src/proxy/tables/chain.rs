@@ -306,7 +306,11 @@ mod tests {
                 server_name: Some(server.to_owned()),
                 ..Hello::default()
             };
-            assert_eq!(choose(&chains, "1.1.1.1:1", &hello), Some(expected), "{server}");
+            assert_eq!(
+                choose(&chains, "1.1.1.1:1", &hello),
+                Some(expected),
+                "{server}"
+            );
         }
     }
 

@@ -91,9 +91,8 @@ impl ClusterTable {
             return Arc::clone(old);
         }
         // What is spoken to an endpoint is part of what its connections are.
-        let kept = before.filter(|old| {
-            old.config.tls == config.tls && old.config.protocol == config.protocol
-        });
+        let kept = before
+            .filter(|old| old.config.tls == config.tls && old.config.protocol == config.protocol);
         let endpoints = match &config.kind {
             ClusterKind::Discovered => {
                 assignment.map_or_else(Vec::new, |assignment| assignment.endpoints.clone())
@@ -229,8 +228,12 @@ mod tests {
             ClusterTable::build(&Arc::new(cluster("c")), Some(&assignment), None, &registry);
         let mut changed = cluster("c");
         changed.protocol = crate::mesh::cluster::UpstreamProtocol::Http2;
-        let second =
-            ClusterTable::build(&Arc::new(changed), Some(&assignment), Some(&first), &registry);
+        let second = ClusterTable::build(
+            &Arc::new(changed),
+            Some(&assignment),
+            Some(&first),
+            &registry,
+        );
         assert_ne!(
             first.endpoints.entries[0].state.id,
             second.endpoints.entries[0].state.id

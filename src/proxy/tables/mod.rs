@@ -142,7 +142,9 @@ pub(crate) mod testing {
 
     /// Endpoints on ports 0, 1, 2 … with these weights.
     pub(crate) fn endpoints(weights: &[u32]) -> Arc<EndpointSet> {
-        let endpoints = (0..).zip(weights).map(|(port, weight)| endpoint(port, *weight));
+        let endpoints = (0..)
+            .zip(weights)
+            .map(|(port, weight)| endpoint(port, *weight));
         let table = ClusterTable::build(
             &Arc::new(cluster("c")),
             Some(&Arc::new(Assignment::new(endpoints.collect()))),
@@ -163,7 +165,10 @@ mod tests {
         let mut view = View::default();
         view.clusters
             .insert("c".to_owned(), Arc::new(testing::cluster("c")));
-        let endpoints = ports.iter().map(|port| testing::endpoint(*port, 1)).collect();
+        let endpoints = ports
+            .iter()
+            .map(|port| testing::endpoint(*port, 1))
+            .collect();
         view.endpoints
             .insert("c".to_owned(), Arc::new(Assignment::new(endpoints)));
         Arc::new(view)

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::route::{
-    Action, Found, Request, Retry, RetryOn, RouteTable as Config, Router,
-};
+use crate::mesh::route::{Action, Found, Request, Retry, RetryOn, RouteTable as Config, Router};
 
 use super::super::balance::smooth::Smooth;
 
@@ -115,14 +113,18 @@ impl RouteTable {
                     .enumerate()
                     .map(|(route, config)| match &config.action {
                         Action::Forward(forward) => {
-                            let weights: Vec<u32> =
-                                forward.clusters.iter().map(|target| target.weight).collect();
+                            let weights: Vec<u32> = forward
+                                .clusters
+                                .iter()
+                                .map(|target| target.weight)
+                                .collect();
                             // One cluster takes everything, whatever its weight says.
                             let split = match weights.as_slice() {
                                 [_] => Smooth::new(&[1]),
                                 weights => Smooth::new(weights),
                             };
-                            let old = before.and_then(|before| before.actions.get(host)?.get(route));
+                            let old =
+                                before.and_then(|before| before.actions.get(host)?.get(route));
                             if let Some(RouteAction::Forward(old)) = old
                                 && old.weights == weights
                             {
@@ -153,10 +155,7 @@ impl RouteTable {
     /// The route of `request` and what it does.
     pub(crate) fn find(&self, request: &dyn Request) -> Option<(Found<'_>, &RouteAction)> {
         let found = self.router.find(request)?;
-        let action = self
-            .actions
-            .get(found.host_index)?
-            .get(found.route_index)?;
+        let action = self.actions.get(found.host_index)?.get(found.route_index)?;
         Some((found, action))
     }
 }

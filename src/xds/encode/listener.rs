@@ -110,124 +110,185 @@ fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
     }
 }
 
+/// One of Envoy's chains in the making.
+struct Part<'a> {
+    chain: &'a Chain,
+    suffix: &'static str,
+    matches: ChainMatch,
+    filter: listener::Filter,
+}
+
+impl Part<'_> {
+    fn build(self) -> listener::FilterChain {
+        listener::FilterChain {
+            name: format!("{}{}", self.chain.name, self.suffix),
+            filter_chain_match: (self.matches != ChainMatch::default())
+                .then(|| condition(&self.matches)),
+            transport_socket: self.chain.tls.as_ref().map(tls::server),
+            filters: vec![self.filter],
+            ..Default::default()
+        }
+    }
+}
+
 /// Chains in Envoy's terms: detection becomes a chain for HTTP and one for the rest. Envoy never
 /// goes back to a less specific transport, so the rest stands once for each.
 fn split(
     from: &Listener,
     inbound: bool,
 ) -> (Vec<listener::FilterChain>, Option<listener::FilterChain>) {
-    let mut chains: Vec<listener::FilterChain> = Vec::new();
-    let mut derived: Vec<listener::FilterChain> = Vec::new();
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    let mut derived: Vec<Part<'_>> = Vec::new();
     for chain in &from.chains {
-        match &chain.action {
-            ChainAction::Detect { routes, cluster } => {
-                chains.push(detected(chain, routes, inbound));
-                let rest = |transport: Option<Transport>, suffix: &str| {
-                    let matches = ChainMatch {
-                        transport,
-                        ..chain.matches.clone()
-                    };
-                    envoy(
-                        chain,
-                        &matches,
-                        suffix,
-                        bytes(&chain.name, &[(cluster.clone(), 1)], None, Client::Envoy),
-                    )
-                };
-                match (chain.matches.transport, &chain.tls) {
-                    (None, None) => {
-                        derived.push(rest(Some(Transport::Plain), "-bytes"));
-                        derived.push(rest(Some(Transport::Tls), "-tls"));
-                    }
-                    (transport, _) => derived.push(rest(transport, "-bytes")),
-                }
+        let (routes, cluster) = match &chain.action {
+            ChainAction::Detect { routes, cluster } => (routes, cluster),
+            ChainAction::Http { .. } | ChainAction::Tcp { .. } => {
+                parts.push(Part {
+                    chain,
+                    suffix: "",
+                    matches: chain.matches.clone(),
+                    filter: plainly(chain, inbound),
+                });
+                continue;
             }
-            ChainAction::Http { routes, codec } => {
-                let filter = http(chain, routes, *codec, inbound);
-                chains.push(envoy(chain, &chain.matches, "", filter));
+        };
+        derived.push(detected(chain, routes, inbound));
+        let mut rest = |transport, suffix| {
+            derived.push(Part {
+                chain,
+                suffix,
+                matches: ChainMatch {
+                    transport,
+                    ..chain.matches.clone()
+                },
+                filter: undetected(chain, cluster),
+            });
+        };
+        match (chain.matches.transport, &chain.tls) {
+            (None, None) => {
+                rest(Some(Transport::Plain), "-bytes");
+                rest(Some(Transport::Tls), "-tls");
             }
-            ChainAction::Tcp {
-                clusters,
-                idle_timeout,
-            } => {
-                let filter = bytes(&chain.name, clusters, Some(*idle_timeout), Client::Envoy);
-                chains.push(envoy(chain, &chain.matches, "", filter));
-            }
+            (transport, _) => rest(transport, "-bytes"),
         }
     }
     let default = from.default_chain.as_ref().map(|chain| {
-        let nothing = ChainMatch::default();
-        match &chain.action {
+        let (suffix, filter) = match &chain.action {
             ChainAction::Detect { routes, cluster } => {
                 derived.push(detected(chain, routes, inbound));
-                let filter = bytes(&chain.name, &[(cluster.clone(), 1)], None, Client::Envoy);
-                envoy(chain, &nothing, "-bytes", filter)
+                ("-bytes", undetected(chain, cluster))
             }
-            ChainAction::Http { routes, codec } => {
-                envoy(chain, &nothing, "", http(chain, routes, *codec, inbound))
-            }
-            ChainAction::Tcp {
-                clusters,
-                idle_timeout,
-            } => envoy(
-                chain,
-                &nothing,
-                "",
-                bytes(&chain.name, clusters, Some(*idle_timeout), Client::Envoy),
-            ),
-        }
-    });
-    // Envoy refuses a listener with two equal conditions; what was asked for wins over what follows.
-    chains.extend(derived);
-    let mut kept: Vec<listener::FilterChain> = Vec::with_capacity(chains.len());
-    for chain in chains {
-        let same = |other: &listener::FilterChain| {
-            other.filter_chain_match.clone().unwrap_or_default()
-                == chain.filter_chain_match.clone().unwrap_or_default()
+            ChainAction::Http { .. } | ChainAction::Tcp { .. } => ("", plainly(chain, inbound)),
         };
-        if !kept.iter().any(same) {
-            kept.push(chain);
+        let matches = ChainMatch::default();
+        Part {
+            chain,
+            suffix,
+            matches,
+            filter,
+        }
+        .build()
+    });
+    // Envoy refuses a listener whose chains overlap; what was asked for wins over what follows.
+    parts.extend(derived);
+    let mut kept: Vec<Part<'_>> = Vec::with_capacity(parts.len());
+    for mut part in parts {
+        if kept
+            .iter()
+            .all(|other| set_apart(&mut part.matches, &other.matches))
+        {
+            kept.push(part);
         }
     }
-    (kept, default)
+    (kept.into_iter().map(Part::build).collect(), default)
+}
+
+/// Takes out of `later` what `earlier` has already; false when nothing is left.
+fn set_apart(later: &mut ChainMatch, earlier: &ChainMatch) -> bool {
+    let nets = |matches: &ChainMatch| -> Vec<IpNet> {
+        matches.destinations.iter().map(IpNet::trunc).collect()
+    };
+    let (mine, theirs) = (nets(later), nets(earlier));
+    let apart = later.port != earlier.port
+        || later.transport != earlier.transport
+        || !overlap(&mine, &theirs)
+        || !overlap(&later.server_names, &earlier.server_names)
+        || !overlap(&later.application_protocols, &earlier.application_protocols);
+    if apart {
+        return true;
+    }
+    let protocols = &earlier.application_protocols;
+    if later
+        .application_protocols
+        .iter()
+        .any(|p| !protocols.contains(p))
+    {
+        later
+            .application_protocols
+            .retain(|p| !protocols.contains(p));
+    } else if mine.iter().any(|net| !theirs.contains(net)) {
+        later
+            .destinations
+            .retain(|net| !theirs.contains(&net.trunc()));
+    } else if later
+        .server_names
+        .iter()
+        .any(|n| !earlier.server_names.contains(n))
+    {
+        later
+            .server_names
+            .retain(|n| !earlier.server_names.contains(n));
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Whether two conditions have a value in common; none is a value of its own to Envoy.
+fn overlap<T: PartialEq>(one: &[T], other: &[T]) -> bool {
+    match (one, other) {
+        ([], []) => true,
+        _ => one.iter().any(|value| other.contains(value)),
+    }
+}
+
+/// The filter of a chain that detects nothing.
+fn plainly(chain: &Chain, inbound: bool) -> listener::Filter {
+    match &chain.action {
+        ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
+        ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
+        ChainAction::Tcp {
+            clusters,
+            idle_timeout,
+        } => bytes(&chain.name, clusters, Some(*idle_timeout), Client::Envoy),
+    }
+}
+
+/// The filter for what turns out not to be HTTP.
+fn undetected(chain: &Chain, cluster: &str) -> listener::Filter {
+    bytes(&chain.name, &[(cluster.to_owned(), 1)], None, Client::Envoy)
 }
 
 /// The chain that takes what the first bytes (or ALPN, within TLS) show to be HTTP.
-fn detected(chain: &Chain, routes: &str, inbound: bool) -> listener::FilterChain {
+fn detected<'a>(chain: &'a Chain, routes: &str, inbound: bool) -> Part<'a> {
     let names: &[&str] = if chain.tls.is_some() {
         &TLS_HTTP
     } else {
         &PLAIN_HTTP
     };
-    let matches = ChainMatch {
-        // A client hello that offers `http/1.1` is not plain HTTP.
-        transport: chain
-            .matches
-            .transport
-            .or(chain.tls.is_none().then_some(Transport::Plain)),
-        application_protocols: names.iter().map(|name| (*name).to_owned()).collect(),
-        ..chain.matches.clone()
-    };
-    envoy(
+    Part {
         chain,
-        &matches,
-        "",
-        http(chain, routes, HttpCodec::Auto, inbound),
-    )
-}
-
-fn envoy(
-    chain: &Chain,
-    matches: &ChainMatch,
-    suffix: &str,
-    filter: listener::Filter,
-) -> listener::FilterChain {
-    listener::FilterChain {
-        name: format!("{}{suffix}", chain.name),
-        filter_chain_match: (*matches != ChainMatch::default()).then(|| condition(matches)),
-        transport_socket: chain.tls.as_ref().map(tls::server),
-        filters: vec![filter],
-        ..Default::default()
+        suffix: "",
+        matches: ChainMatch {
+            // A client hello that offers `http/1.1` is not plain HTTP.
+            transport: chain
+                .matches
+                .transport
+                .or(chain.tls.is_none().then_some(Transport::Plain)),
+            application_protocols: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..chain.matches.clone()
+        },
+        filter: http(chain, routes, HttpCodec::Auto, inbound),
     }
 }
 

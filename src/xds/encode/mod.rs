@@ -2,7 +2,7 @@
 //!
 //! Ours and Envoy share their messages: ours get what Envoy lacks as metadata and may hold what
 //! Envoy's validation refuses, Envoy gets chains for detection and values within its limits.
-//! gRPC libraries get something else altogether: see [`grpc`].
+//! gRPC libraries get something else altogether: see `grpc.rs`.
 
 mod cluster;
 mod endpoint;
@@ -10,6 +10,7 @@ mod grpc;
 mod headers;
 mod listener;
 mod route;
+pub mod secret;
 mod tls;
 
 pub(super) use tls::{CERTIFICATE, RAW, ROOTS};

@@ -19,6 +19,8 @@ pub struct DeltaServer {
     topics: BTreeMap<Kind, Topic>,
     /// Clusters that were sent and whose endpoints have not been sent since.
     owed: BTreeSet<String>,
+    /// Endpoints that the client refused: sent again with a change, or on its next stream.
+    refused: BTreeSet<String>,
     nonce: u64,
 }
 
@@ -153,6 +155,9 @@ impl DeltaServer {
             return Some(Event::Acked(kind));
         };
         topic.rejected = true;
+        if kind == Kind::Endpoint {
+            self.refused.extend(out.names.iter().cloned());
+        }
         Some(Event::Nacked {
             kind,
             reason: error.message.clone(),
@@ -184,6 +189,7 @@ impl DeltaServer {
                 }
                 Kind::Endpoint => {
                     self.owed.remove(name);
+                    self.refused.remove(name);
                 }
                 Kind::Listener | Kind::Route | Kind::Secret => {}
             }
@@ -238,6 +244,7 @@ impl Server for DeltaServer {
             revision,
             topics: BTreeMap::new(),
             owed: BTreeSet::new(),
+            refused: BTreeSet::new(),
             nonce: 0,
         }
     }
@@ -340,7 +347,12 @@ impl Server for DeltaServer {
             .get(&Kind::Endpoint)
             .and_then(|topic| topic.outstanding.as_ref());
         let sent = sent.into_iter().flat_map(|out| &out.names);
-        self.owed.iter().chain(sent).cloned().collect()
+        self.owed
+            .iter()
+            .chain(&self.refused)
+            .chain(sent)
+            .cloned()
+            .collect()
     }
 
     fn owe(&mut self, clusters: BTreeSet<String>) {

@@ -43,6 +43,8 @@ struct Topic {
     nonce: String,
     outstanding: Option<Outstanding>,
     rejected: bool,
+    /// What the client refused: sent again with a change, or on its next stream.
+    refused: BTreeSet<String>,
     sent: Option<u64>,
     acked: u64,
 }
@@ -195,6 +197,9 @@ impl SotwServer {
             topic.overtaken = false;
             self.owed.retain(|name| !draft.carried.contains_key(name));
         }
+        topic
+            .refused
+            .retain(|name| !draft.carried.contains_key(name));
         topic.nonce = self.nonce.to_string();
         topic.again.clear();
         topic.answer = false;
@@ -203,7 +208,15 @@ impl SotwServer {
             names: draft.carried.keys().cloned().collect(),
             covers,
         });
-        let version_info = Topic::version(&draft.after);
+        let mut version_info = Topic::version(&draft.after);
+        if topic
+            .refused
+            .iter()
+            .any(|name| draft.after.contains_key(name))
+        {
+            // The client lacks what this version would stand for: it must not match later.
+            version_info = format!("{version_info}~{}", topic.nonce);
+        }
         topic.held = draft.after;
         DiscoveryResponse {
             version_info,
@@ -263,6 +276,7 @@ impl Server for SotwServer {
             }
             Some(error) => {
                 topic.rejected = true;
+                topic.refused.extend(out.names.iter().cloned());
                 Event::Nacked {
                     kind,
                     reason: error.message.clone(),
@@ -352,12 +366,14 @@ impl Server for SotwServer {
     }
 
     fn unfinished(&self) -> BTreeSet<String> {
-        let sent = self
-            .topics
-            .get(&Kind::Endpoint)
-            .and_then(|topic| topic.outstanding.as_ref());
-        let sent = sent.into_iter().flat_map(|out| &out.names);
-        self.owed.iter().chain(sent).cloned().collect()
+        let topic = self.topics.get(&Kind::Endpoint);
+        let sent = topic.and_then(|topic| topic.outstanding.as_ref());
+        self.owed
+            .iter()
+            .chain(topic.into_iter().flat_map(|topic| &topic.refused))
+            .chain(sent.into_iter().flat_map(|out| &out.names))
+            .cloned()
+            .collect()
     }
 
     fn owe(&mut self, clusters: BTreeSet<String>) {

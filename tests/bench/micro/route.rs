@@ -105,7 +105,7 @@ fn get(service: usize, path: &'static str) -> Get {
 
 /// One route a host: what most services have.
 #[divan::bench(args = [1, 100, 10_000])]
-fn one_route(bencher: Bencher, services: usize) {
+fn one_route(bencher: Bencher<'_, '_>, services: usize) {
     let router = table(services, &[route(Match::default(), "out")]);
     let request = get(services / 2, "/reviews/1");
     bencher.bench_local(|| black_box(router.find(black_box(&request)).is_some()));
@@ -113,7 +113,7 @@ fn one_route(bencher: Bencher, services: usize) {
 
 /// The host is found by a wildcard, which walks the suffixes: the worst case of a host lookup.
 #[divan::bench(args = [1, 100, 10_000])]
-fn wildcard_host(bencher: Bencher, services: usize) {
+fn wildcard_host(bencher: Bencher<'_, '_>, services: usize) {
     let router = table(services, &[route(Match::default(), "out")]);
     let request = Get {
         authority: "a.team-0.example.com".to_owned(),
@@ -125,7 +125,7 @@ fn wildcard_host(bencher: Bencher, services: usize) {
 
 /// Prefix routes before the one that matches.
 #[divan::bench(args = [1, 10, 100])]
-fn last_prefix(bencher: Bencher, routes: usize) {
+fn last_prefix(bencher: Bencher<'_, '_>, routes: usize) {
     let mut list: Vec<Route> = (1..routes)
         .map(|n| {
             let path = PathMatch::Prefix(format!("/api/v{n}/"));
@@ -146,7 +146,7 @@ fn last_prefix(bencher: Bencher, routes: usize) {
 
 /// A header decides, as in a canary by user.
 #[divan::bench]
-fn header(bencher: Bencher) {
+fn header(bencher: Bencher<'_, '_>) {
     let by_user = Match {
         headers: vec![HeaderMatch {
             name: "end-user".to_owned(),
@@ -162,7 +162,7 @@ fn header(bencher: Bencher) {
 
 /// A regular expression decides.
 #[divan::bench]
-fn regex(bencher: Bencher) {
+fn regex(bencher: Bencher<'_, '_>) {
     let pattern = Pattern::new("/reviews/[0-9]+(/.*)?").expect("a pattern");
     let by_path = Match {
         path: PathMatch::Regex(pattern),

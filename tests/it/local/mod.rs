@@ -43,7 +43,7 @@ impl Place {
             "#!/bin/sh\n\
              if [ \"$1\" = up ]; then shift; export UP_HOME=\"$1\" UP_ISOLATION=\"$2\" UP_SCRIPT=\"$0\"; \
              exec {} --exact --ignored --nocapture local::supervisor_process; fi\n\
-             if [ \"$1\" = proxy ]; then echo \"$@\" >> \"$0.calls\" 2>/dev/null; while [ $# -gt 0 ]; do [ \"$1\" = --address ] && A=\"$2\"; shift; done; \
+             if [ \"$1\" = proxy ]; then echo \"$@ joins with $MESHCTL_JOIN_TOKEN\" >> \"$0.calls\" 2>/dev/null; while [ $# -gt 0 ]; do [ \"$1\" = --address ] && A=\"$2\"; shift; done; \
              HOST=$A PORT=15021 exec {bin} sample-app --name echo; fi\n\
              exec {bin} \"$@\"\n",
             std::env::current_exe().unwrap().display(),

@@ -304,8 +304,8 @@ async fn every_start_of_a_sidecar_has_a_token_of_its_own() {
     let calls = fs::read_to_string(place.script().with_extension("calls")).unwrap();
     let starts: Vec<&str> = calls.lines().collect();
     assert_eq!(starts.len(), 2, "{calls}");
-    assert!(starts[0].ends_with("--join joins-token-0"), "{calls}");
-    assert!(starts[1].ends_with("--join joins-token-1"), "{calls}");
+    assert!(starts[0].ends_with("joins with joins-token-0"), "{calls}");
+    assert!(starts[1].ends_with("joins with joins-token-1"), "{calls}");
     assert!(
         starts[0].starts_with("proxy --service joins --namespace default"),
         "{calls}"

@@ -1,7 +1,7 @@
 //! Reading the body of an HTTP/1 message from the read buffer.
 
-use super::super::Framing;
 use super::super::super::buffer::Buffer;
+use super::super::Framing;
 use super::chunked::{Chunked, Malformed};
 
 /// Where the reading of a body stands.

@@ -108,8 +108,12 @@ pub(crate) fn response<T>(
 /// Whether a line ends in anything but CR LF. `httparse` takes a lone LF for a line end, others
 /// take it for a part of the line; a lone CR it refuses itself.
 fn has_bare_line_end(head: &[u8]) -> bool {
-    let count = |wanted: u8| head.iter().filter(|byte| **byte == wanted).count();
-    count(b'\n') != count(b'\r')
+    let mut before = 0;
+    head.iter().any(|byte| {
+        let bare = *byte == b'\n' && before != b'\r';
+        before = *byte;
+        bare
+    })
 }
 
 #[cfg(test)]

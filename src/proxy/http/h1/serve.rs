@@ -28,9 +28,9 @@ use super::body::BodyReader;
 use super::parse;
 
 /// A connection on which no request is under way is closed after this long (Envoy's default).
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_hours(1);
 /// A head that has begun must be complete within this.
-const HEAD: Duration = Duration::from_secs(60);
+const HEAD: Duration = Duration::from_mins(1);
 /// Of a body that nobody wants, this much is read so that the connection can go on.
 const DISCARD: u64 = 256 * 1024;
 
@@ -106,8 +106,8 @@ async fn wait_for_request(leg: &mut Leg, conn: &Conn, alarm: &mut Alarm) -> Opti
     if !leg.input.is_empty() {
         return Some(());
     }
-    let deadline = rt::now() + IDLE;
     conn.state.idle.set(true);
+    let mut deadline = None;
     let filled = poll_fn(|cx| {
         if conn.state.draining.get() {
             return Poll::Ready(0);
@@ -116,6 +116,7 @@ async fn wait_for_request(leg: &mut Leg, conn: &Conn, alarm: &mut Alarm) -> Opti
             Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
             Poll::Pending => {
                 leg.rest();
+                let deadline = *deadline.get_or_insert_with(|| rt::now() + IDLE);
                 alarm.poll(cx, deadline).map(|()| 0)
             }
         }
@@ -167,7 +168,8 @@ impl Request<'_> {
         let Leg::H1(leg) = down else { return false };
         leg.input.consume(length);
         let facts = plan.facts;
-        let raw = matches!(&plan.then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
+        let raw =
+            matches!(&plan.then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
         leg.reader = BodyReader::new(facts.framing, raw);
         let head_bytes = u64::try_from(length).unwrap_or(0);
         let close = self.conn.state.draining.get() || !facts.keep;
@@ -180,7 +182,9 @@ impl Request<'_> {
                     .await;
             }
             Then::Forward(chosen) if facts.connect => {
-                return self.tunnel(down, &chosen, facts, (head_bytes, plan.log)).await;
+                return self
+                    .tunnel(down, &chosen, facts, (head_bytes, plan.log))
+                    .await;
             }
             Then::Forward(chosen) => {
                 let at = chosen.at;
@@ -227,8 +231,8 @@ impl Request<'_> {
         let Leg::H1(leg) = down else { return Ok(None) };
         loop {
             let read = parse::request(leg.input.data(), |head| {
-                let scan = fields::scan(head.fields)
-                    .map_err(|bad| Failure::Malformed(bad_fields(bad)))?;
+                let scan =
+                    fields::scan(head.fields).map_err(|bad| Failure::Malformed(bad_fields(bad)))?;
                 if scan.chunked && head.version == Version::Http10 {
                     return Err(Failure::Malformed("http1.transfer_encoding_in_http10"));
                 }
@@ -329,11 +333,9 @@ impl Request<'_> {
         (head_bytes, log): (u64, Option<Box<AccessRecord>>),
     ) -> bool {
         let none = HeaderOperations::default();
-        let edits = at
-            .route(self.live)
-            .map_or_else(Edits::default, |route| {
-                Edits::new(&none, &route.headers.response)
-            });
+        let edits = at.route(self.live).map_or_else(Edits::default, |route| {
+            Edits::new(&none, &route.headers.response)
+        });
         let answered = self.write(down, &answer, edits, (close, facts)).await;
         let mut ended = Ended::new(ServiceId::default());
         ended.status = answer.status;

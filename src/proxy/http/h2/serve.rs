@@ -34,7 +34,7 @@ const MAX_STREAMS: u32 = 1000;
 /// Streams that were reset before they were looked at; more end the connection (CVE-2023-44487).
 const MAX_RESETS: usize = 100;
 /// A connection without streams is closed after this long (Envoy's default).
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_hours(1);
 
 /// What the streams of a connection share.
 struct Shared {
@@ -152,7 +152,10 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
             Some(0) | None => Framing::Chunked,
             Some(length) => Framing::Length(length),
         };
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
         let ask = Ask {
             method: head.method.as_str().as_bytes(),
             target: target.as_bytes(),
@@ -195,7 +198,12 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
     };
     let ended = match &plan.then {
         Then::Fail(failure) => {
-            answer(&mut down, &failed(failure, facts.grpc), Edits::default(), facts.head);
+            answer(
+                &mut down,
+                &failed(failure, facts.grpc),
+                Edits::default(),
+                facts.head,
+            );
             Ended::new(ServiceId::default()).fail(failure.clone())
         }
         Then::Answer(own, at) => {

@@ -365,7 +365,7 @@ macro_rules! turmoil {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn a_delta_client_ends_up_with_the_snapshot(ops in proptest::collection::vec(op(), 0..80)) {
@@ -376,4 +376,35 @@ proptest! {
     fn a_state_of_the_world_client_ends_up_with_the_snapshot(ops in proptest::collection::vec(op(), 0..80)) {
         turmoil!(SotwModel, SotwServer, ops);
     }
+}
+
+/// Found by the model: the endpoints that a cluster waits for were refused, and then counted as had.
+#[test]
+fn refused_endpoints_are_owed_to_the_next_stream() {
+    let mut ops = vec![
+        Op::Up,
+        Op::Up,
+        Op::Up,
+        Op::Subscribe(Endpoint, 1),
+        Op::Up,
+        Op::Down,
+    ];
+    ops.extend([Op::Up, Op::Up, Op::Down, Op::Up, Op::Down, Op::Up]);
+    ops.push(Op::Publish(vec![(Endpoint, 1, 1)]));
+    ops.push(Op::Publish(vec![(Endpoint, 1, 1), (Cluster, 1, 0)]));
+    ops.extend([Op::Down, Op::Down, Op::Up, Op::Refuse, Op::Up, Op::Up]);
+    turmoil!(DeltaModel, DeltaServer, ops);
+}
+
+/// Found by the model: the version of a later response stood for what an earlier one had in vain.
+#[test]
+fn a_version_does_not_stand_for_what_was_refused() {
+    let mut ops = vec![Op::Subscribe(Endpoint, 3), Op::Subscribe(Endpoint, 0)];
+    ops.extend([Op::Up, Op::Down, Op::Reconnect, Op::Up]);
+    ops.extend([Op::Publish(vec![(Cluster, 0, 0)]), Op::Down]);
+    ops.push(Op::Publish(vec![(Endpoint, 0, 2)]));
+    ops.extend([Op::Up, Op::Up, Op::Up, Op::Refuse, Op::Up, Op::Down]);
+    ops.push(Op::Publish(vec![(Endpoint, 0, 2), (Endpoint, 3, 0)]));
+    ops.push(Op::Down);
+    turmoil!(SotwModel, SotwServer, ops);
 }

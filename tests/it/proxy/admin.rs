@@ -1,0 +1,146 @@
+//! What a proxy says about itself, and how it ends.
+
+use meshctl::mesh::View;
+use meshctl::proxy::{AccessLog, Options, ProxyError};
+use meshctl::rt::Tasks;
+use meshctl::telemetry::LogFormat;
+use tokio::io::AsyncWriteExt as _;
+
+use super::support::*;
+
+async fn post(to: std::net::SocketAddr, path: &str) -> String {
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    exchange(to, request).await
+}
+
+#[tokio::test]
+async fn numbers_configuration_and_health_are_answered() {
+    let app = App::start("a");
+    let (bind, admin, health) = (free(), free(), free());
+    let options = Options {
+        workers: 1,
+        admin: Some(admin),
+        status: vec![health],
+        ..Options::default()
+    };
+    let proxy = Proxy::with(options, View::default(), None).await;
+    eventually(|| async { reachable(health).await }).await;
+    assert_eq!(status(&get(health, "/ready").await), 503);
+    proxy.views.publish(simple(bind, app.address, |_| {}));
+    eventually(|| async { status(&get(health, "/healthz/ready").await) == 200 }).await;
+    eventually(|| async { reachable(bind).await }).await;
+    for _ in 0..3 {
+        assert_eq!(status(&get(bind, "/").await), 200);
+    }
+    assert_eq!(status(&get(bind, "/").await), 200);
+    let metrics = get(admin, "/stats/prometheus").await;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("istio_requests_total{reporter=\"source\""))
+        .unwrap();
+    assert!(line.ends_with(" 4"), "{line}");
+    assert!(
+        line.contains("destination_service=\"app.default.svc.cluster.local\""),
+        "{line}"
+    );
+    assert!(metrics.contains("istio_request_duration_milliseconds_bucket{"));
+    let clusters = get(admin, "/clusters").await;
+    assert!(
+        clusters.contains(&format!("app::{}::rq_total::4\n", app.address)),
+        "{clusters}"
+    );
+    assert!(
+        get(admin, "/listeners")
+            .await
+            .contains(&format!("t::{bind}\n"))
+    );
+    assert!(get(admin, "/config_dump").await.contains("\"listeners\""));
+    assert!(
+        get(admin, "/server_info")
+            .await
+            .contains("\"state\": \"LIVE\"")
+    );
+    assert!(get(admin, "/certs").await.contains("\"certificates\": []"));
+    // The health address can be reached from outside, so it can do nothing.
+    assert_eq!(status(&get(health, "/config_dump").await), 404);
+    assert_eq!(status(&post(health, "/quitquitquit").await), 404);
+    assert_eq!(status(&post(admin, "/quitquitquit").await), 200);
+    proxy.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said() {
+    let (_held, address) = listen();
+    let (views, identities) = (
+        meshctl::rt::Published::new(simple(address, address, |_| {})),
+        meshctl::rt::Published::new(None),
+    );
+    let (_drain, signal) = meshctl::rt::Drain::new();
+    let options = Options {
+        workers: 1,
+        ..Options::default()
+    };
+    let error = meshctl::proxy::run(options, views.reader(), identities.reader(), signal)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ProxyError::Bind { .. }), "{error}");
+    assert!(error.hint().unwrap().contains(&address.port().to_string()));
+}
+
+#[tokio::test]
+async fn a_drain_ends_connections_after_their_request() {
+    let tasks = Tasks::new();
+    let (socket, address) = listen();
+    let bind = free();
+    let mut proxy = Proxy::start(simple(bind, address, |_| {})).await;
+    let mut idle = connect(bind).await;
+    let mut busy = connect(bind).await;
+    busy.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut held, _) = socket.accept().await.unwrap();
+    read_until(&mut held, "\r\n\r\n").await;
+    proxy.begin_drain();
+    let mut nothing = Vec::new();
+    let _ended = tokio::time::timeout(
+        DEADLINE,
+        tokio::io::AsyncReadExt::read_to_end(&mut idle, &mut nothing),
+    )
+    .await
+    .expect("an idle connection stayed open");
+    held.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await
+        .unwrap();
+    let answer = read_until(&mut busy, "ok").await;
+    assert_eq!(status(&answer), 200);
+    proxy.stop().await.unwrap();
+    drop(tasks);
+}
+
+#[tokio::test]
+async fn requests_are_logged() {
+    let app = App::start("a");
+    let bind = free();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let options = Options {
+        workers: 1,
+        access_log: Some(AccessLog {
+            format: LogFormat::Json,
+            path: Some(path.clone()),
+        }),
+        ..Options::default()
+    };
+    let proxy = Proxy::with(options, simple(bind, app.address, |_| {}), None).await;
+    get(bind, "/logged?x").await;
+    proxy.stop().await.unwrap();
+    let log = std::fs::read_to_string(path).unwrap();
+    let line = log.lines().find(|line| line.contains("/logged?x")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(record["response_code"], 200);
+    assert_eq!(record["upstream_cluster"], "app");
+    assert_eq!(record["upstream_host"], app.address.to_string());
+    assert_eq!(record["route_name"], "r");
+}

@@ -1,0 +1,10 @@
+//! The data path between real sockets.
+
+mod admin;
+mod balance;
+mod http1;
+mod http2;
+mod mtls;
+mod resilience;
+mod support;
+mod tcp;
