@@ -465,10 +465,19 @@ pub(crate) fn proxies() -> Vec<ProxySync> {
 }
 
 pub(crate) fn clusters() -> Value {
-    json!([
-        { "name": "outbound|9080|v1|reviews.default.svc.cluster.local", "kind": "eds", "endpoints": [{}, {}] },
-        { "name": "outbound|9080||details.default.svc.cluster.local", "kind": "eds", "endpoints": [] },
-    ])
+    let cluster = |subset: &str, tls: Value| {
+        json!({
+            "kind": "discovered",
+            "service": { "host": "reviews.default.svc.cluster.local", "port": 9080, "subset": subset },
+            "loadBalancer": "leastRequest",
+            "tls": tls,
+        })
+    };
+    json!({
+        "BlackHoleCluster": { "kind": "static", "loadBalancer": "leastRequest", "tls": null },
+        "outbound|9080|v1|reviews.default.svc.cluster.local": cluster("v1", json!({ "required": true })),
+        "outbound|9080||reviews.default.svc.cluster.local": cluster("", json!({ "required": false })),
+    })
 }
 
 pub(crate) fn token() -> TokenReport {

@@ -7,7 +7,7 @@ use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::render::generic::Json;
+use crate::cli::render::config::Config;
 
 /// Print what a proxy was given
 #[derive(Debug, clap::Args)]
@@ -58,6 +58,6 @@ impl Part {
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let query = path(&["proxies", &args.proxy, "config", args.part.name()], &[]);
     let config: Value = cx.client.get(&query).await?;
-    cx.out.report(&Json(config))?;
+    cx.out.report(&Config::new(args.part.name(), config))?;
     Ok(Exit::Ok)
 }

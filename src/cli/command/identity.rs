@@ -15,7 +15,7 @@ use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::render::generic::Json;
+use crate::cli::render::config::Config;
 use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render, number};
 use crate::cli::{home, parse};
@@ -172,7 +172,7 @@ async fn show(of: &str, cx: &Context) -> Result<Exit, CliError> {
         .client
         .get(&path(&["proxies", of, "config", "secrets"], &[]))
         .await?;
-    cx.out.report(&Json(held))?;
+    cx.out.report(&Config::new("secrets", held))?;
     Ok(Exit::Ok)
 }
 

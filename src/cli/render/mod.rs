@@ -5,6 +5,7 @@
 
 pub(crate) mod canary;
 pub(crate) mod check;
+pub(crate) mod config;
 pub(crate) mod generic;
 pub(crate) mod grid;
 pub(crate) mod identity;

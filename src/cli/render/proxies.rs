@@ -10,10 +10,11 @@ const TYPES: [&str; 4] = ["CDS", "EDS", "LDS", "RDS"];
 impl Render for Vec<ProxySync> {
     fn text(&self, page: &Page) -> String {
         let namespaces = page.wide || mixed(self.iter().map(|row| row.namespace.as_str()));
+        let clients = page.wide || self.iter().any(|row| row.client != "meshctl");
         let mut columns = vec![
             Column::text("NAMESPACE").when(namespaces),
             Column::long("NAME"),
-            Column::text("CLIENT"),
+            Column::text("CLIENT").when(clients),
             Column::text("SYNCED"),
         ];
         columns.extend(TYPES.map(Column::text));
