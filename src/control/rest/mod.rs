@@ -4,6 +4,9 @@
 //! series and `report`. Instances elsewhere reach [`registry_routes`] over mutual TLS, where each
 //! may speak for itself only.
 
+mod canaries;
+mod registry;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,27 +15,24 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::aggregate::{self, GroupBy};
-use crate::api::canary::{CanaryReport, CanarySet, CanaryStatus, VersionStatus, VersionWeight};
 use crate::api::identity::{IdentityRequest, TokenRequest};
-use crate::api::registry::Registration;
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
 use crate::api::{PREFIX, Problem, Reason, Version, proxies};
-use crate::mesh::{Health, Service, World};
+use crate::mesh::{Service, World};
 use crate::resource::{self, Key};
 use crate::rt::now;
 
 use super::Control;
+use super::check;
 use super::index::Edit;
-use super::report::services::instances;
 use super::report::{caller, find_service, routes, services, short};
-use super::serve_tls::PeerIdentity;
-use super::{canary, check};
+pub use registry::registry_routes;
 
 /// How long an answer waits for proxies to acknowledge a change.
 const CONVERGENCE: Duration = Duration::from_secs(5);
@@ -77,44 +77,32 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/proxies/{name}/config/{what}", get(config))
         .route("/routes", get(list_routes))
         .route("/routes/explain", post(explain))
-        .route("/canaries", get(canaries))
+        .route("/canaries", get(canaries::canaries))
         .route(
             "/canaries/{namespace}/{service}",
-            get(canary_status).post(canary_set),
+            get(canaries::canary_status).post(canaries::canary_set),
         )
         .route("/stats", get(stats))
         .route("/tokens", post(token))
         .route("/identities", post(identity))
         .route("/check", get(run_check))
-        .route("/registry/instances", get(list_instances).post(register))
-        .route("/registry/instances/{namespace}/{name}", delete(deregister))
+        .route(
+            "/registry/instances",
+            get(registry::list_instances).post(registry::register),
+        )
+        .route(
+            "/registry/instances/{namespace}/{name}",
+            delete(registry::deregister),
+        )
         .route(
             "/registry/instances/{namespace}/{name}/heartbeat",
-            put(heartbeat),
+            put(registry::heartbeat),
         );
     Router::new()
         .route("/ready", get(ready))
         .nest(PREFIX, api)
         .fallback(missing)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
-        .with_state(control)
-}
-
-/// The registry, for instances that show a certificate of the mesh.
-pub fn registry_routes(control: Arc<Control>) -> Router {
-    let api = Router::new()
-        .route("/registry/instances", post(register_self))
-        .route(
-            "/registry/instances/{namespace}/{name}",
-            delete(deregister_self),
-        )
-        .route(
-            "/registry/instances/{namespace}/{name}/heartbeat",
-            put(heartbeat_self),
-        );
-    Router::new()
-        .nest(PREFIX, api)
-        .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(control)
 }
 
@@ -384,154 +372,6 @@ async fn explain(
     Ok(Json(report))
 }
 
-async fn canary_set(
-    State(control): Shared,
-    Path((namespace, name)): Path<(String, String)>,
-    Json(request): Json<CanarySet>,
-) -> Answer<CanaryReport> {
-    let world = control.index.world();
-    let service = known(&world, &name, &namespace)?;
-    let versions = services::versions(&world, service);
-    let (routes, rules) = (
-        control.raw("VirtualService").await,
-        control.raw("DestinationRule").await,
-    );
-    let shift = canary::shift(service, &routes, &rules, &versions, &request)?;
-    let mut put = Vec::new();
-    for object in &shift.objects {
-        let (object, findings) = resource::from_value(object, "canary set");
-        let Some(object) = object else {
-            let mut problem = Problem::new(Reason::Internal, "the split cannot be written");
-            problem.findings = findings;
-            return Err(problem.into());
-        };
-        put.push(object);
-    }
-    let words: Vec<String> = request
-        .weights
-        .iter()
-        .map(|(version, weight)| format!("{version}={weight}"))
-        .collect();
-    let since = now();
-    let (report, generation) = control
-        .index
-        .change(Edit {
-            put,
-            who: request.who.clone(),
-            what: format!("canary set {name} {}", words.join(" ")),
-            ..Edit::default()
-        })
-        .await?;
-    let convergence = converge(&control, generation, since).await;
-    Ok(Json(CanaryReport {
-        service: short(service),
-        before: weights(&world, service, &shift.before),
-        after: weights(&world, service, &shift.after),
-        objects: report.objects,
-        revision: report.revision,
-        convergence,
-    }))
-}
-
-fn weights(world: &World, service: &Service, split: &[(String, u32)]) -> Vec<VersionWeight> {
-    let sum = split.iter().map(|(_, weight)| u64::from(*weight)).sum();
-    split
-        .iter()
-        .map(|(version, weight)| VersionWeight {
-            version: version.clone(),
-            weight: *weight,
-            share_percent: aggregate::report::percent(u64::from(*weight), sum).unwrap_or(0.0),
-            ready: instances(world, service)
-                .filter(|instance| {
-                    instance.canonical_revision() == version && instance.health == Health::Healthy
-                })
-                .count(),
-        })
-        .collect()
-}
-
-async fn canaries(State(control): Shared) -> Answer<Vec<CanaryStatus>> {
-    let world = control.index.world();
-    let mut out = Vec::new();
-    for service in world.config.services.values() {
-        if let Some(status) = control.split_of(&world, service).await {
-            out.push(status);
-        }
-    }
-    Ok(Json(out))
-}
-
-async fn canary_status(
-    State(control): Shared,
-    Path((namespace, name)): Path<(String, String)>,
-) -> Answer<CanaryStatus> {
-    let world = control.index.world();
-    let service = known(&world, &name, &namespace)?;
-    let status = control.split_of(&world, service).await.ok_or_else(|| {
-        Problem::new(
-            Reason::NotFound,
-            format!("the requests to {} are not split", short(service)),
-        )
-        .hint(format!(
-            "split them with `meshctl canary set {name} v1=90 v2=10`"
-        ))
-    })?;
-    Ok(Json(status))
-}
-
-impl Control {
-    async fn raw(&self, kind: &str) -> Vec<serde_json::Value> {
-        let objects = self.index.objects(kind, None, None).await;
-        objects.into_iter().map(|report| report.object).collect()
-    }
-
-    fn measured(&self, world: &World) -> routes::Measured {
-        self.numbers
-            .measured(world.config.services.values().map(|service| short(service)))
-    }
-
-    async fn split_of(&self, world: &World, service: &Service) -> Option<CanaryStatus> {
-        let objects = self.index.objects("VirtualService", None, None).await;
-        let raw: Vec<serde_json::Value> =
-            objects.iter().map(|report| report.object.clone()).collect();
-        let (split, origin) = canary::current(service, &raw)?;
-        let changed_unix_ms = objects
-            .iter()
-            .find(|report| format!("{}/{}", report.namespace, report.name) == origin)
-            .map_or(0, |report| report.changed_unix_ms);
-        let query = aggregate::Query {
-            window_ms: 60_000,
-            service: Some(short(service)),
-            from: None,
-            by: GroupBy::Version,
-        };
-        let rows = self.numbers.report(&query).rows;
-        let total: u64 = rows.iter().map(|row| row.requests).sum();
-        let versions = weights(world, service, &split)
-            .into_iter()
-            .map(|weight| {
-                let row = rows.iter().find(|row| row.version == weight.version);
-                VersionStatus {
-                    measured_percent: aggregate::report::percent(
-                        row.map_or(0, |row| row.requests),
-                        total,
-                    ),
-                    requests_per_second: row.map_or(0.0, |row| row.requests_per_second),
-                    success_percent: row.and_then(|row| row.success_percent),
-                    latency_p99_ms: row.and_then(|row| row.latency_p99_ms),
-                    weight,
-                }
-            })
-            .collect();
-        Some(CanaryStatus {
-            service: short(service),
-            versions,
-            origin: format!("VirtualService {origin}"),
-            changed_unix_ms,
-        })
-    }
-}
-
 async fn stats(
     State(control): Shared,
     Query(parameters): Parameters,
@@ -609,123 +449,4 @@ async fn identity(
 
 async fn run_check(State(control): Shared) -> Json<crate::api::check::CheckReport> {
     Json(check::run(&control).await)
-}
-
-async fn list_instances(State(control): Shared) -> Json<Vec<crate::api::registry::InstanceReport>> {
-    Json(control.index.instances().await)
-}
-
-async fn register(
-    State(control): Shared,
-    Json(registration): Json<Registration>,
-) -> Answer<crate::api::registry::Lease> {
-    Ok(Json(control.index.register(registration).await?))
-}
-
-async fn deregister(
-    State(control): Shared,
-    Path((namespace, name)): Path<(String, String)>,
-) -> Answer<serde_json::Value> {
-    control.index.deregister(&namespace, &name).await?;
-    Ok(Json(serde_json::json!({})))
-}
-
-async fn heartbeat(
-    State(control): Shared,
-    Path((namespace, name)): Path<(String, String)>,
-    Query(parameters): Parameters,
-) -> Answer<crate::api::registry::Lease> {
-    let health = match parameters.get("health").map(String::as_str) {
-        None => None,
-        Some("healthy") => Some(Health::Healthy),
-        Some("unhealthy") => Some(Health::Unhealthy),
-        Some("draining") => Some(Health::Draining),
-        Some(other) => {
-            return Err(
-                Problem::new(Reason::Invalid, format!("{other:?} is not a health"))
-                    .hint("one of healthy, unhealthy, draining")
-                    .into(),
-            );
-        }
-    };
-    Ok(Json(
-        control.index.heartbeat(&namespace, &name, health).await?,
-    ))
-}
-
-/// Who may speak for instances of `namespace` (and of `account`, when that is known).
-fn may(peer: Option<&PeerIdentity>, namespace: &str, account: Option<&str>) -> Result<(), Problem> {
-    let Some(proven) = peer.and_then(|peer| peer.0.as_ref()) else {
-        return Err(
-            Problem::new(Reason::Denied, "a certificate of the mesh is needed")
-                .hint("join with a token from `meshctl token create`"),
-        );
-    };
-    if proven.namespace != namespace
-        || account.is_some_and(|account| account != proven.service_account)
-    {
-        return Err(Problem::new(
-            Reason::Denied,
-            format!(
-                "the certificate is for {}/{}, not for {namespace}/{}",
-                proven.namespace,
-                proven.service_account,
-                account.unwrap_or("*")
-            ),
-        ));
-    }
-    Ok(())
-}
-
-async fn register_self(
-    control: Shared,
-    peer: Option<Extension<PeerIdentity>>,
-    Json(registration): Json<Registration>,
-) -> Answer<crate::api::registry::Lease> {
-    let instance = &registration.instance;
-    may(
-        peer.as_deref(),
-        &instance.namespace,
-        Some(&instance.service_account),
-    )?;
-    may_replace(
-        &control,
-        peer.as_deref(),
-        &instance.namespace,
-        &instance.name,
-    )
-    .await?;
-    register(control, Json(registration)).await
-}
-
-/// An instance that is there may only be touched by its own account.
-async fn may_replace(
-    control: &Control,
-    peer: Option<&PeerIdentity>,
-    namespace: &str,
-    name: &str,
-) -> Result<(), Problem> {
-    match control.index.account_of(namespace, name).await {
-        Some(account) => may(peer, namespace, Some(&account)),
-        None => may(peer, namespace, None),
-    }
-}
-
-async fn deregister_self(
-    control: Shared,
-    peer: Option<Extension<PeerIdentity>>,
-    path: Path<(String, String)>,
-) -> Answer<serde_json::Value> {
-    may_replace(&control, peer.as_deref(), &path.0.0, &path.0.1).await?;
-    deregister(control, path).await
-}
-
-async fn heartbeat_self(
-    control: Shared,
-    peer: Option<Extension<PeerIdentity>>,
-    path: Path<(String, String)>,
-    parameters: Parameters,
-) -> Answer<crate::api::registry::Lease> {
-    may_replace(&control, peer.as_deref(), &path.0.0, &path.0.1).await?;
-    heartbeat(control, path, parameters).await
 }
