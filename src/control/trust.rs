@@ -3,8 +3,9 @@
 //! The signing key is a file of mode 0600 beside the store, never in it; the token book is in the
 //! store and a use is committed before the certificate is made.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::DataSource;
@@ -20,7 +21,7 @@ use tokio::sync::Mutex;
 use crate::api::identity::{IdentityReport, IdentityRequest, TokenReport, TokenRequest};
 use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
-use crate::rt::Wall;
+use crate::rt::{UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 use crate::tls::material::write_secret;
 use crate::tls::{self, Authority};
@@ -63,7 +64,13 @@ pub struct Trust {
     tokens: Mutex<TokenBook>,
     store: Store,
     wall: Wall,
+    /// Secrets that were made for Envoys, and when each is to be made anew: a new one for every
+    /// question would be a rotation with every push.
+    made: std::sync::Mutex<BTreeMap<SpiffeId, (UnixMillis, Secrets)>>,
 }
+
+/// Encoded secrets by name.
+pub type Secrets = Vec<(String, Vec<u8>)>;
 
 /// Opens the authority in `dir`, or makes one there when there is none.
 pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authority, TrustError> {
@@ -108,6 +115,7 @@ impl Trust {
             tokens: Mutex::new(tokens),
             store,
             wall,
+            made: std::sync::Mutex::default(),
         })
     }
 
@@ -244,10 +252,19 @@ impl Trust {
 
     /// What an Envoy of identity `id` asks for by SDS: `default` (its certificate and key) and
     /// `ROOTCA`, as Istio names them.
-    pub fn secrets(&self, id: &SpiffeId) -> Result<Vec<(String, Vec<u8>)>, tls::Error> {
-        let material =
-            self.authority
-                .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, self.wall.millis())?;
+    /// The same until half of the certificate's life is over.
+    pub fn secrets(&self, id: &SpiffeId) -> Result<Secrets, tls::Error> {
+        let now = self.wall.millis();
+        // Entries are replaced whole, so a panic in between leaves nothing half made.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|_, (renew, _)| *renew > now);
+        if let Some((_, secrets)) = made.get(id) {
+            return Ok(secrets.clone());
+        }
+        let material = self
+            .authority
+            .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, now)?;
+        let renew = now + material.not_after.saturating_sub(now) / 2;
         let pems = material.to_pems();
         let inline = |text: &str| {
             Some(DataSource {
@@ -271,9 +288,30 @@ impl Trust {
             };
             (name.to_owned(), secret.encode_to_vec())
         };
-        Ok(vec![
+        let secrets = vec![
             secret("default", Type::TlsCertificate(certificate)),
             secret("ROOTCA", Type::ValidationContext(context)),
-        ])
+        ];
+        made.insert(id.clone(), (renew, secrets.clone()));
+        Ok(secrets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envoy_keeps_its_certificate_until_half_of_its_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let wall = Wall::fixed(1_800_000_000_000);
+        let trust =
+            Trust::open(Store::memory(), dir.path(), "cluster.local", wall.clone()).unwrap();
+        let id = SpiffeId::new("cluster.local", "shop", "cart");
+        let first = trust.secrets(&id).unwrap();
+        wall.advance(Duration::from_hours(1));
+        assert_eq!(trust.secrets(&id).unwrap(), first);
+        wall.advance(Duration::from_hours(12));
+        assert_ne!(trust.secrets(&id).unwrap(), first);
     }
 }
