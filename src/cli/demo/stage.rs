@@ -36,7 +36,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "strict-mtls.yaml",
-        include_str!("../../../examples/bookinfo/strict-mtls.yaml"),
+        include_str!("../../../examples/strict-mtls.yaml"),
     ),
 ];
 /// How long anything that was asked for may take.
