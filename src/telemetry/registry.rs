@@ -8,7 +8,7 @@ use crate::mesh::cluster::ServiceRef;
 use super::event::ServiceLabels;
 use super::names::{self, BOUNDS_MILLI, Metric};
 use super::recorder::{HistogramCells, HttpCells, TcpCells};
-use super::{Flag, HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+use super::{HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
 
 /// Distinct label sets of a kind; what comes after is counted under `unknown`.
 pub const MAX_SERIES: usize = 4096;
@@ -173,15 +173,7 @@ impl Registry {
         let mut inner = self.lock();
         let key = if inner.http.len() >= MAX_SERIES && !inner.http.contains_key(&key) {
             inner.overflow += 1;
-            HttpKey {
-                source: PeerId(0),
-                destination: PeerId(0),
-                service: ServiceId(0),
-                grpc_status: None,
-                flag: Flag::None,
-                code: key.code / 100 * 100,
-                ..key
-            }
+            key.folded()
         } else {
             key
         };
@@ -195,13 +187,7 @@ impl Registry {
         let mut inner = self.lock();
         let key = if inner.tcp.len() >= MAX_SERIES && !inner.tcp.contains_key(&key) {
             inner.overflow += 1;
-            TcpKey {
-                source: PeerId(0),
-                destination: PeerId(0),
-                service: ServiceId(0),
-                flag: Flag::None,
-                ..key
-            }
+            key.folded()
         } else {
             key
         };
@@ -380,7 +366,7 @@ impl Inner {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Recorder, text};
+    use super::super::{Flag, Recorder, text};
     use super::*;
 
     fn key(code: u16) -> HttpKey {
@@ -429,6 +415,15 @@ mod tests {
             };
             recorder.http(key, Duration::ZERO, 0, 0);
         }
+        let counted: u64 = registry.gather()[0]
+            .samples
+            .iter()
+            .map(|sample| match sample.value {
+                Value::Counter(count) => count,
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(counted, u64::try_from(MAX_SERIES + 100).unwrap());
         assert!(registry.gather()[0].samples.len() <= MAX_SERIES + 1);
         assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 1"));
     }
