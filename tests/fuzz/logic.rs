@@ -360,6 +360,7 @@ fn sidecar(transparent: bool) -> Node {
             port: 9080,
             bind: at(9080),
             address: at(19080),
+            protocol: meshctl::mesh::Protocol::Auto,
         }],
     }
 }

@@ -139,6 +139,7 @@ pub(crate) struct Options {
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
+    pub(crate) protocol: Protocol,
     pub(crate) join: Option<String>,
     pub(crate) control_plane: String,
     pub(crate) inbound_port: u16,
@@ -197,6 +198,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         labels,
         address: args.address,
         apps: args.app,
+        protocol: args.protocol,
         join: args
             .join
             .or_else(|| cx.settings.environment.join_token.clone()),
