@@ -105,7 +105,12 @@ impl Recorder {
         let mut known = self.http.borrow_mut();
         // What one worker remembers is bounded like what the registry holds.
         let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
-        let key = if full { key.folded() } else { key };
+        let key = if full {
+            self.registry.overflowed();
+            key.folded()
+        } else {
+            key
+        };
         let cells = known
             .entry(key)
             .or_insert_with(|| self.registry.http_cells(key));
@@ -125,7 +130,12 @@ impl Recorder {
     pub fn tcp(&self, key: TcpKey) -> Arc<TcpCells> {
         let mut known = self.tcp.borrow_mut();
         let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
-        let key = if full { key.folded() } else { key };
+        let key = if full {
+            self.registry.overflowed();
+            key.folded()
+        } else {
+            key
+        };
         let cells = known
             .entry(key)
             .or_insert_with(|| self.registry.tcp_cells(key));

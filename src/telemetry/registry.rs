@@ -1,6 +1,7 @@
 //! All label sets of a process, and their sums over workers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mesh::cluster::ServiceRef;
@@ -19,6 +20,8 @@ pub const MAX_NAMES: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Registry {
     inner: Mutex<Inner>,
+    /// Events counted under a folded key.
+    overflow: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +30,6 @@ struct Inner {
     services: Interned<ServiceLabels>,
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
-    overflow: u64,
     cluster_id: String,
 }
 
@@ -139,6 +141,11 @@ impl Registry {
         registry
     }
 
+    /// Says that an event was counted under a folded key.
+    pub(crate) fn overflowed(&self) {
+        self.overflow.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the numbers are still usable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -172,7 +179,6 @@ impl Registry {
     pub fn http_cells(&self, key: HttpKey) -> Arc<HttpCells> {
         let mut inner = self.lock();
         let key = if inner.http.len() >= MAX_SERIES && !inner.http.contains_key(&key) {
-            inner.overflow += 1;
             key.folded()
         } else {
             key
@@ -186,7 +192,6 @@ impl Registry {
     pub fn tcp_cells(&self, key: TcpKey) -> Arc<TcpCells> {
         let mut inner = self.lock();
         let key = if inner.tcp.len() >= MAX_SERIES && !inner.tcp.contains_key(&key) {
-            inner.overflow += 1;
             key.folded()
         } else {
             key
@@ -242,7 +247,7 @@ impl Registry {
                 names::OVERFLOW,
                 vec![Sample {
                     labels: Vec::new(),
-                    value: Value::Counter(inner.overflow),
+                    value: Value::Counter(self.overflow.load(Ordering::Relaxed)),
                 }],
             ),
         ];
@@ -425,7 +430,7 @@ mod tests {
             .sum();
         assert_eq!(counted, u64::try_from(MAX_SERIES + 100).unwrap());
         assert!(registry.gather()[0].samples.len() <= MAX_SERIES + 1);
-        assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 1"));
+        assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 100"));
     }
 
     #[test]
