@@ -128,6 +128,21 @@ pub struct HttpKey {
     pub security: Security,
 }
 
+impl HttpKey {
+    /// The key that stands for this one when there are too many: only what has few values stays.
+    pub(crate) fn folded(self) -> Self {
+        Self {
+            source: PeerId(0),
+            destination: PeerId(0),
+            service: ServiceId(0),
+            grpc_status: None,
+            flag: Flag::None,
+            code: self.code / 100 * 100,
+            ..self
+        }
+    }
+}
+
 /// The label set of one TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TcpKey {
@@ -143,4 +158,17 @@ pub struct TcpKey {
     pub flag: Flag,
     /// Whether it was mTLS.
     pub security: Security,
+}
+
+impl TcpKey {
+    /// The key that stands for this one when there are too many: only what has few values stays.
+    pub(crate) fn folded(self) -> Self {
+        Self {
+            source: PeerId(0),
+            destination: PeerId(0),
+            service: ServiceId(0),
+            flag: Flag::None,
+            ..self
+        }
+    }
 }

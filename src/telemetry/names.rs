@@ -87,7 +87,7 @@ pub const TCP_CLOSED: Metric = counter(
 /// Events that were counted under `unknown`, because there were too many label sets.
 pub const OVERFLOW: Metric = counter(
     "meshctl_metrics_overflow_total",
-    "Label sets that were merged into unknown because the limit was reached.",
+    "Events counted under unknown because there were too many label sets.",
 );
 
 /// Upper bounds of histograms, in thousandths of their unit (ms or bytes): Envoy's defaults.

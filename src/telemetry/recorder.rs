@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::rt::HashMap;
 
 use super::names::BOUNDS_MILLI;
+use super::registry::MAX_SERIES;
 use super::{HttpKey, Registry, TcpKey};
 
 /// A number that one thread writes: a load and a store instead of a locked addition (0.6 ns
@@ -102,6 +103,14 @@ impl Recorder {
     /// Counts one finished request.
     pub fn http(&self, key: HttpKey, duration: Duration, request_bytes: u64, response_bytes: u64) {
         let mut known = self.http.borrow_mut();
+        // What one worker remembers is bounded like what the registry holds.
+        let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
+        let key = if full {
+            self.registry.overflowed();
+            key.folded()
+        } else {
+            key
+        };
         let cells = known
             .entry(key)
             .or_insert_with(|| self.registry.http_cells(key));
@@ -119,11 +128,17 @@ impl Recorder {
 
     /// The cells of a TCP label set, to be kept for a connection.
     pub fn tcp(&self, key: TcpKey) -> Arc<TcpCells> {
-        Arc::clone(
-            self.tcp
-                .borrow_mut()
-                .entry(key)
-                .or_insert_with(|| self.registry.tcp_cells(key)),
-        )
+        let mut known = self.tcp.borrow_mut();
+        let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
+        let key = if full {
+            self.registry.overflowed();
+            key.folded()
+        } else {
+            key
+        };
+        let cells = known
+            .entry(key)
+            .or_insert_with(|| self.registry.tcp_cells(key));
+        Arc::clone(cells)
     }
 }

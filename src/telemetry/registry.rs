@@ -1,6 +1,7 @@
 //! All label sets of a process, and their sums over workers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mesh::cluster::ServiceRef;
@@ -8,7 +9,7 @@ use crate::mesh::cluster::ServiceRef;
 use super::event::ServiceLabels;
 use super::names::{self, BOUNDS_MILLI, Metric};
 use super::recorder::{HistogramCells, HttpCells, TcpCells};
-use super::{Flag, HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+use super::{HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
 
 /// Distinct label sets of a kind; what comes after is counted under `unknown`.
 pub const MAX_SERIES: usize = 4096;
@@ -19,6 +20,8 @@ pub const MAX_NAMES: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Registry {
     inner: Mutex<Inner>,
+    /// Events counted under a folded key.
+    overflow: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +30,6 @@ struct Inner {
     services: Interned<ServiceLabels>,
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
-    overflow: u64,
     cluster_id: String,
 }
 
@@ -139,6 +141,11 @@ impl Registry {
         registry
     }
 
+    /// Says that an event was counted under a folded key.
+    pub(crate) fn overflowed(&self) {
+        self.overflow.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the numbers are still usable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -172,16 +179,7 @@ impl Registry {
     pub fn http_cells(&self, key: HttpKey) -> Arc<HttpCells> {
         let mut inner = self.lock();
         let key = if inner.http.len() >= MAX_SERIES && !inner.http.contains_key(&key) {
-            inner.overflow += 1;
-            HttpKey {
-                source: PeerId(0),
-                destination: PeerId(0),
-                service: ServiceId(0),
-                grpc_status: None,
-                flag: Flag::None,
-                code: key.code / 100 * 100,
-                ..key
-            }
+            key.folded()
         } else {
             key
         };
@@ -194,14 +192,7 @@ impl Registry {
     pub fn tcp_cells(&self, key: TcpKey) -> Arc<TcpCells> {
         let mut inner = self.lock();
         let key = if inner.tcp.len() >= MAX_SERIES && !inner.tcp.contains_key(&key) {
-            inner.overflow += 1;
-            TcpKey {
-                source: PeerId(0),
-                destination: PeerId(0),
-                service: ServiceId(0),
-                flag: Flag::None,
-                ..key
-            }
+            key.folded()
         } else {
             key
         };
@@ -256,7 +247,7 @@ impl Registry {
                 names::OVERFLOW,
                 vec![Sample {
                     labels: Vec::new(),
-                    value: Value::Counter(inner.overflow),
+                    value: Value::Counter(self.overflow.load(Ordering::Relaxed)),
                 }],
             ),
         ];
@@ -380,7 +371,7 @@ impl Inner {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Recorder, text};
+    use super::super::{Flag, Recorder, text};
     use super::*;
 
     fn key(code: u16) -> HttpKey {
@@ -429,8 +420,17 @@ mod tests {
             };
             recorder.http(key, Duration::ZERO, 0, 0);
         }
+        let counted: u64 = registry.gather()[0]
+            .samples
+            .iter()
+            .map(|sample| match sample.value {
+                Value::Counter(count) => count,
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(counted, u64::try_from(MAX_SERIES + 100).unwrap());
         assert!(registry.gather()[0].samples.len() <= MAX_SERIES + 1);
-        assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 1"));
+        assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 100"));
     }
 
     #[test]
