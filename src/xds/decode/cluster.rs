@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::pb::{HTTP_PROTOCOL_OPTIONS, UInt32Value, cluster, core, is_ads, upstream};
 use super::super::structs::{ISTIO, MESHCTL, as_list, as_number, as_struct, as_text, part};
 use super::fields::Fields;
-use super::{Fault, Members, duration_or, endpoint, tls, unpack};
+use super::{Fault, Members, duration_or, endpoint, mtls, unpack};
 use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
 
@@ -274,16 +274,16 @@ fn security(
     };
     if from.transport_socket_matches.is_empty() {
         return match &from.transport_socket {
-            socket if tls::is_raw(socket.as_ref()) => Ok(None),
+            socket if mtls::is_raw(socket.as_ref()) => Ok(None),
             Some(socket) => Ok(Some(ClientTls {
                 required: true,
-                ..tls::client(socket, ignored)?
+                ..mtls::client(socket, ignored)?
             })),
             None => Ok(None),
         };
     }
     let mut found = None;
-    let mut plain = tls::is_raw(from.transport_socket.as_ref());
+    let mut plain = mtls::is_raw(from.transport_socket.as_ref());
     for entry in &from.transport_socket_matches {
         let fields = entry.r#match.clone().unwrap_or_default();
         match (fields.fields.len(), as_text(&fields, "tlsMode").as_deref()) {
@@ -292,10 +292,10 @@ fn security(
                     .transport_socket
                     .as_ref()
                     .ok_or_else(|| unsupported(format!("match {:?}", entry.name)))?;
-                found = Some(tls::client(socket, ignored)?);
+                found = Some(mtls::client(socket, ignored)?);
             }
             (0, None) => {
-                plain = tls::is_raw(entry.transport_socket.as_ref());
+                plain = mtls::is_raw(entry.transport_socket.as_ref());
             }
             _ => {
                 return Err(unsupported(format!(

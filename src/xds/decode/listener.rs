@@ -10,7 +10,7 @@ use super::super::pb::{
 };
 use super::super::structs::{MESHCTL, as_object, as_text, part};
 use super::fields::Fields;
-use super::{Fault, duration_or, route, tls, unpack};
+use super::{Fault, duration_or, mtls, route, unpack};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Listener, RouteTable};
 
@@ -221,7 +221,7 @@ fn chain_of(
 ) -> Result<Chain, Fault> {
     CHAIN.audit(from, ignored)?;
     let tls = match &from.transport_socket {
-        Some(socket) if !tls::is_raw(Some(socket)) => Some(tls::server(socket, ignored)?),
+        Some(socket) if !mtls::is_raw(Some(socket)) => Some(mtls::server(socket, ignored)?),
         _ => None,
     };
     let [filter] = &*from.filters else {

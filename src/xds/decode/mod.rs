@@ -10,7 +10,7 @@ mod fields;
 mod listener;
 mod route;
 mod route_fields;
-mod tls;
+mod mtls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,7 +147,7 @@ pub fn item(
             route::decode(&message, ignored).map(|table| Item::Route(Arc::new(table)))
         }
         Kind::Secret => {
-            let message: pb::tls::Secret = parse("Secret", bytes)?;
+            let message: pb::sockets::Secret = parse("Secret", bytes)?;
             same(&message.name).map(|()| Item::Secret)
         }
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::super::pb::{self, core, hcm, listener, route as pb_route, tls as pb_tls};
+use super::super::pb::{self, core, hcm, listener, route as pb_route, sockets as pb_tls};
 use super::*;
 use crate::mesh::Client;
 use crate::xds::{encode, generate};

@@ -9,7 +9,7 @@ use super::super::pb::{
     upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::tls;
+use super::mtls;
 use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
@@ -67,7 +67,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
 
 /// Endpoints that carry `tlsMode: istio` get mTLS and others plaintext, unless mTLS is required.
 fn secure(to: &mut cluster::Cluster, mtls: &ClientTls, alpn: Vec<String>) {
-    let socket = tls::client(mtls, alpn);
+    let socket = mtls::client(mtls, alpn);
     if mtls.required {
         to.transport_socket = Some(socket);
         return;
@@ -83,7 +83,7 @@ fn secure(to: &mut cluster::Cluster, mtls: &ClientTls, alpn: Vec<String>) {
             object([("tlsMode", text("istio"))]),
             socket,
         ),
-        of("tlsMode-disabled", object::<&str>([]), tls::raw()),
+        of("tlsMode-disabled", object::<&str>([]), mtls::raw()),
     ];
 }
 

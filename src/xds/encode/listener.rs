@@ -9,7 +9,7 @@ use super::super::pb::{
     duration, hcm, listener, tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::tls;
+use super::mtls;
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, Listener};
 
@@ -96,7 +96,7 @@ fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
         name: chain.name.clone(),
         filter_chain_match: (chain.matches != ChainMatch::default())
             .then(|| condition(&chain.matches)),
-        transport_socket: chain.tls.as_ref().map(tls::server),
+        transport_socket: chain.tls.as_ref().map(mtls::server),
         filters: vec![match &chain.action {
             ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
             ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
@@ -124,7 +124,7 @@ impl Part<'_> {
             name: format!("{}{}", self.chain.name, self.suffix),
             filter_chain_match: (self.matches != ChainMatch::default())
                 .then(|| condition(&self.matches)),
-            transport_socket: self.chain.tls.as_ref().map(tls::server),
+            transport_socket: self.chain.tls.as_ref().map(mtls::server),
             filters: vec![self.filter],
             ..Default::default()
         }

@@ -11,9 +11,9 @@ mod headers;
 mod listener;
 mod route;
 pub mod secret;
-mod tls;
+mod mtls;
 
-pub(super) use tls::{CERTIFICATE, RAW, ROOTS};
+pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};
 
 use std::collections::BTreeSet;
 

@@ -2,14 +2,14 @@
 
 use prost::Message as _;
 
-use super::super::pb::{core, tls};
+use super::super::pb::{core, sockets};
 use super::{CERTIFICATE, ROOTS};
 
 /// The workload's certificate chain and key, as PEM: name and bytes of the secret `default`.
 pub fn certificate(chain_pem: &str, key_pem: &str) -> (String, Vec<u8>) {
     secret(
         CERTIFICATE,
-        tls::secret::Type::TlsCertificate(tls::TlsCertificate {
+        sockets::secret::Type::TlsCertificate(sockets::TlsCertificate {
             certificate_chain: Some(inline(chain_pem)),
             private_key: Some(inline(key_pem)),
             ..Default::default()
@@ -21,15 +21,15 @@ pub fn certificate(chain_pem: &str, key_pem: &str) -> (String, Vec<u8>) {
 pub fn roots(roots_pem: &str) -> (String, Vec<u8>) {
     secret(
         ROOTS,
-        tls::secret::Type::ValidationContext(tls::CertificateValidationContext {
+        sockets::secret::Type::ValidationContext(sockets::CertificateValidationContext {
             trusted_ca: Some(inline(roots_pem)),
             ..Default::default()
         }),
     )
 }
 
-fn secret(name: &str, content: tls::secret::Type) -> (String, Vec<u8>) {
-    let message = tls::Secret {
+fn secret(name: &str, content: sockets::secret::Type) -> (String, Vec<u8>) {
+    let message = sockets::Secret {
         name: name.to_owned(),
         r#type: Some(content),
     };

@@ -2,7 +2,7 @@
 //! its name. Everything else is refused, because passing over it would trust someone else.
 
 use super::super::encode::{CERTIFICATE, ROOTS};
-use super::super::pb::{core, is, is_ads, matcher, tls};
+use super::super::pb::{core, is, is_ads, matcher, sockets};
 use super::fields::Fields;
 use super::{Fault, unpack};
 use crate::mesh::SpiffeId;
@@ -79,7 +79,7 @@ pub(super) fn server(
     socket: &core::TransportSocket,
     ignored: &mut Vec<String>,
 ) -> Result<ServerTls, Fault> {
-    let context: tls::DownstreamTlsContext = config(socket)?;
+    let context: sockets::DownstreamTlsContext = config(socket)?;
     DOWNSTREAM.audit(&context, ignored)?;
     if !context
         .require_client_certificate
@@ -105,7 +105,7 @@ pub(super) fn client(
     socket: &core::TransportSocket,
     ignored: &mut Vec<String>,
 ) -> Result<ClientTls, Fault> {
-    let context: tls::UpstreamTlsContext = config(socket)?;
+    let context: sockets::UpstreamTlsContext = config(socket)?;
     UPSTREAM.audit(&context, ignored)?;
     let (_, principals) = common(context.common_tls_context, ignored)?;
     Ok(ClientTls {
@@ -140,13 +140,14 @@ fn config<M: prost::Message + Default + prost::Name>(
 }
 
 fn common(
-    from: Option<tls::CommonTlsContext>,
+    from: Option<sockets::CommonTlsContext>,
     ignored: &mut Vec<String>,
 ) -> Result<(Vec<String>, Vec<SpiffeId>), Fault> {
-    use tls::common_tls_context::ValidationContextType as Type;
+    use sockets::common_tls_context::ValidationContextType as Type;
     let from = from.unwrap_or_default();
     COMMON.audit(&from, ignored)?;
-    let named = |secret: Option<&tls::SdsSecretConfig>, wanted: &str, field: &str| match secret {
+    let named = |secret: Option<&sockets::SdsSecretConfig>, wanted: &str, field: &str| match secret
+    {
         Some(secret) if secret.name == wanted && has_source(secret) => Ok(()),
         found => Err(Fault::Unsupported {
             message: "CommonTlsContext",
@@ -177,7 +178,7 @@ fn common(
     let validation = combined.default_validation_context.unwrap_or_default();
     VALIDATION.audit(&validation, ignored)?;
     let typed = validation.match_typed_subject_alt_names.iter().map(|name| {
-        (name.san_type == i32::from(tls::subject_alt_name_matcher::SanType::Uri))
+        (name.san_type == i32::from(sockets::subject_alt_name_matcher::SanType::Uri))
             .then_some(name.matcher.as_ref())
             .flatten()
     });
@@ -191,7 +192,7 @@ fn common(
 }
 
 /// Istio has an agent of its own for secrets; what counts is that there is a source.
-fn has_source(secret: &tls::SdsSecretConfig) -> bool {
+fn has_source(secret: &sockets::SdsSecretConfig) -> bool {
     is_ads(secret.sds_config.as_ref()) || secret.sds_config.is_some()
 }
 

@@ -1,6 +1,6 @@
 //! TLS contexts. Certificates and roots come by name over SDS: `default` and `ROOTCA`, as Istio's.
 
-use super::super::pb::{ads, any, bool_value, core, matcher, tls};
+use super::super::pb::{ads, any, bool_value, core, matcher, sockets};
 use crate::mesh::SpiffeId;
 use crate::mesh::cluster::ClientTls;
 use crate::mesh::listener::ServerTls;
@@ -15,7 +15,7 @@ pub(crate) const TLS: &str = "envoy.transport_sockets.tls";
 pub(crate) const RAW: &str = "envoy.transport_sockets.raw_buffer";
 
 pub(super) fn server(server: &ServerTls) -> core::TransportSocket {
-    socket(any(&tls::DownstreamTlsContext {
+    socket(any(&sockets::DownstreamTlsContext {
         common_tls_context: Some(common(server.alpn.clone(), &[])),
         require_client_certificate: bool_value(true),
         ..Default::default()
@@ -23,7 +23,7 @@ pub(super) fn server(server: &ServerTls) -> core::TransportSocket {
 }
 
 pub(super) fn client(client: &ClientTls, alpn: Vec<String>) -> core::TransportSocket {
-    socket(any(&tls::UpstreamTlsContext {
+    socket(any(&sockets::UpstreamTlsContext {
         common_tls_context: Some(common(alpn, &client.principals)),
         sni: client.sni.clone(),
         ..Default::default()
@@ -51,24 +51,24 @@ fn socket(config: super::super::pb::Any) -> core::TransportSocket {
     }
 }
 
-fn common(alpn: Vec<String>, principals: &[SpiffeId]) -> tls::CommonTlsContext {
-    let secret = |name: &str| tls::SdsSecretConfig {
+fn common(alpn: Vec<String>, principals: &[SpiffeId]) -> sockets::CommonTlsContext {
+    let secret = |name: &str| sockets::SdsSecretConfig {
         name: name.to_owned(),
         sds_config: Some(ads()),
     };
-    tls::CommonTlsContext {
+    sockets::CommonTlsContext {
         // Envoy as a client stops at TLS 1.2 unless told.
-        tls_params: Some(tls::TlsParameters {
-            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
-            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
+        tls_params: Some(sockets::TlsParameters {
+            tls_minimum_protocol_version: sockets::tls_parameters::TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: sockets::tls_parameters::TlsProtocol::TlSv13.into(),
             ..Default::default()
         }),
         tls_certificate_sds_secret_configs: vec![secret(CERTIFICATE)],
         alpn_protocols: alpn,
         validation_context_type: Some(
-            tls::common_tls_context::ValidationContextType::CombinedValidationContext(
-                tls::common_tls_context::CombinedCertificateValidationContext {
-                    default_validation_context: Some(tls::CertificateValidationContext {
+            sockets::common_tls_context::ValidationContextType::CombinedValidationContext(
+                sockets::common_tls_context::CombinedCertificateValidationContext {
+                    default_validation_context: Some(sockets::CertificateValidationContext {
                         match_typed_subject_alt_names: principals.iter().map(principal).collect(),
                         ..Default::default()
                     }),
@@ -81,9 +81,9 @@ fn common(alpn: Vec<String>, principals: &[SpiffeId]) -> tls::CommonTlsContext {
     }
 }
 
-fn principal(id: &SpiffeId) -> tls::SubjectAltNameMatcher {
-    tls::SubjectAltNameMatcher {
-        san_type: tls::subject_alt_name_matcher::SanType::Uri.into(),
+fn principal(id: &SpiffeId) -> sockets::SubjectAltNameMatcher {
+    sockets::SubjectAltNameMatcher {
+        san_type: sockets::subject_alt_name_matcher::SanType::Uri.into(),
         matcher: Some(matcher::StringMatcher {
             match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(id.to_string())),
             ..Default::default()
