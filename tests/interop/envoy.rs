@@ -17,8 +17,40 @@ const V1: &str = "outbound|9080|v1|reviews.default.svc.cluster.local";
 const V3: &str = "outbound|9080|v3|reviews.default.svc.cluster.local";
 const HOST: &str = "reviews:9080";
 
+/// What an Envoy knows of itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Introduction<'a> {
+    /// `GRPC` or `DELTA_GRPC`.
+    pub(crate) api: &'a str,
+    pub(crate) id: &'a str,
+    /// In YAML's flow form.
+    pub(crate) metadata: &'a str,
+    /// How it speaks to the control plane, likewise.
+    pub(crate) transport: &'a str,
+}
+
 /// An Envoy that gets everything from `control_plane`; `api` is `GRPC` or `DELTA_GRPC`.
 pub(crate) fn envoy(control_plane: SocketAddr, api: &str) -> Option<(Process, tempfile::TempDir)> {
+    let introduction = Introduction {
+        api,
+        id: "sidecar~127.0.0.1~productpage-1.default~default.svc.cluster.local",
+        metadata: "{}",
+        transport: "",
+    };
+    introduced(control_plane, introduction)
+}
+
+/// An Envoy that says of itself what is wanted.
+pub(crate) fn introduced(
+    control_plane: SocketAddr,
+    introduction: Introduction<'_>,
+) -> Option<(Process, tempfile::TempDir)> {
+    let Introduction {
+        api,
+        id,
+        metadata,
+        transport,
+    } = introduction;
     let program = installed("envoy", "envoy/_bin/envoy")?;
     let dir = tempfile::tempdir().unwrap();
     let bootstrap = dir.path().join("bootstrap.yaml");
@@ -28,8 +60,9 @@ pub(crate) fn envoy(control_plane: SocketAddr, api: &str) -> Option<(Process, te
         format!(
             "
 node:
-  id: sidecar~127.0.0.1~productpage-1.default~default.svc.cluster.local
+  id: {id}
   cluster: productpage.default
+  metadata: {metadata}
 dynamic_resources:
   ads_config:
     api_type: {api}
@@ -41,6 +74,7 @@ static_resources:
   clusters:
   - name: xds
     connect_timeout: 1s
+    {transport}
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions

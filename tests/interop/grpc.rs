@@ -13,14 +13,14 @@ use crate::stand::{Stand, endpoints, table, until, view};
 const V1: &str = "outbound|9080|v1|reviews.default.svc.cluster.local";
 const V2: &str = "outbound|9080|v2|reviews.default.svc.cluster.local";
 
-struct Script {
+pub(crate) struct Script {
     process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Script {
-    fn start(
+    pub(crate) fn start(
         python: &Path,
         script: &str,
         argument: &str,
@@ -54,20 +54,20 @@ impl Script {
         }
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "{:?} ended", self.process.0.id());
         line.trim().to_owned()
     }
 
-    fn calls(&mut self, count: usize) -> BTreeMap<String, usize> {
+    pub(crate) fn calls(&mut self, count: usize) -> BTreeMap<String, usize> {
         writeln!(self.input, "{count}").unwrap();
         serde_json::from_str(&self.line()).unwrap()
     }
 }
 
-fn server(python: &Path, name: &str) -> (Script, SocketAddr) {
+pub(crate) fn server(python: &Path, name: &str) -> (Script, SocketAddr) {
     let mut script = Script::start(python, "grpc_server.py", name, None);
     let port: u16 = script.line().parse().unwrap();
     (script, SocketAddr::from(([127, 0, 0, 1], port)))

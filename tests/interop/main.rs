@@ -1,4 +1,5 @@
-//! Programs of others against the library: Envoy and gRPC on our xDS.
+//! Programs of others against ours: Envoy and gRPC on our xDS, curl, nghttp2 and openssl through
+//! sidecars, and what they all see while the mesh is changed and broken.
 //!
 //! They come from two virtual environments that `venvs.sh` makes. Without those the tests say so
 //! and pass on a developer's machine, and fail where `CI` is set.
@@ -16,5 +17,11 @@ mod backend;
 mod envoy;
 mod envoy_chains;
 mod grpc;
+mod joined;
+mod load;
+mod mesh;
 mod processes;
+mod sidecars;
 mod stand;
+mod steady;
+mod strict;

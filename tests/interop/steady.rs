@@ -1,0 +1,218 @@
+//! What users see while the mesh is changed, broken and mended: nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use meshctl::rt::Tasks;
+
+use crate::backend::backend;
+use crate::load::{Load, burst};
+use crate::mesh::{App, Mesh, STRICT, Sidecar, program, run, service};
+use crate::stand::until;
+
+const HOST: &str = "reviews:9080";
+
+/// Reviews v1 and v3 behind sidecars, and a sidecar of somebody who calls them.
+struct Shop {
+    mesh: Mesh,
+    caller: Sidecar,
+    reviews: [Sidecar; 2],
+    tasks: Tasks,
+}
+
+impl Shop {
+    async fn open(flags: &[&str]) -> Self {
+        let tasks = Tasks::new();
+        let mesh = Mesh::start().await;
+        mesh.apply(&service("reviews", &[("http", 9080)]));
+        mesh.apply(STRICT);
+        let start = async |service: &str, version: &'static str| {
+            let at = backend(version, &tasks);
+            let app = App {
+                service,
+                version,
+                port: 9080,
+                at,
+                flags,
+            };
+            mesh.sidecar(&app).await
+        };
+        let reviews = [start("reviews", "v1").await, start("reviews", "v3").await];
+        let caller = start("productpage", "v0").await;
+        Self {
+            mesh,
+            caller,
+            reviews,
+            tasks,
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load::start(self.caller.outbound(), HOST, 4)
+    }
+
+    async fn close(self) {
+        drop(self.mesh);
+        self.tasks.end().await;
+    }
+}
+
+/// All that came back was an answer of `versions`.
+fn none_failed(counts: &BTreeMap<String, usize>, versions: &[&str], at_least: usize) {
+    let strange: Vec<_> = counts
+        .iter()
+        .filter(|(who, _)| !versions.contains(&who.as_str()))
+        .collect();
+    assert!(strange.is_empty(), "failed: {strange:?} of {counts:?}");
+    let sum: usize = counts.values().sum();
+    assert!(sum >= at_least, "only {sum} requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_are_exact_and_fifty_changes_fail_nothing() {
+    let shop = Shop::open(&[]).await;
+    let set = |v1: u32| {
+        let (v1, v3) = (format!("v1={v1}"), format!("v3={}", 100 - v1));
+        shop.mesh.json(&["canary", "set", "reviews", &v1, &v3])
+    };
+    set(90);
+    let counts = burst(shop.caller.outbound(), HOST, 10_000).await;
+    none_failed(&counts, &["v1", "v3"], 10_000);
+    assert!(
+        (900..=1_100).contains(&counts["v3"]),
+        "10 % of 10,000: {counts:?}"
+    );
+
+    let load = shop.load();
+    let mut medians = Vec::new();
+    for change in 0..50 {
+        let report = set(change * 37 % 101);
+        let convergence = &report["convergence"];
+        assert_eq!(convergence["proxies"], 3, "{report}");
+        assert_eq!(convergence["acknowledged"], 3, "{report}");
+        medians.push(convergence["medianMs"].as_f64().unwrap());
+    }
+    let counts = load.stop().await;
+    none_failed(&counts, &["v1", "v3"], 500);
+    medians.sort_by(f64::total_cmp);
+    eprintln!(
+        "50 changes: acknowledged after {} ms (median of medians); {counts:?}",
+        medians[25]
+    );
+    set(0);
+    let counts = burst(shop.caller.outbound(), HOST, 400).await;
+    none_failed(&counts, &["v3"], 400);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_kills_of_the_control_plane_lose_no_write_and_no_request() {
+    let mut shop = Shop::open(&[]).await;
+    shop.mesh
+        .json(&["canary", "set", "reviews", "v1=50", "v3=50"]);
+    let load = shop.load();
+    let mut acknowledged = Vec::new();
+    for round in 0..50 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let written = Arc::new(AtomicUsize::new(0));
+        // Writes until it is told to stop: what the command acknowledged by its exit must stay.
+        let writer = {
+            let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
+            let home = shop.mesh.shared_home();
+            std::thread::spawn(move || {
+                let mut done = Vec::new();
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let name = format!("kept-{round}-{n}");
+                    let manifest = service(&name, &[("http", 80)]);
+                    let output = run(&home, &["apply", "-q", "-f", "-"], Some(&manifest));
+                    if output.status.success() {
+                        done.push(name);
+                        written.store(done.len(), Ordering::Relaxed);
+                    }
+                }
+                done
+            })
+        };
+        until("a write", 20, || {
+            (written.load(Ordering::Relaxed) >= 2).then_some(())
+        })
+        .await;
+        // Each round in another moment of the next write.
+        tokio::time::sleep(Duration::from_millis(round * 7 % 45)).await;
+        shop.mesh.kill_control_plane();
+        stop.store(true, Ordering::Relaxed);
+        acknowledged.extend(writer.join().unwrap());
+        shop.mesh.start_control_plane().await;
+    }
+    let there = shop.mesh.json(&["get", "Service"]);
+    let names: std::collections::BTreeSet<&str> = there
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|object| object["name"].as_str())
+        .collect();
+    for name in &acknowledged {
+        assert!(names.contains(name.as_str()), "{name} is lost: {names:?}");
+    }
+    assert!(
+        acknowledged.len() >= 50,
+        "{} writes: too few to mean something",
+        acknowledged.len()
+    );
+    // The proxies come back to the new control plane, and follow it.
+    until("the proxies to come back", 30, || {
+        let proxies = shop.mesh.json(&["proxies"]);
+        (proxies.as_array()?.len() == 3).then_some(())
+    })
+    .await;
+    shop.mesh
+        .json(&["canary", "set", "reviews", "v1=0", "v3=100"]);
+    shop.mesh.settled().await;
+    let counts = load.stop().await;
+    eprintln!("{} writes kept; {counts:?}", acknowledged.len());
+    none_failed(&counts, &["v1", "v3"], 1_000);
+    let counts = burst(shop.caller.outbound(), HOST, 80).await;
+    none_failed(&counts, &["v3"], 80);
+    let said = shop.mesh.said("control-plane");
+    assert!(!said.contains("damaged"), "{said}");
+    shop.close().await;
+}
+
+/// The serial of the certificate that is shown at `address`.
+fn serial(address: &str) -> Option<String> {
+    let (_, said) = program("openssl", &["s_client", "-connect", address]);
+    let begin = said.find("-----BEGIN CERTIFICATE-----")?;
+    let end = said.find("-----END CERTIFICATE-----")?;
+    let pem = said.get(begin..end)?.to_owned() + "-----END CERTIFICATE-----\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), pem).unwrap();
+    let path = file.path().to_str().unwrap();
+    let (read, serial) = program("openssl", &["x509", "-noout", "-serial", "-in", path]);
+    assert!(read, "{serial}");
+    Some(serial.trim().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_ten_seconds_are_renewed_under_load() {
+    let shop = Shop::open(&["--certificate-ttl", "10s"]).await;
+    let at = shop.reviews[0].inbound(9080).to_string();
+    let load = shop.load();
+    let mut seen = std::collections::BTreeSet::new();
+    // Three lives: the first certificate has ended when the fourth is there.
+    until("the fourth certificate", 60, || {
+        seen.extend(serial(&at));
+        (seen.len() == 4).then_some(())
+    })
+    .await;
+    let counts = load.stop().await;
+    none_failed(&counts, &["v1", "v3"], 500);
+    // New connections too, with whatever certificate is there now.
+    let counts = burst(shop.caller.outbound(), HOST, 80).await;
+    none_failed(&counts, &["v1", "v3"], 80);
+    shop.close().await;
+}
