@@ -133,7 +133,15 @@ impl DeltaClient {
             step.rejected.push(rejected(kind, &resource.name, reason));
         } else {
             for resource in response.resources {
-                self.apply(kind, resource, &mut step);
+                // What nothing names would never be taken away again.
+                let named = kind.wildcard()
+                    || self
+                        .wanted
+                        .get(&kind)
+                        .is_some_and(|wanted| wanted.contains(&resource.name));
+                if named {
+                    self.apply(kind, resource, &mut step);
+                }
             }
             for name in response.removed_resources {
                 self.rejected.remove(&(kind, name.clone()));

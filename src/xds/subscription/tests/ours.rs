@@ -1,7 +1,11 @@
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryResponse, Resource as WireResource,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::{Client, View};
+use crate::xds::pb::Any;
 use crate::xds::subscription::{DeltaClient, DeltaServer, Server};
 use crate::xds::{decode, encode, generate};
 
@@ -168,4 +172,27 @@ fn a_view_is_complete_when_everything_named_has_come() {
     assert_eq!((kind, endpoints.removed_resources.len()), (Endpoint, 1));
     client.response(endpoints);
     assert!(client.complete());
+}
+
+#[test]
+fn endpoints_that_no_cluster_names_are_not_kept() {
+    let node = generate::node(Client::Meshctl);
+    let mut client = DeltaClient::new(&node, &Snapshot::default());
+    let _connected = client.connect();
+    let step = client.response(DeltaDiscoveryResponse {
+        type_url: Endpoint.type_url().to_owned(),
+        nonce: "1".to_owned(),
+        resources: vec![WireResource {
+            name: "nobody's".to_owned(),
+            version: "1".to_owned(),
+            resource: Some(Any {
+                type_url: Endpoint.type_url().to_owned(),
+                value: Vec::new(),
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    assert!(!step.changed && step.rejected.is_empty(), "{step:?}");
+    assert!(client.snapshot().of(Endpoint).next().is_none());
 }
