@@ -16,14 +16,14 @@ use thiserror::Error;
 use tonic::codegen::{Body, Service, StdError};
 use tonic::{Request, Response, Status};
 
-use super::serve_tls::PeerIdentity;
+use super::serve_tls::{AuthorityFn, PeerIdentity};
 use super::token::{Presented, TokenError};
 use crate::mesh::SpiffeId;
 use crate::rt::{UnixMillis, Wall};
 use crate::tls::ca_api::{
     CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, SERVICE, WANTED_IDENTITY,
 };
-use crate::tls::{self, Authority, JoinToken, control_plane_id};
+use crate::tls::{self, JoinToken, control_plane_id};
 
 /// A request is one CSR; anything larger than this is not read.
 const MOST_MESSAGE_BYTES: usize = 64 * 1024;
@@ -39,8 +39,6 @@ pub enum RedeemError {
     Store(String),
 }
 
-/// The certificate that signs now.
-pub type AuthorityFn = Arc<dyn Fn() -> Arc<Authority> + Send + Sync>;
 /// Takes one use of a token, durably, and names the identity that it proves.
 pub type RedeemFn =
     Arc<dyn Fn(Presented) -> BoxFuture<'static, Result<SpiffeId, RedeemError>> + Send + Sync>;

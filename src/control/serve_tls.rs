@@ -22,7 +22,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
 
-use super::ca::AuthorityFn;
 use crate::mesh::SpiffeId;
 use crate::rt::{Published, Reader, Tasks, Wall};
 use crate::tls;
@@ -45,6 +44,9 @@ const LOOK: Duration = Duration::from_secs(30);
 /// The proven identity of a connection's other end; `None` when it showed no certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity(pub Option<SpiffeId>);
+
+/// The certificate that signs now.
+pub type AuthorityFn = Arc<dyn Fn() -> Arc<tls::Authority> + Send + Sync>;
 
 /// How the port is served.
 #[derive(Clone)]

@@ -26,8 +26,9 @@ use crate::source::store::{Batch, Store, StoreError, Tree};
 use crate::tls::material::write_secret;
 use crate::tls::{self, Authority};
 
-use super::ca::{AuditFn, AuthorityFn, RedeemError, RedeemFn};
+use super::ca::{AuditFn, RedeemError, RedeemFn};
 use super::index::{encode, problem};
+use super::serve_tls::AuthorityFn;
 use super::token::{Presented, TokenBook, TokenSpec};
 
 /// Key of the token book in its tree.

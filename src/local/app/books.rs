@@ -7,9 +7,6 @@ use serde_json::{Value, json};
 use super::call::{Caller, Failure};
 use super::{Body, Kind, Options, html, json as answer, page, text};
 
-/// The one product there is.
-pub(super) const TITLE: &str = "The Comedy of Errors";
-
 /// What a reviews version does with stars: none, black, red.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stars {
@@ -87,7 +84,7 @@ async fn productpage(
         }
         "/api/v1/products" => answer(
             StatusCode::OK,
-            &json!([{ "id": 0, "title": TITLE, "descriptionHtml": page::DESCRIPTION }]),
+            &json!([{ "id": 0, "title": page::TITLE, "descriptionHtml": page::DESCRIPTION }]),
         ),
         "/api/v1/products/0" => {
             let (details, reviews) = futures_util::future::join(
@@ -100,7 +97,7 @@ async fn productpage(
                     StatusCode::OK,
                     &json!({
                         "id": 0,
-                        "title": TITLE,
+                        "title": page::TITLE,
                         "podname": options.pod,
                         "version": options.version,
                         "details": details,

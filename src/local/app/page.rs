@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::Options;
-use super::books::TITLE;
 use super::call::Failure;
 
+/// The one product there is.
+pub(super) const TITLE: &str = "The Comedy of Errors";
 /// What the book is about.
 pub(super) const DESCRIPTION: &str = "Two masters and two servants, each pair twins parted at sea, \
      meet in Ephesus without knowing it. Everyone takes everyone for someone else.";
