@@ -120,6 +120,7 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
     };
     let routes = RouteTable {
         name: NAME.to_owned(),
+        ignore_port: false,
         hosts: vec![VirtualHost {
             name: NAME.to_owned(),
             domains: vec!["*".to_owned()],

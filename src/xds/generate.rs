@@ -246,9 +246,14 @@ fn table() -> impl Strategy<Value = RouteTable> {
     });
     (
         prop_oneof![word(), (1..9000_u16).prop_map(|port| port.to_string())],
+        any::<bool>(),
         vec(host, 0..3),
     )
-        .prop_map(|(name, hosts)| RouteTable { name, hosts })
+        .prop_map(|(name, ignore_port, hosts)| RouteTable {
+            name,
+            ignore_port,
+            hosts,
+        })
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {

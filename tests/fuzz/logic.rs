@@ -68,20 +68,24 @@ pub(crate) fn hosts(data: &[u8]) {
     let name = without_port(authority);
     assert!(authority.starts_with(name), "a port is at the end");
 
-    let router = Router::new(&Arc::new(RouteTable {
-        name: String::new(),
-        hosts: domains
-            .iter()
-            .map(|domain| host(vec![domain.clone()], Vec::new()))
-            .collect(),
-    }));
-    let found = router.host(authority);
-    assert_eq!(found, router.host(&authority.to_ascii_uppercase()));
-    assert_eq!(found, host_by_walking(&domains, authority), "{domains:?}");
+    for ignore_port in [true, false] {
+        let router = Router::new(&Arc::new(RouteTable {
+            name: String::new(),
+            ignore_port,
+            hosts: domains
+                .iter()
+                .map(|domain| host(vec![domain.clone()], Vec::new()))
+                .collect(),
+        }));
+        let found = router.host(authority);
+        assert_eq!(found, router.host(&authority.to_ascii_uppercase()));
+        let walked = host_by_walking(&domains, authority, ignore_port);
+        assert_eq!(found, walked, "{domains:?}");
+    }
 }
 
 /// Istio's and Envoy's order: the exact name, the longest wildcard, `*`.
-fn host_by_walking(domains: &[String], authority: &[u8]) -> Option<usize> {
+fn host_by_walking(domains: &[String], authority: &[u8], ignore_port: bool) -> Option<usize> {
     // The longest host that is looked at; no DNS name is longer, so only `*` takes more.
     const LONGEST: usize = 264;
     let any = domains.iter().position(|domain| domain == "*");
@@ -93,7 +97,11 @@ fn host_by_walking(domains: &[String], authority: &[u8]) -> Option<usize> {
         .map(|domain| domain.to_ascii_lowercase().into_bytes())
         .collect();
     let authority = authority.to_ascii_lowercase();
-    let name = without_port(&authority);
+    let name = if ignore_port {
+        without_port(&authority)
+    } else {
+        &authority
+    };
     // A domain that begins with `*` is a wildcard, so a host of that very text is not found by it.
     let exact = |wanted: &[u8]| {
         domains
@@ -207,6 +215,7 @@ pub(crate) fn routes(data: &[u8]) {
 fn agree(routes: Vec<Route>, request: &Lines<'_>) {
     let router = Router::new(&Arc::new(RouteTable {
         name: String::new(),
+        ignore_port: true,
         hosts: vec![host(vec!["*".to_owned()], routes)],
     }));
     let found = router.find(request).map(|found| found.route_index);

@@ -95,6 +95,7 @@ fn to(cluster: &str) -> Forward {
 fn everything(name: &str, routes: Vec<Route>) -> Arc<RouteTable> {
     Arc::new(RouteTable {
         name: name.to_owned(),
+        ignore_port: true,
         hosts: vec![VirtualHost {
             name: "any".to_owned(),
             domains: vec!["*".to_owned()],
@@ -480,6 +481,7 @@ fn kitchen_sink() -> View {
         text("9080"),
         Arc::new(RouteTable {
             name: text("9080"),
+            ignore_port: true,
             hosts: vec![
                 host("one", &["reviews", "REVIEWS", "*.wild.example"]),
                 host("one-again", &["reviews"]),

@@ -179,6 +179,7 @@ pub(crate) fn table(shares: &[(&str, u32)]) -> Arc<RouteTable> {
     };
     Arc::new(RouteTable {
         name: "9080".to_owned(),
+        ignore_port: true,
         hosts: vec![VirtualHost {
             name: "reviews.default.svc.cluster.local:9080".to_owned(),
             domains: [

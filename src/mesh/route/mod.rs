@@ -23,6 +23,9 @@ pub use router::{Found, Router};
 pub struct RouteTable {
     /// Unique in a view: a port such as `9080`, `http_proxy`, or `inbound|9080||`.
     pub name: String,
+    /// A domain without a port stands for the name with any port. Where the port was not known from
+    /// the connection (an explicit proxy), it must not: `reviews:1234` is not `reviews:9080`.
+    pub ignore_port: bool,
     /// Searched exact names first, then the longest `*.suffix`, then `*`.
     pub hosts: Vec<VirtualHost>,
 }

@@ -68,8 +68,8 @@ impl Router {
         &self.table
     }
 
-    /// The virtual host for `authority`, which may have a port. A name with its port is tried
-    /// first, then the name alone.
+    /// The virtual host for `authority`, which may have a port. Where the table ignores ports, the
+    /// name with its port is tried first, then the name alone.
     pub fn host(&self, authority: &[u8]) -> Option<usize> {
         let mut lowered = [0_u8; 264];
         let authority = match lowered.get_mut(..authority.len()) {
@@ -81,7 +81,11 @@ impl Router {
             }
             None => return self.any,
         };
-        let name = without_port(authority);
+        let name = if self.table.ignore_port {
+            without_port(authority)
+        } else {
+            authority
+        };
         self.exact
             .get(authority)
             .or_else(|| self.exact.get(name))
@@ -137,6 +141,7 @@ mod tests {
     fn router(domains: &[&[&str]]) -> Router {
         Router::new(&Arc::new(RouteTable {
             name: "9080".to_owned(),
+            ignore_port: true,
             hosts: domains
                 .iter()
                 .map(|domains| VirtualHost {
@@ -164,6 +169,23 @@ mod tests {
             ("b:80", 3),
             ("b", 0),
             ("[::1]:80", 0),
+        ] {
+            assert_eq!(router.host(authority.as_bytes()), Some(host), "{authority}");
+        }
+    }
+
+    #[test]
+    fn a_bare_name_is_no_other_port_where_ports_count() {
+        let mut table = RouteTable::clone(router(&[&["*"], &["b", "b:80"], &["*.c"]]).table());
+        table.ignore_port = false;
+        let router = Router::new(&Arc::new(table));
+        for (authority, host) in [
+            ("b", 1),
+            ("b:80", 1),
+            ("B:80", 1),
+            ("b:1234", 0),
+            ("a.c", 2),
+            ("a.c:1234", 0),
         ] {
             assert_eq!(router.host(authority.as_bytes()), Some(host), "{authority}");
         }

@@ -288,6 +288,7 @@ fn table(name: &str, port: u16) -> RouteTable {
     };
     RouteTable {
         name: name.to_owned(),
+        ignore_port: false,
         hosts: vec![VirtualHost {
             name: format!("inbound|http|{port}"),
             domains: vec!["*".to_owned()],

@@ -193,7 +193,7 @@ fn port_table(
     port: u16,
     services: &[(&Service, &ServicePort)],
 ) -> RouteTable {
-    let mut table = Table::new(&port.to_string());
+    let mut table = Table::new(&port.to_string(), true);
     for (service, service_port) in services {
         if routed(service_port) {
             let names = names(service, node);
@@ -214,7 +214,7 @@ fn port_table(
 
 /// The table of an explicit proxy: every port of every service.
 fn proxy_table(config: &Config, node: &Node) -> RouteTable {
-    let mut table = Table::new(HTTP_PROXY);
+    let mut table = Table::new(HTTP_PROXY, false);
     for service in config.services.values() {
         let ports = || {
             let carried = |port: &&ServicePort| port.protocol != Protocol::Udp;
@@ -242,14 +242,16 @@ fn proxy_table(config: &Config, node: &Node) -> RouteTable {
 
 struct Table {
     name: String,
+    ignore_port: bool,
     hosts: Vec<VirtualHost>,
     taken: BTreeSet<String>,
 }
 
 impl Table {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, ignore_port: bool) -> Self {
         Self {
             name: name.to_owned(),
+            ignore_port,
             hosts: Vec::new(),
             taken: BTreeSet::new(),
         }
@@ -308,6 +310,7 @@ impl Table {
         self.add(name.to_owned(), vec!["*".to_owned()], vec![route]);
         RouteTable {
             name: self.name,
+            ignore_port: self.ignore_port,
             hosts: self.hosts,
         }
     }

@@ -192,6 +192,7 @@ mod tests {
             .collect();
         Arc::new(Config {
             name: "t".to_owned(),
+            ignore_port: false,
             hosts: vec![VirtualHost {
                 name: "h".to_owned(),
                 domains: vec!["*".to_owned()],

@@ -25,6 +25,7 @@ pub(super) fn decode(
     TABLE.audit(from, ignored)?;
     Ok(RouteTable {
         name: from.name.clone(),
+        ignore_port: from.ignore_port_in_host_matching,
         hosts: from
             .virtual_hosts
             .iter()

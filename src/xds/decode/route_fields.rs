@@ -4,13 +4,11 @@ use super::fields::Fields;
 
 pub(super) const TABLE: Fields = Fields {
     message: "RouteConfiguration",
-    understood: &[1, 2, 7],
+    understood: &[1, 2, 7, 14],
     tuning: &[
         (3, "internal_only_headers"),
         (11, "max_direct_response_body_size_bytes"),
         (17, "metadata"),
-        // Names are matched with and without their port in any case.
-        (14, "ignore_port_in_host_matching"),
     ],
     refused: &[
         (4, "response_headers_to_add"),

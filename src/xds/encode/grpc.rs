@@ -268,6 +268,7 @@ mod tests {
         };
         let table = RouteTable {
             name: "9080".to_owned(),
+            ignore_port: true,
             hosts: vec![host],
         };
         view.routes.insert("9080".to_owned(), Arc::new(table));

@@ -46,6 +46,7 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
         virtual_hosts: hosts,
         // A route may be ahead of its cluster: that answers 503, and is no reason to refuse the table.
         validate_clusters: bool_value(false),
+        ignore_port_in_host_matching: table.ignore_port,
         ..Default::default()
     }
 }

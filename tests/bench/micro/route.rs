@@ -87,6 +87,7 @@ fn table(services: usize, routes: &[Route]) -> Router {
         .collect();
     Router::new(&Arc::new(RouteTable {
         name: "9080".to_owned(),
+        ignore_port: true,
         hosts,
     }))
 }

@@ -333,6 +333,7 @@ async fn an_explicit_proxy_takes_absolute_uris_and_tunnels() {
         "http_proxy".to_owned(),
         Arc::new(RouteTable {
             name: "http_proxy".to_owned(),
+            ignore_port: true,
             hosts: vec![
                 host("details", "details:9080", "details"),
                 host("any", "*", "PassthroughCluster"),

@@ -407,6 +407,7 @@ impl Views {
             name.to_owned(),
             Arc::new(RouteTable {
                 name: name.to_owned(),
+                ignore_port: true,
                 hosts: vec![VirtualHost {
                     name: "any".to_owned(),
                     domains: vec!["*".to_owned()],
