@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::tls::material::write_secret;
+use crate::rt::disk::write_private;
 
 use super::error::CliError;
 
@@ -79,7 +78,7 @@ impl Installed {
         let mut text = serde_json::to_vec_pretty(self)
             .map_err(|error| CliError::failed(format!("cannot write the settings: {error}")))?;
         text.push(b'\n');
-        write_secret(&path, &text).map_err(CliError::file("write", path))
+        write_private(&path, &text).map_err(CliError::file("write", path))
     }
 
     pub(crate) fn value(&self, key: &str) -> Option<&str> {
@@ -123,22 +122,12 @@ pub(crate) fn check_value(key: &str, value: &str) -> Result<(), CliError> {
     }
 }
 
-/// Makes a directory for its owner only. Whether it was made.
-pub(crate) fn private_dir(path: &Path) -> io::Result<bool> {
-    if path.is_dir() {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-        return Ok(false);
-    }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)?;
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+    use crate::rt::disk::private_dir;
 
     #[test]
     fn what_is_noted_is_read_back_and_private() {

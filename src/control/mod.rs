@@ -41,6 +41,7 @@ use tonic::service::Routes;
 
 use crate::mesh::{Client, World};
 use crate::net::{BindOptions, bind, bind_unix};
+use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
 use crate::source::store::{OpenReport, Options, Store, StoreError};
 use crate::tls;
@@ -207,7 +208,10 @@ pub async fn run(
 ) -> Result<(), ControlError> {
     let tasks = Tasks::new();
     let directory = options.home.join("control");
-    make_private(&directory)?;
+    private_dir(&directory).map_err(|source| ControlError::Home {
+        path: directory.clone(),
+        source,
+    })?;
     let (store, opened) = open_store(&options).await?;
     if let Some(repair) = &opened.repaired {
         tracing::error!(%repair, "the store was damaged");
@@ -349,18 +353,6 @@ fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
         }),
         wall: wall.clone(),
     }
-}
-
-fn make_private(directory: &Path) -> Result<(), ControlError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|source| ControlError::Home {
-            path: directory.to_owned(),
-            source,
-        })
 }
 
 async fn open_store(options: &ControlOptions) -> Result<(Store, OpenReport), ControlError> {

@@ -21,9 +21,9 @@ use tokio::sync::Mutex;
 use crate::api::identity::{IdentityReport, IdentityRequest, TokenReport, TokenRequest};
 use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
+use crate::rt::disk::{private_dir, write_private};
 use crate::rt::{UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
-use crate::tls::material::write_secret;
 use crate::tls::{self, Authority};
 
 use super::ca::{AuditFn, RedeemError, RedeemFn};
@@ -91,10 +91,10 @@ pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authorit
     }
     let made = Authority::generate(trust_domain, wall.millis()).map_err(wrong)?;
     let (chain_pem, key_pem) = made.to_pem();
-    std::fs::create_dir_all(dir).map_err(|e| file(dir, e))?;
+    private_dir(dir).map_err(|e| file(dir, e))?;
     // The key is written last: a key without its certificate would be refused at the next start.
-    write_secret(&certificate, chain_pem.as_bytes()).map_err(|e| file(&certificate, e))?;
-    write_secret(&key, key_pem.as_bytes()).map_err(|e| file(&key, e))?;
+    write_private(&certificate, chain_pem.as_bytes()).map_err(|e| file(&certificate, e))?;
+    write_private(&key, key_pem.as_bytes()).map_err(|e| file(&key, e))?;
     Ok(made)
 }
 

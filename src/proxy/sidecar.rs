@@ -16,6 +16,7 @@ use crate::mesh::node::Application;
 use crate::mesh::{
     Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
 };
+use crate::rt::disk::private_dir;
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
 use crate::tls;
@@ -113,7 +114,10 @@ impl SidecarError {
 
 /// Runs until `shutdown`, then leaves the registry, drains, and returns.
 pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(), SidecarError> {
-    make_private(&options.dir)?;
+    private_dir(&options.dir).map_err(|source| SidecarError::Dir {
+        path: options.dir.clone(),
+        source,
+    })?;
     let tasks = Tasks::new();
     let id = SpiffeId::new(
         &options.trust_domain,
@@ -226,18 +230,6 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     };
     tasks.end().await;
     Ok(served?)
-}
-
-fn make_private(dir: &std::path::Path) -> Result<(), SidecarError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| SidecarError::Dir {
-            path: dir.to_owned(),
-            source,
-        })
 }
 
 /// Where its own endpoints are: beside the pod's other loopback addresses, or on loopback.

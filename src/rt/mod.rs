@@ -1,10 +1,11 @@
-//! Clocks, back-off, drain, supervised tasks and published snapshots.
+//! Clocks, private durable files, back-off, drain, supervised tasks and published snapshots.
 //!
 //! Owns what every long-running part needs and knows nothing about meshes. Time comes in through
 //! [`Wall`] (calendar time, for certificates and logs) and through [`now`] (monotonic, pausable in
 //! tests because it is tokio's), so that nothing above reads a clock of its own.
 
 pub mod backoff;
+pub mod disk;
 pub mod drain;
 pub mod published;
 pub mod tasks;

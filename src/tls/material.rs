@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::verify::{Trust, name_of};
 use super::{Error, provider, rfc3339};
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
+use crate::rt::disk::write_private;
 
 /// The file inside the directory given to [`Material::store`]. One file, so that key and
 /// certificate change in one rename: chain first, then the key, then the roots.
@@ -216,37 +216,10 @@ impl Material {
     /// Writes the identity to `dir`, readable by its owner only; a crash leaves the old or the new.
     pub fn store(&self, dir: &Path) -> Result<PathBuf, Error> {
         let path = dir.join(IDENTITY_FILE);
-        write_secret(&path, self.to_pem().as_bytes())
+        write_private(&path, self.to_pem().as_bytes())
             .map_err(|source| disk_error("write", &path, source))?;
         Ok(path)
     }
-}
-
-/// Writes `bytes` to `path` with mode 0600: a new file, fsync, rename, fsync of the directory.
-/// The directory is made with mode 0700 when it is missing.
-pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    if !dir.exists() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-    }
-    let fresh = path.with_extension("new");
-    // A leftover of a crash may have any mode; `create_new` makes sure that ours is 0600.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    fs::File::open(dir)?.sync_all()
 }
 
 /// All certificates of a PEM text, in order; at least one.

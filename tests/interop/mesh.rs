@@ -56,14 +56,19 @@ impl Sidecar {
 impl Mesh {
     /// A home with a control plane that serves.
     pub(crate) async fn start() -> Self {
-        let mut mesh = Self {
-            dir: tempfile::tempdir().unwrap(),
-            control_plane: None,
-            next: AtomicU8::new(2),
-        };
+        let mut mesh = Self::new();
         mesh.run(&["install", "-q"], None);
         mesh.start_control_plane().await;
         mesh
+    }
+
+    /// A place for a home.
+    pub(crate) fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            control_plane: None,
+            next: AtomicU8::new(2),
+        }
     }
 
     /// Address `host` of this mesh: 127.x.y.host, where x and y come from the process.
@@ -89,7 +94,8 @@ impl Mesh {
         self.dir.path()
     }
 
-    fn home(&self) -> PathBuf {
+    /// For threads that call [`run`] beside the test.
+    pub(crate) fn home(&self) -> PathBuf {
         self.dir.path().join("home")
     }
 
@@ -151,11 +157,6 @@ impl Mesh {
     /// Applies manifests.
     pub(crate) fn apply(&self, manifests: &str) {
         self.run(&["apply", "-f", "-"], Some(manifests));
-    }
-
-    /// The home, for threads that call [`run`] beside the test.
-    pub(crate) fn shared_home(&self) -> PathBuf {
-        self.home()
     }
 
     /// Starts a sidecar, and waits until peers may call it.

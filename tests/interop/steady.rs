@@ -1,16 +1,15 @@
 //! What users see while the mesh is changed, broken and mended: nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meshctl::rt::Tasks;
 
 use crate::backend::backend;
 use crate::load::{Load, burst};
-use crate::mesh::{App, Mesh, STRICT, Sidecar, program, run, service};
+use crate::mesh::{App, Mesh, STRICT, Sidecar, program, service};
 use crate::stand::until;
+use crate::writer::{Writer, all_there};
 
 const HOST: &str = "reviews:9080";
 
@@ -115,50 +114,15 @@ async fn fifty_kills_of_the_control_plane_lose_no_write_and_no_request() {
     let load = shop.load();
     let mut acknowledged = Vec::new();
     for round in 0..50 {
-        let stop = Arc::new(AtomicBool::new(false));
-        let written = Arc::new(AtomicUsize::new(0));
-        // Writes until it is told to stop: what the command acknowledged by its exit must stay.
-        let writer = {
-            let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
-            let home = shop.mesh.shared_home();
-            std::thread::spawn(move || {
-                let mut done = Vec::new();
-                for n in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let name = format!("kept-{round}-{n}");
-                    let manifest = service(&name, &[("http", 80)]);
-                    let output = run(&home, &["apply", "-q", "-f", "-"], Some(&manifest));
-                    if output.status.success() {
-                        done.push(name);
-                        written.store(done.len(), Ordering::Relaxed);
-                    }
-                }
-                done
-            })
-        };
-        until("a write", 20, || {
-            (written.load(Ordering::Relaxed) >= 2).then_some(())
-        })
-        .await;
+        let writer = Writer::start(shop.mesh.home(), format!("kept-{round}"));
+        until("a write", 20, || (writer.done() >= 2).then_some(())).await;
         // Each round in another moment of the next write.
         tokio::time::sleep(Duration::from_millis(round * 7 % 45)).await;
         shop.mesh.kill_control_plane();
-        stop.store(true, Ordering::Relaxed);
-        acknowledged.extend(writer.join().unwrap());
+        acknowledged.extend(writer.stop());
         shop.mesh.start_control_plane().await;
     }
-    let there = shop.mesh.json(&["get", "Service"]);
-    let names: std::collections::BTreeSet<&str> = there
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|object| object["name"].as_str())
-        .collect();
-    for name in &acknowledged {
-        assert!(names.contains(name.as_str()), "{name} is lost: {names:?}");
-    }
+    all_there(&shop.mesh, &acknowledged);
     assert!(
         acknowledged.len() >= 50,
         "{} writes: too few to mean something",

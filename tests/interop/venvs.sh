@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the two virtual environments of the interop tests, where those look for them. Does nothing
+# Makes the virtual environments of the interop tests, where those look for them. Does nothing
 # for one that is there already with the same requirements.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 target=${CARGO_TARGET_DIR:-$here/../../target}
-for name in envoy grpc; do
+for name in envoy grpc fuse; do
     venv=$target/interop/$name
     wanted=$here/requirements-$name.txt
     if cmp -s "$wanted" "$venv/requirements.txt"; then

@@ -15,11 +15,11 @@ use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
+use crate::cli::parse;
 use crate::cli::render::config::Config;
 use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render, number};
-use crate::cli::{home, parse};
-use crate::tls::material::write_secret;
+use crate::rt::disk::{private_dir, write_private};
 
 /// Issue certificates by hand, and look into them
 #[derive(Debug, clap::Args)]
@@ -139,14 +139,14 @@ async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {
     match &args.out {
         None => cx.out.report(&report)?,
         Some(dir) => {
-            home::private_dir(dir).map_err(CliError::file("make", dir))?;
+            private_dir(dir).map_err(CliError::file("make", dir))?;
             for (name, text) in [
                 ("cert-chain.pem", &report.chain_pem),
                 ("key.pem", &report.key_pem),
                 ("root-cert.pem", &report.roots_pem),
             ] {
                 let file = dir.join(name);
-                write_secret(&file, text.as_bytes()).map_err(CliError::file("write", &file))?;
+                write_private(&file, text.as_bytes()).map_err(CliError::file("write", &file))?;
                 cx.out.data(&format!("{}\n", file.display()))?;
             }
         }

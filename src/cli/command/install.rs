@@ -15,6 +15,7 @@ use crate::cli::progress::Progress;
 use crate::cli::render::{Page, Render, number};
 use crate::cli::{parse, systemd};
 use crate::control::{store_dir, trust, trust_dir};
+use crate::rt::disk::private_dir;
 use crate::source::store::{self, Store, StoreError};
 
 /// Make a home for the mesh: directory, store and root certificate
@@ -221,7 +222,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 
     let progress = Progress::new(&cx.out);
     let step = progress.step("home");
-    let made = home::private_dir(home).map_err(CliError::file("make", home))?;
+    let made = private_dir(home).map_err(CliError::file("make", home))?;
     step.done(&home.display().to_string());
     note(
         "home",
@@ -322,7 +323,7 @@ struct State {
 /// there is one.
 fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State, CliError> {
     let dir = store_dir(home);
-    home::private_dir(&home.join("control")).map_err(CliError::file("make", home))?;
+    private_dir(&home.join("control")).map_err(CliError::file("make", home))?;
     let options = store::Options::default();
     let store_made = match Store::open(&dir, &options) {
         Ok((_, report)) => {
@@ -367,7 +368,7 @@ pub(crate) fn ensure(cx: &Context) -> Result<(), CliError> {
     if Installed::load(home)?.is_some() {
         return Ok(());
     }
-    home::private_dir(home).map_err(CliError::file("make", home))?;
+    private_dir(home).map_err(CliError::file("make", home))?;
     let profile = Profile::Default;
     let wanted = Installed {
         version: env!("CARGO_PKG_VERSION").to_owned(),

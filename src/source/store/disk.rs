@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use crate::rt::Wall;
+use crate::rt::{Wall, disk};
 
 /// Free space below which nothing is written: sled takes segments of 512 KiB, two at a time.
 pub(super) const HEADROOM_BYTES: u64 = 1 << 20;
@@ -18,23 +18,9 @@ const RESERVE: &str = "reserve";
 
 /// Creates the directory with mode 0700, or takes the group's and others' rights from it.
 pub(super) fn private_dir(dir: &Path) -> Result<(), StoreError> {
-    let new: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
-    if !new.is_empty() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| StoreError::io("create", dir, e))?;
-        for parent in new.into_iter().filter_map(Path::parent) {
-            sync_dir(if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            })?;
-        }
-    }
-    fs::set_permissions(dir, Permissions::from_mode(0o700))
-        .map_err(|e| StoreError::io("protect", dir, e))
+    disk::private_dir(dir)
+        .map(drop)
+        .map_err(|e| StoreError::io("create", dir, e))
 }
 
 /// Takes the rights of group and others from every file below a directory: sled uses the umask.
@@ -67,9 +53,7 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| StoreError::io("sync", dir, e))
+    disk::sync_dir(dir).map_err(|e| StoreError::io("sync", dir, e))
 }
 
 /// Moves a finished, fsynced temporary file to its name, durably.
