@@ -12,14 +12,13 @@ pub fn private_dir(dir: &Path) -> io::Result<bool> {
         .ancestors()
         .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
         .collect();
-    if !new.is_empty() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-        for path in &new {
-            sync_dir(parent(path))?;
-        }
+    // Also where something is there, which may be no directory.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
+    for path in &new {
+        sync_dir(parent(path))?;
     }
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     Ok(!new.is_empty())
@@ -79,6 +78,12 @@ mod tests {
         fs::set_permissions(&deep, Permissions::from_mode(0o755)).unwrap();
         assert!(!private_dir(&deep).unwrap());
         assert_eq!(mode(&deep), 0o700);
+
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        assert!(private_dir(&file).is_err());
+        assert_eq!(mode(&file), 0o644);
     }
 
     #[test]
