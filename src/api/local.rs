@@ -132,3 +132,10 @@ pub struct LogLine {
     /// Without the line end.
     pub line: String,
 }
+
+/// An answer that is not the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// In words.
+    pub error: String,
+}
