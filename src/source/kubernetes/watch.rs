@@ -174,10 +174,11 @@ impl Watch {
         };
         let name = self.kind.name;
         match self.kind.without {
-            Without::NotInstalled if status.is_not_found() => {
+            // By the code: a server that does not know the group answers in plain text.
+            Without::NotInstalled if status.code == 404 => {
                 Some(format!("{name} is not installed in the cluster"))
             }
-            Without::Less if status.is_forbidden() || status.is_not_found() => {
+            Without::Less if matches!(status.code, 403 | 404) => {
                 Some(format!("{name} may not be read: {}", status.message))
             }
             _ => None,
