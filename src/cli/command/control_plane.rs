@@ -19,7 +19,7 @@ use crate::source::kubernetes::Access;
 Examples:
   meshctl control-plane
   meshctl control-plane --source files=./manifests
-  meshctl control-plane --source kubernetes   follows the cluster of the kubeconfig
+  meshctl control-plane --source kubernetes   follows a cluster
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
 
 It is ready when `meshctl check` says so.

@@ -123,8 +123,13 @@ fn note(status: &channel::Sender<Status>, wall: &Wall, word: Word) -> Vec<Change
         tracing::info!("{reason}; it is looked for now and then");
     }
     if let Some((kind, reason)) = lost {
-        let cluster = &status.borrow().cluster;
-        tracing::warn!(%cluster, kind, %reason, "Kubernetes does not answer; what is known stays in force");
+        let status = status.borrow();
+        let cluster = &status.cluster;
+        if status.complete() {
+            tracing::warn!(%cluster, kind, %reason, "Kubernetes does not answer; what is known stays in force");
+        } else {
+            tracing::warn!(%cluster, kind, %reason, "Kubernetes does not answer; proxies are served once it has");
+        }
     }
     if back {
         let cluster = &status.borrow().cluster;

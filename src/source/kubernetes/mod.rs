@@ -209,9 +209,8 @@ async fn configuration(access: &Access) -> Result<(Config, String), KubernetesEr
             .await
             .map_err(|error| KubernetesError::NoCluster(Box::new(error)))?
     };
-    let cluster = access
-        .context
-        .clone()
-        .unwrap_or_else(|| config.cluster_url.to_string());
+    let server = config.cluster_url.to_string();
+    let cluster = access.context.as_deref().unwrap_or(&server);
+    let cluster = cluster.trim_end_matches('/').to_owned();
     Ok((config, cluster))
 }

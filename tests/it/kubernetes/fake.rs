@@ -37,6 +37,8 @@ struct Cluster {
     /// Watches that begin before this version have missed something.
     oldest: u64,
     groups: BTreeSet<String>,
+    /// Plurals that the client's account may not read.
+    forbidden: BTreeSet<String>,
     lists: u64,
     watches: u64,
     /// How long a page takes.
@@ -202,6 +204,11 @@ impl Fake {
         self.lock(|cluster| cluster.groups.insert(group.to_owned()));
     }
 
+    /// The account may not list and watch these any more.
+    pub(crate) fn forbid(&self, plural: &str) {
+        self.lock(|cluster| cluster.forbidden.insert(plural.to_owned()));
+    }
+
     /// Pages that were listed, and watches that were begun.
     pub(crate) fn asked(&self) -> (u64, u64) {
         self.lock(|cluster| (cluster.lists, cluster.watches))
@@ -301,6 +308,11 @@ async fn answer(
 ) -> Response {
     if !shared.cluster.lock().unwrap().groups.contains(&of.0) {
         return not_found();
+    }
+    if shared.cluster.lock().unwrap().forbidden.contains(&of.1) {
+        let said = format!("{} is forbidden: User \"me\" cannot list it", of.1);
+        let said = status(403, "Forbidden", &said);
+        return (StatusCode::FORBIDDEN, Json(said)).into_response();
     }
     if parameters.get("watch").is_some_and(|watch| watch == "true") {
         let from = parameters["resourceVersion"].parse().unwrap();

@@ -11,6 +11,7 @@ use fake::Fake;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
+use meshctl::rt::Tasks;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
@@ -541,9 +542,10 @@ async fn a_malformed_object_hurts_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_served_before_the_first_lists() {
+async fn proxies_are_served_once_everything_has_been_listed() {
     let mut fake = Fake::dead();
     bookinfo(&fake);
+    fake.forbid("nodes");
     let mesh = Mesh::start(&fake);
     mesh.until("the loss to be noticed", "/check", |(status, check)| {
         *status == 200 && check.to_string().contains("proxies are not served yet")
@@ -552,8 +554,34 @@ async fn nothing_is_served_before_the_first_lists() {
     assert_eq!(mesh.ask("/ready").await.0, 503);
     let check = mesh.run(&["check"]);
     assert_eq!(check.status.code(), Some(1), "{check:?}");
+
+    let (_, version) = mesh.ask("/version").await;
+    let xds = version["xdsAddress"].as_str().unwrap().parse().unwrap();
+    let tasks = Tasks::new();
+    let mut proxy = crate::ads::proxy("p", xds, None, &tasks).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), proxy.view.changed()).await;
+    assert!(
+        early.is_err(),
+        "a proxy was told of a world that is not known yet"
+    );
+    assert_eq!(mesh.ask("/proxies").await.1, json!([]));
+
     fake.revive();
     mesh.until("the first lists", "/ready", |(status, _)| *status == 200)
         .await;
     mesh.until_split(&[90, 10]).await;
+    let subset = "outbound|9080|v1|reviews.default.svc.cluster.local";
+    crate::stand::until("the view", 30, || {
+        let view = proxy.view.load();
+        let endpoints = &view.endpoints.get(subset)?.endpoints;
+        (endpoints.len() == 1 && endpoints[0].mtls).then_some(())
+    })
+    .await;
+    // What may not be read and can be done without is said.
+    let (_, check) = mesh.ask("/check").await;
+    assert!(
+        check.to_string().contains("Node may not be read"),
+        "{check}"
+    );
+    tasks.end().await;
 }
