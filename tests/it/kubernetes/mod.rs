@@ -426,8 +426,8 @@ async fn an_expired_history_is_listed_again_without_an_empty_world_in_between() 
     let mesh = Mesh::ready(&fake).await;
     mesh.until_split(&[90, 10]).await;
     let before = fake.asked();
-    // Every page takes a while, so that a world of half a list would be seen.
-    fake.expire(Duration::from_millis(100), |delete| {
+    // A page takes far longer than changes are gathered for, so that a world of half a list would be seen.
+    fake.expire(Duration::from_millis(400), |delete| {
         delete("Service", "details");
         delete("Pod", "reviews-2");
     });
