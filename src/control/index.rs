@@ -1,7 +1,7 @@
 //! The one writer of the world.
 //!
 //! Owns the objects that people applied and the instances that registered, keeps both in the store,
-//! and publishes a new world after each change that the store has acknowledged. A change is refused
+//! puts what a cluster holds beside them (`follow`), and publishes a new world after each change that the store has acknowledged. A change is refused
 //! whole when it brings an error with it. Who may ask, and how the world reaches proxies, is left
 //! to `rest`, `ads` and `push`.
 
@@ -21,6 +21,7 @@ use crate::resource::{self, Key, Object, Objects};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
+use super::follow::Followed;
 use super::push::Revised;
 use super::registry::Registered;
 
@@ -36,22 +37,24 @@ pub struct Index {
 /// What the writer knows; held while a write is under way, so that writes have an order.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    objects: Objects,
+    pub(super) objects: Objects,
+    pub(super) followed: Followed,
     stored: BTreeMap<Key, Stamp>,
     pub(super) instances: BTreeMap<(String, String), Registered>,
     /// Number of the newest change of configuration.
     revision: u64,
     /// Number of the newest world, instances included.
     generation: u64,
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
 }
 
 /// When an object was made and last changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    created_unix_ms: u64,
-    changed_unix_ms: u64,
-    revision: u64,
+pub(super) struct Stamp {
+    pub(super) created_unix_ms: u64,
+    pub(super) changed_unix_ms: u64,
+    /// 0 for what was not changed here.
+    pub(super) revision: u64,
 }
 
 /// An object as it is kept.
@@ -157,7 +160,9 @@ impl Index {
 
     /// What is wrong with the configuration in force.
     pub async fn findings(&self) -> Vec<Finding> {
-        self.state.lock().await.findings.clone()
+        let state = self.state.lock().await;
+        let own = state.followed.findings();
+        own.chain(&state.findings).cloned().collect()
     }
 
     /// Applies manifests: all of them or none.
@@ -189,6 +194,8 @@ impl Index {
     /// world that holds it.
     pub async fn change(&self, edit: Edit) -> Result<(ApplyReport, u64), Problem> {
         let mut state = self.state.lock().await;
+        let put: Vec<Key> = edit.put.iter().map(Object::key).collect();
+        state.followed.refuse(put.iter().chain(&edit.remove))?;
         let mut objects = state.objects.clone();
         let mut outcomes = Vec::new();
         let mut before = Vec::new();
@@ -312,7 +319,7 @@ impl Index {
     ) -> Vec<ResourceReport> {
         let state = self.state.lock().await;
         state
-            .objects
+            .union(&state.objects)
             .iter()
             .filter(|(key, _)| {
                 key.kind == kind
@@ -320,7 +327,9 @@ impl Index {
                     && name.is_none_or(|name| key.name == name)
             })
             .map(|(key, object)| {
-                let stamp = state.stored.get(key).copied().unwrap_or_default();
+                let followed = state.followed.stamps.get(key);
+                let stamp = followed.or_else(|| state.stored.get(key));
+                let stamp = stamp.copied().unwrap_or_default();
                 ResourceReport {
                     kind: key.kind.clone(),
                     namespace: key.namespace.clone(),
@@ -337,7 +346,8 @@ impl Index {
     /// Every kind of which there is an object.
     pub async fn kinds(&self) -> BTreeSet<String> {
         let state = self.state.lock().await;
-        state.objects.keys().map(|key| key.kind.clone()).collect()
+        let union = state.union(&state.objects);
+        union.keys().map(|key| key.kind.clone()).collect()
     }
 
     /// The newest changes first.
@@ -358,13 +368,8 @@ impl Index {
 }
 
 impl State {
-    fn lower(&self, objects: &Objects) -> (World, Vec<Finding>) {
-        let instances: BTreeMap<_, _> = self
-            .instances
-            .iter()
-            .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)))
-            .collect();
-        resource::lower(objects, Arc::new(instances))
+    pub(super) fn lower(&self, applied: &Objects) -> (World, Vec<Finding>) {
+        resource::lower(&self.union(applied), Arc::new(self.running()))
     }
 }
 

@@ -210,13 +210,7 @@ impl Index {
     fn publish_instances(&self, state: &mut State) {
         let world = World {
             config: Arc::clone(&self.world.load().world.config),
-            instances: Arc::new(
-                state
-                    .instances
-                    .iter()
-                    .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)))
-                    .collect(),
-            ),
+            instances: Arc::new(state.running()),
         };
         self.publish(state, world);
     }
