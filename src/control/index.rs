@@ -1,11 +1,10 @@
 //! The one writer of the world.
 //!
-//! Owns the objects that people applied and the instances that registered, keeps both in the store,
-//! puts what a cluster holds beside them (`follow`), and publishes a new world after each change that the store has acknowledged. A change is refused
-//! whole when it brings an error with it. Who may ask, and how the world reaches proxies, is left
-//! to `rest`, `ads` and `push`.
+//! Keeps what people applied in the store, and publishes a new world after each change that the store
+//! has acknowledged. A change is refused whole when it brings an error with it. What is known meanwhile
+//! is in `known`; who may ask, and how the world reaches proxies, is left to `rest`, `ads` and `push`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,13 +16,12 @@ use crate::api::resources::{
 };
 use crate::api::{Problem, Reason};
 use crate::mesh::{Finding, Severity, World};
-use crate::resource::{self, Key, Object, Objects};
+use crate::resource::{self, Key, Object};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
-use super::follow::Followed;
+use super::known::{Registered, Stamp, State};
 use super::push::Revised;
-use super::registry::Registered;
 
 /// Objects, instances and the world that they make.
 #[derive(Debug)]
@@ -32,29 +30,6 @@ pub struct Index {
     pub(super) wall: Wall,
     pub(super) state: Mutex<State>,
     pub(super) world: Published<Revised>,
-}
-
-/// What the writer knows; held while a write is under way, so that writes have an order.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) objects: Objects,
-    pub(super) followed: Followed,
-    stored: BTreeMap<Key, Stamp>,
-    pub(super) instances: BTreeMap<(String, String), Registered>,
-    /// Number of the newest change of configuration.
-    revision: u64,
-    /// Number of the newest world, instances included.
-    generation: u64,
-    pub(super) findings: Vec<Finding>,
-}
-
-/// When an object was made and last changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    pub(super) created_unix_ms: u64,
-    pub(super) changed_unix_ms: u64,
-    /// 0 for what was not changed here.
-    pub(super) revision: u64,
 }
 
 /// An object as it is kept.
@@ -364,12 +339,6 @@ impl Index {
             .filter_map(|(_, bytes)| serde_json::from_slice::<Change>(bytes).ok())
             .map(|change| change.entry)
             .collect())
-    }
-}
-
-impl State {
-    pub(super) fn lower(&self, applied: &Objects) -> (World, Vec<Finding>) {
-        resource::lower(&self.union(applied), Arc::new(self.running()))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod canary;
 pub mod check;
 mod follow;
 pub mod index;
+mod known;
 pub mod push;
 pub mod registry;
 pub mod report;

@@ -6,61 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::api::registry::{InstanceReport, Lease, Registration};
 use crate::api::{Problem, Reason};
 use crate::mesh::{Health, Instance, World};
 use crate::source::store::{Batch, Tree};
 
-use super::index::{Index, State, encode, problem};
+use super::index::{Index, encode, problem};
+use super::known::{KeptInstance, Registered, State};
 
 /// How often terms are looked at.
 pub const SWEEP: Duration = Duration::from_millis(500);
-
-/// An instance and its term.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Registered {
-    pub(super) instance: Arc<Instance>,
-    ttl_seconds: u32,
-    seen_unix_ms: u64,
-}
-
-/// An instance as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    instance: Instance,
-    ttl_seconds: u32,
-}
-
-impl Registered {
-    /// Reads what was kept; its term starts anew.
-    pub(super) fn from_bytes(bytes: &[u8], now_unix_ms: u64) -> Option<Self> {
-        let kept: Kept = serde_json::from_slice(bytes).ok()?;
-        Some(Self {
-            instance: Arc::new(kept.instance),
-            ttl_seconds: kept.ttl_seconds,
-            seen_unix_ms: now_unix_ms,
-        })
-    }
-
-    pub(super) fn key(&self) -> (String, String) {
-        (self.instance.namespace.clone(), self.instance.name.clone())
-    }
-
-    fn expires_unix_ms(&self) -> u64 {
-        match self.ttl_seconds {
-            0 => 0,
-            seconds => self.seen_unix_ms + u64::from(seconds) * 1_000,
-        }
-    }
-
-    fn lease(&self) -> Lease {
-        Lease {
-            expires_unix_ms: self.expires_unix_ms(),
-        }
-    }
-}
 
 impl Index {
     /// Registers or renews an instance.
@@ -92,7 +47,7 @@ impl Index {
                 )
                 .hint("deregister that one first, or wait until its term ends"));
             }
-            let kept = Kept {
+            let kept = KeptInstance {
                 instance: (*registered.instance).clone(),
                 ttl_seconds,
             };
