@@ -167,10 +167,13 @@ impl IdentityError {
                 id.namespace, id.service_account
             )),
             Self::NoPin => {
-                Some("copy the whole token, or give the root with --roots FILE".to_owned())
+                Some("copy the whole token, from mj_ to its last digit".to_owned())
             }
             Self::OtherIdentity { .. } => {
-                Some("use another --dir, or the name that the certificate was made for".to_owned())
+                Some(
+                    "give another --name (or --home), or the --namespace and --service-account that the certificate was made for"
+                        .to_owned(),
+                )
             }
             Self::Root { .. } => Some(
                 "the token is of another mesh, or someone stands between; make a new token"

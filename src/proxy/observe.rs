@@ -45,6 +45,7 @@ pub(crate) fn request(
         source,
         destination,
         service: ended.service,
+        route: ended.route,
         code: ended.status,
         grpc_status: ended.grpc_status.filter(|_| grpc),
         flag: ended.flag,

@@ -119,6 +119,9 @@ pub const BOUNDS_TEXT: [&str; 19] = [
     "30000", "60000", "300000", "600000", "1800000", "3600000",
 ];
 
+/// Label of request metrics beyond Istio's: the route that the caller's proxy took.
+pub const ROUTE: &str = "route_name";
+
 /// Label names of every standard metric, in the order of `event`'s values.
 pub const LABELS: [&str; 21] = [
     "reporter",

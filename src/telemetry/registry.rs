@@ -9,11 +9,13 @@ use crate::mesh::cluster::ServiceRef;
 use super::event::ServiceLabels;
 use super::names::{self, BOUNDS_MILLI, Metric};
 use super::recorder::{HistogramCells, HttpCells, TcpCells};
-use super::{HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+use super::{
+    HttpKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, Security, ServiceId, TcpKey,
+};
 
 /// Distinct label sets of a kind; what comes after is counted under `unknown`.
 pub const MAX_SERIES: usize = 4096;
-/// Distinct peers and services; what comes after is `unknown`.
+/// Distinct peers, services and routes; what comes after is `unknown`.
 pub const MAX_NAMES: usize = 4096;
 
 /// The label sets and cells of a process.
@@ -28,6 +30,7 @@ pub struct Registry {
 struct Inner {
     peers: Interned<PeerLabels>,
     services: Interned<ServiceLabels>,
+    routes: Interned<String>,
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
     cluster_id: String,
@@ -175,6 +178,11 @@ impl Registry {
         }))
     }
 
+    /// Interns the label of a route.
+    pub fn route(&self, label: &str) -> RouteId {
+        RouteId(self.lock().routes.id(label.to_owned()))
+    }
+
     /// New cells for one worker under `key`, or under `unknown` when there are too many.
     pub fn http_cells(&self, key: HttpKey) -> Arc<HttpCells> {
         let mut inner = self.lock();
@@ -313,6 +321,9 @@ impl Inner {
                 .map_or_else(String::new, |status| status.to_string()),
         ));
         labels.push(("response_flags", key.flag.name().to_owned()));
+        if key.route != RouteId::default() {
+            labels.push((names::ROUTE, self.routes.get(key.route.0)));
+        }
         labels
     }
 
@@ -380,6 +391,7 @@ mod tests {
             source: PeerId(0),
             destination: PeerId(0),
             service: ServiceId(0),
+            route: RouteId(0),
             code,
             grpc_status: None,
             flag: Flag::None,
@@ -407,6 +419,29 @@ mod tests {
         };
         assert_eq!((cumulative[1], cumulative[2], *count), (0, 2, 2));
         assert!((sum - 6.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_route_is_a_label_where_one_was_taken() {
+        let registry = Arc::new(Registry::new(""));
+        let recorder = Recorder::new(Arc::clone(&registry));
+        let jason = registry.route("jason");
+        assert_eq!(registry.route("jason"), jason);
+        assert_eq!(registry.route(""), RouteId::default());
+        for route in [jason, RouteId::default()] {
+            recorder.http(HttpKey { route, ..key(200) }, Duration::ZERO, 0, 0);
+        }
+        let text = text::render(&registry.gather());
+        let totals: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total"))
+            .collect();
+        assert_eq!(totals.len(), 2, "{text}");
+        assert_eq!(text.matches("route_name=\"jason\"} 1").count(), 1, "{text}");
+        assert!(
+            totals.iter().any(|line| !line.contains("route_name")),
+            "{text}"
+        );
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Options {
     pub base_env: Vec<(String, String)>,
     /// For sidecars and the control plane only, on top of `base_env`.
     pub own_env: Vec<(String, String)>,
+    /// More arguments for every sidecar.
+    pub sidecar_args: Vec<String>,
     /// The control plane that sidecars are to use.
     pub control_plane: ControlPlane,
     /// How long the control plane may take to become ready.
@@ -113,6 +115,7 @@ impl Supervisor {
             executable: options.executable.clone(),
             pods_dir: own_dir.join("pods"),
             base_env: options.base_env.clone(),
+            sidecar_args: options.sidecar_args.clone(),
             control_plane: bring_up::listening(&options.control_plane.address, listen_ip),
             first_free_port: first_free_port(options.isolation),
         };
