@@ -54,7 +54,7 @@ const PAGES: &[(&[&str], &[&str])] = &[
     (
         &["proxies"],
         &[
-            "NAME", "SYNCED", "CDS", "EDS", "LDS", "RDS", "REVISION", "SINCE",
+            "NAME", "SYNCED", "CDS", "EDS", "LDS", "RDS", "WORLD", "SINCE",
         ],
     ),
     (
