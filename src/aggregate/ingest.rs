@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry::names::REQUEST_DURATION;
+use crate::telemetry::names::{REQUEST_DURATION, RETRIES};
 
 use super::histogram::Histogram;
 use super::sample::{Sample, Value};
@@ -96,7 +96,7 @@ fn count(cell: &mut Cell, sample: &Sample, more: u64) {
                 _ => {}
             }
         }
-        "meshctl_retries_total" => cell.retries += more,
+        name if name == RETRIES.name => cell.retries += more,
         "istio_tcp_connections_opened_total" => {
             cell.tcp_opened += more;
             if sample.label("connection_security_policy") == "mutual_tls" {

@@ -44,6 +44,9 @@ pub(super) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
 pub(super) struct Refusal {
     /// In words.
     pub(super) error: String,
+    /// The containers that there are, where one was asked for that there is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) containers: Vec<String>,
 }
 
 async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
@@ -63,7 +66,8 @@ async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
         }
         Err(error) => {
             let error = format!("not a request: {error}");
-            send(&mut write, &Refusal { error }).await
+            let containers = Vec::new();
+            send(&mut write, &Refusal { error, containers }).await
         }
     }
 }
@@ -96,8 +100,12 @@ impl Source {
 async fn logs(to: &mut OwnedWriteHalf, shared: &Shared, query: &LogsQuery) -> std::io::Result<()> {
     let sources = shared.logs(query);
     if sources.is_empty() {
-        let error = query.name.clone().unwrap_or_default();
-        return send(to, &Refusal { error }).await;
+        let containers = shared.containers_of(query);
+        let error = match &query.container {
+            Some(container) if !containers.is_empty() => container.clone(),
+            _ => query.name.clone().unwrap_or_default(),
+        };
+        return send(to, &Refusal { error, containers }).await;
     }
     let mut followed: Vec<(Source, Cursor, watch::Receiver<u64>)> = Vec::new();
     let mut lines = Vec::new();

@@ -52,9 +52,12 @@ pub(crate) fn request(
         protocol: if grpc { Protocol::Grpc } else { Protocol::Http },
         security,
     };
-    worker
-        .recorder
-        .http(key, duration, head_bytes + ended.received, ended.sent);
+    worker.recorder.http(
+        key,
+        (duration, ended.retries),
+        head_bytes + ended.received,
+        ended.sent,
+    );
     let (Some(mut record), Some(log)) = (log, &worker.shared.log) else {
         return;
     };

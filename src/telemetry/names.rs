@@ -84,6 +84,8 @@ pub const TCP_CLOSED: Metric = counter(
     "istio_tcp_connections_closed_total",
     "TCP connections closed.",
 );
+/// Tries after the first, by how the request ended.
+pub const RETRIES: Metric = counter("meshctl_retries_total", "Tries after the first.");
 /// Events that were counted under `unknown`, because there were too many label sets.
 pub const OVERFLOW: Metric = counter(
     "meshctl_metrics_overflow_total",

@@ -213,6 +213,7 @@ impl Registry {
     pub fn gather(&self) -> Vec<Family> {
         let inner = self.lock();
         let mut requests = Vec::new();
+        let mut retries = Vec::new();
         let mut duration = Vec::new();
         let mut request_bytes = Vec::new();
         let mut response_bytes = Vec::new();
@@ -224,6 +225,10 @@ impl Registry {
             };
             let count = cells.iter().map(|cells| cells.requests.get()).sum();
             requests.push(sample(Value::Counter(count)));
+            let again = cells.iter().map(|cells| cells.retries.get()).sum();
+            if again > 0 {
+                retries.push(sample(Value::Counter(again)));
+            }
             duration.push(sample(merged(cells.iter().map(|cells| &cells.duration))));
             request_bytes.push(sample(merged(
                 cells.iter().map(|cells| &cells.request_bytes),
@@ -247,6 +252,7 @@ impl Registry {
             (names::REQUEST_DURATION, duration),
             (names::REQUEST_BYTES, request_bytes),
             (names::RESPONSE_BYTES, response_bytes),
+            (names::RETRIES, retries),
             (names::TCP_OPENED, tcp(|cells| cells.opened.get())),
             (names::TCP_CLOSED, tcp(|cells| cells.closed.get())),
             (names::TCP_SENT, tcp(|cells| cells.sent.get())),
@@ -405,7 +411,7 @@ mod tests {
         let registry = Arc::new(Registry::new("Kubernetes"));
         for _ in 0..2 {
             let recorder = Recorder::new(Arc::clone(&registry));
-            recorder.http(key(200), Duration::from_millis(3), 10, 0);
+            recorder.http(key(200), (Duration::from_millis(3), 0), 10, 0);
         }
         let families = registry.gather();
         assert_eq!(families[0].samples[0].value, Value::Counter(2));
@@ -429,7 +435,7 @@ mod tests {
         assert_eq!(registry.route("jason"), jason);
         assert_eq!(registry.route(""), RouteId::default());
         for route in [jason, RouteId::default()] {
-            recorder.http(HttpKey { route, ..key(200) }, Duration::ZERO, 0, 0);
+            recorder.http(HttpKey { route, ..key(200) }, (Duration::ZERO, 0), 0, 0);
         }
         let text = text::render(&registry.gather());
         let totals: Vec<&str> = text
@@ -444,6 +450,19 @@ mod tests {
     }
 
     #[test]
+    fn only_retries_that_were_made_are_told() {
+        let registry = Arc::new(Registry::new(""));
+        let recorder = Recorder::new(Arc::clone(&registry));
+        recorder.http(key(200), (Duration::ZERO, 0), 0, 0);
+        recorder.http(key(503), (Duration::ZERO, 2), 0, 0);
+        let families = registry.gather();
+        let retries = families.iter().find(|f| f.metric == names::RETRIES);
+        let samples = &retries.unwrap().samples;
+        assert_eq!(samples.len(), 1);
+        assert_eq!(samples[0].value, Value::Counter(2));
+    }
+
+    #[test]
     fn label_sets_are_bounded() {
         let registry = Arc::new(Registry::new(""));
         let recorder = Recorder::new(Arc::clone(&registry));
@@ -452,7 +471,7 @@ mod tests {
                 source: PeerId(peer),
                 ..key(200)
             };
-            recorder.http(key, Duration::ZERO, 0, 0);
+            recorder.http(key, (Duration::ZERO, 0), 0, 0);
         }
         let counted: u64 = registry.gather()[0]
             .samples

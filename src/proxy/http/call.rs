@@ -61,8 +61,8 @@ pub(crate) struct Ended {
     pub(crate) sent: u64,
     pub(crate) destination: PeerId,
     pub(crate) service: ServiceId,
-    /// The caller's route; the callee's side has none to tell.
     pub(crate) route: RouteId,
+    pub(crate) retries: u32,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) upstream_time: Option<Duration>,
@@ -85,6 +85,7 @@ impl Ended {
             destination: PeerId::default(),
             service,
             route: RouteId::default(),
+            retries: 0,
             upstream: None,
             upstream_local: None,
             upstream_time: None,
@@ -223,6 +224,7 @@ impl<'c> Calling<'c> {
                 );
                 if held.is_some() {
                     left -= 1;
+                    self.ended.retries += 1;
                     let wait = backoff
                         .as_mut()
                         .map_or(Duration::ZERO, |backoff| backoff.next(fastrand::f64()));

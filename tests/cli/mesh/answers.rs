@@ -353,6 +353,15 @@ pub(super) fn traffic(mesh: &Mesh) {
     let top = all(&["top", "-t", "1m"], "reviews.default");
     assert_eq!(names(&top, "version"), ["v1", "v3"]);
 
+    // The sample application answers what it is asked for; the mesh's own policy tries 503 again.
+    assert_eq!(mesh.through("http://ratings:9080/status/503").0, 503);
+    let failed = until("the failure", || {
+        let report = mesh.json(&["stats", "ratings"]);
+        let row = report["rows"][0].clone();
+        (number(&row["successPercent"]) < 100.0).then_some(row)
+    });
+    assert_eq!(failed["retries"], 2, "{failed}");
+
     let status = mesh.json(&["canary", "status", "reviews"]);
     assert_eq!(status["service"], "reviews.default");
     let measured: f64 = status["versions"]
@@ -415,6 +424,11 @@ pub(super) fn traffic(mesh: &Mesh) {
     assert_eq!(line["container"], "proxy");
     assert_eq!(line["stream"], "stdout");
     assert_eq!(line["pod"], mesh.pod("productpage")["name"]);
+    let other = mesh.run(&["logs", "reviews", "-c", "sidecar"]).exits(1);
+    assert_eq!(
+        other.stderr,
+        "error: no container is called \"sidecar\"\nhint: its containers: proxy, reviews\n"
+    );
     let plain = mesh.run(&["logs", "control-plane", "--tail", "1"]).exits(0);
     assert_eq!(plain.stdout.lines().count(), 1);
 }
