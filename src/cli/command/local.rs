@@ -18,7 +18,9 @@ use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
 use crate::cli::{logging, settings};
 use crate::local::plan::{Isolation, Pod};
-use crate::local::supervisor::{ControlPlane, Daemon, Mesh, Options, Supervisor, daemonise};
+use crate::local::supervisor::{
+    ControlPlane, Daemon, Mesh, Options, Supervisor, daemonise, rehearse,
+};
 use crate::local::{self, LocalError};
 use crate::rt::now;
 
@@ -98,6 +100,7 @@ pub(crate) async fn up(args: Args, cx: &Context) -> Result<(), CliError> {
             "the files hold no Deployment, StatefulSet or Pod",
         ));
     }
+    rehearse(&pods, isolation(args.isolation)).map_err(failed)?;
     alone(cx).await?;
     install::ensure(cx)?;
     if args.detach {

@@ -7,6 +7,19 @@ use serde_json::{Value, json};
 use super::super::run::mode;
 use super::{Mesh, project, until};
 
+/// A named route that is tried again.
+const RETRIES: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings}
+spec:
+  hosts: [ratings]
+  http:
+  - name: again
+    retries: {attempts: 2, retryOn: 5xx}
+    route: [{destination: {host: ratings}}]
+";
+
 /// Requests through the page before anything is measured.
 const REQUESTS: usize = 40;
 
@@ -353,14 +366,22 @@ pub(super) fn traffic(mesh: &Mesh) {
     let top = all(&["top", "-t", "1m"], "reviews.default");
     assert_eq!(names(&top, "version"), ["v1", "v3"]);
 
-    // The sample application answers what it is asked for; the mesh's own policy tries 503 again.
+    // The sample application answers what it is asked for.
+    mesh.home.write("retries.yaml", RETRIES);
+    mesh.run(&["apply", "-f", "retries.yaml"]).exits(0);
     assert_eq!(mesh.through("http://ratings:9080/status/503").0, 503);
     let failed = until("the failure", || {
-        let report = mesh.json(&["stats", "ratings"]);
-        let row = report["rows"][0].clone();
-        (number(&row["successPercent"]) < 100.0).then_some(row)
+        let report = mesh.json(&["stats", "ratings", "--by", "route"]);
+        let rows = report["rows"].as_array().unwrap().iter();
+        let mut failing = rows.filter(|row| row["route"] == "again");
+        failing.next().cloned()
     });
+    assert_eq!(
+        (&failed["requests"], &failed["successPercent"]),
+        (&json!(1), &json!(0.0))
+    );
     assert_eq!(failed["retries"], 2, "{failed}");
+    mesh.run(&["delete", "vs", "ratings"]).exits(0);
 
     let status = mesh.json(&["canary", "status", "reviews"]);
     assert_eq!(status["service"], "reviews.default");
