@@ -132,3 +132,13 @@ pub struct LogLine {
     /// Without the line end.
     pub line: String,
 }
+
+/// An answer that is not the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// In words.
+    pub error: String,
+    /// The containers that there are, where one was asked for that there is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<String>,
+}

@@ -10,15 +10,19 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::context::Context;
 
+/// Libraries whose log we say in our own words.
+const SAID_HERE: &str = "kube_client=off,kube_runtime=off";
+
 /// Starts logging to standard error for a command that serves. `RUST_LOG` wins over `-v`, which
 /// wins over `level`.
 pub(crate) fn start(cx: &Context, level: &str) {
     let settings = &cx.settings;
+    // kube reports each attempt as an error; its source here says what matters of them, once.
     let level = match (settings.quiet, settings.verbose) {
-        (true, _) => "error",
-        (false, 0) => level,
-        (false, 1) => "meshctl=debug,info",
-        (false, _) => "trace",
+        (true, _) => format!("error,{SAID_HERE}"),
+        (false, 0) => format!("{level},{SAID_HERE}"),
+        (false, 1) => format!("meshctl=debug,info,{SAID_HERE}"),
+        (false, _) => "trace".to_owned(),
     };
     let filter = settings
         .environment

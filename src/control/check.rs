@@ -3,6 +3,7 @@
 use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use crate::mesh::Severity;
 use crate::rt::Tasks;
+use crate::source::kubernetes::{Standing, Status};
 
 use super::Control;
 use super::index::analyses;
@@ -15,14 +16,18 @@ const MOST_FINDINGS: usize = 20;
 
 /// Looks at store, authority, configuration and proxies.
 pub async fn run(control: &Control) -> CheckReport {
-    CheckReport {
-        sections: vec![
-            section("store", store(control).await),
-            section("identity", identity(control)),
-            section("configuration", configuration(control).await),
-            section("proxies", proxies(control)),
-        ],
+    let mut sections = vec![
+        section("store", store(control).await),
+        section("identity", identity(control)),
+        section("configuration", configuration(control).await),
+        section("proxies", proxies(control)),
+    ];
+    if let Some(seen) = &control.kubernetes {
+        let status = seen.borrow().clone();
+        let checks = vec![kubernetes(&status, control.wall.millis())];
+        sections.insert(2, section("sources", checks));
     }
+    CheckReport { sections }
 }
 
 fn section(name: &str, checks: Vec<Check>) -> CheckSection {
@@ -144,6 +149,41 @@ async fn configuration(control: &Control) -> Vec<Check> {
         checks.push(check(&more, CheckStatus::Warning, "", ""));
     }
     checks
+}
+
+fn kubernetes(status: &Status, now_unix_ms: u64) -> Check {
+    let text = format!("Kubernetes is followed ({})", status.cluster);
+    if let Some((kind, reason, since_unix_ms)) = status.away() {
+        let seconds = now_unix_ms.saturating_sub(since_unix_ms) / 1_000;
+        // Without the first lists nothing is served; after them the last good world is.
+        let (state, effect) = if status.complete() {
+            (CheckStatus::Warning, "what is known stays in force")
+        } else {
+            (CheckStatus::Failed, "proxies are not served yet")
+        };
+        let detail = format!("no answer for {kind} for {seconds} s: {reason}; {effect}");
+        let hint = "see whether the API server runs and whether this account may list and watch";
+        return check(&text, state, detail, hint);
+    }
+    if !status.complete() {
+        let waiting: Vec<&str> = status
+            .kinds
+            .iter()
+            .filter(|kind| !kind.listed)
+            .map(|kind| kind.kind)
+            .collect();
+        let detail = format!("the first list of {} is not there yet", waiting.join(", "));
+        return check(&text, CheckStatus::Failed, detail, "wait a moment");
+    }
+    let counts: Vec<String> = status
+        .kinds
+        .iter()
+        .map(|kind| match &kind.standing {
+            Standing::Missing(reason) => reason.clone(),
+            _ => format!("{} {}", kind.objects, kind.kind),
+        })
+        .collect();
+    check(&text, CheckStatus::Ok, counts.join(", "), "")
 }
 
 fn proxies(control: &Control) -> Vec<Check> {

@@ -1,11 +1,10 @@
 //! The one writer of the world.
 //!
-//! Owns the objects that people applied and the instances that registered, keeps both in the store,
-//! and publishes a new world after each change that the store has acknowledged. A change is refused
-//! whole when it brings an error with it. Who may ask, and how the world reaches proxies, is left
-//! to `rest`, `ads` and `push`.
+//! Keeps what people applied in the store, and publishes a new world after each change that the store
+//! has acknowledged. A change is refused whole when it brings an error with it. What is known meanwhile
+//! is in `known`; who may ask, and how the world reaches proxies, is left to `rest`, `ads` and `push`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,12 +16,12 @@ use crate::api::resources::{
 };
 use crate::api::{Problem, Reason};
 use crate::mesh::{Finding, Severity, World};
-use crate::resource::{self, Key, Object, Objects};
+use crate::resource::{self, Key, Object};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
+use super::known::{Registered, Stamp, State};
 use super::push::Revised;
-use super::registry::Registered;
 
 /// Objects, instances and the world that they make.
 #[derive(Debug)]
@@ -31,34 +30,6 @@ pub struct Index {
     pub(super) wall: Wall,
     pub(super) state: Mutex<State>,
     pub(super) world: Published<Revised>,
-}
-
-/// What the writer knows; held while a write is under way, so that writes have an order.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    objects: Objects,
-    stored: BTreeMap<Key, Stamp>,
-    pub(super) instances: BTreeMap<(String, String), Registered>,
-    /// Number of the newest change of configuration.
-    revision: u64,
-    /// Number of the newest world, instances included.
-    generation: u64,
-    findings: Vec<Finding>,
-}
-
-impl State {
-    /// Everything that people applied.
-    pub(super) fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.objects.values().map(AsRef::as_ref)
-    }
-}
-
-/// When an object was made and last changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    created_unix_ms: u64,
-    changed_unix_ms: u64,
-    revision: u64,
 }
 
 /// An object as it is kept.
@@ -164,7 +135,9 @@ impl Index {
 
     /// What is wrong with the configuration in force.
     pub async fn findings(&self) -> Vec<Finding> {
-        self.state.lock().await.findings.clone()
+        let state = self.state.lock().await;
+        let own = state.followed.findings();
+        own.chain(&state.findings).cloned().collect()
     }
 
     /// Applies manifests: all of them or none.
@@ -196,6 +169,8 @@ impl Index {
     /// world that holds it.
     pub async fn change(&self, edit: Edit) -> Result<(ApplyReport, u64), Problem> {
         let mut state = self.state.lock().await;
+        let put: Vec<Key> = edit.put.iter().map(Object::key).collect();
+        state.followed.refuse(put.iter().chain(&edit.remove))?;
         let mut objects = state.objects.clone();
         let mut outcomes = Vec::new();
         let mut before = Vec::new();
@@ -325,7 +300,7 @@ impl Index {
     ) -> Vec<ResourceReport> {
         let state = self.state.lock().await;
         state
-            .objects
+            .union(&state.objects)
             .iter()
             .filter(|(key, _)| {
                 key.kind == kind
@@ -333,7 +308,9 @@ impl Index {
                     && name.is_none_or(|name| key.name == name)
             })
             .map(|(key, object)| {
-                let stamp = state.stored.get(key).copied().unwrap_or_default();
+                let followed = state.followed.stamps.get(key);
+                let stamp = followed.or_else(|| state.stored.get(key));
+                let stamp = stamp.copied().unwrap_or_default();
                 ResourceReport {
                     kind: key.kind.clone(),
                     namespace: key.namespace.clone(),
@@ -350,7 +327,8 @@ impl Index {
     /// Every kind of which there is an object.
     pub async fn kinds(&self) -> BTreeSet<String> {
         let state = self.state.lock().await;
-        state.objects.keys().map(|key| key.kind.clone()).collect()
+        let union = state.union(&state.objects);
+        union.keys().map(|key| key.kind.clone()).collect()
     }
 
     /// The newest changes first.
@@ -367,17 +345,6 @@ impl Index {
             .filter_map(|(_, bytes)| serde_json::from_slice::<Change>(bytes).ok())
             .map(|change| change.entry)
             .collect())
-    }
-}
-
-impl State {
-    fn lower(&self, objects: &Objects) -> (World, Vec<Finding>) {
-        let instances: BTreeMap<_, _> = self
-            .instances
-            .iter()
-            .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)))
-            .collect();
-        resource::lower(objects, Arc::new(instances))
     }
 }
 

@@ -17,7 +17,9 @@ pub mod ads;
 pub mod ca;
 pub mod canary;
 pub mod check;
+mod follow;
 pub mod index;
+mod known;
 pub mod push;
 pub mod registry;
 pub mod report;
@@ -36,6 +38,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
@@ -47,7 +50,7 @@ use crate::source::store::{OpenReport, Options, Store, StoreError};
 use crate::tls;
 
 use crate::api::resources::{ApplyRequest, SourceText};
-use crate::source::files;
+use crate::source::{files, kubernetes};
 use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
@@ -74,6 +77,8 @@ pub struct ControlOptions {
     pub strict: bool,
     /// Directories whose manifests are applied, and watched.
     pub sources: Vec<PathBuf>,
+    /// A cluster whose objects are followed. Proxies are served once it is known as a whole.
+    pub kubernetes: Option<kubernetes::Access>,
     /// The clock.
     pub wall: Wall,
 }
@@ -91,6 +96,7 @@ impl ControlOptions {
             trust_domain: "cluster.local".to_owned(),
             strict: false,
             sources: Vec::new(),
+            kubernetes: None,
             wall: Wall::System,
         }
     }
@@ -151,6 +157,9 @@ pub enum ControlError {
     /// The certificate of the TLS port cannot be made.
     #[error("the TLS port has no certificate: {0}")]
     Tls(#[from] tls::Error),
+    /// The cluster cannot be followed.
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::KubernetesError),
     /// A server ended by itself.
     #[error("the {what} server ended: {source}")]
     Served {
@@ -167,6 +176,7 @@ impl ControlError {
         match self {
             Self::Home { .. } => Some("give another home with --home or MESHCTL_HOME".to_owned()),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
+            Self::Kubernetes(error) => Some(error.hint().to_owned()),
             Self::Listen {
                 source,
                 option: Some(option),
@@ -188,6 +198,10 @@ pub struct Control {
     pub(crate) numbers: Numbers,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
+    /// How things stand with the cluster, if there is one.
+    pub(crate) kubernetes: Option<watch::Receiver<kubernetes::Status>>,
+    /// Whether every source has said all there is.
+    pub(crate) complete: watch::Receiver<bool>,
     started_unix_ms: u64,
     xds_address: SocketAddr,
     tls_address: SocketAddr,
@@ -254,6 +268,14 @@ pub async fn run(
         source,
     })?;
 
+    let (known, complete) = watch::channel(options.kubernetes.is_none());
+    let mut cluster = None;
+    if let Some(access) = &options.kubernetes {
+        let followed = kubernetes::follow(access, &wall, &tasks).await?;
+        cluster = Some(followed.status);
+        let batches = followed.batches;
+        tasks.spawn("follow", follow::run(Arc::clone(&index), batches, known));
+    }
     let hub = Hub::start(hub_options(&trust, &wall), index.reader(), &tasks);
     let control = Arc::new(Control {
         index: Arc::clone(&index),
@@ -263,6 +285,8 @@ pub async fn run(
         started_unix_ms: wall.millis(),
         wall,
         opened,
+        kubernetes: cluster,
+        complete,
         xds_address,
         tls_address,
     });
@@ -278,7 +302,8 @@ pub async fn run(
         &tasks,
         ended.clone(),
     );
-    serve_http("health", rest::health_routes(), health, &tasks, ended);
+    let health_routes = rest::health_routes(Arc::clone(&control));
+    serve_http("health", health_routes, health, &tasks, ended);
     housekeeping(&control, options.sources.clone(), &tasks);
     ready(&Addresses {
         api: socket.clone(),
@@ -406,7 +431,9 @@ type Ended = tokio::sync::mpsc::Sender<ControlError>;
 
 fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, ended: Ended) {
     let routes = Routes::new(ads::Ads::new(control.hub.clone()).into_service());
+    let complete = control.complete.clone();
     tasks.spawn("xds", async move {
+        follow::completed(complete).await;
         let served = ads::server()
             .add_routes(routes)
             .serve_with_incoming(TcpListenerStream::new(listener))
@@ -441,7 +468,9 @@ fn serve_secure(
         .add_service(ads::Ads::new(control.hub.clone()).into_service())
         .add_service(ca)
         .add_service(MetricsServiceServer::new(control.numbers.clone()));
+    let complete = control.complete.clone();
     tasks.spawn("xds-tls", async move {
+        follow::completed(complete).await;
         let served = ads::server()
             .add_routes(routes)
             .serve_with_incoming(incoming)

@@ -7,8 +7,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::api::registry::{InstanceReport, Lease, Registration};
 use crate::api::{Problem, Reason};
 use crate::mesh::world::selects;
@@ -16,54 +14,11 @@ use crate::mesh::{Health, Instance, World};
 use crate::resource::Kind;
 use crate::source::store::{Batch, Tree};
 
-use super::index::{Index, State, encode, problem};
+use super::index::{Index, encode, problem};
+use super::known::{KeptInstance, Registered, State};
 
 /// How often terms are looked at.
 pub const SWEEP: Duration = Duration::from_millis(500);
-
-/// An instance and its term.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Registered {
-    pub(super) instance: Arc<Instance>,
-    ttl_seconds: u32,
-    seen_unix_ms: u64,
-}
-
-/// An instance as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    instance: Instance,
-    ttl_seconds: u32,
-}
-
-impl Registered {
-    /// Reads what was kept; its term starts anew.
-    pub(super) fn from_bytes(bytes: &[u8], now_unix_ms: u64) -> Option<Self> {
-        let kept: Kept = serde_json::from_slice(bytes).ok()?;
-        Some(Self {
-            instance: Arc::new(kept.instance),
-            ttl_seconds: kept.ttl_seconds,
-            seen_unix_ms: now_unix_ms,
-        })
-    }
-
-    pub(super) fn key(&self) -> (String, String) {
-        (self.instance.namespace.clone(), self.instance.name.clone())
-    }
-
-    fn expires_unix_ms(&self) -> u64 {
-        match self.ttl_seconds {
-            0 => 0,
-            seconds => self.seen_unix_ms + u64::from(seconds) * 1_000,
-        }
-    }
-
-    fn lease(&self) -> Lease {
-        Lease {
-            expires_unix_ms: self.expires_unix_ms(),
-        }
-    }
-}
 
 impl Index {
     /// Registers or renews an instance.
@@ -95,7 +50,7 @@ impl Index {
                 )
                 .hint("deregister that one first, or wait until its term ends"));
             }
-            let kept = Kept {
+            let kept = KeptInstance {
                 instance: (*registered.instance).clone(),
                 ttl_seconds,
             };
@@ -208,7 +163,7 @@ impl Index {
         });
         for service in claimed {
             let accounts: BTreeSet<&str> = state
-                .objects()
+                .written()
                 .filter(|object| object.metadata.namespace == service.namespace)
                 .filter_map(|object| match &object.body {
                     Kind::Pod(pod) => Some(&pod.template),
@@ -261,13 +216,7 @@ impl Index {
     fn publish_instances(&self, state: &mut State) {
         let world = World {
             config: Arc::clone(&self.world.load().world.config),
-            instances: Arc::new(
-                state
-                    .instances
-                    .iter()
-                    .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)))
-                    .collect(),
-            ),
+            instances: Arc::new(state.running()),
         };
         self.publish(state, world);
     }

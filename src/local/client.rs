@@ -9,10 +9,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use super::socket::Refusal;
 use super::state::{self, Process, State};
 use super::{LocalError, cleanup};
-use crate::api::local::{LocalRequest, LocalStatus, LogLine, LogsQuery};
+use crate::api::local::{LocalRequest, LocalStatus, LogLine, LogsQuery, Refusal};
 use crate::rt::Tasks;
 
 /// A supervisor that does not answer `ps` for this long is stuck.

@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 use tokio::sync::watch;
 
+use crate::api::local::LogLine;
 use crate::rt::Wall;
 
 /// When a file is this large it becomes the old one, and the one before that goes.
@@ -214,6 +215,25 @@ fn parse(bytes: &[u8]) -> Vec<Line> {
             })
         })
         .collect()
+}
+
+/// One container whose log is read.
+pub(super) struct Source {
+    pub(super) pod: String,
+    pub(super) container: String,
+    pub(super) log: Arc<Log>,
+}
+
+impl Source {
+    pub(super) fn line(&self, line: Line) -> LogLine {
+        LogLine {
+            pod: self.pod.clone(),
+            container: self.container.clone(),
+            time: line.time,
+            stream: line.stream,
+            line: line.text,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use super::logs::{Cursor, Line, Log};
-use super::supervisor::Shared;
-use crate::api::local::{LocalRequest, LogLine, LogsQuery};
+use super::logs::{Cursor, Source};
+use super::supervisor::shared::Shared;
+use crate::api::local::{LocalRequest, LogsQuery, Refusal};
 
 /// Longer requests are refused.
 const MAX_REQUEST: u64 = 16 << 10;
@@ -37,16 +37,6 @@ pub(super) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
             }
         }
     }
-}
-
-/// An answer that is not the one that was asked for.
-#[derive(Debug, Serialize, serde::Deserialize)]
-pub(super) struct Refusal {
-    /// In words.
-    pub(super) error: String,
-    /// The containers that there are, where one was asked for that there is not.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) containers: Vec<String>,
 }
 
 async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
@@ -76,25 +66,6 @@ async fn send(to: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Result
     let mut bytes = serde_json::to_vec(what)?;
     bytes.push(b'\n');
     to.write_all(&bytes).await
-}
-
-/// One container whose log is read.
-pub(super) struct Source {
-    pub(super) pod: String,
-    pub(super) container: String,
-    pub(super) log: Arc<Log>,
-}
-
-impl Source {
-    fn line(&self, line: Line) -> LogLine {
-        LogLine {
-            pod: self.pod.clone(),
-            container: self.container.clone(),
-            time: line.time,
-            stream: line.stream,
-            line: line.text,
-        }
-    }
 }
 
 async fn logs(to: &mut OwnedWriteHalf, shared: &Shared, query: &LogsQuery) -> std::io::Result<()> {

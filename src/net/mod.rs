@@ -7,6 +7,7 @@ pub mod capture;
 pub mod connect;
 pub(crate) mod netlink;
 pub mod original;
+pub mod rules;
 
 pub use bind::{BindOptions, bind, bind_unix};
 pub use connect::{ConnectOptions, connect};

@@ -2,7 +2,8 @@
 //!
 //! Owns reading (`parse`: text → objects, every mistake with file, line, column and how to mend it)
 //! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
-//! closed). One file a kind under `kube` and `istio`. Leaves to others where texts come from
+//! closed). One file a kind under `kube` and `istio`;
+//! what Kubernetes says of its pods becomes instances in `running`. Leaves to others where texts come from
 //! (`source`), what is asked of a whole world (`mesh::check`), and everything that touches a disk.
 
 mod catalogue;
@@ -17,10 +18,12 @@ pub mod names;
 mod object;
 mod parse;
 mod reader;
+mod running;
 mod suggest;
 mod tree;
 
 pub use lower::{Instances, lower};
 pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
-pub use parse::{collect, from_value, parse};
+pub use parse::{collect, from_cluster, from_value, parse};
+pub use running::Running;

@@ -17,7 +17,7 @@ use crate::mesh::{Finding, Origin, Severity};
 /// an error is left out; every mistake is a finding with its line and column.
 pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Finding>) {
     let mut reading = Reading {
-        file: Arc::from(file),
+        file: Some(Arc::from(file)),
         namespace,
         objects: Vec::new(),
         findings: Vec::new(),
@@ -31,7 +31,7 @@ pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Findi
             Ok(tree) => reading.document(&tree, ""),
             Err(error) => {
                 let origin = Origin {
-                    file: Some(Arc::clone(&reading.file)),
+                    file: reading.file.clone(),
                     line: error.place.line.max(piece.line),
                     column: error.place.column.max(1),
                     ..Origin::default()
@@ -62,8 +62,17 @@ fn syntax_hint(message: &str, text: &str) -> Option<&'static str> {
 
 /// Reads one object again from its raw form, as the store keeps it.
 pub fn from_value(value: &serde_json::Value, file: &str) -> (Option<Object>, Vec<Finding>) {
+    one(value, Some(Arc::from(file)))
+}
+
+/// Reads an object as a cluster keeps it. Its findings have no file, only its name.
+pub fn from_cluster(value: &serde_json::Value) -> (Option<Object>, Vec<Finding>) {
+    one(value, None)
+}
+
+fn one(value: &serde_json::Value, file: Option<Arc<str>>) -> (Option<Object>, Vec<Finding>) {
     let mut reading = Reading {
-        file: Arc::from(file),
+        file,
         namespace: "default",
         objects: Vec::new(),
         findings: Vec::new(),
@@ -98,7 +107,8 @@ fn place(object: &Object) -> String {
 }
 
 struct Reading<'a> {
-    file: Arc<str>,
+    /// None for objects that come from a cluster: their names say where they are.
+    file: Option<Arc<str>>,
     namespace: &'a str,
     objects: Vec<Object>,
     findings: Vec<Finding>,
@@ -116,7 +126,7 @@ impl Reading<'_> {
             kind: kind.to_owned(),
             namespace: metadata("namespace"),
             name: metadata("name"),
-            file: Some(Arc::clone(&self.file)),
+            file: self.file.clone(),
             line: tree.place.line,
             column: tree.place.column,
         };

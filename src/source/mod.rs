@@ -4,4 +4,5 @@
 //! to `resource::lower`.
 
 pub mod files;
+pub mod kubernetes;
 pub mod store;

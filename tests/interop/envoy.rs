@@ -233,3 +233,28 @@ async fn weighted_routes_by_delta() {
 async fn weighted_routes_by_state_of_the_world() {
     weighted_routes("GRPC").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_are_ill_are_not_called_even_when_most_are() {
+    let tasks = Tasks::new();
+    let well = backend("well", &tasks);
+    let (ill, worse) = (free(), free());
+    let listen = free();
+    let mut world = view(listen, &[(V1, 1, &[well, ill, worse])]);
+    let mut members = endpoints(&[well, ill, worse]);
+    for endpoint in &mut Arc::make_mut(&mut members).endpoints {
+        if endpoint.address != well {
+            endpoint.health = meshctl::mesh::Health::Unhealthy;
+        }
+    }
+    world.endpoints.insert(V1.to_owned(), members);
+    let stand = Stand::start(world, any_port(), None);
+    let Some((_envoy, _dir)) = envoy(stand.address, "DELTA_GRPC") else {
+        return;
+    };
+    synced(&stand).await;
+    let counts = Caller::new(listen).count(HOST, 60).await;
+    assert_eq!(counts.get("well"), Some(&60), "{counts:?}");
+    stand.stop().await;
+    tasks.end().await;
+}

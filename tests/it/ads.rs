@@ -53,7 +53,12 @@ fn dial(to: SocketAddr) -> Dial {
     })
 }
 
-async fn proxy(name: &str, to: SocketAddr, dir: Option<&Path>, tasks: &Tasks) -> Configuration {
+pub(crate) async fn proxy(
+    name: &str,
+    to: SocketAddr,
+    dir: Option<&Path>,
+    tasks: &Tasks,
+) -> Configuration {
     let options = ClientOptions {
         node: node(name),
         dial: dial(to),

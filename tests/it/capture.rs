@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use meshctl::net::capture::{self, CaptureSpec};
+use meshctl::net::rules::render as rules_text;
 use meshctl::net::{BindOptions, ConnectOptions, bind, connect, original_destination};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, gettid, setfsgid, setfsuid};
@@ -95,7 +96,7 @@ fn netlink_and_text_make_the_same_rules() {
             capture::remove().unwrap();
             assert_eq!(run("nft list ruleset"), "");
             let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(file.path(), capture::render(&rules)).unwrap();
+            std::fs::write(file.path(), rules_text(&rules)).unwrap();
             run(&format!("nft -f {}", file.path().display()));
             let by_text = (listed(), run("nft list ruleset"));
             assert_eq!(by_netlink.1, by_text.1);

@@ -11,6 +11,7 @@
 mod ads;
 mod capture;
 mod identity;
+mod kubernetes;
 mod local;
 mod proxy;
 mod sample_app;

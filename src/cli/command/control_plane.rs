@@ -11,6 +11,7 @@ use crate::cli::home::Installed;
 use crate::cli::logging;
 use crate::control::{self, ControlOptions};
 use crate::rt::{Drain, Wall};
+use crate::source::kubernetes::Access;
 
 /// Run the control plane in the foreground
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,7 @@ use crate::rt::{Drain, Wall};
 Examples:
   meshctl control-plane
   meshctl control-plane --source files=./manifests
+  meshctl control-plane --source kubernetes   follows a cluster
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
 
 It is ready when `meshctl check` says so.
@@ -38,7 +40,8 @@ pub(crate) struct Args {
     /// Port on loopback for metrics [default: 15014]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
-    /// Where configuration comes from besides `meshctl apply`: files=DIR; may be repeated
+    /// Where configuration comes from besides `meshctl apply`: files=DIR or
+    /// kubernetes[=CONTEXT]; may be repeated
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     source: Vec<Source>,
 }
@@ -48,14 +51,21 @@ pub(crate) struct Args {
 pub(crate) enum Source {
     /// A directory that is watched.
     Files(PathBuf),
+    /// A cluster that is followed, by the context of the kubeconfig.
+    Kubernetes(Option<String>),
 }
 
 fn source(text: &str) -> Result<Source, String> {
     match text.split_once('=') {
         Some(("files", dir)) if !dir.is_empty() => Ok(Source::Files(dir.into())),
-        Some(("consul" | "kubernetes", _)) => Err(format!("{text:?} is not in this release")),
-        _ if text == "kubernetes" => Err(format!("{text:?} is not in this release")),
-        _ => Err(format!("{text:?} is not files=DIR")),
+        Some(("kubernetes", context)) if !context.is_empty() => {
+            Ok(Source::Kubernetes(Some(context.to_owned())))
+        }
+        None if text == "kubernetes" => Ok(Source::Kubernetes(None)),
+        Some(("consul", _)) => Err(format!("{text:?} is not in this release")),
+        _ => Err(format!(
+            "{text:?} is neither files=DIR nor kubernetes[=CONTEXT]"
+        )),
     }
 }
 
@@ -110,6 +120,19 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 
 /// Serves until `end` resolves.
 async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), CliError> {
+    let (mut directories, mut clusters) = (Vec::new(), Vec::new());
+    for source in options.sources {
+        match source {
+            Source::Files(directory) => directories.push(directory),
+            Source::Kubernetes(context) => clusters.push(Access {
+                context,
+                kubeconfig: None,
+            }),
+        }
+    }
+    if clusters.len() > 1 {
+        return Err(CliError::usage("one control plane follows one cluster"));
+    }
     let (drain, signal) = Drain::new();
     let control = ControlOptions {
         home: options.home,
@@ -120,11 +143,8 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         health_port: options.api_port,
         trust_domain: options.trust_domain,
         strict: options.strict,
-        sources: options
-            .sources
-            .into_iter()
-            .map(|Source::Files(dir)| dir)
-            .collect(),
+        sources: directories,
+        kubernetes: clusters.pop(),
         wall: Wall::System,
     };
     let serving = control::run(control, signal, |_| {});

@@ -302,7 +302,6 @@ async fn break_things(stage: &Stage, through: &Plan) -> Result<Vec<Figure>, CliE
     tokio::time::sleep(Duration::from_millis(300)).await;
     let killed = now();
     stage.kill_application("reviews-v3").await?;
-    stage.all_ready().await?;
     let back = killed.elapsed();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let tally = running.stop().await;

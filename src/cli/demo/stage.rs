@@ -256,8 +256,25 @@ impl Stage {
         .await
     }
 
-    /// Ends the application (not the sidecar) of `workload` without a word.
+    /// Ends the application (not the sidecar) of `workload` without a word, and waits until another
+    /// one answers.
     pub(super) async fn kill_application(&self, workload: &str) -> Result<(), CliError> {
+        let Some(killed) = self.application_pid(workload).await? else {
+            return Err(CliError::failed(format!(
+                "no application of {workload} runs"
+            )));
+        };
+        end(killed)?;
+        self.eventually(async || {
+            let now = self.application_pid(workload).await?;
+            Ok(now.filter(|pid| *pid != killed).map(drop))
+        })
+        .await?;
+        self.all_ready().await
+    }
+
+    /// The process of the application of `workload`, while it runs.
+    async fn application_pid(&self, workload: &str) -> Result<Option<u32>, CliError> {
         let pods = self.pods().await?;
         let pod = pods.iter().find(|pod| pod.workload == workload);
         let application = pod.and_then(|pod| {
@@ -265,12 +282,7 @@ impl Stage {
                 .iter()
                 .find(|container| container.name != local::plan::SIDECAR)
         });
-        match application.and_then(|container| container.pid) {
-            Some(pid) => end(pid),
-            None => Err(CliError::failed(format!(
-                "no application of {workload} runs"
-            ))),
-        }
+        Ok(application.and_then(|container| container.pid))
     }
 
     /// Ends everything and removes the home.

@@ -107,16 +107,23 @@ pub fn router(control: Arc<Control>) -> Router {
 }
 
 /// Only whether we serve, for whoever can reach loopback.
-pub fn health_routes() -> Router {
-    Router::new().route("/ready", get(ready))
+pub fn health_routes(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/ready", get(ready))
+        .with_state(control)
 }
 
 async fn missing() -> Refused {
     Refused(Problem::new(Reason::NotFound, "there is no such path"))
 }
 
-async fn ready() -> &'static str {
-    "ready\n"
+async fn ready(State(control): Shared) -> (StatusCode, &'static str) {
+    if *control.complete.borrow() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        let waiting = "waiting for Kubernetes to list what it has; see `meshctl check`\n";
+        (StatusCode::SERVICE_UNAVAILABLE, waiting)
+    }
 }
 
 async fn version(State(control): Shared) -> Json<Version> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
 
+use super::lent::Mesh;
+use super::options::Options;
 use super::shared::{Phase, Shared, Slot};
-use super::{Mesh, Options};
 use crate::local::address::Network;
 use crate::local::entry::Enter;
 use crate::local::expand::expand;

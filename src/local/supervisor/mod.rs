@@ -7,7 +7,8 @@
 mod bring_up;
 mod daemon;
 mod lent;
-mod shared;
+mod options;
+pub(super) mod shared;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::address::{self, Claim, Network};
 use super::entry::Enter;
-use super::logs::Log;
 use super::plan::{self, Isolation, Surroundings};
 use super::process::Host;
 use super::spec::Workload;
@@ -29,53 +29,15 @@ use super::state::{self, Ledger, Process, State};
 use super::{LocalError, cleanup, client, netns, socket};
 use crate::api::local::LocalStatus;
 use crate::net::bind_unix;
-use crate::rt::{Tasks, Wall};
+use crate::rt::Tasks;
 
 pub use daemon::{Daemon, daemonise};
 pub use lent::{Mesh, NoMesh};
-pub(super) use shared::Shared;
-use shared::{Phase, Slot};
+pub use options::{ControlPlane, INHERITED, Options};
+use shared::{Phase, Shared, Slot, open_log};
 
 /// How long the guard may take once there is nothing left to do.
 const GUARD: Duration = Duration::from_secs(5);
-
-/// The variables of the caller that [`Options::base_env`] should have.
-pub const INHERITED: [&str; 8] = [
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "TERM",
-];
-
-/// What `up` runs and how.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The mesh's home; everything of this run is under `local` in it.
-    pub home: PathBuf,
-    /// Our own executable, which is also every sidecar and the control plane.
-    pub executable: PathBuf,
-    /// How pods are kept apart; `netns` needs root.
-    pub isolation: Isolation,
-    /// What to run.
-    pub workloads: Vec<Workload>,
-    /// Handed on to every process: `PATH`, `HOME`, `LANG`, `TZ` and their like.
-    pub base_env: Vec<(String, String)>,
-    /// For sidecars and the control plane only, on top of `base_env`.
-    pub own_env: Vec<(String, String)>,
-    /// More arguments for every sidecar.
-    pub sidecar_args: Vec<String>,
-    /// The control plane that sidecars are to use.
-    pub control_plane: ControlPlane,
-    /// How long the control plane may take to become ready.
-    pub patience: Duration,
-}
-
-/// How the control plane is started and found. `$(LISTEN_IP)` stands for an address that every pod
-/// of this run reaches and nobody else uses: 127.x.y.1, or the bridge with `netns`.
-#[derive(Debug, Clone)]
-pub struct ControlPlane {
-    /// Arguments after the executable; none when the caller runs it himself.
-    pub args: Option<Vec<String>>,
-    /// `host:port` for sidecars.
-    pub address: String,
-}
 
 /// A running `up`. End it with [`Supervisor::run`] or [`Supervisor::stop`]; dropping it stops nothing.
 #[derive(Debug)]
@@ -290,15 +252,6 @@ fn lock(home: &Path) -> Result<Flock<std::fs::File>, LocalError> {
         .map_err(LocalError::file(path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| LocalError::AlreadyUp(home.to_owned()))
-}
-
-fn open_log(dir: &Path, pod: &str, container: &str) -> Result<Arc<Log>, LocalError> {
-    let dir = dir.join("logs").join(pod);
-    state::private_dir(&dir)?;
-    let path = dir.join(format!("{container}.log"));
-    Log::open(path.clone(), Wall::System)
-        .map(Arc::new)
-        .map_err(LocalError::file(path))
 }
 
 /// Waits for our end on a pipe, away from our terminal and our process group.

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::open_log;
 use crate::api::local::{ContainerState, ContainerStatus, LocalStatus, LogsQuery, PodStatus};
 use crate::local::LocalError;
-use crate::local::logs::Log;
+use crate::local::logs::{Log, Source};
 use crate::local::plan::{Isolation, Pod, SIDECAR};
 use crate::local::process::{Host, Supervised};
-use crate::local::socket::Source;
-use crate::rt::Tasks;
+use crate::local::state;
+use crate::rt::{Tasks, Wall};
 
 /// How far bring-up is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,4 +269,14 @@ async fn end(processes: &[&Supervised]) {
     for process in processes {
         process.stopped().await;
     }
+}
+
+/// The log of one container below the run's directory.
+pub(super) fn open_log(dir: &Path, pod: &str, container: &str) -> Result<Arc<Log>, LocalError> {
+    let dir = dir.join("logs").join(pod);
+    state::private_dir(&dir)?;
+    let path = dir.join(format!("{container}.log"));
+    Log::open(path.clone(), Wall::System)
+        .map(Arc::new)
+        .map_err(LocalError::file(path))
 }

@@ -1,6 +1,6 @@
 //! Capture rules as nftables messages.
 //!
-//! The expressions are those that `nft` makes from the text of [`crate::net::capture::render`];
+//! The expressions are those that `nft` makes from the text of [`crate::net::rules::render`];
 //! a test applies both and compares what the kernel lists.
 
 use std::io;
@@ -22,7 +22,7 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::net::capture::{Action, Chain, Hook, Match, Rule, Ruleset};
+use crate::net::rules::{Action, Chain, Hook, Match, Rule, Ruleset};
 
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its subsystem.
 const SUBSYSTEM: u16 = 10;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::{Services, address, of_kind};
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
-use crate::resource::kube::ClusterIp;
-use crate::resource::object::{Kind, Objects};
+use crate::resource::kube::{ClusterIp, Service as Written};
+use crate::resource::object::{Kind, Object, Objects};
+use crate::resource::running::SERVICE_NAME;
 
 pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services {
     let written = of_kind(objects, |kind| match kind {
@@ -68,7 +69,7 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
                 name: metadata.name.clone(),
                 namespace: metadata.namespace.clone(),
                 ports: ports.collect(),
-                selector: service.selector.clone(),
+                selector: selector(object, service),
                 addresses,
                 headless: service.cluster_ip == ClusterIp::Headless,
                 origin: object.origin.clone(),
@@ -88,4 +89,13 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
         .into_iter()
         .map(|(host, service)| (host, Arc::new(service)))
         .collect()
+}
+
+/// A service without a selector is backed by the instances that name it, as endpoint slices do.
+fn selector(object: &Object, service: &Written) -> BTreeMap<String, String> {
+    if service.selector.is_empty() {
+        BTreeMap::from([(SERVICE_NAME.to_owned(), object.metadata.name.clone())])
+    } else {
+        service.selector.clone()
+    }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::pb::{
-    HTTP_PROTOCOL_OPTIONS, address, ads, any, cluster, core, duration, endpoint, u32_value,
-    upstream,
+    HTTP_PROTOCOL_OPTIONS, Percent, address, ads, any, cluster, core, duration, endpoint,
+    u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
 use super::mtls;
@@ -42,6 +42,11 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         )]
         .into(),
         metadata: about(from, client),
+        // Ours never calls instances that are known to be ill; an Envoy would, when most are.
+        common_lb_config: (client == Client::Envoy).then(|| cluster::cluster::CommonLbConfig {
+            healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let kind = match &from.kind {

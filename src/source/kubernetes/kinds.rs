@@ -1,0 +1,198 @@
+//! Which kinds are followed, and what is kept of each object.
+
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Map, Value};
+
+/// A kind that is followed.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    plural: &'static str,
+    group: &'static str,
+    /// The first that the server knows is followed.
+    pub(super) versions: &'static [&'static str],
+    /// What there is without it.
+    pub(super) without: Without,
+    /// Removes what nobody here asks for, so that it neither takes room nor counts as a change.
+    trim: fn(&mut Map<String, Value>),
+}
+
+/// What it means that a kind cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Without {
+    /// Nothing can be served.
+    Nothing,
+    /// It is not installed, and so there are no such objects.
+    NotInstalled,
+    /// It may not be read, and the rest is served without it.
+    Less,
+}
+
+/// In the order in which they are reported.
+pub(super) const KINDS: &[Kind] = &[
+    core("Namespace", "namespaces", own),
+    core("Service", "services", own),
+    core("Pod", "pods", pod),
+    Kind {
+        group: "discovery.k8s.io",
+        ..core("EndpointSlice", "endpointslices", slice)
+    },
+    Kind {
+        without: Without::Less,
+        ..core("Node", "nodes", node)
+    },
+    istio("VirtualService", "virtualservices", "networking.istio.io"),
+    istio("DestinationRule", "destinationrules", "networking.istio.io"),
+    istio(
+        "PeerAuthentication",
+        "peerauthentications",
+        "security.istio.io",
+    ),
+];
+
+const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {
+    Kind {
+        name,
+        plural,
+        group: "",
+        versions: &["v1"],
+        without: Without::Nothing,
+        trim,
+    }
+}
+
+const fn istio(name: &'static str, plural: &'static str, group: &'static str) -> Kind {
+    Kind {
+        name,
+        plural,
+        group,
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        without: Without::NotInstalled,
+        trim: own,
+    }
+}
+
+impl Kind {
+    pub(super) fn resource(&self, version: &str) -> ApiResource {
+        let named = GroupVersionKind::gvk(self.group, version, self.name);
+        ApiResource::from_gvk_with_plural(&named, self.plural)
+    }
+
+    /// What is kept of an object.
+    pub(super) fn trimmed(&self, mut object: Value) -> Value {
+        if let Value::Object(fields) = &mut object {
+            (self.trim)(fields);
+        }
+        object
+    }
+}
+
+/// What people wrote is kept as it is, but for the ledger of who wrote which field.
+fn own(object: &mut Map<String, Value>) {
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.remove("managedFields");
+    }
+}
+
+fn pod(object: &mut Map<String, Value>) {
+    keep(
+        object,
+        &["apiVersion", "kind", "metadata", "spec", "status"],
+    );
+    within(
+        object,
+        "metadata",
+        &["name", "namespace", "labels", "ownerReferences"],
+    );
+    within(
+        object,
+        "spec",
+        &[
+            "serviceAccountName",
+            "nodeName",
+            "containers",
+            "initContainers",
+        ],
+    );
+    within(object, "status", &["podIP", "podIPs"]);
+    for containers in ["containers", "initContainers"] {
+        let list = object
+            .get_mut("spec")
+            .and_then(|spec| spec.get_mut(containers)?.as_array_mut());
+        for container in list.into_iter().flatten() {
+            if let Value::Object(container) = container {
+                keep(container, &["name", "ports"]);
+            }
+        }
+    }
+}
+
+fn slice(object: &mut Map<String, Value>) {
+    within(object, "metadata", &["name", "namespace", "labels"]);
+}
+
+fn node(object: &mut Map<String, Value>) {
+    keep(object, &["apiVersion", "kind", "metadata"]);
+    within(object, "metadata", &["name", "labels"]);
+}
+
+fn within(object: &mut Map<String, Value>, field: &str, wanted: &[&str]) {
+    if let Some(Value::Object(fields)) = object.get_mut(field) {
+        keep(fields, wanted);
+    }
+}
+
+fn keep(fields: &mut Map<String, Value>, wanted: &[&str]) {
+    fields.retain(|name, _| wanted.contains(&name.as_str()));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::resource::{Running, kind_named};
+
+    #[test]
+    fn every_kind_is_one_that_is_read_or_one_that_runs() {
+        for kind in KINDS {
+            assert!(
+                Running::keeps(kind.name) != (kind_named(kind.plural) == Some(kind.name))
+                    || kind.name == "Pod",
+                "{}",
+                kind.name
+            );
+        }
+    }
+
+    #[test]
+    fn a_sign_of_life_is_no_change_of_a_pod_or_node() {
+        let of = |kind: &str| KINDS.iter().find(|known| known.name == kind).unwrap();
+        let pod = |version: &str, started: bool| {
+            json!({
+                "metadata": {"name": "a", "resourceVersion": version, "labels": {"app": "a"}},
+                "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 1}]}]},
+                "status": {"podIP": "10.0.0.1", "containerStatuses": [{"started": started}]},
+            })
+        };
+        assert_eq!(
+            of("Pod").trimmed(pod("1", false)),
+            of("Pod").trimmed(pod("2", true))
+        );
+        let node = |beat: &str| json!({"metadata": {"name": "n", "resourceVersion": beat}, "status": {"conditions": [beat]}});
+        assert_eq!(of("Node").trimmed(node("1")), of("Node").trimmed(node("2")));
+    }
+
+    #[test]
+    fn what_people_wrote_keeps_fields_that_nobody_knows() {
+        let kind = KINDS
+            .iter()
+            .find(|known| known.name == "VirtualService")
+            .unwrap();
+        let object = json!({"metadata": {"name": "a", "managedFields": [1], "generation": 3}, "spec": {"novel": true}});
+        assert_eq!(
+            kind.trimmed(object),
+            json!({"metadata": {"name": "a", "generation": 3}, "spec": {"novel": true}})
+        );
+    }
+}

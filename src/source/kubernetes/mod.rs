@@ -1,0 +1,216 @@
+//! A Kubernetes cluster as a source: what its API server holds, complete first and then as it changes.
+//!
+//! Owns the connection, one watch for each kind, and how things stand between us and the server.
+//! Objects leave here as the JSON that the server keeps; what they say is left to `resource`, and
+//! that nothing is lost while the server is away to whoever takes the batches: there just are none.
+
+mod gather;
+mod kinds;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch as channel};
+
+use crate::resource::Key;
+use crate::rt::{Tasks, UnixMillis, Wall};
+
+/// How long one watch lasts before it is renewed. Kubernetes' clients take 290 s; a connection that
+/// died without a word is noticed only then, and eight requests a minute are nothing to a server.
+const WATCH_SECONDS: u32 = 60;
+/// A server that says nothing for this long is away: longer than a watch.
+const SILENCE: Duration = Duration::from_secs(70);
+
+/// Which cluster, and as whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// A context of the kubeconfig; none is its current one, or the cluster that we run in.
+    pub context: Option<String>,
+    /// Read instead of `$KUBECONFIG` and `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// What became of one object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Which object.
+    pub key: Key,
+    /// How it is now; none when it is gone.
+    pub object: Option<Arc<Value>>,
+}
+
+/// A cluster that is being followed.
+#[derive(Debug)]
+pub struct Followed {
+    /// Changes that came together. The first batch has everything, and may be empty.
+    pub batches: mpsc::Receiver<Vec<Change>>,
+    /// How things stand.
+    pub status: channel::Receiver<Status>,
+}
+
+/// How things stand between us and the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The context, or the address of the server.
+    pub cluster: String,
+    /// Every kind that is followed.
+    pub kinds: Vec<KindStatus>,
+}
+
+/// How things stand with one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindStatus {
+    /// Such as `VirtualService`.
+    pub kind: &'static str,
+    /// Objects that are known.
+    pub objects: usize,
+    /// What is being done.
+    pub standing: Standing,
+    /// Whether it has been listed once, or is known to be missing.
+    pub listed: bool,
+}
+
+/// What is being done about a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is being listed for the first time.
+    Listing,
+    /// Its changes arrive.
+    Following,
+    /// The cluster does not have it (or does not show it), for this reason; it is looked for now and then.
+    Missing(String),
+    /// The server does not answer; what was known last stays.
+    Away {
+        /// What it says, or why it says nothing.
+        reason: String,
+        /// Since when.
+        since_unix_ms: UnixMillis,
+    },
+}
+
+impl Status {
+    /// Whether everything has been listed once, so that nothing is missing from the world.
+    pub fn complete(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.listed)
+    }
+
+    /// The first kind that the server does not answer for, with the reason.
+    pub fn away(&self) -> Option<(&'static str, &str, UnixMillis)> {
+        self.kinds.iter().find_map(|kind| match &kind.standing {
+            Standing::Away {
+                reason,
+                since_unix_ms,
+            } => Some((kind.kind, reason.as_str(), *since_unix_ms)),
+            _ => None,
+        })
+    }
+}
+
+/// Why a cluster cannot be followed at all.
+#[derive(Debug, Error)]
+pub enum KubernetesError {
+    /// The kubeconfig is not there or says something wrong.
+    #[error("the kubeconfig cannot be used: {0}")]
+    Kubeconfig(#[source] Box<KubeconfigError>),
+    /// There is no kubeconfig, and we do not run in a cluster.
+    #[error("no cluster is configured: {0}")]
+    NoCluster(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The credentials or certificates cannot be used.
+    #[error("the credentials for {cluster} cannot be used: {source}")]
+    Credentials {
+        /// Which cluster.
+        cluster: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+impl KubernetesError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Kubeconfig(_) => {
+                "see `kubectl config get-contexts` for the contexts that there are"
+            }
+            Self::NoCluster(_) => "set KUBECONFIG, or run the control plane in the cluster",
+            Self::Credentials { .. } => "see whether `kubectl get services` works",
+        }
+    }
+}
+
+/// Begins to follow the cluster; ends with `tasks`. Only what is wrong on this machine is an error:
+/// a server that does not answer is waited for.
+pub async fn follow(
+    access: &Access,
+    wall: &Wall,
+    tasks: &Tasks,
+) -> Result<Followed, KubernetesError> {
+    let (mut config, cluster) = configuration(access).await?;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    let client = Client::try_from(config).map_err(|error| KubernetesError::Credentials {
+        cluster: cluster.clone(),
+        source: Box::new(error),
+    })?;
+    let (words, heard) = mpsc::channel(64);
+    for (index, kind) in kinds::KINDS.iter().enumerate() {
+        tasks.spawn(
+            "kubernetes",
+            watch::watch(client.clone(), kind, index, words.clone()),
+        );
+    }
+    let status = channel::Sender::new(Status {
+        cluster,
+        kinds: kinds::KINDS
+            .iter()
+            .map(|kind| KindStatus {
+                kind: kind.name,
+                objects: 0,
+                standing: Standing::Listing,
+                listed: false,
+            })
+            .collect(),
+    });
+    // One batch waits while one is being worked on; more gather before it.
+    let (out, batches) = mpsc::channel(1);
+    let followed = Followed {
+        batches,
+        status: status.subscribe(),
+    };
+    tasks.spawn(
+        "kubernetes",
+        gather::gather(heard, out, status, wall.clone()),
+    );
+    Ok(followed)
+}
+
+/// The configuration, and what its cluster is called.
+async fn configuration(access: &Access) -> Result<(Config, String), KubernetesError> {
+    let wrong = |error| KubernetesError::Kubeconfig(Box::new(error));
+    let options = KubeConfigOptions {
+        context: access.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let config = if let Some(path) = &access.kubeconfig {
+        let read = Kubeconfig::read_from(path).map_err(wrong)?;
+        Config::from_custom_kubeconfig(read, &options)
+            .await
+            .map_err(wrong)?
+    } else if access.context.is_some() {
+        Config::from_kubeconfig(&options).await.map_err(wrong)?
+    } else {
+        Config::infer()
+            .await
+            .map_err(|error| KubernetesError::NoCluster(Box::new(error)))?
+    };
+    let server = config.cluster_url.to_string();
+    let cluster = access.context.as_deref().unwrap_or(&server);
+    let cluster = cluster.trim_end_matches('/').to_owned();
+    Ok((config, cluster))
+}

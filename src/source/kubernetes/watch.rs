@@ -1,0 +1,301 @@
+//! One kind: its list, its changes, and what is done when the server does not answer.
+//!
+//! kube's watcher lists in pages, follows with bookmarks and lists again when its place in the
+//! history has expired. A new list is compared with what is known and leaves here as changes, whole
+//! at once, so that nobody downstream sees a world that is only half listed.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use kube::api::ListParams;
+use kube::core::DynamicObject;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::kinds::{Kind, Without};
+use super::{Change, WATCH_SECONDS};
+use crate::resource::Key;
+use crate::rt::{Backoff, now};
+
+/// Waits between attempts, as kube's own back-off has them at its end.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// A server that starts may not know its own kinds for a while; only a kind that stays unknown for
+/// this long is taken for removed, with all its objects.
+const REMOVED: Duration = Duration::from_mins(1);
+
+/// What a kind's watch tells.
+#[derive(Debug)]
+pub(super) struct Word {
+    /// Its place in [`super::kinds::KINDS`].
+    pub(super) kind: usize,
+    pub(super) said: Said,
+    /// How many objects of it are known.
+    pub(super) objects: usize,
+}
+
+/// What became of a kind.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// What changed; the server answers. The first has all there is.
+    Changed(Vec<Change>),
+    /// The server answers again.
+    Answers,
+    /// The server does not have it, and so these are gone.
+    Missing(Vec<Change>, String),
+    /// It cannot be followed now; what is known stays.
+    Failed(String),
+}
+
+type Known = BTreeMap<(String, String), Arc<Value>>;
+
+/// Follows one kind for ever.
+pub(super) async fn watch(
+    client: Client,
+    kind: &'static Kind,
+    index: usize,
+    words: mpsc::Sender<Word>,
+) {
+    let mut watch = Watch {
+        client,
+        kind,
+        index,
+        words,
+        known: Known::new(),
+        backoff: Backoff::new(RETRY.0, RETRY.1),
+        missing_since: None,
+    };
+    loop {
+        let mut reason = String::new();
+        for version in kind.versions {
+            reason = watch.follow(version).await;
+        }
+        watch.missing(reason).await;
+        watch.pause().await;
+    }
+}
+
+struct Watch {
+    client: Client,
+    kind: &'static Kind,
+    index: usize,
+    words: mpsc::Sender<Word>,
+    known: Known,
+    backoff: Backoff,
+    missing_since: Option<Instant>,
+}
+
+impl Watch {
+    /// Follows the kind in `version` until the server says that there is no such thing; gives its words.
+    async fn follow(&mut self, version: &str) -> String {
+        let resource = self.kind.resource(version);
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let mut events = pin!(watcher(api.clone(), config));
+        let mut listed = Known::new();
+        // The stream has no end.
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitApply(object)) => {
+                    if let Some((name, value)) = self.read(object, version) {
+                        listed.insert(name, Arc::new(value));
+                    }
+                }
+                Ok(Event::InitDone) => {
+                    let changes = self.replace(std::mem::take(&mut listed));
+                    self.progress(changes).await;
+                }
+                Ok(Event::Apply(object)) => {
+                    let read = self.read(object, version);
+                    let change = read.and_then(|(name, value)| self.put(name, value));
+                    self.progress(change.into_iter().collect()).await;
+                }
+                Ok(Event::Delete(object)) => {
+                    let read = self.read(object, version);
+                    let change = read.and_then(|(name, _)| self.remove(name));
+                    self.progress(change.into_iter().collect()).await;
+                }
+                Err(error) => {
+                    if let Some(reason) = self.unavailable(&error) {
+                        return reason;
+                    }
+                    if is_expired(&error) {
+                        tracing::debug!(kind = self.kind.name, %error, "listing again");
+                        self.pause().await;
+                        continue;
+                    }
+                    self.say(Said::Failed(words_of(&error))).await;
+                    self.pause().await;
+                    // A list says by itself that it worked. A watch is silent until something
+                    // changes, so whether the server answers is asked before.
+                    if !matches!(error, watcher::Error::InitialListFailed(_))
+                        && let Err(reason) = self.until_it_answers(&api).await
+                    {
+                        return reason;
+                    }
+                }
+            }
+        }
+        String::new()
+    }
+
+    /// Waits until the server answers; an error is that it says there is no such kind.
+    async fn until_it_answers(&mut self, api: &Api<DynamicObject>) -> Result<(), String> {
+        loop {
+            match api.list(&ListParams::default().limit(1)).await {
+                Ok(_) => {
+                    self.say(Said::Answers).await;
+                    return Ok(());
+                }
+                Err(error) => {
+                    let error = watcher::Error::InitialListFailed(error);
+                    if let Some(reason) = self.unavailable(&error) {
+                        return Err(reason);
+                    }
+                    self.say(Said::Failed(words_of(&error))).await;
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Why the kind can be done without, if that is what `error` says.
+    fn unavailable(&self, error: &watcher::Error) -> Option<String> {
+        let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
+        else {
+            return None;
+        };
+        let name = self.kind.name;
+        match self.kind.without {
+            // By the code: a server that does not know the group answers in plain text.
+            Without::NotInstalled if status.code == 404 => {
+                Some(format!("{name} is not installed in the cluster"))
+            }
+            Without::Less if matches!(status.code, 403 | 404) => {
+                Some(format!("{name} may not be read: {}", status.message))
+            }
+            _ => None,
+        }
+    }
+
+    /// The server does not have the kind.
+    async fn missing(&mut self, reason: String) {
+        let since = *self.missing_since.get_or_insert_with(now);
+        if self.known.is_empty() || now().duration_since(since) >= REMOVED {
+            let changes = self.replace(Known::new());
+            self.say(Said::Missing(changes, reason)).await;
+        } else {
+            self.say(Said::Failed(reason)).await;
+        }
+    }
+
+    async fn pause(&mut self) {
+        let wait = self.backoff.next(fastrand::f64());
+        tokio::time::sleep(wait).await;
+    }
+
+    async fn progress(&mut self, changes: Vec<Change>) {
+        self.backoff.reset();
+        self.missing_since = None;
+        self.say(Said::Changed(changes)).await;
+    }
+
+    async fn say(&self, said: Said) {
+        let word = Word {
+            kind: self.index,
+            said,
+            objects: self.known.len(),
+        };
+        // Nobody listens any more when the control plane is ending.
+        let _heard = self.words.send(word).await.is_ok();
+    }
+
+    /// Name and kept form of an object. Lists of built-in kinds do not repeat the kind in each item.
+    fn read(&self, mut object: DynamicObject, version: &str) -> Option<((String, String), Value)> {
+        let resource = self.kind.resource(version);
+        let name = object.metadata.name.clone()?;
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        object.types = Some(kube::core::TypeMeta {
+            api_version: resource.api_version,
+            kind: resource.kind,
+        });
+        match serde_json::to_value(&object) {
+            Ok(value) => Some(((namespace, name), self.kind.trimmed(value))),
+            Err(error) => {
+                tracing::error!(kind = self.kind.name, namespace, name, %error, "not understood");
+                None
+            }
+        }
+    }
+
+    fn put(&mut self, name: (String, String), value: Value) -> Option<Change> {
+        let value = Arc::new(value);
+        let before = self.known.insert(name.clone(), Arc::clone(&value));
+        (before.as_ref() != Some(&value)).then(|| self.change(name, Some(value)))
+    }
+
+    fn remove(&mut self, name: (String, String)) -> Option<Change> {
+        self.known.remove(&name)?;
+        Some(self.change(name, None))
+    }
+
+    /// Takes `listed` for all there is.
+    fn replace(&mut self, listed: Known) -> Vec<Change> {
+        let before = std::mem::replace(&mut self.known, listed);
+        let gone = before
+            .keys()
+            .filter(|name| !self.known.contains_key(*name))
+            .map(|name| self.change(name.clone(), None));
+        let changed = self
+            .known
+            .iter()
+            .filter(|(name, value)| before.get(*name) != Some(*value))
+            .map(|(name, value)| self.change(name.clone(), Some(Arc::clone(value))));
+        gone.chain(changed).collect()
+    }
+
+    fn change(&self, (namespace, name): (String, String), object: Option<Arc<Value>>) -> Change {
+        let key = Key {
+            kind: self.kind.name.to_owned(),
+            namespace,
+            name,
+        };
+        Change { key, object }
+    }
+}
+
+/// Whether our place in the server's history has expired, which only means to list again.
+fn is_expired(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status)
+        | watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
+
+/// An error and its causes, each once: kube repeats them in its own words.
+fn words_of(error: &watcher::Error) -> String {
+    let mut last: &dyn std::error::Error = error;
+    let mut words = Vec::new();
+    while let Some(source) = last.source() {
+        last = source;
+        words.push(last.to_string());
+    }
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => {
+            format!("{} ({})", status.message, status.code)
+        }
+        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        _ => words.pop().unwrap_or_else(|| error.to_string()),
+    }
+}
