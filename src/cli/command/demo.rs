@@ -12,6 +12,7 @@ use crate::cli::{demo, parse};
 #[command(after_help = "\
 Examples:
   meshctl demo
+  meshctl demo --port 8080
   meshctl demo -o json | jq '.steps[] | {name, value, good}'
 
 It runs in a throw-away home, touches no other mesh, and exits 1 when a figure is off.")]
@@ -19,9 +20,12 @@ pub(crate) struct Args {
     /// Longest time that it may take
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse::duration)]
     pub(crate) duration: Duration,
+    /// Also show the shop's page meanwhile, at http://127.0.0.1:PORT/productpage
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
-    let passed = demo::run(cx, args.duration).await?;
+    let passed = demo::run(cx, args.duration, args.port).await?;
     Ok(if passed { Exit::Ok } else { Exit::Problem })
 }

@@ -7,6 +7,7 @@ mod load;
 mod outside;
 mod report;
 mod stage;
+mod window;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::api::stats::StatsReport;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
-use crate::rt::now;
+use crate::rt::{Tasks, now};
 
 use load::{Plan, Tally};
 use report::{DemoReport, Figure, interval};
@@ -31,16 +32,22 @@ const REQUESTS: u64 = 10_000;
 const SHIFTS: u32 = 20;
 
 /// Runs all of it and prints what was measured; false when a figure is off.
-pub(crate) async fn run(cx: &Context, limit: Duration) -> Result<bool, CliError> {
+pub(crate) async fn run(
+    cx: &Context,
+    limit: Duration,
+    port: Option<u16>,
+) -> Result<bool, CliError> {
     let begun = now();
     let mut stage = Stage::new()?;
-    let story = tell(cx, &mut stage);
+    let window = Tasks::new();
+    let story = tell(cx, &mut stage, port.map(|port| (port, &window)));
     let result = tokio::select! {
         told = tokio::time::timeout(limit, story) => told.unwrap_or_else(|_| {
             Err(CliError::Timeout { what: "the demo".to_owned(), after: limit })
         }),
         () = stage::interrupted() => Err(CliError::failed("interrupted")),
     };
+    window.end().await;
     let step = Progress::new(&cx.out).step("Clean up");
     let cleaned = stage.clear().await;
     match &cleaned {
@@ -65,7 +72,11 @@ pub(crate) async fn run(cx: &Context, limit: Duration) -> Result<bool, CliError>
     Ok(report.passed)
 }
 
-async fn tell(cx: &Context, stage: &mut Stage) -> Result<Vec<Figure>, CliError> {
+async fn tell(
+    cx: &Context,
+    stage: &mut Stage,
+    window: Option<(u16, &Tasks)>,
+) -> Result<Vec<Figure>, CliError> {
     let progress = Progress::new(&cx.out);
     let mut figures = Vec::new();
 
@@ -78,6 +89,9 @@ async fn tell(cx: &Context, stage: &mut Stage) -> Result<Vec<Figure>, CliError> 
         pods.len(),
         begun.elapsed().as_secs_f64()
     ));
+    if let Some((port, tasks)) = window {
+        window::open(port, stage.application("productpage").await?, tasks)?;
+    }
     let productpage = stage.pod("productpage").await?;
     let reviews = stage.pod("reviews").await?;
     let through = Plan {
