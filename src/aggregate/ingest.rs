@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::names::{REQUEST_DURATION, RETRIES};
+
 use super::histogram::Histogram;
 use super::sample::{Sample, Value};
 use super::series::{Cell, Edge, Series};
@@ -49,7 +51,8 @@ impl Ingest {
                         count(series.cell(now_unix_ms, edge), sample, more);
                     }
                 }
-                Value::Histogram(buckets) => {
+                // Sizes are pushed as histograms too; among durations they would be nonsense.
+                Value::Histogram(buckets) if sample.name == REQUEST_DURATION.name => {
                     let last = cursor
                         .histograms
                         .insert(key, buckets.clone())
@@ -59,6 +62,7 @@ impl Ingest {
                         series.cell(now_unix_ms, edge).latency.merge(&added);
                     }
                 }
+                Value::Histogram(_) => {}
             }
         }
     }
@@ -92,7 +96,7 @@ fn count(cell: &mut Cell, sample: &Sample, more: u64) {
                 _ => {}
             }
         }
-        "meshctl_retries_total" => cell.retries += more,
+        name if name == RETRIES.name => cell.retries += more,
         "istio_tcp_connections_opened_total" => {
             cell.tcp_opened += more;
             if sample.label("connection_security_policy") == "mutual_tls" {
@@ -195,6 +199,26 @@ mod tests {
         let mut ingest: Ingest = serde_json::from_slice(&kept).unwrap();
         ingest.push("a", &[requests(12, "200")], 2_000, &mut series);
         assert_eq!(totals(&series), (12, 0));
+    }
+
+    #[test]
+    fn only_durations_are_latencies() {
+        let (mut ingest, mut series) = (Ingest::default(), Series::default());
+        for (name, bound) in [
+            ("istio_request_duration_milliseconds", 5_000),
+            ("istio_request_bytes", 500_000),
+            ("istio_response_bytes", 2_500_000),
+        ] {
+            let sample = Sample {
+                name: name.to_owned(),
+                value: Value::Histogram(vec![(bound, 10), (u64::MAX, 10)]),
+                ..requests(0, "200")
+            };
+            ingest.push("a", &[sample], 1_000, &mut series);
+        }
+        let (_, cell) = series.window(0, u64::MAX).next().unwrap();
+        assert_eq!(cell.latency.count(), 10);
+        assert_eq!(cell.latency.quantile(1.0), Some(5.0));
     }
 
     #[test]

@@ -29,12 +29,14 @@ pub enum GroupBy {
     Version,
     /// By calling workload.
     Source,
+    /// By the caller's route. Calls that arrive from outside the mesh have none.
+    Route,
 }
 
 /// The signals of the window that ends at `now`. Calls of the mesh's own workloads are counted as
 /// the callers saw them (with what never arrived), calls from outside as the services saw them.
 pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
-    let mut groups: BTreeMap<(String, String, String), (Cell, u64, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<[String; 4], (Cell, u64, u64)> = BTreeMap::new();
     let from = now_unix_ms.saturating_sub(query.window_ms);
     for (edge, cell) in series.window(from, now_unix_ms) {
         if query
@@ -48,17 +50,23 @@ pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
         {
             continue;
         }
-        let key = (
+        // What the called side tells of a call inside the mesh would be a row without a route.
+        if query.by == GroupBy::Route && !edge.by_source && !edge.source.is_empty() {
+            continue;
+        }
+        let only = |by: GroupBy, name: &String| {
+            if query.by == by {
+                name.clone()
+            } else {
+                String::new()
+            }
+        };
+        let key = [
             edge.service.clone(),
-            match query.by {
-                GroupBy::Version => edge.version.clone(),
-                _ => String::new(),
-            },
-            match query.by {
-                GroupBy::Source => edge.source.clone(),
-                _ => String::new(),
-            },
-        );
+            only(GroupBy::Version, &edge.version),
+            only(GroupBy::Source, &edge.source),
+            only(GroupBy::Route, &edge.route),
+        ];
         let (signals, arrived, secured) = groups.entry(key).or_default();
         if !edge.by_source {
             *arrived += cell.requests + cell.tcp_opened;
@@ -72,10 +80,11 @@ pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
     let rows = groups
         .into_iter()
         .map(
-            |((service, version, source), (cell, arrived, secured))| StatsRow {
+            |([service, version, source, route], (cell, arrived, secured))| StatsRow {
                 service,
                 version,
                 source,
+                route,
                 requests_per_second: ratio(cell.requests, 1) / seconds,
                 requests: cell.requests,
                 success_percent: percent(
@@ -153,6 +162,7 @@ mod tests {
                     source: source.to_owned(),
                     service: "reviews.default".to_owned(),
                     version: "v1".to_owned(),
+                    ..Edge::default()
                 },
             );
             cell.requests += requests;
@@ -170,5 +180,36 @@ mod tests {
         assert_eq!(report.rows[0].requests, 13);
         assert_eq!(report.rows[0].mtls_percent, Some(75.0));
         assert_eq!(shares(&series, "reviews.default", 60_000, 90_000)["v1"], 13);
+    }
+
+    #[test]
+    fn routes_are_told_apart_by_the_callers_alone() {
+        let mut series = Series::default();
+        let mut add = |by_source: bool, source: &str, route: &str, requests: u64| {
+            let edge = Edge {
+                by_source,
+                source: source.to_owned(),
+                service: "reviews.default".to_owned(),
+                route: route.to_owned(),
+                ..Edge::default()
+            };
+            series.cell(60_000, edge).requests += requests;
+        };
+        add(true, "productpage-v1.default", "jason", 3);
+        add(true, "productpage-v1.default", "everything", 7);
+        add(false, "productpage-v1.default", "", 10);
+        add(false, "", "", 2);
+        let query = Query {
+            window_ms: 60_000,
+            by: GroupBy::Route,
+            ..Query::default()
+        };
+        let rows: Vec<(String, u64)> = report(&series, &query, 90_000)
+            .rows
+            .into_iter()
+            .map(|row| (row.route, row.requests))
+            .collect();
+        let row = |route: &str, requests| (route.to_owned(), requests);
+        assert_eq!(rows, [row("", 2), row("everything", 7), row("jason", 3)]);
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::names::ROUTE;
+
 use super::histogram::Histogram;
 use super::sample::Sample;
 
@@ -30,6 +32,8 @@ pub struct Edge {
     pub service: String,
     /// Called version.
     pub version: String,
+    /// The caller's route, as its proxy labels it; empty where the called one tells.
+    pub route: String,
 }
 
 impl Edge {
@@ -53,6 +57,7 @@ impl Edge {
             version: known("destination_canonical_revision")
                 .or_else(|| known("destination_version"))
                 .unwrap_or_default(),
+            route: known(ROUTE).unwrap_or_default(),
         })
     }
 

@@ -138,4 +138,7 @@ pub struct LogLine {
 pub struct Refusal {
     /// In words.
     pub error: String,
+    /// The containers that there are, where one was asked for that there is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<String>,
 }

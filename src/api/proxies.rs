@@ -23,7 +23,8 @@ pub struct ProxySync {
     pub protocol: String,
     /// Since when this stream stands.
     pub connected_since_unix_ms: u64,
-    /// Everything up to this revision is with it.
+    /// Everything up to this revision of the world is with it; the world changes with the
+    /// configuration and with who runs.
     pub revision_acked: u64,
     /// It has everything, and refused nothing.
     pub synced: bool,

@@ -10,7 +10,7 @@ pub struct StatsReport {
     pub window_seconds: u64,
     /// End of the window.
     pub at_unix_ms: u64,
-    /// Rows by destination, version and source as asked for.
+    /// Rows by destination, and by version, source or route as asked for.
     pub rows: Vec<StatsRow>,
 }
 
@@ -24,6 +24,9 @@ pub struct StatsRow {
     pub version: String,
     /// Source workload, `name.namespace`; empty when rows are not by source.
     pub source: String,
+    /// The caller's route: its name, else its conditions in words; empty when rows are not by route,
+    /// and for callers outside the mesh.
+    pub route: String,
     /// Requests a second.
     pub requests_per_second: f64,
     /// All requests in the window.

@@ -79,7 +79,7 @@ impl CliError {
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::Failed {
-            message: message.into(),
+            message: without_numbers(message.into()),
             hint: None,
         }
     }
@@ -120,6 +120,10 @@ impl CliError {
         }
     }
 
+    fn makes(&self) -> bool {
+        matches!(self, Self::File { verb: "make", .. })
+    }
+
     /// What to do about it.
     pub(crate) fn advice(&self) -> Option<String> {
         match self {
@@ -139,6 +143,15 @@ impl CliError {
                     path.display()
                 )),
                 io::ErrorKind::StorageFull => Some("make room on the disk".to_owned()),
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("nothing can be written there; choose another --home".to_owned())
+                }
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                    Some("it is not a directory; choose another --home".to_owned())
+                }
+                io::ErrorKind::NotFound if self.makes() => {
+                    Some("nothing can be made there; choose another --home".to_owned())
+                }
                 _ => None,
             },
             _ => None,
@@ -172,4 +185,29 @@ pub(crate) fn tell_plainly(error: &CliError) -> Exit {
     // Standard error may be closed; there is nobody else to tell.
     let _told = io::stderr().lock().write_all(text.as_bytes()).is_ok();
     error.exit()
+}
+
+/// The system's words without its number for them.
+fn without_numbers(mut text: String) -> String {
+    while let Some(begin) = text.find(" (os error ")
+        && let Some(length) = text.get(begin..).and_then(|rest| rest.find(')'))
+    {
+        text.replace_range(begin..=begin + length, "");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_say_no_more_than_the_words() {
+        let text = "cannot listen: Address already in use (os error 98), cannot x: No (os error 2)";
+        assert_eq!(
+            without_numbers(text.to_owned()),
+            "cannot listen: Address already in use, cannot x: No"
+        );
+        assert_eq!(without_numbers("a (os error".to_owned()), "a (os error");
+    }
 }

@@ -38,7 +38,11 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "port for xDS without TLS, on loopback only (15010)",
     ),
     ("tlsPort", "port for xDS and CA over TLS (15012)"),
-    ("apiPort", "port of the API over TCP (15080)"),
+    (
+        "apiPort",
+        "port that answers /ready, on loopback only (15080)",
+    ),
+    ("metricsPort", "port for metrics, on loopback only (15014)"),
     (
         "mtls",
         "what workloads accept by default: strict or permissive",
@@ -106,7 +110,7 @@ pub(crate) fn check_value(key: &str, value: &str) -> Result<(), CliError> {
             Ok(_) => Ok(()),
             Err(_) => wrong("an IP address"),
         },
-        "xdsPort" | "tlsPort" | "apiPort" => match value.parse::<u16>() {
+        "xdsPort" | "tlsPort" | "apiPort" | "metricsPort" => match value.parse::<u16>() {
             Ok(port) if port > 0 => Ok(()),
             _ => wrong("a port from 1 to 65535"),
         },
@@ -154,7 +158,9 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         assert!(check_value("mtls", "strict").is_ok());
+        assert!(check_value("metricsPort", "16014").is_ok());
         for (key, value) in [
+            ("metricsPort", "70000"),
             ("mtls", "maybe"),
             ("xdsPort", "0"),
             ("listen", "here"),

@@ -106,6 +106,16 @@ pub(crate) fn app(text: &str) -> Result<(u16, SocketAddr), String> {
     }
 }
 
+/// `NAME=PORT`.
+pub(crate) fn named_port(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("{text:?} is not NAME=PORT, such as http=8080");
+    let (name, port) = key_value(text).map_err(|_| wrong())?;
+    match port.parse() {
+        Ok(0) | Err(_) => Err(wrong()),
+        Ok(port) => Ok((name, port)),
+    }
+}
+
 /// A name with its namespace: `reviews`, `reviews.shop`, `reviews.shop.svc.cluster.local`.
 pub(crate) fn qualified(text: &str, namespace: &str) -> (String, String) {
     if let Ok(host) = text.parse::<Hostname>()

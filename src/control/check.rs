@@ -6,9 +6,13 @@ use crate::rt::Tasks;
 use crate::source::kubernetes::{Standing, Status};
 
 use super::Control;
+use super::index::analyses;
 
 /// A certificate authority with less than this left is a warning: 30 days.
 const ROOT_ENDS_SOON_MS: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// Findings that are told one by one.
+const MOST_FINDINGS: usize = 20;
 
 /// Looks at store, authority, configuration and proxies.
 pub async fn run(control: &Control) -> CheckReport {
@@ -116,29 +120,35 @@ fn identity(control: &Control) -> Vec<Check> {
 }
 
 async fn configuration(control: &Control) -> Vec<Check> {
-    let findings = control.index.findings().await;
-    let worst = |severity| findings.iter().filter(|f| f.severity == severity).count();
-    let (errors, warnings) = (worst(Severity::Error), worst(Severity::Warning));
-    let first = findings
+    let mut findings = control.index.findings().await;
+    findings.extend(analyses(&control.index.world()));
+    findings.retain(|finding| finding.severity != Severity::Info);
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let mut checks: Vec<Check> = findings
         .iter()
-        .max_by_key(|finding| finding.severity)
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let status = match (errors, warnings) {
-        (0, 0) => CheckStatus::Ok,
-        (0, _) => CheckStatus::Warning,
-        _ => CheckStatus::Failed,
-    };
-    vec![check(
-        "the configuration can be honoured",
-        status,
-        match errors + warnings {
-            0 => String::new(),
-            1 => first,
-            more => format!("{first}, and {} more", more - 1),
-        },
-        "see `meshctl apply` for all of them",
-    )]
+        .take(MOST_FINDINGS)
+        .map(|finding| Check {
+            text: finding.message.clone(),
+            status: match finding.severity {
+                Severity::Error => CheckStatus::Failed,
+                Severity::Warning | Severity::Info => CheckStatus::Warning,
+            },
+            detail: format!("{} [{}]", finding.origin, finding.code),
+            hint: finding.hint.clone(),
+        })
+        .collect();
+    if checks.is_empty() {
+        checks.push(check(
+            "the configuration can be honoured",
+            CheckStatus::Ok,
+            "",
+            "",
+        ));
+    } else if findings.len() > MOST_FINDINGS {
+        let more = format!("{} findings more", findings.len() - MOST_FINDINGS);
+        checks.push(check(&more, CheckStatus::Warning, "", ""));
+    }
+    checks
 }
 
 fn kubernetes(status: &Status, now_unix_ms: u64) -> Check {

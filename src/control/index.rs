@@ -210,6 +210,12 @@ impl Index {
         if !deletes {
             refuse_errors(&new)?;
         }
+        let mut new = new;
+        new.extend(
+            analyses(&world)
+                .difference(&analyses(&self.world()))
+                .cloned(),
+        );
         let mut report = ApplyReport {
             revision: state.revision,
             objects: outcomes,
@@ -349,6 +355,13 @@ fn outcome_of(key: &Key, outcome: Outcome) -> ObjectOutcome {
         name: key.name.clone(),
         outcome,
     }
+}
+
+/// What only the whole world shows. None of it stops a change: what is missing may be on its way.
+pub(super) fn analyses(world: &World) -> BTreeSet<Finding> {
+    let mut findings = crate::mesh::check::run(world);
+    findings.retain(|finding| finding.severity == Severity::Warning);
+    findings.into_iter().collect()
 }
 
 fn store_key(key: &Key) -> String {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::registry::Lease;
 use crate::api::{Problem, Reason};
 use crate::mesh::{Finding, Instance, Severity, World};
-use crate::resource::{self, Key, Objects, Running};
+use crate::resource::{self, Key, Object, Objects, Running};
 use crate::source::kubernetes::Change;
 
 /// What the writer knows; held while a write is under way, so that writes have an order.
@@ -166,6 +166,12 @@ impl Followed {
 }
 
 impl State {
+    /// Everything that people applied, here or to the cluster.
+    pub(super) fn written(&self) -> impl Iterator<Item = &Object> {
+        let all = self.objects.values().chain(self.followed.objects.values());
+        all.map(AsRef::as_ref)
+    }
+
     /// What people applied here and what the cluster holds, which wins.
     pub(super) fn union(&self, applied: &Objects) -> Objects {
         let mut union = applied.clone();

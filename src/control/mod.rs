@@ -149,6 +149,8 @@ pub enum ControlError {
     Listen {
         /// Which address.
         address: String,
+        /// The option that gives another; none for the API's socket.
+        option: Option<&'static str>,
         /// Why.
         source: io::Error,
     },
@@ -175,9 +177,13 @@ impl ControlError {
             Self::Home { .. } => Some("give another home with --home or MESHCTL_HOME".to_owned()),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Kubernetes(error) => Some(error.hint().to_owned()),
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
-                "another program has this port, perhaps another control plane; choose another with --xds-port, --tls-port or --metrics-port".to_owned(),
-            ),
+            Self::Listen {
+                source,
+                option: Some(option),
+                ..
+            } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
+                "another program has this port, perhaps another control plane; choose another with {option}"
+            )),
             _ => None,
         }
     }
@@ -251,13 +257,14 @@ pub async fn run(
     } else {
         IpAddr::V4(Ipv4Addr::LOCALHOST)
     };
-    let (xds, xds_address) = listen(SocketAddr::new(loopback, options.xds_port))?;
-    let (secure, tls_address) = listen(SocketAddr::new(options.listen, options.tls_port))?;
-    let (metrics, metrics_address) = listen(SocketAddr::new(loopback, options.metrics_port))?;
-    let (health, _) = listen(SocketAddr::new(loopback, options.health_port))?;
+    let (xds, xds_address) = listen(loopback, options.xds_port, "--xds-port")?;
+    let (secure, tls_address) = listen(options.listen, options.tls_port, "--tls-port")?;
+    let (metrics, metrics_address) = listen(loopback, options.metrics_port, "--metrics-port")?;
+    let (health, _) = listen(loopback, options.health_port, "--api-port")?;
     let socket = options.api_socket();
     let api = bind_unix(&socket).map_err(|source| ControlError::Listen {
         address: socket.display().to_string(),
+        option: None,
         source,
     })?;
 
@@ -404,9 +411,15 @@ async fn open_store(options: &ControlOptions) -> Result<(Store, OpenReport), Con
     }
 }
 
-fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ControlError> {
+fn listen(
+    ip: IpAddr,
+    port: u16,
+    option: &'static str,
+) -> Result<(TcpListener, SocketAddr), ControlError> {
+    let address = SocketAddr::new(ip, port);
     let failed = |source| ControlError::Listen {
         address: address.to_string(),
+        option: Some(option),
         source,
     };
     let listener = bind(address, BindOptions::default()).map_err(failed)?;

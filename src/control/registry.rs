@@ -3,12 +3,15 @@
 //! A registration is kept in the store before it is acknowledged; heartbeats are not, so after a
 //! restart every instance has one whole term to show itself again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::registry::{InstanceReport, Lease, Registration};
 use crate::api::{Problem, Reason};
+use crate::mesh::world::selects;
 use crate::mesh::{Health, Instance, World};
+use crate::resource::Kind;
 use crate::source::store::{Batch, Tree};
 
 use super::index::{Index, encode, problem};
@@ -147,6 +150,54 @@ impl Index {
             .map(|registered| registered.instance.service_account.clone())
     }
 
+    /// Why an instance of `account` may not stand behind a service that its labels claim: the
+    /// manifests name the accounts that the service's workloads run under, and it is none of them.
+    /// A service without workloads in the manifests is open to every account of its namespace.
+    pub async fn impostor(&self, instance: &Instance) -> Option<Problem> {
+        let world = self.world();
+        let state = self.state.lock().await;
+        let claimed = world.config.services.values().filter(|service| {
+            service.namespace == instance.namespace
+                && !service.selector.is_empty()
+                && selects(&service.selector, &instance.labels)
+        });
+        for service in claimed {
+            let accounts: BTreeSet<&str> = state
+                .written()
+                .filter(|object| object.metadata.namespace == service.namespace)
+                .filter_map(|object| match &object.body {
+                    Kind::Pod(pod) => Some(&pod.template),
+                    Kind::Workload(workload) => Some(&workload.template),
+                    _ => None,
+                })
+                .filter(|template| selects(&service.selector, &template.labels))
+                .map(|template| match template.spec.service_account.as_str() {
+                    "" => "default",
+                    account => account,
+                })
+                .collect();
+            if accounts.is_empty() || accounts.contains(instance.service_account.as_str()) {
+                continue;
+            }
+            let accounts: Vec<&str> = accounts.into_iter().collect();
+            let accounts = accounts.join(", ");
+            return Some(
+                Problem::new(
+                    Reason::Denied,
+                    format!(
+                        "service {}.{} is run by account {accounts}, not by {}",
+                        service.name, service.namespace, instance.service_account
+                    ),
+                )
+                .hint(format!(
+                    "join as its account, choose another --service, or apply a workload of the service with serviceAccountName: {}",
+                    instance.service_account
+                )),
+            );
+        }
+        None
+    }
+
     /// All instances with their terms.
     pub async fn instances(&self) -> Vec<InstanceReport> {
         let state = self.state.lock().await;
@@ -229,7 +280,7 @@ fn not_found(namespace: &str, name: &str) -> Problem {
         Reason::NotFound,
         format!("there is no instance {name} in namespace {namespace}"),
     )
-    .hint("register it again")
+    .hint("`meshctl register --list` shows those that are")
 }
 
 fn store_key((namespace, name): &(String, String)) -> String {

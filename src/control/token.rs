@@ -156,18 +156,25 @@ pub enum TokenError {
 
 impl TokenError {
     /// What a person can do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
+    pub fn hint(&self) -> String {
+        let words = match self {
             Self::Malformed(_) => "copy the whole token, from mj_ to its last digit",
             Self::Unknown => "it may belong to another mesh; make one with `meshctl token create`",
             Self::Expired { .. } | Self::Spent { .. } => {
                 "make a new one with `meshctl token create`"
             }
-            Self::OtherIdentity { .. } => {
-                "make one for this identity: `meshctl token create --namespace NS --service-account SA`"
+            Self::OtherIdentity { bound, wanted, .. } => {
+                let (namespace, account) = bound.split_once('/').unwrap_or(("default", bound));
+                let (other_namespace, other) =
+                    wanted.split_once('/').unwrap_or(("default", wanted));
+                return format!(
+                    "join with --namespace {namespace} --service-account {account}, or make a token by \
+                     `meshctl token create --namespace {other_namespace} --service-account {other}`"
+                );
             }
             Self::Spec(_) => "see `meshctl token create --help`",
-        }
+        };
+        words.to_owned()
     }
 }
 

@@ -178,7 +178,13 @@ impl Lines {
         }
         serde_json::from_str(&line).map(Some).map_err(|error| {
             match serde_json::from_str::<Refusal>(&line) {
-                Ok(refusal) => LocalError::NoSuchPod(refusal.error),
+                Ok(refusal) if refusal.containers.is_empty() => {
+                    LocalError::NoSuchPod(refusal.error)
+                }
+                Ok(refusal) => LocalError::NoSuchContainer {
+                    name: refusal.error,
+                    known: refusal.containers,
+                },
                 Err(_) => LocalError::Answer(error.into()),
             }
         })

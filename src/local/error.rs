@@ -20,6 +20,14 @@ pub enum LocalError {
     /// `logs` was asked for something that is not there.
     #[error("no pod, workload or service is called {0:?}")]
     NoSuchPod(String),
+    /// `logs` was asked for a container that no pod of that name has.
+    #[error("no container is called {name:?}")]
+    NoSuchContainer {
+        /// The container.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
     /// A file or directory of ours could not be used.
     #[error("cannot use {path}")]
     File {
@@ -92,6 +100,9 @@ impl LocalError {
             Self::Plan(error) => error.hint(),
             Self::AlreadyUp(_) => Some("end it with `meshctl down`, or use another --home".into()),
             Self::NotUp(_) => Some("start it with `meshctl up FILE…`".into()),
+            Self::NoSuchContainer { known, .. } => {
+                Some(format!("its containers: {}", known.join(", ")))
+            }
             Self::NoSuchPod(_) => Some("`meshctl ps` lists what is up".into()),
             Self::NotReady { .. } => Some("`meshctl ps` and `meshctl logs NAME` say more".into()),
             Self::Network { .. } => {

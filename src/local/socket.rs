@@ -56,7 +56,8 @@ async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
         }
         Err(error) => {
             let error = format!("not a request: {error}");
-            send(&mut write, &Refusal { error }).await
+            let containers = Vec::new();
+            send(&mut write, &Refusal { error, containers }).await
         }
     }
 }
@@ -70,8 +71,12 @@ async fn send(to: &mut OwnedWriteHalf, what: &impl Serialize) -> std::io::Result
 async fn logs(to: &mut OwnedWriteHalf, shared: &Shared, query: &LogsQuery) -> std::io::Result<()> {
     let sources = shared.logs(query);
     if sources.is_empty() {
-        let error = query.name.clone().unwrap_or_default();
-        return send(to, &Refusal { error }).await;
+        let containers = shared.containers_of(query);
+        let error = match &query.container {
+            Some(container) if !containers.is_empty() => container.clone(),
+            _ => query.name.clone().unwrap_or_default(),
+        };
+        return send(to, &Refusal { error, containers }).await;
     }
     let mut followed: Vec<(Source, Cursor, watch::Receiver<u64>)> = Vec::new();
     let mut lines = Vec::new();

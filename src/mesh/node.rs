@@ -48,6 +48,9 @@ pub struct Node {
 pub struct Application {
     /// The container port, as services target it.
     pub port: u16,
+    /// Its name, for services that target a name; empty when it has none.
+    #[serde(default)]
+    pub name: String,
     /// Where the sidecar listens for it when nothing is redirected.
     pub bind: SocketAddr,
     /// Where the application itself listens.

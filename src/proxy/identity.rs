@@ -142,6 +142,14 @@ pub enum IdentityError {
         /// What happened.
         reason: String,
     },
+    /// At first contact: not the mesh that the token is of.
+    #[error("the control plane at {address} is not the one that the join token is for: {reason}")]
+    Stranger {
+        /// The control plane.
+        address: SocketAddr,
+        /// What it showed.
+        reason: String,
+    },
     /// The answer's root is not the mesh's.
     #[error("the control plane answered with a root that is not the pinned one ({found})")]
     Root {
@@ -167,12 +175,15 @@ impl IdentityError {
                 id.namespace, id.service_account
             )),
             Self::NoPin => {
-                Some("copy the whole token, or give the root with --roots FILE".to_owned())
+                Some("copy the whole token, from mj_ to its last digit".to_owned())
             }
             Self::OtherIdentity { .. } => {
-                Some("use another --dir, or the name that the certificate was made for".to_owned())
+                Some(
+                    "give another --name (or --home), or the --namespace and --service-account that the certificate was made for"
+                        .to_owned(),
+                )
             }
-            Self::Root { .. } => Some(
+            Self::Root { .. } | Self::Stranger { .. } => Some(
                 "the token is of another mesh, or someone stands between; make a new token"
                     .to_owned(),
             ),
@@ -414,9 +425,16 @@ impl IdentityClient {
     }
 
     async fn dial(&self, caller: Caller<'_>) -> Result<ControlStream, IdentityError> {
+        let newcomer = matches!(caller, Caller::Newcomer(_));
         let connecting = connect_control(self.options.control_plane, &self.options.server, caller);
         match tokio::time::timeout(CALL, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) if newcomer && tls::is_stranger(&error) => {
+                Err(IdentityError::Stranger {
+                    address: self.options.control_plane,
+                    reason: tls::explain(&error),
+                })
+            }
             Ok(Err(error)) => Err(self.unreachable(tls::explain(&error))),
             Err(_) => Err(self.unreachable("no answer in 10 s".to_owned())),
         }
@@ -510,8 +528,12 @@ fn pins(pin: &Pin, root: &CertificateDer<'_>) -> bool {
 }
 
 fn tell(error: &IdentityError, what: &'static str) {
-    let hint = error.hint().unwrap_or_default();
-    warn!(error = %chain_of(error), %hint, "{what}");
+    let error_words = chain_of(error);
+    if let Some(hint) = error.hint() {
+        warn!(error = %error_words, hint, "{what}");
+    } else {
+        warn!(error = %error_words, "{what}");
+    }
 }
 
 /// An error and its causes in one line.

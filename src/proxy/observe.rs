@@ -45,15 +45,19 @@ pub(crate) fn request(
         source,
         destination,
         service: ended.service,
+        route: ended.route,
         code: ended.status,
         grpc_status: ended.grpc_status.filter(|_| grpc),
         flag: ended.flag,
         protocol: if grpc { Protocol::Grpc } else { Protocol::Http },
         security,
     };
-    worker
-        .recorder
-        .http(key, duration, head_bytes + ended.received, ended.sent);
+    worker.recorder.http(
+        key,
+        (duration, ended.retries),
+        head_bytes + ended.received,
+        ended.sent,
+    );
     let (Some(mut record), Some(log)) = (log, &worker.shared.log) else {
         return;
     };

@@ -14,9 +14,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
-use crate::api::PREFIX;
 use crate::api::registry::Registration;
+use crate::api::{PREFIX, Problem};
 use crate::mesh::{Health, Instance, SpiffeId};
 use crate::net::{ConnectOptions, connect};
 use crate::rt::{Backoff, DrainSignal, Reader, Tasks};
@@ -44,6 +45,8 @@ pub struct RegistrationOptions {
     pub instance: Instance,
     /// Where the application listens; all must take connections for the instance to be healthy.
     pub applications: Vec<SocketAddr>,
+    /// Told when the registry will not have the instance at all: that does not change by itself.
+    pub refused: mpsc::Sender<Problem>,
 }
 
 /// Runs until `drain` begins; then deregisters and returns.
@@ -54,6 +57,7 @@ pub async fn run(
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut instance = options.instance.clone();
+    let mut known = false;
     loop {
         let current = material.load();
         let Some(identity) = current.as_ref() else {
@@ -64,7 +68,7 @@ pub async fn run(
             continue;
         };
         let kept = tokio::select! {
-            kept = keep(&options, &mut instance, identity, &drain) => kept,
+            kept = keep(&options, (&mut instance, &mut known), identity, &drain) => kept,
             () = tokio::time::sleep(Duration::from_hours(1)) => Ok(()),
         };
         match kept {
@@ -86,7 +90,7 @@ pub async fn run(
 /// One connection: registers, then heartbeats until it breaks or the drain begins.
 async fn keep(
     options: &RegistrationOptions,
-    instance: &mut Instance,
+    (instance, ever): (&mut Instance, &mut bool),
     identity: &Material,
     drain: &DrainSignal,
 ) -> io::Result<()> {
@@ -139,18 +143,47 @@ async fn keep(
             send(&mut calls, Method::POST, &path, body).await
         };
         match status {
-            Ok(StatusCode::OK) => known = true,
+            Ok(Answer { status, .. }) if status == StatusCode::OK => {
+                known = true;
+                *ever = true;
+            }
             // Evicted, or the control plane has a new store.
-            Ok(StatusCode::NOT_FOUND) if known => {
+            Ok(Answer { status, .. }) if status == StatusCode::NOT_FOUND && known => {
                 known = false;
                 due.reset_immediately();
             }
-            Ok(status) => break Err(io::Error::other(format!("the registry answered {status}"))),
+            Ok(answer) => {
+                if answer.status == StatusCode::FORBIDDEN
+                    && !*ever
+                    && let Some(problem) = &answer.problem
+                {
+                    // Full or closed: it was told already, or the proxy ends anyway.
+                    let _told = options.refused.try_send(problem.clone()).is_ok();
+                }
+                break Err(io::Error::other(answer.words()));
+            }
             Err(error) => break Err(error),
         }
     };
     tasks.end().await;
     result
+}
+
+/// What the registry said.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    /// What is wrong, where something is.
+    problem: Option<Problem>,
+}
+
+impl Answer {
+    fn words(&self) -> String {
+        match &self.problem {
+            Some(problem) => format!("the registry refuses us: {}", problem.message),
+            None => format!("the registry answered {}", self.status),
+        }
+    }
 }
 
 /// Every application port takes connections. Nothing is sent.
@@ -194,7 +227,7 @@ async fn send(
     method: Method,
     path: &str,
     body: Vec<u8>,
-) -> io::Result<StatusCode> {
+) -> io::Result<Answer> {
     let request = Request::builder()
         .method(method)
         .uri(format!("https://meshctl{path}"))
@@ -213,11 +246,10 @@ async fn send(
             .collect()
             .await
             .map_err(io::Error::other)?;
-        if status.is_client_error() && status != StatusCode::NOT_FOUND {
-            let text = body.to_bytes();
-            tracing::error!(%status, answer = %String::from_utf8_lossy(&text), "the registry refused us");
-        }
-        Ok(status)
+        Ok(Answer {
+            status,
+            problem: serde_json::from_slice(&body.to_bytes()).ok(),
+        })
     };
     tokio::time::timeout(CALL, exchange)
         .await

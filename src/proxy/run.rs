@@ -257,6 +257,7 @@ impl Control {
                     self.open.insert(name.clone(), address);
                 }
                 Err(source) => {
+                    let cause = source.to_string();
                     let error = ProxyError::Bind {
                         name: name.clone(),
                         address,
@@ -265,7 +266,7 @@ impl Control {
                     if !self.began {
                         return Err(error);
                     }
-                    tracing::error!(%error, "listener is closed; will try again");
+                    tracing::error!(%error, cause, "listener is closed; will try again");
                 }
             }
         }

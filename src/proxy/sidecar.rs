@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::mpsc;
 
+use crate::api::Problem;
 use crate::mesh::node::Application;
 use crate::mesh::{
     Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
@@ -58,6 +60,8 @@ pub struct SidecarOptions {
     pub address: IpAddr,
     /// Container port and where the application listens for it.
     pub applications: Vec<(u16, SocketAddr)>,
+    /// Names of container ports, for services that target a name.
+    pub port_names: BTreeMap<String, u16>,
     /// What the application speaks, where no service in front of it says.
     pub protocol: Protocol,
     /// Connections are redirected to it.
@@ -101,6 +105,14 @@ pub enum SidecarError {
     /// The data path.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// The registry will not have the instance.
+    #[error("the registry refuses instance {name}: {}", problem.message)]
+    Refused {
+        /// The instance.
+        name: String,
+        /// In its words.
+        problem: Box<Problem>,
+    },
 }
 
 impl SidecarError {
@@ -110,6 +122,7 @@ impl SidecarError {
             Self::Dir { .. } => Some("give another home with --home".to_owned()),
             Self::Identity(error) => error.hint(),
             Self::Proxy(error) => error.hint(),
+            Self::Refused { problem, .. } => problem.hint.clone(),
         }
     }
 }
@@ -200,6 +213,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     }
 
     // The registry first, so that peers stop calling; then the data path.
+    let (refused, mut refusal) = mpsc::channel(1);
     let (leave, leaving) = Drain::new();
     let (drain, draining) = Drain::new();
     tasks.spawn(
@@ -210,6 +224,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
                 server,
                 instance: instance(&options),
                 applications: options.applications.iter().map(|(_, at)| *at).collect(),
+                refused,
             },
             material.clone(),
             leaving,
@@ -226,8 +241,14 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         draining,
     );
     tokio::pin!(serving);
+    let mut refused = None;
     let served = tokio::select! {
         served = &mut serving => served,
+        Some(problem) = refusal.recv() => {
+            refused = Some(problem);
+            drain.start();
+            serving.await
+        }
         () = shutdown.wait() => {
             leave.finish(LEAVE).await;
             drain.start();
@@ -235,7 +256,13 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         }
     };
     tasks.end().await;
-    Ok(served?)
+    match refused {
+        None => Ok(served?),
+        Some(problem) => Err(SidecarError::Refused {
+            name: options.name.clone(),
+            problem: Box::new(problem),
+        }),
+    }
 }
 
 /// Where its own endpoints are: beside the pod's other loopback addresses, or on loopback.
@@ -278,12 +305,18 @@ fn node(options: &SidecarOptions) -> Node {
             .iter()
             .map(|(port, application)| Application {
                 port: *port,
+                name: port_name(options, *port),
                 bind: reach(options, *port, *application),
                 address: *application,
                 protocol: options.protocol,
             })
             .collect(),
     }
+}
+
+fn port_name(options: &SidecarOptions, port: u16) -> String {
+    let named = options.port_names.iter().find(|(_, named)| **named == port);
+    named.map(|(name, _)| name.clone()).unwrap_or_default()
 }
 
 /// Where peers connect for `port`: at its own number where the application leaves that free, else
@@ -316,7 +349,7 @@ fn instance(options: &SidecarOptions) -> Instance {
         locality: Locality::default(),
         address: options.address,
         ports,
-        port_names: BTreeMap::new(),
+        port_names: options.port_names.clone(),
         weight: 1,
         health: Health::Unhealthy,
         mtls: true,

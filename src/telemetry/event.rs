@@ -65,6 +65,10 @@ pub struct PeerId(pub(crate) u32);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub(crate) u32);
 
+/// An interned route label; 0 is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(pub(crate) u32);
+
 /// What metrics say about one end of a connection. Instances are left out: their names would grow
 /// without bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +120,8 @@ pub struct HttpKey {
     pub destination: PeerId,
     /// What was called.
     pub service: ServiceId,
+    /// The route that the caller's proxy took; none on the other side, which does not know.
+    pub route: RouteId,
     /// Status; 0 when the caller went away before there was one.
     pub code: u16,
     /// `grpc-status`, when there was one.
@@ -135,6 +141,7 @@ impl HttpKey {
             source: PeerId(0),
             destination: PeerId(0),
             service: ServiceId(0),
+            route: RouteId(0),
             grpc_status: None,
             flag: Flag::None,
             code: self.code / 100 * 100,

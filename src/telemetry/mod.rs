@@ -16,7 +16,9 @@ pub mod registry;
 pub mod text;
 
 pub use access::{AccessRecord, LogFormat};
-pub use event::{HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+pub use event::{
+    HttpKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, Security, ServiceId, TcpKey,
+};
 pub use flag::Flag;
 pub use recorder::{Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};

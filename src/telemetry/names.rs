@@ -84,6 +84,8 @@ pub const TCP_CLOSED: Metric = counter(
     "istio_tcp_connections_closed_total",
     "TCP connections closed.",
 );
+/// Tries after the first, by how the request ended.
+pub const RETRIES: Metric = counter("meshctl_retries_total", "Tries after the first.");
 /// Events that were counted under `unknown`, because there were too many label sets.
 pub const OVERFLOW: Metric = counter(
     "meshctl_metrics_overflow_total",
@@ -118,6 +120,9 @@ pub const BOUNDS_TEXT: [&str; 19] = [
     "0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000",
     "30000", "60000", "300000", "600000", "1800000", "3600000",
 ];
+
+/// Label of request metrics beyond Istio's: the route that the caller's proxy took.
+pub const ROUTE: &str = "route_name";
 
 /// Label names of every standard metric, in the order of `event`'s values.
 pub const LABELS: [&str; 21] = [

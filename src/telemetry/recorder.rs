@@ -56,6 +56,8 @@ impl HistogramCells {
 pub struct HttpCells {
     /// Requests.
     pub requests: Cell,
+    /// Tries after the first.
+    pub retries: Cell,
     /// In microseconds.
     pub duration: HistogramCells,
     /// In thousandths of a byte.
@@ -100,8 +102,14 @@ impl Recorder {
         &self.registry
     }
 
-    /// Counts one finished request.
-    pub fn http(&self, key: HttpKey, duration: Duration, request_bytes: u64, response_bytes: u64) {
+    /// Counts one finished request, which took `retries` tries after the first.
+    pub fn http(
+        &self,
+        key: HttpKey,
+        (duration, retries): (Duration, u32),
+        request_bytes: u64,
+        response_bytes: u64,
+    ) {
         let mut known = self.http.borrow_mut();
         // What one worker remembers is bounded like what the registry holds.
         let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
@@ -115,6 +123,9 @@ impl Recorder {
             .entry(key)
             .or_insert_with(|| self.registry.http_cells(key));
         cells.requests.add(1);
+        if retries > 0 {
+            cells.retries.add(u64::from(retries));
+        }
         cells
             .duration
             .record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));

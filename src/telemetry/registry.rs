@@ -9,11 +9,13 @@ use crate::mesh::cluster::ServiceRef;
 use super::event::ServiceLabels;
 use super::names::{self, BOUNDS_MILLI, Metric};
 use super::recorder::{HistogramCells, HttpCells, TcpCells};
-use super::{HttpKey, PeerId, PeerLabels, Protocol, Reporter, Security, ServiceId, TcpKey};
+use super::{
+    HttpKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, Security, ServiceId, TcpKey,
+};
 
 /// Distinct label sets of a kind; what comes after is counted under `unknown`.
 pub const MAX_SERIES: usize = 4096;
-/// Distinct peers and services; what comes after is `unknown`.
+/// Distinct peers, services and routes; what comes after is `unknown`.
 pub const MAX_NAMES: usize = 4096;
 
 /// The label sets and cells of a process.
@@ -28,6 +30,7 @@ pub struct Registry {
 struct Inner {
     peers: Interned<PeerLabels>,
     services: Interned<ServiceLabels>,
+    routes: Interned<String>,
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
     cluster_id: String,
@@ -175,6 +178,11 @@ impl Registry {
         }))
     }
 
+    /// Interns the label of a route.
+    pub fn route(&self, label: &str) -> RouteId {
+        RouteId(self.lock().routes.id(label.to_owned()))
+    }
+
     /// New cells for one worker under `key`, or under `unknown` when there are too many.
     pub fn http_cells(&self, key: HttpKey) -> Arc<HttpCells> {
         let mut inner = self.lock();
@@ -205,6 +213,7 @@ impl Registry {
     pub fn gather(&self) -> Vec<Family> {
         let inner = self.lock();
         let mut requests = Vec::new();
+        let mut retries = Vec::new();
         let mut duration = Vec::new();
         let mut request_bytes = Vec::new();
         let mut response_bytes = Vec::new();
@@ -216,6 +225,10 @@ impl Registry {
             };
             let count = cells.iter().map(|cells| cells.requests.get()).sum();
             requests.push(sample(Value::Counter(count)));
+            let again = cells.iter().map(|cells| cells.retries.get()).sum();
+            if again > 0 {
+                retries.push(sample(Value::Counter(again)));
+            }
             duration.push(sample(merged(cells.iter().map(|cells| &cells.duration))));
             request_bytes.push(sample(merged(
                 cells.iter().map(|cells| &cells.request_bytes),
@@ -239,6 +252,7 @@ impl Registry {
             (names::REQUEST_DURATION, duration),
             (names::REQUEST_BYTES, request_bytes),
             (names::RESPONSE_BYTES, response_bytes),
+            (names::RETRIES, retries),
             (names::TCP_OPENED, tcp(|cells| cells.opened.get())),
             (names::TCP_CLOSED, tcp(|cells| cells.closed.get())),
             (names::TCP_SENT, tcp(|cells| cells.sent.get())),
@@ -313,6 +327,9 @@ impl Inner {
                 .map_or_else(String::new, |status| status.to_string()),
         ));
         labels.push(("response_flags", key.flag.name().to_owned()));
+        if key.route != RouteId::default() {
+            labels.push((names::ROUTE, self.routes.get(key.route.0)));
+        }
         labels
     }
 
@@ -380,6 +397,7 @@ mod tests {
             source: PeerId(0),
             destination: PeerId(0),
             service: ServiceId(0),
+            route: RouteId(0),
             code,
             grpc_status: None,
             flag: Flag::None,
@@ -393,7 +411,7 @@ mod tests {
         let registry = Arc::new(Registry::new("Kubernetes"));
         for _ in 0..2 {
             let recorder = Recorder::new(Arc::clone(&registry));
-            recorder.http(key(200), Duration::from_millis(3), 10, 0);
+            recorder.http(key(200), (Duration::from_millis(3), 0), 10, 0);
         }
         let families = registry.gather();
         assert_eq!(families[0].samples[0].value, Value::Counter(2));
@@ -410,6 +428,41 @@ mod tests {
     }
 
     #[test]
+    fn a_route_is_a_label_where_one_was_taken() {
+        let registry = Arc::new(Registry::new(""));
+        let recorder = Recorder::new(Arc::clone(&registry));
+        let jason = registry.route("jason");
+        assert_eq!(registry.route("jason"), jason);
+        assert_eq!(registry.route(""), RouteId::default());
+        for route in [jason, RouteId::default()] {
+            recorder.http(HttpKey { route, ..key(200) }, (Duration::ZERO, 0), 0, 0);
+        }
+        let text = text::render(&registry.gather());
+        let totals: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total"))
+            .collect();
+        assert_eq!(totals.len(), 2, "{totals:?}");
+        let named = |line: &&&str| line.ends_with("route_name=\"jason\"} 1");
+        assert_eq!(totals.iter().filter(named).count(), 1, "{totals:?}");
+        let without = |line: &&str| !line.contains("route_name");
+        assert!(totals.iter().any(without), "{totals:?}");
+    }
+
+    #[test]
+    fn only_retries_that_were_made_are_told() {
+        let registry = Arc::new(Registry::new(""));
+        let recorder = Recorder::new(Arc::clone(&registry));
+        recorder.http(key(200), (Duration::ZERO, 0), 0, 0);
+        recorder.http(key(503), (Duration::ZERO, 2), 0, 0);
+        let families = registry.gather();
+        let retries = families.iter().find(|f| f.metric == names::RETRIES);
+        let samples = &retries.unwrap().samples;
+        assert_eq!(samples.len(), 1);
+        assert_eq!(samples[0].value, Value::Counter(2));
+    }
+
+    #[test]
     fn label_sets_are_bounded() {
         let registry = Arc::new(Registry::new(""));
         let recorder = Recorder::new(Arc::clone(&registry));
@@ -418,7 +471,7 @@ mod tests {
                 source: PeerId(peer),
                 ..key(200)
             };
-            recorder.http(key, Duration::ZERO, 0, 0);
+            recorder.http(key, (Duration::ZERO, 0), 0, 0);
         }
         let counted: u64 = registry.gather()[0]
             .samples

@@ -51,7 +51,7 @@ pub use csr::Request;
 pub use issuer::{Authority, Issued};
 pub use join::JoinToken;
 pub use material::Material;
-pub use verify::{explain, peer_id};
+pub use verify::{explain, is_stranger, peer_id};
 
 /// Namespace of the control plane's own identity.
 pub const CONTROL_PLANE_NAMESPACE: &str = "meshctl-system";

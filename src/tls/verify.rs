@@ -47,6 +47,19 @@ pub fn peer_id(chain: &[CertificateDer<'_>]) -> Option<SpiffeId> {
     name_of(chain.first()?).ok()
 }
 
+/// Whether the other end was refused for being somebody else than was expected, which it stays.
+pub fn is_stranger(error: &std::io::Error) -> bool {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Other(_) | CertificateError::UnknownIssuer
+        ))
+    )
+}
+
 /// Why a handshake failed, in words for a log or an access-log field: the reason of our own
 /// verification without rustls' wrapping, otherwise rustls' text or the system's.
 pub fn explain(error: &std::io::Error) -> String {

@@ -48,6 +48,7 @@ pub(crate) fn node(client: Client) -> Node {
         transparent: false,
         applications: vec![Application {
             port: 9080,
+            name: "http".to_owned(),
             bind: SocketAddr::new(ip, 9080),
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
             protocol: crate::mesh::Protocol::Auto,

@@ -38,6 +38,7 @@ pub fn node_to_proto(node: &Node) -> core::Node {
         .map(|application| {
             nested(object([
                 ("port", number(u32::from(application.port))),
+                ("name", text(&application.name)),
                 ("bind", text(application.bind.to_string())),
                 ("address", text(application.address.to_string())),
                 ("protocol", text(protocol_name(application.protocol))),
@@ -229,6 +230,7 @@ fn protocol_name(protocol: Protocol) -> &'static str {
 fn application(fields: &super::pb::Struct) -> Option<Application> {
     Some(Application {
         port: u16::try_from(as_number(fields, "port")?).ok()?,
+        name: as_text(fields, "name").unwrap_or_default(),
         bind: as_text(fields, "bind")?.parse().ok()?,
         address: as_text(fields, "address")?.parse().ok()?,
         protocol: as_text(fields, "protocol")

@@ -17,6 +17,8 @@ mod home;
 mod install_sh;
 mod json;
 mod manifests;
+mod mesh;
+mod plane;
 mod pipes;
 mod run;
 mod tables;

@@ -114,6 +114,43 @@ fn up_reads_everything_before_it_starts_anything() {
 }
 
 #[test]
+fn what_cannot_run_here_is_said_before_anything_is_made() {
+    let home = Home::new();
+    let pod = |first: &str, second: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: shop}}\nspec:\n  containers:\n  - {first}\n  - {second}\n"
+        )
+    };
+    let container = |name: &str, port: u16| {
+        format!(
+            "{{name: {name}, image: x, command: [sleep, '9'], ports: [{{containerPort: {port}}}]}}"
+        )
+    };
+    let mut all = String::new();
+    for (name, text) in [
+        ("twice", pod(&container("a", 8_080), &container("b", 8_080))),
+        (
+            "sidecars",
+            pod(&container("a", 15_001), &container("b", 8_080)),
+        ),
+        (
+            "image",
+            pod(&container("a", 8_080), "{name: b, image: nginx}"),
+        ),
+    ] {
+        let file = format!("{name}.yaml");
+        home.write(&file, &text);
+        let outcome = home
+            .run(&["up", "-d", "--isolation", "process", &file])
+            .exits(1);
+        assert_eq!(outcome.stdout, "");
+        all.push_str(&format!("$ meshctl up -d {file}\n{}", outcome.stderr));
+        assert!(!home.path().exists(), "{outcome}");
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
 fn the_sample_application_is_inside() {
     let home = Home::new();
     let outcome = home.run(&["sample-app"]).exits(2);

@@ -367,6 +367,7 @@ fn sidecar(transparent: bool) -> Node {
         transparent,
         applications: vec![Application {
             port: 9080,
+            name: String::new(),
             bind: at(9080),
             address: at(19080),
             protocol: meshctl::mesh::Protocol::Auto,

@@ -95,6 +95,7 @@ pub(crate) fn node(objects: &Objects, instance: &Instance, transparent: bool) ->
             .into_iter()
             .map(|port| Application {
                 port,
+                name: String::new(),
                 bind: own(port),
                 address: local(port),
                 protocol: meshctl::mesh::Protocol::Auto,

@@ -65,6 +65,10 @@ struct Status {
 
 /// List the services that are split between versions
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl canary list
+  meshctl canary list -n shop -o json")]
 struct List {}
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {

@@ -211,7 +211,8 @@ fn machine_section(cx: &Context) -> CheckSection {
     for (key, default, what) in [
         ("xdsPort", 15_010, "xDS"),
         ("tlsPort", 15_012, "xDS and CA over TLS"),
-        ("apiPort", 15_080, "the API"),
+        ("apiPort", 15_080, "/ready"),
+        ("metricsPort", 15_014, "metrics"),
     ] {
         let port = note.port(key).unwrap_or(default);
         checks.push(match free(port) {
@@ -280,7 +281,16 @@ fn writable(dir: &Path) -> Result<(), String> {
         dir,
         nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK,
     )
-    .map_err(|error| format!("{}: {}", dir.display(), error.desc()))
+    .map_err(|error| format!("{}: {}", dir.display(), error.desc()))?;
+    // Root may everything, and yet there are places where nothing can be made.
+    let probe = dir.join(format!(".meshctl-check-{}", std::process::id()));
+    std::fs::create_dir(&probe)
+        .and_then(|()| std::fs::remove_dir(&probe))
+        .map_err(|error| {
+            let words = error.to_string();
+            let words = words.split(" (os error ").next().unwrap_or(&words);
+            format!("{}: {words}", dir.display())
+        })
 }
 
 fn free(port: u16) -> Result<(), String> {

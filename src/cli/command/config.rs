@@ -18,7 +18,7 @@ Examples:
 
 `meshctl proxies` lists the names.
 The table shows the plain fields; -o json and -o yaml show all.
-Secrets show certificates, never keys.")]
+Secrets show the identity and the root's fingerprint, never keys.")]
 pub(crate) struct Args {
     /// Which part: listeners, routes, clusters, endpoints or secrets
     #[arg(value_enum, value_name = "PART", hide_possible_values = true)]

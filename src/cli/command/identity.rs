@@ -71,6 +71,25 @@ struct Show {
     of: String,
 }
 
+/// Where a certificate and its key went.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    spiffe_id: String,
+    expires_unix_ms: u64,
+    files: Vec<String>,
+}
+
+impl Render for Written {
+    fn text(&self, _: &Page) -> String {
+        self.files.iter().map(|file| format!("{file}\n")).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.files.clone()
+    }
+}
+
 /// One certificate.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -140,6 +159,11 @@ async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {
         None => cx.out.report(&report)?,
         Some(dir) => {
             private_dir(dir).map_err(CliError::file("make", dir))?;
+            let mut written = Written {
+                spiffe_id: report.spiffe_id.clone(),
+                expires_unix_ms: report.expires_unix_ms,
+                files: Vec::new(),
+            };
             for (name, text) in [
                 ("cert-chain.pem", &report.chain_pem),
                 ("key.pem", &report.key_pem),
@@ -147,8 +171,9 @@ async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {
             ] {
                 let file = dir.join(name);
                 write_private(&file, text.as_bytes()).map_err(CliError::file("write", &file))?;
-                cx.out.data(&format!("{}\n", file.display()))?;
+                written.files.push(file.display().to_string());
             }
+            cx.out.report(&written)?;
         }
     }
     cx.out.note(&format!("{} is {good}", report.spiffe_id));

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use crate::api::{Problem, Reason};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::render::number;
+use crate::cli::settings::Format;
 use crate::inject::{self, InjectConfig};
 use crate::mesh::Finding;
 
@@ -21,7 +24,7 @@ Examples:
   meshctl inject --uninject -f meshed.yaml > plain.yaml
 
 Everything but pods passes through as it is; a pod that has its sidecar is
-left alone.")]
+left alone. YAML goes out; with -o json an object or a List.")]
 pub(crate) struct Args {
     /// File, directory, or - for standard input (the default); may be repeated
     #[arg(short, long = "filename", value_name = "FILE", num_args = 1.., default_value = "-")]
@@ -73,13 +76,28 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         text.push_str(&done.text);
     }
     // Written only when every file was understood: half a stream applied is worse than none.
-    cx.out.data(&text)?;
+    if cx.out.format() == Format::Json {
+        cx.out.structure(&list(&text)?)?;
+    } else {
+        cx.out.data(&text)?;
+    }
     let verb = if args.uninject { "without" } else { "with" };
     cx.out.note(&format!(
         "{} now {verb} a sidecar",
         number::count(changed, "pod")
     ));
     Ok(Exit::Ok)
+}
+
+/// The manifests as `kubectl -o json` gives them: one object, or a List.
+fn list(text: &str) -> Result<Value, CliError> {
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(text)
+        .map_err(|error| CliError::failed(format!("cannot write the manifests: {error}")))?;
+    objects.retain(|object| !object.is_null());
+    Ok(match objects.len() {
+        1 => objects.remove(0),
+        _ => json!({ "apiVersion": "v1", "kind": "List", "items": objects }),
+    })
 }
 
 fn refused(name: &str, findings: Vec<Finding>) -> CliError {

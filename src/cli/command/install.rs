@@ -29,8 +29,8 @@ Examples:
 
 Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative
 log), minimal (as default, logs only what is wrong)
-Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, mtls (strict or
-permissive), logLevel
+Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, metricsPort, mtls
+(strict or permissive), logLevel
 Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to

@@ -18,7 +18,9 @@ use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
 use crate::cli::{logging, settings};
 use crate::local::plan::{Isolation, Pod};
-use crate::local::supervisor::{ControlPlane, Daemon, Mesh, Options, Supervisor, daemonise};
+use crate::local::supervisor::{
+    ControlPlane, Daemon, Mesh, Options, Supervisor, daemonise, rehearse,
+};
 use crate::local::{self, LocalError};
 use crate::rt::now;
 
@@ -98,6 +100,7 @@ pub(crate) async fn up(args: Args, cx: &Context) -> Result<(), CliError> {
             "the files hold no Deployment, StatefulSet or Pod",
         ));
     }
+    rehearse(&pods, isolation(args.isolation)).map_err(failed)?;
     alone(cx).await?;
     install::ensure(cx)?;
     if args.detach {
@@ -114,6 +117,7 @@ pub(crate) async fn up(args: Args, cx: &Context) -> Result<(), CliError> {
         workloads: pods,
         base_env: settings::handed_on(),
         own_env: settings::own_variables(),
+        sidecar_args: vec!["--access-log".to_owned(), args.access_log.name().to_owned()],
         control_plane: control_plane(cx, isolation(args.isolation)),
         patience: args.timeout,
     };
@@ -133,8 +137,9 @@ pub(crate) async fn up(args: Args, cx: &Context) -> Result<(), CliError> {
     };
     match ready {
         Ok(()) => {
-            let pods = supervisor.status().pods.len();
-            step.done(&format!("{pods} ready; Ctrl-C ends them"));
+            let status = supervisor.status();
+            step.done(&format!("{} ready; Ctrl-C ends them", status.pods.len()));
+            for_programs(cx, &status)?;
         }
         Err(error) => {
             step.failed();
@@ -143,6 +148,15 @@ pub(crate) async fn up(args: Args, cx: &Context) -> Result<(), CliError> {
         }
     }
     supervisor.run(stop).await.map_err(failed)
+}
+
+/// What came up, where people were told in words already.
+fn for_programs(cx: &Context, status: &LocalStatus) -> Result<(), CliError> {
+    if cx.out.for_people() {
+        Ok(())
+    } else {
+        cx.out.report(status)
+    }
 }
 
 /// Pods bring a control plane of their own, on an address that they all reach.
@@ -204,6 +218,7 @@ async fn detach(args: Args, cx: &Context) -> Result<(), CliError> {
         again.push("-R".into());
     }
     again.extend(["--isolation".into(), args.isolation.name().into()]);
+    again.extend(["--access-log".into(), args.access_log.name().into()]);
     again.extend([
         "--timeout".into(),
         format!("{}s", args.timeout.as_secs()).into(),
@@ -234,7 +249,7 @@ async fn detach(args: Args, cx: &Context) -> Result<(), CliError> {
                 let ready = status.pods.iter().filter(|pod| pod.ready).count();
                 if ready == status.pods.len() {
                     step.done(&format!("{ready} ready; `meshctl down` ends them"));
-                    return Ok(());
+                    return for_programs(cx, &status);
                 }
                 step.update(&format!("{ready} of {} ready", status.pods.len()));
             }

@@ -15,6 +15,7 @@ Examples:
   meshctl proxies
   meshctl proxies reviews-v1-6b7c-x2x1z -o yaml
 
+WORLD counts every change that proxies are told of: configuration, and who runs.
 `meshctl config` shows what a proxy runs.")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of one proxy

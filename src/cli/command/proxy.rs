@@ -23,7 +23,7 @@ use crate::telemetry::LogFormat;
 #[command(after_help = "\
 Examples:
   meshctl proxy --service reviews --version v1 --app 127.0.0.1:9080
-  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart \\
+  MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart --service-account cart \\
       --app 8080=127.0.0.1:18080 --control-plane mesh.example.com:15012
 
 Calls of the application go to the outbound port
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Where the application listens; may be repeated
     #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present = "static_pair", value_parser = parse::app)]
     app: Vec<(u16, SocketAddr)>,
+    /// Name of a port of --app, for services that target a name; may be repeated
+    #[arg(long, value_name = "NAME=PORT", value_parser = parse::named_port)]
+    port_name: Vec<(String, u16)>,
     /// What the application speaks, where its service does not say
     #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
     protocol: Protocol,
@@ -83,8 +86,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
     /// Log every request to standard output
-    #[arg(long, value_enum, value_name = "FORM")]
-    access_log: Option<LogForm>,
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    access_log: LogForm,
     /// How long requests may take to end after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = parse::duration)]
     drain: Duration,
@@ -94,12 +97,34 @@ pub(crate) struct Args {
 }
 
 /// How requests are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogForm {
+    // Not at all
+    #[default]
+    Off,
     // Istio's line
     Text,
     // One object a line
     Json,
+}
+
+impl LogForm {
+    /// As it is typed.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+
+    fn format(self) -> Option<LogFormat> {
+        match self {
+            Self::Off => None,
+            Self::Text => Some(LogFormat::Text),
+            Self::Json => Some(LogFormat::Json),
+        }
+    }
 }
 
 /// What an application speaks.
@@ -139,6 +164,7 @@ pub(crate) struct Options {
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
+    pub(crate) port_names: BTreeMap<String, u16>,
     pub(crate) protocol: Protocol,
     pub(crate) join: Option<String>,
     pub(crate) control_plane: String,
@@ -185,6 +211,13 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .entry("version".to_owned())
             .or_insert_with(|| version.clone());
     }
+    for (name, port) in &args.port_name {
+        if args.app.iter().all(|(own, _)| own != port) {
+            return Err(CliError::usage(format!(
+                "--port-name {name}={port} names a port that no --app has"
+            )));
+        }
+    }
     let name = match args.name {
         Some(name) => name,
         None => instance_name(&service, args.version.as_deref()),
@@ -198,6 +231,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         labels,
         address: args.address,
         apps: args.app,
+        port_names: args.port_name.into_iter().collect(),
         protocol: args.protocol,
         join: args
             .join
@@ -210,13 +244,10 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         trust_domain: args.trust_domain,
         certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
         workers: args.workers,
-        access_log: args.access_log.map(|format| AccessLog {
-            format: match format {
-                LogForm::Text => LogFormat::Text,
-                LogForm::Json => LogFormat::Json,
-            },
-            path: None,
-        }),
+        access_log: args
+            .access_log
+            .format()
+            .map(|format| AccessLog { format, path: None }),
         drain: args.drain,
     })
 }
@@ -348,6 +379,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         address: options.address,
         applications: options.apps,
+        port_names: options.port_names,
         protocol: match options.protocol {
             Protocol::Auto => mesh::Protocol::Auto,
             Protocol::Http => mesh::Protocol::Http,

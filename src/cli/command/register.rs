@@ -46,8 +46,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PORT[=ADDRESS:PORT]", value_parser = parse::port_map)]
     port: Vec<(u16, Option<SocketAddr>)>,
     /// Name of a port, for services that target a name; may be repeated
-    #[arg(long, value_name = "NAME=PORT", value_parser = parse::key_value)]
-    port_name: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=PORT", value_parser = parse::named_port)]
+    port_name: Vec<(String, u16)>,
     /// The workload that it is one of [default: the service with the version]
     #[arg(long, value_name = "WORKLOAD")]
     workload: Option<String>,
@@ -155,17 +155,6 @@ fn instance(args: &Args, cx: &Context) -> Result<Instance, CliError> {
             labels.insert(key.to_owned(), value.clone());
         }
     }
-    let mut port_names = BTreeMap::new();
-    for (name, port) in &args.port_name {
-        let port = port
-            .parse()
-            .ok()
-            .filter(|port: &u16| *port > 0)
-            .ok_or_else(|| {
-                CliError::usage(format!("the port name {name} needs a port, not {port:?}"))
-            })?;
-        port_names.insert(name.clone(), port);
-    }
     let workload = match (&args.workload, &args.service, &args.version) {
         (Some(workload), _, _) => workload.clone(),
         (None, Some(service), Some(version)) => format!("{service}-{version}"),
@@ -185,7 +174,7 @@ fn instance(args: &Args, cx: &Context) -> Result<Instance, CliError> {
             .iter()
             .filter_map(|(port, reach)| Some((*port, (*reach)?)))
             .collect(),
-        port_names,
+        port_names: args.port_name.iter().cloned().collect(),
         weight: args.weight,
         health: Health::Healthy,
         mtls: args.mtls,

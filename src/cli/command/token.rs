@@ -14,6 +14,10 @@ use crate::cli::render::identity::lifetime;
 
 /// Create join tokens for proxies that run elsewhere
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl token create --service-account reviews
+  meshctl token create -n shop --service-account cart --uses 3 --ttl 10m")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -30,7 +34,10 @@ enum Command {
 Examples:
   meshctl token create --service-account reviews
   MESHCTL_JOIN_TOKEN=$(meshctl token create -q --service-account reviews) \\
-      meshctl proxy --service reviews --app 127.0.0.1:9080")]
+      meshctl proxy --service reviews --service-account reviews \\
+      --app 127.0.0.1:9080
+
+The proxy joins with the same -n and --service-account.")]
 struct Create {
     /// The account that the bearer may claim; the namespace is -n
     #[arg(long, value_name = "ACCOUNT", default_value = "default", value_parser = parse::name)]

@@ -10,6 +10,8 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::parse;
 
+use super::proxy::LogForm;
+
 /// Run manifests as pods on this machine, with sidecars
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -22,6 +24,7 @@ namespace with transparent capture, auto takes netns where it works.
 
 Containers run as processes: `command` says what, the image is not pulled.
 Without root a pod finds its port in $PORT and its sidecar in $HTTP_PROXY.
+`meshctl logs NAME -c proxy` shows the access log of a sidecar.
 Ctrl-C (or `meshctl down` after -d) ends all of it and leaves nothing behind.")]
 pub(crate) struct Args {
     /// Manifests: files or directories
@@ -36,6 +39,9 @@ pub(crate) struct Args {
     /// Return when all is ready, and go on in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
+    /// How sidecars log requests, for `meshctl logs -c proxy`
+    #[arg(long, value_enum, default_value_t = LogForm::Text, value_name = "FORM")]
+    pub(crate) access_log: LogForm,
     /// How long the pods may take to become ready
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse::duration)]
     pub(crate) timeout: Duration,

@@ -11,6 +11,13 @@ use crate::cli::render::{Page, Render, number};
 
 /// Print the versions of this program and of the control plane
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl version
+  meshctl version --client -q                 only of this program
+  meshctl version -o json | jq -r .controlPlane.tlsAddress
+
+Exits 4 when no control plane answers, after printing its own version.")]
 pub(crate) struct Args {
     /// Only of this program; asks nobody
     #[arg(long)]

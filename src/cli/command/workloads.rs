@@ -89,7 +89,7 @@ impl Reading<'_> {
             replicas,
             pod: self.pod(object, template),
             origin: match &origin.file {
-                Some(file) => format!("{file}:{}", origin.line),
+                Some(file) => format!("{file}:{}:{}", origin.line, origin.column.max(1)),
                 None => origin.to_string(),
             },
         })
@@ -357,7 +357,7 @@ spec:
             panic!("{found:?}")
         };
         assert_eq!((shop.name.as_str(), shop.replicas), ("shop-v1", 2));
-        assert_eq!(shop.origin, "pod.yaml:11");
+        assert_eq!(shop.origin, "pod.yaml:11:1");
         assert!(shop.pod.inject);
         let container = &shop.pod.containers[0];
         assert_eq!(container.command, ["meshctl", "sample-app"]);

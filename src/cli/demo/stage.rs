@@ -105,6 +105,9 @@ impl Stage {
             "--detach",
             "--isolation",
             "process",
+            // What is measured is the mesh, not how fast lines are written.
+            "--access-log",
+            "off",
             &file,
         ])
         .await?;

@@ -2,7 +2,16 @@
 
 use crate::api::check::{Check, CheckReport, CheckStatus};
 
-use super::{Page, Render};
+use super::{Page, Render, wrap::wrap};
+
+/// `text`, broken where the page ends, all lines behind a margin.
+fn indented(text: &str, margin: usize, page: &Page) -> String {
+    let Some(width) = page.width else {
+        return text.to_owned();
+    };
+    let width = usize::from(width).saturating_sub(margin).max(20);
+    wrap(text, width).replace('\n', &format!("\n{:margin$}", ""))
+}
 
 impl Render for CheckReport {
     fn text(&self, page: &Page) -> String {
@@ -20,12 +29,15 @@ impl Render for CheckReport {
                     CheckStatus::Warning => paint.warn("‼"),
                     CheckStatus::Failed => paint.bad("×"),
                 };
-                text.push_str(&format!("  {mark} {}\n", check.text));
+                let told = indented(&check.text, 4, page);
+                text.push_str(&format!("  {mark} {told}\n"));
                 if !check.detail.is_empty() {
-                    text.push_str(&format!("      {}\n", check.detail));
+                    let told = indented(&check.detail, 6, page);
+                    text.push_str(&format!("      {told}\n"));
                 }
                 if let Some(hint) = &check.hint {
-                    text.push_str(&format!("      {} {hint}\n", paint.hint("hint:")));
+                    let told = indented(hint, 12, page);
+                    text.push_str(&format!("      {} {told}\n", paint.hint("hint:")));
                 }
             }
             text.push('\n');

@@ -2,17 +2,15 @@
 
 use std::borrow::Cow;
 
-use comfy_table::{
-    Attribute, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width, presets,
-};
+use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement, Table, presets};
 
-use super::{Page, Tone};
+use super::{Page, Tone, wrap::wrap};
 
 /// Spaces between two columns.
-const GAP: u16 = 2;
+const GAP: usize = 2;
 
-/// Narrowest that a column which may wrap becomes before the others give way too.
-const NARROWEST: u16 = 10;
+/// Narrowest that a column which may wrap becomes; a page without that much room is overflown.
+const NARROWEST: usize = 10;
 
 /// A column and how it behaves.
 #[derive(Debug, Clone)]
@@ -146,23 +144,36 @@ impl Grid {
             }
             cell
         }));
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        let widths = self.widths(&shown, &columns, page);
         for row in &self.rows {
-            table.add_row(shown.iter().zip(&columns).map(|(at, column)| {
-                let empty = Cell::default();
-                let cell = row.get(*at).unwrap_or(&empty);
-                let drawn = styled(comfy_table::Cell::new(&cell.text), cell.tone);
-                if column.number {
-                    drawn.set_alignment(CellAlignment::Right)
-                } else {
-                    drawn
-                }
-            }));
+            table.add_row(
+                shown
+                    .iter()
+                    .zip(&columns)
+                    .zip(&widths)
+                    .map(|((at, column), width)| {
+                        let empty = Cell::default();
+                        let cell = row.get(*at).unwrap_or(&empty);
+                        let text = if column.wraps {
+                            wrap(&cell.text, *width)
+                        } else {
+                            cell.text.clone()
+                        };
+                        let drawn = styled(comfy_table::Cell::new(text), cell.tone);
+                        if column.number {
+                            drawn.set_alignment(CellAlignment::Right)
+                        } else {
+                            drawn
+                        }
+                    }),
+            );
         }
         let last = columns.len().saturating_sub(1);
         for (at, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((0, if at == last { 0 } else { GAP }));
+            let gap = if at == last { 0 } else { GAP };
+            column.set_padding((0, u16::try_from(gap).unwrap_or(0)));
         }
-        self.fit(&mut table, &columns, page);
         let mut text = String::new();
         for line in table.lines() {
             text.push_str(line.trim_end());
@@ -171,35 +182,38 @@ impl Grid {
         text
     }
 
-    /// Lets the long columns give way when the page is too narrow.
-    #[expect(clippy::unused_self, reason = "reads better beside draw")]
-    fn fit(&self, table: &mut Table, columns: &[Column], page: &Page) {
-        let Some(width) = page.width else {
-            table.set_content_arrangement(ContentArrangement::Disabled);
-            return;
-        };
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(width);
-        let needed = table.column_max_content_widths();
-        let gaps = GAP.saturating_mul(u16::try_from(columns.len().saturating_sub(1)).unwrap_or(0));
-        let fixed: u16 = needed
+    /// What each shown column gets: the long ones give way when the page is too narrow.
+    fn widths(&self, shown: &[usize], columns: &[Column], page: &Page) -> Vec<usize> {
+        let mut widths: Vec<usize> = shown
             .iter()
             .zip(columns)
-            .filter(|(_, column)| !column.wraps)
-            .fold(gaps, |sum, (width, _)| sum.saturating_add(*width));
-        let long = columns.iter().filter(|column| column.wraps).count();
-        let least = NARROWEST.saturating_mul(u16::try_from(long).unwrap_or(u16::MAX));
-        if fixed.saturating_add(least) > width {
-            return;
-        }
-        for ((drawn, column), width) in table.column_iter_mut().zip(columns).zip(needed) {
-            if !column.wraps {
-                let padding = drawn.padding_width();
-                drawn.set_constraint(ColumnConstraint::Absolute(Width::Fixed(
-                    width.saturating_add(padding),
-                )));
+            .map(|(at, column)| {
+                let cells = self.rows.iter().filter_map(|row| row.get(*at));
+                let widest = cells.map(|cell| cell.text.chars().count()).max();
+                widest.unwrap_or(0).max(column.header.chars().count())
+            })
+            .collect();
+        // Whoever asks for everything gets it, as wide as it is.
+        let Some(page_width) = page.width.filter(|_| !page.wide) else {
+            return widths;
+        };
+        let gaps = GAP * columns.len().saturating_sub(1);
+        let mut over =
+            (gaps + widths.iter().sum::<usize>()).saturating_sub(usize::from(page_width));
+        while over > 0 {
+            let long = widths.iter_mut().zip(columns);
+            // One off the widest each time: they end up alike, and the short ones keep theirs.
+            let widest = long
+                .filter(|(width, column)| column.wraps && **width > NARROWEST)
+                .map(|(width, _)| width)
+                .max_by_key(|width| **width);
+            match widest {
+                Some(width) => *width -= 1,
+                None => break,
             }
+            over -= 1;
         }
+        widths
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod registry;
 pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod stats;
+mod wrap;
 
 use serde::Serialize;
 

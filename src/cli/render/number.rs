@@ -117,7 +117,11 @@ pub(crate) fn age(then: UnixMillis, now: UnixMillis) -> String {
 pub(crate) fn until(then: UnixMillis, now: UnixMillis) -> String {
     match then.checked_sub(now) {
         None | Some(0) => "expired".to_owned(),
-        Some(millis) => duration(Duration::from_millis(millis)),
+        // What was just made for an hour is good for an hour.
+        Some(millis) => duration(Duration::from_millis(match millis {
+            0..1_000 => millis,
+            _ => millis.saturating_add(500) / 1_000 * 1_000,
+        })),
     }
 }
 

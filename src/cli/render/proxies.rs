@@ -19,7 +19,7 @@ impl Render for Vec<ProxySync> {
         ];
         columns.extend(TYPES.map(Column::text));
         columns.extend([
-            Column::number("REVISION"),
+            Column::number("WORLD"),
             Column::number("SINCE"),
             Column::text("PROTOCOL").when(page.wide),
             Column::long("IDENTITY").when(page.wide),
@@ -51,7 +51,7 @@ impl Render for Vec<ProxySync> {
                 if let Some(rejected) = &sync.rejected {
                     let label = page.paint.bad("refused:");
                     text.push_str(&format!(
-                        "{label} {} of revision {} by {}\n  {}\n",
+                        "{label} {} of world {} by {}\n  {}\n",
                         sync.kind, rejected.revision, row.name, rejected.reason
                     ));
                 }

@@ -58,9 +58,6 @@ fn describe(
     (index, route): (usize, &Route),
     measured: &Measured,
 ) -> RouteReport {
-    let everything = explain::describe(&crate::mesh::route::Match::default());
-    let mut matches = explain::describe(&route.matches);
-    matches.retain(|text| !everything.contains(text));
     let (action, timeout, retries, backends) = match &route.action {
         Action::Forward(forward) => {
             let sum: u64 = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
@@ -94,7 +91,7 @@ fn describe(
         port,
         index,
         name: route.name.clone(),
-        matches,
+        matches: explain::narrowing(&route.matches),
         action,
         backends,
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),

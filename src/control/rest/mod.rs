@@ -402,12 +402,13 @@ async fn stats(
         None | Some("" | "service") => GroupBy::Service,
         Some("version") => GroupBy::Version,
         Some("source") => GroupBy::Source,
+        Some("route") => GroupBy::Route,
         Some(other) => {
             return Err(Problem::new(
                 Reason::Invalid,
                 format!("rows cannot be told apart by {other:?}"),
             )
-            .hint("one of service, version, source")
+            .hint("one of service, version, source, route")
             .into());
         }
     };

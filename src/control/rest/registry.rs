@@ -94,7 +94,8 @@ fn may(peer: Option<&PeerIdentity>, namespace: &str, account: Option<&str>) -> R
                 proven.service_account,
                 account.unwrap_or("*")
             ),
-        ));
+        )
+        .hint("give the proxy another --name, or the account that the name belongs to"));
     }
     Ok(())
 }
@@ -117,6 +118,9 @@ pub(super) async fn register_self(
         &instance.name,
     )
     .await?;
+    if let Some(problem) = control.index.impostor(instance).await {
+        return Err(problem.into());
+    }
     register(control, Json(registration)).await
 }
 

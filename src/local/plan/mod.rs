@@ -68,6 +68,8 @@ pub struct Surroundings {
     pub pods_dir: PathBuf,
     /// Handed on to every container: `PATH` and its like.
     pub base_env: Vec<(String, String)>,
+    /// More arguments for every sidecar.
+    pub sidecar_args: Vec<String>,
     /// `host:port` that sidecars get their configuration from.
     pub control_plane: String,
     /// Ports below this need root (`net.ipv4.ip_unprivileged_port_start`); 0 for root.

@@ -35,6 +35,9 @@ pub(super) fn arguments(pod: &Pod, around: &Surroundings) -> Vec<String> {
                     Isolation::Netns => "127.0.0.1".to_owned(),
                 };
                 flag("app", format!("{}={host}:{}", port.number, port.listen));
+                if let Some(name) = &port.name {
+                    flag("port-name", format!("{name}={}", port.number));
+                }
             }
         }
     }
@@ -48,5 +51,6 @@ pub(super) fn arguments(pod: &Pod, around: &Surroundings) -> Vec<String> {
     flag("capture", capture.to_owned());
     flag("control-plane", around.control_plane.clone());
     flag("home", pod.dir.to_string_lossy().into_owned());
+    args.extend(around.sidecar_args.iter().cloned());
     args
 }

@@ -13,6 +13,7 @@ fn around(isolation: Isolation) -> Surroundings {
         executable: PathBuf::from("/opt/meshctl"),
         pods_dir: PathBuf::from("/home/me/local/pods"),
         base_env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        sidecar_args: vec!["--access-log".to_owned(), "text".to_owned()],
         control_plane: "127.20.4.1:15012".to_owned(),
         first_free_port: 1024,
     }
@@ -85,9 +86,9 @@ fn process_pods_listen_on_a_private_port_behind_their_sidecar() {
         format!(
             "proxy --service reviews --namespace default --service-account bookinfo-reviews \
              --name {name} --version v1 --labels app=reviews,version=v1 --address 127.20.4.3 \
-             --app 9080=127.20.4.3:29080 --outbound-port 15001 --inbound-port 15006 \
+             --app 9080=127.20.4.3:29080 --port-name http-web=9080 --outbound-port 15001 --inbound-port 15006 \
              --admin-port 15000 --capture none --control-plane 127.20.4.1:15012 \
-             --home /home/me/local/pods/{name}.default",
+             --home /home/me/local/pods/{name}.default --access-log text",
             name = pod.name
         )
     );

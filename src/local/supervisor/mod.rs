@@ -10,6 +10,7 @@ mod lent;
 mod options;
 pub(super) mod shared;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -19,10 +20,11 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::address::{self, Claim};
+use super::address::{self, Claim, Network};
 use super::entry::Enter;
 use super::plan::{self, Isolation, Surroundings};
 use super::process::Host;
+use super::spec::Workload;
 use super::state::{self, Ledger, Process, State};
 use super::{LocalError, cleanup, client, netns, socket};
 use crate::api::local::LocalStatus;
@@ -76,6 +78,7 @@ impl Supervisor {
             executable: options.executable.clone(),
             pods_dir: own_dir.join("pods"),
             base_env: options.base_env.clone(),
+            sidecar_args: options.sidecar_args.clone(),
             control_plane: bring_up::listening(&options.control_plane.address, listen_ip),
             first_free_port: first_free_port(options.isolation),
         };
@@ -290,6 +293,24 @@ async fn undo(home: &Path, ledger: &Ledger, mut guard: Child) -> Result<(), Loca
 }
 
 /// Root may serve every port; others start at a limit of the kernel's.
+/// Whether `workloads` could be run here, without making anything: for words to whoever typed.
+pub fn rehearse(workloads: &[Workload], isolation: Isolation) -> Result<(), LocalError> {
+    let around = Surroundings {
+        isolation,
+        network: Network::new(Ipv4Addr::LOCALHOST),
+        seed: 0,
+        instance: String::new(),
+        executable: PathBuf::new(),
+        pods_dir: PathBuf::new(),
+        base_env: Vec::new(),
+        sidecar_args: Vec::new(),
+        control_plane: String::new(),
+        first_free_port: first_free_port(isolation),
+    };
+    plan::plan(workloads, &around)?;
+    Ok(())
+}
+
 fn first_free_port(isolation: Isolation) -> u16 {
     if isolation == Isolation::Netns || nix::unistd::geteuid().is_root() {
         return 0;

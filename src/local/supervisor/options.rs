@@ -26,6 +26,8 @@ pub struct Options {
     pub base_env: Vec<(String, String)>,
     /// For sidecars and the control plane only, on top of `base_env`.
     pub own_env: Vec<(String, String)>,
+    /// More arguments for every sidecar.
+    pub sidecar_args: Vec<String>,
     /// The control plane that sidecars are to use.
     pub control_plane: ControlPlane,
     /// How long the control plane may take to become ready.

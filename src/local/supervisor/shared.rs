@@ -230,6 +230,18 @@ impl Shared {
             .collect()
     }
 
+    /// Names of the containers of what `query` names, each once.
+    pub(in crate::local) fn containers_of(&self, query: &LogsQuery) -> Vec<String> {
+        let named = |slot: &&Slot| query.name.as_ref().is_none_or(|name| slot.is_called(name));
+        let slots = self.slots.iter().filter(named);
+        let mut names: Vec<String> = slots
+            .flat_map(|slot| slot.logs.iter().map(|(container, _)| container.clone()))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Applications first, so that their last calls still find a sidecar; the control plane last.
     pub(super) async fn stop_processes(&self) {
         let all = || {

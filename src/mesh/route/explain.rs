@@ -60,6 +60,27 @@ pub fn explain(router: &Router, request: &dyn Request) -> Trace {
     }
 }
 
+/// What tells `route` from its neighbours: its name, else its conditions in words, else `everything`.
+pub fn label(route: &Route) -> String {
+    if !route.name.is_empty() {
+        return route.name.clone();
+    }
+    let conditions = narrowing(&route.matches);
+    if conditions.is_empty() {
+        "everything".to_owned()
+    } else {
+        conditions.join(", ")
+    }
+}
+
+/// The conditions of `matches` that not every request fulfils, in words.
+pub fn narrowing(matches: &Match) -> Vec<String> {
+    let everything = describe(&Match::default());
+    let mut conditions = describe(matches);
+    conditions.retain(|text| !everything.contains(text));
+    conditions
+}
+
 /// The conditions of `matches` in words, in the order in which they are judged. The path comes first.
 pub fn describe(matches: &Match) -> Vec<String> {
     let case = if matches.ignore_case {

@@ -181,9 +181,12 @@ fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
         for port in &service.ports {
             let target = match &port.target {
                 TargetPort::Number(number) => Some(*number),
-                TargetPort::Name(name) => {
-                    instance.and_then(|instance| instance.port_names.get(name).copied())
-                }
+                TargetPort::Name(name) => node
+                    .applications
+                    .iter()
+                    .find(|application| application.name == *name)
+                    .map(|application| application.port)
+                    .or_else(|| instance?.port_names.get(name).copied()),
             };
             let Some(target) = target else { continue };
             let known = ports.entry(target).or_insert_with(|| Front {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::mesh::ClusterKind;
 use crate::rt::{self, Backoff};
-use crate::telemetry::{Flag, PeerId, ServiceId};
+use crate::telemetry::{Flag, PeerId, RouteId, ServiceId};
 
 use super::super::balance::{self, outlier::Outcome};
 use super::super::connect::{self, Target};
@@ -61,6 +61,8 @@ pub(crate) struct Ended {
     pub(crate) sent: u64,
     pub(crate) destination: PeerId,
     pub(crate) service: ServiceId,
+    pub(crate) route: RouteId,
+    pub(crate) retries: u32,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) upstream_time: Option<Duration>,
@@ -82,6 +84,8 @@ impl Ended {
             sent: 0,
             destination: PeerId::default(),
             service,
+            route: RouteId::default(),
+            retries: 0,
             upstream: None,
             upstream_local: None,
             upstream_time: None,
@@ -135,17 +139,21 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
     let Some(routed) = call.chosen.at.routed(call.live) else {
         return Ended::new(cluster.service).fail(Failure::NoRoute);
     };
+    let mut ended = Ended::new(cluster.service);
+    if !call.conn.inbound() {
+        ended.route = routed.table.label;
+    }
     let limits = &cluster.config.limits;
     let Some(_place) = limit::hold(&cluster.counters.requests, limits.max_requests) else {
         cluster.counters.overflowed.fetch_add(1, Ordering::Relaxed);
-        return Ended::new(cluster.service).fail(Failure::Overflow);
+        return ended.fail(Failure::Overflow);
     };
     Calling {
         call,
         cluster,
         routed,
         deadline: routed.forward.timeout.map(|timeout| call.begun + timeout),
-        ended: Ended::new(cluster.service),
+        ended,
         replay: Replay::default(),
         refused: SmallVec::new(),
         tries: 0,
@@ -216,6 +224,7 @@ impl<'c> Calling<'c> {
                 );
                 if held.is_some() {
                     left -= 1;
+                    self.ended.retries += 1;
                     let wait = backoff
                         .as_mut()
                         .map_or(Duration::ZERO, |backoff| backoff.next(fastrand::f64()));

@@ -71,7 +71,7 @@ impl Tables {
                     .find(|old| old.router.table().name == config.name);
                 match old {
                     Some(old) if same_clusters && old.router.table() == config => Arc::clone(old),
-                    _ => Arc::new(RouteTable::build(config, &cluster_names, old)),
+                    _ => Arc::new(RouteTable::build(config, &cluster_names, old, registry)),
                 }
             })
             .collect();

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::mesh::route::{Action, Found, Request, Retry, RetryOn, RouteTable as Config, Router};
 
 use super::super::balance::smooth::Smooth;
+use crate::mesh::route::explain;
+use crate::telemetry::{Registry, RouteId};
 
 /// A route table, ready to be searched.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct ForwardTable {
     targets: Vec<Option<usize>>,
     weights: Vec<u32>,
     split: Smooth,
+    /// What metrics call the route.
+    pub(crate) label: RouteId,
     /// When and how often to try again.
     pub(crate) retry: Option<RetryTable>,
 }
@@ -101,6 +105,7 @@ impl RouteTable {
         config: &Arc<Config>,
         clusters: &BTreeMap<String, usize>,
         before: Option<&Arc<Self>>,
+        registry: &Registry,
     ) -> Self {
         let actions = config
             .hosts
@@ -138,6 +143,7 @@ impl RouteTable {
                                     .collect(),
                                 weights,
                                 split,
+                                label: registry.route(&explain::label(config)),
                                 retry: forward.retry.as_ref().map(RetryTable::new),
                             })
                         }
@@ -213,7 +219,12 @@ mod tests {
     #[test]
     fn a_missing_cluster_keeps_its_share() {
         let clusters = BTreeMap::from([("a".to_owned(), 7)]);
-        let table = RouteTable::build(&table(&[("a", 90), ("gone", 10)]), &clusters, None);
+        let table = RouteTable::build(
+            &table(&[("a", 90), ("gone", 10)]),
+            &clusters,
+            None,
+            &Registry::new(""),
+        );
         let RouteAction::Forward(forward) = &table.actions[0][0] else {
             panic!("not a forward");
         };

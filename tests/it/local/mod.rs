@@ -97,6 +97,7 @@ fn options(home: &Path, script: &Path, isolation: Isolation, workloads: Vec<Work
             "/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
         )],
         own_env: Vec::new(),
+        sidecar_args: Vec::new(),
         control_plane: ControlPlane {
             args: None,
             address: "$(LISTEN_IP):15012".to_owned(),

@@ -12,7 +12,7 @@ use crate::cli::render::{Tone, number, stats};
 use super::state::{Sort, State};
 
 /// Width of the columns with figures; the names and the sparkline share the rest.
-const FIGURES: u16 = 8 + 8 + 7 + 7 + 7 + 5;
+const FIGURES: u16 = 6 + 8 + 6 + 6 + 6 + 5;
 
 /// Paints all of it. `colours` off uses only bold, dim and reverse.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, colours: bool) {
@@ -96,7 +96,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
     let version = widest(|row| &row.version, 8).min((names / 3).max(8));
     let service = widest(|row| &row.service, 8).min(names.saturating_sub(version).max(8));
     let spark = area.width.saturating_sub(FIGURES + 8 + version + service);
-    let widths = [service, version, 8, 8, 7, 7, 7, 5, spark].map(Constraint::Length);
+    let widths = [service, version, 6, 8, 6, 6, 6, 5, spark].map(Constraint::Length);
 
     let heads = Sort::ALL.map(|sort| {
         let arrow = match (sort == state.sort, state.reverse) {
