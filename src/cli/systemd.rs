@@ -31,21 +31,9 @@ pub(crate) fn unit_path(settings: &Settings) -> Result<PathBuf, CliError> {
 
 /// The text of the unit.
 pub(crate) fn unit_text(executable: &Path, home: &Path) -> String {
-    format!(
-        "[Unit]\n\
-         Description=meshctl control plane\n\
-         After=network.target\n\
-         \n\
-         [Service]\n\
-         ExecStart={} --home {} control-plane\n\
-         Restart=on-failure\n\
-         RestartSec=1\n\
-         \n\
-         [Install]\n\
-         WantedBy=default.target\n",
-        quoted(executable),
-        quoted(home),
-    )
+    include_str!("../../assets/meshctl.service")
+        .replace("@EXECUTABLE@", &quoted(executable))
+        .replace("@HOME@", &quoted(home))
 }
 
 /// As systemd reads words: `%` and `$` mean something to it, and spaces end a word.

@@ -338,7 +338,7 @@ async fn start_policies(index: &Arc<Index>, options: &ControlOptions) {
             .await
             .is_empty()
     {
-        let text = include_str!("strict.yaml").to_owned();
+        let text = include_str!("../../assets/strict.yaml").to_owned();
         apply(index, vec![("strict.yaml".to_owned(), text)]).await;
     }
     for directory in &options.sources {
