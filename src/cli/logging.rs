@@ -4,7 +4,7 @@ use std::future::Future;
 use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -28,8 +28,9 @@ pub(crate) fn start(cx: &Context, level: &str) {
         .environment
         .rust_log
         .as_deref()
-        .and_then(|wanted| EnvFilter::try_new(wanted).ok())
-        .unwrap_or_else(|| EnvFilter::new(level));
+        .and_then(|wanted| wanted.parse::<Targets>().ok())
+        .or_else(|| level.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(settings.colour_err)
         .with_target(false)

@@ -19,6 +19,8 @@ pub(crate) struct Environment {
     pub(crate) xdg_config_home: Option<PathBuf>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) path: Option<OsString>,
+    /// `KUBECONFIG`, which may name several files, else the one in the home directory if it is there.
+    pub(crate) kubeconfig: Vec<PathBuf>,
     pub(crate) rust_log: Option<String>,
     pub(crate) no_color: bool,
     pub(crate) clicolor_force: bool,
@@ -40,6 +42,16 @@ impl Environment {
             xdg_config_home: path("XDG_CONFIG_HOME").filter(|path| path.is_absolute()),
             home: path("HOME"),
             path: raw("PATH"),
+            kubeconfig: match raw("KUBECONFIG") {
+                Some(paths) => std::env::split_paths(&paths)
+                    .filter(|path| !path.as_os_str().is_empty())
+                    .collect(),
+                None => path("HOME")
+                    .map(|home| home.join(".kube/config"))
+                    .filter(|path| path.is_file())
+                    .into_iter()
+                    .collect(),
+            },
             rust_log: text("RUST_LOG"),
             no_color: raw("NO_COLOR").is_some(),
             clicolor_force: text("CLICOLOR_FORCE").is_some_and(|value| value != "0"),

@@ -82,6 +82,8 @@ pub(crate) struct Options {
     /// Workloads refuse plaintext unless a policy says otherwise.
     pub(crate) strict: bool,
     pub(crate) sources: Vec<Source>,
+    /// Files of the kubeconfig.
+    pub(crate) kubeconfig: Vec<PathBuf>,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -113,6 +115,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         metrics_port: port(args.metrics_port, "metricsPort", 15_014),
         strict: installed.value("mtls") == Some("strict"),
         sources: args.source,
+        kubeconfig: cx.settings.environment.kubeconfig.clone(),
     };
     serve(options, logging::asked_to_end()).await?;
     Ok(Exit::Ok)
@@ -126,7 +129,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
             Source::Files(directory) => directories.push(directory),
             Source::Kubernetes(context) => clusters.push(Access {
                 context,
-                kubeconfig: None,
+                kubeconfig: options.kubeconfig.clone(),
             }),
         }
     }

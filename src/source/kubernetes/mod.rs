@@ -6,13 +6,14 @@
 
 mod gather;
 mod kinds;
+mod kubeconfig;
 mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{KubeConfigOptions, KubeconfigError};
 use kube::{Client, Config};
 use serde_json::Value;
 use thiserror::Error;
@@ -32,8 +33,8 @@ const SILENCE: Duration = Duration::from_secs(70);
 pub struct Access {
     /// A context of the kubeconfig; none is its current one, or the cluster that we run in.
     pub context: Option<String>,
-    /// Read instead of `$KUBECONFIG` and `~/.kube/config`.
-    pub kubeconfig: Option<PathBuf>,
+    /// The files that are the kubeconfig; with none, the cluster that we run in is meant.
+    pub kubeconfig: Vec<PathBuf>,
 }
 
 /// What became of one object.
@@ -115,7 +116,15 @@ impl Status {
 /// Why a cluster cannot be followed at all.
 #[derive(Debug, Error)]
 pub enum KubernetesError {
-    /// The kubeconfig is not there or says something wrong.
+    /// A file of the kubeconfig cannot be read.
+    #[error("the kubeconfig {} cannot be read: {reason}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The kubeconfig says something wrong, or has no such context.
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(#[source] Box<KubeconfigError>),
     /// There is no kubeconfig, and we do not run in a cluster.
@@ -135,7 +144,7 @@ impl KubernetesError {
     /// What a person can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Kubeconfig(_) => {
+            Self::File { .. } | Self::Kubeconfig(_) => {
                 "see `kubectl config get-contexts` for the contexts that there are"
             }
             Self::NoCluster(_) => "set KUBECONFIG, or run the control plane in the cluster",
@@ -197,17 +206,13 @@ async fn configuration(access: &Access) -> Result<(Config, String), KubernetesEr
         context: access.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let config = if let Some(path) = &access.kubeconfig {
-        let read = Kubeconfig::read_from(path).map_err(wrong)?;
+    let config = if access.kubeconfig.is_empty() && access.context.is_none() {
+        Config::incluster().map_err(|error| KubernetesError::NoCluster(Box::new(error)))?
+    } else {
+        let read = kubeconfig::read(&access.kubeconfig)?;
         Config::from_custom_kubeconfig(read, &options)
             .await
             .map_err(wrong)?
-    } else if access.context.is_some() {
-        Config::from_kubeconfig(&options).await.map_err(wrong)?
-    } else {
-        Config::infer()
-            .await
-            .map_err(|error| KubernetesError::NoCluster(Box::new(error)))?
     };
     let server = config.cluster_url.to_string();
     let cluster = access.context.as_deref().unwrap_or(&server);
