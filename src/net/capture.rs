@@ -1,7 +1,7 @@
 //! Transparent capture: which connections of a network namespace go to its proxy, as data.
 //!
 //! [`ruleset`] is pure. [`apply`] puts its result into the kernel by netlink in one transaction,
-//! for the network namespace of the calling thread; [`render`] gives the same as text for `nft -f`.
+//! for the network namespace of the calling thread; [`super::rules::render`] gives the same as text for `nft -f`.
 //! The order of the rules is Istio's, so what people know about capture stays true: the proxy's own
 //! calls pass, loopback is left alone, the rest goes to 15001 (outbound) and 15006 (inbound).
 

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::mesh::View;
 use crate::net::{self, BindOptions};
-use crate::rt::{DrainSignal, Published, Reader, Tasks};
+use crate::rt::{DrainSignal, Published, Reader, Tasks, memory};
 use crate::telemetry::Registry;
 use crate::tls::Material;
 
@@ -25,6 +25,9 @@ use super::worker::{self, Command, Handle, Update};
 
 /// A listener that could not be opened is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// Waits, one after the other, until a start is over: listeners are open; identity, configuration and
+/// registration are there. What ran for them need not stay in memory.
+const STARTED: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
 /// Why a proxy cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +116,12 @@ pub async fn run_with(
     });
     let tasks = Tasks::new();
     admin::start(&admin, &tasks)?;
+    tasks.spawn("memory", async {
+        for started in STARTED {
+            tokio::time::sleep(started).await;
+            memory::release_code();
+        }
+    });
 
     control.identify(identities.load().as_ref().clone());
     control.apply(&views.load())?;

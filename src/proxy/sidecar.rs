@@ -19,7 +19,7 @@ use crate::mesh::{
     Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
 };
 use crate::rt::disk::private_dir;
-use crate::rt::{Drain, DrainSignal, Tasks, Wall, memory};
+use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
 use crate::tls;
 use crate::xds::node::node_id;
@@ -36,8 +36,6 @@ use super::run::{ProxyError, run_with};
 
 /// How often numbers are told: live views show them as they come.
 const PUSH: Duration = Duration::from_secs(2);
-/// When a start is over: identity, configuration and registration are there, and ran once.
-const STARTED: Duration = Duration::from_secs(5);
 /// How long the instance has to leave the registry before the data path drains.
 const LEAVE: Duration = Duration::from_millis(500);
 
@@ -230,10 +228,6 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
             leaving,
         ),
     );
-    tasks.spawn("memory", async {
-        tokio::time::sleep(STARTED).await;
-        memory::release_code();
-    });
     let serving = run_with(
         data_path(&options, node_name),
         registry,
