@@ -133,6 +133,14 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
+    /// A directory that is to be followed cannot be read.
+    #[error("cannot read the manifests in {}: {source}", path.display())]
+    Source {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The store cannot be opened.
     #[error("the store {} cannot be opened: {source}", path.display())]
     Store {
@@ -175,6 +183,9 @@ impl ControlError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Home { .. } => Some("give another home with --home or MESHCTL_HOME".to_owned()),
+            Self::Source { .. } => {
+                Some("give a directory that is there: --source files=DIR".to_owned())
+            }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Kubernetes(error) => Some(error.hint().to_owned()),
             Self::Listen {
@@ -242,7 +253,7 @@ pub async fn run(
     };
     let wall = options.wall.clone();
     let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
-    start_policies(&index, &options).await;
+    start_policies(&index, &options).await?;
     let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
     let trust = Arc::new(Trust::open(
         store.clone(),
@@ -331,7 +342,7 @@ pub async fn run(
 }
 
 /// What an installation asks for besides what people apply: a mesh-wide STRICT, and files.
-async fn start_policies(index: &Arc<Index>, options: &ControlOptions) {
+async fn start_policies(index: &Arc<Index>, options: &ControlOptions) -> Result<(), ControlError> {
     if options.strict
         && index
             .objects("PeerAuthentication", None, Some("default"))
@@ -342,11 +353,14 @@ async fn start_policies(index: &Arc<Index>, options: &ControlOptions) {
         apply(index, vec![("strict.yaml".to_owned(), text)]).await;
     }
     for directory in &options.sources {
-        match files::read(directory) {
-            Ok(texts) => apply(index, texts).await,
-            Err(error) => tracing::error!(%error, directory = %directory.display(), "not read"),
-        }
+        // One that vanishes later leaves the last good configuration; one that never was is a typo.
+        let texts = files::read(directory).map_err(|source| ControlError::Source {
+            path: directory.clone(),
+            source,
+        })?;
+        apply(index, texts).await;
     }
+    Ok(())
 }
 
 async fn apply(index: &Index, texts: Vec<(String, String)>) {

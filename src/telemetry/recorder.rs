@@ -111,14 +111,7 @@ impl Recorder {
         response_bytes: u64,
     ) {
         let mut known = self.http.borrow_mut();
-        // What one worker remembers is bounded like what the registry holds.
-        let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
-        let key = if full {
-            self.registry.overflowed();
-            key.folded()
-        } else {
-            key
-        };
+        let key = self.bounded(&known, key, HttpKey::folded);
         let cells = known
             .entry(key)
             .or_insert_with(|| self.registry.http_cells(key));
@@ -140,16 +133,25 @@ impl Recorder {
     /// The cells of a TCP label set, to be kept for a connection.
     pub fn tcp(&self, key: TcpKey) -> Arc<TcpCells> {
         let mut known = self.tcp.borrow_mut();
-        let full = known.len() >= MAX_SERIES && !known.contains_key(&key);
-        let key = if full {
-            self.registry.overflowed();
-            key.folded()
-        } else {
-            key
-        };
+        let key = self.bounded(&known, key, TcpKey::folded);
         let cells = known
             .entry(key)
             .or_insert_with(|| self.registry.tcp_cells(key));
         Arc::clone(cells)
+    }
+
+    /// `key`, or what stands for it when there is no room for another: what one worker remembers is
+    /// bounded like what the registry holds.
+    fn bounded<K: Eq + std::hash::Hash, V>(
+        &self,
+        known: &HashMap<K, V>,
+        key: K,
+        folded: impl FnOnce(K) -> K,
+    ) -> K {
+        if known.len() < MAX_SERIES || known.contains_key(&key) {
+            return key;
+        }
+        self.registry.overflowed();
+        folded(key)
     }
 }

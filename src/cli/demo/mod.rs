@@ -12,6 +12,8 @@ mod window;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
+
 use crate::api::canary::{CanaryReport, CanarySet};
 use crate::api::identity::{IdentityReport, IdentityRequest};
 use crate::api::stats::StatsReport;
@@ -38,9 +40,10 @@ pub(crate) async fn run(
     port: Option<u16>,
 ) -> Result<bool, CliError> {
     let begun = now();
+    let listener = port.map(window::claim).transpose()?;
     let mut stage = Stage::new()?;
     let window = Tasks::new();
-    let story = tell(cx, &mut stage, port.map(|port| (port, &window)));
+    let story = tell(cx, &mut stage, listener.map(|listener| (listener, &window)));
     let result = tokio::select! {
         told = tokio::time::timeout(limit, story) => told.unwrap_or_else(|_| {
             Err(CliError::Timeout { what: "the demo".to_owned(), after: limit })
@@ -75,7 +78,7 @@ pub(crate) async fn run(
 async fn tell(
     cx: &Context,
     stage: &mut Stage,
-    window: Option<(u16, &Tasks)>,
+    window: Option<(TcpListener, &Tasks)>,
 ) -> Result<Vec<Figure>, CliError> {
     let progress = Progress::new(&cx.out);
     let mut figures = Vec::new();
@@ -89,8 +92,8 @@ async fn tell(
         pods.len(),
         begun.elapsed().as_secs_f64()
     ));
-    if let Some((port, tasks)) = window {
-        window::open(port, stage.application("productpage").await?, tasks)?;
+    if let Some((listener, tasks)) = window {
+        window::open(listener, stage.application("productpage").await?, tasks);
     }
     let productpage = stage.pod("productpage").await?;
     let reviews = stage.pod("reviews").await?;

@@ -2,18 +2,24 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tokio::net::TcpListener;
+
 use crate::cli::error::CliError;
 use crate::net::{BindOptions, ConnectOptions, bind, connect};
 use crate::rt::Tasks;
 
-/// Carries connections from `port` on loopback to `application` until `tasks` end. The browser is
-/// outside the mesh, so it comes to the application itself; what that calls goes through the mesh.
-pub(super) fn open(port: u16, application: SocketAddr, tasks: &Tasks) -> Result<(), CliError> {
+/// Takes `port` on loopback, before anything is started for it.
+pub(super) fn claim(port: u16) -> Result<TcpListener, CliError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = bind(address, BindOptions::default()).map_err(|error| {
+    bind(address, BindOptions::default()).map_err(|error| {
         CliError::failed(format!("cannot listen on {address}: {error}"))
             .hint("choose another --port, or leave it out")
-    })?;
+    })
+}
+
+/// Carries connections of `listener` to `application` until `tasks` end. The browser is outside the
+/// mesh, so it comes to the application itself; what that calls goes through the mesh.
+pub(super) fn open(listener: TcpListener, application: SocketAddr, tasks: &Tasks) {
     let connections = tasks.clone();
     tasks.spawn("demo-window", async move {
         while let Ok((mut browser, _)) = listener.accept().await {
@@ -25,5 +31,4 @@ pub(super) fn open(port: u16, application: SocketAddr, tasks: &Tasks) -> Result<
             });
         }
     });
-    Ok(())
 }

@@ -18,8 +18,8 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Kubeconfig, KubernetesError> {
             reason,
         };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-        let mut value: Value =
-            serde_saphyr::from_str(&text).map_err(|error| fault(error.to_string()))?;
+        let mut value: Value = serde_saphyr::from_str(&text)
+            .map_err(|error: serde_saphyr::Error| fault(error.without_snippet().to_string()))?;
         resolve(&mut value, path.parent().unwrap_or(Path::new("")));
         let one = serde_json::from_value(value).map_err(|error| fault(error.to_string()))?;
         all.merge(one).map_err(|error| fault(error.to_string()))

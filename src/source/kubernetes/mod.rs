@@ -144,7 +144,8 @@ impl KubernetesError {
     /// What a person can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::File { .. } | Self::Kubeconfig(_) => {
+            Self::File { .. } => "KUBECONFIG names the files, else it is ~/.kube/config",
+            Self::Kubeconfig(_) => {
                 "see `kubectl config get-contexts` for the contexts that there are"
             }
             Self::NoCluster(_) => "set KUBECONFIG, or run the control plane in the cluster",
