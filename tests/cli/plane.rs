@@ -105,6 +105,55 @@ metadata: {name: shop}
 spec: {selector: {app: shop}, ports: [{name: http, port: 80}]}
 ";
 
+/// A port that nobody has just now.
+fn free() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn a_source_that_is_not_there_is_refused() {
+    let home = Home::new();
+    home.run(&["install", "-q"]).exits(0);
+    let missing = home.beside("missing");
+    let broken = home.beside("kubeconfig");
+    std::fs::write(&broken, "a: [b").unwrap();
+    let files = format!("files={}", missing.display());
+    for (source, kubeconfig, words) in [
+        (files.as_str(), &missing, "cannot read the manifests in"),
+        (
+            "kubernetes",
+            &missing,
+            "missing cannot be read: No such file",
+        ),
+        (
+            "kubernetes",
+            &broken,
+            "kubeconfig cannot be read: line 1 column 4",
+        ),
+    ] {
+        let args = [&["control-plane", "--source", source], &ANYWHERE[..]].concat();
+        let mut command = home.command(&args);
+        command.env("KUBECONFIG", kubeconfig);
+        let outcome = home.finish(command, "").exits(1);
+        assert!(outcome.stderr.contains(words), "{source}: {outcome}");
+        assert!(outcome.stderr.contains("hint: "), "{source}: {outcome}");
+    }
+}
+
+#[test]
+fn a_demo_whose_port_is_taken_starts_nothing() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let outcome = home.run(&["demo", "--port", &port]).exits(1);
+    assert!(
+        outcome.stderr.contains("choose another --port"),
+        "{outcome}"
+    );
+    assert!(!outcome.stderr.contains("Start a mesh"), "{outcome}");
+}
+
 #[test]
 fn a_port_in_use_is_named_with_its_option_and_nothing_is_lost() {
     let home = Home::new();
@@ -337,13 +386,6 @@ impl Home {
 
     /// `proxy` for an application that is not there, on ports of its own.
     fn run_proxy(&self, control: &str, service: &str, more: &[&str]) -> Outcome {
-        let free = || {
-            TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port()
-        };
         let (outbound, admin) = (free().to_string(), free().to_string());
         let mut args = vec![
             "proxy",
@@ -405,13 +447,6 @@ fn a_token_is_for_one_identity_once() {
     );
 
     // The README's words.
-    let free = || {
-        TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port()
-    };
     let (inbound, outbound, admin) = (free(), free().to_string(), free().to_string());
     let app = format!("{inbound}=127.0.0.1:1");
     let child = Command::new(BINARY)

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use crate::mesh::Mesh;
 use crate::processes::{Process, installed};
@@ -76,8 +75,7 @@ async fn nothing_acknowledged_is_lost_by_power_cuts() {
         mesh.start_control_plane().await;
         all_there(&mesh, &acknowledged);
         let writer = Writer::start(mesh.home(), format!("kept-{round}"));
-        until("writes", 20, || (writer.done() >= 3).then_some(())).await;
-        tokio::time::sleep(Duration::from_millis(round * 3)).await;
+        writer.amid_a_write(&mesh.home(), 3, round).await;
         // First the process, then what it had not made durable.
         mesh.kill_control_plane();
         disk.cut();

@@ -1,7 +1,6 @@
 //! What users see while the mesh is changed, broken and mended: nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use meshctl::rt::Tasks;
 
@@ -115,9 +114,7 @@ async fn fifty_kills_of_the_control_plane_lose_no_write_and_no_request() {
     let mut acknowledged = Vec::new();
     for round in 0..50 {
         let writer = Writer::start(shop.mesh.home(), format!("kept-{round}"));
-        until("a write", 20, || (writer.done() >= 2).then_some(())).await;
-        // Each round in another moment of the next write.
-        tokio::time::sleep(Duration::from_millis(round * 7 % 45)).await;
+        writer.amid_a_write(&shop.mesh.home(), 2, round).await;
         shop.mesh.kill_control_plane();
         acknowledged.extend(writer.stop());
         shop.mesh.start_control_plane().await;
