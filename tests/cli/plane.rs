@@ -129,7 +129,7 @@ fn a_source_that_is_not_there_is_refused() {
         (
             "kubernetes",
             &broken,
-            "kubeconfig cannot be read: line 1 column 4",
+            "kubeconfig cannot be read: unclosed bracket '[' at line 1, column 4",
         ),
     ] {
         let args = [&["control-plane", "--source", source], &ANYWHERE[..]].concat();
