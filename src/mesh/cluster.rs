@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::listener::ProxyVersion;
 use super::{Hostname, SpiffeId};
 
 /// A group of interchangeable endpoints. Its name follows Istio:
@@ -31,6 +32,10 @@ pub struct Cluster {
     pub limits: Limits,
     /// Ejection of endpoints that fail; off when absent.
     pub outlier: Option<OutlierDetection>,
+    /// Connections to its endpoints begin with a PROXY header that says who called us. Requests
+    /// then do not share connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 impl Cluster {

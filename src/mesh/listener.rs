@@ -26,6 +26,59 @@ pub struct Listener {
     /// How long the first bytes are awaited for detection before the connection is taken as plain
     /// bytes. Zero waits for ever (Istio's default).
     pub detect_timeout: Duration,
+    /// What its socket and its connections are like before any chain.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: ListenerOptions,
+}
+
+/// What a listening socket and its connections are like before any chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerOptions {
+    /// Connections begin with a PROXY header. Only where this is set is one believed.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Closes a connection whose first bytes do not come in time, instead of taking it as plain
+    /// bytes (Envoy: `continue_on_listener_filters_timeout: false`).
+    pub close_undetected: bool,
+    /// Connections that the kernel keeps before they are accepted. Default 4096.
+    pub backlog: Option<u32>,
+    /// TCP keep-alive of accepted connections; off when absent.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// TCP keep-alive; what is absent is as the system has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Keepalive {
+    /// Unanswered probes before the connection is dead.
+    pub probes: Option<u32>,
+    /// Seconds without traffic before the first probe.
+    pub time: Option<u32>,
+    /// Seconds between probes.
+    pub interval: Option<u32>,
+}
+
+/// A PROXY header in front of the bytes of a connection, by which a load balancer says who calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyProtocol {
+    /// Connections without one are served too, under their own address. Whoever can connect can
+    /// then also lie about who it is.
+    pub optional: bool,
+    /// The text form is not accepted.
+    pub refuse_v1: bool,
+    /// The binary form is not accepted.
+    pub refuse_v2: bool,
+}
+
+/// The two forms of a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// Which way traffic goes.
@@ -50,6 +103,19 @@ pub struct Chain {
     pub tls: Option<ServerTls>,
     /// What happens to the bytes.
     pub action: ChainAction,
+    /// How many connections it takes, and how long they have to begin.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: ChainLimits,
+}
+
+/// Limits on the connections of a chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ChainLimits {
+    /// Connections at once in the whole process; more are closed. Unlimited when absent.
+    pub max_connections: Option<u64>,
+    /// A TLS handshake must be complete within this. Default 15 s (Istio's at gateways).
+    pub handshake_timeout: Option<Duration>,
 }
 
 /// Conditions on a connection; an empty list or `None` is no condition.
@@ -109,9 +175,49 @@ pub enum ChainAction {
     Tcp {
         /// Cluster and weight.
         clusters: Vec<(String, u32)>,
-        /// Closes a connection on which nothing moves; zero is never. Istio's default is 1 h.
-        idle_timeout: Duration,
+        /// How they are carried.
+        #[serde(flatten)]
+        options: TcpOptions,
     },
+}
+
+/// How the bytes of a connection are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TcpOptions {
+    /// Closes a connection on which nothing moves; zero is never. Default 1 h (Envoy's).
+    pub idle_timeout: Duration,
+    /// Endpoints that are tried, one after the other, until one can be connected to. Default 1
+    /// (Envoy's); 0 is 1.
+    #[serde(skip_serializing_if = "is_one")]
+    pub max_connect_attempts: u32,
+    /// Closes a connection that has lasted this long; never when absent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_duration: Option<Duration>,
+    /// Clusters that choose by a hash take that of the caller's address.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hash_source_ip: bool,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_hours(1),
+            max_connect_attempts: 1,
+            max_duration: None,
+            hash_source_ip: false,
+        }
+    }
+}
+
+impl TcpOptions {
+    /// The default but for the idle timeout.
+    pub fn idle(idle_timeout: Duration) -> Self {
+        Self {
+            idle_timeout,
+            ..Self::default()
+        }
+    }
 }
 
 /// Which HTTP is spoken.
@@ -125,4 +231,14 @@ pub enum HttpCodec {
     Http1,
     /// HTTP/2.
     Http2,
+}
+
+/// What says nothing is not written.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(value: &u32) -> bool {
+    *value == 1
 }

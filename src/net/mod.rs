@@ -7,8 +7,9 @@ pub mod capture;
 pub mod connect;
 pub(crate) mod netlink;
 pub mod original;
+pub mod proxy_protocol;
 pub mod rules;
 
-pub use bind::{BindOptions, bind, bind_unix};
+pub use bind::{BindOptions, Keepalive, bind, bind_unix, tune};
 pub use connect::{ConnectOptions, connect};
 pub use original::original_destination;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::mesh::listener::HttpCodec;
+use crate::mesh::listener::{HttpCodec, TcpOptions};
 use crate::net;
 use crate::telemetry::{PeerId, PeerLabels};
 
@@ -20,10 +20,7 @@ use super::http::{h1, h2};
 use super::stream::{Raw, Stream};
 use super::tables::chain::ChainTable;
 use super::tables::{ChainAction, ListenerTable};
-use super::{tcp, tls};
-
-/// A caller must complete its handshake within this (Istio's default at gateways).
-const HANDSHAKE: Duration = Duration::from_secs(15);
+use super::{introduced, tcp, tls};
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(
@@ -33,11 +30,15 @@ pub(crate) async fn serve(
     tcp: TcpStream,
     remote: SocketAddr,
 ) {
-    // Fails only on a socket that is dead already.
-    if tcp.set_nodelay(true).is_err() {
-        return;
-    }
-    let Ok(local) = tcp.local_addr() else { return };
+    // A listener that is bound to one address need not ask for it.
+    let local = match listener.config.bind {
+        bind if !bind.ip().is_unspecified() && bind.port() != 0 => bind,
+        _ => match tcp.local_addr() {
+            Ok(local) => local,
+            // A socket that is dead already.
+            Err(_) => return,
+        },
+    };
     let live = worker.live();
     let meant = listener
         .config
@@ -58,13 +59,34 @@ pub(crate) async fn serve(
     };
     let mut stream = Stream::from(tcp);
     let mut first_bytes = Buffer::default();
-    let candidates = listener.narrow(meant.unwrap_or(local));
-    let timeout = listener.config.detect_timeout;
+    let patience = (
+        listener.config.detect_timeout,
+        listener.config.options.close_undetected,
+    );
     let mut first = None;
     // Until it has said something, nothing is lost by closing it.
     conn.state.idle.set(true);
+    if let Some(rules) = listener.config.options.proxy_protocol {
+        let header = introduced::read(&mut stream, &mut first_bytes, rules, patience);
+        match Box::pin(header).await {
+            Ok(Some(told)) => {
+                conn.remote = told.source;
+                conn.local = told.destination;
+                // What is meant counts only where connections may be meant for others.
+                if listener.config.transparent {
+                    conn.meant = Some(told.destination);
+                }
+            }
+            Ok(None) => {}
+            Err(reason) => {
+                tracing::debug!(listener = listener.config.name, %remote, reason, "closed");
+                return;
+            }
+        }
+    }
+    let candidates = listener.narrow(conn.meant.unwrap_or(conn.local));
     if candidates.need_hello() {
-        match detect(&mut stream, &mut first_bytes, timeout).await {
+        match detect(&mut stream, &mut first_bytes, patience).await {
             Ok(told) => first = Some(told),
             Err(_) => return,
         }
@@ -76,9 +98,14 @@ pub(crate) async fn serve(
         return;
     };
     conn.server_name = hello.server_name;
+    let Some(_place) = chain.enter() else {
+        tracing::debug!(listener = listener.config.name, %remote, "too many connections");
+        return;
+    };
     if let Some(config) = &chain.tls {
-        let Some(accepted) = Box::pin(handshake(&live, config, stream, first_bytes, &conn)).await
-        else {
+        let timeout = chain.handshake_timeout;
+        let accepting = handshake(&live, config, (stream, first_bytes), &conn, timeout);
+        let Some(accepted) = Box::pin(accepting).await else {
             return;
         };
         stream = accepted;
@@ -87,16 +114,16 @@ pub(crate) async fn serve(
         trust(&worker, &live, &stream, &mut conn);
     }
     let from = (stream, first_bytes, first);
-    dispatch(worker, live, conn, chain, from, timeout).await;
+    dispatch(worker, live, conn, chain, from, patience).await;
     drop(registered);
 }
 
 async fn handshake(
     live: &Live,
     config: &crate::mesh::listener::ServerTls,
-    stream: Stream,
-    first: Buffer,
+    (stream, first): (Stream, Buffer),
     conn: &Conn,
+    timeout: Duration,
 ) -> Option<Stream> {
     let Stream::Plain(raw) = stream else {
         return None;
@@ -113,7 +140,7 @@ async fn handshake(
         }
     };
     let raw = Raw::new(raw.into_tcp(), first);
-    let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(server).accept(raw)).await;
+    let accepted = tokio::time::timeout(timeout, TlsAcceptor::from(server).accept(raw)).await;
     match accepted {
         Ok(Ok(stream)) => Some(Stream::Server(Box::new(stream))),
         Ok(Err(error)) => {
@@ -148,19 +175,19 @@ async fn dispatch(
     conn: Conn,
     chain: &ChainTable,
     (mut stream, mut first_bytes, mut first): (Stream, Buffer, Option<First>),
-    timeout: Duration,
+    (timeout, close_late): (Duration, bool),
 ) {
     let (routes, codec, bytes) = match &chain.action {
         ChainAction::Tcp {
             targets,
             split,
-            idle,
+            options,
         } => {
             let cluster = split
                 .next()
                 .and_then(|at| targets.get(at).copied())
                 .flatten();
-            let to = (cluster, *idle);
+            let to = (cluster, *options);
             return Box::pin(tcp::serve(&worker, live, &conn, (stream, first_bytes), to)).await;
         }
         ChainAction::Http { routes, codec } => (routes, *codec, None),
@@ -171,7 +198,8 @@ async fn dispatch(
             let agreed = negotiated(&stream);
             if agreed.is_none() && first.is_none() {
                 conn.state.idle.set(true);
-                match detect(&mut stream, &mut first_bytes, timeout).await {
+                let patience = (timeout, close_late && bytes.is_some());
+                match detect(&mut stream, &mut first_bytes, patience).await {
                     Ok(told) => first = Some(told),
                     Err(_) => return,
                 }
@@ -204,7 +232,7 @@ async fn dispatch(
             _ => Box::pin(h1::serve::serve(worker, conn, table, (stream, first_bytes))).await,
         };
     }
-    let to = (bytes.flatten(), Duration::from_hours(1));
+    let to = (bytes.flatten(), TcpOptions::default());
     Box::pin(tcp::serve(&worker, live, &conn, (stream, first_bytes), to)).await;
 }
 

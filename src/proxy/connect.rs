@@ -11,8 +11,9 @@ use crate::net::{self, ConnectOptions};
 use crate::tls;
 
 use super::buffer::Buffer;
-use super::context::{Live, Worker};
+use super::context::{Conn, Live, Worker};
 use super::http::respond::Failure;
+use super::introduced;
 use super::pool::Key;
 use super::stream::{Raw, Stream};
 use super::tables::{ClusterTable, EndpointEntry};
@@ -24,14 +25,41 @@ pub(crate) struct Target<'t> {
     pub(crate) address: SocketAddr,
     /// None when the caller chose the address.
     pub(crate) entry: Option<&'t EndpointEntry>,
+    /// Whom the endpoint is told of, where it wants to know.
+    pub(crate) caller: Option<&'t Conn>,
 }
 
-impl Target<'_> {
+impl<'t> Target<'t> {
+    /// An address that the caller chose.
+    pub(crate) fn chosen(address: SocketAddr) -> Self {
+        Self {
+            address,
+            entry: None,
+            caller: None,
+        }
+    }
+
+    /// An endpoint of a cluster.
+    pub(crate) fn endpoint(entry: &'t EndpointEntry) -> Self {
+        Self {
+            address: entry.endpoint.address,
+            entry: Some(entry),
+            caller: None,
+        }
+    }
+
+    /// For `conn`, which matters to clusters whose endpoints are told who calls.
+    pub(crate) fn on_behalf(mut self, cluster: &ClusterTable, conn: &'t Conn) -> Self {
+        self.caller = cluster.config.proxy_protocol.map(|_| conn);
+        self
+    }
+
     /// What its pool is found by.
     pub(crate) fn key(&self) -> Key {
-        match self.entry {
-            Some(entry) => Key::Endpoint(entry.state.id),
-            None => Key::Address(self.address),
+        match (self.entry, self.caller) {
+            (Some(entry), None) => Key::Endpoint(entry.state.id),
+            (None, None) => Key::Address(self.address),
+            (_, Some(conn)) => Key::Caller(self.address, conn.state.id.get()),
         }
     }
 }
@@ -116,9 +144,15 @@ pub(crate) async fn dial(
         timeout: config.connect_timeout,
         from: worker.shared.options.address.filter(|_| outward),
     };
-    let tcp = net::connect(target.address, options)
+    let failed = |error: std::io::Error| Failure::Connect(format!("{}: {error}", target.address));
+    let mut tcp = net::connect(target.address, options)
         .await
-        .map_err(|error| Failure::Connect(format!("{}: {error}", target.address)))?;
+        .map_err(failed)?;
+    if let Some(version) = config.proxy_protocol {
+        let between = target.caller.map(|conn| (conn.remote, conn.local));
+        let header = introduced::write(&mut tcp, version, between);
+        Box::pin(header).await.map_err(failed)?;
+    }
     let local = tcp.local_addr().ok();
     let Some(tls) = tls else {
         return Ok(Dialed {

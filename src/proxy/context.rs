@@ -101,7 +101,9 @@ struct Entry {
 /// What may be said to a connection from outside.
 #[derive(Debug, Default)]
 pub(crate) struct ConnState {
-    /// Nothing is going on: it can be closed at once.
+    /// Unique in its worker.
+    pub(crate) id: Cell<u64>,
+    /// Nothing is going on: it can be closed.
     pub(crate) idle: Cell<bool>,
     /// To be closed when what is going on has ended.
     pub(crate) draining: Cell<bool>,
@@ -159,6 +161,7 @@ impl Worker {
         let id = self.next.get();
         self.next.set(id + 1);
         let state = Rc::new(ConnState::default());
+        state.id.set(id);
         state.listener.replace(Some(Rc::clone(listener)));
         let entry = Entry {
             state: Rc::clone(&state),

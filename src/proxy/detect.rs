@@ -20,6 +20,8 @@ use super::timer::Alarm;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A request line that has not ended by then is none.
 const MAX_LINE: usize = 8 * 1024;
+/// A client hello that has not ended by then is not looked into (Envoy's `max_client_hello_size`).
+const MAX_HELLO: usize = 16 * 1024;
 
 /// What first bytes mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,22 +57,24 @@ impl First {
 }
 
 /// Reads from `stream` until it is clear what it speaks, for `timeout` at most (zero waits for
-/// ever). What was read is in `buffer`.
+/// ever). What was read is in `buffer`. Being late is an error where `close_late` says so.
 pub(crate) async fn detect(
     stream: &mut Stream,
     buffer: &mut Buffer,
-    timeout: Duration,
+    (timeout, close_late): (Duration, bool),
 ) -> io::Result<First> {
     let deadline = (!timeout.is_zero()).then(|| rt::now() + timeout);
     let mut alarm = Alarm::default();
+    let mut judge = Judge::default();
     loop {
-        if let Some(first) = judge(buffer.data()) {
+        if let Some(first) = judge.look(buffer.data()) {
             return Ok(first);
         }
         let filled = alarm
             .within(deadline, poll_fn(|cx| stream.poll_fill(cx, buffer)))
             .await;
         match filled {
+            None if close_late => return Err(io::ErrorKind::TimedOut.into()),
             // Too slow, or ended: what came is bytes.
             None | Some(Ok(0)) => return Ok(First::Bytes),
             Some(Ok(_)) => {}
@@ -82,52 +86,73 @@ pub(crate) async fn detect(
     }
 }
 
-/// What `data` means; `None` while more is needed.
-pub(crate) fn judge(data: &[u8]) -> Option<First> {
-    match data.first()? {
-        // A handshake record of TLS 1.x.
-        0x16 => match data.get(1) {
-            None => None,
-            Some(3) => client_hello(data),
-            Some(_) => Some(First::Bytes),
-        },
-        _ if data.starts_with(PREFACE) => Some(First::Http2),
-        _ if PREFACE.starts_with(data) => None,
-        _ => request_line(data),
+/// Looks at first bytes as they come, at those of a client hello only once.
+#[derive(Default)]
+struct Judge {
+    hello: Option<Box<Acceptor>>,
+    /// Bytes that `hello` has.
+    fed: usize,
+}
+
+impl Judge {
+    /// What `data`, which begins with what was there the last time, means; `None` while more is
+    /// needed.
+    fn look(&mut self, data: &[u8]) -> Option<First> {
+        match data.first()? {
+            // A handshake record of TLS 1.x.
+            0x16 => match data.get(1) {
+                None => None,
+                Some(3) if data.len() > MAX_HELLO => Some(First::Tls(unreadable())),
+                Some(3) => self.client_hello(data),
+                Some(_) => Some(First::Bytes),
+            },
+            _ if data.starts_with(PREFACE) => Some(First::Http2),
+            _ if PREFACE.starts_with(data) => None,
+            _ => request_line(data),
+        }
+    }
+
+    fn client_hello(&mut self, data: &[u8]) -> Option<First> {
+        let acceptor = self.hello.get_or_insert_default();
+        let mut rest = data.get(self.fed..)?;
+        while !rest.is_empty() {
+            match acceptor.read_tls(&mut rest) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    return Some(First::Tls(Hello {
+                        tls: true,
+                        server_name: hello.server_name().map(str::to_ascii_lowercase),
+                        protocols: hello
+                            .alpn()
+                            .map(|names| names.map(<[u8]>::to_vec).collect())
+                            .unwrap_or_default(),
+                    }));
+                }
+                // TLS, but none that can be read: only chains without a name take it.
+                Err(_) => return Some(First::Tls(unreadable())),
+            }
+        }
+        self.fed = data.len() - rest.len();
+        None
     }
 }
 
-fn client_hello(data: &[u8]) -> Option<First> {
-    let mut acceptor = Acceptor::default();
-    let mut rest = data;
-    while !rest.is_empty() {
-        match acceptor.read_tls(&mut rest) {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        match acceptor.accept() {
-            Ok(None) => {}
-            Ok(Some(accepted)) => {
-                let hello = accepted.client_hello();
-                return Some(First::Tls(Hello {
-                    tls: true,
-                    server_name: hello.server_name().map(str::to_ascii_lowercase),
-                    protocols: hello
-                        .alpn()
-                        .map(|names| names.map(<[u8]>::to_vec).collect())
-                        .unwrap_or_default(),
-                }));
-            }
-            // TLS, but none that can be read: only chains without a name take it.
-            Err(_) => {
-                return Some(First::Tls(Hello {
-                    tls: true,
-                    ..Hello::default()
-                }));
-            }
-        }
+fn unreadable() -> Hello {
+    Hello {
+        tls: true,
+        ..Hello::default()
     }
-    None
+}
+
+/// What `data` means; `None` while more is needed.
+#[cfg(test)]
+fn judge(data: &[u8]) -> Option<First> {
+    Judge::default().look(data)
 }
 
 fn request_line(data: &[u8]) -> Option<First> {
@@ -216,16 +241,54 @@ mod tests {
         let mut client = rustls::ClientConnection::new(config, name).unwrap();
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
+        let mut slow = Judge::default();
         for cut in 1..wire.len() {
             assert_eq!(judge(&wire[..cut]), None, "{cut}");
+            assert_eq!(slow.look(&wire[..cut]), None, "{cut}");
         }
         let Some(First::Tls(hello)) = judge(&wire) else {
             panic!("not TLS");
         };
+        assert_eq!(slow.look(&wire), Some(First::Tls(hello.clone())));
         assert_eq!(
             hello.server_name.as_deref(),
             Some("outbound_.80_._.reviews.default")
         );
         assert_eq!(hello.protocols, [b"istio".to_vec(), b"h2".to_vec()]);
+    }
+
+    /// One handshake message over many records, each of a byte.
+    #[test]
+    fn a_hello_in_many_records_is_read_and_an_endless_one_is_not() {
+        let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        config.max_fragment_size = Some(32);
+        let name = "a.example".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        let Some(First::Tls(hello)) = judge(&wire) else {
+            panic!("not TLS");
+        };
+        assert_eq!(hello.server_name.as_deref(), Some("a.example"));
+
+        // A handshake message of 64 KiB, in records of 1 KiB.
+        let mut endless = Vec::new();
+        let mut body = vec![1, 0, 0xff, 0xff];
+        body.resize(0xffff, 0);
+        for part in body.chunks(1024) {
+            endless.extend([0x16, 3, 1]);
+            endless.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+            endless.extend(part);
+        }
+        let mut slow = Judge::default();
+        let end = (1..endless.len())
+            .step_by(1000)
+            .find(|cut| slow.look(&endless[..*cut]).is_some())
+            .unwrap();
+        assert!(end < MAX_HELLO + 2000, "{end}");
     }
 }

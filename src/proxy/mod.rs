@@ -29,6 +29,7 @@ mod context;
 mod detect;
 mod dns;
 mod http;
+mod introduced;
 mod limit;
 mod observe;
 mod options;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mesh::cluster::{Limits, UpstreamProtocol};
-use crate::mesh::listener::{ChainMatch, Direction, HttpCodec};
+use crate::mesh::listener::{
+    ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
+};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Route, WeightedCluster};
 use crate::mesh::{
     Chain, ChainAction, Cluster, ClusterKind, Listener, LoadBalancer, Origin, RouteTable, View,
@@ -85,7 +87,7 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
     let action = match codec {
         StaticCodec::Tcp => ChainAction::Tcp {
             clusters: vec![(NAME.to_owned(), 1)],
-            idle_timeout: Duration::from_hours(1),
+            options: TcpOptions::default(),
         },
         StaticCodec::Http1 => http(HttpCodec::Http1),
         StaticCodec::Http2ToHttp1 | StaticCodec::Http2 => http(HttpCodec::Http2),
@@ -100,9 +102,11 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
             matches: ChainMatch::default(),
             tls: None,
             action,
+            limits: ChainLimits::default(),
         }],
         default_chain: None,
         detect_timeout: Duration::ZERO,
+        options: ListenerOptions::default(),
     };
     let route = Route {
         name: String::new(),
@@ -140,6 +144,7 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
         connect_timeout: Duration::from_secs(10),
         limits: Limits::default(),
         outlier: None,
+        proxy_protocol: None,
     };
     let mut view = View::default();
     view.listeners.insert(NAME.to_owned(), Arc::new(listener));

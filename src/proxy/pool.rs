@@ -40,6 +40,8 @@ pub(crate) enum Key {
     Endpoint(u64),
     /// An address that a caller meant.
     Address(SocketAddr),
+    /// An address that is told of the caller, and the number of the caller's connection.
+    Caller(SocketAddr, u64),
 }
 
 /// All pools of a worker.
@@ -152,7 +154,7 @@ impl Pools {
             pools.retain(|key, pool| {
                 let stays = match key {
                     Key::Endpoint(id) => known.contains(id),
-                    Key::Address(_) => true,
+                    Key::Address(_) | Key::Caller(..) => true,
                 };
                 if !stays {
                     dropped.push(std::mem::take(pool));
@@ -208,7 +210,7 @@ impl Pools {
     pub(crate) fn give_back(&self, mut leg: Box<H1Leg>, tag: Tag, max_uses: u32) {
         let stays = match tag.key {
             Key::Endpoint(id) => self.known.borrow().contains(&id),
-            Key::Address(_) => true,
+            Key::Address(_) | Key::Caller(..) => true,
         };
         let current = !tag.mtls || tag.generation == self.generation.get();
         let mut pools = self.by_key.borrow_mut();

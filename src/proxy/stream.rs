@@ -108,6 +108,14 @@ impl Stream {
         Pin::new(self).poll_write(cx, data)
     }
 
+    /// Makes the end that follows a reset. TLS tells a cut from an end by itself.
+    pub(crate) fn reset(&self) {
+        if matches!(self, Self::Plain(_) | Self::Rewound(_)) {
+            // A socket that is dead already needs none.
+            let _set = self.tcp().set_zero_linger().is_ok();
+        }
+    }
+
     /// TLS may hold a record back; TCP never does.
     pub(crate) fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

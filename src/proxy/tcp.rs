@@ -1,26 +1,33 @@
 //! Bytes, carried as they are, each direction until it ends.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::mesh::ClusterKind;
+use crate::mesh::listener::TcpOptions;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId};
 
+use super::balance::outlier::Outcome;
 use super::buffer::Buffer;
-use super::connect::{self, Target, dial};
+use super::connect::{self, Dialed, Target, dial};
 use super::context::{Conn, Live, Worker};
 use super::http::call::pick;
 use super::http::respond::Failure;
+use super::limit::{self, ConnectionSlot};
 use super::observe::TcpReport;
 use super::stream::Stream;
+use super::tables::ClusterTable;
+use super::tables::cluster::EndpointState;
 use super::timer::Alarm;
 use super::tls::Speak;
 
@@ -46,7 +53,40 @@ enum Stage {
     Done,
 }
 
-/// One direction. False in the result of [`Way::poll`] is a broken connection.
+/// Which end of a relay broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broke {
+    /// The one that bytes came from.
+    From,
+    /// The one that they went to.
+    To,
+}
+
+/// How a relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both sides have said all.
+    Done,
+    /// The caller went away.
+    CallerBroke,
+    /// The endpoint broke off.
+    EndpointBroke,
+    /// Nothing moved for too long.
+    Idle,
+    /// It lasted too long.
+    TooLong,
+}
+
+/// How long a relay may go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// While nothing moves; zero is for ever.
+    pub(crate) idle: Duration,
+    /// At all.
+    pub(crate) until: Option<Instant>,
+}
+
+/// One direction.
 struct Way {
     stage: Stage,
     unpushed: bool,
@@ -66,27 +106,28 @@ impl Way {
         from: &mut Side<'_>,
         to: &mut Side<'_>,
         moved: &mut u64,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broke>> {
         loop {
             match self.stage {
                 Stage::Copying => {
                     while !from.input.is_empty() {
-                        let count = ready!(to.io.poll_send(cx, from.input.data()))?;
-                        if count == 0 {
-                            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                        match ready!(to.io.poll_send(cx, from.input.data())) {
+                            Ok(0) | Err(_) => return Poll::Ready(Err(Broke::To)),
+                            Ok(count) => {
+                                from.input.consume(count);
+                                *moved += u64::try_from(count).unwrap_or(0);
+                                self.unpushed = true;
+                            }
                         }
-                        from.input.consume(count);
-                        *moved += u64::try_from(count).unwrap_or(0);
-                        self.unpushed = true;
                     }
                     match from.io.poll_fill(cx, from.input) {
                         Poll::Ready(Ok(0)) => self.stage = Stage::Closing,
                         Poll::Ready(Ok(_)) => {}
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::From)),
                         Poll::Pending => {
                             from.input.release();
                             if self.unpushed {
-                                ready!(to.io.poll_push(cx))?;
+                                ready!(to.io.poll_push(cx)).map_err(|_| Broke::To)?;
                                 self.unpushed = false;
                             }
                             return Poll::Pending;
@@ -94,7 +135,7 @@ impl Way {
                     }
                 }
                 Stage::Closing => {
-                    ready!(Pin::new(&mut *to.io).poll_shutdown(cx))?;
+                    ready!(Pin::new(&mut *to.io).poll_shutdown(cx)).map_err(|_| Broke::To)?;
                     self.stage = Stage::Done;
                 }
                 Stage::Done => return Poll::Ready(Ok(())),
@@ -103,18 +144,19 @@ impl Way {
     }
 }
 
-/// Copies both ways until both have ended, one breaks, or nothing moves for `idle` (zero is for
-/// ever). `report` is told what moved since it was last called.
+/// Copies both ways until both have ended, one breaks, or patience ends. `report` is told what
+/// moved since it was last called.
 pub(crate) async fn relay(
     mut down: Side<'_>,
     mut up: Side<'_>,
-    idle: Duration,
+    patience: Patience,
     counts: &mut Counts,
     report: impl Fn(u64, u64),
-) {
+) -> End {
     let mut upward = Way::new();
     let mut downward = Way::new();
     let mut alarm = Alarm::default();
+    let Patience { idle, until } = patience;
     let mut last = rt::now();
     poll_fn(|cx| {
         let before = *counts;
@@ -127,14 +169,44 @@ pub(crate) async fn relay(
             }
         }
         match (sent, received) {
-            (Poll::Ready(Err(_)), _)
-            | (_, Poll::Ready(Err(_)))
-            | (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(()),
-            _ if idle.is_zero() => Poll::Pending,
-            _ => alarm.poll(cx, last + idle),
+            (Poll::Ready(Err(Broke::From)), _) | (_, Poll::Ready(Err(Broke::To))) => {
+                return Poll::Ready(End::CallerBroke);
+            }
+            (Poll::Ready(Err(Broke::To)), _) | (_, Poll::Ready(Err(Broke::From))) => {
+                return Poll::Ready(End::EndpointBroke);
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
+            _ => {}
         }
+        let still = (!idle.is_zero()).then(|| last + idle);
+        let Some(deadline) = still.into_iter().chain(until).min() else {
+            return Poll::Pending;
+        };
+        ready!(alarm.poll(cx, deadline));
+        Poll::Ready(if until == Some(deadline) {
+            End::TooLong
+        } else {
+            End::Idle
+        })
     })
-    .await;
+    .await
+}
+
+/// A connection that its endpoint carries, for those who look for the one with the fewest.
+struct Carried(Arc<EndpointState>);
+
+impl Carried {
+    fn new(state: &Arc<EndpointState>) -> Self {
+        state.active.fetch_add(1, Ordering::Relaxed);
+        state.requests.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Carries a caller's connection to an endpoint of `cluster`.
@@ -143,7 +215,7 @@ pub(crate) async fn serve(
     live: Rc<Live>,
     conn: &Conn,
     (mut stream, mut first): (Stream, Buffer),
-    (cluster, idle): (Option<usize>, Duration),
+    (cluster, options): (Option<usize>, TcpOptions),
 ) {
     let begun = rt::now();
     let Some(cluster) = live.tables.cluster(cluster) else {
@@ -152,38 +224,40 @@ pub(crate) async fn serve(
         refused(worker, &live, conn, whom, &Failure::NoCluster);
         return;
     };
-    let mut target_of = None;
-    let dialed = match target(worker, &live, conn, cluster, begun).await {
-        Ok(target) => {
-            target_of = Some(target);
-            match super::limit::connection(&cluster.counters, cluster.config.limits.max_connections)
-            {
-                Some(slot) => dial(worker, &live, cluster, &target, Speak::Bytes)
-                    .await
-                    .map(|dialed| (dialed, slot)),
-                None => Err(Failure::Overflow),
-            }
-        }
-        Err(failure) => Err(failure),
-    };
-    let peer = target_of
-        .and_then(|target| target.entry)
-        .map_or_else(PeerId::default, |entry| entry.peer);
-    let (mut dialed, _slot) = match dialed {
-        Ok(dialed) => dialed,
+    let attempts = options.max_connect_attempts;
+    let reaching = reach(worker, &live, conn, cluster, (attempts, begun));
+    let (target_of, reached) = Box::pin(reaching).await;
+    let entry = target_of.and_then(|target| target.entry);
+    let peer = entry.map_or_else(PeerId::default, |entry| entry.peer);
+    let (mut dialed, _slot) = match reached {
+        Ok(reached) => reached,
         Err(failure) => {
             refused(worker, &live, conn, (cluster.service, peer), &failure);
+            // A caller that is closed on must not take that for the end of an answer.
+            stream.reset();
             return;
         }
     };
+    let _carried = entry.map(|entry| Carried::new(&entry.state));
     let report = TcpReport::open(worker, &live, conn, peer, (cluster.service, Flag::None));
-    let upstream_cluster = cluster.config.name.clone();
-    let upstream_host = target_of.map_or_else(String::new, |target| target.address.to_string());
+    let about = worker.shared.log.is_some().then(|| AccessRecord {
+        upstream_cluster: cluster.config.name.clone(),
+        upstream_host: target_of.map_or_else(String::new, |target| target.address.to_string()),
+        upstream_local: dialed
+            .local
+            .map(|local| local.to_string())
+            .unwrap_or_default(),
+        ..AccessRecord::default()
+    });
     // The relay may last for days; the tables of its begin must not.
     drop(live);
     let mut answer = Buffer::default();
     let mut counts = Counts::default();
-    relay(
+    let patience = Patience {
+        idle: options.idle_timeout,
+        until: options.max_duration.map(|most| begun + most),
+    };
+    let end = relay(
         Side {
             io: &mut stream,
             input: &mut first,
@@ -192,7 +266,7 @@ pub(crate) async fn serve(
             io: &mut dialed.stream,
             input: &mut answer,
         },
-        idle,
+        patience,
         &mut counts,
         |received, sent| {
             report.cells.received.add(received);
@@ -200,31 +274,86 @@ pub(crate) async fn serve(
         },
     )
     .await;
+    // What one side broke must not look whole to the other.
+    let (flag, details) = match end {
+        End::Done => (Flag::None, ""),
+        End::CallerBroke => {
+            dialed.stream.reset();
+            (Flag::Dc, "")
+        }
+        End::EndpointBroke => {
+            stream.reset();
+            (Flag::Uc, "")
+        }
+        // In Envoy's words.
+        End::Idle => (Flag::None, "tcp_session_idle_timeout"),
+        End::TooLong => (Flag::None, "max_connection_duration_reached"),
+    };
     let record = AccessRecord {
         received: counts.received,
         sent: counts.sent,
-        upstream_cluster,
-        upstream_host,
-        ..AccessRecord::default()
+        flag,
+        details,
+        ..about.unwrap_or_default()
     };
     report.close(worker, conn, record);
+}
+
+/// Connects to an endpoint, and to another when one cannot be connected to. The endpoint is the last
+/// that was tried.
+async fn reach<'l>(
+    worker: &Rc<Worker>,
+    live: &'l Live,
+    conn: &'l Conn,
+    cluster: &'l ClusterTable,
+    (attempts, begun): (u32, Instant),
+) -> (
+    Option<Target<'l>>,
+    Result<(Dialed, ConnectionSlot), Failure>,
+) {
+    let mut refused: SmallVec<[u64; 4]> = SmallVec::new();
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let target = match target(worker, live, conn, cluster, (&refused, begun)).await {
+            Ok(target) => target,
+            Err(failure) => return (None, Err(failure)),
+        };
+        let most = cluster.config.limits.max_connections;
+        let Some(slot) = limit::connection(&cluster.counters, most) else {
+            return (Some(target), Err(Failure::Overflow));
+        };
+        let dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;
+        if let (Some(policy), Some(entry)) = (&cluster.config.outlier, target.entry) {
+            // Bytes have no status: a connection is a success.
+            let outcome = match &dialed {
+                Ok(_) => Outcome::Status(200),
+                Err(_) => Outcome::Failed,
+            };
+            let now = worker.shared.millis(rt::now());
+            let set = &cluster.endpoints;
+            entry.state.outlier.record(policy, set, outcome, now);
+        }
+        match dialed {
+            Ok(dialed) => return (Some(target), Ok((dialed, slot))),
+            Err(failure) if tried >= attempts => return (Some(target), Err(failure)),
+            Err(_) => refused.extend(target.entry.map(|entry| entry.state.id)),
+        }
+    }
 }
 
 async fn target<'t>(
     worker: &Rc<Worker>,
     live: &Live,
-    conn: &Conn,
-    cluster: &'t super::tables::ClusterTable,
-    begun: Instant,
+    conn: &'t Conn,
+    cluster: &'t ClusterTable,
+    (refused, begun): (&[u64], Instant),
 ) -> Result<Target<'t>, Failure> {
     if cluster.config.kind == ClusterKind::OriginalDestination {
         let address = connect::meant(worker, live, conn.meant, b"").await?;
-        return Ok(Target {
-            address,
-            entry: None,
-        });
+        return Ok(Target::chosen(address).on_behalf(cluster, conn));
     }
-    pick(cluster, &[], worker, begun)
+    pick(cluster, refused, worker, begun).map(|target| target.on_behalf(cluster, conn))
 }
 
 fn refused(

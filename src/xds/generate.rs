@@ -13,7 +13,8 @@ use proptest::sample::select;
 
 use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
 use crate::mesh::listener::{
-    Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, Keepalive, ListenerOptions,
+    ProxyProtocol, ProxyVersion, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
 use crate::mesh::route::{
@@ -335,6 +336,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         duration(),
         limits,
         option::of(outlier),
+        option::of(select(vec![ProxyVersion::V1, ProxyVersion::V2])),
     )
         .prop_map(
             |(
@@ -347,6 +349,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 connect_timeout,
                 limits,
                 outlier,
+                proxy_protocol,
             )| {
                 Cluster {
                     name,
@@ -358,6 +361,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                     connect_timeout,
                     limits,
                     outlier,
+                    proxy_protocol,
                 }
             },
         )
@@ -404,6 +408,51 @@ fn assignment() -> impl Strategy<Value = Assignment> {
     vec(endpoint, 0..6).prop_map(Assignment::new)
 }
 
+fn tcp_options() -> impl Strategy<Value = TcpOptions> {
+    (
+        duration(),
+        any::<u32>(),
+        option::of(positive()),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(idle_timeout, max_connect_attempts, max_duration, hash_source_ip)| TcpOptions {
+                idle_timeout,
+                max_connect_attempts,
+                max_duration,
+                hash_source_ip,
+            },
+        )
+}
+
+fn listener_options() -> impl Strategy<Value = ListenerOptions> {
+    let number = || option::of(any::<u32>());
+    let header = any::<[bool; 3]>().prop_map(|[optional, refuse_v1, refuse_v2]| ProxyProtocol {
+        optional,
+        refuse_v1,
+        refuse_v2,
+    });
+    let keepalive = (number(), number(), number()).prop_map(|(probes, time, interval)| Keepalive {
+        probes,
+        time,
+        interval,
+    });
+    (
+        option::of(header),
+        any::<bool>(),
+        number(),
+        option::of(keepalive),
+    )
+        .prop_map(
+            |(proxy_protocol, close_undetected, backlog, keepalive)| ListenerOptions {
+                proxy_protocol,
+                close_undetected,
+                backlog,
+                keepalive,
+            },
+        )
+}
+
 fn listener() -> impl Strategy<Value = Listener> {
     let net = (ip(), 0..=32_u8).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap());
     let matches = (
@@ -429,24 +478,25 @@ fn listener() -> impl Strategy<Value = Listener> {
         )
             .prop_map(|(routes, codec)| ChainAction::Http { routes, codec }),
         (word(), word()).prop_map(|(routes, cluster)| ChainAction::Detect { routes, cluster }),
-        (vec((word(), 0..100_u32), 0..3), duration()).prop_map(|(clusters, idle_timeout)| {
-            ChainAction::Tcp {
-                clusters,
-                idle_timeout,
-            }
-        }),
+        (vec((word(), 0..100_u32), 0..3), tcp_options())
+            .prop_map(|(clusters, options)| ChainAction::Tcp { clusters, options }),
     ];
     let chain = (
         text(),
         prop_oneof![Just(ChainMatch::default()), matches],
         option::of(vec(word(), 0..3).prop_map(|alpn| ServerTls { alpn })),
         action,
+        (option::of(any::<u64>()), option::of(positive())),
     )
-        .prop_map(|(name, matches, tls, action)| Chain {
+        .prop_map(|(name, matches, tls, action, limits)| Chain {
             name,
             matches,
             tls,
             action,
+            limits: ChainLimits {
+                max_connections: limits.0,
+                handshake_timeout: limits.1,
+            },
         })
         .boxed();
     (
@@ -457,9 +507,19 @@ fn listener() -> impl Strategy<Value = Listener> {
         vec(chain.clone(), 0..4),
         option::of(chain),
         duration(),
+        listener_options(),
     )
         .prop_map(
-            |(name, bind, direction, transparent, chains, default_chain, detect_timeout)| {
+            |(
+                name,
+                bind,
+                direction,
+                transparent,
+                chains,
+                default_chain,
+                detect_timeout,
+                options,
+            )| {
                 Listener {
                     name,
                     bind,
@@ -468,6 +528,7 @@ fn listener() -> impl Strategy<Value = Listener> {
                     chains,
                     default_chain,
                     detect_timeout,
+                    options,
                 }
             },
         )

@@ -13,15 +13,19 @@ pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol as ProxyFilter;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport as ProxySocket;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub(crate) use envoy_types::pb::envoy::r#type::v3::Percent;
+pub(crate) use envoy_types::pb::envoy::r#type::v3::{HashPolicy, Percent, hash_policy};
 pub(crate) use envoy_types::pb::google::protobuf::{
-    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, Value, value,
+    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
+    value,
 };
 
 use std::net::{IpAddr, SocketAddr};

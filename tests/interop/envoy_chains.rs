@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use meshctl::mesh::cluster::{ClientTls, Limits, OutlierDetection, UpstreamProtocol};
 use meshctl::mesh::listener::{
-    Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
+    TcpOptions, Transport,
 };
 use meshctl::mesh::route::{
     Action, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch, PathRewrite,
@@ -46,6 +47,7 @@ fn chain(name: &str, matches: ChainMatch, tls: bool, action: ChainAction) -> Cha
                 .to_vec(),
         }),
         action,
+        limits: ChainLimits::default(),
     }
 }
 
@@ -58,6 +60,7 @@ fn listener(name: &str, bind: SocketAddr, direction: Direction, chains: Vec<Chai
         chains,
         default_chain: None,
         detect_timeout: Duration::from_secs(1),
+        options: ListenerOptions::default(),
     }
 }
 
@@ -316,7 +319,7 @@ fn kitchen_sink() -> View {
             .iter()
             .map(|(name, weight)| (text(name), *weight))
             .collect(),
-        idle_timeout: Duration::from_hours(1),
+        options: TcpOptions::default(),
     };
     let mut chains = vec![
         chain(

@@ -9,7 +9,9 @@ use meshctl::control::ads::{self, Ads};
 use meshctl::control::push::{Hub, HubOptions, Revised, SecretsFn};
 use meshctl::control::serve_tls::PeerIdentity;
 use meshctl::mesh::cluster::{Limits, UpstreamProtocol};
-use meshctl::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec};
+use meshctl::mesh::listener::{
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions,
+};
 use meshctl::mesh::route::{Action, Forward, HeaderEdits, Match, WeightedCluster};
 use meshctl::mesh::{
     Assignment, Cluster, ClusterKind, Endpoint, Health, Listener, LoadBalancer, Locality, Origin,
@@ -137,6 +139,7 @@ pub(crate) fn cluster(name: &str) -> Arc<Cluster> {
         connect_timeout: Duration::from_secs(1),
         limits: Limits::default(),
         outlier: None,
+        proxy_protocol: None,
     })
 }
 
@@ -212,9 +215,11 @@ pub(crate) fn view(bind: SocketAddr, backends: &[(&str, u32, &[SocketAddr])]) ->
                 routes: "9080".to_owned(),
                 codec: HttpCodec::Auto,
             },
+            limits: ChainLimits::default(),
         }],
         default_chain: None,
         detect_timeout: Duration::ZERO,
+        options: ListenerOptions::default(),
     };
     let shares: Vec<_> = backends
         .iter()

@@ -120,6 +120,7 @@ fn cluster(
         connect_timeout: pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         limits: pool.limits,
         outlier: policy.outlier,
+        proxy_protocol: None,
     }
 }
 

@@ -7,7 +7,8 @@ use super::outbound::{unresolved, whole};
 use super::{TCP_IDLE, View, tcp_chain};
 use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
 use crate::mesh::listener::{
-    Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
+    TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
@@ -93,6 +94,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
             chains: chains(None, of(port), &hand_over, &Cluster::inbound_name(port)),
             default_chain: None,
             detect_timeout: Duration::ZERO,
+            options: ListenerOptions::default(),
         });
     }
 }
@@ -147,6 +149,7 @@ fn transparent(
         chains: all,
         default_chain: None,
         detect_timeout: Duration::ZERO,
+        options: ListenerOptions::default(),
     });
 }
 
@@ -222,7 +225,7 @@ fn action(protocol: Protocol, cluster: &str) -> ChainAction {
         },
         Protocol::Tls | Protocol::Tcp | Protocol::Udp => ChainAction::Tcp {
             clusters: vec![(cluster.to_owned(), 1)],
-            idle_timeout: TCP_IDLE,
+            options: TcpOptions::idle(TCP_IDLE),
         },
     }
 }
@@ -249,12 +252,14 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
             alpn: offered.iter().map(|name| (*name).to_owned()).collect(),
         }),
         action: action.clone(),
+        limits: ChainLimits::default(),
     };
     let plain = |transport| Chain {
         name: named("plaintext"),
         matches: on(transport, &[]),
         tls: None,
         action: action.clone(),
+        limits: ChainLimits::default(),
     };
     match mode {
         // Whoever speaks TLS must show a certificate of the mesh, whatever else the hello says: a

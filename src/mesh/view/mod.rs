@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::listener::{Chain, ChainAction, ChainMatch};
+use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
 use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, World};
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
@@ -95,7 +95,8 @@ fn tcp_chain(name: &str, matches: ChainMatch, cluster: &str) -> Chain {
         tls: None,
         action: ChainAction::Tcp {
             clusters: vec![(cluster.to_owned(), 1)],
-            idle_timeout: TCP_IDLE,
+            options: TcpOptions::idle(TCP_IDLE),
         },
+        limits: ChainLimits::default(),
     }
 }

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use super::cluster::CONNECT_TIMEOUT;
 use super::{TCP_IDLE, View, tcp_chain};
 use crate::mesh::cluster::{Limits, UpstreamProtocol};
-use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec};
+use crate::mesh::listener::{
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
+};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Respond, Retry, WeightedCluster};
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
 use crate::mesh::{
@@ -51,6 +53,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
                 routes: HTTP_PROXY.to_owned(),
                 codec: HttpCodec::Auto,
             },
+            limits: ChainLimits::default(),
         };
         (Vec::new(), chain)
     };
@@ -62,6 +65,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         chains,
         default_chain: Some(default_chain),
         detect_timeout: Duration::ZERO,
+        options: ListenerOptions::default(),
     });
 }
 
@@ -77,6 +81,7 @@ pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
         connect_timeout: CONNECT_TIMEOUT,
         limits: Limits::default(),
         outlier: None,
+        proxy_protocol: None,
     }
 }
 
@@ -134,7 +139,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                         port,
                         ChainAction::Tcp {
                             clusters: vec![(cluster, 1)],
-                            idle_timeout: TCP_IDLE,
+                            options: TcpOptions::idle(TCP_IDLE),
                         },
                     ));
                 }
@@ -160,6 +165,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 },
                 tls: None,
                 action,
+                limits: ChainLimits::default(),
             });
         }
         if services.iter().any(|(_, port)| routed(port)) || http {
@@ -183,6 +189,7 @@ fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
         },
         tls: None,
         action,
+        limits: ChainLimits::default(),
     }
 }
 

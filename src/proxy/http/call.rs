@@ -454,12 +454,10 @@ impl<'c> Calling<'c> {
                 authority,
             ))
             .await?;
-            return Ok(Target {
-                address,
-                entry: None,
-            });
+            return Ok(Target::chosen(address).on_behalf(self.cluster, call.conn));
         }
         pick(self.cluster, &self.refused, call.worker, call.begun)
+            .map(|target| target.on_behalf(self.cluster, call.conn))
     }
 
     /// Puts the head (and what went up in an earlier try) on the connection.
@@ -581,10 +579,7 @@ pub(crate) fn pick<'t>(
             _ => balance::pick(set, balancer, &[], now),
         })
         .ok_or(Failure::NoEndpoint)?;
-    Ok(Target {
-        address: entry.endpoint.address,
-        entry: Some(entry),
-    })
+    Ok(Target::endpoint(entry))
 }
 
 /// The endpoint's side of a try.

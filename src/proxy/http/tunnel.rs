@@ -7,7 +7,7 @@ use crate::mesh::ClusterKind;
 use crate::telemetry::Flag;
 
 use super::super::connect::{self, Target, dial};
-use super::super::context::{Live, Worker};
+use super::super::context::{Conn, Live, Worker};
 use super::super::stream::Stream;
 use super::super::tcp;
 use super::super::tls::Speak;
@@ -23,6 +23,7 @@ const IDLE: Duration = Duration::from_hours(1);
 pub(crate) async fn connect(
     worker: &Rc<Worker>,
     live: &Live,
+    conn: &Conn,
     chosen: &Chosen,
 ) -> (Ended, Option<Stream>) {
     let Some(cluster) = live.tables.cluster(Some(chosen.cluster)) else {
@@ -33,13 +34,11 @@ pub(crate) async fn connect(
     let target = if cluster.config.kind == ClusterKind::OriginalDestination {
         connect::meant(worker, live, None, &chosen.authority)
             .await
-            .map(|address| Target {
-                address,
-                entry: None,
-            })
+            .map(Target::chosen)
     } else {
         pick(cluster, &[], worker, crate::rt::now())
-    };
+    }
+    .map(|target| target.on_behalf(cluster, conn));
     let dialed = match target {
         Ok(target) => {
             ended.upstream = Some(target.address);
@@ -77,7 +76,11 @@ pub(crate) async fn run(down: &mut H1Leg, up: &mut H1Leg, ended: &mut Ended) {
         io: &mut up.io,
         input: &mut up.input,
     };
-    tcp::relay(down_side, up_side, IDLE, &mut counts, |_, _| {}).await;
+    let patience = tcp::Patience {
+        idle: IDLE,
+        until: None,
+    };
+    tcp::relay(down_side, up_side, patience, &mut counts, |_, _| {}).await;
     ended.received += counts.received;
     ended.sent += counts.sent;
 }

@@ -7,13 +7,19 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::mesh::listener::{
-    Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, Transport,
+    Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, TcpOptions, Transport,
 };
 
 use super::super::balance::smooth::Smooth;
+
+/// A caller must complete its handshake within this (Istio's default at gateways).
+const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// A listener, ready to sort its connections.
 #[derive(Debug)]
@@ -21,6 +27,10 @@ pub(crate) struct ListenerTable {
     /// As the view has it.
     pub(crate) config: Arc<Listener>,
     chains: Vec<ChainTable>,
+    /// Indexes of the chains that name a port, by port.
+    by_port: BTreeMap<u16, Vec<usize>>,
+    /// Indexes of those that name none.
+    any_port: Vec<usize>,
     default: Option<ChainTable>,
 }
 
@@ -32,6 +42,37 @@ pub(crate) struct ChainTable {
     pub(crate) tls: Option<ServerTls>,
     /// What happens to the bytes.
     pub(crate) action: ChainAction,
+    /// For a TLS handshake.
+    pub(crate) handshake_timeout: Duration,
+    most: Option<u64>,
+    /// Connections now; kept while a chain of this name stays.
+    open: Arc<AtomicU64>,
+}
+
+/// A connection's place in its chain, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place(Option<Arc<AtomicU64>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(open) = &self.0 {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ChainTable {
+    /// A place for one more connection; `None` when the chain is full.
+    pub(crate) fn enter(&self) -> Option<Place> {
+        let Some(most) = self.most else {
+            return Some(Place(None));
+        };
+        if self.open.fetch_add(1, Ordering::Relaxed) < most {
+            return Some(Place(Some(Arc::clone(&self.open))));
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
 }
 
 /// What happens to the bytes, with indexes for clusters; `None` is not in the view.
@@ -57,8 +98,8 @@ pub(crate) enum ChainAction {
         targets: Vec<Option<usize>>,
         /// Over `targets`.
         split: Smooth,
-        /// Closes when nothing moves for this long; zero is never.
-        idle: Duration,
+        /// How they are carried.
+        options: TcpOptions,
     },
 }
 
@@ -74,8 +115,19 @@ pub(crate) struct Hello {
 }
 
 impl ListenerTable {
-    pub(crate) fn build(config: &Arc<Listener>, clusters: &BTreeMap<String, usize>) -> Self {
+    /// `before` is the listener of this name until now.
+    pub(crate) fn build(
+        config: &Arc<Listener>,
+        clusters: &BTreeMap<String, usize>,
+        before: Option<&Self>,
+    ) -> Self {
         let chain = |chain: &Chain| ChainTable {
+            handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
+            most: chain.limits.max_connections,
+            open: before
+                .and_then(|before| before.named(&chain.name))
+                .map(|old| Arc::clone(&old.open))
+                .unwrap_or_default(),
             matches: chain.matches.clone(),
             tls: chain.tls.clone(),
             action: match &chain.action {
@@ -89,7 +141,7 @@ impl ListenerTable {
                 },
                 Config::Tcp {
                     clusters: targets,
-                    idle_timeout,
+                    options,
                 } => {
                     let weights: Vec<u32> = match targets.as_slice() {
                         [_] => vec![1],
@@ -101,25 +153,54 @@ impl ListenerTable {
                             .map(|(name, _)| clusters.get(name).copied())
                             .collect(),
                         split: Smooth::new(&weights),
-                        idle: *idle_timeout,
+                        options: *options,
                     }
                 }
             },
         };
+        let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        let mut any_port = Vec::new();
+        for (at, chain) in config.chains.iter().enumerate() {
+            match chain.matches.port {
+                Some(port) => by_port.entry(port).or_default().push(at),
+                None => any_port.push(at),
+            }
+        }
         Self {
             config: Arc::clone(config),
             chains: config.chains.iter().map(chain).collect(),
+            by_port,
+            any_port,
             default: config.default_chain.as_ref().map(chain),
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<&ChainTable> {
+        let at = self
+            .config
+            .chains
+            .iter()
+            .position(|chain| chain.name == name);
+        match at {
+            Some(at) => self.chains.get(at),
+            None => self
+                .config
+                .default_chain
+                .as_ref()
+                .filter(|chain| chain.name == name)
+                .and(self.default.as_ref()),
         }
     }
 
     /// The chains that are left when only the meant address is known.
     pub(crate) fn narrow(&self, meant: SocketAddr) -> Candidates<'_> {
-        let mut chains: Vec<&ChainTable> = self.chains.iter().collect();
-        keep_best(&mut chains, |matches| match matches.port {
-            Some(port) => (port == meant.port()).then_some(1),
-            None => Some(0),
-        });
+        let mut chains: SmallVec<[&ChainTable; 4]> = self
+            .by_port
+            .get(&meant.port())
+            .unwrap_or(&self.any_port)
+            .iter()
+            .filter_map(|at| self.chains.get(*at))
+            .collect();
         keep_best(&mut chains, |matches| {
             if matches.destinations.is_empty() {
                 return Some(0);
@@ -146,7 +227,7 @@ fn unmapped(address: IpAddr) -> IpAddr {
 /// Chains that a connection may still fall to.
 #[derive(Debug)]
 pub(crate) struct Candidates<'l> {
-    chains: Vec<&'l ChainTable>,
+    chains: SmallVec<[&'l ChainTable; 4]>,
     default: Option<&'l ChainTable>,
 }
 
@@ -204,7 +285,13 @@ impl<'l> Candidates<'l> {
 }
 
 /// Keeps the chains for which `score` is highest; `None` never stays.
-fn keep_best(chains: &mut Vec<&ChainTable>, score: impl Fn(&ChainMatch) -> Option<usize>) {
+fn keep_best(
+    chains: &mut SmallVec<[&ChainTable; 4]>,
+    score: impl Fn(&ChainMatch) -> Option<usize>,
+) {
+    if chains.is_empty() {
+        return;
+    }
     let best = chains
         .iter()
         .filter_map(|chain| score(&chain.matches))
@@ -217,7 +304,7 @@ fn keep_best(chains: &mut Vec<&ChainTable>, score: impl Fn(&ChainMatch) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use crate::mesh::listener::Direction;
+    use crate::mesh::listener::{ChainLimits, Direction, ListenerOptions};
 
     use super::*;
 
@@ -228,8 +315,9 @@ mod tests {
             tls: None,
             action: Config::Tcp {
                 clusters: vec![(name.to_owned(), 1)],
-                idle_timeout: Duration::ZERO,
+                options: TcpOptions::default(),
             },
+            limits: ChainLimits::default(),
         }
     }
 
@@ -250,8 +338,9 @@ mod tests {
                 .collect(),
             default_chain: None,
             detect_timeout: Duration::ZERO,
+            options: ListenerOptions::default(),
         };
-        let table = ListenerTable::build(&Arc::new(listener), &clusters);
+        let table = ListenerTable::build(&Arc::new(listener), &clusters, None);
         let chain = table.narrow(meant.parse().unwrap()).choose(hello)?;
         match &chain.action {
             ChainAction::Tcp { targets, .. } => targets[0],

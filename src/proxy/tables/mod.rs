@@ -79,8 +79,14 @@ impl Tables {
             .listeners
             .iter()
             .map(|(name, config)| {
-                let table = ListenerTable::build(config, &cluster_names);
-                (name.clone(), Arc::new(table))
+                let table = match before.listeners.get(name) {
+                    Some(old) if same_clusters && old.config == *config => Arc::clone(old),
+                    old => {
+                        let old = old.map(|old| &**old);
+                        Arc::new(ListenerTable::build(config, &cluster_names, old))
+                    }
+                };
+                (name.clone(), table)
             })
             .collect();
         Self {
@@ -124,6 +130,7 @@ pub(crate) mod testing {
             connect_timeout: std::time::Duration::from_secs(1),
             limits: Limits::default(),
             outlier: None,
+            proxy_protocol: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::pb::{HTTP_PROTOCOL_OPTIONS, UInt32Value, cluster, core, is_ads, upstream};
 use super::super::structs::{ISTIO, MESHCTL, as_list, as_number, as_struct, as_text, part};
 use super::fields::Fields;
-use super::{Fault, Members, duration_or, endpoint, mtls, unpack};
+use super::{Fault, Members, duration_or, endpoint, mtls, sockets, unpack};
 use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
 
@@ -88,6 +88,8 @@ pub(super) fn decode(
     ignored: &mut Vec<String>,
 ) -> Result<(Cluster, Members), Fault> {
     CLUSTER.audit(from, ignored)?;
+    let (from, proxy_protocol) = sockets::introduced(from, ignored)?;
+    let from = &*from;
     let (kind, members) = kind(from, ignored)?;
     let (protocol, max_requests_per_connection) = protocol(from, ignored)?;
     let original = kind == ClusterKind::OriginalDestination;
@@ -110,6 +112,7 @@ pub(super) fn decode(
                 .as_ref()
                 .map(|outlier| ejection(outlier, ignored))
                 .transpose()?,
+            proxy_protocol,
             kind,
         },
         members,

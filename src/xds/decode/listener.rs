@@ -6,17 +6,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::pb::{
-    Any, HttpInspector, OriginalDst, Router, TlsInspector, core, hcm, is, is_ads, listener, tcp,
+    Any, HttpInspector, OriginalDst, ProxyFilter, Router, TlsInspector, core, hcm, is, is_ads,
+    listener, tcp,
 };
 use super::super::structs::{MESHCTL, as_object, as_text, part};
 use super::fields::Fields;
-use super::{Fault, duration_or, mtls, route, unpack};
+use super::{Fault, duration_or, mtls, route, sockets, unpack};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Listener, RouteTable};
 
 const LISTENER: Fields = Fields {
     message: "Listener",
-    understood: &[1, 2, 3, 9, 15, 16, 17, 25],
+    understood: &[1, 2, 3, 9, 13, 15, 16, 17, 24, 25, 37],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
         (6, "metadata"),
@@ -25,14 +26,12 @@ const LISTENER: Fields = Fields {
         (20, "connection_balance_config"),
         (21, "reuse_port"),
         (22, "access_log"),
-        (24, "tcp_backlog_size"),
         (28, "stat_prefix"),
         (29, "enable_reuse_port"),
         (30, "enable_mptcp"),
         (31, "ignore_global_conn_limit"),
         (34, "max_connections_to_accept_per_socket_event"),
         (35, "bypass_overload_manager"),
-        (37, "tcp_keepalive"),
         (38, "per_connection_buffer_high_watermark_timeout"),
         (39, "stats_matcher"),
     ],
@@ -40,7 +39,6 @@ const LISTENER: Fields = Fields {
         (4, "use_original_dst"),
         (10, "transparent"),
         (11, "freebind"),
-        (13, "socket_options"),
         (18, "udp_listener_config"),
         (19, "api_listener"),
         (26, "bind_to_port"),
@@ -52,8 +50,8 @@ const LISTENER: Fields = Fields {
 };
 const CHAIN: Fields = Fields {
     message: "FilterChain",
-    understood: &[1, 3, 5, 6, 7],
-    tuning: &[(9, "transport_socket_connect_timeout")],
+    understood: &[1, 3, 5, 6, 7, 9],
+    tuning: &[],
     refused: &[(4, "use_proxy_proto")],
 };
 const MATCH: Fields = Fields {
@@ -126,13 +124,11 @@ const MANAGER: Fields = Fields {
 };
 const TCP: Fields = Fields {
     message: "TcpProxy",
-    understood: &[1, 2, 8, 10],
+    understood: &[1, 2, 7, 8, 10, 11, 13],
     tuning: &[
         (3, "downstream_idle_timeout"),
         (4, "upstream_idle_timeout"),
         (5, "access_log"),
-        (7, "max_connect_attempts"),
-        (13, "max_downstream_connection_duration"),
         (15, "access_log_flush_interval"),
         (16, "flush_access_log_on_connected"),
         (17, "access_log_options"),
@@ -142,7 +138,6 @@ const TCP: Fields = Fields {
     ],
     refused: &[
         (9, "metadata_match"),
-        (11, "hash_policy"),
         (12, "tunneling_config"),
         (14, "on_demand"),
         (19, "proxy_protocol_tlvs"),
@@ -186,6 +181,7 @@ pub(super) fn decode(
             from.listener_filters_timeout.as_ref(),
             Duration::from_secs(15),
         )?,
+        options: sockets::listener(from, ignored)?,
     };
     Ok((listener, tables))
 }
@@ -202,7 +198,9 @@ fn inspected(from: &listener::Listener) -> Result<bool, Fault> {
                 transparent = true;
             }
             Some(listener::listener_filter::ConfigType::TypedConfig(any))
-                if is::<TlsInspector>(any) || is::<HttpInspector>(any) => {}
+                if is::<TlsInspector>(any)
+                    || is::<HttpInspector>(any)
+                    || is::<ProxyFilter>(any) => {}
             _ => {
                 return Err(Fault::Unsupported {
                     message: "Listener",
@@ -224,12 +222,13 @@ fn chain_of(
         Some(socket) if !mtls::is_raw(Some(socket)) => Some(mtls::server(socket, ignored)?),
         _ => None,
     };
-    let [filter] = &*from.filters else {
+    let (limits, filters) = sockets::chain(from, ignored)?;
+    let [filter] = filters else {
         return Err(Fault::Unsupported {
             message: "FilterChain",
             field: format!(
                 "filters {:?}",
-                from.filters.iter().map(|f| &f.name).collect::<Vec<_>>()
+                filters.iter().map(|f| &f.name).collect::<Vec<_>>()
             ),
         });
     };
@@ -260,6 +259,7 @@ fn chain_of(
             .unwrap_or_default(),
         tls,
         action,
+        limits,
     })
 }
 
@@ -373,6 +373,7 @@ fn bytes(config: &Any, ignored: &mut Vec<String>) -> Result<ChainAction, Fault> 
     use tcp::tcp_proxy::ClusterSpecifier;
     let proxy: tcp::TcpProxy = unpack(config)?;
     TCP.audit(&proxy, ignored)?;
+    let options = sockets::tcp(&proxy)?;
     let clusters = match proxy.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => vec![(name, 1)],
         Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
@@ -388,12 +389,5 @@ fn bytes(config: &Any, ignored: &mut Vec<String>) -> Result<ChainAction, Fault> 
             .collect::<Result<_, _>>()?,
         None => Vec::new(),
     };
-    Ok(ChainAction::Tcp {
-        clusters,
-        idle_timeout: duration_or(
-            "idle_timeout",
-            proxy.idle_timeout.as_ref(),
-            Duration::from_hours(1),
-        )?,
-    })
+    Ok(ChainAction::Tcp { clusters, options })
 }

@@ -10,6 +10,7 @@ mod fields;
 mod listener;
 mod route;
 mod route_fields;
+mod sockets;
 mod mtls;
 
 use std::collections::BTreeMap;

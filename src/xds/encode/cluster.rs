@@ -9,7 +9,7 @@ use super::super::pb::{
     u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::mtls;
+use super::{mtls, sockets};
 use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
@@ -66,6 +66,9 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
     to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
     if let Some(mtls) = &from.tls {
         secure(&mut to, mtls, alpn(from.protocol, bytes_only));
+    }
+    if let Some(version) = from.proxy_protocol {
+        sockets::introduce(version, &mut to);
     }
     to
 }

@@ -9,8 +9,10 @@ use super::super::pb::{
     duration, hcm, listener, tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::mtls;
-use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
+use super::{mtls, sockets};
+use crate::mesh::listener::{
+    Chain, ChainAction, ChainMatch, Direction, HttpCodec, TcpOptions, Transport,
+};
 use crate::mesh::{Client, Listener};
 
 /// What Envoy's `http_inspector` calls HTTP in plain connections.
@@ -35,7 +37,7 @@ pub(super) fn encode(from: &Listener, client: Client) -> listener::Listener {
             from.default_chain.as_ref().map(|c| one(c, inbound)),
         ),
     };
-    let to = listener::Listener {
+    let mut to = listener::Listener {
         name: from.name.clone(),
         address: Some(address(from.bind)),
         traffic_direction: match from.direction {
@@ -44,9 +46,9 @@ pub(super) fn encode(from: &Listener, client: Client) -> listener::Listener {
         }
         .into(),
         listener_filters_timeout: duration(from.detect_timeout),
-        continue_on_listener_filters_timeout: true,
         ..Default::default()
     };
+    sockets::listener(&from.options, &mut to);
     listener::Listener {
         listener_filters: inspectors(from, &chains),
         filter_chains: chains,
@@ -74,6 +76,9 @@ fn inspectors(from: &Listener, chains: &[listener::FilterChain]) -> Vec<listener
         ..Default::default()
     };
     [
+        from.options
+            .proxy_protocol
+            .map(|header| filter("proxy_protocol", sockets::proxy_filter(header))),
         from.transparent
             .then(|| filter("original_dst", any(&OriginalDst {}))),
         tls.then(|| filter("tls_inspector", any(&TlsInspector::default()))),
@@ -92,7 +97,7 @@ fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
         }
         ChainAction::Http { .. } | ChainAction::Tcp { .. } => None,
     };
-    listener::FilterChain {
+    let mut to = listener::FilterChain {
         name: chain.name.clone(),
         filter_chain_match: (chain.matches != ChainMatch::default())
             .then(|| condition(&chain.matches)),
@@ -100,14 +105,15 @@ fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
         filters: vec![match &chain.action {
             ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
             ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
-            ChainAction::Tcp {
-                clusters,
-                idle_timeout,
-            } => bytes(&chain.name, clusters, Some(*idle_timeout), Client::Meshctl),
+            ChainAction::Tcp { clusters, options } => {
+                bytes(&chain.name, clusters, Some(options), Client::Meshctl)
+            }
         }],
         metadata: metadata([(MESHCTL, object(detect))]),
         ..Default::default()
-    }
+    };
+    sockets::chain(&chain.limits, &mut to, Client::Meshctl);
+    to
 }
 
 /// One of Envoy's chains in the making.
@@ -120,14 +126,16 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn build(self) -> listener::FilterChain {
-        listener::FilterChain {
+        let mut to = listener::FilterChain {
             name: format!("{}{}", self.chain.name, self.suffix),
             filter_chain_match: (self.matches != ChainMatch::default())
                 .then(|| condition(&self.matches)),
             transport_socket: self.chain.tls.as_ref().map(mtls::server),
             filters: vec![self.filter],
             ..Default::default()
-        }
+        };
+        sockets::chain(&self.chain.limits, &mut to, Client::Envoy);
+        to
     }
 }
 
@@ -257,10 +265,9 @@ fn plainly(chain: &Chain, inbound: bool) -> listener::Filter {
     match &chain.action {
         ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
         ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
-        ChainAction::Tcp {
-            clusters,
-            idle_timeout,
-        } => bytes(&chain.name, clusters, Some(*idle_timeout), Client::Envoy),
+        ChainAction::Tcp { clusters, options } => {
+            bytes(&chain.name, clusters, Some(options), Client::Envoy)
+        }
     }
 }
 
@@ -373,7 +380,7 @@ pub(super) fn router() -> hcm::HttpFilter {
 fn bytes(
     name: &str,
     clusters: &[(String, u32)],
-    idle: Option<std::time::Duration>,
+    options: Option<&TcpOptions>,
     client: Client,
 ) -> listener::Filter {
     use tcp::tcp_proxy as options;
@@ -393,18 +400,18 @@ fn bytes(
             clusters: weighted,
         }),
     };
-    filter(
-        "tcp_proxy",
-        any(&tcp::TcpProxy {
-            stat_prefix: prefix(name),
-            idle_timeout: idle.and_then(duration),
-            cluster_specifier: Some(specifier),
-            ..Default::default()
-        }),
-    )
+    let mut proxy = tcp::TcpProxy {
+        stat_prefix: prefix(name),
+        cluster_specifier: Some(specifier),
+        ..Default::default()
+    };
+    if let Some(options) = options {
+        sockets::tcp(options, &mut proxy);
+    }
+    filter("tcp_proxy", any(&proxy))
 }
 
-fn filter(name: &str, config: Any) -> listener::Filter {
+pub(super) fn filter(name: &str, config: Any) -> listener::Filter {
     listener::Filter {
         name: format!("envoy.filters.network.{name}"),
         config_type: Some(listener::filter::ConfigType::TypedConfig(config)),
@@ -412,6 +419,6 @@ fn filter(name: &str, config: Any) -> listener::Filter {
 }
 
 /// Envoy wants one that is not empty.
-fn prefix(name: &str) -> String {
+pub(super) fn prefix(name: &str) -> String {
     if name.is_empty() { "chain" } else { name }.to_owned()
 }

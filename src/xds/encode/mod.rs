@@ -11,6 +11,7 @@ mod headers;
 mod listener;
 mod route;
 pub mod secret;
+mod sockets;
 mod mtls;
 
 pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};

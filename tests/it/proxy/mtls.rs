@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use meshctl::mesh::cluster::{ClientTls, ClusterKind, UpstreamProtocol};
 use meshctl::mesh::listener::{
-    ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
+    ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
+    TcpOptions, Transport,
 };
 use meshctl::mesh::route::Action;
 use meshctl::mesh::{Chain, Listener, SpiffeId, View, WorkloadRef};
@@ -83,6 +84,7 @@ fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> View {
             alpn: ALPN.map(str::to_owned).to_vec(),
         }),
         action,
+        limits: ChainLimits::default(),
     };
     views.0.listeners.insert(
         "in".to_owned(),
@@ -94,6 +96,7 @@ fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> View {
             chains: vec![chain],
             default_chain: None,
             detect_timeout: Duration::ZERO,
+            options: ListenerOptions::default(),
         }),
     );
     views.0
@@ -216,7 +219,7 @@ async fn bytes_pass_over_mtls() {
     });
     let bytes = |cluster: &str| ChainAction::Tcp {
         clusters: vec![(cluster.to_owned(), 1)],
-        idle_timeout: Duration::from_mins(1),
+        options: TcpOptions::idle(Duration::from_mins(1)),
     };
     let (inbound, outbound) = (free(), free());
     let view = strict(inbound, address, bytes("inbound|80||"));

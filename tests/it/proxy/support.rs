@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use meshctl::mesh::cluster::{Cluster, ClusterKind, Limits, ServiceRef, UpstreamProtocol};
-use meshctl::mesh::listener::{ChainMatch, Direction, HttpCodec};
+use meshctl::mesh::listener::{ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions};
 use meshctl::mesh::route::{
     Action, Forward, HeaderEdits, Match, Route, RouteTable, VirtualHost, WeightedCluster,
 };
@@ -318,6 +318,7 @@ pub(crate) fn cluster(name: &str) -> Cluster {
         connect_timeout: Duration::from_secs(5),
         limits: Limits::default(),
         outlier: None,
+        proxy_protocol: None,
     }
 }
 
@@ -376,6 +377,7 @@ impl Views {
             matches: ChainMatch::default(),
             tls: None,
             action,
+            limits: ChainLimits::default(),
         };
         self.0.listeners.insert(
             name.to_owned(),
@@ -387,6 +389,7 @@ impl Views {
                 chains: vec![chain],
                 default_chain: None,
                 detect_timeout: Duration::ZERO,
+                options: ListenerOptions::default(),
             }),
         );
         self

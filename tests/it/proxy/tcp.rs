@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshctl::mesh::listener::{ChainAction, Direction, Listener};
+use meshctl::mesh::listener::{ChainAction, Direction, Listener, TcpOptions};
 use meshctl::mesh::route::Action;
 use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,7 +13,7 @@ use super::support::*;
 fn bytes() -> ChainAction {
     ChainAction::Tcp {
         clusters: vec![("app".to_owned(), 1)],
-        idle_timeout: Duration::from_hours(1),
+        options: TcpOptions::default(),
     }
 }
 

@@ -352,7 +352,8 @@ impl Request<'_> {
         facts: Facts,
         (head_bytes, log): (u64, Option<Box<AccessRecord>>),
     ) -> bool {
-        let (mut ended, stream) = Box::pin(tunnel::connect(self.worker, self.live, chosen)).await;
+        let (mut ended, stream) =
+            Box::pin(tunnel::connect(self.worker, self.live, self.conn, chosen)).await;
         if let (Some(stream), Leg::H1(leg)) = (stream, &mut *down) {
             leg.begin(Writer::Plain);
             leg.out.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
