@@ -7,6 +7,7 @@ pub mod capture;
 pub mod connect;
 pub(crate) mod netlink;
 pub mod original;
+pub mod pass;
 pub mod proxy_protocol;
 pub mod rules;
 

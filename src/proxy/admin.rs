@@ -4,16 +4,19 @@
 //! health and metrics only.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
 
 use crate::net::{self, BindOptions};
 use crate::rt::{self, Reader, Tasks};
@@ -22,6 +25,7 @@ use crate::tls::Material;
 
 use super::ProxyError;
 use super::context::Shared;
+use super::handover::Taken;
 use super::tables::Tables;
 use super::worker::Stats;
 
@@ -34,16 +38,36 @@ pub(crate) struct Admin {
     pub(crate) stats: Vec<Arc<Stats>>,
     /// Set once there is configuration, cleared by a drain.
     pub(crate) ready: Arc<AtomicBool>,
-    /// Told to close listeners.
-    pub(crate) drain: Notify,
+    /// Told what to do with listeners.
+    pub(crate) asks: mpsc::UnboundedSender<Ask>,
     /// Told to end.
     pub(crate) quit: Notify,
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Close listeners now.
+    Close {
+        /// Only those of calls to the application.
+        inbound_only: bool,
+    },
+    /// Have connections end first, for the time of a drain.
+    Drain {
+        /// Only those of calls to the application.
+        inbound_only: bool,
+    },
+}
+
 type Shares = State<Arc<Admin>>;
 
-/// Starts answering on all addresses of the options.
-pub(crate) fn start(admin: &Arc<Admin>, tasks: &Tasks) -> Result<(), ProxyError> {
+/// Starts answering on all addresses of the options, on sockets of the process before this one where
+/// it had them. Gives the sockets, for the process after this one.
+pub(crate) fn start(
+    admin: &Arc<Admin>,
+    tasks: &Tasks,
+    mut taken: Option<&mut Taken>,
+) -> Result<Vec<(SocketAddr, OwnedFd)>, ProxyError> {
     let status = Router::new()
         .route("/ready", get(ready))
         .route("/healthz/ready", get(ready))
@@ -58,6 +82,8 @@ pub(crate) fn start(admin: &Arc<Admin>, tasks: &Tasks) -> Result<(), ProxyError>
         .route("/server_info", get(server_info))
         .route("/logging", get(logging).post(logging))
         .route("/drain_listeners", post(drain_listeners))
+        .route("/healthcheck/fail", post(health_fail))
+        .route("/healthcheck/ok", post(health_ok))
         .route("/quitquitquit", post(quit));
     let options = &admin.shared.options;
     let addresses = options
@@ -65,13 +91,20 @@ pub(crate) fn start(admin: &Arc<Admin>, tasks: &Tasks) -> Result<(), ProxyError>
         .iter()
         .map(|address| (*address, &whole))
         .chain(options.status.iter().map(|address| (*address, &status)));
+    let mut sockets = Vec::new();
     for (address, routes) in addresses {
-        let socket =
-            net::bind(address, BindOptions::default()).map_err(|source| ProxyError::Bind {
-                name: "administration".to_owned(),
-                address,
-                source,
-            })?;
+        let socket = match taken.as_mut().and_then(|taken| taken.admin(address)) {
+            Some(socket) => TcpListener::from_std(socket),
+            None => net::bind(address, BindOptions::default()),
+        }
+        .map_err(|source| ProxyError::Bind {
+            name: "administration".to_owned(),
+            address,
+            source,
+        })?;
+        if let Ok(twin) = socket.as_fd().try_clone_to_owned() {
+            sockets.push((address, twin));
+        }
         let routes = routes.clone().with_state(Arc::clone(admin));
         tasks.spawn("admin", async move {
             if let Err(error) = axum::serve(socket, routes).await {
@@ -79,7 +112,7 @@ pub(crate) fn start(admin: &Arc<Admin>, tasks: &Tasks) -> Result<(), ProxyError>
             }
         });
     }
-    Ok(())
+    Ok(sockets)
 }
 
 async fn ready(State(admin): Shares) -> (StatusCode, &'static str) {
@@ -276,8 +309,33 @@ async fn logging() -> String {
     )
 }
 
-async fn drain_listeners(State(admin): Shares) -> &'static str {
-    admin.drain.notify_one();
+/// Envoy's questions: `graceful` lets connections end first, `inboundonly` leaves callers of others
+/// alone.
+async fn drain_listeners(State(admin): Shares, RawQuery(query): RawQuery) -> &'static str {
+    let query = query.unwrap_or_default();
+    let said = |name: &str| {
+        query
+            .split('&')
+            .any(|word| word.split('=').next() == Some(name))
+    };
+    let inbound_only = said("inboundonly");
+    let ask = if said("graceful") {
+        Ask::Drain { inbound_only }
+    } else {
+        Ask::Close { inbound_only }
+    };
+    // Nobody listens only while the proxy ends anyway.
+    let _told = admin.asks.send(ask).is_ok();
+    "OK\n"
+}
+
+async fn health_fail(State(admin): Shares) -> &'static str {
+    admin.ready.store(false, Ordering::Relaxed);
+    "OK\n"
+}
+
+async fn health_ok(State(admin): Shares) -> &'static str {
+    admin.ready.store(true, Ordering::Relaxed);
     "OK\n"
 }
 

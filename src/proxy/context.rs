@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -90,12 +91,16 @@ pub(crate) struct Worker {
     next: Cell<u64>,
     /// No new requests are to be started on connections.
     pub(crate) draining: Cell<bool>,
+    /// Listeners of which that is so.
+    pub(crate) easing: RefCell<Vec<String>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     state: Rc<ConnState>,
     task: Option<AbortHandle>,
+    /// In a drain: when it was first seen idle, and was at every look since.
+    idle_since: Cell<Option<Instant>>,
 }
 
 /// What may be said to a connection from outside.
@@ -137,6 +142,7 @@ impl Worker {
             connections: RefCell::default(),
             next: Cell::new(0),
             draining: Cell::new(false),
+            easing: RefCell::default(),
         })
     }
 
@@ -162,10 +168,13 @@ impl Worker {
         self.next.set(id + 1);
         let state = Rc::new(ConnState::default());
         state.id.set(id);
+        let eased = self.easing.borrow().iter().any(|name| **name == **listener);
+        state.draining.set(self.draining.get() || eased);
         state.listener.replace(Some(Rc::clone(listener)));
         let entry = Entry {
             state: Rc::clone(&state),
             task: None,
+            idle_since: Cell::new(None),
         };
         self.connections.borrow_mut().insert(id, entry);
         Registered {
@@ -182,25 +191,31 @@ impl Worker {
         }
     }
 
-    /// Lets connections end: idle ones now, others after what they are doing. With a listener,
-    /// only those that came in by it.
-    pub(crate) fn drain(&self, listener: Option<&str>) {
+    /// Lets connections end after what they are doing. With a listener, only those that came in by
+    /// it. With a time, those are ended now that have been idle for that long, as far as these
+    /// calls have seen. How many are left.
+    pub(crate) fn drain(&self, listener: Option<&str>, idle: Option<(Instant, Duration)>) -> usize {
         let mut ended = Vec::new();
+        let mut left = 0;
         for entry in self.connections.borrow().values() {
-            let meant = listener.is_none_or(|name| {
-                entry
-                    .state
-                    .listener
-                    .borrow()
-                    .as_deref()
-                    .is_some_and(|own| own == name)
-            });
+            let state = &entry.state;
+            let meant =
+                listener.is_none_or(|name| state.listener.borrow().as_deref() == Some(name));
             if !meant {
                 continue;
             }
-            entry.state.draining.set(true);
-            entry.state.wake.notify_one();
-            if entry.state.idle.get() {
+            left += 1;
+            if !state.draining.replace(true) {
+                state.wake.notify_one();
+            }
+            if !state.idle.get() {
+                entry.idle_since.set(None);
+                continue;
+            }
+            let Some((now, most)) = idle else { continue };
+            let since = entry.idle_since.get().unwrap_or(now);
+            entry.idle_since.set(Some(since));
+            if now.duration_since(since) >= most {
                 ended.extend(entry.task.clone());
             }
         }
@@ -208,6 +223,7 @@ impl Worker {
         for task in ended {
             task.abort();
         }
+        left
     }
 
     /// Ends connections whatever they are doing.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,15 @@ use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{RData, Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
 use crate::mesh::route::router::without_port;
 use crate::mesh::{ChainAction, View};
 use crate::net::{BindOptions, ConnectOptions, bind, connect};
 use crate::rt::{Reader, Tasks};
+
+use super::handover::{Passed, Role, Taken};
 
 /// Where captured questions are sent.
 pub(crate) const PORT: u16 = 15053;
@@ -36,18 +39,49 @@ const MAX_DATAGRAM: usize = 4096;
 /// Names and their addresses, as one view has them.
 type Names = BTreeMap<String, BTreeSet<IpAddr>>;
 
-/// Answers on `address` until cancelled.
-pub(crate) async fn run(address: SocketAddr, mut views: Reader<View>, tasks: Tasks) {
-    let (udp, tcp) = match (
-        UdpSocket::bind(address).await,
-        bind(address, BindOptions::default()),
-    ) {
-        (Ok(udp), Ok(tcp)) => (Arc::new(udp), tcp),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, %address, "names of the mesh are not answered");
-            return;
-        }
-    };
+/// Where questions come in.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Sockets {
+    /// For a process that takes over.
+    pub(crate) fn passed(&self, address: SocketAddr) -> Vec<Passed> {
+        let one = |role, socket: BorrowedFd<'_>| {
+            Some(Passed {
+                role,
+                address: Some(address),
+                socket: socket.try_clone_to_owned().ok()?,
+            })
+        };
+        one(Role::DnsUdp, self.udp.as_fd())
+            .into_iter()
+            .chain(one(Role::DnsTcp, self.tcp.as_fd()))
+            .collect()
+    }
+}
+
+/// Listens on `address`, on the sockets of the process before this one where it had them.
+pub(crate) fn open(address: SocketAddr, taken: Option<&mut Taken>) -> io::Result<Sockets> {
+    if let Some((udp, tcp)) = taken.and_then(|taken| taken.dns(address)) {
+        return Ok(Sockets {
+            udp: UdpSocket::from_std(udp)?,
+            tcp: TcpListener::from_std(tcp)?,
+        });
+    }
+    let udp = std::net::UdpSocket::bind(address)?;
+    udp.set_nonblocking(true)?;
+    Ok(Sockets {
+        udp: UdpSocket::from_std(udp)?,
+        tcp: bind(address, BindOptions::default())?,
+    })
+}
+
+/// Answers until cancelled.
+pub(crate) async fn run(sockets: Sockets, mut views: Reader<View>, tasks: Tasks) {
+    let (udp, tcp) = (Arc::new(sockets.udp), sockets.tcp);
     let upstream = upstream();
     let busy = Arc::new(Semaphore::new(MOST_FORWARDED));
     let mut names = Arc::new(names(&views.load()));

@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod control_link;
+pub mod handover;
 pub mod identity;
 pub mod registration;
 pub mod sidecar;
@@ -43,5 +44,5 @@ mod timer;
 mod tls;
 mod worker;
 
-pub use options::{AccessLog, Options, StaticCodec, static_view};
-pub use run::{ProxyError, run, run_with};
+pub use options::{AccessLog, Options, StaticCodec, StaticTls, static_view};
+pub use run::{ProxyError, run, run_after, run_with};

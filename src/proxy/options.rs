@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::cluster::{Limits, UpstreamProtocol};
+use crate::mesh::cluster::{ClientTls, Limits, UpstreamProtocol};
 use crate::mesh::listener::{
-    ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
+    ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls, TcpOptions,
 };
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Route, WeightedCluster};
 use crate::mesh::{
-    Chain, ChainAction, Cluster, ClusterKind, Listener, LoadBalancer, Origin, RouteTable, View,
-    VirtualHost, WorkloadRef,
+    Assignment, Chain, ChainAction, Cluster, ClusterKind, Endpoint, Health, Listener, LoadBalancer,
+    Locality, Origin, RouteTable, View, VirtualHost, WorkloadRef,
 };
 use crate::telemetry::LogFormat;
 
@@ -37,6 +37,9 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// How long requests may take to end once the proxy is told to. Default 45 s (Istio's).
     pub drain: Duration,
+    /// Once told to end, it says that it is not ready, and still takes connections for this long, so
+    /// that whoever balances load notices first. Default none.
+    pub drain_delay: Duration,
 }
 
 /// Where an access log goes.
@@ -60,6 +63,7 @@ impl Default for Options {
             status: Vec::new(),
             access_log: None,
             drain: Duration::from_secs(45),
+            drain_delay: Duration::ZERO,
         }
     }
 }
@@ -71,14 +75,32 @@ pub enum StaticCodec {
     Http1,
     /// HTTP/2 in, HTTP/1.1 out.
     Http2ToHttp1,
+    /// HTTP/1.1 in, HTTP/2 out.
+    Http1ToHttp2,
     /// HTTP/2 in and out.
     Http2,
     /// Bytes.
     Tcp,
 }
 
-/// The view of a proxy that carries everything from `listen` to `upstream`, without TLS.
-pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec) -> View {
+/// Where [`static_view`] has mTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaticTls {
+    /// Nowhere.
+    None,
+    /// Towards callers.
+    In,
+    /// Towards the endpoint.
+    Out,
+}
+
+/// The view of a proxy that carries everything from `listen` to `upstream`.
+pub fn static_view(
+    listen: SocketAddr,
+    upstream: SocketAddr,
+    codec: StaticCodec,
+    tls: StaticTls,
+) -> View {
     const NAME: &str = "static";
     let http = |codec| ChainAction::Http {
         routes: NAME.to_owned(),
@@ -89,7 +111,7 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
             clusters: vec![(NAME.to_owned(), 1)],
             options: TcpOptions::default(),
         },
-        StaticCodec::Http1 => http(HttpCodec::Http1),
+        StaticCodec::Http1 | StaticCodec::Http1ToHttp2 => http(HttpCodec::Http1),
         StaticCodec::Http2ToHttp1 | StaticCodec::Http2 => http(HttpCodec::Http2),
     };
     let listener = Listener {
@@ -100,7 +122,11 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
         chains: vec![Chain {
             name: NAME.to_owned(),
             matches: ChainMatch::default(),
-            tls: None,
+            tls: (tls == StaticTls::In).then(|| ServerTls {
+                alpn: ["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            }),
             action,
             limits: ChainLimits::default(),
         }],
@@ -133,20 +159,35 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
     };
     let cluster = Cluster {
         name: NAME.to_owned(),
-        kind: ClusterKind::Static(vec![upstream]),
+        kind: ClusterKind::Discovered,
         service: None,
         load_balancer: LoadBalancer::RoundRobin,
         protocol: match codec {
-            StaticCodec::Http2 => UpstreamProtocol::Http2,
+            StaticCodec::Http2 | StaticCodec::Http1ToHttp2 => UpstreamProtocol::Http2,
             _ => UpstreamProtocol::Http1,
         },
-        tls: None,
+        tls: (tls == StaticTls::Out).then(|| ClientTls {
+            sni: "server.static".to_owned(),
+            principals: Vec::new(),
+            required: true,
+        }),
         connect_timeout: Duration::from_secs(10),
         limits: Limits::default(),
         outlier: None,
         proxy_protocol: None,
     };
+    let endpoint = Endpoint {
+        priority: 0,
+        locality: Locality::default(),
+        address: upstream,
+        weight: 1,
+        health: Health::Healthy,
+        mtls: tls == StaticTls::Out,
+        workload: WorkloadRef::default(),
+    };
     let mut view = View::default();
+    view.endpoints
+        .insert(NAME.to_owned(), Arc::new(Assignment::new(vec![endpoint])));
     view.listeners.insert(NAME.to_owned(), Arc::new(listener));
     view.routes.insert(NAME.to_owned(), Arc::new(routes));
     view.clusters.insert(NAME.to_owned(), Arc::new(cluster));

@@ -3,21 +3,26 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::mesh::View;
+use crate::mesh::listener::{Direction, ListenerOptions};
 use crate::net::{self, BindOptions};
-use crate::rt::{DrainSignal, Published, Reader, Tasks, memory};
+use crate::rt::{self, DrainSignal, Published, Reader, Tasks, memory};
 use crate::telemetry::Registry;
 use crate::tls::Material;
 
 use super::access_log::LogSink;
-use super::admin::{self, Admin};
+use super::admin::{self, Admin, Ask};
 use super::context::Shared;
+use super::handover::{self, Event, Giver, Passed, Restart, Role, Taken};
 use super::options::Options;
 use super::tables::Tables;
 use super::tls::Identity;
@@ -45,6 +50,14 @@ pub enum ProxyError {
     /// The access log cannot be opened.
     #[error("cannot open the access log")]
     AccessLog(#[source] io::Error),
+    /// The socket of hot restarts cannot be listened on.
+    #[error("cannot listen on {}", socket.display())]
+    Restart {
+        /// Where.
+        socket: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -60,6 +73,9 @@ impl ProxyError {
                 "another process listens on port {}: stop it, or choose another port",
                 address.port()
             )),
+            Self::Restart { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
+                "a proxy runs with this directory: --hot-restart takes over from it".to_owned(),
+            ),
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("ports below 1024 need root".to_owned())
             }
@@ -85,8 +101,21 @@ pub async fn run(
 pub async fn run_with(
     options: Options,
     registry: Arc<Registry>,
+    readers: (Reader<View>, Reader<Option<Arc<Material>>>),
+    shutdown: DrainSignal,
+) -> Result<(), ProxyError> {
+    run_after(options, registry, readers, shutdown, None).await
+}
+
+/// As [`run_with`], as part of a row of processes that take over each other's sockets: with those of
+/// the one before, and ready to pass them on to the one after. When that has taken over, this one
+/// drains and returns.
+pub async fn run_after(
+    options: Options,
+    registry: Arc<Registry>,
     (mut views, mut identities): (Reader<View>, Reader<Option<Arc<Material>>>),
     mut shutdown: DrainSignal,
+    mut restart: Option<Restart>,
 ) -> Result<(), ProxyError> {
     let log = match &options.access_log {
         Some(log) => {
@@ -98,9 +127,18 @@ pub async fn run_with(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    let drain = options.drain;
+    let (drain, delay) = (options.drain, options.drain_delay);
+    let mut giver = match &mut restart {
+        Some(restart) => Some(Giver::new(restart).map_err(|source| ProxyError::Restart {
+            socket: restart.socket.clone(),
+            source,
+        })?),
+        None => None,
+    };
     let shared = Arc::new(Shared::new(options, registry, log));
     let mut control = Control::new(Arc::clone(&shared), workers)?;
+    control.taken = restart.as_mut().and_then(|restart| restart.taken.take());
+    let (asks, mut asked) = mpsc::unbounded_channel();
     let admin = Arc::new(Admin {
         shared: Arc::clone(&shared),
         tables: control.tables.reader(),
@@ -111,11 +149,12 @@ pub async fn run_with(
             .map(|worker| Arc::clone(&worker.stats))
             .collect(),
         ready: Arc::clone(&control.ready),
-        drain: Notify::new(),
+        asks,
         quit: Notify::new(),
     });
     let tasks = Tasks::new();
-    admin::start(&admin, &tasks)?;
+    let endpoints = Tasks::new();
+    let admin_sockets = admin::start(&admin, &endpoints, control.taken.as_mut())?;
     tasks.spawn("memory", async {
         for started in STARTED {
             tokio::time::sleep(started).await;
@@ -127,11 +166,32 @@ pub async fn run_with(
     control.apply(&views.load())?;
     let mut views_go_on = true;
     let mut identities_go_on = true;
-    loop {
+    let mut close_at = None;
+    let replaced = loop {
+        control.announce().await;
         tokio::select! {
-            () = shutdown.wait() => break,
-            () = admin.quit.notified() => break,
-            () = admin.drain.notified() => control.stop_listening(),
+            () = shutdown.wait() => break None,
+            () = admin.quit.notified() => break None,
+            Some(ask) = asked.recv() => match ask {
+                Ask::Close { inbound_only } => control.stop_listening(inbound_only),
+                Ask::Drain { inbound_only } => {
+                    control.ease(inbound_only);
+                    close_at = Some((rt::now() + drain, inbound_only));
+                }
+            },
+            () = until(close_at) => {
+                if let Some((_, inbound_only)) = close_at.take() {
+                    control.stop_listening(inbound_only);
+                }
+            }
+            event = next(&mut giver) => match (event, &mut giver) {
+                (Event::Asked(stream), Some(giver)) => {
+                    let more = restart.as_ref().map_or(&[][..], |restart| &restart.more);
+                    giver.give(stream, &control.sockets(&admin_sockets, more)).await;
+                }
+                (Event::Ready(stream), _) => break Some(stream),
+                (Event::Asked(_), None) => {}
+            },
             changed = views.changed(), if views_go_on => {
                 views_go_on = changed;
                 if changed {
@@ -142,19 +202,51 @@ pub async fn run_with(
                 identities_go_on = changed;
                 if changed {
                     control.identify(identities.load().as_ref().clone());
+                    control.listen()?;
                 }
             }
             () = tokio::time::sleep(TRY_AGAIN), if control.incomplete() => {
                 control.listen()?;
             }
         }
+    };
+    control.ready.store(false, Ordering::Relaxed);
+    if let Some(stream) = replaced {
+        tracing::info!("another process has taken over; draining");
+        // All that could still take what is for the other process.
+        control.let_go();
+        drop((admin_sockets, giver));
+        endpoints.end().await;
+        handover::going(&stream).await;
+        if let Some(restart) = &restart {
+            restart.replaced.cancel();
+        }
+    } else if !delay.is_zero() {
+        control.ease(false);
+        tokio::time::sleep(delay).await;
     }
     control.drain(drain).await;
+    endpoints.end().await;
     tasks.end().await;
     if let Some(log) = &shared.log {
         log.flush();
     }
     Ok(())
+}
+
+/// What happens next at the socket of hot restarts; never without one.
+async fn next(giver: &mut Option<Giver>) -> Event {
+    match giver {
+        Some(giver) => giver.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(close_at: Option<(Instant, bool)>) {
+    match close_at {
+        Some((at, _)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Control {
@@ -163,12 +255,22 @@ struct Control {
     tables: Published<Tables>,
     identity: Option<Arc<Identity>>,
     generation: u64,
-    /// Listeners that are open, with their address.
-    open: BTreeMap<String, SocketAddr>,
+    /// Listeners that are open.
+    open: BTreeMap<String, Open>,
+    /// Sockets of the process before this one, until this one serves.
+    taken: Option<Taken>,
     /// Listeners were opened before: a failure is not fatal any more.
     began: bool,
     draining: bool,
     ready: Arc<AtomicBool>,
+}
+
+/// A listener that is open.
+struct Open {
+    address: SocketAddr,
+    tuning: BindOptions,
+    /// The workers' sockets, to change them and to pass them on.
+    sockets: Vec<StdListener>,
 }
 
 impl Control {
@@ -188,6 +290,7 @@ impl Control {
             identity: None,
             generation: 0,
             open: BTreeMap::new(),
+            taken: None,
             began: false,
             draining: false,
             ready: Arc::default(),
@@ -231,39 +334,71 @@ impl Control {
         !self.draining && self.open.len() < self.tables.load().listeners.len()
     }
 
+    /// Whether connections could be served: TLS needs an identity.
+    fn can_serve(&self) -> bool {
+        let tables = self.tables.load();
+        let tls = tables.listeners.values().any(|listener| {
+            let config = &listener.config;
+            let mut chains = config.chains.iter().chain(&config.default_chain);
+            chains.any(|chain| chain.tls.is_some())
+        });
+        !tls || self.identity.is_some()
+    }
+
     /// Opens what is to be open and closes what is not.
     fn listen(&mut self) -> Result<(), ProxyError> {
-        if self.draining {
+        // Until then, the process before this one serves.
+        if self.draining || (self.taken.is_some() && !self.can_serve()) {
             return Ok(());
         }
         let tables = self.tables.load();
         let gone: Vec<String> = self
             .open
             .iter()
-            .filter(|(name, address)| {
+            .filter(|(name, open)| {
                 tables
                     .listeners
                     .get(*name)
-                    .is_none_or(|listener| listener.config.bind != **address)
+                    .is_none_or(|listener| listener.config.bind != open.address)
             })
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            self.open.remove(&name);
-            self.tell(|| Command::Unlisten(name.clone()));
+            self.close(&name);
         }
         for (name, listener) in &tables.listeners {
-            if self.open.contains_key(name) {
+            let (address, tuning) = (listener.config.bind, tuning(&listener.config.options));
+            if let Some(open) = self.open.get_mut(name) {
+                if open.tuning != tuning {
+                    open.tuning = tuning;
+                    open.tune();
+                }
                 continue;
             }
-            let address = listener.config.bind;
-            match sockets(address, self.workers.len()) {
+            let taken = self
+                .taken
+                .as_mut()
+                .map(|taken| taken.listener(name, address))
+                .unwrap_or_default();
+            match sockets(address, tuning, taken, self.workers.len()) {
                 Ok(sockets) => {
-                    for (worker, socket) in self.workers.iter().zip(sockets) {
-                        // Fails only when the worker is gone, which its panic has reported.
-                        let _told = worker.commands.send(Command::Listen(name.clone(), socket));
+                    let mut kept = Vec::new();
+                    let mut workers = self.workers.iter().cycle();
+                    for socket in sockets {
+                        // Without its twin a socket cannot be passed on; it works all the same.
+                        kept.extend(socket.try_clone());
+                        if let Some(worker) = workers.next() {
+                            let listen = Command::Listen(name.clone(), socket);
+                            // Fails only when the worker is gone, which its panic has reported.
+                            let _told = worker.commands.send(listen);
+                        }
                     }
-                    self.open.insert(name.clone(), address);
+                    let open = Open {
+                        address,
+                        tuning,
+                        sockets: kept,
+                    };
+                    self.open.insert(name.clone(), open);
                 }
                 Err(source) => {
                     let cause = source.to_string();
@@ -283,16 +418,87 @@ impl Control {
         Ok(())
     }
 
-    fn stop_listening(&mut self) {
-        self.draining = true;
-        for name in std::mem::take(&mut self.open).into_keys() {
-            self.tell(|| Command::Unlisten(name.clone()));
+    fn close(&mut self, name: &str) {
+        // Our own hold of the sockets goes first, so that the worker's is the last.
+        if self.open.remove(name).is_some() {
+            self.tell(|| Command::Unlisten(name.to_owned()));
         }
+    }
+
+    /// Tells the process before this one to drain, once everything is open here.
+    async fn announce(&mut self) {
+        let serving = !self.open.is_empty() && !self.incomplete();
+        let Some(taken) = self.taken.take_if(|_| serving) else {
+            return;
+        };
+        match taken.ready().await {
+            Ok(()) => tracing::info!("took over from the process before"),
+            Err(error) => tracing::warn!(%error, "the process before did not answer"),
+        }
+    }
+
+    /// Everything that the next process needs.
+    fn sockets(&self, admin: &[(SocketAddr, OwnedFd)], more: &[Passed]) -> Vec<Passed> {
+        let listeners = self.open.iter().flat_map(|(name, open)| {
+            open.sockets.iter().map(|socket| {
+                let role = Role::Listener { name: name.clone() };
+                (role, Some(open.address), socket.as_fd())
+            })
+        });
+        let admin = admin
+            .iter()
+            .map(|(address, socket)| (Role::Admin, Some(*address), socket.as_fd()));
+        let more = more
+            .iter()
+            .map(|more| (more.role.clone(), more.address, more.socket.as_fd()));
+        listeners
+            .chain(admin)
+            .chain(more)
+            .filter_map(|(role, address, socket)| {
+                Some(Passed {
+                    role,
+                    address,
+                    socket: socket.try_clone_to_owned().ok()?,
+                })
+            })
+            .collect()
+    }
+
+    fn inbound(&self, name: &str) -> bool {
+        let tables = self.tables.load();
+        let listener = tables.listeners.get(name);
+        listener.is_some_and(|listener| listener.config.direction == Direction::Inbound)
+    }
+
+    /// Closes listeners, or only those of calls to the application.
+    fn stop_listening(&mut self, inbound_only: bool) {
+        self.draining = true;
+        for name in self.open.keys().cloned().collect::<Vec<_>>() {
+            if !inbound_only || self.inbound(&name) {
+                self.close(&name);
+            }
+        }
+    }
+
+    /// Has connections end after what they are doing, while more are still taken.
+    fn ease(&self, inbound_only: bool) {
+        for name in self.open.keys() {
+            if !inbound_only || self.inbound(name) {
+                self.tell(|| Command::Ease(name.clone()));
+            }
+        }
+    }
+
+    /// Leaves the listening sockets to another process, which has them too.
+    fn let_go(&mut self) {
+        self.draining = true;
+        self.open.clear();
+        self.tell(|| Command::LetGo);
     }
 
     async fn drain(&mut self, limit: Duration) {
         self.draining = true;
-        self.ready.store(false, Ordering::Relaxed);
+        self.open.clear();
         let mut waiting = Vec::new();
         for worker in &self.workers {
             let (done, wait) = oneshot::channel();
@@ -307,15 +513,47 @@ impl Control {
     }
 }
 
-/// A socket for each worker. The address is first tried alone: sharing a port is for the threads
-/// of one proxy, never for two proxies.
-fn sockets(address: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
-    drop(net::bind(address, BindOptions::default())?);
-    let options = BindOptions {
+impl Open {
+    fn tune(&self) {
+        for socket in &self.sockets {
+            if let Err(error) = net::tune(socket.into(), self.tuning) {
+                tracing::warn!(%error, address = %self.address, "socket options are not set");
+            }
+        }
+    }
+}
+
+fn tuning(options: &ListenerOptions) -> BindOptions {
+    let default = BindOptions::default();
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    BindOptions {
         reuse_port: true,
-        ..BindOptions::default()
-    };
-    (0..count)
-        .map(|_| net::bind(address, options)?.into_std())
-        .collect()
+        backlog: options.backlog.map_or(default.backlog, |backlog| {
+            i32::try_from(backlog).unwrap_or(i32::MAX)
+        }),
+        keepalive: options.keepalive.map(|keepalive| net::Keepalive {
+            probes: keepalive.probes,
+            time: keepalive.time.map(seconds),
+            interval: keepalive.interval.map(seconds),
+        }),
+    }
+}
+
+/// A socket for each worker at least: those that were taken over, and more. The address is first
+/// tried alone: sharing a port is for the threads of one proxy, never for two proxies.
+fn sockets(
+    address: SocketAddr,
+    tuning: BindOptions,
+    taken: Vec<StdListener>,
+    count: usize,
+) -> io::Result<Vec<StdListener>> {
+    if taken.is_empty() {
+        drop(net::bind(address, BindOptions::default())?);
+    }
+    for socket in &taken {
+        net::tune(socket.into(), tuning)?;
+    }
+    let missing = count.saturating_sub(taken.len());
+    let more = (0..missing).map(|_| net::bind(address, tuning)?.into_std());
+    taken.into_iter().map(Ok).chain(more).collect()
 }

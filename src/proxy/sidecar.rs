@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Problem;
 use crate::mesh::node::Application;
@@ -28,16 +29,20 @@ use crate::xds::node_to_proto;
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
 use super::dns;
+use super::handover::{self, Restart};
 use super::identity::{IdentityClient, IdentityError, IdentityOptions, TokenSource};
 use super::options::{AccessLog, Options};
 use super::push::{self, PushOptions};
 use super::registration::{self, RegistrationOptions};
-use super::run::{ProxyError, run_with};
+use super::run::{ProxyError, run_after};
 
 /// How often numbers are told: live views show them as they come.
 const PUSH: Duration = Duration::from_secs(2);
 /// How long the instance has to leave the registry before the data path drains.
 const LEAVE: Duration = Duration::from_millis(500);
+
+/// Where the next process asks for the sockets, in the proxy's directory.
+const RESTART_SOCKET: &str = "restart.sock";
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -84,6 +89,10 @@ pub struct SidecarOptions {
     pub access_log: Option<AccessLog>,
     /// How long a drain may take.
     pub drain: Duration,
+    /// How long it takes connections while it says already that it is not ready.
+    pub drain_delay: Duration,
+    /// Take over from the process that runs with this directory, if there is one.
+    pub hot_restart: bool,
 }
 
 /// Why a sidecar does not run.
@@ -103,6 +112,14 @@ pub enum SidecarError {
     /// The data path.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// The process before it does not hand over.
+    #[error("cannot take over from the process at {}", socket.display())]
+    TakeOver {
+        /// Where it was asked.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The registry will not have the instance.
     #[error("the registry refuses instance {name}: {}", problem.message)]
     Refused {
@@ -121,6 +138,9 @@ impl SidecarError {
             Self::Identity(error) => error.hint(),
             Self::Proxy(error) => error.hint(),
             Self::Refused { problem, .. } => problem.hint.clone(),
+            Self::TakeOver { .. } => {
+                Some("it goes on as before; start without --hot-restart after it ended".to_owned())
+            }
         }
     }
 }
@@ -131,6 +151,16 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         path: options.dir.clone(),
         source,
     })?;
+    let socket = options.dir.join(RESTART_SOCKET);
+    let mut taken = None;
+    if options.hot_restart {
+        taken = handover::take(&socket)
+            .await
+            .map_err(|source| SidecarError::TakeOver {
+                socket: socket.clone(),
+                source,
+            })?;
+    }
     let tasks = Tasks::new();
     let id = SpiffeId::new(
         &options.trust_domain,
@@ -202,12 +232,19 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
             Wall::System,
         ),
     );
+    let mut more = Vec::new();
     if options.transparent {
         let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), dns::PORT);
-        tasks.spawn(
-            "dns",
-            dns::run(bind, configuration.view.clone(), tasks.clone()),
-        );
+        match dns::open(bind, taken.as_mut()) {
+            Ok(sockets) => {
+                more = sockets.passed(bind);
+                let view = configuration.view.clone();
+                tasks.spawn("dns", dns::run(sockets, view, tasks.clone()));
+            }
+            Err(error) => {
+                tracing::error!(%error, address = %bind, "names of the mesh are not answered");
+            }
+        }
     }
 
     // The registry first, so that peers stop calling; then the data path.
@@ -228,11 +265,19 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
             leaving,
         ),
     );
-    let serving = run_with(
+    let replaced = CancellationToken::new();
+    let restart = Restart {
+        socket,
+        taken,
+        more,
+        replaced: replaced.clone(),
+    };
+    let serving = run_after(
         data_path(&options, node_name),
         registry,
         (configuration.view, material),
         draining,
+        Some(restart),
     );
     tokio::pin!(serving);
     let mut refused = None;
@@ -246,6 +291,11 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         () = shutdown.wait() => {
             leave.finish(LEAVE).await;
             drain.start();
+            serving.await
+        }
+        () = replaced.cancelled() => {
+            // The instance lives on in the other process, which speaks for it from now on.
+            tasks.end().await;
             serving.await
         }
     };
@@ -372,6 +422,7 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
         status,
         access_log: options.access_log.clone(),
         drain: options.drain,
+        drain_delay: options.drain_delay,
         ..Options::default()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,8 +23,13 @@ use super::{ProxyError, accept};
 
 /// How often pools and buffers are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
+/// When no connection can be accepted, it is tried again after this long.
+const SHORT_OF_FILES: Duration = Duration::from_millis(10);
 /// How often the end of a drain is looked for.
 const LOOK: Duration = Duration::from_millis(20);
+/// A connection that is idle for this long in a drain is closed. Those on which requests come more
+/// often end with an answer that says so, and no request meets a close.
+const STILL: Duration = Duration::from_millis(500);
 
 /// What the control thread tells a worker.
 #[derive(Debug)]
@@ -34,6 +40,10 @@ pub(crate) enum Command {
     Listen(String, StdListener),
     /// Accept no more for this listener, and let its connections end.
     Unlisten(String),
+    /// Let the connections of this listener end, and those that still come.
+    Ease(String),
+    /// Accept no more: another process does, on the same sockets.
+    LetGo,
     /// Accept no more at all, let everything end within a time, and say when.
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -102,7 +112,7 @@ async fn run(
         )
     };
     let worker = Worker::new(Arc::clone(&shared), make(&shared, first));
-    let mut listening: BTreeMap<String, AcceptLoop> = BTreeMap::new();
+    let mut listening: BTreeMap<String, Vec<AcceptLoop>> = BTreeMap::new();
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         let command = tokio::select! {
@@ -122,36 +132,31 @@ async fn run(
             Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
                 Ok(listener) => {
                     let started = AcceptLoop::start(&worker, &name, listener, &stats);
-                    listening.insert(name, started);
+                    listening.entry(name).or_default().push(started);
                 }
                 Err(error) => tracing::error!(listener = name, %error, "cannot listen"),
             },
             Some(Command::Unlisten(name)) => {
-                if let Some(accepting) = listening.remove(&name) {
+                for accepting in listening.remove(&name).unwrap_or_default() {
                     accepting.stop();
                 }
-                worker.drain(Some(&name));
                 let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(limit).await;
-                    worker.abort(Some(&name));
-                });
+                tokio::task::spawn_local(async move { drain(&worker, Some(&name), limit).await });
+            }
+            Some(Command::Ease(name)) => {
+                worker.drain(Some(&name), None);
+                worker.easing.borrow_mut().push(name);
+            }
+            Some(Command::LetGo) => {
+                for accepting in std::mem::take(&mut listening).into_values().flatten() {
+                    accepting.leave();
+                }
             }
             Some(Command::Drain(limit, done)) => {
-                for (_, accepting) in std::mem::take(&mut listening) {
+                for accepting in std::mem::take(&mut listening).into_values().flatten() {
                     accepting.stop();
                 }
-                // What was just accepted gets to send its request.
-                tokio::task::yield_now().await;
-                worker.draining.set(true);
-                worker.drain(None);
-                let deadline = rt::now() + limit;
-                while worker.open() > 0 && rt::now() < deadline {
-                    tokio::time::sleep(LOOK).await;
-                    // A connection that came through a handshake meanwhile has not been told yet.
-                    worker.drain(None);
-                }
-                worker.abort(None);
+                drain(&worker, None, limit).await;
                 note(&worker, &stats);
                 // The control thread may have stopped waiting.
                 let _told = done.send(());
@@ -159,6 +164,21 @@ async fn run(
         }
         note(&worker, &stats);
     }
+}
+
+/// Lets connections end, all or those of a listener, and ends those that have not in time.
+async fn drain(worker: &Rc<Worker>, listener: Option<&str>, limit: Duration) {
+    let deadline = rt::now() + limit;
+    let still = STILL.min(limit / 2);
+    if listener.is_none() {
+        worker.draining.set(true);
+    }
+    // What was just accepted gets to send its request. A connection that came through a handshake
+    // meanwhile has not been told yet.
+    while worker.drain(listener, Some((rt::now(), still))) > 0 && rt::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
+    worker.abort(listener);
 }
 
 fn note(worker: &Worker, stats: &Stats) {
@@ -196,6 +216,11 @@ impl AcceptLoop {
         }
     }
 
+    /// Leaves what waits to the other process that has the socket.
+    fn leave(self) {
+        self.task.abort();
+    }
+
     /// Takes what the kernel has accepted already, which closing would reset, and closes.
     fn stop(self) {
         self.task.abort();
@@ -212,17 +237,26 @@ async fn accept_loop(
     socket: Rc<TcpListener>,
     stats: Arc<Stats>,
 ) {
+    let mut short = false;
     loop {
         match poll_fn(|cx| socket.poll_accept(cx)).await {
             Ok((tcp, remote)) => {
                 let accepted = stats.accepted.load(Ordering::Relaxed) + 1;
                 stats.accepted.store(accepted, Ordering::Relaxed);
                 begin(&worker, &name, tcp, remote);
+                short = false;
             }
-            // A caller that left again, or no file left to open: never a reason to stop.
+            // A caller that left again: the next one may be there already.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            // No file or memory left: never a reason to stop, and trying without a pause would only
+            // take the time of those who could give some back.
             Err(error) => {
-                tracing::debug!(listener = &*name, %error, "connection not accepted");
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                if !short {
+                    tracing::warn!(listener = &*name, %error, "connections are not accepted");
+                }
+                short = true;
+                tokio::time::sleep(SHORT_OF_FILES).await;
+                continue;
             }
         }
     }

@@ -3,20 +3,26 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
 use crate::mesh;
+use crate::proxy::handover::{self, Restart};
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
-use crate::proxy::{self, AccessLog};
+use crate::proxy::{self, AccessLog, StaticCodec, StaticTls};
+use crate::rt::disk::private_dir;
 use crate::rt::{Drain, Published};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, Registry};
+use crate::tls::Material;
+use crate::tls::material::Pems;
 
 /// Run a sidecar for one application
 #[derive(Debug, clap::Args)]
@@ -91,9 +97,66 @@ pub(crate) struct Args {
     /// How long requests may take to end after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = parse::duration)]
     drain: Duration,
-    /// Carry HTTP from one address to another, without a control plane
+    /// How long connections are still taken after SIGTERM, while `/ready` says 503
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse::duration)]
+    drain_delay: Duration,
+    /// Take over the sockets of the proxy that runs under this name, which then drains
+    #[arg(long)]
+    hot_restart: bool,
+    /// Carry connections from one address to another, without a control plane
     #[arg(long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
     static_pair: Option<String>,
+    /// What `--static` carries
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide = true,
+        requires = "static_pair"
+    )]
+    static_mode: StaticMode,
+    /// Certificate, key and roots of `--static` with TLS
+    #[arg(
+        long,
+        value_name = "FILE,FILE,FILE",
+        value_delimiter = ',',
+        num_args = 3,
+        hide = true
+    )]
+    static_identity: Vec<PathBuf>,
+}
+
+/// What a proxy between two addresses carries, in the names of the comparison with other proxies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StaticMode {
+    #[default]
+    Http1,
+    H2,
+    H2h2,
+    Tcp,
+    MtlsOut,
+    MtlsIn,
+    Mtls2Out,
+    Mtls2In,
+    TcpMtlsOut,
+    TcpMtlsIn,
+}
+
+impl StaticMode {
+    fn parts(self) -> (StaticCodec, StaticTls) {
+        match self {
+            Self::Http1 => (StaticCodec::Http1, StaticTls::None),
+            Self::H2 => (StaticCodec::Http2ToHttp1, StaticTls::None),
+            Self::H2h2 => (StaticCodec::Http2, StaticTls::None),
+            Self::Tcp => (StaticCodec::Tcp, StaticTls::None),
+            Self::MtlsOut => (StaticCodec::Http1, StaticTls::Out),
+            Self::MtlsIn => (StaticCodec::Http1, StaticTls::In),
+            Self::Mtls2Out => (StaticCodec::Http1ToHttp2, StaticTls::Out),
+            Self::Mtls2In => (StaticCodec::Http2ToHttp1, StaticTls::In),
+            Self::TcpMtlsOut => (StaticCodec::Tcp, StaticTls::Out),
+            Self::TcpMtlsIn => (StaticCodec::Tcp, StaticTls::In),
+        }
+    }
 }
 
 /// How requests are logged.
@@ -177,12 +240,14 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) drain: Duration,
+    pub(crate) drain_delay: Duration,
+    pub(crate) hot_restart: bool,
 }
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     logging::start(cx, "info");
     if let Some(pair) = &args.static_pair {
-        carry(pair, args.workers)?;
+        carry(pair, &args, cx)?;
         return Ok(Exit::Ok);
     }
     serve(options(args, cx)?)?;
@@ -249,6 +314,8 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .format()
             .map(|format| AccessLog { format, path: None }),
         drain: args.drain,
+        drain_delay: args.drain_delay,
+        hot_restart: args.hot_restart,
     })
 }
 
@@ -306,30 +373,58 @@ fn serve(options: Options) -> Result<(), CliError> {
 }
 
 /// A proxy between two addresses, for measuring.
-fn carry(pair: &str, workers: usize) -> Result<(), CliError> {
+fn carry(pair: &str, args: &Args, cx: &Context) -> Result<(), CliError> {
     let wrong = || CliError::usage(format!("{pair:?} is not LISTEN=UPSTREAM"));
     let (listen, upstream) = pair.split_once('=').ok_or_else(wrong)?;
-    let (listen, upstream) = (
+    let (listen, upstream): (SocketAddr, SocketAddr) = (
         listen.parse().map_err(|_| wrong())?,
         upstream.parse().map_err(|_| wrong())?,
     );
+    let material = match args.static_identity.as_slice() {
+        [chain, key, roots] => {
+            let read = |path: &PathBuf| {
+                std::fs::read_to_string(path).map_err(CliError::file("read", path))
+            };
+            let pems = Pems {
+                chain: read(chain)?,
+                key: read(key)?,
+                roots: read(roots)?,
+            };
+            let material = Material::from_pems(&pems);
+            Some(Arc::new(material.map_err(|e| CliError::failed(words(&e)))?))
+        }
+        _ => None,
+    };
+    let socket = args.hot_restart.then(|| {
+        let name = listen.to_string().replace([':', '[', ']'], "-");
+        cx.settings
+            .home
+            .join("proxy")
+            .join(format!("static-{name}"))
+            .join("restart.sock")
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {
-        let view = Published::new(proxy::static_view(
-            listen,
-            upstream,
-            proxy::StaticCodec::Http1,
-        ));
-        let identity = Published::new(None);
+        let restart = match socket {
+            Some(socket) => Some(before(socket).await?),
+            None => None,
+        };
+        let (codec, tls) = args.static_mode.parts();
+        let view = Published::new(proxy::static_view(listen, upstream, codec, tls));
+        let identity = Published::new(material);
         let (drain, signal) = Drain::new();
         let options = proxy::Options {
-            workers,
+            workers: args.workers,
+            drain: args.drain,
+            drain_delay: args.drain_delay,
             ..proxy::Options::default()
         };
-        let serving = proxy::run(options, view.reader(), identity.reader(), signal);
+        let registry = Arc::new(Registry::new(&options.cluster_id));
+        let readers = (view.reader(), identity.reader());
+        let serving = proxy::run_after(options, registry, readers, signal, restart);
         tokio::pin!(serving);
         tokio::select! {
             result = &mut serving => result,
@@ -338,7 +433,32 @@ fn carry(pair: &str, workers: usize) -> Result<(), CliError> {
                 serving.await
             }
         }
-        .map_err(|error| CliError::failed(words(&error)))
+        .map_err(|error| {
+            let failed = CliError::failed(words(&error));
+            match error.hint() {
+                Some(hint) => failed.hint(hint),
+                None => failed,
+            }
+        })
+    })
+}
+
+/// The sockets of the process that listens at `socket`, if there is one.
+async fn before(socket: PathBuf) -> Result<Restart, CliError> {
+    if let Some(dir) = socket.parent() {
+        private_dir(dir).map_err(CliError::file("make", dir))?;
+    }
+    let taken = handover::take(&socket).await.map_err(|error| {
+        CliError::failed(format!(
+            "cannot take over from {}: {error}",
+            socket.display()
+        ))
+    })?;
+    Ok(Restart {
+        socket,
+        taken,
+        more: Vec::new(),
+        replaced: CancellationToken::new(),
     })
 }
 
@@ -399,6 +519,8 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         workers: options.workers,
         access_log: options.access_log,
         drain: options.drain,
+        drain_delay: options.drain_delay,
+        hot_restart: options.hot_restart,
     })
 }
 

@@ -23,6 +23,7 @@ use meshctl::mesh::{
     Origin, View, WorkloadRef,
 };
 use meshctl::net::{self, BindOptions, ConnectOptions};
+use meshctl::proxy::handover::Restart;
 use meshctl::proxy::{self, Options, ProxyError};
 use meshctl::rt::{Drain, Published, Tasks};
 use meshctl::telemetry::Registry;
@@ -241,6 +242,16 @@ impl Proxy {
         view: View,
         material: Option<Arc<Material>>,
     ) -> Self {
+        Self::after(options, view, material, None).await
+    }
+
+    /// One in a row of hot restarts.
+    pub(crate) async fn after(
+        options: Options,
+        view: View,
+        material: Option<Arc<Material>>,
+        restart: Option<Restart>,
+    ) -> Self {
         let addresses: Vec<_> = view.listeners.values().map(|l| l.bind).collect();
         let views = Published::new(view);
         let identities = Published::new(material);
@@ -250,7 +261,7 @@ impl Proxy {
         let (view, identity) = (views.reader(), identities.reader());
         let registry = Arc::new(Registry::new("Kubernetes"));
         tasks.spawn("proxy", async move {
-            let ran = proxy::run_with(options, registry, (view, identity), signal).await;
+            let ran = proxy::run_after(options, registry, (view, identity), signal, restart).await;
             let _sent = done.send(ran);
         });
         for address in addresses {
@@ -472,6 +483,11 @@ impl Caller {
             .body(Full::default())
             .unwrap();
         self.call(request).await
+    }
+
+    /// Whether its connection takes another request.
+    pub(crate) async fn usable(&mut self) -> bool {
+        self.0.ready().await.is_ok()
     }
 
     pub(crate) fn is_closed(&self) -> bool {

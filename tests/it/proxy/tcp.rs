@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshctl::mesh::View;
 use meshctl::mesh::listener::{ChainAction, Direction, Listener, TcpOptions};
 use meshctl::mesh::route::Action;
 use meshctl::rt::Tasks;
@@ -98,4 +99,175 @@ async fn first_bytes_tell_http_from_others() {
     stream.write_all(b"\r\n\r\n").await.unwrap();
     read_until(&mut stream, "pong").await;
     assert_eq!(app.hits(), 1);
+}
+
+fn carry(bind: std::net::SocketAddr, options: TcpOptions, to: &[std::net::SocketAddr]) -> View {
+    let action = ChainAction::Tcp {
+        clusters: vec![("app".to_owned(), 1)],
+        options,
+    };
+    let endpoints = to.iter().map(|address| endpoint(*address)).collect();
+    Views::default()
+        .listener("l", bind, Direction::Outbound, action)
+        .cluster(cluster("app"), endpoints)
+        .0
+}
+
+/// Whether a connection through the proxy is answered.
+async fn answered(bind: std::net::SocketAddr) -> bool {
+    // A connection that has nowhere to go may be reset as soon as it is there.
+    let to = meshctl::net::connect(bind, meshctl::net::ConnectOptions::default());
+    let Ok(mut stream) = to.await else {
+        return false;
+    };
+    let sent = stream.write_all(b"ping\r\n\r\n").await.is_ok();
+    let mut answer = [0; 4];
+    sent && stream.read_exact(&mut answer).await.is_ok() && answer == *b"pong"
+}
+
+#[tokio::test]
+async fn another_endpoint_is_tried_when_one_cannot_be_connected_to() {
+    let tasks = Tasks::new();
+    let app = Scripted::start(&tasks, &["pong"]);
+    let (once, twice, dead) = (free(), free(), free());
+    let attempts = |max_connect_attempts| TcpOptions {
+        max_connect_attempts,
+        ..TcpOptions::default()
+    };
+    let both = [app.address, dead];
+    let _one = Proxy::start(carry(once, attempts(1), &both)).await;
+    let _other = Proxy::start(carry(twice, attempts(2), &both)).await;
+    let (mut with_one, mut with_two) = (0, 0);
+    for _ in 0..20 {
+        with_one += usize::from(answered(once).await);
+        with_two += usize::from(answered(twice).await);
+    }
+    assert_eq!((with_one, with_two), (10, 20));
+}
+
+#[tokio::test]
+async fn still_and_old_connections_are_closed() {
+    let tasks = Tasks::new();
+    let app = Scripted::start(&tasks, &["pong"]);
+    let (idle, old) = (free(), free());
+    let second = Duration::from_millis(600);
+    let options = TcpOptions::idle(second);
+    let _idle = Proxy::start(carry(idle, options, &[app.address])).await;
+    let options = TcpOptions {
+        max_duration: Some(second),
+        ..TcpOptions::default()
+    };
+    let _old = Proxy::start(carry(old, options, &[app.address])).await;
+    let (mut still, mut busy, mut aged) =
+        (connect(idle).await, connect(idle).await, connect(old).await);
+    let begun = meshctl::rt::now();
+    let lasts = async |stream: &mut tokio::net::TcpStream| {
+        let mut answers = 0;
+        // As long as something moves every now and then.
+        while begun.elapsed() < second * 3 {
+            let sent = stream.write_all(b"ping\r\n\r\n").await;
+            let mut answer = [0; 4];
+            if sent.is_err() || stream.read_exact(&mut answer).await.is_err() {
+                break;
+            }
+            answers += 1;
+            tokio::time::sleep(second / 10).await;
+        }
+        answers
+    };
+    let silent = async {
+        assert_eq!(still.read(&mut [0; 1]).await.unwrap(), 0);
+        begun.elapsed()
+    };
+    let (closed, busy, aged) = tokio::join!(silent, lasts(&mut busy), lasts(&mut aged));
+    assert!(closed >= second / 2 && closed < second * 3, "{closed:?}");
+    assert!(busy > aged && aged > 0, "{busy} and {aged} answers");
+    assert!(begun.elapsed() >= second * 3);
+}
+
+#[tokio::test]
+async fn what_one_side_breaks_off_does_not_look_whole_to_the_other() {
+    let (socket, address) = listen();
+    let bind = free();
+    let _proxy = {
+        let tasks = Tasks::new();
+        let view = carry(bind, TcpOptions::default(), &[address]);
+        let proxy = Proxy::start(view).await;
+        // The one that looked whether the proxy listens.
+        let _probe = socket.accept().await.unwrap();
+        drop(tasks);
+        proxy
+    };
+    let mut caller = connect(bind).await;
+    caller.write_all(b"hello").await.unwrap();
+    let (mut app, _) = socket.accept().await.unwrap();
+    app.read_exact(&mut [0; 5]).await.unwrap();
+    app.write_all(b"half an ans").await.unwrap();
+    let mut answer = [0; 11];
+    caller.read_exact(&mut answer).await.unwrap();
+    app.set_zero_linger().unwrap();
+    drop(app);
+    let error = caller.read(&mut answer).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    // And the other way.
+    let caller = connect(bind).await;
+    let (mut app, _) = socket.accept().await.unwrap();
+    caller.set_zero_linger().unwrap();
+    drop(caller);
+    let error = app.read(&mut answer).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_chain_takes_as_many_connections_as_it_says() {
+    let tasks = Tasks::new();
+    let app = Scripted::start(&tasks, &["pong"]);
+    let bind = free();
+    let mut view = carry(bind, TcpOptions::default(), &[app.address]);
+    let mut listener = Listener::clone(&view.listeners["l"]);
+    listener.chains[0].limits.max_connections = Some(2);
+    view.listeners.insert("l".to_owned(), Arc::new(listener));
+    let proxy = Proxy::start(view.clone()).await;
+    eventually(|| answered(bind)).await;
+    let hold = async || {
+        let mut stream = connect(bind).await;
+        stream.write_all(b"ping\r\n\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.ok().map(|_| stream)
+    };
+    // Those that looked whether it is there may still be counted.
+    let first = loop {
+        if let (Some(one), Some(other)) = (hold().await, hold().await) {
+            break [one, other];
+        }
+    };
+    assert!(hold().await.is_none());
+    // Another version of the listener knows of them.
+    let mut listener = Listener::clone(&view.listeners["l"]);
+    listener.detect_timeout = Duration::from_secs(1);
+    view.listeners.insert("l".to_owned(), Arc::new(listener));
+    proxy.views.publish(view);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(hold().await.is_none());
+    drop(first);
+    eventually(|| async { hold().await.is_some() }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_at_once_where_the_port_is_declared() {
+    let (socket, address) = listen();
+    let tasks = Tasks::new();
+    tasks.spawn("server", async move {
+        loop {
+            let (mut tcp, _) = socket.accept().await.unwrap();
+            let _sent = tcp.write_all(b"220 ready\r\n").await;
+        }
+    });
+    let bind = free();
+    let mut view = carry(bind, TcpOptions::default(), &[address]);
+    let mut listener = Listener::clone(&view.listeners["l"]);
+    // Nothing asks about first bytes, so nobody waits for them.
+    listener.detect_timeout = Duration::from_hours(1);
+    view.listeners.insert("l".to_owned(), Arc::new(listener));
+    let _proxy = Proxy::start(view).await;
+    read_until(&mut connect(bind).await, "220 ready\r\n").await;
 }

@@ -108,17 +108,12 @@ async fn wait_for_request(leg: &mut Leg, conn: &Conn, alarm: &mut Alarm) -> Opti
     }
     conn.state.idle.set(true);
     let mut deadline = None;
-    let filled = poll_fn(|cx| {
-        if conn.state.draining.get() {
-            return Poll::Ready(0);
-        }
-        match leg.poll_fill(cx) {
-            Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
-            Poll::Pending => {
-                leg.rest();
-                let deadline = *deadline.get_or_insert_with(|| rt::now() + IDLE);
-                alarm.poll(cx, deadline).map(|()| 0)
-            }
+    let filled = poll_fn(|cx| match leg.poll_fill(cx) {
+        Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
+        Poll::Pending => {
+            leg.rest();
+            let deadline = *deadline.get_or_insert_with(|| rt::now() + IDLE);
+            alarm.poll(cx, deadline).map(|()| 0)
         }
     })
     .await;
@@ -216,7 +211,8 @@ impl Request<'_> {
             }
             ended.broken = true;
         }
-        let go_on = !ended.broken && !ended.close && !close && !self.conn.state.draining.get();
+        // A drain that began meanwhile was not announced: the next answer does that.
+        let go_on = !ended.broken && !ended.close && !close;
         self.report(Some(facts), head_bytes, plan.log, &ended);
         go_on && discard(down).await
     }
