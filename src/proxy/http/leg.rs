@@ -14,6 +14,7 @@ use super::super::buffer::{Buffer, LARGE, SMALL, give_text, take_text};
 use super::super::stream::Stream;
 use super::fields::{self, Name};
 use super::h1::body::BodyReader;
+use super::replay::Replay;
 
 /// Pending output is written before more is taken.
 const PILE: usize = 32 * 1024;
@@ -93,35 +94,6 @@ pub(crate) enum LegError {
 pub(crate) enum Broken {
     From(LegError),
     To(LegError),
-}
-
-/// The part of a request's body that went up already, for another try.
-#[derive(Debug, Default)]
-pub(crate) struct Replay {
-    pub(crate) kept: Vec<u8>,
-    off: bool,
-}
-
-impl Replay {
-    /// Most that is kept.
-    const LIMIT: usize = 64 * 1024;
-
-    fn keep(&mut self, data: &[u8]) {
-        if self.off {
-            return;
-        }
-        if self.kept.len() + data.len() > Self::LIMIT {
-            self.off = true;
-            self.kept = Vec::new();
-            return;
-        }
-        self.kept.extend_from_slice(data);
-    }
-
-    /// Whether another try could send the same body.
-    pub(crate) fn is_whole(&self) -> bool {
-        !self.off
-    }
 }
 
 impl H1Leg {

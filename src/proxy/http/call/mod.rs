@@ -24,8 +24,9 @@ use crate::telemetry::ServiceId;
 use super::super::context::{Conn, Live, Worker};
 use super::super::limit;
 use super::super::timer::Alarm;
-use super::leg::{Leg, Replay};
+use super::leg::Leg;
 use super::plan::{Chosen, Facts};
+use super::replay::Replay;
 use super::respond::Failure;
 
 pub(crate) use ended::Ended;

@@ -13,8 +13,9 @@ use super::super::super::limit;
 use super::super::super::tables::ClusterTable;
 use super::super::super::timer::Alarm;
 use super::super::drive::End;
-use super::super::leg::{Leg, Replay};
+use super::super::leg::Leg;
 use super::super::plan::Routed;
+use super::super::replay::Replay;
 use super::super::respond::Failure;
 use super::{Call, Ended};
 
