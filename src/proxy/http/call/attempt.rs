@@ -38,7 +38,12 @@ impl Drop for Active<'_> {
 
 impl Calling<'_> {
     /// Sends the request to one endpoint and passes its answer on, unless it is to be tried again.
-    pub(super) async fn attempt(&mut self, down: &mut Leg, alarm: &mut Alarm, may_retry: bool) -> Tried {
+    pub(super) async fn attempt(
+        &mut self,
+        down: &mut Leg,
+        alarm: &mut Alarm,
+        may_retry: bool,
+    ) -> Tried {
         let undelivered = |failure| Tried {
             end: End::Failed(failure),
             delivered: false,

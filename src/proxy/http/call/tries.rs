@@ -43,7 +43,7 @@ pub(super) struct Tried {
     pub(super) reused: bool,
 }
 
-impl<'c> Calling<'c> {
+impl Calling<'_> {
     pub(super) async fn run(mut self, down: &mut Leg, alarm: &mut Alarm) -> Ended {
         let retry = self.routed.table.retry.as_ref();
         let mut backoff = retry.map(|retry| Backoff::new(retry.base, retry.base * 10));
@@ -79,8 +79,7 @@ impl<'c> Calling<'c> {
                     Err(_) => true,
                     Ok(failure) => retry.is_some_and(|retry| {
                         failure.reply().retry.iter().any(|on| retry.on(*on))
-                            || (!tried.delivered
-                                && retry.on(RetryOn::ResetBeforeRequest))
+                            || (!tried.delivered && retry.on(RetryOn::ResetBeforeRequest))
                     }),
                 };
             if again {
