@@ -16,6 +16,7 @@ use crate::telemetry::{PeerId, PeerLabels};
 use super::buffer::Buffer;
 use super::context::{Conn, Live, Registered, Worker};
 use super::detect::{First, detect};
+use super::first_word::{Word, first_word};
 use super::http::{h1, h2};
 use super::stream::{Raw, Stream};
 use super::tables::chain::ChainTable;
@@ -198,9 +199,24 @@ async fn dispatch(
             let agreed = negotiated(&stream);
             if agreed.is_none() && first.is_none() {
                 conn.state.idle.set(true);
-                let patience = (timeout, close_late && bytes.is_some());
-                match detect(&mut stream, &mut first_bytes, patience).await {
-                    Ok(told) => first = Some(told),
+                let heard = match bytes {
+                    Some(bytes) => {
+                        let (who, patience) = ((&worker, &*live, &conn), (timeout, close_late));
+                        let word = first_word(who, &mut stream, &mut first_bytes, bytes, patience);
+                        Box::pin(word).await
+                    }
+                    None => detect(&mut stream, &mut first_bytes, (timeout, false))
+                        .await
+                        .map(Word::Caller),
+                };
+                match heard {
+                    Ok(Word::Caller(told)) => first = Some(told),
+                    Ok(Word::Server(reached)) => {
+                        conn.state.idle.set(false);
+                        let to = (*reached, TcpOptions::default());
+                        let from = (stream, first_bytes);
+                        return Box::pin(tcp::carry(&worker, live, &conn, from, to)).await;
+                    }
                     Err(_) => return,
                 }
                 conn.state.idle.set(false);

@@ -29,6 +29,8 @@ mod connect;
 mod context;
 mod detect;
 mod dns;
+mod first_word;
+mod fixed;
 mod http;
 mod introduced;
 mod limit;
@@ -44,5 +46,6 @@ mod timer;
 mod tls;
 mod worker;
 
-pub use options::{AccessLog, Options, StaticCodec, StaticTls, static_view};
+pub use fixed::{Side, SideProtocol, static_view};
+pub use options::{AccessLog, Options};
 pub use run::{ProxyError, run, run_after, run_with};

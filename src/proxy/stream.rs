@@ -15,7 +15,9 @@ use super::buffer::Buffer;
 #[derive(Debug)]
 pub(crate) struct Raw {
     tcp: TcpStream,
-    first: Option<Box<Buffer>>,
+    first: Buffer,
+    /// Under TLS, which asks for 4 KiB at a time: a record of 16 KiB would cost five system calls.
+    ahead: bool,
 }
 
 /// A connection.
@@ -32,10 +34,12 @@ pub(crate) enum Stream {
 }
 
 impl Raw {
+    /// What TLS is spoken over.
     pub(crate) fn new(tcp: TcpStream, first: Buffer) -> Self {
         Self {
             tcp,
-            first: (!first.is_empty()).then(|| Box::new(first)),
+            first,
+            ahead: true,
         }
     }
 
@@ -46,18 +50,35 @@ impl Raw {
 
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
-        Self::Plain(Raw { tcp, first: None })
+        Self::Plain(Raw {
+            tcp,
+            first: Buffer::default(),
+            ahead: false,
+        })
     }
 }
 
 impl Stream {
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    fn raw(&self) -> &Raw {
         match self {
-            Self::Plain(raw) => &raw.tcp,
-            Self::Server(tls) => &tls.get_ref().0.tcp,
-            Self::Client(tls) => &tls.get_ref().0.tcp,
-            Self::Rewound(inner) => inner.0.tcp(),
+            Self::Plain(raw) => raw,
+            Self::Server(tls) => tls.get_ref().0,
+            Self::Client(tls) => tls.get_ref().0,
+            Self::Rewound(inner) => inner.0.raw(),
         }
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.raw().tcp
+    }
+
+    /// Ready when a read may find something.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let raw = self.raw();
+        if !raw.first.is_empty() {
+            return Poll::Ready(());
+        }
+        raw.tcp.poll_read_ready(cx).map(|_| ())
     }
 
     /// Puts bytes that were read back in front.
@@ -73,8 +94,11 @@ impl Stream {
     /// state: what waits there is its end, or an answer to nothing.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        if self.tcp().poll_read_ready(&mut cx).is_pending() {
+        if self.poll_readable(&mut cx).is_pending() {
             return true;
+        }
+        if !self.raw().first.is_empty() {
+            return false;
         }
         // After a read that filled its buffer it is not known whether more waits: look.
         let mut byte = [0];
@@ -131,16 +155,26 @@ impl AsyncRead for Raw {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(first) = &mut self.first {
-            let count = first.data().len().min(into.remaining());
-            into.put_slice(first.data().get(..count).unwrap_or_default());
-            first.consume(count);
-            if first.is_empty() {
-                self.first = None;
+        let Self { tcp, first, ahead } = &mut *self;
+        if first.is_empty() {
+            if !*ahead {
+                return Pin::new(tcp).poll_read(cx, into);
             }
-            return Poll::Ready(Ok(()));
+            let mut room = ReadBuf::new(first.room());
+            let read = Pin::new(tcp).poll_read(cx, &mut room);
+            let count = room.filled().len();
+            first.filled(count);
+            if count == 0 {
+                // Pending, the end, or an error: no memory meanwhile.
+                first.release();
+                return read;
+            }
         }
-        Pin::new(&mut self.tcp).poll_read(cx, into)
+        let count = first.data().len().min(into.remaining());
+        into.put_slice(first.data().get(..count).unwrap_or_default());
+        first.consume(count);
+        first.release();
+        Poll::Ready(Ok(()))
     }
 }
 

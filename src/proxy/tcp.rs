@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use crate::mesh::ClusterKind;
 use crate::mesh::listener::TcpOptions;
 use crate::rt;
-use crate::telemetry::{AccessRecord, Flag, PeerId};
+use crate::telemetry::{AccessRecord, Flag, PeerId, ServiceId};
 
 use super::balance::outlier::Outcome;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, SMALL};
 use super::connect::{self, Dialed, Target, dial};
 use super::context::{Conn, Live, Worker};
 use super::http::call::pick;
@@ -90,6 +90,8 @@ pub(crate) struct Patience {
 struct Way {
     stage: Stage,
     unpushed: bool,
+    /// The last read filled its buffer: the next takes a larger one.
+    bulk: bool,
 }
 
 impl Way {
@@ -97,6 +99,7 @@ impl Way {
         Self {
             stage: Stage::Copying,
             unpushed: false,
+            bulk: false,
         }
     }
 
@@ -120,9 +123,12 @@ impl Way {
                             }
                         }
                     }
+                    if self.bulk {
+                        from.input.enlarge();
+                    }
                     match from.io.poll_fill(cx, from.input) {
                         Poll::Ready(Ok(0)) => self.stage = Stage::Closing,
-                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Ok(count)) => self.bulk = count >= SMALL,
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Broke::From)),
                         Poll::Pending => {
                             from.input.release();
@@ -209,53 +215,106 @@ impl Drop for Carried {
     }
 }
 
-/// Carries a caller's connection to an endpoint of `cluster`.
-pub(crate) async fn serve(
+/// A connection to an endpoint, for one caller. It holds nothing of the tables: it may last for days.
+pub(crate) struct Reached {
+    pub(crate) dialed: Dialed,
+    /// What the endpoint has said already.
+    pub(crate) answer: Buffer,
+    begun: Instant,
+    peer: PeerId,
+    service: ServiceId,
+    /// What the log will say.
+    about: Option<AccessRecord>,
+    _slot: ConnectionSlot,
+    _carried: Option<Carried>,
+}
+
+/// Why there is none, and whose fault it is.
+pub(crate) struct Unreached {
+    failure: Failure,
+    peer: PeerId,
+    service: ServiceId,
+}
+
+/// Connects to an endpoint of `cluster`, in so many attempts.
+pub(crate) async fn open(
     worker: &Rc<Worker>,
-    live: Rc<Live>,
+    live: &Live,
     conn: &Conn,
-    (mut stream, mut first): (Stream, Buffer),
-    (cluster, options): (Option<usize>, TcpOptions),
-) {
+    (cluster, attempts): (Option<usize>, u32),
+) -> Result<Reached, Unreached> {
     let begun = rt::now();
     let Some(cluster) = live.tables.cluster(cluster) else {
-        let service = crate::telemetry::ServiceId::default();
-        let whom = (service, PeerId::default());
-        refused(worker, &live, conn, whom, &Failure::NoCluster);
-        return;
+        return Err(Unreached {
+            failure: Failure::NoCluster,
+            peer: PeerId::default(),
+            service: ServiceId::default(),
+        });
     };
-    let attempts = options.max_connect_attempts;
-    let reaching = reach(worker, &live, conn, cluster, (attempts, begun));
-    let (target_of, reached) = Box::pin(reaching).await;
-    let entry = target_of.and_then(|target| target.entry);
+    let (target, reached) = reach(worker, live, conn, cluster, (attempts, begun)).await;
+    let entry = target.and_then(|target| target.entry);
     let peer = entry.map_or_else(PeerId::default, |entry| entry.peer);
-    let (mut dialed, _slot) = match reached {
-        Ok(reached) => reached,
-        Err(failure) => {
-            refused(worker, &live, conn, (cluster.service, peer), &failure);
-            // A caller that is closed on must not take that for the end of an answer.
-            stream.reset();
-            return;
-        }
-    };
-    let _carried = entry.map(|entry| Carried::new(&entry.state));
-    let report = TcpReport::open(worker, &live, conn, peer, (cluster.service, Flag::None));
+    let service = cluster.service;
+    let (dialed, slot) = reached.map_err(|failure| Unreached {
+        failure,
+        peer,
+        service,
+    })?;
     let about = worker.shared.log.is_some().then(|| AccessRecord {
         upstream_cluster: cluster.config.name.clone(),
-        upstream_host: target_of.map_or_else(String::new, |target| target.address.to_string()),
+        upstream_host: target.map_or_else(String::new, |target| target.address.to_string()),
         upstream_local: dialed
             .local
             .map(|local| local.to_string())
             .unwrap_or_default(),
         ..AccessRecord::default()
     });
-    // The relay may last for days; the tables of its begin must not.
+    Ok(Reached {
+        dialed,
+        answer: Buffer::default(),
+        begun,
+        peer,
+        service,
+        about,
+        _slot: slot,
+        _carried: entry.map(|entry| Carried::new(&entry.state)),
+    })
+}
+
+/// Carries a caller's connection to an endpoint of a cluster.
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    live: Rc<Live>,
+    conn: &Conn,
+    (stream, first): (Stream, Buffer),
+    (cluster, options): (Option<usize>, TcpOptions),
+) {
+    let to = (cluster, options.max_connect_attempts);
+    match Box::pin(open(worker, &live, conn, to)).await {
+        Ok(reached) => carry(worker, live, conn, (stream, first), (reached, options)).await,
+        Err(unreached) => {
+            refused(worker, &live, conn, &unreached);
+            // A caller that is closed on must not take that for the end of an answer.
+            stream.reset();
+        }
+    }
+}
+
+/// Carries a caller's connection to where it leads.
+pub(crate) async fn carry(
+    worker: &Rc<Worker>,
+    live: Rc<Live>,
+    conn: &Conn,
+    (mut stream, mut first): (Stream, Buffer),
+    (mut reached, options): (Reached, TcpOptions),
+) {
+    let whom = (reached.service, Flag::None);
+    let report = TcpReport::open(worker, &live, conn, reached.peer, whom);
     drop(live);
-    let mut answer = Buffer::default();
     let mut counts = Counts::default();
     let patience = Patience {
         idle: options.idle_timeout,
-        until: options.max_duration.map(|most| begun + most),
+        until: options.max_duration.map(|most| reached.begun + most),
     };
     let end = relay(
         Side {
@@ -263,8 +322,8 @@ pub(crate) async fn serve(
             input: &mut first,
         },
         Side {
-            io: &mut dialed.stream,
-            input: &mut answer,
+            io: &mut reached.dialed.stream,
+            input: &mut reached.answer,
         },
         patience,
         &mut counts,
@@ -278,7 +337,7 @@ pub(crate) async fn serve(
     let (flag, details) = match end {
         End::Done => (Flag::None, ""),
         End::CallerBroke => {
-            dialed.stream.reset();
+            reached.dialed.stream.reset();
             (Flag::Dc, "")
         }
         End::EndpointBroke => {
@@ -294,7 +353,7 @@ pub(crate) async fn serve(
         sent: counts.sent,
         flag,
         details,
-        ..about.unwrap_or_default()
+        ..reached.about.take().unwrap_or_default()
     };
     report.close(worker, conn, record);
 }
@@ -356,15 +415,14 @@ async fn target<'t>(
     pick(cluster, refused, worker, begun).map(|target| target.on_behalf(cluster, conn))
 }
 
-fn refused(
-    worker: &Worker,
-    live: &Live,
-    conn: &Conn,
-    (service, peer): (crate::telemetry::ServiceId, PeerId),
-    failure: &Failure,
-) {
+fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: &Unreached) {
+    let Unreached {
+        failure,
+        peer,
+        service,
+    } = unreached;
     let reply = failure.reply();
-    let report = TcpReport::open(worker, live, conn, peer, (service, reply.flag));
+    let report = TcpReport::open(worker, live, conn, *peer, (*service, reply.flag));
     let record = AccessRecord {
         flag: reply.flag,
         upstream_failure: failure.transport_reason(),

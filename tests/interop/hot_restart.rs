@@ -101,7 +101,14 @@ fn proxy(home: &Path, (listen, to): (SocketAddr, SocketAddr), mode: &str) -> Pro
         .arg("--home")
         .arg(home)
         .args(["proxy", "--hot-restart", "--workers", "2", "--drain", "60s"])
-        .args(["--static", &format!("{listen}={to}"), "--static-mode", mode])
+        .args([
+            "--static",
+            &format!("{listen}={to}"),
+            "--static-in",
+            mode,
+            "--static-out",
+            mode,
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -244,7 +251,7 @@ async fn processes_follow_each_other_and_no_request_fails() {
     let start = || {
         [
             proxy(home.path(), (one, to), "http1"),
-            proxy(home.path(), (two, to), "h2h2"),
+            proxy(home.path(), (two, to), "http2"),
         ]
     };
     let mut running = vec![start()];
@@ -277,7 +284,7 @@ async fn processes_follow_each_other_and_no_request_fails() {
         };
         let times = running.len() - 1;
         until("the new processes to take over", 20, || {
-            ["http1", "h2h2"]
+            ["http1", "http2"]
                 .iter()
                 .all(|mode| log(mode).matches("has taken over").count() >= times)
                 .then_some(())

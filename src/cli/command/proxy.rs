@@ -3,26 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use tokio_util::sync::CancellationToken;
 
+use super::carry;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
 use crate::mesh;
-use crate::proxy::handover::{self, Restart};
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
-use crate::proxy::{self, AccessLog, StaticCodec, StaticTls};
-use crate::rt::disk::private_dir;
-use crate::rt::{Drain, Published};
-use crate::telemetry::{LogFormat, Registry};
-use crate::tls::Material;
-use crate::tls::material::Pems;
+use crate::proxy::{self, AccessLog};
+use crate::rt::Drain;
+use crate::telemetry::LogFormat;
 
 /// Run a sidecar for one application
 #[derive(Debug, clap::Args)]
@@ -103,60 +98,8 @@ pub(crate) struct Args {
     /// Take over the sockets of the proxy that runs under this name, which then drains
     #[arg(long)]
     hot_restart: bool,
-    /// Carry connections from one address to another, without a control plane
-    #[arg(long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
-    static_pair: Option<String>,
-    /// What `--static` carries
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        hide = true,
-        requires = "static_pair"
-    )]
-    static_mode: StaticMode,
-    /// Certificate, key and roots of `--static` with TLS
-    #[arg(
-        long,
-        value_name = "FILE,FILE,FILE",
-        value_delimiter = ',',
-        num_args = 3,
-        hide = true
-    )]
-    static_identity: Vec<PathBuf>,
-}
-
-/// What a proxy between two addresses carries, in the names of the comparison with other proxies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StaticMode {
-    #[default]
-    Http1,
-    H2,
-    H2h2,
-    Tcp,
-    MtlsOut,
-    MtlsIn,
-    Mtls2Out,
-    Mtls2In,
-    TcpMtlsOut,
-    TcpMtlsIn,
-}
-
-impl StaticMode {
-    fn parts(self) -> (StaticCodec, StaticTls) {
-        match self {
-            Self::Http1 => (StaticCodec::Http1, StaticTls::None),
-            Self::H2 => (StaticCodec::Http2ToHttp1, StaticTls::None),
-            Self::H2h2 => (StaticCodec::Http2, StaticTls::None),
-            Self::Tcp => (StaticCodec::Tcp, StaticTls::None),
-            Self::MtlsOut => (StaticCodec::Http1, StaticTls::Out),
-            Self::MtlsIn => (StaticCodec::Http1, StaticTls::In),
-            Self::Mtls2Out => (StaticCodec::Http1ToHttp2, StaticTls::Out),
-            Self::Mtls2In => (StaticCodec::Http2ToHttp1, StaticTls::In),
-            Self::TcpMtlsOut => (StaticCodec::Tcp, StaticTls::Out),
-            Self::TcpMtlsIn => (StaticCodec::Tcp, StaticTls::In),
-        }
-    }
+    #[command(flatten)]
+    carry: carry::Args,
 }
 
 /// How requests are logged.
@@ -246,8 +189,15 @@ pub(crate) struct Options {
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     logging::start(cx, "info");
-    if let Some(pair) = &args.static_pair {
-        carry(pair, &args, cx)?;
+    if let Some(pair) = &args.carry.pair {
+        let options = proxy::Options {
+            workers: args.workers,
+            drain: args.drain,
+            drain_delay: args.drain_delay,
+            ..proxy::Options::default()
+        };
+        let home = args.hot_restart.then_some(cx.settings.home.as_path());
+        carry::run(pair, &args.carry, (options, home))?;
         return Ok(Exit::Ok);
     }
     serve(options(args, cx)?)?;
@@ -372,98 +322,8 @@ fn serve(options: Options) -> Result<(), CliError> {
     })
 }
 
-/// A proxy between two addresses, for measuring.
-fn carry(pair: &str, args: &Args, cx: &Context) -> Result<(), CliError> {
-    let wrong = || CliError::usage(format!("{pair:?} is not LISTEN=UPSTREAM"));
-    let (listen, upstream) = pair.split_once('=').ok_or_else(wrong)?;
-    let (listen, upstream): (SocketAddr, SocketAddr) = (
-        listen.parse().map_err(|_| wrong())?,
-        upstream.parse().map_err(|_| wrong())?,
-    );
-    let material = match args.static_identity.as_slice() {
-        [chain, key, roots] => {
-            let read = |path: &PathBuf| {
-                std::fs::read_to_string(path).map_err(CliError::file("read", path))
-            };
-            let pems = Pems {
-                chain: read(chain)?,
-                key: read(key)?,
-                roots: read(roots)?,
-            };
-            let material = Material::from_pems(&pems);
-            Some(Arc::new(material.map_err(|e| CliError::failed(words(&e)))?))
-        }
-        _ => None,
-    };
-    let socket = args.hot_restart.then(|| {
-        let name = listen.to_string().replace([':', '[', ']'], "-");
-        cx.settings
-            .home
-            .join("proxy")
-            .join(format!("static-{name}"))
-            .join("restart.sock")
-    });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CliError::Runtime)?;
-    runtime.block_on(async {
-        let restart = match socket {
-            Some(socket) => Some(before(socket).await?),
-            None => None,
-        };
-        let (codec, tls) = args.static_mode.parts();
-        let view = Published::new(proxy::static_view(listen, upstream, codec, tls));
-        let identity = Published::new(material);
-        let (drain, signal) = Drain::new();
-        let options = proxy::Options {
-            workers: args.workers,
-            drain: args.drain,
-            drain_delay: args.drain_delay,
-            ..proxy::Options::default()
-        };
-        let registry = Arc::new(Registry::new(&options.cluster_id));
-        let readers = (view.reader(), identity.reader());
-        let serving = proxy::run_after(options, registry, readers, signal, restart);
-        tokio::pin!(serving);
-        tokio::select! {
-            result = &mut serving => result,
-            () = logging::asked_to_end() => {
-                drain.start();
-                serving.await
-            }
-        }
-        .map_err(|error| {
-            let failed = CliError::failed(words(&error));
-            match error.hint() {
-                Some(hint) => failed.hint(hint),
-                None => failed,
-            }
-        })
-    })
-}
-
-/// The sockets of the process that listens at `socket`, if there is one.
-async fn before(socket: PathBuf) -> Result<Restart, CliError> {
-    if let Some(dir) = socket.parent() {
-        private_dir(dir).map_err(CliError::file("make", dir))?;
-    }
-    let taken = handover::take(&socket).await.map_err(|error| {
-        CliError::failed(format!(
-            "cannot take over from {}: {error}",
-            socket.display()
-        ))
-    })?;
-    Ok(Restart {
-        socket,
-        taken,
-        more: Vec::new(),
-        replaced: CancellationToken::new(),
-    })
-}
-
 /// The error and its causes.
-fn words(error: &dyn std::error::Error) -> String {
+pub(super) fn words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -540,7 +400,7 @@ mod tests {
     fn a_static_proxy_needs_no_service_and_any_other_does() {
         let line = |words: &[&str]| Line::try_parse_from([&["proxy"], words].concat());
         let pair = line(&["--static", "127.0.0.1:1=127.0.0.1:2"]).ok().unwrap();
-        assert!(pair.args.static_pair.is_some() && pair.args.service.is_none());
+        assert!(pair.args.carry.pair.is_some() && pair.args.service.is_none());
         assert!(line(&["--app", "127.0.0.1:9080"]).is_err());
         assert!(line(&["--app", "127.0.0.1:9080", "--service", "a"]).is_ok());
     }

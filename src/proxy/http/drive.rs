@@ -12,8 +12,9 @@ use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
 use super::h1::parse;
 use super::head::{Edits, ResponseOut};
-use super::leg::{Broken, H1Leg, Leg, LegError, Replay, Writer, pump};
+use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
 use super::plan::Facts;
+use super::replay::Replay;
 use super::respond::{Failure, reason};
 use super::{Framing, Version};
 
@@ -155,7 +156,7 @@ impl Drive<'_> {
                 if self.uploaded
                     && !leg.ended
                     && leg.input.is_empty()
-                    && leg.io.tcp().poll_read_ready(cx).is_ready()
+                    && leg.io.poll_readable(cx).is_ready()
                 {
                     let filled = leg.poll_fill(cx);
                     if leg.input.is_empty() {

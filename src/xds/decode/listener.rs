@@ -15,9 +15,24 @@ use super::{Fault, duration_or, mtls, route, sockets, unpack};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Listener, RouteTable};
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&LISTENER, &CHAIN, &MATCH, &MANAGER, &TCP];
+
 const LISTENER: Fields = Fields {
     message: "Listener",
-    understood: &[1, 2, 3, 9, 13, 15, 16, 17, 24, 25, 37],
+    understood: &[
+        (1, "name"),
+        (2, "address"),
+        (3, "filter_chains"),
+        (9, "listener_filters"),
+        (13, "socket_options"),
+        (15, "listener_filters_timeout"),
+        (16, "traffic_direction"),
+        (17, "continue_on_listener_filters_timeout"),
+        (24, "tcp_backlog_size"),
+        (25, "default_filter_chain"),
+        (37, "tcp_keepalive"),
+    ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
         (6, "metadata"),
@@ -50,13 +65,26 @@ const LISTENER: Fields = Fields {
 };
 const CHAIN: Fields = Fields {
     message: "FilterChain",
-    understood: &[1, 3, 5, 6, 7, 9],
+    understood: &[
+        (1, "filter_chain_match"),
+        (3, "filters"),
+        (5, "metadata"),
+        (6, "transport_socket"),
+        (7, "name"),
+        (9, "transport_socket_connect_timeout"),
+    ],
     tuning: &[],
     refused: &[(4, "use_proxy_proto")],
 };
 const MATCH: Fields = Fields {
     message: "FilterChainMatch",
-    understood: &[3, 8, 9, 10, 11],
+    understood: &[
+        (3, "prefix_ranges"),
+        (8, "destination_port"),
+        (9, "transport_protocol"),
+        (10, "application_protocols"),
+        (11, "server_names"),
+    ],
     tuning: &[],
     refused: &[
         (4, "address_suffix"),
@@ -69,7 +97,19 @@ const MATCH: Fields = Fields {
 };
 const MANAGER: Fields = Fields {
     message: "HttpConnectionManager",
-    understood: &[1, 2, 3, 4, 5, 16, 17, 23, 24, 30, 34],
+    understood: &[
+        (1, "codec_type"),
+        (2, "stat_prefix"),
+        (3, "rds"),
+        (4, "route_config"),
+        (5, "http_filters"),
+        (16, "forward_client_cert_details"),
+        (17, "set_current_client_cert_details"),
+        (23, "upgrade_configs"),
+        (24, "stream_idle_timeout"),
+        (30, "normalize_path"),
+        (34, "server_header_transformation"),
+    ],
     tuning: &[
         (6, "add_user_agent"),
         (7, "tracing"),
@@ -124,7 +164,15 @@ const MANAGER: Fields = Fields {
 };
 const TCP: Fields = Fields {
     message: "TcpProxy",
-    understood: &[1, 2, 7, 8, 10, 11, 13],
+    understood: &[
+        (1, "stat_prefix"),
+        (2, "cluster"),
+        (7, "max_connect_attempts"),
+        (8, "idle_timeout"),
+        (10, "weighted_clusters"),
+        (11, "hash_policy"),
+        (13, "max_downstream_connection_duration"),
+    ],
     tuning: &[
         (3, "downstream_idle_timeout"),
         (4, "upstream_idle_timeout"),

@@ -13,9 +13,15 @@ use crate::mesh::listener::{
     ChainLimits, Keepalive, ListenerOptions, ProxyProtocol, ProxyVersion, TcpOptions,
 };
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&PROXY_FILTER, &LIMIT, &PROXY_SOCKET, &PROXY_CONFIG];
+
 const PROXY_FILTER: Fields = Fields {
     message: "ProxyProtocol",
-    understood: &[2, 4],
+    understood: &[
+        (2, "allow_requests_without_proxy_protocol"),
+        (4, "disallowed_versions"),
+    ],
     // What becomes of type-length-values: they have no effect here.
     tuning: &[
         (1, "rules"),
@@ -27,19 +33,19 @@ const PROXY_FILTER: Fields = Fields {
 };
 const LIMIT: Fields = Fields {
     message: "ConnectionLimit",
-    understood: &[1, 2],
+    understood: &[(1, "stat_prefix"), (2, "max_connections")],
     tuning: &[(3, "delay")],
     refused: &[(4, "runtime_enabled")],
 };
 const PROXY_SOCKET: Fields = Fields {
     message: "ProxyProtocolUpstreamTransport",
-    understood: &[1, 2],
+    understood: &[(1, "config"), (2, "transport_socket")],
     tuning: &[(3, "allow_unspecified_address"), (4, "tlv_as_pool_key")],
     refused: &[],
 };
 const PROXY_CONFIG: Fields = Fields {
     message: "ProxyProtocolConfig",
-    understood: &[1],
+    understood: &[(1, "version")],
     tuning: &[(2, "pass_through_tlvs")],
     refused: &[(3, "added_tlvs")],
 };

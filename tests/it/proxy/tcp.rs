@@ -271,3 +271,59 @@ async fn a_server_that_speaks_first_is_heard_at_once_where_the_port_is_declared(
     let _proxy = Proxy::start(view).await;
     read_until(&mut connect(bind).await, "220 ready\r\n").await;
 }
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_where_nobody_said_what_is_spoken() {
+    let tasks = Tasks::new();
+    let (socket, address) = listen();
+    let group = tasks.clone();
+    tasks.spawn("server", async move {
+        loop {
+            let (mut tcp, _) = socket.accept().await.unwrap();
+            group.spawn("connection", async move {
+                let _sent = tcp.write_all(b"220 ready\r\n").await;
+                let mut all = Vec::new();
+                let _read = tcp.read_to_end(&mut all).await;
+                let _sent = tcp.write_all(&all).await;
+            });
+        }
+    });
+    let app = App::start("a");
+    let bind = free();
+    let detect = ChainAction::Detect {
+        routes: "t".to_owned(),
+        cluster: "bytes".to_owned(),
+    };
+    // For ever: nothing but the server's word ends the waiting.
+    let view = Views::default()
+        .listener("l", bind, Direction::Outbound, detect)
+        .routes("t", vec![route(Action::Forward(forward(&[("app", 1)])))])
+        .cluster(cluster("app"), vec![endpoint(app.address)])
+        .cluster(cluster("bytes"), vec![endpoint(address)])
+        .0;
+    let mut silent = view.clone();
+    let _proxy = Proxy::start(view).await;
+    let mut stream = connect(bind).await;
+    read_until(&mut stream, "220 ready\r\n").await;
+    stream.write_all(b"QUIT\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    read_until(&mut stream, "QUIT\r\n").await;
+    // A caller that is slow with its request, where the server says nothing, still speaks HTTP.
+    let (_listens, quiet) = listen();
+    let other = free();
+    silent.endpoints.insert(
+        "bytes".to_owned(),
+        Arc::new(meshctl::mesh::Assignment::new(vec![endpoint(quiet)])),
+    );
+    let mut listener = Listener::clone(&silent.listeners["l"]);
+    listener.bind = other;
+    silent.listeners.insert("l".to_owned(), Arc::new(listener));
+    let _second = Proxy::start(silent).await;
+    let mut stream = connect(other).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stream
+        .write_all(b"GET /late HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    read_until(&mut stream, "a GET /late").await;
+}
