@@ -54,13 +54,13 @@ pub fn bind(address: SocketAddr, options: BindOptions) -> io::Result<TcpListener
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    tune(SockRef::from(&socket), options)?;
+    tune(&SockRef::from(&socket), options)?;
     TcpListener::from_std(socket.into())
 }
 
 /// Listens with `options`; on a socket that listens already, changes how. Accepted connections
 /// inherit what is set here, which saves a system call for each.
-pub fn tune(socket: SockRef<'_>, options: BindOptions) -> io::Result<()> {
+pub fn tune(socket: &SockRef<'_>, options: BindOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(options.keepalive.is_some())?;
     if let Some(Keepalive {

@@ -154,10 +154,9 @@ fn binary(data: &[u8]) -> Option<Parsed> {
         }))
     };
     match (command, family) {
-        // LOCAL: the sender's own, such as a health check; the rest means nothing.
-        (0x20, _) => header(None),
-        // Unspecified, and Unix sockets: the real addresses are the best there are.
-        (0x21, 0x00 | 0x31) => header(None),
+        // LOCAL: the sender's own, such as a health check; the rest means nothing. Unspecified, and
+        // Unix sockets: the real addresses are the best there are.
+        (0x20, _) | (0x21, 0x00 | 0x31) => header(None),
         (0x21, 0x11 | 0x21) => {
             let size = if family == 0x11 { 12 } else { 36 };
             if values < size {

@@ -67,10 +67,9 @@ pub(crate) async fn first_word(
                     match alarm.within(deadline, next).await {
                         Some(Next::Caller(Ok(0))) => return Ok(Word::Caller(First::Bytes)),
                         Some(Next::Caller(Err(error))) => return Err(error),
-                        Some(Next::Server) => return Ok(Word::Server(Box::new(reached))),
                         Some(Next::Caller(Ok(_)) | Next::ServerGone) => {}
                         None if close_late => return Err(io::ErrorKind::TimedOut.into()),
-                        None => return Ok(Word::Server(Box::new(reached))),
+                        Some(Next::Server) | None => return Ok(Word::Server(Box::new(reached))),
                     }
                 }
             }

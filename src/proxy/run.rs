@@ -516,7 +516,7 @@ impl Control {
 impl Open {
     fn tune(&self) {
         for socket in &self.sockets {
-            if let Err(error) = net::tune(socket.into(), self.tuning) {
+            if let Err(error) = net::tune(&socket.into(), self.tuning) {
                 tracing::warn!(%error, address = %self.address, "socket options are not set");
             }
         }
@@ -551,7 +551,7 @@ fn sockets(
         drop(net::bind(address, BindOptions::default())?);
     }
     for socket in &taken {
-        net::tune(socket.into(), tuning)?;
+        net::tune(&socket.into(), tuning)?;
     }
     let missing = count.saturating_sub(taken.len());
     let more = (0..missing).map(|_| net::bind(address, tuning)?.into_std());

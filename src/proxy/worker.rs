@@ -256,7 +256,6 @@ async fn accept_loop(
                 }
                 short = true;
                 tokio::time::sleep(SHORT_OF_FILES).await;
-                continue;
             }
         }
     }

@@ -295,10 +295,7 @@ async fn processes_follow_each_other_and_no_request_fails() {
     let took = begun.elapsed();
     // The HTTP/2 processes before the last have nothing left to do, and end by themselves.
     let last = running.pop().unwrap();
-    for [_, mut old] in running
-        .iter_mut()
-        .map(|[one, two]| [&mut one.0, &mut two.0])
-    {
+    for [_, Process(old)] in &mut running {
         until("an old process to end", 20, || old.try_wait().unwrap()).await;
         let status = old.wait().unwrap();
         assert!(status.success(), "{status}");

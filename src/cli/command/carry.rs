@@ -17,6 +17,7 @@ use crate::tls::material::{Material, Pems};
 
 /// What is carried from where to where.
 #[derive(Debug, clap::Args)]
+#[group(id = "carry")]
 pub(crate) struct Args {
     /// Carry everything from one address to another, without a control plane
     #[arg(id = "static_pair", long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     called: Side,
     /// Files of a certificate with its chain, its key, and the roots of peers
     #[arg(
-        long,
+        long = "static-identity",
         value_name = "CHAIN,KEY,ROOTS",
         hide = true,
         requires = "static_pair",

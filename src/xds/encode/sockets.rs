@@ -80,7 +80,7 @@ pub(super) fn tcp(from: &TcpOptions, to: &mut tcp::TcpProxy) {
     to.max_downstream_connection_duration = from.max_duration.and_then(duration);
     to.hash_policy = from
         .hash_source_ip
-        .then(|| HashPolicy {
+        .then_some(HashPolicy {
             policy_specifier: Some(hash_policy::PolicySpecifier::SourceIp(
                 hash_policy::SourceIp {},
             )),
