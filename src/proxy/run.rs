@@ -128,12 +128,21 @@ pub async fn run_after(
         workers => workers,
     };
     let (drain, delay) = (options.drain, options.drain_delay);
-    let mut giver = match &mut restart {
-        Some(restart) => Some(Giver::new(restart).map_err(|source| ProxyError::Restart {
-            socket: restart.socket.clone(),
-            source,
-        })?),
-        None => None,
+    let mut giver = match restart.as_mut().map(Giver::new).transpose() {
+        Ok(giver) => giver,
+        Err(source) => {
+            let socket = restart.as_ref().map(|restart| restart.socket.clone());
+            let error = ProxyError::Restart {
+                socket: socket.unwrap_or_default(),
+                source,
+            };
+            if error.hint().is_some() {
+                return Err(error);
+            }
+            // Such as a path that is too long for a socket: it serves all the same.
+            tracing::warn!(%error, "no other process will be able to take over");
+            None
+        }
     };
     let shared = Arc::new(Shared::new(options, registry, log));
     let mut control = Control::new(Arc::clone(&shared), workers)?;
@@ -228,6 +237,14 @@ pub async fn run_after(
     control.drain(drain).await;
     endpoints.end().await;
     tasks.end().await;
+    if let Some(Restart {
+        socket, replaced, ..
+    }) = &restart
+        && !replaced.is_cancelled()
+    {
+        // One that is left over is replaced at the next start.
+        let _gone = std::fs::remove_file(socket).is_ok();
+    }
     if let Some(log) = &shared.log {
         log.flush();
     }

@@ -131,6 +131,7 @@ async fn run(
             Some(Command::Update(update)) => worker.replace(make(&shared, update)),
             Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
                 Ok(listener) => {
+                    worker.easing.borrow_mut().retain(|eased| *eased != name);
                     let started = AcceptLoop::start(&worker, &name, listener, &stats);
                     listening.entry(name).or_default().push(started);
                 }

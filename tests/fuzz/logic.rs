@@ -16,6 +16,7 @@ use meshctl::mesh::route::{
     Route, RouteTable, Router, TextMatch, VirtualHost,
 };
 use meshctl::mesh::{Client, Hostname, Locality, Node, NodeKind, Origin, SpiffeId};
+use meshctl::net::proxy_protocol::{self, Parsed};
 use meshctl::resource::{collect, lower, parse};
 use meshctl::tls::issuer::request_key;
 use meshctl::tls::material::{certificate_pem, certificates, validity};
@@ -35,6 +36,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("peers", peers),
     ("manifests", manifests),
     ("xds", xds),
+    ("introductions", introductions),
 ];
 
 /// Names that are accepted are written as they are read: nothing is lost, nothing is added.
@@ -397,4 +399,37 @@ pub(crate) fn xds(data: &[u8]) {
         assert_eq!(rejected.name, name);
         assert!(!rejected.reason.is_empty());
     }
+}
+
+/// The first bytes of a connection that begins with a PROXY header: the verdict does not change with
+/// more bytes, and what is understood can be said again.
+pub(crate) fn introductions(data: &[u8]) {
+    let verdict = proxy_protocol::parse(data);
+    let mut seen = Parsed::Partial;
+    for end in 0..=data.len().min(256) {
+        let now = proxy_protocol::parse(&data[..end]);
+        if seen != Parsed::Partial {
+            assert_eq!(now, seen, "a verdict stands");
+        }
+        seen = now;
+    }
+    if data.len() <= 256 {
+        assert_eq!(seen, verdict);
+    }
+    let Parsed::Header(header) = verdict else {
+        return;
+    };
+    assert!(header.length > 0);
+    let again = proxy_protocol::write(header.version, header.addresses);
+    let Parsed::Header(read) = proxy_protocol::parse(&again) else {
+        panic!("{again:?} is not read again");
+    };
+    assert_eq!(read.length, again.len());
+    let plain = |addresses: Option<proxy_protocol::Addresses>| {
+        addresses.map(|a| {
+            let one = |at: std::net::SocketAddr| (at.ip().to_canonical(), at.port());
+            (one(a.source), one(a.destination))
+        })
+    };
+    assert_eq!(plain(read.addresses), plain(header.addresses));
 }

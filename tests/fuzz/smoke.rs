@@ -113,6 +113,11 @@ fn manifests() {
 }
 
 #[test]
+fn introductions() {
+    run("introductions", 2000);
+}
+
+#[test]
 fn xds() {
     run("xds", 2000);
 }

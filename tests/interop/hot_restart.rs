@@ -188,8 +188,9 @@ async fn http2(to: SocketAddr, tally: Arc<Tally>, pace: Duration, tasks: Tasks) 
             let request = Request::get("http://a/").body(Full::<Bytes>::default());
             match send.send_request(request.unwrap()).await {
                 Ok(response) if response.status() == 200 => {
-                    match response.into_body().collect().await {
-                        Ok(body) if *body.to_bytes() == *b"ok" => {
+                    let body = response.into_body().collect().await;
+                    match body.map(http_body_util::Collected::to_bytes) {
+                        Ok(body) if body == "ok" => {
                             tally.done.fetch_add(1, Ordering::Relaxed);
                         }
                         other => return tally.failed(format!("http2 body: {other:?}")),
