@@ -28,6 +28,7 @@ mod connect;
 mod context;
 mod detect;
 mod dns;
+mod health;
 mod http;
 mod limit;
 mod observe;

@@ -140,6 +140,7 @@ pub fn static_view(listen: SocketAddr, upstream: SocketAddr, codec: StaticCodec)
         connect_timeout: Duration::from_secs(10),
         limits: Limits::default(),
         outlier: None,
+        health_check: None,
     };
     let mut view = View::default();
     view.listeners.insert(NAME.to_owned(), Arc::new(listener));

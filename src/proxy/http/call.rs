@@ -18,7 +18,8 @@ use crate::mesh::ClusterKind;
 use crate::rt::{self, Backoff};
 use crate::telemetry::{Flag, PeerId, RouteId, ServiceId};
 
-use super::super::balance::{self, outlier::Outcome};
+use super::super::balance;
+use super::super::balance::outlier::{self, Detector, Outcome};
 use super::super::connect::{self, Target};
 use super::super::context::{Conn, Live, Worker, introduction};
 use super::super::limit;
@@ -312,12 +313,12 @@ impl<'c> Calling<'c> {
                         .overflowed
                         .fetch_add(1, Ordering::Relaxed);
                 } else {
-                    self.judge(&target, Outcome::Failed);
+                    self.judge(&target, Outcome::Failed, None);
                 }
                 return undelivered(failure);
             }
             None => {
-                self.judge(&target, Outcome::Failed);
+                self.judge(&target, Outcome::TooLate, None);
                 return undelivered(too_late(self.deadline));
             }
         };
@@ -326,7 +327,7 @@ impl<'c> Calling<'c> {
             Ok(up) => up,
             Err(failure) => {
                 if !kept {
-                    self.judge(&target, Outcome::Failed);
+                    self.judge(&target, Outcome::Failed, None);
                 }
                 return Tried {
                     reused: kept,
@@ -336,6 +337,12 @@ impl<'c> Calling<'c> {
         };
         let reused = up.reused;
 
+        let timed = self
+            .cluster
+            .outlier
+            .as_deref()
+            .is_some_and(Detector::wants_times);
+        let begun = timed.then(rt::now);
         let relay_retry = retry.filter(|_| may_retry && self.replay.is_whole());
         let edits = self
             .routed
@@ -384,7 +391,7 @@ impl<'c> Calling<'c> {
         self.ended.received += drive.received;
         self.ended.sent += drive.sent;
         drop(active);
-        self.finish(&target, seen, &end, down, uploaded);
+        self.finish(&target, seen, &end, (down, uploaded), begun);
         if call.facts.grpc && self.ended.grpc_status.is_none() {
             self.ended.grpc_status = up.leg.grpc_status();
         }
@@ -417,8 +424,8 @@ impl<'c> Calling<'c> {
         target: &Target<'_>,
         seen: Option<super::drive::SeenHead>,
         end: &End,
-        down: &Leg,
-        uploaded: bool,
+        (down, uploaded): (&Leg, bool),
+        begun: Option<Instant>,
     ) {
         if let Some(seen) = seen {
             self.ended.status = seen.status;
@@ -426,20 +433,25 @@ impl<'c> Calling<'c> {
             self.ended.close |= seen.close || !uploaded || !down.is_drained();
             self.ended.upstream_time = Some(seen.at.duration_since(self.call.begun));
         }
-        match (end, seen) {
-            (End::CallerGone | End::Failed(Failure::BadBody), _) => {}
-            (End::Retry(status), _) => self.judge(target, Outcome::Status(*status)),
-            (End::Failed(_) | End::Cut, _) => self.judge(target, Outcome::Failed),
-            (_, Some(seen)) => self.judge(target, Outcome::Status(seen.status)),
-            (_, None) => {}
-        }
+        let outcome = match (end, seen) {
+            (End::CallerGone | End::Failed(Failure::BadBody), _) => return,
+            (End::Retry(status), _) => Outcome::Status(*status),
+            (End::Failed(Failure::Timeout | Failure::TryTimeout), _) => Outcome::TooLate,
+            (End::Failed(_) | End::Cut, _) => Outcome::Failed,
+            (_, Some(seen)) => Outcome::Status(seen.status),
+            (_, None) => return,
+        };
+        let took = begun
+            .zip(seen)
+            .map(|(begun, seen)| seen.at.duration_since(begun));
+        self.judge(target, outcome, took);
     }
 
-    fn judge(&self, target: &Target<'_>, outcome: Outcome) {
-        if let (Some(policy), Some(entry)) = (&self.cluster.config.outlier, target.entry) {
-            let now = self.call.worker.shared.millis(rt::now());
-            let set = &self.cluster.endpoints;
-            entry.state.outlier.record(policy, set, outcome, now);
+    /// Tells outlier detection how a try went; `took` is the time to the answer's head.
+    fn judge(&self, target: &Target<'_>, outcome: Outcome, took: Option<Duration>) {
+        if let (Some(_), Some(entry)) = (&self.cluster.outlier, target.entry) {
+            let now = || self.call.worker.shared.millis(rt::now());
+            outlier::record(self.cluster, entry, (outcome, took), now);
         }
     }
 
@@ -459,7 +471,7 @@ impl<'c> Calling<'c> {
                 entry: None,
             });
         }
-        pick(self.cluster, &self.refused, call.worker, call.begun)
+        pick(self.cluster, &self.refused)
     }
 
     /// Puts the head (and what went up in an earlier try) on the connection.
@@ -562,23 +574,14 @@ impl Ended {
 }
 
 /// Draws an endpoint of a cluster that has its own.
-pub(crate) fn pick<'t>(
-    cluster: &'t ClusterTable,
-    refused: &[u64],
-    worker: &Worker,
-    now: Instant,
-) -> Result<Target<'t>, Failure> {
+pub(crate) fn pick<'t>(cluster: &'t ClusterTable, refused: &[u64]) -> Result<Target<'t>, Failure> {
     let set = &cluster.endpoints;
     let balancer = cluster.config.load_balancer;
-    let now = match cluster.config.outlier {
-        Some(_) => worker.shared.millis(now),
-        None => 0,
-    };
-    let entry = balance::pick(set, balancer, refused, now)
+    let entry = balance::pick(set, balancer, refused)
         // Every endpoint was tried: start over rather than give up.
         .or_else(|| match refused {
             [] => None,
-            _ => balance::pick(set, balancer, &[], now),
+            _ => balance::pick(set, balancer, &[]),
         })
         .ok_or(Failure::NoEndpoint)?;
     Ok(Target {
