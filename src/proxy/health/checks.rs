@@ -4,7 +4,7 @@
 //! is known of one outlives a change of configuration.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,7 +54,7 @@ struct Checks {
     /// May hold times that are not true any more.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Clusters that were sent something at some time.
-    busy: BTreeMap<String, ()>,
+    busy: BTreeSet<String>,
 }
 
 /// Chance, as a number below the argument.
@@ -72,7 +72,7 @@ impl Checks {
             .filter(|cluster| cluster.config.health_check.is_some())
             .collect();
         self.busy
-            .retain(|name, ()| tables.cluster_names.contains_key(name));
+            .retain(|name| tables.cluster_names.contains_key(name));
         for cluster in clusters {
             let Some(policy) = &cluster.config.health_check else {
                 continue;
@@ -82,25 +82,24 @@ impl Checks {
                     continue;
                 }
                 let id = entry.state.id;
-                let watch = match before.remove(&id) {
-                    Some(watch) => Watch {
+                let watch = if let Some(watch) = before.remove(&id) {
+                    Watch {
                         cluster: Arc::clone(cluster),
                         at,
                         ..watch
-                    },
-                    None => {
-                        let most = millis(policy.initial_jitter);
-                        let jitter = if most > 0 { chance(most) } else { 0 };
-                        let due = now + Duration::from_millis(jitter);
-                        self.due.push(Reverse((due, id)));
-                        Watch {
-                            cluster: Arc::clone(cluster),
-                            at,
-                            session: Session::new(!entry.state.health.holds(Why::FailedCheck)),
-                            kept: None,
-                            due,
-                            asking: false,
-                        }
+                    }
+                } else {
+                    let most = millis(policy.initial_jitter);
+                    let jitter = if most > 0 { chance(most) } else { 0 };
+                    let due = now + Duration::from_millis(jitter);
+                    self.due.push(Reverse((due, id)));
+                    Watch {
+                        cluster: Arc::clone(cluster),
+                        at,
+                        session: Session::new(!entry.state.health.holds(Why::FailedCheck)),
+                        kept: None,
+                        due,
+                        asking: false,
                     }
                 };
                 self.watched.insert(id, watch);
@@ -159,9 +158,9 @@ impl Checks {
             outlier::passed_check(&cluster, entry, shared.millis(now));
         }
         let name = &cluster.config.name;
-        let traffic = self.busy.contains_key(name) || is_busy(&cluster);
-        if traffic && !self.busy.contains_key(name) {
-            self.busy.insert(name.clone(), ());
+        let traffic = self.busy.contains(name) || is_busy(&cluster);
+        if traffic && !self.busy.contains(name) {
+            self.busy.insert(name.clone());
         }
         watch.due = now + wait(policy, (verdict, change), traffic, &mut chance);
         self.due.push(Reverse((watch.due, id)));

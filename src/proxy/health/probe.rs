@@ -130,18 +130,15 @@ impl Sender {
         kept: Option<Kept>,
         tasks: &Tasks,
     ) -> Result<Self, Broken> {
-        match kept {
-            Some(Kept::Http1(mut sender)) if !http2 => {
-                if sender.ready().await.is_ok() {
-                    return Ok(Self::Http1(sender));
-                }
-            }
-            Some(Kept::Http2(mut sender)) if http2 => {
-                if sender.ready().await.is_ok() {
-                    return Ok(Self::Http2(sender));
-                }
-            }
-            _ => {}
+        let alive = match kept {
+            Some(Kept::Http1(sender)) if !http2 => Some(Self::Http1(sender)),
+            Some(Kept::Http2(sender)) if http2 => Some(Self::Http2(sender)),
+            _ => None,
+        };
+        if let Some(mut sender) = alive
+            && sender.is_ready().await
+        {
+            return Ok(sender);
         }
         let speak = if http2 { Speak::Http2 } else { Speak::Http1 };
         let io = TokioIo::new(connect(target, speak).await?);
@@ -158,6 +155,13 @@ impl Sender {
                 let _ended = connection.await;
             });
             Ok(Self::Http1(sender))
+        }
+    }
+
+    async fn is_ready(&mut self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.ready().await.is_ok(),
+            Self::Http2(sender) => sender.ready().await.is_ok(),
         }
     }
 
@@ -350,14 +354,13 @@ async fn read(mut body: Incoming, most: usize) -> hyper::Result<(Vec<u8>, Header
 fn holds(bytes: &[u8], blocks: &[Vec<u8>]) -> bool {
     let mut rest = bytes;
     blocks.iter().all(|block| {
-        let found = block.is_empty()
+        block.is_empty()
             || rest
                 .windows(block.len())
                 .position(|window| window == block.as_slice())
                 .and_then(|at| rest.get(at + block.len()..))
                 .map(|behind| rest = behind)
-                .is_some();
-        found
+                .is_some()
     })
 }
 

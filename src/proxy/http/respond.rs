@@ -228,6 +228,24 @@ pub(crate) fn grpc_status(status: u16) -> u8 {
     }
 }
 
+/// The HTTP status that a gRPC status stands for (Envoy's mapping).
+pub(crate) fn http_status(grpc: u8) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// The usual reason phrase of `status`.
 pub(crate) fn reason(status: u16) -> &'static str {
     http::StatusCode::from_u16(status)

@@ -16,10 +16,36 @@ use crate::mesh::health_check::{
 };
 use crate::mesh::outlier::{FailurePercentage, OutlierDetection, ResponseTime, SuccessRate};
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&OUTLIER, &CHECK, &HTTP, &GRPC, &TCP, &ENDPOINT];
+
 const OUTLIER: Fields = Fields {
     message: "OutlierDetection",
     understood: &[
-        1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25,
+        (1, "consecutive_5xx"),
+        (2, "interval"),
+        (3, "base_ejection_time"),
+        (4, "max_ejection_percent"),
+        (5, "enforcing_consecutive_5xx"),
+        (6, "enforcing_success_rate"),
+        (7, "success_rate_minimum_hosts"),
+        (8, "success_rate_request_volume"),
+        (9, "success_rate_stdev_factor"),
+        (10, "consecutive_gateway_failure"),
+        (11, "enforcing_consecutive_gateway_failure"),
+        (12, "split_external_local_origin_errors"),
+        (13, "consecutive_local_origin_failure"),
+        (14, "enforcing_consecutive_local_origin_failure"),
+        (15, "enforcing_local_origin_success_rate"),
+        (16, "failure_percentage_threshold"),
+        (17, "enforcing_failure_percentage"),
+        (18, "enforcing_failure_percentage_local_origin"),
+        (19, "failure_percentage_minimum_hosts"),
+        (20, "failure_percentage_request_volume"),
+        (21, "max_ejection_time"),
+        (22, "max_ejection_time_jitter"),
+        (23, "successful_active_health_check_uneject_host"),
+        (25, "always_eject_one_host"),
     ],
     tuning: &[(26, "detect_degraded_hosts")],
     refused: &[(24, "monitors")],
@@ -27,7 +53,25 @@ const OUTLIER: Fields = Fields {
 const CHECK: Fields = Fields {
     message: "HealthCheck",
     understood: &[
-        1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 14, 15, 16, 18, 19, 20, 24, 26,
+        (1, "timeout"),
+        (2, "interval"),
+        (3, "interval_jitter"),
+        (4, "unhealthy_threshold"),
+        (5, "healthy_threshold"),
+        (6, "alt_port"),
+        (7, "reuse_connection"),
+        (8, "http_health_check"),
+        (9, "tcp_health_check"),
+        (11, "grpc_health_check"),
+        (12, "no_traffic_interval"),
+        (14, "unhealthy_interval"),
+        (15, "unhealthy_edge_interval"),
+        (16, "healthy_edge_interval"),
+        (18, "interval_jitter_percent"),
+        (19, "always_log_health_check_failures"),
+        (20, "initial_jitter"),
+        (24, "no_traffic_healthy_interval"),
+        (26, "always_log_health_check_success"),
     ],
     tuning: &[
         (17, "event_log_path"),
@@ -42,25 +86,47 @@ const CHECK: Fields = Fields {
 };
 const HTTP: Fields = Fields {
     message: "HttpHealthCheck",
-    understood: &[1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 13, 14],
+    understood: &[
+        (1, "host"),
+        (2, "path"),
+        (3, "send"),
+        (4, "receive"),
+        (6, "request_headers_to_add"),
+        (8, "request_headers_to_remove"),
+        (9, "expected_statuses"),
+        (10, "codec_client_type"),
+        (11, "service_name_matcher"),
+        (12, "retriable_statuses"),
+        (13, "method"),
+        (14, "response_buffer_size"),
+    ],
     tuning: &[],
     refused: &[],
 };
 const TCP: Fields = Fields {
     message: "TcpHealthCheck",
-    understood: &[1, 2],
+    understood: &[(1, "send"), (2, "receive")],
     tuning: &[],
     refused: &[(3, "proxy_protocol_config")],
 };
 const GRPC: Fields = Fields {
     message: "GrpcHealthCheck",
-    understood: &[1, 2, 3],
+    understood: &[
+        (1, "service_name"),
+        (2, "authority"),
+        (3, "initial_metadata"),
+    ],
     tuning: &[],
     refused: &[],
 };
 const ENDPOINT: Fields = Fields {
     message: "HealthCheckConfig",
-    understood: &[1, 2, 3, 4],
+    understood: &[
+        (1, "port_value"),
+        (2, "hostname"),
+        (3, "address"),
+        (4, "disable_active_health_check"),
+    ],
     tuning: &[],
     refused: &[],
 };

@@ -2,9 +2,11 @@
 
 mod admin;
 mod balance;
+mod checked;
 mod http1;
 mod http2;
 mod mtls;
+mod outlier;
 mod resilience;
 mod support;
 mod tcp;
