@@ -16,6 +16,9 @@ use std::time::Duration;
 use super::tables::Tables;
 use flags::Why;
 
+/// What a first result may be late by.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How long first results may take at most; none when nobody waits for one.
 pub(crate) fn first_round(tables: &Tables) -> Option<Duration> {
     let pending = tables.clusters.iter().filter_map(|cluster| {
@@ -24,10 +27,12 @@ pub(crate) fn first_round(tables: &Tables) -> Option<Duration> {
         let waits = |entry: &super::tables::EndpointEntry| {
             entry.state.health.holds(Why::Pending) && entry.state.health.is_out()
         };
-        entries
-            .iter()
-            .any(waits)
-            .then(|| policy.timeout.saturating_add(policy.initial_jitter))
+        entries.iter().any(waits).then(|| {
+            policy
+                .timeout
+                .saturating_add(policy.initial_jitter)
+                .saturating_add(GRACE)
+        })
     });
     pending.max()
 }

@@ -143,15 +143,15 @@ impl Failure {
             Self::Connect(_) => upstream(
                 503,
                 Flag::Uf,
-                "upstream_reset_before_response_started{connection_failure}",
-                "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
                 CONNECT,
             ),
             Self::Tls(_) | Self::NoIdentity => upstream(
                 503,
                 Flag::Uf,
-                "upstream_reset_before_response_started{connection_failure,TLS_error}",
-                "upstream connect error or disconnect/reset before headers. reset reason: connection failure, transport failure reason: TLS error",
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport failure reason: TLS error",
                 CONNECT,
             ),
             Self::Broken => upstream(
@@ -190,7 +190,7 @@ impl Failure {
             Self::Timeout => proxy(
                 504,
                 Flag::Ut,
-                "upstream_response_timeout",
+                "response_timeout",
                 "upstream request timeout",
             ),
             Self::TryTimeout => upstream(

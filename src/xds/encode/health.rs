@@ -54,7 +54,7 @@ pub(super) fn outlier(from: &OutlierDetection, client: Client) -> cluster::Outli
         success_rate_minimum_hosts: other(rate.minimum_hosts, usual_rate.minimum_hosts),
         success_rate_request_volume: other(rate.request_volume, usual_rate.request_volume),
         success_rate_stdev_factor: other(rate.stdev_factor, usual_rate.stdev_factor),
-        failure_percentage_threshold: other(failed.threshold, usual_failed.threshold),
+        failure_percentage_threshold: other(percent(failed.threshold), usual_failed.threshold),
         enforcing_failure_percentage: other(percent(failed.enforcing), 0),
         enforcing_failure_percentage_local_origin: other(percent(failed.enforcing_local_origin), 0)
             .filter(|_| split),
@@ -140,7 +140,11 @@ fn over_http(from: &HttpCheck, client: Client) -> core::health_check::HttpHealth
     use core::RequestMethod as Pb;
     core::health_check::HttpHealthCheck {
         host: from.host.clone(),
-        path: from.path.clone(),
+        path: match client {
+            // Envoy refuses an empty one.
+            Client::Envoy | Client::Grpc if from.path.is_empty() => "/".to_owned(),
+            Client::Meshctl | Client::Envoy | Client::Grpc => from.path.clone(),
+        },
         send: payload(&from.send),
         receive: payloads(&from.receive),
         response_buffer_size: from.response_buffer_size.map(|value| UInt64Value { value }),
