@@ -116,6 +116,7 @@ pub fn static_view(
         limits: Limits::default(),
         outlier: None,
         proxy_protocol: None,
+        health_check: None,
     };
     let endpoint = Endpoint {
         priority: 0,
@@ -125,6 +126,7 @@ pub fn static_view(
         health: Health::Healthy,
         mtls: outside.mtls,
         workload: WorkloadRef::default(),
+        health_check: None,
     };
     let mut view = View::default();
     view.listeners.insert(NAME.to_owned(), Arc::new(listener));

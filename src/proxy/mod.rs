@@ -31,6 +31,7 @@ mod detect;
 mod dns;
 mod first_word;
 mod fixed;
+mod health;
 mod http;
 mod introduced;
 mod limit;

@@ -17,7 +17,7 @@ use crate::mesh::listener::TcpOptions;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId, ServiceId};
 
-use super::balance::outlier::Outcome;
+use super::balance::outlier::{self, Outcome};
 use super::buffer::{Buffer, SMALL};
 use super::connect::{self, Dialed, Target, dial};
 use super::context::{Conn, Live, Worker};
@@ -251,7 +251,7 @@ pub(crate) async fn open(
             service: ServiceId::default(),
         });
     };
-    let (target, reached) = reach(worker, live, conn, cluster, (attempts, begun)).await;
+    let (target, reached) = reach(worker, live, conn, cluster, attempts).await;
     let entry = target.and_then(|target| target.entry);
     let peer = entry.map_or_else(PeerId::default, |entry| entry.peer);
     let service = cluster.service;
@@ -365,7 +365,7 @@ async fn reach<'l>(
     live: &'l Live,
     conn: &'l Conn,
     cluster: &'l ClusterTable,
-    (attempts, begun): (u32, Instant),
+    attempts: u32,
 ) -> (
     Option<Target<'l>>,
     Result<(Dialed, ConnectionSlot), Failure>,
@@ -374,7 +374,7 @@ async fn reach<'l>(
     let mut tried = 0;
     loop {
         tried += 1;
-        let target = match target(worker, live, conn, cluster, (&refused, begun)).await {
+        let target = match target(worker, live, conn, cluster, &refused).await {
             Ok(target) => target,
             Err(failure) => return (None, Err(failure)),
         };
@@ -383,15 +383,14 @@ async fn reach<'l>(
             return (Some(target), Err(Failure::Overflow));
         };
         let dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;
-        if let (Some(policy), Some(entry)) = (&cluster.config.outlier, target.entry) {
-            // Bytes have no status: a connection is a success.
+        if let Some(entry) = target.entry {
             let outcome = match &dialed {
-                Ok(_) => Outcome::Status(200),
+                Ok(_) => Outcome::Connected,
                 Err(_) => Outcome::Failed,
             };
-            let now = worker.shared.millis(rt::now());
-            let set = &cluster.endpoints;
-            entry.state.outlier.record(policy, set, outcome, now);
+            outlier::record(cluster, entry, (outcome, None), || {
+                worker.shared.millis(rt::now())
+            });
         }
         match dialed {
             Ok(dialed) => return (Some(target), Ok((dialed, slot))),
@@ -406,13 +405,13 @@ async fn target<'t>(
     live: &Live,
     conn: &'t Conn,
     cluster: &'t ClusterTable,
-    (refused, begun): (&[u64], Instant),
+    refused: &[u64],
 ) -> Result<Target<'t>, Failure> {
     if cluster.config.kind == ClusterKind::OriginalDestination {
         let address = connect::meant(worker, live, conn.meant, b"").await?;
         return Ok(Target::chosen(address).on_behalf(cluster, conn));
     }
-    pick(cluster, refused, worker, begun).map(|target| target.on_behalf(cluster, conn))
+    pick(cluster, refused).map(|target| target.on_behalf(cluster, conn))
 }
 
 fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: &Unreached) {

@@ -22,7 +22,9 @@ pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::proxy_prot
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub(crate) use envoy_types::pb::envoy::r#type::v3::{HashPolicy, Percent, hash_policy};
+pub(crate) use envoy_types::pb::envoy::r#type::v3::{
+    CodecClientType, HashPolicy, Int64Range, Percent, hash_policy,
+};
 pub(crate) use envoy_types::pb::google::protobuf::{
     Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
     value,

@@ -140,6 +140,7 @@ pub(crate) fn cluster(name: &str) -> Arc<Cluster> {
         limits: Limits::default(),
         outlier: None,
         proxy_protocol: None,
+        health_check: None,
     })
 }
 
@@ -156,6 +157,7 @@ pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<Assignment> {
                 health: Health::Healthy,
                 mtls: false,
                 workload: WorkloadRef::default(),
+                health_check: None,
             })
             .collect(),
     ))

@@ -81,6 +81,7 @@ fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<E
             service: instance.canonical_service().to_owned(),
             version: instance.canonical_revision().to_owned(),
         },
+        health_check: None,
     })
 }
 
@@ -121,6 +122,7 @@ fn cluster(
         limits: pool.limits,
         outlier: policy.outlier,
         proxy_protocol: None,
+        health_check: None,
     }
 }
 

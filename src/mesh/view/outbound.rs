@@ -82,6 +82,7 @@ pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
         limits: Limits::default(),
         outlier: None,
         proxy_protocol: None,
+        health_check: None,
     }
 }
 

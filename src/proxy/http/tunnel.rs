@@ -36,7 +36,7 @@ pub(crate) async fn connect(
             .await
             .map(Target::chosen)
     } else {
-        pick(cluster, &[], worker, crate::rt::now())
+        pick(cluster, &[])
     }
     .map(|target| target.on_behalf(cluster, conn));
     let dialed = match target {

@@ -131,6 +131,7 @@ pub(crate) mod testing {
             limits: Limits::default(),
             outlier: None,
             proxy_protocol: None,
+            health_check: None,
         }
     }
 
@@ -144,7 +145,19 @@ pub(crate) mod testing {
             health: Health::Healthy,
             mtls: false,
             workload: WorkloadRef::default(),
+            health_check: None,
         }
+    }
+
+    /// `config` with endpoints on ports 0 to `count`.
+    pub(crate) fn table(config: Cluster, count: u16) -> Arc<ClusterTable> {
+        let endpoints = (0..count).map(|port| endpoint(port, 1)).collect();
+        ClusterTable::build(
+            &Arc::new(config),
+            Some(&Arc::new(Assignment::new(endpoints))),
+            None,
+            &Registry::new(""),
+        )
     }
 
     /// Endpoints on ports 0, 1, 2 … with these weights.

@@ -2,11 +2,13 @@
 
 mod admin;
 mod balance;
+mod checked;
 mod http1;
 mod http2;
 mod introduced;
 mod lifecycle;
 mod mtls;
+mod outlier;
 mod resilience;
 mod sni;
 mod support;

@@ -330,6 +330,7 @@ pub(crate) fn cluster(name: &str) -> Cluster {
         limits: Limits::default(),
         outlier: None,
         proxy_protocol: None,
+        health_check: None,
     }
 }
 
@@ -348,6 +349,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
             version: "v1".to_owned(),
             instance: "app-v1-0".to_owned(),
         },
+        health_check: None,
     }
 }
 

@@ -157,6 +157,7 @@ fn a_view_is_complete_when_everything_named_has_come() {
         limits: crate::mesh::cluster::Limits::default(),
         outlier: None,
         proxy_protocol: None,
+        health_check: None,
     };
     view.clusters.insert("c".to_owned(), Arc::new(cluster));
     let mut server = DeltaServer::new(Arc::new(encode(&view, &node)), 1);
