@@ -347,8 +347,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                     connect_timeout,
                     limits,
                     outlier,
-                    health_check,
                     proxy_protocol,
+                    health_check,
                 }
             },
         )
