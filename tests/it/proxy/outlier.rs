@@ -196,7 +196,7 @@ async fn connections_of_bytes_count_too() {
     });
     let action = ChainAction::Tcp {
         clusters: vec![("app".to_owned(), 1)],
-        idle_timeout: Duration::ZERO,
+        options: meshctl::mesh::listener::TcpOptions::idle(Duration::ZERO),
     };
     let view = Views::default()
         .listener("t", bind, Direction::Outbound, action)
