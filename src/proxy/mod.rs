@@ -28,6 +28,7 @@ mod connect;
 mod context;
 mod detect;
 mod dns;
+mod fixed;
 mod http;
 mod limit;
 mod observe;
@@ -42,5 +43,6 @@ mod timer;
 mod tls;
 mod worker;
 
-pub use options::{AccessLog, Options, StaticCodec, static_view};
+pub use fixed::{Side, SideProtocol, static_view};
+pub use options::{AccessLog, Options};
 pub use run::{ProxyError, run, run_with};

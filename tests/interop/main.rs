@@ -23,6 +23,7 @@ mod mesh;
 mod power_cut;
 mod processes;
 mod sidecars;
+mod soak;
 mod stand;
 mod steady;
 mod strict;

@@ -36,12 +36,16 @@ pub(crate) struct App<'a> {
 
 /// A sidecar that runs.
 pub(crate) struct Sidecar {
-    _process: Process,
+    process: Process,
     pub(crate) address: IpAddr,
     pub(crate) name: String,
 }
 
 impl Sidecar {
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// Where its application calls.
     pub(crate) fn outbound(&self) -> SocketAddr {
         SocketAddr::new(self.address, 15_001)
@@ -184,7 +188,7 @@ impl Mesh {
             .spawn()
             .unwrap();
         let sidecar = Sidecar {
-            _process: Process(child),
+            process: Process(child),
             address,
             name,
         };

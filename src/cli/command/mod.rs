@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod canary;
+mod carry;
 pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod config;

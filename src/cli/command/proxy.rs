@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::carry;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
 use crate::mesh;
+use crate::proxy::AccessLog;
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
-use crate::proxy::{self, AccessLog};
-use crate::rt::{Drain, Published};
+use crate::rt::Drain;
 use crate::telemetry::LogFormat;
 
 /// Run a sidecar for one application
@@ -91,9 +92,8 @@ pub(crate) struct Args {
     /// How long requests may take to end after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = parse::duration)]
     drain: Duration,
-    /// Carry HTTP from one address to another, without a control plane
-    #[arg(long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
-    static_pair: Option<String>,
+    #[command(flatten)]
+    carry: carry::Args,
 }
 
 /// How requests are logged.
@@ -181,8 +181,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     logging::start(cx, "info");
-    if let Some(pair) = &args.static_pair {
-        carry(pair, args.workers)?;
+    if let Some(pair) = &args.carry.pair {
+        carry::run(pair, &args.carry, args.workers)?;
         return Ok(Exit::Ok);
     }
     serve(options(args, cx)?)?;
@@ -305,45 +305,8 @@ fn serve(options: Options) -> Result<(), CliError> {
     })
 }
 
-/// A proxy between two addresses, for measuring.
-fn carry(pair: &str, workers: usize) -> Result<(), CliError> {
-    let wrong = || CliError::usage(format!("{pair:?} is not LISTEN=UPSTREAM"));
-    let (listen, upstream) = pair.split_once('=').ok_or_else(wrong)?;
-    let (listen, upstream) = (
-        listen.parse().map_err(|_| wrong())?,
-        upstream.parse().map_err(|_| wrong())?,
-    );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CliError::Runtime)?;
-    runtime.block_on(async {
-        let view = Published::new(proxy::static_view(
-            listen,
-            upstream,
-            proxy::StaticCodec::Http1,
-        ));
-        let identity = Published::new(None);
-        let (drain, signal) = Drain::new();
-        let options = proxy::Options {
-            workers,
-            ..proxy::Options::default()
-        };
-        let serving = proxy::run(options, view.reader(), identity.reader(), signal);
-        tokio::pin!(serving);
-        tokio::select! {
-            result = &mut serving => result,
-            () = logging::asked_to_end() => {
-                drain.start();
-                serving.await
-            }
-        }
-        .map_err(|error| CliError::failed(words(&error)))
-    })
-}
-
 /// The error and its causes.
-fn words(error: &dyn std::error::Error) -> String {
+pub(super) fn words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -418,7 +381,7 @@ mod tests {
     fn a_static_proxy_needs_no_service_and_any_other_does() {
         let line = |words: &[&str]| Line::try_parse_from([&["proxy"], words].concat());
         let pair = line(&["--static", "127.0.0.1:1=127.0.0.1:2"]).ok().unwrap();
-        assert!(pair.args.static_pair.is_some() && pair.args.service.is_none());
+        assert!(pair.args.carry.pair.is_some() && pair.args.service.is_none());
         assert!(line(&["--app", "127.0.0.1:9080"]).is_err());
         assert!(line(&["--app", "127.0.0.1:9080", "--service", "a"]).is_ok());
     }

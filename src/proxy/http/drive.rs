@@ -12,8 +12,9 @@ use super::h1::body::BodyReader;
 use super::h1::parse;
 use super::h2::stream::StreamError;
 use super::head::{Edits, ResponseOut};
-use super::leg::{Broken, H1Leg, Leg, LegError, Replay, Writer, pump};
+use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
 use super::plan::Facts;
+use super::replay::Replay;
 use super::respond::{Failure, reason};
 use super::{Framing, Version};
 

@@ -14,6 +14,7 @@ pub(crate) mod head;
 pub(crate) mod leg;
 pub(crate) mod path;
 pub(crate) mod plan;
+pub(crate) mod replay;
 pub(crate) mod respond;
 pub(crate) mod tunnel;
 

@@ -10,9 +10,25 @@ use super::{Fault, Members, duration_or, endpoint, mtls, unpack};
 use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &THRESHOLDS, &OPTIONS];
+
 const CLUSTER: Fields = Fields {
     message: "Cluster",
-    understood: &[1, 2, 3, 4, 6, 10, 19, 24, 25, 33, 36, 43],
+    understood: &[
+        (1, "name"),
+        (2, "type"),
+        (3, "eds_cluster_config"),
+        (4, "connect_timeout"),
+        (6, "lb_policy"),
+        (10, "circuit_breakers"),
+        (19, "outlier_detection"),
+        (24, "transport_socket"),
+        (25, "metadata"),
+        (33, "load_assignment"),
+        (36, "typed_extension_protocol_options"),
+        (43, "transport_socket_matches"),
+    ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
         (8, "health_checks"),
@@ -58,7 +74,13 @@ const CLUSTER: Fields = Fields {
 };
 const THRESHOLDS: Fields = Fields {
     message: "CircuitBreakers.Thresholds",
-    understood: &[1, 2, 3, 4, 5],
+    understood: &[
+        (1, "priority"),
+        (2, "max_connections"),
+        (3, "max_pending_requests"),
+        (4, "max_requests"),
+        (5, "max_retries"),
+    ],
     tuning: &[
         (6, "track_remaining"),
         (7, "max_connection_pools"),
@@ -68,7 +90,11 @@ const THRESHOLDS: Fields = Fields {
 };
 const OPTIONS: Fields = Fields {
     message: "HttpProtocolOptions",
-    understood: &[1, 3, 4],
+    understood: &[
+        (1, "common_http_protocol_options"),
+        (3, "explicit_http_config"),
+        (4, "use_downstream_protocol_config"),
+    ],
     tuning: &[
         (2, "upstream_http_protocol_options"),
         (8, "outlier_detection"),

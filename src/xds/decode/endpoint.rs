@@ -6,15 +6,23 @@ use super::Fault;
 use super::fields::Fields;
 use crate::mesh::{Assignment, Endpoint, Health, WorkloadRef};
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&ASSIGNMENT, &LOCALITY, &MEMBER, &ADDRESS];
+
 const ASSIGNMENT: Fields = Fields {
     message: "ClusterLoadAssignment",
-    understood: &[1, 2],
+    understood: &[(1, "cluster_name"), (2, "endpoints")],
     tuning: &[(4, "policy"), (5, "named_endpoints")],
     refused: &[],
 };
 const LOCALITY: Fields = Fields {
     message: "LocalityLbEndpoints",
-    understood: &[1, 2, 3, 5],
+    understood: &[
+        (1, "locality"),
+        (2, "lb_endpoints"),
+        (3, "load_balancing_weight"),
+        (5, "priority"),
+    ],
     tuning: &[(6, "proximity"), (9, "metadata")],
     refused: &[
         (7, "load_balancer_endpoints"),
@@ -23,13 +31,18 @@ const LOCALITY: Fields = Fields {
 };
 const MEMBER: Fields = Fields {
     message: "LbEndpoint",
-    understood: &[1, 2, 3, 4],
+    understood: &[
+        (1, "endpoint"),
+        (2, "health_status"),
+        (3, "metadata"),
+        (4, "load_balancing_weight"),
+    ],
     tuning: &[],
     refused: &[(5, "endpoint_name")],
 };
 const ADDRESS: Fields = Fields {
     message: "Endpoint",
-    understood: &[1],
+    understood: &[(1, "address")],
     tuning: &[
         (2, "health_check_config"),
         (3, "hostname"),

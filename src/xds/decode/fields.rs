@@ -13,7 +13,7 @@ use super::Fault;
 pub(super) struct Fields {
     pub(super) message: &'static str,
     /// Read by the decoder.
-    pub(super) understood: &'static [u32],
+    pub(super) understood: &'static [(u32, &'static str)],
     /// Without effect here, and harmless.
     pub(super) tuning: &'static [(u32, &'static str)],
     /// Names for what is refused; others are refused by number.
@@ -28,14 +28,14 @@ impl Fields {
         ignored: &mut Vec<String>,
     ) -> Result<(), Fault> {
         for tag in tags(&message.encode_to_vec()) {
-            if self.understood.contains(&tag) {
-                continue;
-            }
             let named = |list: &[(u32, &'static str)]| {
                 list.iter()
                     .find(|(field, _)| *field == tag)
                     .map(|(_, name)| (*name).to_owned())
             };
+            if self.understood.iter().any(|(field, _)| *field == tag) {
+                continue;
+            }
             match named(self.tuning) {
                 Some(name) => ignored.push(format!("{}.{name}", self.message)),
                 None => {

@@ -14,9 +14,21 @@ use super::{Fault, duration_or, mtls, route, unpack};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Listener, RouteTable};
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&LISTENER, &CHAIN, &MATCH, &MANAGER, &TCP];
+
 const LISTENER: Fields = Fields {
     message: "Listener",
-    understood: &[1, 2, 3, 9, 15, 16, 17, 25],
+    understood: &[
+        (1, "name"),
+        (2, "address"),
+        (3, "filter_chains"),
+        (9, "listener_filters"),
+        (15, "listener_filters_timeout"),
+        (16, "traffic_direction"),
+        (17, "continue_on_listener_filters_timeout"),
+        (25, "default_filter_chain"),
+    ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
         (6, "metadata"),
@@ -52,13 +64,25 @@ const LISTENER: Fields = Fields {
 };
 const CHAIN: Fields = Fields {
     message: "FilterChain",
-    understood: &[1, 3, 5, 6, 7],
+    understood: &[
+        (1, "filter_chain_match"),
+        (3, "filters"),
+        (5, "metadata"),
+        (6, "transport_socket"),
+        (7, "name"),
+    ],
     tuning: &[(9, "transport_socket_connect_timeout")],
     refused: &[(4, "use_proxy_proto")],
 };
 const MATCH: Fields = Fields {
     message: "FilterChainMatch",
-    understood: &[3, 8, 9, 10, 11],
+    understood: &[
+        (3, "prefix_ranges"),
+        (8, "destination_port"),
+        (9, "transport_protocol"),
+        (10, "application_protocols"),
+        (11, "server_names"),
+    ],
     tuning: &[],
     refused: &[
         (4, "address_suffix"),
@@ -71,7 +95,19 @@ const MATCH: Fields = Fields {
 };
 const MANAGER: Fields = Fields {
     message: "HttpConnectionManager",
-    understood: &[1, 2, 3, 4, 5, 16, 17, 23, 24, 30, 34],
+    understood: &[
+        (1, "codec_type"),
+        (2, "stat_prefix"),
+        (3, "rds"),
+        (4, "route_config"),
+        (5, "http_filters"),
+        (16, "forward_client_cert_details"),
+        (17, "set_current_client_cert_details"),
+        (23, "upgrade_configs"),
+        (24, "stream_idle_timeout"),
+        (30, "normalize_path"),
+        (34, "server_header_transformation"),
+    ],
     tuning: &[
         (6, "add_user_agent"),
         (7, "tracing"),
@@ -126,7 +162,12 @@ const MANAGER: Fields = Fields {
 };
 const TCP: Fields = Fields {
     message: "TcpProxy",
-    understood: &[1, 2, 8, 10],
+    understood: &[
+        (1, "stat_prefix"),
+        (2, "cluster"),
+        (8, "idle_timeout"),
+        (10, "weighted_clusters"),
+    ],
     tuning: &[
         (3, "downstream_idle_timeout"),
         (4, "upstream_idle_timeout"),

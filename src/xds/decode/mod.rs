@@ -11,6 +11,7 @@ mod listener;
 mod route;
 mod route_fields;
 mod mtls;
+pub mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

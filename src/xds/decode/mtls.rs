@@ -9,9 +9,12 @@ use crate::mesh::SpiffeId;
 use crate::mesh::cluster::ClientTls;
 use crate::mesh::listener::ServerTls;
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&DOWNSTREAM, &UPSTREAM, &COMMON, &VALIDATION];
+
 const DOWNSTREAM: Fields = Fields {
     message: "DownstreamTlsContext",
-    understood: &[1, 2],
+    understood: &[(1, "common_tls_context"), (2, "require_client_certificate")],
     tuning: &[
         (4, "session_ticket_keys"),
         (5, "session_ticket_keys_sds_secret_config"),
@@ -26,7 +29,7 @@ const DOWNSTREAM: Fields = Fields {
 };
 const UPSTREAM: Fields = Fields {
     message: "UpstreamTlsContext",
-    understood: &[1, 2],
+    understood: &[(1, "common_tls_context"), (2, "sni")],
     tuning: &[
         (3, "allow_renegotiation"),
         (4, "max_session_keys"),
@@ -37,7 +40,12 @@ const UPSTREAM: Fields = Fields {
 const COMMON: Fields = Fields {
     message: "CommonTlsContext",
     // Versions, ciphers and curves are ours to choose: never less than TLS 1.3.
-    understood: &[1, 4, 6, 8],
+    understood: &[
+        (1, "tls_params"),
+        (4, "alpn_protocols"),
+        (6, "tls_certificate_sds_secret_configs"),
+        (8, "combined_validation_context"),
+    ],
     tuning: &[(15, "key_log")],
     refused: &[
         (2, "tls_certificates"),
@@ -54,7 +62,10 @@ const COMMON: Fields = Fields {
 };
 const VALIDATION: Fields = Fields {
     message: "CertificateValidationContext",
-    understood: &[9, 15],
+    understood: &[
+        (9, "match_subject_alt_names"),
+        (15, "match_typed_subject_alt_names"),
+    ],
     tuning: &[
         (11, "watched_directory"),
         (16, "max_verify_depth"),

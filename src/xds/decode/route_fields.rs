@@ -2,9 +2,30 @@
 
 use super::fields::Fields;
 
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[
+    &TABLE,
+    &HOST,
+    &ROUTE,
+    &CONDITION,
+    &HEADER,
+    &STRING,
+    &ACTION,
+    &WEIGHTED,
+    &CLUSTER_WEIGHT,
+    &RETRY,
+    &REDIRECT,
+    &RESPOND,
+];
+
 pub(super) const TABLE: Fields = Fields {
     message: "RouteConfiguration",
-    understood: &[1, 2, 7, 14],
+    understood: &[
+        (1, "name"),
+        (2, "virtual_hosts"),
+        (7, "validate_clusters"),
+        (14, "ignore_port_in_host_matching"),
+    ],
     tuning: &[
         (3, "internal_only_headers"),
         (11, "max_direct_response_body_size_bytes"),
@@ -26,7 +47,7 @@ pub(super) const TABLE: Fields = Fields {
 };
 pub(super) const HOST: Fields = Fields {
     message: "VirtualHost",
-    understood: &[1, 2, 3],
+    understood: &[(1, "name"), (2, "domains"), (3, "routes")],
     tuning: &[
         (5, "virtual_clusters"),
         (14, "include_request_attempt_count"),
@@ -54,7 +75,20 @@ pub(super) const HOST: Fields = Fields {
 };
 pub(super) const ROUTE: Fields = Fields {
     message: "Route",
-    understood: &[1, 2, 3, 4, 7, 9, 10, 11, 12, 14, 17, 18],
+    understood: &[
+        (1, "match"),
+        (2, "route"),
+        (3, "redirect"),
+        (4, "metadata"),
+        (7, "direct_response"),
+        (9, "request_headers_to_add"),
+        (10, "response_headers_to_add"),
+        (11, "response_headers_to_remove"),
+        (12, "request_headers_to_remove"),
+        (14, "name"),
+        (17, "filter_action"),
+        (18, "non_forwarding_action"),
+    ],
     tuning: &[
         (5, "decorator"),
         (15, "tracing"),
@@ -66,7 +100,17 @@ pub(super) const ROUTE: Fields = Fields {
 };
 pub(super) const CONDITION: Fields = Fields {
     message: "RouteMatch",
-    understood: &[1, 2, 4, 6, 7, 10, 12, 14, 15],
+    understood: &[
+        (1, "prefix"),
+        (2, "path"),
+        (4, "case_sensitive"),
+        (6, "headers"),
+        (7, "query_parameters"),
+        (10, "safe_regex"),
+        (12, "connect_matcher"),
+        (14, "path_separated_prefix"),
+        (15, "path_match_policy"),
+    ],
     tuning: &[],
     refused: &[
         (8, "grpc"),
@@ -79,19 +123,53 @@ pub(super) const CONDITION: Fields = Fields {
 };
 pub(super) const HEADER: Fields = Fields {
     message: "HeaderMatcher",
-    understood: &[1, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14],
+    understood: &[
+        (1, "name"),
+        (4, "exact_match"),
+        (6, "range_match"),
+        (7, "present_match"),
+        (8, "invert_match"),
+        (9, "prefix_match"),
+        (10, "suffix_match"),
+        (11, "safe_regex_match"),
+        (12, "contains_match"),
+        (13, "string_match"),
+        (14, "treat_missing_header_as_empty"),
+    ],
     tuning: &[],
     refused: &[],
 };
 pub(super) const STRING: Fields = Fields {
     message: "StringMatcher",
-    understood: &[1, 2, 3, 5, 7, 8],
+    understood: &[
+        (1, "exact"),
+        (2, "prefix"),
+        (3, "suffix"),
+        (5, "safe_regex"),
+        (7, "contains"),
+        (8, "custom"),
+    ],
     tuning: &[],
     refused: &[(6, "ignore_case")],
 };
 pub(super) const ACTION: Fields = Fields {
     message: "RouteAction",
-    understood: &[1, 2, 3, 5, 6, 7, 8, 9, 29, 32, 35, 37, 39, 44],
+    understood: &[
+        (1, "cluster"),
+        (2, "cluster_header"),
+        (3, "weighted_clusters"),
+        (5, "prefix_rewrite"),
+        (6, "host_rewrite_literal"),
+        (7, "auto_host_rewrite"),
+        (8, "timeout"),
+        (9, "retry_policy"),
+        (29, "host_rewrite_header"),
+        (32, "regex_rewrite"),
+        (35, "host_rewrite_path_regex"),
+        (37, "cluster_specifier_plugin"),
+        (39, "inline_cluster_specifier_plugin"),
+        (44, "host_rewrite"),
+    ],
     tuning: &[
         (11, "priority"),
         (23, "max_grpc_timeout"),
@@ -122,13 +200,20 @@ pub(super) const ACTION: Fields = Fields {
 };
 pub(super) const WEIGHTED: Fields = Fields {
     message: "WeightedCluster",
-    understood: &[1, 3],
+    understood: &[(1, "clusters"), (3, "total_weight")],
     tuning: &[(2, "runtime_key_prefix")],
     refused: &[(4, "header_name"), (5, "use_hash_policy")],
 };
 pub(super) const CLUSTER_WEIGHT: Fields = Fields {
     message: "WeightedCluster.ClusterWeight",
-    understood: &[1, 2, 4, 5, 6, 9],
+    understood: &[
+        (1, "name"),
+        (2, "weight"),
+        (4, "request_headers_to_add"),
+        (5, "response_headers_to_add"),
+        (6, "response_headers_to_remove"),
+        (9, "request_headers_to_remove"),
+    ],
     tuning: &[],
     refused: &[
         (3, "metadata_match"),
@@ -139,7 +224,13 @@ pub(super) const CLUSTER_WEIGHT: Fields = Fields {
 };
 pub(super) const RETRY: Fields = Fields {
     message: "RetryPolicy",
-    understood: &[1, 2, 3, 7, 8],
+    understood: &[
+        (1, "retry_on"),
+        (2, "num_retries"),
+        (3, "per_try_timeout"),
+        (7, "retriable_status_codes"),
+        (8, "retry_back_off"),
+    ],
     tuning: &[
         (4, "retry_priority"),
         (5, "retry_host_predicate"),
@@ -155,13 +246,23 @@ pub(super) const RETRY: Fields = Fields {
 };
 pub(super) const REDIRECT: Fields = Fields {
     message: "RedirectAction",
-    understood: &[1, 2, 3, 4, 5, 7, 8, 9, 10],
+    understood: &[
+        (1, "host_redirect"),
+        (2, "path_redirect"),
+        (3, "response_code"),
+        (4, "https_redirect"),
+        (5, "prefix_rewrite"),
+        (7, "scheme_redirect"),
+        (8, "port_redirect"),
+        (9, "regex_rewrite"),
+        (10, "path_rewrite"),
+    ],
     tuning: &[],
     refused: &[(6, "strip_query")],
 };
 pub(super) const RESPOND: Fields = Fields {
     message: "DirectResponseAction",
-    understood: &[1, 2],
+    understood: &[(1, "status"), (2, "body")],
     tuning: &[],
     refused: &[(3, "body_format")],
 };

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use super::fields::{self, Name};
 use super::h2::block::{Block, is_field};
 use super::h2::stream::StreamError;
+use super::replay::Replay;
 
 pub(crate) use self::h1::{H1Leg, Writer};
 pub(crate) use self::h2::H2Leg;
@@ -56,35 +57,6 @@ pub(crate) enum LegError {
 pub(crate) enum Broken {
     From(LegError),
     To(LegError),
-}
-
-/// The part of a request's body that went up already, for another try.
-#[derive(Debug, Default)]
-pub(crate) struct Replay {
-    pub(crate) kept: Vec<u8>,
-    off: bool,
-}
-
-impl Replay {
-    /// Most that is kept.
-    const LIMIT: usize = 64 * 1024;
-
-    fn keep(&mut self, data: &[u8]) {
-        if self.off {
-            return;
-        }
-        if self.kept.len() + data.len() > Self::LIMIT {
-            self.off = true;
-            self.kept = Vec::new();
-            return;
-        }
-        self.kept.extend_from_slice(data);
-    }
-
-    /// Whether another try could send the same body.
-    pub(crate) fn is_whole(&self) -> bool {
-        !self.off
-    }
 }
 
 /// Fields that frame or route a message mean nothing behind it (RFC 9110, 6.5.1).

@@ -1,0 +1,121 @@
+//! `proxy --static`: a proxy between two addresses, without a control plane, for measuring.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cli::error::CliError;
+use crate::cli::logging;
+use crate::proxy::{self, Side, SideProtocol};
+use crate::rt::{Drain, Published};
+use crate::tls::material::{Material, Pems};
+
+/// What is carried from where to where.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Carry everything from one address to another, without a control plane
+    #[arg(id = "static_pair", long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
+    pub(super) pair: Option<String>,
+    /// What callers speak: http1, http2 or tcp, and `+mtls`
+    #[arg(long = "static-in", value_name = "PROTOCOL", hide = true, requires = "static_pair", value_parser = side, default_value = "http1")]
+    accepted: Side,
+    /// What the upstream speaks
+    #[arg(long = "static-out", value_name = "PROTOCOL", hide = true, requires = "static_pair", value_parser = side, default_value = "http1")]
+    called: Side,
+    /// Files of a certificate with its chain, its key, and the roots of peers
+    #[arg(
+        long,
+        value_name = "CHAIN,KEY,ROOTS",
+        hide = true,
+        requires = "static_pair",
+        value_delimiter = ',',
+        num_args = 3
+    )]
+    identity: Vec<PathBuf>,
+}
+
+fn side(text: &str) -> Result<Side, String> {
+    let (name, mtls) = match text.strip_suffix("+mtls") {
+        Some(name) => (name, true),
+        None => (text, false),
+    };
+    let protocol = match name {
+        "http1" => SideProtocol::Http1,
+        "http2" => SideProtocol::Http2,
+        "tcp" => SideProtocol::Tcp,
+        _ => return Err("expected http1, http2 or tcp, with or without +mtls".to_owned()),
+    };
+    Ok(Side { protocol, mtls })
+}
+
+/// Carries by `pair` until it is asked to end.
+pub(super) fn run(pair: &str, args: &Args, workers: usize) -> Result<(), CliError> {
+    let wrong = || CliError::usage(format!("{pair:?} is not LISTEN=UPSTREAM"));
+    let (listen, upstream) = pair.split_once('=').ok_or_else(wrong)?;
+    let (listen, upstream) = (
+        listen.parse().map_err(|_| wrong())?,
+        upstream.parse().map_err(|_| wrong())?,
+    );
+    let (inside, outside) = (args.accepted, args.called);
+    if (inside.protocol == SideProtocol::Tcp) != (outside.protocol == SideProtocol::Tcp) {
+        return Err(CliError::usage("tcp is carried on both sides or on none"));
+    }
+    let identity = identity(args)?;
+    if identity.is_none() && (inside.mtls || outside.mtls) {
+        return Err(CliError::usage("mTLS needs --static-identity"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        let view = Published::new(proxy::static_view((listen, inside), (upstream, outside)));
+        let identity = Published::new(identity.map(Arc::new));
+        let (drain, signal) = Drain::new();
+        let options = proxy::Options {
+            workers,
+            ..proxy::Options::default()
+        };
+        let serving = proxy::run(options, view.reader(), identity.reader(), signal);
+        tokio::pin!(serving);
+        tokio::select! {
+            result = &mut serving => result,
+            () = logging::asked_to_end() => {
+                drain.start();
+                serving.await
+            }
+        }
+        .map_err(|error| CliError::failed(super::proxy::words(&error)))
+    })
+}
+
+fn identity(args: &Args) -> Result<Option<Material>, CliError> {
+    let [chain, key, roots] = args.identity.as_slice() else {
+        return Ok(None);
+    };
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
+    };
+    let pems = Pems {
+        chain: read(chain)?,
+        key: read(key)?,
+        roots: read(roots)?,
+    };
+    Material::from_pems(&pems)
+        .map(Some)
+        .map_err(|error| CliError::failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_read() {
+        let is = |text, protocol, mtls| assert_eq!(side(text), Ok(Side { protocol, mtls }));
+        is("http1", SideProtocol::Http1, false);
+        is("http2+mtls", SideProtocol::Http2, true);
+        is("tcp+mtls", SideProtocol::Tcp, true);
+        assert!(side("http3").is_err() && side("+mtls").is_err());
+    }
+}

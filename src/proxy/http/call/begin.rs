@@ -1,0 +1,106 @@
+//! Putting a request on a connection.
+
+use std::rc::Rc;
+
+use super::super::super::context::introduction;
+use super::super::super::pool::{Lease, Multiplexed, Tag};
+use super::super::drive::h2_failure;
+use super::super::h2::block::Block;
+use super::super::leg::{H1Leg, H2Leg, Leg, Writer};
+use super::super::plan::HeadOut;
+use super::super::respond::Failure;
+use super::super::{Framing, Version, fields, h1};
+use super::tries::Calling;
+
+/// The endpoint's side of a try.
+pub(super) struct Up {
+    pub(super) leg: Leg,
+    pub(super) tag: Option<Tag>,
+    pub(super) sent_end: bool,
+    pub(super) reused: bool,
+    /// The connection stays while the stream is on it.
+    pub(super) _shared: Option<Rc<Multiplexed>>,
+}
+
+impl Calling<'_> {
+    /// Puts the head (and what went up in an earlier try) on the connection.
+    pub(super) fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
+        match (lease, &self.call.chosen.head) {
+            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(leg, tag, head)),
+            (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head),
+            _ => Err(Failure::BadResponse),
+        }
+    }
+
+    fn begin_text(&mut self, mut leg: Box<H1Leg>, mut tag: Tag, head: &[u8]) -> Up {
+        let facts = &self.call.facts;
+        let coded = facts.framing == Framing::Chunked && facts.version == Version::Http2;
+        leg.begin(if coded {
+            Writer::Chunked
+        } else {
+            Writer::Plain
+        });
+        leg.reader = h1::body::BodyReader::default();
+        leg.out.clear();
+        leg.out.extend_from_slice(head);
+        if self.tries > 1 && !self.call.conn.inbound() {
+            let mut text = itoa::Buffer::new();
+            leg.out.extend_from_slice(b"x-envoy-attempt-count: ");
+            leg.out
+                .extend_from_slice(text.format(self.tries).as_bytes());
+            leg.out.extend_from_slice(b"\r\n");
+        }
+        if tag.mtls && tag.uses == 0 {
+            leg.out.extend_from_slice(fields::PEER.as_bytes());
+            leg.out.extend_from_slice(b": ");
+            let own = &self.call.worker.shared.options.workload;
+            leg.out.extend_from_slice(introduction(own).as_bytes());
+            leg.out.extend_from_slice(b"\r\n");
+        }
+        leg.out.extend_from_slice(b"\r\n");
+        leg.push(&self.replay.kept);
+        let reused = tag.uses > 0;
+        tag.uses = tag.uses.saturating_add(1);
+        self.ended.upstream_local = tag.local;
+        Up {
+            leg: Leg::H1(leg),
+            tag: Some(tag),
+            sent_end: false,
+            reused,
+            _shared: None,
+        }
+    }
+
+    fn begin_h2(&mut self, shared: Rc<Multiplexed>, head: &Block) -> Result<Up, Failure> {
+        let uses = shared.uses.get();
+        let facts = &self.call.facts;
+        let end = facts.framing == Framing::None;
+        let tries = (self.tries > 1 && !self.call.conn.inbound()).then_some(self.tries);
+        let opened = shared.client.open((end, facts.head), |out| {
+            out.request(head);
+            if let Some(tries) = tries {
+                let mut text = itoa::Buffer::new();
+                let tries = text.format(tries).as_bytes();
+                out.field(b"x-envoy-attempt-count", tries, false);
+            }
+            if shared.mtls && uses == 0 {
+                let own = introduction(&self.call.worker.shared.options.workload);
+                out.field(fields::PEER.as_bytes(), own.as_bytes(), false);
+            }
+        });
+        let stream = opened.map_err(h2_failure)?;
+        shared.uses.set(uses.saturating_add(1));
+        self.ended.upstream_local = shared.local;
+        let mut leg = H2Leg::new(stream, end);
+        if !self.replay.kept.is_empty() {
+            leg.push(&self.replay.kept);
+        }
+        Ok(Up {
+            leg: Leg::H2(leg),
+            tag: None,
+            sent_end: end,
+            reused: uses > 0,
+            _shared: Some(shared),
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! How a request ended, for its report.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::telemetry::{Flag, PeerId, RouteId, ServiceId};
+
+use super::super::leg::H1Leg;
+use super::super::respond::Failure;
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) flag: Flag,
+    pub(crate) details: &'static str,
+    /// To be answered for the endpoint, as nothing was answered yet.
+    pub(crate) failure: Option<Failure>,
+    /// The answer was cut off or could not be delivered: the caller's stream is broken.
+    pub(crate) broken: bool,
+    /// The caller's connection cannot carry another request.
+    pub(crate) close: bool,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) destination: PeerId,
+    pub(crate) service: ServiceId,
+    pub(crate) route: RouteId,
+    pub(crate) retries: u32,
+    pub(crate) upstream: Option<SocketAddr>,
+    pub(crate) upstream_local: Option<SocketAddr>,
+    pub(crate) upstream_time: Option<Duration>,
+    /// Both sides speak another protocol from here on.
+    pub(crate) switched: Option<Box<H1Leg>>,
+}
+
+impl Ended {
+    pub(crate) fn new(service: ServiceId) -> Self {
+        Self {
+            status: 0,
+            grpc_status: None,
+            flag: Flag::None,
+            details: "via_upstream",
+            failure: None,
+            broken: false,
+            close: false,
+            received: 0,
+            sent: 0,
+            destination: PeerId::default(),
+            service,
+            route: RouteId::default(),
+            retries: 0,
+            upstream: None,
+            upstream_local: None,
+            upstream_time: None,
+            switched: None,
+        }
+    }
+
+    /// Ended by `failure`, which the caller is told.
+    pub(crate) fn fail(mut self, failure: Failure) -> Self {
+        let reply = failure.reply();
+        self.status = reply.status;
+        self.flag = reply.flag;
+        self.details = reply.details;
+        self.close |= reply.close;
+        self.failure = Some(failure);
+        self
+    }
+
+    /// There is nobody to tell.
+    pub(super) fn unanswered(mut self) -> Self {
+        self.failure = None;
+        self.close = true;
+        self
+    }
+}
