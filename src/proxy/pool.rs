@@ -338,7 +338,11 @@ pub(crate) async fn http2(
     let slot = slot(cluster).ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
     let shared = Rc::new(Multiplexed {
-        client: Client::start(dialed.stream, slot, Config::default()),
+        client: Client::start(
+            (dialed.stream, slot),
+            Config::default(),
+            &worker.shared.registry,
+        ),
         mtls: dialed.mtls,
         generation: dialed.generation,
         uses: Cell::new(0),

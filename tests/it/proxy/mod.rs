@@ -4,6 +4,7 @@ mod admin;
 mod balance;
 mod http1;
 mod http2;
+mod http2_safety;
 mod mtls;
 mod resilience;
 mod support;

@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::rt;
+use crate::telemetry::Registry;
 
 use super::super::super::limit::ConnectionSlot;
 use super::super::super::stream::Stream;
@@ -25,19 +27,21 @@ pub(crate) struct Client {
 
 impl Client {
     /// Begins HTTP/2 on `stream` and starts the task that carries it, which holds the slot.
-    pub(crate) fn start(stream: Stream, slot: ConnectionSlot, config: Config) -> Self {
+    pub(crate) fn start(
+        (stream, slot): (Stream, ConnectionSlot),
+        config: Config,
+        registry: &Arc<Registry>,
+    ) -> Self {
+        let registry = Arc::clone(registry);
         let session = Session::new(Role::Client, config, rt::now());
         let session = Rc::new(RefCell::new(session));
         let own = Rc::clone(&session);
         tokio::task::spawn_local(async move {
             let mut carrier = Carrier::new(stream);
             poll_fn(|cx| carrier.poll(cx, &own, || true)).await;
-            if let Some(fault) = own.borrow().ended() {
-                tracing::debug!(
-                    reason = %fault.reason,
-                    fault.detail,
-                    "HTTP/2 connection to an endpoint ended"
-                );
+            if let Some(fault) = own.borrow().fault() {
+                registry.http2_ended("upstream", fault.detail);
+                tracing::debug!(%fault, "HTTP/2 connection to an endpoint ended");
             }
             drop(slot);
             // What never got an end does now.

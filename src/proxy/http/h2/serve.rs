@@ -88,13 +88,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, conn: Conn, table: Rc<str>, stream
     let _ending = Ending(Rc::clone(&shared));
     let mut carrier = Carrier::new(stream);
     run(&mut carrier, &shared).await;
-    if let Some(fault) = shared.session.borrow().ended() {
-        tracing::debug!(
-            remote = %shared.conn.remote,
-            reason = %fault.reason,
-            fault.detail,
-            "HTTP/2 connection ended"
-        );
+    if let Some(fault) = shared.session.borrow().fault() {
+        let registry = &shared.worker.shared.registry;
+        registry.http2_ended("downstream", fault.detail);
+        tracing::debug!(remote = %shared.conn.remote, %fault, "HTTP/2 connection ended");
     }
     Box::pin(carrier.finish()).await;
 }

@@ -78,7 +78,20 @@ pub(crate) struct Fault {
     pub(crate) flood: Option<Flood>,
 }
 
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
 impl Fault {
+    /// What a connection ends with on which nothing is wrong.
+    const CLOSED: Self = Self {
+        reason: Reason::NO_ERROR,
+        detail: "closed",
+        flood: None,
+    };
+
     pub(super) fn new(reason: Reason, detail: &'static str) -> Self {
         Self {
             reason,
@@ -346,6 +359,11 @@ impl Session {
         self.ended
     }
 
+    /// What the peer did that ended the connection.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.ended.filter(|fault| *fault != Fault::CLOSED)
+    }
+
     /// Whether everything has been said and done: nothing is served and nothing will be.
     pub(crate) fn is_done(&self) -> bool {
         let left = matches!(self.leaving, Leaving::Told(_))
@@ -378,7 +396,7 @@ impl Session {
 
     /// The connection is gone.
     pub(crate) fn close(&mut self) {
-        self.over(Fault::new(Reason::NO_ERROR, "closed"));
+        self.over(Fault::CLOSED);
     }
 
     fn over(&mut self, fault: Fault) {
