@@ -16,10 +16,11 @@ use super::support::*;
 
 const CALM: u32 = 11;
 
+type Frames = Box<dyn Iterator<Item = Vec<u8>> + Send>;
+
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let [s, t, u, v] = stream.to_be_bytes();
-    [&[a, b, c, kind, flags, s, t, u, v], payload].concat()
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// `GET /` (or POST) of `app`.
@@ -204,7 +205,6 @@ async fn floods_end_their_connection_and_nothing_else() {
     let setup = setup().await;
     let ids = || (1_u32..400_000).step_by(2);
     let many = |bytes: Vec<u8>| (0..200_000).map(move |_| bytes.clone());
-    type Frames = Box<dyn Iterator<Item = Vec<u8>> + Send>;
     let floods: Vec<(&str, Frames)> = vec![
         (
             "http2.too_many_premature_resets",
@@ -254,7 +254,7 @@ async fn floods_end_their_connection_and_nothing_else() {
                 9,
                 0,
                 1,
-                &[literal(b"a", &[b'v'; 100]); 150].concat(),
+                &literal(b"a", &[b'v'; 100]).repeat(150),
             )))),
         ),
         (

@@ -433,10 +433,12 @@ pub(crate) fn is_field(name: &[u8], value: &[u8]) -> bool {
 /// Whether `value` is one: no control characters, and no space at either end.
 pub(super) fn value_fits(value: &[u8]) -> bool {
     let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let bad = value.iter().fold(false, |bad, byte| {
-        bad | ((*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
-    });
-    !bad && !space(value.first()) && !space(value.last())
+    // Summed up rather than stopped at the first, so that several bytes are looked at at once.
+    let bad: usize = value
+        .iter()
+        .map(|byte| usize::from((*byte < b' ' && *byte != b'\t') || *byte == 0x7f))
+        .sum();
+    bad == 0 && !space(value.first()) && !space(value.last())
 }
 
 #[cfg(test)]

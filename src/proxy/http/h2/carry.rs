@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::rt;
 
-use super::super::super::buffer::Buffer;
+use super::super::super::buffer::{Buffer, SMALL};
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::handle::Shared;
@@ -93,18 +93,15 @@ impl Carrier {
     fn poll_read(&mut self, cx: &mut Context<'_>, session: &Shared) -> Poll<()> {
         let filled = ready!(self.io.poll_fill(cx, &mut self.input));
         let mut session = session.borrow_mut();
-        match filled {
-            Ok(count @ 1..) => {
-                let used = session.receive(self.input.data(), rt::now());
-                self.input.consume(used);
-                if count >= super::super::super::buffer::SMALL {
-                    self.input.enlarge();
-                }
+        if let Ok(count @ 1..) = filled {
+            let used = session.receive(self.input.data(), rt::now());
+            self.input.consume(used);
+            if count >= SMALL {
+                self.input.enlarge();
             }
-            Ok(_) | Err(_) => {
-                self.over = true;
-                session.close();
-            }
+        } else {
+            self.over = true;
+            session.close();
         }
         Poll::Ready(())
     }
@@ -116,16 +113,13 @@ impl Carrier {
             return Poll::Ready(());
         }
         while !session.output().is_empty() {
-            match ready!(self.io.poll_send(cx, session.output())) {
-                Ok(count @ 1..) => {
-                    session.wrote(count);
-                    self.unpushed = true;
-                }
-                Ok(_) | Err(_) => {
-                    self.over = true;
-                    session.close();
-                    return Poll::Ready(());
-                }
+            if let Ok(count @ 1..) = ready!(self.io.poll_send(cx, session.output())) {
+                session.wrote(count);
+                self.unpushed = true;
+            } else {
+                self.over = true;
+                session.close();
+                return Poll::Ready(());
             }
         }
         if self.unpushed {

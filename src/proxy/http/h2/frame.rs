@@ -132,13 +132,15 @@ pub(crate) struct Head {
 impl Head {
     /// Reads one from the front of `data`.
     pub(crate) fn read(data: &[u8]) -> Option<Self> {
-        let [a, b, c, kind, flags, s, t, u, v] = *data.first_chunk::<HEAD>()?;
-        let length = u32::from_be_bytes([0, a, b, c]);
+        let head = data.first_chunk::<HEAD>()?;
+        let [high, middle, low, kind, flags, ..] = *head;
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        let stream = head.last_chunk::<4>()?;
         Some(Self {
             length: usize::try_from(length).unwrap_or(usize::MAX),
             kind: Type::of(kind),
             flags,
-            stream: u32::from_be_bytes([s & 0x7f, t, u, v]),
+            stream: u32::from_be_bytes(*stream) & 0x7fff_ffff,
         })
     }
 
@@ -149,9 +151,19 @@ impl Head {
 
 /// Appends the head of a frame.
 pub(crate) fn put_head(out: &mut Vec<u8>, length: usize, (kind, flags): (Type, u8), stream: u32) {
-    let [_, a, b, c] = u32::try_from(length).unwrap_or(0).to_be_bytes();
-    let [s, t, u, v] = stream.to_be_bytes();
-    out.extend_from_slice(&[a, b, c, kind.number(), flags, s, t, u, v]);
+    let [_, high, middle, low] = u32::try_from(length).unwrap_or(0).to_be_bytes();
+    let [first, second, third, fourth] = stream.to_be_bytes();
+    out.extend_from_slice(&[
+        high,
+        middle,
+        low,
+        kind.number(),
+        flags,
+        first,
+        second,
+        third,
+        fourth,
+    ]);
 }
 
 /// Says how long the payload is whose frame's head begins at `at` and which ends where `out` does.

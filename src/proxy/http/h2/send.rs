@@ -272,13 +272,11 @@ impl Session {
         let Some(stream) = self.streams.get(key, id) else {
             return Poll::Ready(StreamError::Broken);
         };
-        match stream.gone {
-            Some(gone) => Poll::Ready(gone),
-            None => {
-                stream.register(cx);
-                Poll::Pending
-            }
+        if let Some(gone) = stream.gone {
+            return Poll::Ready(gone);
         }
+        stream.register(cx);
+        Poll::Pending
     }
 
     /// Says that `count` bytes of a stream were passed on.

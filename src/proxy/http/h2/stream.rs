@@ -28,6 +28,10 @@ pub(crate) enum StreamError {
 
 /// A stream, until whoever uses it lets it go.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each direction ends by itself, and an answer has stages of its own"
+)]
 pub(crate) struct Stream {
     pub(super) id: u32,
     /// Came and was not taken yet.

@@ -1,5 +1,6 @@
 //! The core against itself and against bytes that nobody should send.
 
+use std::fmt::Write as _;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ fn get(stream: u32) -> Vec<u8> {
 fn post(stream: u32) -> Vec<u8> {
     frame(1, 0x4, stream, POST)
 }
+
+type Frames = Box<dyn Iterator<Item = Vec<u8>>>;
 
 /// What a session wrote, frame by frame.
 fn written(session: &mut Session) -> Vec<(Head, Vec<u8>)> {
@@ -276,7 +279,6 @@ fn what_costs_nothing_to_send_is_bounded() {
     let pair = |stream| [get(stream), frame(3, 0, stream, &[0, 0, 0, 8])].concat();
     let ids = (1_u32..).step_by(2);
     let repeat = |bytes: Vec<u8>| (0..20_000).map(move |_| bytes.clone());
-    type Frames = Box<dyn Iterator<Item = Vec<u8>>>;
     let floods: Vec<(&str, &str, Frames)> = vec![
         (
             "rapid reset",
@@ -604,11 +606,7 @@ fn take(session: &mut Session, at: (usize, u32), into: &mut Vec<u8>) -> Option<S
                 let mut text = String::new();
                 if let Some(trailers) = trailers {
                     trailers.each(|_, name, value| {
-                        text.push_str(&format!(
-                            "{}={};",
-                            name.escape_ascii(),
-                            value.escape_ascii()
-                        ));
+                        write!(text, "{}={};", name.escape_ascii(), value.escape_ascii()).unwrap();
                     });
                 }
                 return Some(text);

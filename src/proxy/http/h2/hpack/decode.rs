@@ -168,7 +168,7 @@ mod tests {
         let mut decoder = Decoder::new(4096);
         let mut bomb = vec![0x40, 0x01, b'a', 0x7f, 0xa1, 0x1e];
         bomb.extend_from_slice(&[b'v'; 4000]);
-        bomb.extend_from_slice(&[0xbe; 50_000]);
+        bomb.extend_from_slice(&vec![0xbe; 50_000]);
         let block = read(&mut decoder, &bomb).unwrap();
         assert!(block.is_cut() && block.memory() < 100_000);
         let next = read(&mut decoder, &[0xbe]).unwrap();

@@ -98,7 +98,7 @@ impl Encoder {
     /// Any field; its name is in lower case. A sensitive one is never put into a table.
     pub(crate) fn field(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8], sensitive: bool) {
         if sensitive {
-            self.literal(out, (0x10, 4), name, value);
+            literal(out, (0x10, 4), name, value);
             return;
         }
         if self.slots.is_empty() {
@@ -111,7 +111,7 @@ impl Encoder {
         };
         if slot.hash != hash {
             *slot = Slot { hash, entry: 0 };
-            self.literal(out, (0, 4), name, value);
+            literal(out, (0, 4), name, value);
             return;
         }
         if slot.entry > 0 {
@@ -127,25 +127,25 @@ impl Encoder {
         }
         // An entry that took more than a quarter of the table would not stay for long.
         if name.len() + value.len() > self.table.max / 4 {
-            self.literal(out, (0, 4), name, value);
+            literal(out, (0, 4), name, value);
             return;
         }
         self.table.insert(name, value, Kind::Bad);
         slot.entry = self.table.inserted;
-        self.literal(out, (0x40, 6), name, value);
+        literal(out, (0x40, 6), name, value);
     }
+}
 
-    fn literal(&self, out: &mut Vec<u8>, (first, prefix): (u8, u8), name: &[u8], value: &[u8]) {
-        let index = fixed_name(name);
-        put_number(out, first, prefix, index);
-        // What goes into the table is sent once and worth being made small; for the rest, shorter
-        // bytes would cost more than they save between two machines of a mesh.
-        let small = first == 0x40;
-        if index == 0 {
-            string(out, name, small);
-        }
-        string(out, value, small);
+fn literal(out: &mut Vec<u8>, (first, prefix): (u8, u8), name: &[u8], value: &[u8]) {
+    let index = fixed_name(name);
+    put_number(out, first, prefix, index);
+    // What goes into the table is sent once and worth being made small; for the rest, shorter
+    // bytes would cost more than they save between two machines of a mesh.
+    let small = first == 0x40;
+    if index == 0 {
+        string(out, name, small);
     }
+    string(out, value, small);
 }
 
 fn string(out: &mut Vec<u8>, text: &[u8], small: bool) {

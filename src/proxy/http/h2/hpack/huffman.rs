@@ -116,7 +116,7 @@ pub(super) fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
             }
         }
         let (symbol, length) = match TABLES.fast[index(bits >> (64 - FAST))] {
-            (_, 0) => long(bits)?,
+            (_, 0) => long(bits),
             found => found,
         };
         if u32::from(length) > have {
@@ -139,7 +139,7 @@ fn index(bits: u64) -> usize {
 
 /// The symbol of a code of more than ten bits.
 #[cold]
-fn long(bits: u64) -> Result<(u8, u8), Broken> {
+fn long(bits: u64) -> (u8, u8) {
     let top = u32::try_from(bits >> 32).unwrap_or(0);
     let mut length = 11_u8;
     while usize::from(length) < LONGEST && TABLES.first[usize::from(length) + 1].0 <= top {
@@ -149,9 +149,9 @@ fn long(bits: u64) -> Result<(u8, u8), Broken> {
     let offset = (top - first) >> (32 - u32::from(length));
     let at = usize::from(place) + usize::try_from(offset).unwrap_or(usize::MAX);
     match TABLES.order.get(at).map(|symbol| u8::try_from(*symbol)) {
-        Some(Ok(symbol)) => Ok((symbol, length)),
+        Some(Ok(symbol)) => (symbol, length),
         // The end of the string, or nothing: only its first bits may come, as padding.
-        _ => Ok((0, u8::MAX)),
+        _ => (0, u8::MAX),
     }
 }
 

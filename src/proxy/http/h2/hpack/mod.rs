@@ -63,6 +63,8 @@ fn take_number(first: u8, prefix: u8, rest: &mut &[u8]) -> Result<usize, Broken>
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use proptest::prelude::*;
 
     use super::super::block::{Block, Limits};
@@ -102,15 +104,11 @@ mod tests {
             (":authority", block.authority().unwrap_or_default()),
         ] {
             if !value.is_empty() && value != b"0" {
-                text.push_str(&format!("{name}: {}\n", value.escape_ascii()));
+                writeln!(text, "{name}: {}", value.escape_ascii()).unwrap();
             }
         }
         block.each(|_, name, value| {
-            text.push_str(&format!(
-                "{}: {}\n",
-                name.escape_ascii(),
-                value.escape_ascii()
-            ));
+            writeln!(text, "{}: {}", name.escape_ascii(), value.escape_ascii()).unwrap();
         });
         text
     }
