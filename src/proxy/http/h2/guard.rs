@@ -2,7 +2,7 @@
 //!
 //! Each kind of frame that can be sent for nothing has an account: it fills with time and with
 //! useful frames, and a frame that finds it empty ends the connection with ENHANCE_YOUR_CALM. Kinds
-//! that Envoy knows have Envoy's limits; resets have nghttp2's.
+//! that Envoy knows have Envoy's limits.
 
 use std::time::Duration;
 
@@ -134,8 +134,8 @@ impl Default for GuardLimits {
 impl Guard {
     pub(crate) fn new(limits: GuardLimits) -> Self {
         Self {
-            // nghttp2_option_set_stream_reset_rate_limit: 1000 at once, 33 each second.
-            resets: Account::new(1000, 33),
+            // At once what Envoy takes (`premature_reset_total_stream_count`), then what nghttp2 does.
+            resets: Account::new(500, 33),
             pings: Account::new(500, 50),
             settings: Account::new(100, 5),
             strays: Account::new(1000, 330),
@@ -238,7 +238,7 @@ mod tests {
     fn resets_come_in_bursts_and_at_a_rate() {
         let mut guard = Guard::new(GuardLimits::default());
         let now = rt::now();
-        assert!((0..1000).all(|_| guard.reset(now).is_ok()));
+        assert!((0..500).all(|_| guard.reset(now).is_ok()));
         assert_eq!(guard.reset(now), Err(Flood::Resets));
         let later = now + Duration::from_secs(1);
         assert!((0..33).all(|_| guard.reset(later).is_ok()));

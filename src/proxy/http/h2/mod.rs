@@ -8,6 +8,7 @@
 pub(crate) mod block;
 mod carry;
 pub(crate) mod client;
+mod control;
 pub(crate) mod frame;
 mod guard;
 pub(crate) mod handle;

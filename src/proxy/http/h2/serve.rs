@@ -142,7 +142,7 @@ impl Shared {
     fn begin_arrived(self: &Rc<Self>) -> bool {
         let mut any = false;
         loop {
-            let arrived = self.session.borrow_mut().arrived();
+            let arrived = self.session.borrow_mut().arrived(rt::now);
             let Some(arrived) = arrived else {
                 return any;
             };

@@ -344,9 +344,16 @@ impl Session {
         }
     }
 
-    /// The next stream that the peer opened.
-    pub(crate) fn arrived(&mut self) -> Option<Arrived> {
-        self.arrived.pop_front()
+    /// The next stream that the peer opened and has not given up since.
+    pub(crate) fn arrived(&mut self, now: impl Fn() -> Instant) -> Option<Arrived> {
+        loop {
+            let next = self.arrived.pop_front()?;
+            let stream = self.streams.get(next.key, next.id);
+            if stream.is_some_and(|stream| stream.gone.is_none()) {
+                return Some(next);
+            }
+            self.release((next.key, next.id), &now);
+        }
     }
 
     /// Streams that are in use.
