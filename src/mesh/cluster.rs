@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hostname, SpiffeId};
+use super::{HealthCheck, Hostname, SpiffeId};
+
+pub use super::outlier::OutlierDetection;
 
 /// A group of interchangeable endpoints. Its name follows Istio:
 /// `outbound|9080|v1|reviews.default.svc.cluster.local`, `inbound|9080||`, `PassthroughCluster`.
@@ -31,6 +33,9 @@ pub struct Cluster {
     pub limits: Limits,
     /// Ejection of endpoints that fail; off when absent.
     pub outlier: Option<OutlierDetection>,
+    /// Endpoints are asked whether they are well; off when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
 }
 
 impl Cluster {
@@ -142,34 +147,6 @@ impl Default for Limits {
             max_requests: u32::MAX,
             max_retries: u32::MAX,
             max_requests_per_connection: 0,
-        }
-    }
-}
-
-/// Ejection of endpoints that fail in a row (Istio's fields and defaults).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct OutlierDetection {
-    /// 5xx answers or failures in a row; 0 is off. Default 5.
-    pub consecutive_5xx: u32,
-    /// 502, 503, 504 or connection failures in a row; 0 is off. Default 0.
-    pub consecutive_gateway: u32,
-    /// How often ejections are reviewed. Default 10 s.
-    pub interval: Duration,
-    /// First time out; grows with each ejection. Default 30 s.
-    pub base_ejection: Duration,
-    /// At most this share of endpoints is out. Default 10.
-    pub max_ejection_percent: u32,
-}
-
-impl Default for OutlierDetection {
-    fn default() -> Self {
-        Self {
-            consecutive_5xx: 5,
-            consecutive_gateway: 0,
-            interval: Duration::from_secs(10),
-            base_ejection: Duration::from_secs(30),
-            max_ejection_percent: 10,
         }
     }
 }

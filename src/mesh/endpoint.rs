@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::health_check::EndpointCheck;
 use super::{Locality, WorkloadRef};
 
 /// Whether an endpoint may be chosen.
@@ -40,6 +41,9 @@ pub struct Endpoint {
     pub mtls: bool,
     /// For telemetry.
     pub workload: WorkloadRef,
+    /// What is different when it is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Box<EndpointCheck>>,
 }
 
 /// The endpoints of one cluster, sorted (priority, locality, address) and without duplicates.

@@ -150,6 +150,7 @@ impl Admin {
                     .map_or(0, super::access_log::LogSink::dropped),
             ),
         ]);
+        families.extend(super::health::numbers::families(&self.tables.load()));
         if let Some(material) = self.identities.load().as_ref() {
             let left = material.not_after.saturating_sub(self.shared.wall.millis()) / 1000;
             families.push(gauge(
@@ -177,7 +178,6 @@ async fn config_dump(State(admin): Shares) -> Response {
 /// Envoy's text: `CLUSTER::ADDRESS::KEY::VALUE`.
 async fn clusters(State(admin): Shares) -> String {
     let tables = admin.tables.load();
-    let now = admin.shared.millis(rt::now());
     let mut out = String::new();
     let mut line = |parts: std::fmt::Arguments<'_>| {
         // Writing to a String cannot fail.
@@ -201,18 +201,19 @@ async fn clusters(State(admin): Shares) -> String {
         ));
         for entry in &cluster.endpoints.entries {
             let endpoint = &entry.endpoint;
-            let health = match (entry.state.outlier.is_ejected(now), endpoint.health) {
-                (true, _) => "/failed_outlier_check",
-                (false, crate::mesh::Health::Healthy) => "healthy",
-                (false, crate::mesh::Health::Unhealthy) => "/failed_eds_health",
-                (false, crate::mesh::Health::Draining) => "/eds_status_draining",
-            };
+            let health = entry.health_flags();
             for (key, value) in [
                 ("rq_active", u64::from(read(&entry.state.active))),
                 ("rq_total", entry.state.requests.load(Ordering::Relaxed)),
                 ("weight", u64::from(endpoint.weight)),
                 ("priority", u64::from(endpoint.priority)),
-                ("ejections", u64::from(entry.state.outlier.ejections())),
+                (
+                    "ejections",
+                    entry
+                        .state
+                        .monitor()
+                        .map_or(0, |m| u64::from(m.ejections())),
+                ),
             ] {
                 line(format_args!("{name}::{}::{key}::{value}", endpoint.address));
             }
@@ -220,6 +221,14 @@ async fn clusters(State(admin): Shares) -> String {
                 "{name}::{}::health_flags::{health}",
                 endpoint.address
             ));
+            if let Some(monitor) = entry.state.monitor() {
+                // Envoy says -1 where too few requests came in the last interval.
+                let rate = monitor.success_rate().unwrap_or(-1.0);
+                line(format_args!(
+                    "{name}::{}::success_rate::{rate}",
+                    endpoint.address
+                ));
+            }
         }
     }
     out

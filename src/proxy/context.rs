@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     /// Where access logs go; nowhere when off.
     pub(crate) log: Option<LogSink>,
     pub(crate) wall: Wall,
+    /// Told when a health check changed something that the control thread acts on.
+    pub(crate) health_changed: Notify,
     began: Instant,
 }
 
@@ -37,6 +40,7 @@ impl Shared {
             registry,
             log,
             wall: Wall::System,
+            health_changed: Notify::new(),
             began: rt::now(),
         }
     }

@@ -111,6 +111,7 @@ pub fn static_view(
         connect_timeout: Duration::from_secs(10),
         limits: Limits::default(),
         outlier: None,
+        health_check: None,
     };
     let endpoint = Endpoint {
         priority: 0,
@@ -120,6 +121,7 @@ pub fn static_view(
         health: Health::Healthy,
         mtls: outside.mtls,
         workload: WorkloadRef::default(),
+        health_check: None,
     };
     let mut view = View::default();
     view.listeners.insert(NAME.to_owned(), Arc::new(listener));

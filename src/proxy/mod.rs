@@ -29,6 +29,7 @@ mod context;
 mod detect;
 mod dns;
 mod fixed;
+mod health;
 mod http;
 mod limit;
 mod observe;

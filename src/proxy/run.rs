@@ -8,16 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::mesh::View;
 use crate::net::{self, BindOptions};
-use crate::rt::{DrainSignal, Published, Reader, Tasks, memory};
+use crate::rt::{self, DrainSignal, Published, Reader, Tasks, memory};
 use crate::telemetry::Registry;
 use crate::tls::Material;
 
 use super::access_log::LogSink;
 use super::admin::{self, Admin};
 use super::context::Shared;
+use super::health;
 use super::options::Options;
 use super::tables::Tables;
 use super::tls::Identity;
@@ -116,6 +118,15 @@ pub async fn run_with(
     });
     let tasks = Tasks::new();
     admin::start(&admin, &tasks)?;
+    let reviews = health::review::run(Arc::clone(&shared), control.tables.reader());
+    tasks.spawn("outlier-reviews", reviews);
+    let checks = health::checks::run(
+        Arc::clone(&shared),
+        control.tables.reader(),
+        identities.clone(),
+        tasks.clone(),
+    );
+    tasks.spawn("health-checks", checks);
     tasks.spawn("memory", async {
         for started in STARTED {
             tokio::time::sleep(started).await;
@@ -147,6 +158,9 @@ pub async fn run_with(
             () = tokio::time::sleep(TRY_AGAIN), if control.incomplete() => {
                 control.listen()?;
             }
+            () = shared.health_changed.notified() => control.follow_health()?,
+            () = tokio::time::sleep_until(control.warm_by.unwrap_or_else(rt::now)),
+                if control.warm_by.is_some() => control.warm()?,
         }
     }
     control.drain(drain).await;
@@ -169,6 +183,8 @@ struct Control {
     began: bool,
     draining: bool,
     ready: Arc<AtomicBool>,
+    /// The first listeners wait for the first results of health checks, until then at most.
+    warm_by: Option<Instant>,
 }
 
 impl Control {
@@ -191,6 +207,7 @@ impl Control {
             began: false,
             draining: false,
             ready: Arc::default(),
+            warm_by: None,
         })
     }
 
@@ -220,15 +237,43 @@ impl Control {
         self.tables.publish(next);
         // Workers know the listener before its first connection comes.
         self.update();
+        if !self.began && !view.listeners.is_empty() {
+            let longest = health::first_round(&self.tables.load());
+            self.warm_by = longest.map(|longest| rt::now() + longest);
+        }
+        if self.warm_by.is_some() {
+            return Ok(());
+        }
+        self.open()
+    }
+
+    /// Opens the first listeners, whatever is known of endpoints.
+    fn warm(&mut self) -> Result<(), ProxyError> {
+        self.warm_by = None;
+        self.open()
+    }
+
+    fn open(&mut self) -> Result<(), ProxyError> {
         self.listen()?;
-        if !view.listeners.is_empty() {
+        if self.began {
             self.ready.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
+    /// Acts on what health checks have found.
+    fn follow_health(&mut self) -> Result<(), ProxyError> {
+        let tables = self.tables.load();
+        if self.warm_by.is_some() && health::first_round(&tables).is_none() {
+            self.warm()?;
+        }
+        Ok(())
+    }
+
     fn incomplete(&self) -> bool {
-        !self.draining && self.open.len() < self.tables.load().listeners.len()
+        self.warm_by.is_none()
+            && !self.draining
+            && self.open.len() < self.tables.load().listeners.len()
     }
 
     /// Opens what is to be open and closes what is not.

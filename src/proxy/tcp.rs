@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
-use tokio::time::Instant;
 
 use crate::mesh::ClusterKind;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId};
 
+use super::balance::outlier::{self, Outcome};
 use super::buffer::Buffer;
 use super::connect::{self, Target, dial};
 use super::context::{Conn, Live, Worker};
@@ -145,7 +145,6 @@ pub(crate) async fn serve(
     (mut stream, mut first): (Stream, Buffer),
     (cluster, idle): (Option<usize>, Duration),
 ) {
-    let begun = rt::now();
     let Some(cluster) = live.tables.cluster(cluster) else {
         let service = crate::telemetry::ServiceId::default();
         let whom = (service, PeerId::default());
@@ -153,7 +152,7 @@ pub(crate) async fn serve(
         return;
     };
     let mut target_of = None;
-    let dialed = match target(worker, &live, conn, cluster, begun).await {
+    let dialed = match target(worker, &live, conn, cluster).await {
         Ok(target) => {
             target_of = Some(target);
             match super::limit::connection(&cluster.counters, cluster.config.limits.max_connections)
@@ -169,6 +168,19 @@ pub(crate) async fn serve(
     let peer = target_of
         .and_then(|target| target.entry)
         .map_or_else(PeerId::default, |entry| entry.peer);
+    if let Some(entry) = target_of.and_then(|target| target.entry) {
+        let outcome = match &dialed {
+            Ok(_) => Some(Outcome::Connected),
+            // That says nothing of the endpoint.
+            Err(Failure::Overflow) => None,
+            Err(_) => Some(Outcome::Failed),
+        };
+        if let Some(outcome) = outcome {
+            outlier::record(cluster, entry, (outcome, None), || {
+                worker.shared.millis(rt::now())
+            });
+        }
+    }
     let (mut dialed, _slot) = match dialed {
         Ok(dialed) => dialed,
         Err(failure) => {
@@ -215,7 +227,6 @@ async fn target<'t>(
     live: &Live,
     conn: &Conn,
     cluster: &'t super::tables::ClusterTable,
-    begun: Instant,
 ) -> Result<Target<'t>, Failure> {
     if cluster.config.kind == ClusterKind::OriginalDestination {
         let address = connect::meant(worker, live, conn.meant, b"").await?;
@@ -224,7 +235,7 @@ async fn target<'t>(
             entry: None,
         });
     }
-    pick(cluster, &[], worker, begun)
+    pick(cluster, &[])
 }
 
 fn refused(

@@ -1,5 +1,7 @@
 //! Arbitrary canonical views, for properties.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
+use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
 };
@@ -291,24 +293,6 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         max_retries: d,
         max_requests_per_connection: e,
     });
-    let outlier = (
-        any::<u32>(),
-        any::<u32>(),
-        duration(),
-        duration(),
-        0..=100_u32,
-    )
-        .prop_map(
-            |(consecutive_5xx, consecutive_gateway, interval, base_ejection, percent)| {
-                OutlierDetection {
-                    consecutive_5xx,
-                    consecutive_gateway,
-                    interval,
-                    base_ejection,
-                    max_ejection_percent: percent,
-                }
-            },
-        );
     let kind = prop_oneof![
         2 => Just(ClusterKind::Discovered),
         1 => vec(socket(), 0..3).prop_map(ClusterKind::Static),
@@ -334,7 +318,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         option::of(tls),
         duration(),
         limits,
-        option::of(outlier),
+        option::of(health::outlier()),
+        option::of(health::check()),
     )
         .prop_map(
             |(
@@ -347,6 +332,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 connect_timeout,
                 limits,
                 outlier,
+                health_check,
             )| {
                 Cluster {
                     name,
@@ -358,6 +344,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                     connect_timeout,
                     limits,
                     outlier,
+                    health_check,
                 }
             },
         )
@@ -389,16 +376,20 @@ fn assignment() -> impl Strategy<Value = Assignment> {
         select(vec![Health::Healthy, Health::Unhealthy, Health::Draining]),
         any::<bool>(),
         workload,
+        prop_oneof![3 => Just(None), 1 => health::endpoint()],
     )
         .prop_map(
-            |(priority, locality, address, weight, health, mtls, workload)| Endpoint {
-                priority,
-                locality,
-                address,
-                weight,
-                health,
-                mtls,
-                workload,
+            |(priority, locality, address, weight, health, mtls, workload, health_check)| {
+                Endpoint {
+                    priority,
+                    locality,
+                    address,
+                    weight,
+                    health,
+                    mtls,
+                    workload,
+                    health_check,
+                }
             },
         );
     vec(endpoint, 0..6).prop_map(Assignment::new)

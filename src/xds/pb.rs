@@ -19,9 +19,10 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub(crate) use envoy_types::pb::envoy::r#type::v3::Percent;
+pub(crate) use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range, Percent};
 pub(crate) use envoy_types::pb::google::protobuf::{
-    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, Value, value,
+    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
+    value,
 };
 
 use std::net::{IpAddr, SocketAddr};

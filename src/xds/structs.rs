@@ -1,5 +1,7 @@
 //! Reading and writing `google.protobuf.Struct`, in which metadata is carried.
 
+use std::time::Duration;
+
 use super::pb::{ListValue, Struct, Value, core, value::Kind};
 
 /// Metadata that Istio's proxies know.
@@ -8,6 +10,9 @@ pub(crate) const ISTIO: &str = "istio";
 pub(crate) const MESHCTL: &str = "meshctl";
 /// Metadata that Envoy chooses a transport socket by.
 pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// What [`MESHCTL`] metadata of a cluster says about ejection by mean response time.
+pub(crate) const RESPONSE_TIME: &str = "outlierResponseTime";
 
 pub(crate) fn text(text: impl Into<String>) -> Value {
     Value {
@@ -19,6 +24,11 @@ pub(crate) fn number(number: u32) -> Value {
     Value {
         kind: Some(Kind::NumberValue(f64::from(number))),
     }
+}
+
+/// Protobuf's own text for durations.
+pub(crate) fn span(span: Duration) -> Value {
+    text(format!("{}.{:09}s", span.as_secs(), span.subsec_nanos()))
 }
 
 pub(crate) fn boolean(value: bool) -> Value {
@@ -80,6 +90,18 @@ pub(crate) fn as_number(fields: &Struct, key: &str) -> Option<u32> {
         Kind::StringValue(text) => text.parse().ok(),
         _ => None,
     }
+}
+
+/// Seconds with up to nine decimals and an `s`.
+pub(crate) fn as_span(fields: &Struct, key: &str) -> Option<Duration> {
+    let text = as_text(fields, key)?;
+    let (seconds, fraction) = match text.strip_suffix('s')?.split_once('.') {
+        Some((seconds, fraction)) => (seconds.to_owned(), fraction.to_owned()),
+        None => (text.strip_suffix('s')?.to_owned(), String::new()),
+    };
+    let nanos = format!("{fraction:0<9}");
+    (nanos.len() == 9).then_some(())?;
+    Some(Duration::new(seconds.parse().ok()?, nanos.parse().ok()?))
 }
 
 /// Also when written as text.

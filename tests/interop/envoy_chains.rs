@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshctl::mesh::cluster::{ClientTls, Limits, OutlierDetection, UpstreamProtocol};
+use meshctl::mesh::cluster::{ClientTls, Limits, UpstreamProtocol};
+use meshctl::mesh::health_check::{
+    Check, CheckPolicy, EndpointCheck, HealthCheck, HttpCheck, Method, StatusRange,
+};
 use meshctl::mesh::listener::{
     Chain, ChainAction, ChainMatch, Direction, HttpCodec, ServerTls, Transport,
 };
+use meshctl::mesh::outlier::{FailurePercentage, OutlierDetection, ResponseTime, SuccessRate};
 use meshctl::mesh::route::{
     Action, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch, PathRewrite,
     Pattern, QueryMatch, Redirect, Respond, Retry, Rewrite, Route, TextMatch, WeightedCluster,
@@ -505,7 +509,55 @@ fn kitchen_sink() -> View {
             consecutive_5xx: 0,
             interval: Duration::ZERO,
             max_ejection_percent: 200,
+            enforcing_consecutive_gateway: 200,
+            split_external_local_origin_errors: true,
+            success_rate: SuccessRate {
+                enforcing: 200,
+                ..SuccessRate::default()
+            },
+            failure_percentage: FailurePercentage {
+                enforcing_local_origin: 200,
+                threshold: 200,
+                ..FailurePercentage::default()
+            },
+            response_time: Some(ResponseTime::default()),
+            max_ejection: Some(Duration::ZERO),
+            max_ejection_jitter: Duration::from_secs(1),
             ..OutlierDetection::default()
+        }),
+        health_check: Some(HealthCheck {
+            no_traffic_interval: Duration::ZERO,
+            healthy_edge_interval: Some(Duration::ZERO),
+            alt_port: Some(80),
+            reuse_connection: false,
+            policy: CheckPolicy {
+                ignore_health_on_host_removal: true,
+                ignore_new_hosts_until_first_hc: true,
+                close_connections_on_failure: true,
+                always_log_failures: true,
+                always_log_success: true,
+            },
+            ..HealthCheck::new(
+                Check::Http(Box::new(HttpCheck {
+                    method: Method::Post,
+                    send: vec![0, 1],
+                    receive: vec![vec![2], vec![3]],
+                    response_buffer_size: Some(0),
+                    headers: HeaderOperations {
+                        set: [(text("host"), text("a")), (text("x-a"), text("50%"))].into(),
+                        ..HeaderOperations::default()
+                    },
+                    expected_statuses: vec![StatusRange {
+                        start: 100,
+                        end: 600,
+                    }],
+                    http2: true,
+                    service_name: Some(TextMatch::Prefix(String::new())),
+                    ..HttpCheck::default()
+                })),
+                Duration::ZERO,
+                Duration::ZERO,
+            )
         }),
         ..Cluster::clone(&cluster(name))
     };
@@ -534,6 +586,11 @@ fn kitchen_sink() -> View {
         },
         health,
         address: free(),
+        health_check: Some(Box::new(EndpointCheck {
+            disabled: priority == 5,
+            address: Some(address),
+            hostname: text("own"),
+        })),
         ..endpoints(&[address]).endpoints[0].clone()
     };
     view.endpoints.insert(

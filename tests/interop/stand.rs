@@ -137,6 +137,7 @@ pub(crate) fn cluster(name: &str) -> Arc<Cluster> {
         connect_timeout: Duration::from_secs(1),
         limits: Limits::default(),
         outlier: None,
+        health_check: None,
     })
 }
 
@@ -153,6 +154,7 @@ pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<Assignment> {
                 health: Health::Healthy,
                 mtls: false,
                 workload: WorkloadRef::default(),
+                health_check: None,
             })
             .collect(),
     ))

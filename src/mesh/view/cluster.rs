@@ -81,6 +81,7 @@ fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<E
             service: instance.canonical_service().to_owned(),
             version: instance.canonical_revision().to_owned(),
         },
+        health_check: None,
     })
 }
 
@@ -120,6 +121,7 @@ fn cluster(
         connect_timeout: pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         limits: pool.limits,
         outlier: policy.outlier,
+        health_check: None,
     }
 }
 

@@ -77,6 +77,7 @@ pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
         connect_timeout: CONNECT_TIMEOUT,
         limits: Limits::default(),
         outlier: None,
+        health_check: None,
     }
 }
 

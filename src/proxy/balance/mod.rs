@@ -13,17 +13,14 @@ use crate::mesh::cluster::LoadBalancer;
 
 use super::tables::{EndpointEntry, EndpointSet};
 
-/// Draws an endpoint that `refused` does not name. `now` is in milliseconds since the process
-/// began, for ejections.
+/// Draws an endpoint that `refused` does not name.
 pub(crate) fn pick<'s>(
     set: &'s EndpointSet,
     balancer: LoadBalancer,
     refused: &[u64],
-    now: u64,
 ) -> Option<&'s EndpointEntry> {
-    let usable = |entry: &EndpointEntry| {
-        !refused.contains(&entry.state.id) && !entry.state.outlier.is_ejected(now)
-    };
+    let usable =
+        |entry: &EndpointEntry| !refused.contains(&entry.state.id) && !entry.state.health.is_out();
     if let [only] = set.usable.as_slice() {
         return set.entries.get(*only).filter(|entry| usable(entry));
     }
@@ -86,14 +83,14 @@ mod tests {
         let set = endpoints(&[1, 1, 2]);
         let mut counts = [0; 3];
         for _ in 0..400 {
-            let entry = pick(&set, LoadBalancer::RoundRobin, &[], 0).unwrap();
+            let entry = pick(&set, LoadBalancer::RoundRobin, &[]).unwrap();
             counts[usize::from(entry.endpoint.address.port())] += 1;
         }
         assert_eq!(counts, [100, 100, 200]);
         let refused = [set.entries[2].state.id];
         let mut counts = [0; 3];
         for _ in 0..400 {
-            let entry = pick(&set, LoadBalancer::RoundRobin, &refused, 0).unwrap();
+            let entry = pick(&set, LoadBalancer::RoundRobin, &refused).unwrap();
             counts[usize::from(entry.endpoint.address.port())] += 1;
         }
         assert_eq!(counts, [200, 200, 0]);
@@ -105,7 +102,7 @@ mod tests {
         set.entries[0].state.active.store(10, Ordering::Relaxed);
         let idle = (0..1000)
             .filter(|_| {
-                pick(&set, LoadBalancer::LeastRequest, &[], 0)
+                pick(&set, LoadBalancer::LeastRequest, &[])
                     .unwrap()
                     .endpoint
                     .address
@@ -125,8 +122,8 @@ mod tests {
             LoadBalancer::LeastRequest,
             LoadBalancer::Random,
         ] {
-            assert!(pick(&set, balancer, &all, 0).is_none());
-            assert!(pick(&endpoints(&[]), balancer, &[], 0).is_none());
+            assert!(pick(&set, balancer, &all).is_none());
+            assert!(pick(&endpoints(&[]), balancer, &[]).is_none());
         }
     }
 }

@@ -143,15 +143,15 @@ impl Failure {
             Self::Connect(_) => upstream(
                 503,
                 Flag::Uf,
-                "upstream_reset_before_response_started{connection_failure}",
-                "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
                 CONNECT,
             ),
             Self::Tls(_) | Self::NoIdentity => upstream(
                 503,
                 Flag::Uf,
-                "upstream_reset_before_response_started{connection_failure,TLS_error}",
-                "upstream connect error or disconnect/reset before headers. reset reason: connection failure, transport failure reason: TLS error",
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport failure reason: TLS error",
                 CONNECT,
             ),
             Self::Broken => upstream(
@@ -190,7 +190,7 @@ impl Failure {
             Self::Timeout => proxy(
                 504,
                 Flag::Ut,
-                "upstream_response_timeout",
+                "response_timeout",
                 "upstream request timeout",
             ),
             Self::TryTimeout => upstream(
@@ -225,6 +225,24 @@ pub(crate) fn grpc_status(status: u16) -> u8 {
         404 => 12,
         429 | 502 | 503 | 504 => 14,
         _ => 2,
+    }
+}
+
+/// The HTTP status that a gRPC status stands for (Envoy's mapping).
+pub(crate) fn http_status(grpc: u8) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }
 

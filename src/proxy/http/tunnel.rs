@@ -38,7 +38,7 @@ pub(crate) async fn connect(
                 entry: None,
             })
     } else {
-        pick(cluster, &[], worker, crate::rt::now())
+        pick(cluster, &[])
     };
     let dialed = match target {
         Ok(target) => {

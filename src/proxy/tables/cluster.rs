@@ -1,13 +1,15 @@
 //! Clusters with their endpoints, and the state of endpoints that outlives a change.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Health, Locality, WorkloadRef};
 use crate::telemetry::{PeerId, PeerLabels, Registry, ServiceId};
 
-use super::super::balance::outlier::Outlier;
+use super::super::balance::outlier::{Detector, Monitor};
 use super::super::balance::smooth::Smooth;
+use super::super::health::check::CheckStats;
+use super::super::health::flags::{Flags, Why};
 use super::super::limit::Counters;
 
 /// A cluster, ready to be called.
@@ -21,6 +23,10 @@ pub(crate) struct ClusterTable {
     pub(crate) counters: Arc<Counters>,
     /// Who can be called.
     pub(crate) endpoints: Arc<EndpointSet>,
+    /// Ejection, where it is on.
+    pub(crate) outlier: Option<Arc<Detector>>,
+    /// Counts of health checks, where it is checked.
+    pub(crate) checks: Option<Arc<CheckStats>>,
     /// For telemetry.
     pub(crate) service: ServiceId,
 }
@@ -56,8 +62,10 @@ pub(crate) struct EndpointState {
     pub(crate) id: u64,
     /// Requests in flight.
     pub(crate) active: AtomicU32,
-    /// Failures in a row.
-    pub(crate) outlier: Outlier,
+    /// Why it is left out, beside what discovery says.
+    pub(crate) health: Flags,
+    /// How calls went, where the cluster has outlier detection.
+    monitor: OnceLock<Box<Monitor>>,
     /// Requests so far.
     pub(crate) requests: AtomicU64,
 }
@@ -69,9 +77,42 @@ impl EndpointState {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             active: AtomicU32::new(0),
-            outlier: Outlier::default(),
+            health: Flags::default(),
+            monitor: OnceLock::new(),
             requests: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.get().map(|monitor| &**monitor)
+    }
+}
+
+impl EndpointEntry {
+    /// Envoy's words for why it is left out, or `healthy`.
+    pub(crate) fn health_flags(&self) -> String {
+        let own = [
+            (Why::FailedCheck, "/failed_active_hc"),
+            (Why::Outlier, "/failed_outlier_check"),
+            (Why::Pending, "/pending_active_hc"),
+            (Why::CheckTimeout, "/active_hc_timeout"),
+        ];
+        let told = match self.endpoint.health {
+            Health::Healthy => "",
+            Health::Unhealthy => "/failed_eds_health",
+            Health::Draining => "/eds_status_draining",
+        };
+        let flags: String = own
+            .into_iter()
+            .filter(|(why, _)| self.state.health.holds(*why))
+            .map(|(_, name)| name)
+            .chain([told])
+            .collect();
+        if flags.is_empty() {
+            "healthy".to_owned()
+        } else {
+            flags
+        }
     }
 }
 
@@ -107,6 +148,7 @@ impl ClusterTable {
                     health: Health::Healthy,
                     mtls: false,
                     workload: WorkloadRef::default(),
+                    health_check: None,
                 })
                 .collect(),
             ClusterKind::OriginalDestination => Vec::new(),
@@ -116,14 +158,77 @@ impl ClusterTable {
             None => registry.named_service(&config.name, &config.name, ""),
         };
         let set = EndpointSet::build(endpoints, config, kept.map(|old| &*old.endpoints), registry);
+        let outlier = config
+            .outlier
+            .as_ref()
+            .map(|policy| Detector::build(policy, before.and_then(|old| old.outlier.as_ref())));
+        watch(&set, outlier.as_deref());
+        let checks = config.health_check.as_ref().map(|_| {
+            let old = before.and_then(|old| old.checks.as_ref());
+            old.map_or_else(Arc::default, Arc::clone)
+        });
+        let known = kept.map(|old| &*old.endpoints);
+        await_checks(&set, config.health_check.is_some(), known);
         Arc::new(Self {
             config: Arc::clone(config),
             assignment: assignment.cloned(),
             counters: before.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
             endpoints: Arc::new(set),
+            outlier,
+            checks,
             service,
         })
     }
+
+    /// Says that `entry` is left out for `why`, or no longer. True when that was news. Whatever is
+    /// worked out from the health of endpoints is worked out again here, off the path of requests.
+    #[expect(
+        clippy::unused_self,
+        reason = "shares of localities and priorities will follow from it"
+    )]
+    pub(crate) fn mark(&self, entry: &EndpointEntry, why: Why, on: bool) -> bool {
+        entry.state.health.set(why, on)
+    }
+}
+
+/// Leaves out endpoints that are to be checked, until they have passed. Those that were there before
+/// checks began stay in: requests may be on their way to them.
+fn await_checks(set: &EndpointSet, checked: bool, known: Option<&EndpointSet>) {
+    for entry in &set.entries {
+        let own = entry.endpoint.health_check.as_deref();
+        let health = &entry.state.health;
+        if checked && !own.is_some_and(|own| own.disabled) {
+            if health.set(Why::Watched, true) {
+                health.set(Why::Pending, true);
+                let stays = known.is_some_and(|known| {
+                    let id = entry.state.id;
+                    known.entries.iter().any(|old| old.state.id == id)
+                });
+                health.set(Why::FailedCheck, !stays);
+            }
+        } else if health.set(Why::Watched, false) {
+            for why in [Why::Pending, Why::FailedCheck, Why::CheckTimeout] {
+                health.set(why, false);
+            }
+        }
+    }
+}
+
+/// Gives every endpoint a place to be watched from, or lets those in again that were ejected by a
+/// policy that is gone.
+fn watch(set: &EndpointSet, outlier: Option<&Detector>) {
+    let Some(detector) = outlier else {
+        for entry in &set.entries {
+            entry.state.health.set(Why::Outlier, false);
+        }
+        return;
+    };
+    let mut out = 0;
+    for entry in &set.entries {
+        entry.state.monitor.get_or_init(Box::default);
+        out += usize::from(entry.state.health.holds(Why::Outlier));
+    }
+    detector.stats.recount(out);
 }
 
 impl EndpointSet {

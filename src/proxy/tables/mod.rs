@@ -124,6 +124,7 @@ pub(crate) mod testing {
             connect_timeout: std::time::Duration::from_secs(1),
             limits: Limits::default(),
             outlier: None,
+            health_check: None,
         }
     }
 
@@ -137,7 +138,19 @@ pub(crate) mod testing {
             health: Health::Healthy,
             mtls: false,
             workload: WorkloadRef::default(),
+            health_check: None,
         }
+    }
+
+    /// `config` with endpoints on ports 0 to `count`.
+    pub(crate) fn table(config: Cluster, count: u16) -> Arc<ClusterTable> {
+        let endpoints = (0..count).map(|port| endpoint(port, 1)).collect();
+        ClusterTable::build(
+            &Arc::new(config),
+            Some(&Arc::new(Assignment::new(endpoints))),
+            None,
+            &Registry::new(""),
+        )
     }
 
     /// Endpoints on ports 0, 1, 2 … with these weights.

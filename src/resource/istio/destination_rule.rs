@@ -276,12 +276,24 @@ fn outlier(value: &Value<'_>) -> OutlierDetection {
     if let Some(percent) = fields.count("maxEjectionPercent", 100) {
         outlier.max_ejection_percent = percent;
     }
-    for name in [
-        "minHealthPercent",
-        "splitExternalLocalOriginErrors",
-        "consecutiveLocalOriginFailures",
-        "outlierDetectionHttpErrorCodes",
-    ] {
+    outlier.split_external_local_origin_errors = fields
+        .boolean("splitExternalLocalOriginErrors")
+        .unwrap_or_default();
+    if let Some(value) = fields.get("consecutiveLocalOriginFailures") {
+        if outlier.split_external_local_origin_errors {
+            // Istio leaves Envoy's default in place of a zero.
+            if let Some(count @ 1..) = value.count(u32::MAX) {
+                outlier.consecutive_local_origin = count;
+            }
+        } else {
+            value.warn(
+                codes::IGNORED,
+                "consecutiveLocalOriginFailures counts only with splitExternalLocalOriginErrors",
+                "write splitExternalLocalOriginErrors: true, or remove it",
+            );
+        }
+    }
+    for name in ["minHealthPercent", "outlierDetectionHttpErrorCodes"] {
         fields.ignore(
             name,
             "consecutive5xxErrors and consecutiveGatewayErrors decide",

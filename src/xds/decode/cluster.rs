@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::super::pb::{HTTP_PROTOCOL_OPTIONS, UInt32Value, cluster, core, is_ads, upstream};
 use super::super::structs::{ISTIO, MESHCTL, as_list, as_number, as_struct, as_text, part};
 use super::fields::Fields;
-use super::{Fault, Members, duration_or, endpoint, mtls, unpack};
-use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
+use super::{Fault, Members, duration_or, endpoint, health, mtls, unpack};
+use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &THRESHOLDS, &OPTIONS];
+pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &COMMON, &THRESHOLDS, &OPTIONS];
 
 const CLUSTER: Fields = Fields {
     message: "Cluster",
@@ -21,23 +21,23 @@ const CLUSTER: Fields = Fields {
         (3, "eds_cluster_config"),
         (4, "connect_timeout"),
         (6, "lb_policy"),
+        (8, "health_checks"),
         (10, "circuit_breakers"),
         (19, "outlier_detection"),
         (24, "transport_socket"),
         (25, "metadata"),
+        (27, "common_lb_config"),
+        (31, "close_connections_on_host_health_failure"),
+        (32, "ignore_health_on_host_removal"),
         (33, "load_assignment"),
         (36, "typed_extension_protocol_options"),
         (43, "transport_socket_matches"),
     ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
-        (8, "health_checks"),
         (20, "cleanup_interval"),
-        (27, "common_lb_config"),
         (28, "alt_stat_name"),
         (30, "upstream_connection_options"),
-        (31, "close_connections_on_host_health_failure"),
-        (32, "ignore_health_on_host_removal"),
         (37, "least_request_lb_config"),
         (42, "lrs_server"),
         (47, "track_timeout_budgets"),
@@ -71,6 +71,20 @@ const CLUSTER: Fields = Fields {
         (52, "maglev_lb_config"),
         (59, "transport_socket_matcher"),
     ],
+};
+const COMMON: Fields = Fields {
+    message: "CommonLbConfig",
+    understood: &[(5, "ignore_new_hosts_until_first_hc")],
+    tuning: &[
+        (1, "healthy_panic_threshold"),
+        (2, "zone_aware_lb_config"),
+        (3, "locality_weighted_lb_config"),
+        (4, "update_merge_window"),
+        (6, "close_connections_on_host_set_change"),
+        (7, "consistent_hashing_lb_config"),
+        (8, "override_host_status"),
+    ],
+    refused: &[],
 };
 const THRESHOLDS: Fields = Fields {
     message: "CircuitBreakers.Thresholds",
@@ -114,6 +128,9 @@ pub(super) fn decode(
     ignored: &mut Vec<String>,
 ) -> Result<(Cluster, Members), Fault> {
     CLUSTER.audit(from, ignored)?;
+    if let Some(common) = &from.common_lb_config {
+        COMMON.audit(common, ignored)?;
+    }
     let (kind, members) = kind(from, ignored)?;
     let (protocol, max_requests_per_connection) = protocol(from, ignored)?;
     let original = kind == ClusterKind::OriginalDestination;
@@ -131,11 +148,8 @@ pub(super) fn decode(
                 Duration::from_secs(5),
             )?,
             limits: limits(from, max_requests_per_connection, ignored)?,
-            outlier: from
-                .outlier_detection
-                .as_ref()
-                .map(|outlier| ejection(outlier, ignored))
-                .transpose()?,
+            outlier: health::outlier(from, ignored)?,
+            health_check: health::check(from, ignored)?,
             kind,
         },
         members,
@@ -211,6 +225,7 @@ fn is_plain(endpoint: &Endpoint) -> bool {
             health: crate::mesh::Health::Healthy,
             mtls: false,
             workload: WorkloadRef::default(),
+            health_check: None,
         }
 }
 
@@ -362,35 +377,6 @@ fn limits(
         max_requests: value(thresholds.max_requests, 1024),
         max_retries: value(thresholds.max_retries, 3),
         max_requests_per_connection,
-    })
-}
-
-fn ejection(
-    from: &cluster::OutlierDetection,
-    ignored: &mut Vec<String>,
-) -> Result<OutlierDetection, Fault> {
-    let value = |value: Option<UInt32Value>, default| value.map_or(default, |value| value.value);
-    // Envoy ejects by success rate unless told not to; ours does not.
-    if value(from.enforcing_success_rate, 100) > 0 {
-        ignored.push("OutlierDetection.enforcing_success_rate".to_owned());
-    }
-    let enforced = |share, count| if share == 0 { 0 } else { count };
-    Ok(OutlierDetection {
-        consecutive_5xx: enforced(
-            value(from.enforcing_consecutive_5xx, 100),
-            value(from.consecutive_5xx, 5),
-        ),
-        consecutive_gateway: enforced(
-            value(from.enforcing_consecutive_gateway_failure, 0),
-            value(from.consecutive_gateway_failure, 5),
-        ),
-        interval: duration_or("interval", from.interval.as_ref(), Duration::from_secs(10))?,
-        base_ejection: duration_or(
-            "base_ejection_time",
-            from.base_ejection_time.as_ref(),
-            Duration::from_secs(30),
-        )?,
-        max_ejection_percent: value(from.max_ejection_percent, 10),
     })
 }
 

@@ -2,8 +2,8 @@
 
 use super::super::pb::{core, endpoint, to_address, to_locality};
 use super::super::structs::{ISTIO, MESHCTL, SOCKET_MATCH, as_text, part};
-use super::Fault;
 use super::fields::Fields;
+use super::{Fault, health};
 use crate::mesh::{Assignment, Endpoint, Health, WorkloadRef};
 
 /// For the page of what is supported.
@@ -42,9 +42,8 @@ const MEMBER: Fields = Fields {
 };
 const ADDRESS: Fields = Fields {
     message: "Endpoint",
-    understood: &[(1, "address")],
+    understood: &[(1, "address"), (2, "health_check_config")],
     tuning: &[
-        (2, "health_check_config"),
         (3, "hostname"),
         (4, "additional_addresses"),
         (5, "observability_name"),
@@ -83,6 +82,7 @@ pub(super) fn decode(
                     .and_then(|fields| as_text(fields, "tlsMode"))
                     .is_some_and(|mode| mode == "istio"),
                 workload: workload(member.metadata.as_ref()),
+                health_check: health::endpoint(at.health_check_config.as_ref(), address, ignored)?,
             });
         }
     }

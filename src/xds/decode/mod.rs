@@ -7,6 +7,7 @@
 mod cluster;
 mod endpoint;
 mod fields;
+mod health;
 mod listener;
 mod route;
 mod route_fields;

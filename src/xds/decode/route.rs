@@ -207,7 +207,10 @@ fn query_match(
     })
 }
 
-fn text(from: &matcher::StringMatcher, ignored: &mut Vec<String>) -> Result<TextMatch, Fault> {
+pub(super) fn text(
+    from: &matcher::StringMatcher,
+    ignored: &mut Vec<String>,
+) -> Result<TextMatch, Fault> {
     use matcher::string_matcher::MatchPattern;
     STRING.audit(from, ignored)?;
     match &from.match_pattern {
@@ -386,7 +389,7 @@ fn respond(
     })
 }
 
-fn operations(
+pub(super) fn operations(
     add: &[core::HeaderValueOption],
     remove: &[String],
 ) -> Result<HeaderOperations, Fault> {

@@ -9,8 +9,8 @@ use super::super::pb::{
     u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::mtls;
-use crate::mesh::cluster::{ClientTls, Limits, OutlierDetection, ServiceRef, UpstreamProtocol};
+use super::{health, mtls};
+use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
 /// `bytes_only`: no route leads here, so the peer must not expect requests.
@@ -34,7 +34,12 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         outlier_detection: from
             .outlier
             .as_ref()
-            .map(|outlier| ejection(outlier, client)),
+            .map(|outlier| health::outlier(outlier, client)),
+        health_checks: from
+            .health_check
+            .iter()
+            .map(|check| health::check(check, client))
+            .collect(),
         // One entry, so its order is no question.
         typed_extension_protocol_options: [(
             HTTP_PROTOCOL_OPTIONS.to_owned(),
@@ -63,6 +68,15 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         }
         ClusterKind::OriginalDestination => DiscoveryType::OriginalDst,
     };
+    if let Some(check) = &from.health_check {
+        to.ignore_health_on_host_removal = check.policy.ignore_health_on_host_removal;
+        to.close_connections_on_host_health_failure = check.policy.close_connections_on_failure;
+        if check.policy.ignore_new_hosts_until_first_hc {
+            to.common_lb_config
+                .get_or_insert_default()
+                .ignore_new_hosts_until_first_hc = true;
+        }
+    }
     to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
     if let Some(mtls) = &from.tls {
         secure(&mut to, mtls, alpn(from.protocol, bytes_only));
@@ -146,34 +160,6 @@ fn limits(limits: &Limits) -> cluster::CircuitBreakers {
     }
 }
 
-fn ejection(from: &OutlierDetection, client: Client) -> cluster::OutlierDetection {
-    // Envoy has "off" as a share of enforcement, and no zero of its own.
-    let enforced = |count: u32| u32_value(if count == 0 { 0 } else { 100 });
-    let wait = |wait: Duration| match client {
-        Client::Meshctl => duration(wait),
-        Client::Envoy | Client::Grpc => duration(wait.max(Duration::from_millis(1))),
-    };
-    cluster::OutlierDetection {
-        consecutive_5xx: (from.consecutive_5xx > 0)
-            .then_some(from.consecutive_5xx)
-            .and_then(u32_value),
-        enforcing_consecutive_5xx: enforced(from.consecutive_5xx),
-        consecutive_gateway_failure: (from.consecutive_gateway > 0)
-            .then_some(from.consecutive_gateway)
-            .and_then(u32_value),
-        enforcing_consecutive_gateway_failure: enforced(from.consecutive_gateway),
-        interval: wait(from.interval),
-        base_ejection_time: wait(from.base_ejection),
-        max_ejection_percent: u32_value(match client {
-            Client::Meshctl => from.max_ejection_percent,
-            Client::Envoy | Client::Grpc => from.max_ejection_percent.min(100),
-        }),
-        // Only what is asked for: Envoy would eject by success rate too.
-        enforcing_success_rate: u32_value(0),
-        ..Default::default()
-    }
-}
-
 fn protocol(from: &Cluster) -> upstream::HttpProtocolOptions {
     use options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options as options;
@@ -247,8 +233,13 @@ fn about(from: &Cluster, client: Client) -> Option<core::Metadata> {
         };
         ("loadBalancer", text(name))
     });
+    let slow = from
+        .outlier
+        .as_ref()
+        .filter(|_| client == Client::Meshctl)
+        .and_then(health::response_time);
     metadata([
         (ISTIO, service.unwrap_or_default()),
-        (MESHCTL, object(balancer)),
+        (MESHCTL, object(balancer.into_iter().chain(slow))),
     ])
 }

@@ -2,6 +2,7 @@
 
 use super::super::pb::{address, core, endpoint, locality, u32_value};
 use super::super::structs::{ISTIO, MESHCTL, SOCKET_MATCH, metadata, object, text};
+use super::health;
 use crate::mesh::{Assignment, Client, Endpoint, Health, WorkloadRef};
 
 /// Endpoints of one priority and locality stand together, in canonical order.
@@ -54,6 +55,7 @@ fn one(endpoint: &Endpoint, client: Client) -> endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
             endpoint::Endpoint {
                 address: Some(address(endpoint.address)),
+                health_check_config: endpoint.health_check.as_deref().map(health::endpoint),
                 ..Default::default()
             },
         )),

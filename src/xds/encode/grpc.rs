@@ -205,6 +205,7 @@ fn members(cluster: &Cluster, view: &View) -> Option<Assignment> {
                     health: Health::Healthy,
                     mtls: false,
                     workload: WorkloadRef::default(),
+                    health_check: None,
                 })
                 .collect(),
         )),

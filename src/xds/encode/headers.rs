@@ -42,7 +42,7 @@ fn allowed(name: &str, client: Client) -> bool {
     client != Client::Envoy || !(is_host(name) || name.starts_with(':') || name.is_empty())
 }
 
-fn removals(operations: &HeaderOperations, client: Client) -> Vec<String> {
+pub(super) fn removals(operations: &HeaderOperations, client: Client) -> Vec<String> {
     operations
         .remove
         .iter()
@@ -51,7 +51,10 @@ fn removals(operations: &HeaderOperations, client: Client) -> Vec<String> {
         .collect()
 }
 
-fn additions(operations: &HeaderOperations, client: Client) -> Vec<core::HeaderValueOption> {
+pub(super) fn additions(
+    operations: &HeaderOperations,
+    client: Client,
+) -> Vec<core::HeaderValueOption> {
     use core::header_value_option::HeaderAppendAction as Action;
     let option = |(name, value): (&String, &String), action: Action| core::HeaderValueOption {
         header: Some(core::HeaderValue {

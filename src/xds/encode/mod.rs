@@ -8,6 +8,7 @@ mod cluster;
 mod endpoint;
 mod grpc;
 mod headers;
+mod health;
 mod listener;
 mod route;
 pub mod secret;

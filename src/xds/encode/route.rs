@@ -214,7 +214,7 @@ fn query_match(from: &QueryMatch, client: Client) -> route::QueryParameterMatche
 }
 
 /// `None` is "is present".
-fn text_match(from: &TextMatch, client: Client) -> Option<matcher::StringMatcher> {
+pub(super) fn text_match(from: &TextMatch, client: Client) -> Option<matcher::StringMatcher> {
     use matcher::string_matcher::MatchPattern;
     let pattern = match from {
         TextMatch::Present => return None,

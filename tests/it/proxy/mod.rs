@@ -2,10 +2,12 @@
 
 mod admin;
 mod balance;
+mod checked;
 mod http1;
 mod http2;
 mod http2_safety;
 mod mtls;
+mod outlier;
 mod resilience;
 mod support;
 mod tcp;

@@ -20,17 +20,17 @@ use super::support::*;
 
 const ALPN: [&str; 5] = ["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"];
 
-struct Mesh {
+pub(super) struct Mesh {
     authority: Authority,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let authority = Authority::generate("cluster.local", Wall::System.millis()).unwrap();
         Self { authority }
     }
 
-    fn identity(&self, account: &str) -> Arc<Material> {
+    pub(super) fn identity(&self, account: &str) -> Arc<Material> {
         self.identity_for(account, Duration::from_hours(1))
     }
 
@@ -40,7 +40,7 @@ impl Mesh {
     }
 }
 
-fn id(account: &str) -> SpiffeId {
+pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "default", account)
 }
 
@@ -54,7 +54,7 @@ fn workload(name: &str) -> WorkloadRef {
     }
 }
 
-fn options(name: &str) -> Options {
+pub(super) fn options(name: &str) -> Options {
     Options {
         workers: 1,
         workload: workload(name),
@@ -63,7 +63,7 @@ fn options(name: &str) -> Options {
 }
 
 /// Takes mTLS only, and carries it to `app`.
-fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> View {
+pub(super) fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> View {
     let mut local = cluster("inbound|80||");
     local.kind = ClusterKind::Static(vec![app]);
     local.protocol = UpstreamProtocol::Downstream;
@@ -99,7 +99,7 @@ fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> View {
     views.0
 }
 
-fn http() -> ChainAction {
+pub(super) fn http() -> ChainAction {
     ChainAction::Http {
         routes: "in".to_owned(),
         codec: HttpCodec::Auto,
@@ -107,7 +107,12 @@ fn http() -> ChainAction {
 }
 
 /// Carries plaintext from `bind` to the peer at `to`, which must be `principal`.
-fn outward(bind: SocketAddr, to: SocketAddr, principal: &str, protocol: UpstreamProtocol) -> Views {
+pub(super) fn outward(
+    bind: SocketAddr,
+    to: SocketAddr,
+    principal: &str,
+    protocol: UpstreamProtocol,
+) -> Views {
     let mut remote = cluster("app");
     remote.protocol = protocol;
     remote.tls = Some(ClientTls {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meshctl::mesh::cluster::{Limits, OutlierDetection};
+use meshctl::mesh::cluster::Limits;
 use meshctl::mesh::route::{Action, Retry, RetryOn};
 use meshctl::rt::Tasks;
 use tokio::io::AsyncWriteExt as _;
@@ -196,26 +196,4 @@ async fn connections_are_limited_and_waited_for() {
     for answer in futures_util::future::join_all(answers).await {
         assert_eq!(status(&answer), 200, "{answer}");
     }
-}
-
-#[tokio::test]
-async fn failing_endpoints_are_ejected() {
-    let (good, bad) = (App::start("good"), App::answering("bad", 500));
-    let bind = free();
-    let mut watched = cluster("app");
-    watched.outlier = Some(OutlierDetection {
-        consecutive_5xx: 3,
-        max_ejection_percent: 50,
-        ..OutlierDetection::default()
-    });
-    let view = Views::default()
-        .http("t", bind)
-        .routes("t", vec![route(Action::Forward(forward(&[("app", 1)])))])
-        .cluster(watched, vec![endpoint(good.address), endpoint(bad.address)])
-        .0;
-    let _proxy = Proxy::start(view).await;
-    for _ in 0..40 {
-        get(bind, "/").await;
-    }
-    assert_eq!((good.hits(), bad.hits()), (37, 3));
 }

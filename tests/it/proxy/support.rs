@@ -318,6 +318,7 @@ pub(crate) fn cluster(name: &str) -> Cluster {
         connect_timeout: Duration::from_secs(5),
         limits: Limits::default(),
         outlier: None,
+        health_check: None,
     }
 }
 
@@ -336,6 +337,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
             version: "v1".to_owned(),
             instance: "app-v1-0".to_owned(),
         },
+        health_check: None,
     }
 }
 

@@ -3,12 +3,13 @@
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::rt;
 
-use super::super::super::balance::outlier::Outcome;
+use super::super::super::balance::outlier::{self, Outcome};
 use super::super::super::connect::Target;
 use super::super::super::pool;
 use super::super::super::tables::EndpointEntry;
@@ -17,7 +18,7 @@ use super::super::drive::{Drive, End, Relay, SeenHead, nothing_written};
 use super::super::head::Edits;
 use super::super::leg::Leg;
 use super::super::plan::HeadOut;
-use super::super::respond::Failure;
+use super::super::respond::{Failure, http_status};
 use super::tries::{Calling, Tried};
 
 struct Active<'e>(&'e EndpointEntry);
@@ -95,12 +96,12 @@ impl Calling<'_> {
                         .overflowed
                         .fetch_add(1, Ordering::Relaxed);
                 } else {
-                    self.judge(&target, Outcome::Failed);
+                    self.judge(&target, Outcome::Failed, None);
                 }
                 return undelivered(failure);
             }
             None => {
-                self.judge(&target, Outcome::Failed);
+                self.judge(&target, Outcome::TooLate, None);
                 return undelivered(too_late(self.deadline));
             }
         };
@@ -109,7 +110,7 @@ impl Calling<'_> {
             Ok(up) => up,
             Err(failure) => {
                 if !kept {
-                    self.judge(&target, Outcome::Failed);
+                    self.judge(&target, Outcome::Failed, None);
                 }
                 return Tried {
                     reused: kept,
@@ -119,6 +120,10 @@ impl Calling<'_> {
         };
         let reused = up.reused;
 
+        let timed = self.cluster.outlier.as_deref();
+        let begun = timed
+            .filter(|detector| detector.wants_times())
+            .map(|_| rt::now());
         let relay_retry = retry.filter(|_| may_retry && self.replay.is_whole());
         let edits = self
             .routed
@@ -166,9 +171,18 @@ impl Calling<'_> {
         self.ended.received += drive.received;
         self.ended.sent += drive.sent;
         drop(active);
-        self.finish(&target, seen, &end, down, uploaded);
+        if let Some(seen) = seen {
+            self.ended.status = seen.status;
+            self.ended.grpc_status = seen.grpc_status;
+            self.ended.close |= seen.close || !uploaded || !down.is_drained();
+            self.ended.upstream_time = Some(seen.at.duration_since(call.begun));
+        }
         if call.facts.grpc && self.ended.grpc_status.is_none() {
             self.ended.grpc_status = up.leg.grpc_status();
+        }
+        if let Some(outcome) = self.outcome(seen, &end) {
+            let took = begun.zip(seen).map(|(begun, seen)| seen.at - begun);
+            self.judge(&target, outcome, took);
         }
         let delivered = !nothing_written(&up.leg);
         if matches!(end, End::Switched) {
@@ -193,35 +207,28 @@ impl Calling<'_> {
         }
     }
 
-    /// Takes note of how a try went.
-    fn finish(
-        &mut self,
-        target: &Target<'_>,
-        seen: Option<SeenHead>,
-        end: &End,
-        down: &Leg,
-        uploaded: bool,
-    ) {
-        if let Some(seen) = seen {
-            self.ended.status = seen.status;
-            self.ended.grpc_status = seen.grpc_status;
-            self.ended.close |= seen.close || !uploaded || !down.is_drained();
-            self.ended.upstream_time = Some(seen.at.duration_since(self.call.begun));
-        }
+    /// What a try says of the endpoint; nothing when it ended for other reasons.
+    fn outcome(&self, seen: Option<SeenHead>, end: &End) -> Option<Outcome> {
+        // A call is as good as its own status, wherever that stood.
+        let answered = |status| match self.ended.grpc_status {
+            Some(grpc) if self.call.facts.grpc => Outcome::Status(http_status(grpc)),
+            _ => Outcome::Status(status),
+        };
         match (end, seen) {
-            (End::CallerGone | End::Failed(Failure::BadBody), _) => {}
-            (End::Retry(status), _) => self.judge(target, Outcome::Status(*status)),
-            (End::Failed(_) | End::Cut, _) => self.judge(target, Outcome::Failed),
-            (_, Some(seen)) => self.judge(target, Outcome::Status(seen.status)),
-            (_, None) => {}
+            (End::CallerGone | End::Failed(Failure::BadBody), _) => None,
+            (End::Retry(status), _) => Some(Outcome::Status(*status)),
+            (End::Failed(Failure::Timeout | Failure::TryTimeout), _) => Some(Outcome::TooLate),
+            (End::Failed(_) | End::Cut, _) => Some(Outcome::Failed),
+            (_, Some(seen)) => Some(answered(seen.status)),
+            (_, None) => None,
         }
     }
 
-    fn judge(&self, target: &Target<'_>, outcome: Outcome) {
-        if let (Some(policy), Some(entry)) = (&self.cluster.config.outlier, target.entry) {
-            let now = self.call.worker.shared.millis(rt::now());
-            let set = &self.cluster.endpoints;
-            entry.state.outlier.record(policy, set, outcome, now);
+    /// Tells outlier detection how a try went; `took` is the time to the answer's head.
+    fn judge(&self, target: &Target<'_>, outcome: Outcome, took: Option<Duration>) {
+        if let (Some(_), Some(entry)) = (&self.cluster.outlier, target.entry) {
+            let now = || self.call.worker.shared.millis(rt::now());
+            outlier::record(self.cluster, entry, (outcome, took), now);
         }
     }
 }

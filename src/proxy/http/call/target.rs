@@ -1,12 +1,9 @@
 //! Where a try goes.
 
-use tokio::time::Instant;
-
 use crate::mesh::ClusterKind;
 
 use super::super::super::balance;
 use super::super::super::connect::{self, Target};
-use super::super::super::context::Worker;
 use super::super::super::tables::ClusterTable;
 use super::super::respond::Failure;
 use super::tries::Calling;
@@ -28,28 +25,19 @@ impl<'c> Calling<'c> {
                 entry: None,
             });
         }
-        pick(self.cluster, &self.refused, call.worker, call.begun)
+        pick(self.cluster, &self.refused)
     }
 }
 
 /// Draws an endpoint of a cluster that has its own.
-pub(crate) fn pick<'t>(
-    cluster: &'t ClusterTable,
-    refused: &[u64],
-    worker: &Worker,
-    now: Instant,
-) -> Result<Target<'t>, Failure> {
+pub(crate) fn pick<'t>(cluster: &'t ClusterTable, refused: &[u64]) -> Result<Target<'t>, Failure> {
     let set = &cluster.endpoints;
     let balancer = cluster.config.load_balancer;
-    let now = match cluster.config.outlier {
-        Some(_) => worker.shared.millis(now),
-        None => 0,
-    };
-    let entry = balance::pick(set, balancer, refused, now)
+    let entry = balance::pick(set, balancer, refused)
         // Every endpoint was tried: start over rather than give up.
         .or_else(|| match refused {
             [] => None,
-            _ => balance::pick(set, balancer, &[], now),
+            _ => balance::pick(set, balancer, &[]),
         })
         .ok_or(Failure::NoEndpoint)?;
     Ok(Target {

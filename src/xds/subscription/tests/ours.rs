@@ -156,6 +156,7 @@ fn a_view_is_complete_when_everything_named_has_come() {
         connect_timeout: std::time::Duration::from_secs(1),
         limits: crate::mesh::cluster::Limits::default(),
         outlier: None,
+        health_check: None,
     };
     view.clusters.insert("c".to_owned(), Arc::new(cluster));
     let mut server = DeltaServer::new(Arc::new(encode(&view, &node)), 1);

@@ -1,0 +1,38 @@
+//! Whether endpoints are well: active health checks, and the reviews of outlier detection.
+//!
+//! Runs beside the data path, on the control thread's runtime. What it finds are flags of endpoints
+//! ([`flags`]), which choices read. What a result means ([`check`]) is a function of it; asking
+//! ([`probe`]) knows nothing of what for; [`checks`] brings both together.
+
+pub(crate) mod check;
+pub(crate) mod checks;
+pub(crate) mod flags;
+pub(crate) mod numbers;
+mod probe;
+pub(crate) mod review;
+
+use std::time::Duration;
+
+use super::tables::Tables;
+use flags::Why;
+
+/// What a first result may be late by.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long first results may take at most; none when nobody waits for one.
+pub(crate) fn first_round(tables: &Tables) -> Option<Duration> {
+    let pending = tables.clusters.iter().filter_map(|cluster| {
+        let policy = cluster.config.health_check.as_ref()?;
+        let entries = &cluster.endpoints.entries;
+        let waits = |entry: &super::tables::EndpointEntry| {
+            entry.state.health.holds(Why::Pending) && entry.state.health.is_out()
+        };
+        entries.iter().any(waits).then(|| {
+            policy
+                .timeout
+                .saturating_add(policy.initial_jitter)
+                .saturating_add(GRACE)
+        })
+    });
+    pending.max()
+}
