@@ -11,6 +11,8 @@ use crate::tls::material::{Material, Pems};
 
 /// What is carried from where to where.
 #[derive(Debug, clap::Args)]
+// The command's own arguments have the group that is named by default.
+#[group(id = "carried")]
 pub(crate) struct Args {
     /// Carry everything from one address to another, without a control plane
     #[arg(id = "static_pair", long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]
@@ -23,7 +25,7 @@ pub(crate) struct Args {
     called: Side,
     /// Files of a certificate with its chain, its key, and the roots of peers
     #[arg(
-        long,
+        long = "static-identity",
         value_name = "CHAIN,KEY,ROOTS",
         hide = true,
         requires = "static_pair",
