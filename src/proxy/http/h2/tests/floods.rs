@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::frame::Reason;
 use super::super::session::{Arrived, Config};
-use super::{GET, cx, frame, get, post, server};
+use super::{GET, frame, get, post, server};
 use crate::rt;
 
 type Frames = Box<dyn Iterator<Item = Vec<u8>>>;
