@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -19,7 +18,8 @@ use crate::rt::{self, HashMap};
 use super::buffer::Buffer;
 use super::connect::{Target, dial};
 use super::context::{Live, Worker};
-use super::http::h2::client;
+use super::http::h2::client::Client;
+use super::http::h2::session::Config;
 use super::http::leg::H1Leg;
 use super::http::respond::Failure;
 use super::limit::{self, ConnectionSlot};
@@ -82,40 +82,14 @@ pub(crate) struct Tag {
 /// An HTTP/2 connection to an endpoint.
 #[derive(Debug)]
 pub(crate) struct Multiplexed {
-    pub(crate) send: h2::client::SendRequest<Bytes>,
-    pub(crate) closed: Rc<Cell<bool>>,
+    pub(crate) client: Client,
     pub(crate) mtls: bool,
     generation: u64,
     /// Requests so far.
     pub(crate) uses: Cell<u32>,
-    /// Requests now.
-    streams: Cell<usize>,
+    /// When it was looked at last and not idle.
+    used: Cell<Instant>,
     pub(crate) local: Option<SocketAddr>,
-}
-
-/// One stream of a shared connection.
-#[derive(Debug)]
-pub(crate) struct StreamSlot(Rc<Multiplexed>);
-
-impl StreamSlot {
-    pub(crate) fn new(shared: Rc<Multiplexed>) -> Self {
-        shared.streams.set(shared.streams.get() + 1);
-        Self(shared)
-    }
-}
-
-impl std::ops::Deref for StreamSlot {
-    type Target = Multiplexed;
-
-    fn deref(&self) -> &Multiplexed {
-        &self.0
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-    }
 }
 
 /// A connection for one request.
@@ -124,7 +98,7 @@ pub(crate) enum Lease {
     /// To be given back.
     H1(Box<H1Leg>, Tag),
     /// Shared.
-    H2(StreamSlot),
+    H2(Rc<Multiplexed>),
 }
 
 impl Lease {
@@ -181,7 +155,12 @@ impl Pools {
         self.by_key.borrow_mut().retain(|_, pool| {
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < IDLE && idle.leg.io.is_quiet());
-            pool.shared.retain(|shared| !shared.closed.get());
+            pool.shared.retain(|shared| {
+                if !shared.client.is_idle() {
+                    shared.used.set(now);
+                }
+                shared.client.is_open() && now.duration_since(shared.used.get()) < IDLE
+            });
             !pool.idle.is_empty() || !pool.shared.is_empty() || pool.connecting
         });
     }
@@ -231,15 +210,9 @@ impl Pools {
         let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(key).or_default();
         pool.shared.retain(|shared| {
-            !shared.closed.get() && (max_uses == 0 || shared.uses.get() < max_uses)
+            shared.client.is_open() && (max_uses == 0 || shared.uses.get() < max_uses)
         });
-        let free = pool.shared.iter().find(|shared| {
-            let most = shared
-                .send
-                .current_max_send_streams()
-                .min(client::MAX_STREAMS);
-            shared.streams.get() < most
-        });
+        let free = pool.shared.iter().find(|shared| shared.client.has_room());
         match free {
             Some(shared) => Shared::Use(Rc::clone(shared)),
             None if pool.connecting => Shared::Wait(Rc::clone(&pool.changed)),
@@ -354,7 +327,7 @@ pub(crate) async fn http2(
     let max_uses = cluster.config.limits.max_requests_per_connection;
     loop {
         match worker.pools.multiplexed(key, max_uses) {
-            Shared::Use(shared) => return Ok(Lease::H2(StreamSlot::new(shared))),
+            Shared::Use(shared) => return Ok(Lease::H2(shared)),
             Shared::Wait(changed) => changed.notified().await,
             Shared::Connect => break,
         }
@@ -366,18 +339,18 @@ pub(crate) async fn http2(
     };
     let slot = slot(cluster).ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
-    let (send, closed) = Box::pin(client::start(dialed.stream, slot))
-        .await
-        .map_err(|error| Failure::Connect(format!("{}: {error}", target.address)))?;
     let shared = Rc::new(Multiplexed {
-        send,
-        closed,
+        client: Client::start(
+            (dialed.stream, slot),
+            Config::default(),
+            &worker.shared.registry,
+        ),
         mtls: dialed.mtls,
         generation: dialed.generation,
         uses: Cell::new(0),
-        streams: Cell::new(0),
+        used: Cell::new(rt::now()),
         local: dialed.local,
     });
     connecting.made = Some(Rc::clone(&shared));
-    Ok(Lease::H2(StreamSlot::new(shared)))
+    Ok(Lease::H2(shared))
 }

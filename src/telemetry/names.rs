@@ -92,6 +92,12 @@ pub const OVERFLOW: Metric = counter(
     "Events counted under unknown because there were too many label sets.",
 );
 
+/// HTTP/2 connections that were ended over what the peer did, by side and by what it was.
+pub const HTTP2_ENDED: Metric = counter(
+    "meshctl_http2_connections_ended_total",
+    "HTTP/2 connections ended over a fault of the peer.",
+);
+
 /// Upper bounds of histograms, in thousandths of their unit (ms or bytes): Envoy's defaults.
 pub const BOUNDS_MILLI: [u64; 19] = [
     500,

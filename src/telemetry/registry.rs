@@ -33,6 +33,8 @@ struct Inner {
     routes: Interned<String>,
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
+    /// By side and fault.
+    http2_ended: BTreeMap<(&'static str, &'static str), u64>,
     cluster_id: String,
 }
 
@@ -149,6 +151,11 @@ impl Registry {
         self.overflow.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Says that an HTTP/2 connection on `side` (`downstream` or `upstream`) was ended over `fault`.
+    pub fn http2_ended(&self, side: &'static str, fault: &'static str) {
+        *self.lock().http2_ended.entry((side, fault)).or_default() += 1;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the numbers are still usable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -247,6 +254,13 @@ impl Registry {
                 })
                 .collect::<Vec<_>>()
         };
+        let ended = inner
+            .http2_ended
+            .iter()
+            .map(|((side, fault), count)| Sample {
+                labels: vec![("side", (*side).to_owned()), ("fault", (*fault).to_owned())],
+                value: Value::Counter(*count),
+            });
         let families = [
             (names::REQUESTS, requests),
             (names::REQUEST_DURATION, duration),
@@ -257,6 +271,7 @@ impl Registry {
             (names::TCP_CLOSED, tcp(|cells| cells.closed.get())),
             (names::TCP_SENT, tcp(|cells| cells.sent.get())),
             (names::TCP_RECEIVED, tcp(|cells| cells.received.get())),
+            (names::HTTP2_ENDED, ended.collect()),
             (
                 names::OVERFLOW,
                 vec![Sample {

@@ -17,7 +17,8 @@ use crate::tls::material::{Material, Pems};
 
 /// What is carried from where to where.
 #[derive(Debug, clap::Args)]
-#[group(id = "carry")]
+// The command's own arguments have the group that is named by default.
+#[group(id = "carried")]
 pub(crate) struct Args {
     /// Carry everything from one address to another, without a control plane
     #[arg(id = "static_pair", long = "static", value_name = "LISTEN=UPSTREAM", hide = true, conflicts_with_all = ["service", "app"])]

@@ -2,7 +2,6 @@
 
 use std::task::{Context, Poll, ready};
 
-use h2::client::ResponseFuture;
 use tokio::time::Instant;
 
 use crate::rt;
@@ -11,6 +10,7 @@ use super::super::tables::route::RetryTable;
 use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
 use super::h1::parse;
+use super::h2::stream::StreamError;
 use super::head::{Edits, ResponseOut};
 use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
 use super::plan::Facts;
@@ -22,8 +22,6 @@ use super::{Framing, Version};
 pub(crate) struct Drive<'d> {
     pub(crate) down: &'d mut Leg,
     pub(crate) up: &'d mut Leg,
-    /// The answer over HTTP/2.
-    pub(crate) response: Option<ResponseFuture>,
     pub(crate) replay: &'d mut Replay,
     pub(crate) relay: Relay<'d>,
     /// The request has gone up, as far as it will.
@@ -177,9 +175,9 @@ impl Drive<'_> {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Failure>> {
         loop {
-            let head = match &mut self.response {
-                None => ready!(self.poll_text_head(cx))?,
-                Some(_) => ready!(self.poll_h2_head(cx))?,
+            let head = match self.up {
+                Leg::H1(_) => ready!(self.poll_text_head(cx))?,
+                Leg::H2(_) => ready!(self.poll_h2_head(cx))?,
             };
             match head {
                 Head::Informational => {}
@@ -240,63 +238,40 @@ impl Drive<'_> {
     }
 
     fn poll_h2_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
-        let Some(response) = &mut self.response else {
+        let Leg::H2(up) = &mut *self.up else {
             return Poll::Ready(Err(Failure::BadResponse));
         };
-        if let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
-            let scan = fields::scan(Fields::Map(informational.headers()))
-                .map_err(|_| Failure::BadResponse)?;
-            let parts = Parts {
-                status: informational.status().as_u16(),
-                reason: reason(informational.status().as_u16()),
-                fields: Fields::Map(informational.headers()),
-                scan: &scan,
-                framing: Framing::None,
-                text: false,
-                reusable: true,
-            };
-            return Poll::Ready(self.relay.pass(self.down, &parts, self.replay.is_whole()));
-        }
-        let response = match ready!(std::pin::Pin::new(response).poll(cx)) {
-            Ok(response) => response,
-            Err(error) => return Poll::Ready(Err(h2_failure(&error))),
-        };
-        let (head, body) = response.into_parts();
-        let scan = fields::scan(Fields::Map(&head.headers)).map_err(|_| Failure::BadResponse)?;
-        let status = head.status.as_u16();
-        let bodiless = self.relay.facts.head || matches!(status, 204 | 304);
+        let (head, end) = ready!(up.poll_head(cx)).map_err(h2_failure)?;
+        let fields = Fields::Block(&head);
+        let scan = fields::scan(fields).map_err(|_| Failure::BadResponse)?;
+        let status = head.status;
+        let bodiless = self.relay.facts.head || status < 200 || matches!(status, 204 | 304);
         let framing = match scan.length {
             _ if bodiless => Framing::None,
-            _ if body.is_end_stream() => Framing::Length(0),
+            _ if end => Framing::Length(0),
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
         let parts = Parts {
             status,
             reason: reason(status),
-            fields: Fields::Map(&head.headers),
+            fields,
             scan: &scan,
             framing,
             text: false,
             reusable: true,
         };
-        let head = self.relay.pass(self.down, &parts, self.replay.is_whole());
-        if let Leg::H2(up) = &mut *self.up {
-            up.recv = Some(body);
-        }
-        Poll::Ready(head)
+        Poll::Ready(self.relay.pass(self.down, &parts, self.replay.is_whole()))
     }
 }
 
-/// What an HTTP/2 error means.
-pub(crate) fn h2_failure(error: &h2::Error) -> Failure {
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
-        // h2 ends only those streams on a GOAWAY that the peer says it has not looked at.
-        _ if error.is_go_away() && error.is_remote() => Failure::RefusedStream,
-        _ if error.is_reset() => Failure::Reset,
-        _ if error.is_go_away() || error.is_io() => Failure::Broken,
-        _ => Failure::BadResponse,
+/// What the end of a stream means.
+pub(crate) fn h2_failure(error: StreamError) -> Failure {
+    match error {
+        StreamError::Refused => Failure::RefusedStream,
+        StreamError::Reset(_) => Failure::Reset,
+        StreamError::Malformed(_) => Failure::BadResponse,
+        StreamError::Broken | StreamError::Stalled => Failure::Broken,
     }
 }
 
@@ -349,13 +324,8 @@ impl Relay<'_> {
                 out.write_text(&mut leg.out);
             }
             Leg::H2(leg) => {
-                let head = out.to_h2().ok_or(Failure::BadResponse)?;
                 let end = matches!(framing, Framing::None | Framing::Length(0));
-                if let Some(respond) = &mut leg.respond {
-                    // Fails only when the caller is gone, which the body's first write reports.
-                    leg.send = respond.send_response(head, end).ok();
-                }
-                leg.sent_end = end;
+                leg.answer(end, |head| out.write_h2(head));
             }
         }
         if switch {
@@ -409,12 +379,7 @@ impl Relay<'_> {
         };
         match down {
             Leg::H1(leg) => out.write_text(&mut leg.out),
-            Leg::H2(leg) => {
-                if let (Some(respond), Some(head)) = (&mut leg.respond, out.to_h2()) {
-                    // An informational answer that cannot be sent is not missed.
-                    let _sent = respond.send_informational(head);
-                }
-            }
+            Leg::H2(leg) => leg.inform(|head| out.write_h2(head)),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Header fields of either version, and what a proxy must know from them.
 
-use http::HeaderMap;
-
 use super::Framing;
+use super::h2::block::Block;
 
 /// Largest head, in bytes; Envoy's default.
 pub(crate) const MAX_HEAD: usize = 60 * 1024;
@@ -16,8 +15,8 @@ pub(crate) const PEER: &str = "x-meshctl-peer";
 pub(crate) enum Fields<'m> {
     /// Read from text.
     Text(&'m [httparse::Header<'m>]),
-    /// Read by `h2`.
-    Map(&'m HeaderMap),
+    /// Read from HTTP/2.
+    Block(&'m Block),
 }
 
 impl<'m> Fields<'m> {
@@ -29,11 +28,20 @@ impl<'m> Fields<'m> {
                     visit(field.name.as_bytes(), field.value);
                 }
             }
-            Self::Map(map) => {
-                for (name, value) in map {
-                    visit(name.as_str().as_bytes(), value.as_bytes());
+            Self::Block(block) => block.each(|_, name, value| visit(name, value)),
+        }
+    }
+
+    /// As [`Fields::each`], with what each name is.
+    pub(crate) fn each_known(self, mut visit: impl FnMut(Name, &'m [u8], &'m [u8])) {
+        match self {
+            Self::Text(fields) => {
+                for field in fields {
+                    let name = field.name.as_bytes();
+                    visit(classify(name), name, field.value);
                 }
             }
+            Self::Block(block) => block.each(visit),
         }
     }
 
@@ -44,7 +52,7 @@ impl<'m> Fields<'m> {
                 .iter()
                 .find(|field| field.name.eq_ignore_ascii_case(name))
                 .map(|field| field.value),
-            Self::Map(map) => map.get(name).map(http::HeaderValue::as_bytes),
+            Self::Block(block) => block.first(name),
         }
     }
 }
@@ -59,6 +67,7 @@ pub(crate) enum Name {
     /// `keep-alive`, `proxy-connection`: about one connection only.
     Hop,
     Te,
+    Cookie,
     Upgrade,
     TransferEncoding,
     ContentLength,
@@ -77,6 +86,7 @@ pub(crate) fn classify(name: &[u8]) -> Name {
     let (candidate, text) = match name.len() {
         2 => (Name::Te, "te"),
         4 => (Name::Host, "host"),
+        6 => (Name::Cookie, "cookie"),
         7 => (Name::Upgrade, "upgrade"),
         10 if name.first().is_some_and(|first| first | 0x20 == b'k') => (Name::Hop, "keep-alive"),
         10 => (Name::Connection, "connection"),
@@ -188,8 +198,13 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
     let mut scan = Scan::default();
     let mut bad = None;
-    fields.each(|name, value| match classify(name) {
-        Name::Other | Name::Hop | Name::ClientCert | Name::AttemptCount | Name::ServiceTime => {}
+    fields.each_known(|known, _, value| match known {
+        Name::Other
+        | Name::Cookie
+        | Name::Hop
+        | Name::ClientCert
+        | Name::AttemptCount
+        | Name::ServiceTime => {}
         Name::Host => {
             if scan.host.replace(value).is_some() {
                 bad = Some(BadFields::SeveralHosts);

@@ -3,18 +3,23 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
-
 use crate::mesh::route::HeaderOperations;
 
 use super::fields::{Fields, Name, Scan, classify};
-use super::respond::{Failure, reason};
+use super::h2::block::{Block, is_field};
+use super::h2::send::HeadWriter;
+use super::respond::reason;
 use super::{Framing, Version};
 
 /// Where fields are written.
 trait Sink {
+    /// A field from anywhere.
     fn put(&mut self, name: &[u8], value: &[u8]);
-    fn put_typed(&mut self, name: &HeaderName, value: &HeaderValue);
+
+    /// A field that was read over HTTP/2, which says whether it may be put into a table.
+    fn put_known(&mut self, _: Name, name: &[u8], value: &[u8], _sensitive: bool) {
+        self.put(name, value);
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -24,43 +29,54 @@ impl Sink for Vec<u8> {
         self.extend_from_slice(value);
         self.extend_from_slice(b"\r\n");
     }
-
-    fn put_typed(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.put(name.as_str().as_bytes(), value.as_bytes());
-    }
 }
 
-impl Sink for HeaderMap {
+impl Sink for Block {
     fn put(&mut self, name: &[u8], value: &[u8]) {
         // What reached this point was read as a field before; what configuration got wrong is left out.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-        {
-            self.append(name, value);
+        if !is_field(name, value) {
+            return;
+        }
+        let kind = classify(name);
+        if name.iter().any(u8::is_ascii_uppercase) {
+            Self::put(self, kind, &name.to_ascii_lowercase(), value, false);
+        } else {
+            Self::put(self, kind, name, value, false);
         }
     }
 
-    fn put_typed(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.append(name.clone(), value.clone());
+    fn put_known(&mut self, kind: Name, name: &[u8], value: &[u8], sensitive: bool) {
+        Self::put(self, kind, name, value, sensitive);
     }
 }
 
-fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(&[u8]) -> bool) {
+impl Sink for HeadWriter<'_> {
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        if is_field(name, value) {
+            self.any_field(name, value);
+        }
+    }
+
+    fn put_known(&mut self, _: Name, name: &[u8], value: &[u8], sensitive: bool) {
+        self.field(name, value, sensitive);
+    }
+}
+
+fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(Name, &[u8]) -> bool) {
     match fields {
         Fields::Text(fields) => {
             for field in fields {
-                if keep(field.name.as_bytes()) {
-                    sink.put(field.name.as_bytes(), field.value);
+                let name = field.name.as_bytes();
+                if keep(classify(name), name) {
+                    sink.put(name, field.value);
                 }
             }
         }
-        Fields::Map(map) => {
-            for (name, value) in map {
-                if keep(name.as_str().as_bytes()) {
-                    sink.put_typed(name, value);
-                }
+        Fields::Block(block) => block.each_field(|kind, name, value, sensitive| {
+            if keep(kind, name) {
+                sink.put_known(kind, name, value, sensitive);
             }
-        }
+        }),
     }
 }
 
@@ -146,7 +162,7 @@ pub(crate) struct RequestOut<'r> {
 
 impl RequestOut<'_> {
     fn write_fields(&self, sink: &mut impl Sink) {
-        copy(self.fields, sink, |name| match classify(name) {
+        copy(self.fields, sink, |known, name| match known {
             Name::Connection
             | Name::Hop
             | Name::Te
@@ -158,6 +174,7 @@ impl RequestOut<'_> {
             | Name::ClientCert => false,
             Name::AttemptCount => self.inbound,
             Name::Other
+            | Name::Cookie
             | Name::ContentType
             | Name::GrpcStatus
             | Name::ForwardedProto
@@ -202,30 +219,22 @@ impl RequestOut<'_> {
     }
 
     /// The head as HTTP/2.
-    pub(crate) fn to_h2(&self, tls: bool) -> Result<Request<()>, Failure> {
-        let bad = |()| Failure::Malformed("http2.invalid_head");
-        let mut head = Request::new(());
-        *head.method_mut() = Method::from_bytes(self.method).map_err(|_| bad(()))?;
-        let uri = Uri::builder()
-            .scheme(if tls { "https" } else { "http" })
-            .authority(self.authority)
-            .path_and_query(self.path);
-        *head.uri_mut() = uri.build().map_err(|_| bad(()))?;
-        *head.version_mut() = http::Version::HTTP_2;
-        self.write_fields(head.headers_mut());
+    pub(crate) fn to_block(&self, tls: bool) -> Block {
+        let mut head = Block::default();
+        let scheme = if tls { &b"https"[..] } else { b"http" };
+        head.set_request((self.method, scheme), (self.authority, self.path));
+        self.write_fields(&mut head);
         if let Framing::Length(length) = self.framing {
-            head.headers_mut()
-                .insert(http::header::CONTENT_LENGTH, length.into());
+            put_length(&mut head, length);
         }
         if self.scan.te_trailers {
-            head.headers_mut()
-                .insert(http::header::TE, HeaderValue::from_static("trailers"));
+            Sink::put(&mut head, b"te", b"trailers");
         }
-        Ok(head)
+        head
     }
 }
 
-fn put_length(out: &mut Vec<u8>, length: u64) {
+fn put_length(out: &mut impl Sink, length: u64) {
     let mut text = itoa::Buffer::new();
     out.put(b"content-length", text.format(length).as_bytes());
 }
@@ -269,7 +278,7 @@ pub(crate) struct ResponseOut<'r> {
 impl ResponseOut<'_> {
     fn write_fields(&self, sink: &mut impl Sink) {
         let informational = self.status < 200 && !self.switch;
-        copy(self.fields, sink, |name| match classify(name) {
+        copy(self.fields, sink, |known, name| match known {
             Name::Connection
             | Name::Hop
             | Name::Upgrade
@@ -279,6 +288,7 @@ impl ResponseOut<'_> {
             // Of an answer without a body the length is what it would have been.
             Name::ContentLength => self.framing == Framing::None,
             Name::Other
+            | Name::Cookie
             | Name::Te
             | Name::Host
             | Name::ContentType
@@ -321,16 +331,13 @@ impl ResponseOut<'_> {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// The head as HTTP/2.
-    pub(crate) fn to_h2(&self) -> Option<Response<()>> {
-        let mut head = Response::new(());
-        *head.status_mut() = http::StatusCode::from_u16(self.status).ok()?;
-        self.write_fields(head.headers_mut());
+    /// Writes the head as HTTP/2.
+    pub(crate) fn write_h2(&self, out: &mut HeadWriter<'_>) {
+        out.status(self.status);
+        self.write_fields(out);
         if let Framing::Length(length) = self.framing {
-            head.headers_mut()
-                .insert(http::header::CONTENT_LENGTH, length.into());
+            put_length(out, length);
         }
-        Some(head)
     }
 }
 
@@ -416,14 +423,10 @@ impl Answer {
         }
     }
 
-    /// The head as HTTP/2.
-    pub(crate) fn to_h2(&self, edits: Edits<'_>) -> Response<()> {
-        let mut head = Response::new(());
-        if let Ok(status) = http::StatusCode::from_u16(self.status()) {
-            *head.status_mut() = status;
-        }
-        self.fields(head.headers_mut(), edits);
-        head
+    /// Writes the head as HTTP/2.
+    pub(crate) fn write_h2(&self, edits: Edits<'_>, out: &mut HeadWriter<'_>) {
+        out.status(self.status());
+        self.fields(out, edits);
     }
 }
 

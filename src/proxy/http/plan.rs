@@ -14,6 +14,7 @@ use super::super::context::{Conn, Live, Worker};
 use super::super::tables::route::ForwardTable;
 use super::super::tables::{ClusterTable, RouteAction};
 use super::fields::{Fields, Scan};
+use super::h2::block::Block;
 use super::head::{Answer, Edits, RequestOut};
 use super::path::normalise;
 use super::respond::Failure;
@@ -102,7 +103,7 @@ pub(crate) enum HeadOut {
     /// HTTP/1.1, without its last line end; in a byte string of the connection's.
     Text(Vec<u8>),
     /// HTTP/2.
-    H2(Box<http::Request<()>>),
+    H2(Block),
 }
 
 /// A route's parts again, from its indexes.
@@ -365,7 +366,7 @@ fn decide(
                 facts,
                 (found.route, forward, edits),
                 text,
-            )?;
+            );
             Ok(Then::Forward(Chosen {
                 at,
                 target,
@@ -388,7 +389,7 @@ fn head_out(
     facts: Facts,
     (route, forward, edits): (&Route, &Forward, Edits<'_>),
     mut text: Vec<u8>,
-) -> Result<HeadOut, Failure> {
+) -> HeadOut {
     let path = match &forward.rewrite.path {
         None => Cow::Borrowed(seen.path),
         Some(rewrite) => Cow::Owned(rewritten(rewrite, &route.matches.path, seen.path)),
@@ -412,11 +413,11 @@ fn head_out(
     // Another protocol can only be asked for over HTTP/1.
     if !facts.upgrade && speaks_http2(cluster, facts.version) {
         let tls = cluster.config.tls.is_some();
-        return out.to_h2(tls).map(|head| HeadOut::H2(Box::new(head)));
+        return HeadOut::H2(out.to_block(tls));
     }
     text.clear();
     out.write_text(&mut text);
-    Ok(HeadOut::Text(text))
+    HeadOut::Text(text)
 }
 
 /// Whether `cluster` is called by HTTP/2 for a caller that speaks `version`.

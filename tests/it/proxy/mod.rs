@@ -5,6 +5,7 @@ mod balance;
 mod checked;
 mod http1;
 mod http2;
+mod http2_safety;
 mod introduced;
 mod lifecycle;
 mod mtls;

@@ -106,7 +106,7 @@ impl Calling<'_> {
             }
         };
         let kept = lease.was_used();
-        let mut up = match self.begin(lease).await {
+        let mut up = match self.begin(lease) {
             Ok(up) => up,
             Err(failure) => {
                 if !kept {
@@ -139,7 +139,6 @@ impl Calling<'_> {
         let mut drive = Drive {
             down,
             up: &mut up.leg,
-            response: up.response.take(),
             replay: &mut self.replay,
             relay: Relay {
                 edits,

@@ -1,8 +1,11 @@
 //! Putting a request on a connection.
 
+use std::rc::Rc;
+
 use super::super::super::context::introduction;
-use super::super::super::pool::{Lease, StreamSlot, Tag};
+use super::super::super::pool::{Lease, Multiplexed, Tag};
 use super::super::drive::h2_failure;
+use super::super::h2::block::Block;
 use super::super::leg::{H1Leg, H2Leg, Leg, Writer};
 use super::super::plan::HeadOut;
 use super::super::respond::Failure;
@@ -13,18 +16,18 @@ use super::tries::Calling;
 pub(super) struct Up {
     pub(super) leg: Leg,
     pub(super) tag: Option<Tag>,
-    pub(super) response: Option<h2::client::ResponseFuture>,
     pub(super) sent_end: bool,
     pub(super) reused: bool,
-    pub(super) _slot: Option<StreamSlot>,
+    /// The connection stays while the stream is on it.
+    pub(super) _shared: Option<Rc<Multiplexed>>,
 }
 
 impl Calling<'_> {
     /// Puts the head (and what went up in an earlier try) on the connection.
-    pub(super) async fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
+    pub(super) fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
         match (lease, &self.call.chosen.head) {
             (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(leg, tag, head)),
-            (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head).await,
+            (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head),
             _ => Err(Failure::BadResponse),
         }
     }
@@ -62,51 +65,42 @@ impl Calling<'_> {
         Up {
             leg: Leg::H1(leg),
             tag: Some(tag),
-            response: None,
             sent_end: false,
             reused,
-            _slot: None,
+            _shared: None,
         }
     }
 
-    async fn begin_h2(
-        &mut self,
-        shared: StreamSlot,
-        head: &http::Request<()>,
-    ) -> Result<Up, Failure> {
-        let ready = shared.send.clone().ready().await;
-        let mut send = ready.map_err(|error| {
-            // It said goodbye: nobody else should try it.
-            shared.closed.set(true);
-            h2_failure(&error)
-        })?;
-        let mut head = head.clone();
-        if self.tries > 1 && !self.call.conn.inbound() {
-            head.headers_mut()
-                .insert("x-envoy-attempt-count", self.tries.into());
-        }
+    fn begin_h2(&mut self, shared: Rc<Multiplexed>, head: &Block) -> Result<Up, Failure> {
         let uses = shared.uses.get();
-        if shared.mtls && uses == 0 {
-            let own = introduction(&self.call.worker.shared.options.workload);
-            if let Ok(own) = own.parse() {
-                head.headers_mut().insert(fields::PEER, own);
+        let facts = &self.call.facts;
+        let end = facts.framing == Framing::None;
+        let tries = (self.tries > 1 && !self.call.conn.inbound()).then_some(self.tries);
+        let opened = shared.client.open((end, facts.head), |out| {
+            out.request(head);
+            if let Some(tries) = tries {
+                let mut text = itoa::Buffer::new();
+                let tries = text.format(tries).as_bytes();
+                out.field(b"x-envoy-attempt-count", tries, false);
             }
-        }
+            if shared.mtls && uses == 0 {
+                let own = introduction(&self.call.worker.shared.options.workload);
+                out.field(fields::PEER.as_bytes(), own.as_bytes(), false);
+            }
+        });
+        let stream = opened.map_err(h2_failure)?;
         shared.uses.set(uses.saturating_add(1));
         self.ended.upstream_local = shared.local;
-        let end = self.call.facts.framing == Framing::None;
-        let (response, stream) = send
-            .send_request(head, end)
-            .map_err(|error| h2_failure(&error))?;
-        let mut leg = H2Leg::calling(stream, end);
-        leg.push(&self.replay.kept).map_err(|_| Failure::Reset)?;
+        let mut leg = H2Leg::new(stream, end);
+        if !self.replay.kept.is_empty() {
+            leg.push(&self.replay.kept);
+        }
         Ok(Up {
             leg: Leg::H2(leg),
             tag: None,
-            response: Some(response),
             sent_end: end,
             reused: uses > 0,
-            _slot: Some(shared),
+            _shared: Some(shared),
         })
     }
 }

@@ -1,42 +1,84 @@
 //! HTTP/2 connections to endpoints.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use crate::rt;
+use crate::telemetry::Registry;
 
 use super::super::super::limit::ConnectionSlot;
 use super::super::super::stream::Stream;
-use super::super::fields::MAX_HEAD;
-use super::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW};
+use super::carry::Carrier;
+use super::handle::{Handle, Shared};
+use super::send::HeadWriter;
+use super::session::{Config, Role, Session};
+use super::stream::StreamError;
 
 /// Streams on one connection; more open another.
 pub(crate) const MAX_STREAMS: usize = 512;
 
-/// Begins HTTP/2 on `stream` and starts the task that carries it. The flag is set when the
-/// connection has ended; the slot is held until then.
-pub(crate) async fn start(
-    stream: Stream,
-    slot: ConnectionSlot,
-) -> Result<(SendRequest<Bytes>, Rc<Cell<bool>>), h2::Error> {
-    let (send, connection) = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-        .max_send_buffer_size(256 * 1024)
-        .enable_push(false)
-        .handshake::<_, Bytes>(stream)
-        .await?;
-    let closed = Rc::new(Cell::new(false));
-    let flag = Rc::clone(&closed);
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
-        }
-        flag.set(true);
-        drop(slot);
-    });
-    Ok((send, closed))
+/// A connection to an endpoint. When it is dropped, what has begun goes on and then it ends.
+#[derive(Debug)]
+pub(crate) struct Client {
+    session: Shared,
+}
+
+impl Client {
+    /// Begins HTTP/2 on `stream` and starts the task that carries it, which holds the slot.
+    pub(crate) fn start(
+        (stream, slot): (Stream, ConnectionSlot),
+        config: Config,
+        registry: &Arc<Registry>,
+    ) -> Self {
+        let registry = Arc::clone(registry);
+        let session = Session::new(Role::Client, config, rt::now());
+        let session = Rc::new(RefCell::new(session));
+        let own = Rc::clone(&session);
+        tokio::task::spawn_local(async move {
+            let mut carrier = Carrier::new(stream);
+            poll_fn(|cx| carrier.poll(cx, &own, || true)).await;
+            if let Some(fault) = own.borrow().fault() {
+                registry.http2_ended("upstream", fault.detail);
+                tracing::debug!(%fault, "HTTP/2 connection to an endpoint ended");
+            }
+            drop(slot);
+            // What never got an end does now.
+            own.borrow_mut().close();
+            carrier.finish().await;
+        });
+        Self { session }
+    }
+
+    /// Whether another stream can be opened, now or when one ends.
+    pub(crate) fn is_open(&self) -> bool {
+        self.session.borrow().is_open()
+    }
+
+    /// Whether another stream can be opened now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.session.borrow().has_room(MAX_STREAMS)
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.session.borrow().len() == 0
+    }
+
+    /// See [`Session::open`].
+    pub(crate) fn open(
+        &self,
+        (end, bodiless): (bool, bool),
+        write: impl FnOnce(&mut HeadWriter<'_>),
+    ) -> Result<Handle, StreamError> {
+        let at = self.session.borrow_mut().open((end, bodiless), write)?;
+        Ok(Handle::new(Rc::clone(&self.session), at))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.session.borrow_mut().leave(rt::now());
+    }
 }

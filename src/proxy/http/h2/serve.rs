@@ -1,190 +1,211 @@
-//! Serving an HTTP/2 connection: a task for each stream.
+//! Serving an HTTP/2 connection: one task for the connection, and lanes that serve its streams.
+//!
+//! A lane is a task that serves one stream after the other, as a connection of HTTP/1 does: there
+//! are as many as streams were under way at once, and none on a connection that rests.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::{Builder, Connection, SendResponse};
-use http::Request;
+use tokio::time::Instant;
 
 use crate::mesh::route::HeaderOperations;
 use crate::rt;
 use crate::telemetry::ServiceId;
 
 use super::super::super::buffer::take_text;
-use super::super::super::context::{Conn, Worker};
+use super::super::super::context::{Conn, Live, Worker};
 use super::super::super::observe;
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::super::call::{self, Call, Ended};
-use super::super::fields::{self, Fields, MAX_FIELDS, MAX_HEAD};
+use super::super::fields::{self, Fields};
 use super::super::h1::serve::{Routes, failed};
 use super::super::head::{Answer, Edits};
 use super::super::leg::{H2Leg, Leg};
-use super::super::plan::{Ask, Facts, RouteAt, Then, plan};
+use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, plan};
 use super::super::respond::Failure;
 use super::super::{Framing, Version};
-use super::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW};
+use super::carry::Carrier;
+use super::frame::Reason;
+use super::handle::{self, Handle};
+use super::session::{Arrived, Config, Role, Session};
 
-/// Streams of a caller at once (Istio's gateways allow 1024; h2's own default is no limit).
-const MAX_STREAMS: u32 = 1000;
-/// Streams that were reset before they were looked at; more end the connection (CVE-2023-44487).
-const MAX_RESETS: usize = 100;
-/// A connection without streams is closed after this long (Envoy's default).
-const IDLE: Duration = Duration::from_hours(1);
+/// Lanes without work are kept this long.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What the streams of a connection share.
 struct Shared {
     worker: Rc<Worker>,
     conn: Conn,
     routes: RefCell<Routes>,
-    streams: Cell<usize>,
+    session: handle::Shared,
+    /// Lanes without work.
+    free: RefCell<Vec<Rc<Lane>>>,
+    over: Cell<bool>,
+}
+
+/// Where a lane gets its work.
+#[derive(Default)]
+struct Lane {
+    work: Cell<Option<Arrived>>,
+    waker: Cell<Option<Waker>>,
+    over: Cell<bool>,
+}
+
+impl Lane {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Ends what belongs to a connection when its task ends, however it does.
+struct Ending(Rc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.over.set(true);
+        self.0.session.borrow_mut().close();
+        self.0.end_lanes();
+    }
 }
 
 /// Serves `stream` by the route table named `table`.
 pub(crate) async fn serve(worker: Rc<Worker>, conn: Conn, table: Rc<str>, stream: Stream) {
-    let handshake = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(MAX_RESETS)
-        .max_concurrent_reset_streams(MAX_RESETS)
-        .max_send_buffer_size(256 * 1024)
-        .handshake::<_, Bytes>(stream);
-    let connection = match handshake.await {
-        Ok(connection) => connection,
-        Err(error) => {
-            tracing::debug!(%error, "HTTP/2 connection could not begin");
-            return;
-        }
-    };
+    let session = Session::new(Role::Server, Config::default(), rt::now());
     let shared = Rc::new(Shared {
         worker,
         conn,
         routes: RefCell::new(Routes::new(table)),
-        streams: Cell::new(0),
+        session: Rc::new(RefCell::new(session)),
+        free: RefCell::default(),
+        over: Cell::new(false),
     });
-    run(connection, &shared).await;
+    let _ending = Ending(Rc::clone(&shared));
+    let mut carrier = Carrier::new(stream);
+    run(&mut carrier, &shared).await;
+    if let Some(fault) = shared.session.borrow().fault() {
+        let registry = &shared.worker.shared.registry;
+        registry.http2_ended("downstream", fault.detail);
+        tracing::debug!(remote = %shared.conn.remote, %fault, "HTTP/2 connection ended");
+    }
+    Box::pin(carrier.finish()).await;
 }
 
-async fn run(mut connection: Connection<Stream, Bytes>, shared: &Rc<Shared>) {
+async fn run(carrier: &mut Carrier, shared: &Rc<Shared>) {
     let mut alarm = Alarm::default();
+    let mut rested: Option<Instant> = None;
+    let state = &shared.conn.state;
     let mut leaving = false;
     loop {
-        let state = &shared.conn.state;
-        if state.draining.get() && !leaving {
-            // h2 sends GOAWAY twice: a warning first, the last stream's number a round trip later.
-            connection.graceful_shutdown();
-            leaving = true;
-        }
-        let deadline = rt::now() + IDLE;
         let told = state.wake.notified();
         let mut told = std::pin::pin!(told);
-        let accepted = poll_fn(|cx| {
-            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
-                return Poll::Ready(Some(accepted));
+        let over = poll_fn(|cx| {
+            if !leaving
+                && (state.draining.get() || std::future::Future::poll(told.as_mut(), cx).is_ready())
+            {
+                return Poll::Ready(false);
             }
-            if !leaving && std::future::Future::poll(told.as_mut(), cx).is_ready() {
-                return Poll::Ready(None);
+            if carrier
+                .poll(cx, &shared.session, || shared.begin_arrived())
+                .is_ready()
+            {
+                return Poll::Ready(true);
             }
-            if shared.streams.get() == 0 && alarm.poll(cx, deadline).is_ready() {
-                return Poll::Ready(Some(None));
+            if shared.free.borrow().is_empty() || shared.session.borrow().len() > 0 {
+                rested = None;
+                return Poll::Pending;
+            }
+            let until = *rested.get_or_insert_with(|| rt::now() + LINGER);
+            if alarm.poll(cx, until).is_ready() {
+                shared.end_lanes();
             }
             Poll::Pending
         })
         .await;
-        match accepted {
-            None => {}
-            Some(None) => return,
-            Some(Some(Err(error))) => {
-                tracing::debug!(%error, "HTTP/2 connection ended");
-                return;
-            }
-            Some(Some(Ok((request, respond)))) => {
-                shared.streams.set(shared.streams.get() + 1);
-                let shared = Rc::clone(shared);
-                tokio::task::spawn_local(async move {
-                    let _one = OnDrop(&shared.streams);
-                    one(&shared, request, respond).await;
-                });
-            }
+        if over {
+            return;
+        }
+        if state.draining.get() {
+            shared.session.borrow_mut().leave(rt::now());
+            leaving = true;
         }
     }
 }
 
-/// Counts a stream as ended, even one whose task panicked.
-struct OnDrop<'s>(&'s Cell<usize>);
+impl Shared {
+    /// Gives streams that came to lanes. Whether there were any.
+    fn begin_arrived(self: &Rc<Self>) -> bool {
+        let mut any = false;
+        loop {
+            let arrived = self.session.borrow_mut().arrived(rt::now);
+            let Some(arrived) = arrived else {
+                return any;
+            };
+            any = true;
+            let free = self.free.borrow_mut().pop();
+            if let Some(lane) = free {
+                lane.work.set(Some(arrived));
+                lane.wake();
+            } else {
+                let lane = Rc::new(Lane::default());
+                lane.work.set(Some(arrived));
+                tokio::task::spawn_local(run_lane(Rc::clone(self), lane));
+            }
+        }
+    }
 
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+    fn end_lanes(&self) {
+        for lane in self.free.take() {
+            lane.over.set(true);
+            lane.wake();
+        }
+    }
+}
+
+async fn run_lane(shared: Rc<Shared>, lane: Rc<Lane>) {
+    let mut alarm = Alarm::default();
+    loop {
+        let work = poll_fn(|cx| {
+            let work = lane.work.take();
+            if work.is_some() || lane.over.get() {
+                return Poll::Ready(work);
+            }
+            lane.waker.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        let Some(work) = work else { return };
+        one(&shared, work, &mut alarm).await;
+        if shared.over.get() {
+            return;
+        }
+        shared.free.borrow_mut().push(Rc::clone(&lane));
     }
 }
 
 /// Answers one stream.
-async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: SendResponse<Bytes>) {
+async fn one(shared: &Rc<Shared>, arrived: Arrived, alarm: &mut Alarm) {
     let begun = rt::now();
     let (worker, conn) = (&shared.worker, &shared.conn);
     let live = worker.live();
-    let routes = shared.routes.borrow_mut().index(&live);
-    let (head, body) = request.into_parts();
-    let empty = body.is_end_stream();
-    let mut alarm = Alarm::default();
-    let planned = (|| {
-        if head.headers.len() > MAX_FIELDS {
-            return Err(Failure::HeadTooLarge);
-        }
-        let scan = fields::scan(Fields::Map(&head.headers))
-            .map_err(|_| Failure::Malformed("http2.invalid_head"))?;
-        if scan.chunked {
-            return Err(Failure::Malformed("http2.invalid_head"));
-        }
-        if head.method == http::Method::CONNECT {
-            return Err(Failure::Method);
-        }
-        let framing = match scan.length {
-            _ if empty => Framing::None,
-            Some(0) | None => Framing::Chunked,
-            Some(length) => Framing::Length(length),
-        };
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
-        let ask = Ask {
-            method: head.method.as_str().as_bytes(),
-            target: target.as_bytes(),
-            authority: head
-                .uri
-                .authority()
-                .map(|authority| authority.as_str().as_bytes())
-                .or(scan.host),
-            version: Version::Http2,
-            fields: Fields::Map(&head.headers),
-            scan: &scan,
-            framing,
-        };
-        let mut plan = plan(worker, &live, conn, routes, &ask, take_text())?;
-        plan.head_bytes = head
-            .headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 4)
-            .sum::<usize>()
-            .try_into()
-            .unwrap_or(0);
-        Ok(plan)
-    })();
-    let mut down = Leg::H2(H2Leg::called(body, respond));
+    let handle = Handle::new(Rc::clone(&shared.session), (arrived.key, arrived.id));
+    let leg = H2Leg::new(handle, false);
+    if arrived.head.fault_of_request().is_some() {
+        leg.reset(Reason::PROTOCOL_ERROR);
+    }
+    let planned = shared.plan(&live, &arrived);
+    drop(arrived);
+    let mut down = Leg::H2(leg);
     let plan = match planned {
         Ok(plan) => plan,
         Err(failure) => {
             let ended = Ended::new(ServiceId::default()).fail(failure.clone());
-            answer(&mut down, &failed(&failure, false), Edits::default(), false);
+            answer(&mut down, &failed(&failure, false), Edits::default(), false).await;
             observe::request(worker, &live, conn, (None, begun, 0), None, &ended);
             return;
         }
@@ -198,16 +219,12 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
     };
     let ended = match &plan.then {
         Then::Fail(failure) => {
-            answer(
-                &mut down,
-                &failed(failure, facts.grpc),
-                Edits::default(),
-                facts.head,
-            );
+            let own = failed(failure, facts.grpc);
+            answer(&mut down, &own, Edits::default(), facts.head).await;
             Ended::new(ServiceId::default()).fail(failure.clone())
         }
         Then::Answer(own, at) => {
-            answer(&mut down, own, edits(*at), facts.head);
+            answer(&mut down, own, edits(*at), facts.head).await;
             let mut ended = Ended::new(ServiceId::default());
             ended.status = own.status;
             ended.details = "direct_response";
@@ -223,8 +240,8 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
                 begun,
                 close: false,
             };
-            let ended = call::forward(&call, &mut down, &mut alarm).await;
-            finish(&mut down, &ended, facts, edits(chosen.at));
+            let ended = call::forward(&call, &mut down, alarm).await;
+            finish(&mut down, &ended, facts, edits(chosen.at)).await;
             ended
         }
     };
@@ -238,36 +255,77 @@ async fn one(shared: &Rc<Shared>, request: Request<h2::RecvStream>, respond: Sen
     );
 }
 
+impl Shared {
+    /// Checks a request and decides.
+    fn plan(&self, live: &Rc<Live>, arrived: &Arrived) -> Result<Plan, Failure> {
+        let head = &arrived.head;
+        if let Some(fault) = head.fault_of_request() {
+            return Err(Failure::Malformed(fault));
+        }
+        if head.is_cut() {
+            return Err(Failure::HeadTooLarge);
+        }
+        let fields = Fields::Block(head);
+        let bad = |_| Failure::Malformed(super::block::MESSAGING);
+        let scan = fields::scan(fields).map_err(bad)?;
+        if head.method() == b"CONNECT" {
+            return Err(Failure::Method);
+        }
+        let authority = head.authority().filter(|authority| !authority.is_empty());
+        // Two names for one thing: whoever decided by the other one would be deceived.
+        if let (Some(authority), Some(host)) = (authority, scan.host)
+            && !authority.eq_ignore_ascii_case(host)
+        {
+            return Err(Failure::Malformed("http2.host_and_authority_differ"));
+        }
+        let framing = match scan.length {
+            _ if arrived.end => Framing::None,
+            Some(0) | None => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+        };
+        let ask = Ask {
+            method: head.method(),
+            target: head.path(),
+            authority: authority.or(scan.host),
+            version: Version::Http2,
+            fields,
+            scan: &scan,
+            framing,
+        };
+        let routes = self.routes.borrow_mut().index(live);
+        let mut plan = plan(&self.worker, live, &self.conn, routes, &ask, take_text())?;
+        plan.head_bytes = u64::try_from(head.size()).unwrap_or(0);
+        Ok(plan)
+    }
+}
+
 /// Tells the caller of a failure, or that its answer was cut off.
-fn finish(down: &mut Leg, ended: &Ended, facts: Facts, edits: Edits<'_>) {
+async fn finish(down: &mut Leg, ended: &Ended, facts: Facts, edits: Edits<'_>) {
     if let Some(failure) = &ended.failure {
-        answer(down, &failed(failure, facts.grpc), edits, facts.head);
+        answer(down, &failed(failure, facts.grpc), edits, facts.head).await;
         return;
     }
-    let Leg::H2(leg) = down else { return };
-    if ended.broken {
-        match &mut leg.send {
-            Some(send) => send.send_reset(h2::Reason::INTERNAL_ERROR),
-            None => {
-                if let Some(respond) = &mut leg.respond {
-                    respond.send_reset(h2::Reason::CANCEL);
-                }
-            }
-        }
+    if let Leg::H2(leg) = down
+        && ended.broken
+    {
+        leg.reset(if leg.answered {
+            Reason::INTERNAL_ERROR
+        } else {
+            Reason::CANCEL
+        });
     }
 }
 
 /// Answers by the proxy itself.
-fn answer(down: &mut Leg, answer: &Answer, edits: Edits<'_>, head: bool) {
+async fn answer(down: &mut Leg, answer: &Answer, edits: Edits<'_>, head: bool) {
     let Leg::H2(leg) = down else { return };
-    let Some(respond) = &mut leg.respond else {
-        return;
-    };
-    let body = if head { &[] } else { answer.body() };
-    // Fails only when the caller has gone, and then there is nobody to tell.
-    if let Ok(mut send) = respond.send_response(answer.to_h2(edits), body.is_empty())
-        && !body.is_empty()
-    {
-        let _sent = send.send_data(Bytes::copy_from_slice(body), true);
+    let mut body = if head { &[] } else { answer.body() };
+    leg.answer(body.is_empty(), |out| answer.write_h2(edits, out));
+    while !body.is_empty() {
+        // Fails only when the caller has gone, and then there is nobody to tell.
+        match poll_fn(|cx| leg.poll_send(cx, body, true)).await {
+            Ok(count) => body = body.get(count..).unwrap_or_default(),
+            Err(_) => return,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use super::super::super::buffer::{Buffer, SMALL, give_text, take_text};
 use super::super::super::stream::Stream;
 use super::super::h1::body::BodyReader;
-use super::{LegError, Piece, Trailers, may_trail};
+use super::{LegError, Piece, Trailers};
 
 /// An HTTP/1 connection with its buffers.
 #[derive(Debug)]
@@ -191,16 +191,12 @@ impl H1Leg {
         match trailers {
             Trailers::None => {}
             Trailers::Text(lines) => self.out.extend_from_slice(lines),
-            Trailers::Map(map) => {
-                for (name, value) in map {
-                    if may_trail(name.as_str().as_bytes()) {
-                        self.out.extend_from_slice(name.as_str().as_bytes());
-                        self.out.extend_from_slice(b": ");
-                        self.out.extend_from_slice(value.as_bytes());
-                        self.out.extend_from_slice(b"\r\n");
-                    }
-                }
-            }
+            Trailers::Block(_) => trailers.each(|name, value| {
+                self.out.extend_from_slice(name);
+                self.out.extend_from_slice(b": ");
+                self.out.extend_from_slice(value);
+                self.out.extend_from_slice(b"\r\n");
+            }),
         }
         self.out.extend_from_slice(b"\r\n");
     }

@@ -10,10 +10,9 @@ mod h2;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-
 use super::fields::{self, Name};
+use super::h2::block::{Block, is_field};
+use super::h2::stream::StreamError;
 use super::replay::Replay;
 
 pub(crate) use self::h1::{H1Leg, Writer};
@@ -46,7 +45,7 @@ pub(crate) enum LegError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    H2(#[from] ::h2::Error),
+    H2(#[from] StreamError),
     #[error("malformed body")]
     Malformed,
     #[error("ended in the middle")]
@@ -61,37 +60,58 @@ pub(crate) enum Broken {
 }
 
 /// Fields that frame or route a message mean nothing behind it (RFC 9110, 6.5.1).
-fn may_trail(name: &[u8]) -> bool {
+fn may_trail(name: Name) -> bool {
     matches!(
-        fields::classify(name),
+        name,
         Name::Other | Name::GrpcStatus | Name::RequestId | Name::ServiceTime
     )
 }
 
+/// The trailers of a body, as they were read.
 #[derive(Debug, Clone, Copy)]
 enum Trailers<'m> {
     None,
+    /// Lines of HTTP/1.
     Text(&'m [u8]),
-    Map(&'m HeaderMap),
+    /// Read from HTTP/2.
+    Block(&'m Block),
 }
 
-/// Trailer lines as a map; lines that are not fields are left out.
-fn parse_trailers(lines: &[u8]) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for line in lines.split(|byte| *byte == b'\n') {
-        let Some(at) = line.iter().position(|byte| *byte == b':') else {
-            continue;
-        };
-        let (name, value) = line.split_at(at);
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-            && may_trail(name.as_str().as_bytes())
-        {
-            map.append(name, value);
+impl<'m> Trailers<'m> {
+    /// Calls `visit` with each field that may be one; lines that are not fields are left out.
+    fn each(self, mut visit: impl FnMut(&'m [u8], &'m [u8])) {
+        match self {
+            Self::None => {}
+            Self::Block(block) => block.each(|known, name, value| {
+                if may_trail(known) {
+                    visit(name, value);
+                }
+            }),
+            Self::Text(lines) => {
+                for line in lines.split(|byte| *byte == b'\n') {
+                    let Some(at) = line.iter().position(|byte| *byte == b':') else {
+                        continue;
+                    };
+                    let (name, value) = line.split_at(at);
+                    let value = value.get(1..).unwrap_or_default().trim_ascii();
+                    if is_field(name, value) && may_trail(fields::classify(name)) {
+                        visit(name, value);
+                    }
+                }
+            }
         }
     }
-    map
+
+    /// `grpc-status`.
+    fn grpc_status(self) -> Option<u8> {
+        let mut status = None;
+        self.each(|name, value| {
+            if name.eq_ignore_ascii_case(b"grpc-status") {
+                status = fields::decimal(value).and_then(|status| u8::try_from(status).ok());
+            }
+        });
+        status
+    }
 }
 
 impl Leg {
@@ -109,14 +129,7 @@ impl Leg {
                 .data()
                 .get(..leg.reader.ready())
                 .unwrap_or_default(),
-            Self::H2(leg) => &leg.data,
-        }
-    }
-
-    fn take(&self, count: usize) -> Bytes {
-        match self {
-            Self::H1(_) => Bytes::copy_from_slice(self.data().get(..count).unwrap_or_default()),
-            Self::H2(leg) => leg.data.slice(..count.min(leg.data.len())),
+            Self::H2(leg) => leg.data(),
         }
     }
 
@@ -126,14 +139,7 @@ impl Leg {
                 leg.input.consume(count);
                 leg.reader.passed(count);
             }
-            Self::H2(leg) => {
-                let count = count.min(leg.data.len());
-                drop(leg.data.split_to(count));
-                if let Some(recv) = &mut leg.recv {
-                    // Fails only when the stream is gone, which the next read reports.
-                    let _released = recv.flow_control().release_capacity(count);
-                }
-            }
+            Self::H2(leg) => leg.consume(count),
         }
     }
 
@@ -141,13 +147,7 @@ impl Leg {
     fn ends_after(&self, count: usize) -> bool {
         match self {
             Self::H1(leg) => leg.reader.ready() == count && leg.reader.is_last(),
-            Self::H2(leg) => {
-                leg.data.len() == count
-                    && leg
-                        .recv
-                        .as_ref()
-                        .is_none_or(::h2::RecvStream::is_end_stream)
-            }
+            Self::H2(leg) => leg.ends_after(count),
         }
     }
 
@@ -157,34 +157,23 @@ impl Leg {
                 [] => Trailers::None,
                 lines => Trailers::Text(lines),
             },
-            Self::H2(leg) => leg.trailers.as_ref().map_or(Trailers::None, Trailers::Map),
+            Self::H2(leg) => leg.trailers(),
         }
     }
 
     /// `grpc-status` in the trailers.
     pub(crate) fn grpc_status(&self) -> Option<u8> {
-        let status = match self {
-            Self::H1(leg) => match leg.reader.seen_trailers() {
-                [] => return None,
-                lines => parse_trailers(lines).get("grpc-status").cloned()?,
-            },
-            Self::H2(leg) => leg.trailers.as_ref()?.get("grpc-status").cloned()?,
-        };
-        u8::try_from(fields::decimal(status.as_bytes())?).ok()
+        match self {
+            Self::H1(leg) => Trailers::Text(leg.reader.seen_trailers()).grpc_status(),
+            Self::H2(leg) => leg.trailers().grpc_status(),
+        }
     }
 
     /// Whether the whole body was read from it and passed on.
     pub(crate) fn is_drained(&self) -> bool {
         match self {
             Self::H1(leg) => leg.reader.is_done() && leg.reader.ready() == 0,
-            Self::H2(leg) => {
-                leg.data.is_empty()
-                    && (leg.recv_done
-                        || leg
-                            .recv
-                            .as_ref()
-                            .is_none_or(::h2::RecvStream::is_end_stream))
-            }
+            Self::H2(leg) => leg.is_drained(),
         }
     }
 
@@ -192,8 +181,8 @@ impl Leg {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
         match self {
             Self::H1(leg) => leg.poll_flush(cx).map_err(LegError::from),
-            // The connection's own task writes.
-            Self::H2(_) => Poll::Ready(Ok(())),
+            // The connection's own task writes, but for what waits for its window.
+            Self::H2(leg) => leg.poll_ahead(cx).map_err(LegError::from),
         }
     }
 }
@@ -219,7 +208,7 @@ pub(crate) fn pump(
                 if let Leg::H2(leg) = to
                     && let Poll::Ready(error) = leg.poll_reset(cx)
                 {
-                    return Poll::Ready(Err(Broken::To(error)));
+                    return Poll::Ready(Err(Broken::To(error.into())));
                 }
                 return Poll::Pending;
             }
@@ -227,7 +216,10 @@ pub(crate) fn pump(
             Poll::Ready(Ok(Piece::End)) => {
                 match to {
                     Leg::H1(leg) => leg.finish(from.trailers()),
-                    Leg::H2(leg) => leg.finish(from.trailers()).map_err(Broken::To)?,
+                    Leg::H2(leg) => {
+                        let finished = ready!(leg.poll_finish(cx, from.trailers()));
+                        finished.map_err(|error| Broken::To(error.into()))?;
+                    }
                 }
                 ready!(to.poll_flush(cx)).map_err(Broken::To)?;
                 return Poll::Ready(Ok(()));
@@ -236,11 +228,10 @@ pub(crate) fn pump(
                 let count = match to {
                     Leg::H1(leg) => ready!(leg.poll_accept(cx, from.data())).map_err(Broken::To)?,
                     Leg::H2(leg) => {
-                        let count =
-                            ready!(leg.poll_accept(cx, from.data().len())).map_err(Broken::To)?;
-                        leg.send_data(from.take(count), from.ends_after(count))
-                            .map_err(Broken::To)?;
-                        count
+                        let data = from.data();
+                        let last = from.ends_after(data.len());
+                        let sent = ready!(leg.poll_send(cx, data, last));
+                        sent.map_err(|error| Broken::To(error.into()))?
                     }
                 };
                 if let Some(replay) = &mut replay {
