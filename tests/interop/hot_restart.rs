@@ -19,6 +19,7 @@ use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::mesh::{App, Mesh, STRICT, service};
 use crate::processes::{Process, free};
 use crate::stand::until;
 
@@ -129,6 +130,11 @@ async fn dial(to: SocketAddr, tally: &Tally) -> Option<TcpStream> {
 
 /// Asks every `pace` over HTTP/1.1, on a new connection when an answer says that the last one ends.
 async fn http1(to: SocketAddr, tally: Arc<Tally>, pace: Duration) {
+    http1_to("a", to, tally, pace).await;
+}
+
+async fn http1_to(host: &str, to: SocketAddr, tally: Arc<Tally>, pace: Duration) {
+    let ask = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut ticks = tokio::time::interval(pace);
     'connection: while tally.goes_on() {
         let Some(mut tcp) = dial(to, &tally).await else {
@@ -137,7 +143,7 @@ async fn http1(to: SocketAddr, tally: Arc<Tally>, pace: Duration) {
         tally.reconnected.fetch_add(1, Ordering::Relaxed);
         while tally.goes_on() {
             ticks.tick().await;
-            if let Err(error) = tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await {
+            if let Err(error) = tcp.write_all(ask.as_bytes()).await {
                 return tally.failed(format!("http1 request: {error}"));
             }
             let mut text = Vec::new();
@@ -320,5 +326,66 @@ async fn processes_follow_each_other_and_no_request_fails() {
     assert!(tally.reconnected.load(Ordering::Relaxed) >= 32 * (TERMS + 1));
     group.end().await;
     drop((running, last));
+    tasks.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_is_replaced_and_its_peers_do_not_notice() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    mesh.apply(&service("echo", &[("http", 9090)]));
+    mesh.apply(STRICT);
+    let app = App {
+        service: "echo",
+        version: "v1",
+        port: 9090,
+        at: backend(&tasks),
+        flags: &["--workers", "1", "--drain", "10s"],
+    };
+    let mut callee = mesh.sidecar(&app).await;
+    let calling = App {
+        service: "caller",
+        ..app.clone()
+    };
+    let mut caller = mesh.sidecar(&calling).await;
+    mesh.settled().await;
+    let tally = Arc::new(Tally::default());
+    let group = Tasks::new();
+    for _ in 0..4 {
+        let pace = Duration::from_millis(10);
+        group.spawn(
+            "http1",
+            http1_to("echo:9090", caller.outbound(), Arc::clone(&tally), pace),
+        );
+    }
+    for round in 1..=2 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for (sidecar, app) in [(&mut callee, &app), (&mut caller, &calling)] {
+            let mut old = mesh.replace(sidecar, app);
+            let name = sidecar.name.clone();
+            until("the old process to end", 30, || old.0.try_wait().unwrap()).await;
+            let said = mesh.said(&name);
+            assert_eq!(said.matches("has taken over").count(), round, "{said}");
+            // It was never out of the registry.
+            let instances = mesh.json(&["register", "--list"]);
+            let listed = instances.as_array().unwrap().iter();
+            let healthy = |one: &&serde_json::Value| one["instance"]["health"] == "healthy";
+            assert_eq!(listed.filter(healthy).count(), 2, "{instances}");
+        }
+    }
+    mesh.settled().await;
+    tally.stop.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let failures = tally.failures.lock().unwrap().clone();
+    let done = tally.done.load(Ordering::Relaxed);
+    assert!(
+        failures.is_empty(),
+        "{} of {done}: {:?}",
+        failures.len(),
+        failures.first()
+    );
+    assert!(done > 400, "{done}");
+    group.end().await;
+    drop(mesh);
     tasks.end().await;
 }

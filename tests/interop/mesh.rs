@@ -172,23 +172,9 @@ impl Mesh {
             &["token", "create", "-q", "--service-account", &account],
             None,
         );
-        let child = Command::new(PROGRAM)
-            .arg("--home")
-            .arg(self.dir.path().join(&name))
-            .args(["proxy", "--service", app.service, "--version", app.version])
-            .args(["--name", &name, "--service-account", &account])
-            .args(["--app", &format!("{}={}", app.port, app.at)])
-            .args(["--address", &address.to_string()])
-            .args(["--control-plane", &Self::tls().to_string()])
-            .args(app.flags)
-            .env("MESHCTL_JOIN_TOKEN", token.trim())
-            .stdin(Stdio::null())
-            .stdout(self.log(&name))
-            .stderr(self.log(&name))
-            .spawn()
-            .unwrap();
+        let process = self.process(app, (&name, address), Some(token.trim()), &[]);
         let sidecar = Sidecar {
-            process: Process(child),
+            process,
             address,
             name,
         };
@@ -206,6 +192,40 @@ impl Mesh {
         })
         .await;
         sidecar
+    }
+
+    fn process(
+        &self,
+        app: &App<'_>,
+        (name, address): (&str, IpAddr),
+        token: Option<&str>,
+        more: &[&str],
+    ) -> Process {
+        let child = Command::new(PROGRAM)
+            .arg("--home")
+            .arg(self.dir.path().join(name))
+            .args(["proxy", "--service", app.service, "--version", app.version])
+            .args(["--name", name])
+            .args(["--service-account", &format!("{}-account", app.service)])
+            .args(["--app", &format!("{}={}", app.port, app.at)])
+            .args(["--address", &address.to_string()])
+            .args(["--control-plane", &Self::tls().to_string()])
+            .args(app.flags)
+            .args(more)
+            .envs(token.map(|token| ("MESHCTL_JOIN_TOKEN", token)))
+            .stdin(Stdio::null())
+            .stdout(self.log(name))
+            .stderr(self.log(name))
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    /// Starts a second process for a sidecar, which takes over from the first, and gives that.
+    pub(crate) fn replace(&self, sidecar: &mut Sidecar, app: &App<'_>) -> Process {
+        let who = (sidecar.name.as_str(), sidecar.address);
+        let next = self.process(app, who, None, &["--hot-restart"]);
+        std::mem::replace(&mut sidecar.process, next)
     }
 
     /// Waits until every proxy has the newest configuration.
