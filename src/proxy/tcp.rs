@@ -223,8 +223,8 @@ pub(crate) struct Reached {
     begun: Instant,
     peer: PeerId,
     service: ServiceId,
-    /// What the log will say.
-    about: Option<AccessRecord>,
+    /// What the log will say; apart, as most connections have none.
+    about: Option<Box<AccessRecord>>,
     _slot: ConnectionSlot,
     _carried: Option<Carried>,
 }
@@ -260,14 +260,16 @@ pub(crate) async fn open(
         peer,
         service,
     })?;
-    let about = worker.shared.log.is_some().then(|| AccessRecord {
-        upstream_cluster: cluster.config.name.clone(),
-        upstream_host: target.map_or_else(String::new, |target| target.address.to_string()),
-        upstream_local: dialed
-            .local
-            .map(|local| local.to_string())
-            .unwrap_or_default(),
-        ..AccessRecord::default()
+    let about = worker.shared.log.is_some().then(|| {
+        Box::new(AccessRecord {
+            upstream_cluster: cluster.config.name.clone(),
+            upstream_host: target.map_or_else(String::new, |target| target.address.to_string()),
+            upstream_local: dialed
+                .local
+                .map(|local| local.to_string())
+                .unwrap_or_default(),
+            ..AccessRecord::default()
+        })
     });
     Ok(Reached {
         dialed,
@@ -353,7 +355,7 @@ pub(crate) async fn carry(
         sent: counts.sent,
         flag,
         details,
-        ..reached.about.take().unwrap_or_default()
+        ..reached.about.take().map(|about| *about).unwrap_or_default()
     };
     report.close(worker, conn, record);
 }
