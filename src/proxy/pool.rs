@@ -22,7 +22,7 @@ use super::http::h2::client::Client;
 use super::http::h2::session::Config;
 use super::http::leg::H1Leg;
 use super::http::respond::Failure;
-use super::limit::{self, ConnectionSlot};
+use super::limit::{ConnectionSlot, Gate};
 use super::tables::ClusterTable;
 use super::tls::Speak;
 
@@ -253,11 +253,12 @@ impl Drop for Connecting<'_> {
     }
 }
 
-/// An idle HTTP/1 connection, or a new one. `fresh` never takes an idle one.
+/// An idle HTTP/1 connection, or a new one within the limits of `gate`. `fresh` never takes an idle
+/// one.
 pub(crate) async fn http1(
     worker: &Worker,
     live: &Live,
-    cluster: &ClusterTable,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
     target: &Target<'_>,
     fresh: bool,
 ) -> Result<Lease, Failure> {
@@ -265,9 +266,9 @@ pub(crate) async fn http1(
     if !fresh && let Some((leg, tag)) = worker.pools.idle(key) {
         return Ok(Lease::H1(leg, tag));
     }
-    let slot = match slot(cluster) {
+    let slot = match gate.connection() {
         Some(slot) => slot,
-        None => match Box::pin(wait(worker, cluster, key)).await? {
+        None => match Box::pin(wait(worker, (cluster, gate), key)).await? {
             Waited::Idle(lease) => return Ok(lease),
             Waited::Slot(slot) => slot,
         },
@@ -286,19 +287,18 @@ pub(crate) async fn http1(
     Ok(Lease::H1(leg, tag))
 }
 
-fn slot(cluster: &ClusterTable) -> Option<ConnectionSlot> {
-    limit::connection(&cluster.counters, cluster.config.limits.max_connections)
-}
-
 enum Waited {
     Idle(Lease),
     Slot(ConnectionSlot),
 }
 
 /// Waits in line for a connection, if the line is not too long.
-async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waited, Failure> {
-    let limit = cluster.config.limits.max_pending_requests;
-    let _place = limit::hold(&cluster.counters.pending, limit).ok_or(Failure::Overflow)?;
+async fn wait(
+    worker: &Worker,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
+    key: Key,
+) -> Result<Waited, Failure> {
+    let _place = gate.pending().ok_or(Failure::Overflow)?;
     let changed = worker.pools.changed(key);
     let deadline = rt::now() + cluster.config.connect_timeout;
     while rt::now() < deadline {
@@ -307,7 +307,7 @@ async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waite
         if let Some((leg, tag)) = worker.pools.idle(key) {
             return Ok(Waited::Idle(Lease::H1(leg, tag)));
         }
-        if let Some(slot) = slot(cluster) {
+        if let Some(slot) = gate.connection_again() {
             return Ok(Waited::Slot(slot));
         }
     }
@@ -318,7 +318,7 @@ async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waite
 pub(crate) async fn http2(
     worker: &Worker,
     live: &Live,
-    cluster: &ClusterTable,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
     target: &Target<'_>,
 ) -> Result<Lease, Failure> {
     let key = target.key();
@@ -335,7 +335,7 @@ pub(crate) async fn http2(
         key,
         made: None,
     };
-    let slot = slot(cluster).ok_or(Failure::Overflow)?;
+    let slot = gate.connection().ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
     let shared = Rc::new(Multiplexed {
         client: Client::start(

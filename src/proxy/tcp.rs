@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 
 use crate::mesh::ClusterKind;
+use crate::mesh::route::Priority;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId};
 
@@ -155,8 +156,7 @@ pub(crate) async fn serve(
     let dialed = match target(worker, &live, conn, cluster).await {
         Ok(target) => {
             target_of = Some(target);
-            match super::limit::connection(&cluster.counters, cluster.config.limits.max_connections)
-            {
+            match cluster.gate(Priority::Default).connection() {
                 Some(slot) => dial(worker, &live, cluster, &target, Speak::Bytes)
                     .await
                     .map(|dialed| (dialed, slot)),

@@ -269,6 +269,7 @@ impl Table {
                 name,
                 domains,
                 routes,
+                ..VirtualHost::default()
             });
         }
     }

@@ -8,9 +8,11 @@ mod cluster;
 mod endpoint;
 mod fields;
 mod health;
+mod limits;
 mod listener;
 mod route;
 mod route_fields;
+mod route_policy;
 mod mtls;
 pub mod support;
 

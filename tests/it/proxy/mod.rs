@@ -9,5 +9,7 @@ mod http2_safety;
 mod mtls;
 mod outlier;
 mod resilience;
+mod retries;
+mod timeouts;
 mod support;
 mod tcp;

@@ -414,6 +414,7 @@ impl Views {
                     name: "any".to_owned(),
                     domains: vec!["*".to_owned()],
                     routes,
+                    ..VirtualHost::default()
                 }],
             }),
         );
