@@ -142,6 +142,88 @@ pub struct Limits {
     pub max_retries: u32,
     /// Requests on one connection before it is closed; 0 is unlimited.
     pub max_requests_per_connection: u32,
+    /// Retries as a share of what is going on, in place of `max_retries`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// For requests of priority HIGH, which are counted apart; `None` is [`Thresholds::default`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<Thresholds>,
+    /// How much is left of each limit is a metric (Envoy: `track_remaining`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub track_remaining: bool,
+}
+
+/// The limits of one priority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Thresholds {
+    /// As in [`Limits`].
+    pub max_connections: u32,
+    /// As in [`Limits`].
+    pub max_pending_requests: u32,
+    /// As in [`Limits`].
+    pub max_requests: u32,
+    /// As in [`Limits`].
+    pub max_retries: u32,
+    /// As in [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+}
+
+impl Default for Thresholds {
+    /// Envoy's.
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            retry_budget: None,
+        }
+    }
+}
+
+/// Retries at once, as a share of the requests that are in flight or wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// Thousandths of a percent. Envoy's default is 20 %.
+    pub percent_milli: u32,
+    /// Always allowed. Envoy's default is 3.
+    pub min_concurrency: u32,
+}
+
+impl Default for RetryBudget {
+    /// Envoy's.
+    fn default() -> Self {
+        Self {
+            percent_milli: 20_000,
+            min_concurrency: 3,
+        }
+    }
+}
+
+impl RetryBudget {
+    /// Retries at once while `active` requests are in flight or wait.
+    pub fn allows(&self, active: u32) -> u32 {
+        let share = u64::from(active) * u64::from(self.percent_milli) / 100_000;
+        u32::try_from(share)
+            .unwrap_or(u32::MAX)
+            .max(self.min_concurrency)
+    }
+}
+
+impl Limits {
+    /// The limits of priority DEFAULT.
+    pub fn usual(&self) -> Thresholds {
+        Thresholds {
+            max_connections: self.max_connections,
+            max_pending_requests: self.max_pending_requests,
+            max_requests: self.max_requests,
+            max_retries: self.max_retries,
+            retry_budget: self.retry_budget,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -152,6 +234,9 @@ impl Default for Limits {
             max_requests: u32::MAX,
             max_retries: u32::MAX,
             max_requests_per_connection: 0,
+            retry_budget: None,
+            high: None,
+            track_remaining: false,
         }
     }
 }

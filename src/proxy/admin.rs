@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
+use crate::mesh::route::Priority;
 use crate::net::{self, BindOptions};
 use crate::rt::{self, Reader, Tasks};
 use crate::telemetry::{Family, Gauge, names, openmetrics, text};
@@ -183,7 +184,9 @@ impl Admin {
                     .map_or(0, super::access_log::LogSink::dropped),
             ),
         ]);
-        families.extend(super::health::numbers::families(&self.tables.load()));
+        let tables = self.tables.load();
+        families.extend(super::stats::clusters(&tables));
+        families.extend(super::health::numbers::families(&tables));
         if let Some(material) = self.identities.load().as_ref() {
             let left = material.not_after.saturating_sub(self.shared.wall.millis()) / 1000;
             families.push(gauge(
@@ -220,7 +223,8 @@ async fn clusters(State(admin): Shares) -> String {
     };
     for cluster in &tables.clusters {
         let name = &cluster.config.name;
-        let count = &cluster.counters;
+        let stats = &cluster.counters.stats;
+        let count = cluster.counters.at(Priority::Default);
         let read = |counter: &std::sync::atomic::AtomicU32| counter.load(Ordering::Relaxed);
         line(format_args!(
             "{name}::cx_active::{}",
@@ -230,7 +234,7 @@ async fn clusters(State(admin): Shares) -> String {
         line(format_args!("{name}::rq_pending::{}", read(&count.pending)));
         line(format_args!(
             "{name}::rq_overflow::{}",
-            count.overflowed.load(Ordering::Relaxed)
+            stats.upstream_rq_pending_overflow.load(Ordering::Relaxed)
         ));
         for entry in &cluster.endpoints.entries {
             let endpoint = &entry.endpoint;

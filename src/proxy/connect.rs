@@ -59,7 +59,8 @@ impl<'t> Target<'t> {
         match (self.entry, self.caller) {
             (Some(entry), None) => Key::Endpoint(entry.state.id),
             (None, None) => Key::Address(self.address),
-            (_, Some(conn)) => Key::Caller(self.address, conn.state.id.get()),
+            (Some(entry), Some(conn)) => Key::Told(entry.state.id, conn.state.id.get()),
+            (None, Some(conn)) => Key::ToldAddress(self.address, conn.state.id.get()),
         }
     }
 }

@@ -96,6 +96,7 @@ pub fn static_view(
             name: NAME.to_owned(),
             domains: vec!["*".to_owned()],
             routes: vec![route],
+            ..VirtualHost::default()
         }],
     };
     let cluster = Cluster {

@@ -40,6 +40,7 @@ mod options;
 mod pool;
 pub mod push;
 mod run;
+mod stats;
 mod stream;
 mod tables;
 mod tcp;

@@ -22,7 +22,7 @@ use super::http::h2::client::Client;
 use super::http::h2::session::Config;
 use super::http::leg::H1Leg;
 use super::http::respond::Failure;
-use super::limit::{self, ConnectionSlot};
+use super::limit::{ConnectionSlot, Gate};
 use super::tables::ClusterTable;
 use super::tls::Speak;
 
@@ -40,8 +40,10 @@ pub(crate) enum Key {
     Endpoint(u64),
     /// An address that a caller meant.
     Address(SocketAddr),
-    /// An address that is told of the caller, and the number of the caller's connection.
-    Caller(SocketAddr, u64),
+    /// An endpoint that is told of the caller, and the number of the caller's connection.
+    Told(u64, u64),
+    /// An address that a caller meant and that is told of it, likewise.
+    ToldAddress(SocketAddr, u64),
 }
 
 /// All pools of a worker.
@@ -127,8 +129,8 @@ impl Pools {
             let mut pools = self.by_key.borrow_mut();
             pools.retain(|key, pool| {
                 let stays = match key {
-                    Key::Endpoint(id) => known.contains(id),
-                    Key::Address(_) | Key::Caller(..) => true,
+                    Key::Endpoint(id) | Key::Told(id, _) => known.contains(id),
+                    Key::Address(_) | Key::ToldAddress(..) => true,
                 };
                 if !stays {
                     dropped.push(std::mem::take(pool));
@@ -188,8 +190,8 @@ impl Pools {
     /// Gives an HTTP/1 connection back after a whole exchange.
     pub(crate) fn give_back(&self, mut leg: Box<H1Leg>, tag: Tag, max_uses: u32) {
         let stays = match tag.key {
-            Key::Endpoint(id) => self.known.borrow().contains(&id),
-            Key::Address(_) | Key::Caller(..) => true,
+            Key::Endpoint(id) | Key::Told(id, _) => self.known.borrow().contains(&id),
+            Key::Address(_) | Key::ToldAddress(..) => true,
         };
         let current = !tag.mtls || tag.generation == self.generation.get();
         let mut pools = self.by_key.borrow_mut();
@@ -255,11 +257,12 @@ impl Drop for Connecting<'_> {
     }
 }
 
-/// An idle HTTP/1 connection, or a new one. `fresh` never takes an idle one.
+/// An idle HTTP/1 connection, or a new one within the limits of `gate`. `fresh` never takes an idle
+/// one.
 pub(crate) async fn http1(
     worker: &Worker,
     live: &Live,
-    cluster: &ClusterTable,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
     target: &Target<'_>,
     fresh: bool,
 ) -> Result<Lease, Failure> {
@@ -267,9 +270,9 @@ pub(crate) async fn http1(
     if !fresh && let Some((leg, tag)) = worker.pools.idle(key) {
         return Ok(Lease::H1(leg, tag));
     }
-    let slot = match slot(cluster) {
+    let slot = match gate.connection() {
         Some(slot) => slot,
-        None => match Box::pin(wait(worker, cluster, key)).await? {
+        None => match Box::pin(wait(worker, (cluster, gate), key)).await? {
             Waited::Idle(lease) => return Ok(lease),
             Waited::Slot(slot) => slot,
         },
@@ -288,19 +291,18 @@ pub(crate) async fn http1(
     Ok(Lease::H1(leg, tag))
 }
 
-fn slot(cluster: &ClusterTable) -> Option<ConnectionSlot> {
-    limit::connection(&cluster.counters, cluster.config.limits.max_connections)
-}
-
 enum Waited {
     Idle(Lease),
     Slot(ConnectionSlot),
 }
 
 /// Waits in line for a connection, if the line is not too long.
-async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waited, Failure> {
-    let limit = cluster.config.limits.max_pending_requests;
-    let _place = limit::hold(&cluster.counters.pending, limit).ok_or(Failure::Overflow)?;
+async fn wait(
+    worker: &Worker,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
+    key: Key,
+) -> Result<Waited, Failure> {
+    let _place = gate.pending().ok_or(Failure::Overflow)?;
     let changed = worker.pools.changed(key);
     let deadline = rt::now() + cluster.config.connect_timeout;
     while rt::now() < deadline {
@@ -309,7 +311,7 @@ async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waite
         if let Some((leg, tag)) = worker.pools.idle(key) {
             return Ok(Waited::Idle(Lease::H1(leg, tag)));
         }
-        if let Some(slot) = slot(cluster) {
+        if let Some(slot) = gate.connection_again() {
             return Ok(Waited::Slot(slot));
         }
     }
@@ -320,7 +322,7 @@ async fn wait(worker: &Worker, cluster: &ClusterTable, key: Key) -> Result<Waite
 pub(crate) async fn http2(
     worker: &Worker,
     live: &Live,
-    cluster: &ClusterTable,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
     target: &Target<'_>,
 ) -> Result<Lease, Failure> {
     let key = target.key();
@@ -337,7 +339,7 @@ pub(crate) async fn http2(
         key,
         made: None,
     };
-    let slot = slot(cluster).ok_or(Failure::Overflow)?;
+    let slot = gate.connection().ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
     let shared = Rc::new(Multiplexed {
         client: Client::start(

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::mesh::ClusterKind;
 use crate::mesh::listener::TcpOptions;
+use crate::mesh::route::Priority;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId, ServiceId};
 
@@ -23,7 +24,7 @@ use super::connect::{self, Dialed, Target, dial};
 use super::context::{Conn, Live, Worker};
 use super::http::call::pick;
 use super::http::respond::Failure;
-use super::limit::{self, ConnectionSlot};
+use super::limit::ConnectionSlot;
 use super::observe::TcpReport;
 use super::stream::Stream;
 use super::tables::ClusterTable;
@@ -380,8 +381,7 @@ async fn reach<'l>(
             Ok(target) => target,
             Err(failure) => return (None, Err(failure)),
         };
-        let most = cluster.config.limits.max_connections;
-        let Some(slot) = limit::connection(&cluster.counters, most) else {
+        let Some(slot) = cluster.gate(Priority::Default).connection() else {
             return (Some(target), Err(Failure::Overflow));
         };
         let dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;

@@ -33,6 +33,10 @@ pub enum Flag {
     Dc,
     /// The caller sent nothing for too long.
     Si,
+    /// The request took longer than it may.
+    Dt,
+    /// The proxy sheds load to protect itself.
+    Om,
     /// A configured delay.
     Di,
     /// A configured fault.
@@ -61,6 +65,8 @@ impl Flag {
             Self::Dpe => "DPE",
             Self::Dc => "DC",
             Self::Si => "SI",
+            Self::Dt => "DT",
+            Self::Om => "OM",
             Self::Di => "DI",
             Self::Fi => "FI",
             Self::Rl => "RL",

@@ -1,6 +1,7 @@
 //! Arbitrary canonical views, for properties.
 
 mod health;
+mod route;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,20 +14,19 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
+use route::{operations, text_match};
+
+use crate::mesh::cluster::{
+    ClientTls, Limits, RetryBudget, ServiceRef, Thresholds, UpstreamProtocol,
+};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, Keepalive, ListenerOptions,
     ProxyProtocol, ProxyVersion, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::route::{
-    Action, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch, PathRewrite,
-    Pattern, QueryMatch, Redirect, Respond, Retry, RetryOn, Rewrite, Route, TextMatch, VirtualHost,
-    WeightedCluster,
-};
 use crate::mesh::{
     Assignment, Client, Cluster, ClusterKind, Endpoint, Health, Hostname, Listener, LoadBalancer,
-    Locality, Node, NodeKind, Origin, RouteTable, SpiffeId, View, WorkloadRef,
+    Locality, Node, NodeKind, SpiffeId, View, WorkloadRef,
 };
 
 /// A sidecar of that kind.
@@ -87,179 +87,6 @@ fn positive() -> impl Strategy<Value = Duration> {
     duration().prop_map(|d| d + Duration::from_millis(1))
 }
 
-fn pattern() -> impl Strategy<Value = Pattern> {
-    select(vec!["a.*b", "[0-9]+", "^/x(/.*)?$", "(a|b){1,3}"])
-        .prop_map(|source| Pattern::new(source).unwrap())
-}
-
-fn text_match() -> impl Strategy<Value = TextMatch> {
-    prop_oneof![
-        text().prop_map(TextMatch::Exact),
-        text().prop_map(TextMatch::Prefix),
-        text().prop_map(TextMatch::Suffix),
-        pattern().prop_map(TextMatch::Regex),
-        Just(TextMatch::Present),
-    ]
-}
-
-fn operations() -> impl Strategy<Value = HeaderOperations> {
-    (
-        btree_map(word(), text(), 0..3),
-        btree_map(word(), text(), 0..3),
-        vec(word(), 0..3),
-    )
-        .prop_map(|(set, add, remove)| HeaderOperations { set, add, remove })
-}
-
-fn edits() -> impl Strategy<Value = HeaderEdits> {
-    (operations(), operations()).prop_map(|(request, response)| HeaderEdits { request, response })
-}
-
-fn origin() -> impl Strategy<Value = Origin> {
-    prop_oneof![
-        Just(Origin::default()),
-        (
-            prop_oneof![Just("VirtualService".to_owned()), text()],
-            word(),
-            word(),
-            option::of(text()),
-            any::<u32>(),
-            any::<u32>()
-        )
-            .prop_map(|(kind, namespace, name, file, line, column)| Origin {
-                kind,
-                namespace,
-                name,
-                file: file.map(|file| Arc::from(file.as_str())),
-                line,
-                column,
-            }),
-    ]
-}
-
-fn matches() -> impl Strategy<Value = Match> {
-    let path = prop_oneof![
-        text().prop_map(PathMatch::Prefix),
-        text().prop_map(|t| PathMatch::Segments(format!("/{t}"))),
-        text().prop_map(PathMatch::Exact),
-        pattern().prop_map(PathMatch::Regex),
-    ];
-    let header =
-        (word(), text_match(), any::<bool>()).prop_map(|(name, value, invert)| HeaderMatch {
-            name,
-            value,
-            invert,
-        });
-    let query = (word(), text_match()).prop_map(|(name, value)| QueryMatch { name, value });
-    (path, any::<bool>(), vec(header, 0..3), vec(query, 0..2)).prop_map(
-        |(path, ignore_case, headers, query)| Match {
-            path,
-            ignore_case,
-            headers,
-            query,
-        },
-    )
-}
-
-fn retry() -> impl Strategy<Value = Retry> {
-    (
-        any::<u32>(),
-        option::of(positive()),
-        vec(select(RetryOn::ALL), 0..5),
-        vec(100..600_u16, 0..3),
-        duration(),
-    )
-        .prop_map(
-            |(attempts, per_try_timeout, on, status_codes, base_interval)| Retry {
-                attempts,
-                per_try_timeout,
-                on,
-                status_codes,
-                base_interval,
-            },
-        )
-}
-
-fn forward() -> impl Strategy<Value = Forward> {
-    let to = (word(), 0..200_u32, edits()).prop_map(|(cluster, weight, headers)| WeightedCluster {
-        cluster,
-        weight,
-        headers,
-    });
-    let path = prop_oneof![
-        text().prop_map(PathRewrite::Prefix),
-        text().prop_map(PathRewrite::Full),
-        (pattern(), text()).prop_map(|(pattern, substitution)| PathRewrite::Regex {
-            pattern,
-            substitution
-        }),
-    ];
-    (
-        vec(to, 0..3),
-        option::of(positive()),
-        option::of(retry()),
-        option::of(path),
-        option::of(text()),
-    )
-        .prop_map(|(clusters, timeout, retry, path, authority)| Forward {
-            clusters,
-            timeout,
-            retry,
-            rewrite: Rewrite { path, authority },
-        })
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    let redirect = (
-        select(vec![301_u16, 302, 303, 307, 308]),
-        option::of(select(vec!["http".to_owned(), "https".to_owned()])),
-        option::of(word()),
-        option::of(1..=u16::MAX),
-        option::of(text()),
-    )
-        .prop_map(|(status, scheme, authority, port, path)| Redirect {
-            status,
-            scheme,
-            authority,
-            port,
-            path,
-        });
-    prop_oneof![
-        3 => forward().prop_map(Action::Forward),
-        1 => redirect.prop_map(Action::Redirect),
-        1 => (200..600_u16, text()).prop_map(|(status, body)| Action::Respond(Respond { status, body })),
-    ]
-}
-
-fn table() -> impl Strategy<Value = RouteTable> {
-    let route = (text(), matches(), action(), edits(), origin()).prop_map(
-        |(name, matches, action, headers, origin)| Route {
-            name,
-            matches,
-            action,
-            headers,
-            origin,
-        },
-    );
-    let host = (text(), vec(text(), 0..3), vec(route, 0..3)).prop_map(|(name, domains, routes)| {
-        VirtualHost {
-            name,
-            domains,
-            routes,
-        }
-    });
-    (
-        prop_oneof![word(), (1..9000_u16).prop_map(|port| port.to_string())],
-        any::<bool>(),
-        vec(host, 0..3),
-    )
-        .prop_map(|(name, ignore_port, hosts)| RouteTable {
-            name,
-            ignore_port,
-            hosts,
-        })
-}
-
 fn cluster() -> impl Strategy<Value = Cluster> {
     let service =
         (word(), word(), any::<u16>(), text()).prop_map(|(name, namespace, port, subset)| {
@@ -287,13 +114,34 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             principals,
             required,
         });
-    let limits = any::<[u32; 5]>().prop_map(|[a, b, c, d, e]| Limits {
+    let budget =
+        || {
+            option::of((0..=100_000_u32, any::<u32>()).prop_map(
+                |(percent_milli, min_concurrency)| RetryBudget {
+                    percent_milli,
+                    min_concurrency,
+                },
+            ))
+        };
+    let high = (any::<[u32; 4]>(), budget()).prop_map(|([a, b, c, d], retry_budget)| Thresholds {
         max_connections: a,
         max_pending_requests: b,
         max_requests: c,
         max_retries: d,
-        max_requests_per_connection: e,
+        retry_budget,
     });
+    let limits = (any::<[u32; 5]>(), budget(), option::of(high), any::<bool>()).prop_map(
+        |([a, b, c, d, e], retry_budget, high, track_remaining)| Limits {
+            max_connections: a,
+            max_pending_requests: b,
+            max_requests: c,
+            max_retries: d,
+            max_requests_per_connection: e,
+            retry_budget,
+            high,
+            track_remaining,
+        },
+    );
     let kind = prop_oneof![
         2 => Just(ClusterKind::Discovered),
         1 => vec(socket(), 0..3).prop_map(ClusterKind::Static),
@@ -529,7 +377,7 @@ fn listener() -> impl Strategy<Value = Listener> {
 pub(crate) fn view() -> impl Strategy<Value = View> {
     (
         vec(listener(), 0..3),
-        vec(table(), 0..3),
+        vec(route::table(), 0..3),
         vec(cluster(), 0..4),
         btree_map(word(), assignment(), 0..4),
     )

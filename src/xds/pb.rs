@@ -22,8 +22,9 @@ pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::proxy_prot
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use envoy_types::pb::envoy::r#type::v3::fractional_percent as percent;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::{
-    CodecClientType, HashPolicy, Int64Range, Percent, hash_policy,
+    CodecClientType, FractionalPercent, HashPolicy, Int64Range, Percent, hash_policy,
 };
 pub(crate) use envoy_types::pb::google::protobuf::{
     Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
@@ -54,6 +55,10 @@ pub(crate) fn is<M: Name>(any: &Any) -> bool {
 
 pub(crate) fn u32_value(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
+}
+
+pub(crate) fn u64_value(value: u64) -> Option<UInt64Value> {
+    Some(UInt64Value { value })
 }
 
 pub(crate) fn bool_value(value: bool) -> Option<BoolValue> {

@@ -262,6 +262,7 @@ fn host(domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
         name: String::new(),
         domains,
         routes,
+        ..VirtualHost::default()
     }
 }
 

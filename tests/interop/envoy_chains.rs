@@ -107,6 +107,7 @@ fn everything(name: &str, routes: Vec<Route>) -> Arc<RouteTable> {
             name: "any".to_owned(),
             domains: vec!["*".to_owned()],
             routes,
+            ..VirtualHost::default()
         }],
     })
 }
@@ -403,6 +404,7 @@ fn kitchen_sink() -> View {
                 path,
                 authority: Some(text("elsewhere")),
             },
+            ..Forward::default()
         })
     };
     let mut routes = vec![
@@ -483,6 +485,7 @@ fn kitchen_sink() -> View {
         name: text(name),
         domains: domains.iter().map(|domain| text(domain)).collect(),
         routes: routes.clone(),
+        ..VirtualHost::default()
     };
     view.routes.insert(
         text("9080"),

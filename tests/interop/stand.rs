@@ -198,6 +198,7 @@ pub(crate) fn table(shares: &[(&str, u32)]) -> Arc<RouteTable> {
             .map(str::to_owned)
             .to_vec(),
             routes: vec![route],
+            ..VirtualHost::default()
         }],
     })
 }

@@ -6,6 +6,8 @@
 
 pub mod explain;
 pub mod matching;
+pub mod policy;
+pub mod retry;
 pub mod router;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
+pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Priority, Share};
+pub use retry::{RateLimitedBackOff, ResetFormat, ResetHeader, Retry, RetryOn};
 pub use router::{Found, Router};
 
 /// Routes by host.
@@ -40,6 +44,14 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// The first match wins.
     pub routes: Vec<Route>,
+    /// What is said about tries.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attempts: AttemptHeaders,
+}
+
+/// Whether a field says nothing: it is left out then.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One route.
@@ -61,6 +73,7 @@ pub struct Route {
 }
 
 /// What a route does.
+#[expect(clippy::large_enum_variant, reason = "nearly every route forwards")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
@@ -82,6 +95,24 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// `None` never retries.
     pub retry: Option<Retry>,
+    /// Further limits in time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub deadlines: Deadlines,
+    /// A try that takes longer than its limit goes on beside the next one, and the first good
+    /// answer counts (Envoy: `hedge_on_per_try_timeout`). Requests that may not be done twice are
+    /// never hedged.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hedge: bool,
+    /// Where copies of requests go, whose answers nobody gets.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mirrors: Vec<Mirror>,
+    /// Whose share of the clusters' limits requests take.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: Priority,
+    /// Most bytes of a body that are kept for another try; `None` is 64 KiB. A larger body is sent
+    /// once (Envoy: `request_body_buffer_limit`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub replay_limit: Option<u64>,
     /// Changes path and host before sending on.
     #[serde(default)]
     pub rewrite: Rewrite,
@@ -98,82 +129,6 @@ pub struct WeightedCluster {
     /// Edits for requests that go here.
     #[serde(default)]
     pub headers: HeaderEdits,
-}
-
-/// When and how often a request is tried again (Envoy's names; Istio's defaults).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Retry {
-    /// Tries after the first.
-    pub attempts: u32,
-    /// For each try; `None` is the route's timeout.
-    pub per_try_timeout: Option<Duration>,
-    /// Conditions; any suffices.
-    pub on: Vec<RetryOn>,
-    /// Statuses for [`RetryOn::RetriableStatusCodes`].
-    pub status_codes: Vec<u16>,
-    /// First wait; doubles up to ten times that, with full jitter. Envoy's default is 25 ms.
-    pub base_interval: Duration,
-}
-
-impl Default for Retry {
-    /// Istio's: two more tries where nothing can have been processed twice.
-    fn default() -> Self {
-        Self {
-            attempts: 2,
-            per_try_timeout: None,
-            on: vec![
-                RetryOn::ConnectFailure,
-                RetryOn::RefusedStream,
-                RetryOn::Unavailable,
-                RetryOn::Cancelled,
-                RetryOn::RetriableStatusCodes,
-            ],
-            status_codes: Vec::new(),
-            base_interval: Duration::from_millis(25),
-        }
-    }
-}
-
-macro_rules! retry_conditions {
-    ($($variant:ident $name:literal $doc:literal),* $(,)?) => {
-        /// A condition for another try, by Envoy's name.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum RetryOn {
-            $(#[doc = $doc] #[serde(rename = $name)] $variant,)*
-        }
-
-        impl RetryOn {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Envoy's name.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name),* }
-            }
-
-            /// By Envoy's name.
-            pub fn parse(name: &str) -> Option<Self> {
-                match name { $($name => Some(Self::$variant),)* _ => None }
-            }
-        }
-    };
-}
-
-retry_conditions! {
-    ServerError "5xx" "Any 5xx, or no answer at all.",
-    GatewayError "gateway-error" "502, 503 or 504.",
-    Reset "reset" "The peer broke off without answering.",
-    ResetBeforeRequest "reset-before-request" "The peer broke off before the request was sent.",
-    ConnectFailure "connect-failure" "No connection could be made.",
-    Retriable4xx "retriable-4xx" "409.",
-    RefusedStream "refused-stream" "HTTP/2 REFUSED_STREAM: surely not processed.",
-    RetriableStatusCodes "retriable-status-codes" "One of the policy's status codes.",
-    Cancelled "cancelled" "gRPC status 1.",
-    DeadlineExceeded "deadline-exceeded" "gRPC status 4.",
-    ResourceExhausted "resource-exhausted" "gRPC status 8.",
-    Internal "internal" "gRPC status 13.",
-    Unavailable "unavailable" "gRPC status 14.",
 }
 
 /// Changes to the request line.

@@ -148,6 +148,7 @@ mod tests {
                     name: String::new(),
                     domains: domains.iter().map(|d| (*d).to_owned()).collect(),
                     routes: Vec::new(),
+                    ..VirtualHost::default()
                 })
                 .collect(),
         }))

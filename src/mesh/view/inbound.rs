@@ -301,6 +301,7 @@ fn table(name: &str, port: u16) -> RouteTable {
             name: format!("inbound|http|{port}"),
             domains: vec!["*".to_owned()],
             routes: vec![route],
+            ..VirtualHost::default()
         }],
     }
 }

@@ -276,6 +276,7 @@ impl Table {
                 name,
                 domains,
                 routes,
+                ..VirtualHost::default()
             });
         }
     }

@@ -170,7 +170,7 @@ impl Checks {
 
 /// Whether something was sent to the cluster, as far as can be seen now.
 fn is_busy(cluster: &ClusterTable) -> bool {
-    cluster.counters.connections.load(Ordering::Relaxed) > 0
+    cluster.counters.connections() > 0
         || cluster
             .endpoints
             .entries

@@ -5,8 +5,9 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use crate::rt;
+use crate::telemetry::Flag;
 
-use super::super::tables::route::RetryTable;
+use super::call::again::{Again, Chance, No};
 use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
 use super::h1::parse;
@@ -19,11 +20,11 @@ use super::respond::{Failure, reason};
 use super::{Framing, Version};
 
 /// One try.
-pub(crate) struct Drive<'d> {
+pub(crate) struct Drive<'d, 't> {
     pub(crate) down: &'d mut Leg,
     pub(crate) up: &'d mut Leg,
     pub(crate) replay: &'d mut Replay,
-    pub(crate) relay: Relay<'d>,
+    pub(crate) relay: &'d Relay<'t>,
     /// The request has gone up, as far as it will.
     pub(crate) uploaded: bool,
     /// The endpoint stopped reading before the end.
@@ -37,14 +38,17 @@ pub(crate) struct Drive<'d> {
 }
 
 /// How an answer is passed on.
-pub(crate) struct Relay<'d> {
-    pub(crate) edits: Edits<'d>,
+#[derive(Clone, Copy)]
+pub(crate) struct Relay<'t> {
+    pub(crate) edits: Edits<'t>,
     pub(crate) facts: Facts,
     pub(crate) begun: Instant,
     /// The caller's connection ends with this answer.
     pub(crate) close: bool,
     /// Answers that are not passed on but tried again.
-    pub(crate) retry: Option<&'d RetryTable>,
+    pub(crate) chance: Option<Chance<'t>>,
+    /// The try that this is, where callers are told.
+    pub(crate) attempts: Option<u32>,
 }
 
 /// What is known of an answer.
@@ -57,28 +61,31 @@ pub(crate) struct SeenHead {
     pub(crate) reusable: bool,
     /// The caller's connection must end.
     pub(crate) close: bool,
+    /// Why it was not tried again, where that was meant.
+    pub(crate) flag: Flag,
 }
 
 /// How a try ended.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum End<'t> {
     /// Request and answer went through.
     Done,
-    /// The answer is one that is to be tried again.
-    Retry(u16),
+    /// The answer, of this status, is one that is to be tried again; without leave, another try is
+    /// on its way already.
+    Retry(u16, Option<Again<'t>>),
     /// Nothing was answered.
     Failed(Failure),
-    /// The endpoint broke off in its answer.
-    Cut,
+    /// The answer broke off.
+    Cut(Failure),
     /// Both sides speak another protocol from here on.
     Switched,
     /// There is nobody to answer to.
     CallerGone,
 }
 
-enum Head {
+enum Head<'t> {
     Informational,
-    Retry(u16),
+    Retry(u16, Option<Again<'t>>),
     Switched,
     Relayed(SeenHead, Body),
 }
@@ -89,8 +96,8 @@ struct Body {
     raw: bool,
 }
 
-impl Drive<'_> {
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+impl<'t> Drive<'_, 't> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End<'t>> {
         if !self.uploaded
             && let Some(end) = self.upload(cx)
         {
@@ -108,7 +115,7 @@ impl Drive<'_> {
             Poll::Ready(Ok(())) => Poll::Ready(End::Done),
             Poll::Ready(Err(Broken::From(error))) => {
                 tracing::debug!(%error, "answer cut off");
-                Poll::Ready(End::Cut)
+                Poll::Ready(End::Cut(Failure::Broken))
             }
             Poll::Ready(Err(Broken::To(error))) => {
                 tracing::debug!(%error, "answer not delivered");
@@ -118,7 +125,7 @@ impl Drive<'_> {
         }
     }
 
-    fn upload(&mut self, cx: &mut Context<'_>) -> Option<End> {
+    fn upload(&mut self, cx: &mut Context<'_>) -> Option<End<'t>> {
         match pump(
             cx,
             self.down,
@@ -147,7 +154,7 @@ impl Drive<'_> {
 
     /// While the endpoint thinks, the caller may go away. Its half-close is not that: some callers
     /// send their request and then shut down their side.
-    fn poll_caller_gone(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_caller_gone(&mut self, cx: &mut Context<'_>) -> Poll<End<'t>> {
         match self.down {
             Leg::H2(leg) => leg.poll_reset(cx).map(|_| End::CallerGone),
             Leg::H1(leg) => {
@@ -173,7 +180,7 @@ impl Drive<'_> {
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Failure>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End<'t>>, Failure>> {
         loop {
             let head = match self.up {
                 Leg::H1(_) => ready!(self.poll_text_head(cx))?,
@@ -181,7 +188,9 @@ impl Drive<'_> {
             };
             match head {
                 Head::Informational => {}
-                Head::Retry(status) => return Poll::Ready(Ok(Some(End::Retry(status)))),
+                Head::Retry(status, again) => {
+                    return Poll::Ready(Ok(Some(End::Retry(status, again))));
+                }
                 Head::Switched => return Poll::Ready(Ok(Some(End::Switched))),
                 Head::Relayed(seen, body) => {
                     self.seen = Some(seen);
@@ -194,7 +203,7 @@ impl Drive<'_> {
         }
     }
 
-    fn poll_text_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+    fn poll_text_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head<'t>, Failure>> {
         let Self {
             down,
             up,
@@ -237,7 +246,7 @@ impl Drive<'_> {
         }
     }
 
-    fn poll_h2_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+    fn poll_h2_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head<'t>, Failure>> {
         let Leg::H2(up) = &mut *self.up else {
             return Poll::Ready(Err(Failure::BadResponse));
         };
@@ -286,10 +295,10 @@ struct Parts<'p> {
     reusable: bool,
 }
 
-impl Relay<'_> {
+impl<'t> Relay<'t> {
     /// Passes a head on to the caller, or says that it is not for the caller. `whole` says that
     /// the request could be sent again.
-    fn pass(&self, down: &mut Leg, parts: &Parts<'_>, whole: bool) -> Result<Head, Failure> {
+    fn pass(&self, down: &mut Leg, parts: &Parts<'_>, whole: bool) -> Result<Head<'t>, Failure> {
         let now = rt::now();
         let status = parts.status;
         let switch = status == 101 && self.facts.upgrade;
@@ -300,9 +309,15 @@ impl Relay<'_> {
             self.inform(down, parts);
             return Ok(Head::Informational);
         }
-        let retry = |table: &&RetryTable| table.on_answer(status, parts.scan.grpc_status);
-        if whole && self.retry.as_ref().is_some_and(retry) {
-            return Ok(Head::Retry(status));
+        let mut flag = Flag::None;
+        if let Some(chance) = &self.chance {
+            match chance.answer(status, parts.scan, parts.fields, whole) {
+                Ok(again) => return Ok(Head::Retry(status, Some(again))),
+                Err(No::UnderWay) => return Ok(Head::Retry(status, None)),
+                Err(No::NotMeant) => {}
+                Err(No::Spent) => flag = Flag::Urx,
+                Err(No::Overflow) => flag = Flag::Uo,
+            }
         }
         let (framing, writer) = self.framing(down, parts);
         let close = self.close || framing == Framing::Close;
@@ -317,6 +332,7 @@ impl Relay<'_> {
             close,
             version: self.facts.version,
             switch,
+            attempts: self.attempts,
         };
         match down {
             Leg::H1(leg) => {
@@ -337,6 +353,7 @@ impl Relay<'_> {
             at: now,
             reusable: parts.reusable && parts.framing != Framing::Close,
             close,
+            flag,
         };
         let raw = parts.text
             && matches!(down, Leg::H1(_))
@@ -376,6 +393,7 @@ impl Relay<'_> {
             close: false,
             version: self.facts.version,
             switch: false,
+            attempts: None,
         };
         match down {
             Leg::H1(leg) => out.write_text(&mut leg.out),

@@ -79,6 +79,46 @@ pub(crate) enum Name {
     RequestId,
     AttemptCount,
     ServiceTime,
+    /// A caller's wish about the limits of its request.
+    Control,
+    ExpectedTimeout,
+    GrpcTimeout,
+    IdempotencyKey,
+}
+
+/// Callers' wishes, all of them behind `x-envoy-`.
+const CONTROLS: [&str; 10] = [
+    "x-envoy-retry-on",
+    "x-envoy-max-retries",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+];
+/// How long the endpoint's answer is waited for, in milliseconds.
+pub(crate) const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
+
+/// What a name of a length that wishes have is.
+fn envoy(name: &[u8]) -> Name {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    if !name
+        .get(..8)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"x-envoy-"))
+    {
+        Name::Other
+    } else if is("x-envoy-attempt-count") {
+        Name::AttemptCount
+    } else if is(EXPECTED_TIMEOUT) {
+        Name::ExpectedTimeout
+    } else if CONTROLS.into_iter().any(is) {
+        Name::Control
+    } else {
+        Name::Other
+    }
 }
 
 /// What `name` is. By length first: most names differ from all of these in it.
@@ -94,17 +134,23 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         12 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
             (Name::RequestId, "x-request-id")
         }
+        12 if name.first().is_some_and(|first| first | 0x20 == b'g') => {
+            (Name::GrpcTimeout, "grpc-timeout")
+        }
         12 => (Name::ContentType, "content-type"),
         14 if name.first().is_some_and(|first| first | 0x20 == b'x') => (Name::Peer, PEER),
         14 => (Name::ContentLength, "content-length"),
-        16 => (Name::Hop, "proxy-connection"),
+        15 => (Name::IdempotencyKey, "idempotency-key"),
+        16 if name.first().is_some_and(|first| first | 0x20 == b'p') => {
+            (Name::Hop, "proxy-connection")
+        }
         17 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
             (Name::ForwardedProto, "x-forwarded-proto")
         }
         17 => (Name::TransferEncoding, "transfer-encoding"),
-        21 => (Name::AttemptCount, "x-envoy-attempt-count"),
         23 => (Name::ClientCert, "x-forwarded-client-cert"),
         29 => (Name::ServiceTime, "x-envoy-upstream-service-time"),
+        16 | 19 | 21 | 30 | 32 | 38 | 40 => return envoy(name),
         _ => return Name::Other,
     };
     if name.eq_ignore_ascii_case(text.as_bytes()) {
@@ -147,6 +193,10 @@ pub(crate) struct Scan<'m> {
     pub(crate) has_request_id: bool,
     pub(crate) has_forwarded_proto: bool,
     pub(crate) peer: Option<&'m [u8]>,
+    /// The application can tell a repetition.
+    pub(crate) idempotency_key: bool,
+    /// A field asks for limits other than the route's.
+    pub(crate) controlled: bool,
 }
 
 /// What the `connection` fields say.
@@ -204,7 +254,11 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
         | Name::Hop
         | Name::ClientCert
         | Name::AttemptCount
-        | Name::ServiceTime => {}
+        | Name::ServiceTime
+        | Name::ExpectedTimeout
+        | Name::GrpcTimeout => {}
+        Name::Control => scan.controlled = true,
+        Name::IdempotencyKey => scan.idempotency_key = true,
         Name::Host => {
             if scan.host.replace(value).is_some() {
                 bad = Some(BadFields::SeveralHosts);
@@ -348,6 +402,14 @@ mod tests {
             ("x-forwarded-proto", Name::ForwardedProto),
             ("Keep-Alive", Name::Hop),
             ("x-request-ix", Name::Other),
+            ("Proxy-Connection", Name::Hop),
+            ("x-envoy-attempt-count", Name::AttemptCount),
+            ("X-Envoy-Retry-On", Name::Control),
+            ("x-envoy-retry-grpc-on", Name::Control),
+            ("x-envoy-upstream-rq-per-try-timeout-ms", Name::Control),
+            ("x-envoy-expected-rq-timeout-ms", Name::ExpectedTimeout),
+            ("grpc-timeout", Name::GrpcTimeout),
+            ("x-envoy-force-tracx", Name::Other),
         ] {
             assert_eq!(classify(name.as_bytes()), expected, "{name}");
         }

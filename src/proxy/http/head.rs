@@ -144,6 +144,10 @@ fn is_host(name: &str) -> bool {
 
 /// A request on its way to an endpoint.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a request, each asked for by name"
+)]
 pub(crate) struct RequestOut<'r> {
     pub(crate) method: &'r [u8],
     pub(crate) path: &'r [u8],
@@ -158,6 +162,10 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) client_cert: Option<&'r [u8]>,
     /// Asks for another protocol on this connection.
     pub(crate) upgrade: bool,
+    /// What a caller said of its patience is passed on: it is believed, and not said anew.
+    pub(crate) passes_deadline: bool,
+    /// A gRPC deadline is said anew for each try.
+    pub(crate) tells_grpc: bool,
 }
 
 impl RequestOut<'_> {
@@ -171,14 +179,20 @@ impl RequestOut<'_> {
             | Name::ContentLength
             | Name::TransferEncoding
             | Name::Peer
+            | Name::Control
             | Name::ClientCert => false,
             Name::AttemptCount => self.inbound,
+            Name::ExpectedTimeout if !self.passes_deadline => false,
+            Name::GrpcTimeout if self.tells_grpc => false,
             Name::Other
             | Name::Cookie
             | Name::ContentType
             | Name::GrpcStatus
             | Name::ForwardedProto
             | Name::RequestId
+            | Name::ExpectedTimeout
+            | Name::GrpcTimeout
+            | Name::IdempotencyKey
             | Name::ServiceTime => {
                 !self.scan.connection.nominates(name) && !self.edits.touches(name)
             }
@@ -273,6 +287,8 @@ pub(crate) struct ResponseOut<'r> {
     pub(crate) version: Version,
     /// Switches to another protocol.
     pub(crate) switch: bool,
+    /// Tries that it took, where callers are told.
+    pub(crate) attempts: Option<u32>,
 }
 
 impl ResponseOut<'_> {
@@ -296,6 +312,10 @@ impl ResponseOut<'_> {
             | Name::ClientCert
             | Name::ForwardedProto
             | Name::RequestId
+            | Name::Control
+            | Name::ExpectedTimeout
+            | Name::GrpcTimeout
+            | Name::IdempotencyKey
             | Name::AttemptCount => {
                 !self.scan.connection.nominates(name) && !self.edits.touches(name)
             }
@@ -308,6 +328,9 @@ impl ResponseOut<'_> {
             b"x-envoy-upstream-service-time",
             text.format(self.service_time).as_bytes(),
         );
+        if let Some(attempts) = self.attempts {
+            sink.put(b"x-envoy-attempt-count", text.format(attempts).as_bytes());
+        }
         self.edits.write(sink);
     }
 
@@ -457,6 +480,8 @@ mod tests {
             inbound: false,
             client_cert: None,
             upgrade: false,
+            passes_deadline: false,
+            tells_grpc: false,
         }
         .write_text(&mut out);
         String::from_utf8(out).unwrap()

@@ -6,6 +6,7 @@
 //! fail looks like to the caller.
 
 pub(crate) mod call;
+pub(crate) mod control;
 pub(crate) mod drive;
 pub(crate) mod fields;
 pub(crate) mod h1;
@@ -16,6 +17,7 @@ pub(crate) mod path;
 pub(crate) mod plan;
 pub(crate) mod replay;
 pub(crate) mod respond;
+mod rewrite;
 pub(crate) mod tunnel;
 
 /// Which HTTP the caller speaks.

@@ -6,18 +6,19 @@
 use std::borrow::Cow;
 
 use crate::mesh::cluster::UpstreamProtocol;
-use crate::mesh::route::matching::split_query;
-use crate::mesh::route::{Action, Forward, PathMatch, PathRewrite, Redirect, Request, Route};
+use crate::mesh::route::{Action, AttemptHeaders, Forward, Request, Route, VirtualHost};
 use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Live, Worker};
 use super::super::tables::route::ForwardTable;
 use super::super::tables::{ClusterTable, RouteAction};
+use super::control::{self, Control};
 use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::head::{Answer, Edits, RequestOut};
 use super::path::normalise;
 use super::respond::Failure;
+use super::rewrite::{redirected, rewritten};
 use super::{Framing, Version};
 
 /// A request as it was read.
@@ -45,7 +46,8 @@ pub(crate) struct Facts {
     pub(crate) framing: Framing,
     /// HEAD: the answer has no body.
     pub(crate) head: bool,
-    /// Doing it twice does what doing it once does (RFC 9110, 9.2.2).
+    /// Doing it twice does what doing it once does (RFC 9110, 9.2.2), or the application has a key
+    /// to tell.
     pub(crate) idempotent: bool,
     pub(crate) grpc: bool,
     pub(crate) connect: bool,
@@ -93,6 +95,8 @@ pub(crate) struct Chosen {
     /// Cluster index.
     pub(crate) cluster: usize,
     pub(crate) head: HeadOut,
+    /// What the request itself says about its limits; nothing, mostly.
+    pub(crate) control: Option<Box<Control>>,
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) authority: Vec<u8>,
 }
@@ -112,28 +116,29 @@ pub(crate) struct Routed<'t> {
     pub(crate) route: &'t Route,
     pub(crate) forward: &'t Forward,
     pub(crate) table: &'t ForwardTable,
+    pub(crate) attempts: AttemptHeaders,
 }
 
 impl RouteAt {
     pub(crate) fn route(self, live: &Live) -> Option<&Route> {
+        self.host(live)?.routes.get(self.route)
+    }
+
+    fn host(self, live: &Live) -> Option<&VirtualHost> {
         let table = live.tables.routes.get(self.table)?;
-        table
-            .router
-            .table()
-            .hosts
-            .get(self.host)?
-            .routes
-            .get(self.route)
+        table.router.table().hosts.get(self.host)
     }
 
     pub(crate) fn routed(self, live: &Live) -> Option<Routed<'_>> {
-        let route = self.route(live)?;
+        let host = self.host(live)?;
+        let route = host.routes.get(self.route)?;
         let table = live.tables.routes.get(self.table)?;
         match (&route.action, table.action(self.host, self.route)?) {
             (Action::Forward(forward), RouteAction::Forward(table)) => Some(Routed {
                 route,
                 forward,
                 table,
+                attempts: host.attempts,
             }),
             _ => None,
         }
@@ -141,10 +146,10 @@ impl RouteAt {
 }
 
 /// What routes judge: the normalised path and the effective host.
-struct Seen<'m> {
+pub(super) struct Seen<'m> {
     ask: &'m Ask<'m>,
-    authority: &'m [u8],
-    path: &'m [u8],
+    pub(super) authority: &'m [u8],
+    pub(super) path: &'m [u8],
     tls: bool,
 }
 
@@ -243,7 +248,7 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
         idempotent: matches!(
             ask.method,
             b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
-        ),
+        ) || ask.scan.idempotency_key,
         grpc: ask.scan.grpc,
         connect,
         upgrade: ask.version == Version::Http11
@@ -359,15 +364,20 @@ fn decide(
                 .map_or_else(Edits::default, |target| {
                     Edits::new(&target.headers.request, &found.route.headers.request)
                 });
+            let control = (seen.ask.scan.controlled || table.looks_at_heads).then(|| {
+                let whom = (control::is_trusted(conn, seen.ask.fields), facts.grpc);
+                Box::new(control::read(seen, seen.ask.fields, whom, (forward, table)))
+            });
             let head = head_out(
                 conn,
                 cluster,
                 seen,
-                facts,
+                (facts, control.as_deref()),
                 (found.route, forward, edits),
                 text,
             );
             Ok(Then::Forward(Chosen {
+                control,
                 at,
                 target,
                 cluster: index,
@@ -386,7 +396,7 @@ fn head_out(
     conn: &Conn,
     cluster: &ClusterTable,
     seen: &Seen<'_>,
-    facts: Facts,
+    (facts, control): (Facts, Option<&Control>),
     (route, forward, edits): (&Route, &Forward, Edits<'_>),
     mut text: Vec<u8>,
 ) -> HeadOut {
@@ -409,6 +419,10 @@ fn head_out(
         inbound: conn.inbound(),
         client_cert: conn.client_cert.as_deref().filter(|_| conn.inbound()),
         upgrade: facts.upgrade,
+        // Peers are believed, as they only make their own request shorter.
+        passes_deadline: (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields))
+            && forward.timeout.is_none(),
+        tells_grpc: control.is_some_and(|control| control.tell_grpc),
     };
     // Another protocol can only be asked for over HTTP/1.
     if !facts.upgrade && speaks_http2(cluster, facts.version) {
@@ -426,74 +440,6 @@ fn speaks_http2(cluster: &ClusterTable, version: Version) -> bool {
         UpstreamProtocol::Http1 => false,
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Downstream => version == Version::Http2,
-    }
-}
-
-fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, target: &[u8]) -> Vec<u8> {
-    let (path, query) = split_query(target);
-    let mut out = match (rewrite, matched) {
-        (PathRewrite::Full(full), _) => full.clone().into_bytes(),
-        (
-            PathRewrite::Regex {
-                pattern,
-                substitution,
-            },
-            _,
-        ) => pattern.replace_all(path, substitution),
-        (PathRewrite::Prefix(new), PathMatch::Prefix(old)) => {
-            let rest = path.get(old.len()..).unwrap_or_default();
-            [new.as_bytes(), rest].concat()
-        }
-        (PathRewrite::Prefix(new), PathMatch::Segments(old)) => {
-            let rest = path
-                .get(old.trim_end_matches('/').len()..)
-                .unwrap_or_default();
-            let new = new.trim_end_matches('/').as_bytes();
-            [new, rest].concat()
-        }
-        (PathRewrite::Prefix(new), PathMatch::Exact(_) | PathMatch::Regex(_)) => {
-            new.clone().into_bytes()
-        }
-    };
-    if out.first() != Some(&b'/') {
-        out.insert(0, b'/');
-    }
-    if let Some(query) = query {
-        out.push(b'?');
-        out.extend_from_slice(query);
-    }
-    out
-}
-
-fn redirected(redirect: &Redirect, seen: &Seen<'_>) -> Answer {
-    let (path, query) = split_query(seen.path);
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
-    let host = match &redirect.authority {
-        Some(host) => Cow::Borrowed(host.as_str()),
-        None => String::from_utf8_lossy(seen.authority),
-    };
-    let mut location = format!("{scheme}://");
-    match redirect.port {
-        Some(port) => {
-            let name = crate::mesh::route::router::without_port(host.as_bytes());
-            location.push_str(&String::from_utf8_lossy(name));
-            location.push(':');
-            location.push_str(itoa::Buffer::new().format(port));
-        }
-        None => location.push_str(&host),
-    }
-    match &redirect.path {
-        Some(path) => location.push_str(path),
-        None => location.push_str(&String::from_utf8_lossy(path)),
-    }
-    if let Some(query) = query {
-        location.push('?');
-        location.push_str(&String::from_utf8_lossy(query));
-    }
-    Answer {
-        status: redirect.status,
-        location: Some(location.chars().filter(|c| !c.is_control()).collect()),
-        ..Answer::default()
     }
 }
 
@@ -566,35 +512,6 @@ mod tests {
                 effective(&of(b"GET", target.as_bytes(), &scan), false).is_err(),
                 "{target}"
             );
-        }
-    }
-
-    #[test]
-    fn a_prefix_is_replaced_and_the_query_stays() {
-        let prefix = |new: &str| PathRewrite::Prefix(new.to_owned());
-        for (rewrite, matched, target, expected) in [
-            (
-                prefix("/"),
-                PathMatch::Segments("/a".into()),
-                "/a/b?q",
-                "/b?q",
-            ),
-            (prefix("/"), PathMatch::Segments("/a".into()), "/a", "/"),
-            (
-                prefix("/v2"),
-                PathMatch::Prefix("/v1".into()),
-                "/v1x",
-                "/v2x",
-            ),
-            (
-                PathRewrite::Full("/all".into()),
-                PathMatch::default(),
-                "/a?q",
-                "/all?q",
-            ),
-        ] {
-            let out = rewritten(&rewrite, &matched, target.as_bytes());
-            assert_eq!(String::from_utf8(out).unwrap(), expected, "{target}");
         }
     }
 }

@@ -1,22 +1,32 @@
 //! What of a request's body went up already, so that it can go up again.
 
+/// Most that is kept where the route does not say.
+const LIMIT: usize = 64 * 1024;
+
 /// The part of a request's body that went up already, for another try.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Replay {
     pub(crate) kept: Vec<u8>,
+    limit: usize,
     off: bool,
 }
 
 impl Replay {
-    /// Most that is kept.
-    const LIMIT: usize = 64 * 1024;
+    /// Keeps at most `limit` bytes, else 64 KiB.
+    pub(crate) fn new(limit: Option<u64>) -> Self {
+        Self {
+            kept: Vec::new(),
+            limit: limit.map_or(LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            off: false,
+        }
+    }
 
     /// Takes note of `data` as gone up.
     pub(crate) fn keep(&mut self, data: &[u8]) {
         if self.off {
             return;
         }
-        if self.kept.len() + data.len() > Self::LIMIT {
+        if self.kept.len().saturating_add(data.len()) > self.limit {
             self.off = true;
             self.kept = Vec::new();
             return;

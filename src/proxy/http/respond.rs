@@ -51,6 +51,18 @@ pub(crate) enum Failure {
     Timeout,
     #[error("no answer to this try in time")]
     TryTimeout,
+    #[error("nothing from the endpoint during this try for too long")]
+    TryIdle,
+    #[error("nothing moved for too long")]
+    StreamIdle {
+        /// The request had arrived whole.
+        complete: bool,
+    },
+    #[error("the request took longer than it may")]
+    MaxDuration {
+        /// The request had arrived whole.
+        complete: bool,
+    },
     #[error("the caller went away")]
     CallerGone,
     #[error("the caller's body is malformed")]
@@ -130,15 +142,13 @@ impl Failure {
             Self::NoRoute => proxy(404, Flag::Nr, "route_not_found", ""),
             Self::NoCluster => proxy(503, Flag::Nc, "cluster_not_found", ""),
             Self::NoEndpoint => proxy(503, Flag::Uh, "no_healthy_upstream", "no healthy upstream"),
-            Self::Overflow => Reply {
-                retry: &[RetryOn::ServerError, RetryOn::GatewayError],
-                ..proxy(
-                    503,
-                    Flag::Uo,
-                    "upstream_reset_before_response_started{overflow}",
-                    "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-                )
-            },
+            // Never tried again: that would add to it.
+            Self::Overflow => proxy(
+                503,
+                Flag::Uo,
+                "upstream_reset_before_response_started{overflow}",
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+            ),
             Self::Loop => proxy(502, Flag::Uf, "request_would_loop", "request would loop"),
             Self::Connect(_) => upstream(
                 503,
@@ -176,6 +186,7 @@ impl Failure {
                 &[
                     RetryOn::RefusedStream,
                     RetryOn::ServerError,
+                    RetryOn::GatewayError,
                     RetryOn::Reset,
                     RetryOn::ResetBeforeRequest,
                 ],
@@ -198,7 +209,26 @@ impl Failure {
                 Flag::Ut,
                 "upstream_per_try_timeout",
                 "upstream request timeout",
-                &[RetryOn::ServerError, RetryOn::GatewayError, RetryOn::Reset],
+                RESET,
+            ),
+            Self::TryIdle => upstream(
+                504,
+                Flag::Ut,
+                "upstream_per_try_idle_timeout",
+                "upstream request timeout",
+                RESET,
+            ),
+            Self::StreamIdle { complete } => proxy(
+                late(*complete),
+                Flag::Si,
+                "stream_idle_timeout",
+                "stream timeout",
+            ),
+            Self::MaxDuration { complete } => proxy(
+                late(*complete),
+                Flag::Dt,
+                "max_duration_timeout",
+                "downstream duration timeout",
             ),
             Self::CallerGone => Reply {
                 flag: Flag::Dc,
@@ -214,6 +244,11 @@ impl Failure {
             _ => String::new(),
         }
     }
+}
+
+/// The status for what took too long: the caller's fault while its request is incomplete.
+fn late(complete: bool) -> u16 {
+    if complete { 504 } else { 408 }
 }
 
 /// The gRPC status for a failure with this HTTP status (gRPC's own mapping).

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::mesh::cluster::Thresholds;
+use crate::mesh::route::Priority;
 use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Health, Locality, WorkloadRef};
 use crate::telemetry::{PeerId, PeerLabels, Registry, ServiceId};
 
@@ -10,7 +12,7 @@ use super::super::balance::outlier::{Detector, Monitor};
 use super::super::balance::smooth::Smooth;
 use super::super::health::check::CheckStats;
 use super::super::health::flags::{Flags, Why};
-use super::super::limit::Counters;
+use super::super::limit::{Counters, Gate};
 
 /// A cluster, ready to be called.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct ClusterTable {
     assignment: Option<Arc<Assignment>>,
     /// Kept while a cluster of this name stays.
     pub(crate) counters: Arc<Counters>,
+    /// Limits for requests of priority DEFAULT and HIGH.
+    thresholds: [Thresholds; 2],
     /// Who can be called.
     pub(crate) endpoints: Arc<EndpointSet>,
     /// Ejection, where it is on.
@@ -173,6 +177,10 @@ impl ClusterTable {
             config: Arc::clone(config),
             assignment: assignment.cloned(),
             counters: before.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
+            thresholds: [
+                config.limits.usual(),
+                config.limits.high.clone().unwrap_or_default(),
+            ],
             endpoints: Arc::new(set),
             outlier,
             checks,
@@ -229,6 +237,21 @@ fn watch(set: &EndpointSet, outlier: Option<&Detector>) {
         out += usize::from(entry.state.health.holds(Why::Outlier));
     }
     detector.stats.recount(out);
+}
+
+impl ClusterTable {
+    /// The limits for requests of `priority`.
+    pub(crate) fn gate(&self, priority: Priority) -> Gate<'_> {
+        let [usual, high] = &self.thresholds;
+        Gate {
+            priority,
+            counters: &self.counters,
+            limits: match priority {
+                Priority::Default => usual,
+                Priority::High => high,
+            },
+        }
+    }
 }
 
 impl EndpointSet {

@@ -6,6 +6,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod cluster;
+pub(crate) mod retry;
 pub(crate) mod route;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::telemetry::Registry;
 
 pub(crate) use chain::{ChainAction, ListenerTable};
 pub(crate) use cluster::{ClusterTable, EndpointEntry, EndpointSet};
+pub(crate) use retry::RetryTable;
 pub(crate) use route::{RouteAction, RouteTable};
 
 /// Everything that workers read. Immutable but for the counters inside.

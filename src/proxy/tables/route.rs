@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::mesh::route::{Action, Found, Request, Retry, RetryOn, RouteTable as Config, Router};
+use crate::mesh::route::{Action, Forward, Found, Request, RouteTable as Config, Router};
 
 use super::super::balance::smooth::Smooth;
+use super::retry::RetryTable;
 use crate::mesh::route::explain;
 use crate::telemetry::{Registry, RouteId};
 
@@ -20,6 +20,7 @@ pub(crate) struct RouteTable {
 }
 
 /// What a route does, beyond what its configuration says.
+#[expect(clippy::large_enum_variant, reason = "nearly every route forwards")]
 #[derive(Debug)]
 pub(crate) enum RouteAction {
     /// Sends on to one of these.
@@ -39,64 +40,8 @@ pub(crate) struct ForwardTable {
     pub(crate) label: RouteId,
     /// When and how often to try again.
     pub(crate) retry: Option<RetryTable>,
-}
-
-/// A retry policy as a set of conditions.
-#[derive(Debug)]
-pub(crate) struct RetryTable {
-    conditions: u32,
-    /// Tries after the first.
-    pub(crate) attempts: u32,
-    /// For each try.
-    pub(crate) per_try: Option<Duration>,
-    /// Statuses that are tried again.
-    codes: Vec<u16>,
-    /// First wait.
-    pub(crate) base: Duration,
-}
-
-impl RetryTable {
-    fn new(retry: &Retry) -> Self {
-        Self {
-            conditions: retry.on.iter().fold(0, |set, on| set | bit(*on)),
-            attempts: retry.attempts,
-            per_try: retry.per_try_timeout,
-            codes: retry.status_codes.clone(),
-            base: retry.base_interval,
-        }
-    }
-
-    /// Whether the policy names `condition`.
-    pub(crate) fn on(&self, condition: RetryOn) -> bool {
-        self.conditions & bit(condition) != 0
-    }
-
-    /// Whether an answer is to be tried again.
-    pub(crate) fn on_answer(&self, status: u16, grpc_status: Option<u8>) -> bool {
-        let http = match status {
-            502..=504 => self.on(RetryOn::ServerError) || self.on(RetryOn::GatewayError),
-            500.. => self.on(RetryOn::ServerError),
-            409 => self.on(RetryOn::Retriable4xx),
-            _ => false,
-        };
-        let grpc = match grpc_status {
-            Some(1) => self.on(RetryOn::Cancelled),
-            Some(4) => self.on(RetryOn::DeadlineExceeded),
-            Some(8) => self.on(RetryOn::ResourceExhausted),
-            Some(13) => self.on(RetryOn::Internal),
-            Some(14) => self.on(RetryOn::Unavailable),
-            _ => false,
-        };
-        http || grpc || (self.on(RetryOn::RetriableStatusCodes) && self.codes.contains(&status))
-    }
-}
-
-fn bit(on: RetryOn) -> u32 {
-    RetryOn::ALL
-        .iter()
-        .position(|known| *known == on)
-        .and_then(|at| u32::try_from(at).ok())
-        .map_or(0, |at| 1 << at)
+    /// The head of a request has a say in its limits, even without fields for that purpose.
+    pub(crate) looks_at_heads: bool,
 }
 
 impl RouteTable {
@@ -145,6 +90,7 @@ impl RouteTable {
                                 split,
                                 label: registry.route(&explain::label(config)),
                                 retry: forward.retry.as_ref().map(RetryTable::new),
+                                looks_at_heads: looks_at_heads(forward),
                             })
                         }
                         Action::Redirect(_) | Action::Respond(_) => RouteAction::Answer,
@@ -166,6 +112,16 @@ impl RouteTable {
     }
 }
 
+fn looks_at_heads(forward: &Forward) -> bool {
+    let deadlines = &forward.deadlines;
+    deadlines.grpc.is_some()
+        || deadlines.grpc_stream.is_some()
+        || forward
+            .retry
+            .as_ref()
+            .is_some_and(|retry| !retry.request_headers.is_empty())
+}
+
 impl RouteTable {
     /// What the route at these indexes does.
     pub(crate) fn action(&self, host: usize, route: usize) -> Option<&RouteAction> {
@@ -183,7 +139,7 @@ impl ForwardTable {
 
 #[cfg(test)]
 mod tests {
-    use crate::mesh::route::{Forward, HeaderEdits, Route, VirtualHost, WeightedCluster};
+    use crate::mesh::route::{HeaderEdits, Route, VirtualHost, WeightedCluster};
 
     use super::*;
 
@@ -212,6 +168,7 @@ mod tests {
                     headers: HeaderEdits::default(),
                     origin: crate::mesh::Origin::default(),
                 }],
+                ..VirtualHost::default()
             }],
         })
     }
@@ -232,15 +189,5 @@ mod tests {
             .filter(|_| forward.next().unwrap().1.is_none())
             .count();
         assert_eq!(missing, 100);
-    }
-
-    #[test]
-    fn conditions_are_envoys() {
-        let retry = RetryTable::new(&Retry {
-            on: vec![RetryOn::GatewayError, RetryOn::Unavailable],
-            ..Retry::default()
-        });
-        assert!(retry.on_answer(503, None) && !retry.on_answer(500, None));
-        assert!(retry.on_answer(200, Some(14)) && !retry.on_answer(200, Some(13)));
     }
 }

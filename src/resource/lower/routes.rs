@@ -208,6 +208,7 @@ impl Lowering<'_, '_> {
                     path: rewrite(route, &condition.matches.path),
                     authority: route.rewrite_authority.clone(),
                 },
+                ..Forward::default()
             }),
         };
         // Istio's name: of the route and of the match, where both have one.

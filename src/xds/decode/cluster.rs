@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::pb::{HTTP_PROTOCOL_OPTIONS, UInt32Value, cluster, core, is_ads, upstream};
+use super::super::pb::{HTTP_PROTOCOL_OPTIONS, cluster, is_ads, upstream};
 use super::super::structs::{ISTIO, MESHCTL, as_list, as_number, as_struct, as_text, part};
 use super::fields::Fields;
+use super::limits::limits;
 use super::{Fault, Members, duration_or, endpoint, health, mtls, sockets, unpack};
-use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
+use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
 use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &COMMON, &THRESHOLDS, &OPTIONS];
+pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &COMMON, &OPTIONS];
 
 const CLUSTER: Fields = Fields {
     message: "Cluster",
@@ -83,22 +84,6 @@ const COMMON: Fields = Fields {
         (6, "close_connections_on_host_set_change"),
         (7, "consistent_hashing_lb_config"),
         (8, "override_host_status"),
-    ],
-    refused: &[],
-};
-const THRESHOLDS: Fields = Fields {
-    message: "CircuitBreakers.Thresholds",
-    understood: &[
-        (1, "priority"),
-        (2, "max_connections"),
-        (3, "max_pending_requests"),
-        (4, "max_requests"),
-        (5, "max_retries"),
-    ],
-    tuning: &[
-        (6, "track_remaining"),
-        (7, "max_connection_pools"),
-        (8, "retry_budget"),
     ],
     refused: &[],
 };
@@ -357,30 +342,6 @@ fn security(
         ));
     }
     Ok(Some(found))
-}
-
-fn limits(
-    from: &cluster::Cluster,
-    max_requests_per_connection: u32,
-    ignored: &mut Vec<String>,
-) -> Result<Limits, Fault> {
-    let thresholds = from
-        .circuit_breakers
-        .iter()
-        .flat_map(|breakers| &breakers.thresholds)
-        .find(|thresholds| thresholds.priority == i32::from(core::RoutingPriority::Default))
-        .copied()
-        .unwrap_or_default();
-    THRESHOLDS.audit(&thresholds, ignored)?;
-    // Envoy's defaults.
-    let value = |value: Option<UInt32Value>, default| value.map_or(default, |value| value.value);
-    Ok(Limits {
-        max_connections: value(thresholds.max_connections, 1024),
-        max_pending_requests: value(thresholds.max_pending_requests, 1024),
-        max_requests: value(thresholds.max_requests, 1024),
-        max_retries: value(thresholds.max_retries, 3),
-        max_requests_per_connection,
-    })
 }
 
 /// Istio's metadata; a name alone proves nothing.

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::pb::{BoolValue, core, matcher, route, to_duration};
+use super::super::pb::{BoolValue, core, matcher, route};
 use super::super::structs::{MESHCTL, as_number, as_object, as_text, part};
 use super::{Fault, duration_or};
 use crate::mesh::route::{
-    Action, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch, PathRewrite,
-    Pattern, QueryMatch, Redirect, Respond, Retry, RetryOn, Rewrite, Route, TextMatch, VirtualHost,
-    WeightedCluster,
+    Action, AttemptHeaders, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch,
+    PathRewrite, Pattern, Priority, QueryMatch, Redirect, Respond, Rewrite, Route, TextMatch,
+    VirtualHost, WeightedCluster,
 };
 use crate::mesh::{Origin, RouteTable};
 
 use super::route_fields::{
-    ACTION, CLUSTER_WEIGHT, CONDITION, HEADER, HOST, REDIRECT, RESPOND, RETRY, ROUTE, STRING,
-    TABLE, WEIGHTED,
+    ACTION, CLUSTER_WEIGHT, CONDITION, HEADER, HOST, REDIRECT, RESPOND, ROUTE, STRING, TABLE,
+    WEIGHTED,
 };
+use super::route_policy::{Inherited, deadlines, hedge, mirrors, replay_limit, retry};
 
 pub(super) fn decode(
     from: &route::RouteConfiguration,
@@ -31,21 +32,31 @@ pub(super) fn decode(
             .iter()
             .map(|host| {
                 HOST.audit(host, ignored)?;
+                let inherited = Inherited::new(from, host, ignored)?;
                 Ok(VirtualHost {
                     name: host.name.clone(),
                     domains: host.domains.clone(),
                     routes: host
                         .routes
                         .iter()
-                        .map(|route| one(route, ignored))
+                        .map(|route| one(route, &inherited, ignored))
                         .collect::<Result<_, _>>()?,
+                    attempts: AttemptHeaders {
+                        request: host.include_request_attempt_count,
+                        response: host.include_attempt_count_in_response,
+                        timeout_retry: host.include_is_timeout_retry_header,
+                    },
                 })
             })
             .collect::<Result<_, _>>()?,
     })
 }
 
-fn one(from: &route::Route, ignored: &mut Vec<String>) -> Result<Route, Fault> {
+fn one(
+    from: &route::Route,
+    inherited: &Inherited,
+    ignored: &mut Vec<String>,
+) -> Result<Route, Fault> {
     ROUTE.audit(from, ignored)?;
     let metadata = from.metadata.as_ref();
     let ours = |key: &str| part(metadata, MESHCTL).and_then(|fields| as_text(fields, key));
@@ -60,6 +71,7 @@ fn one(from: &route::Route, ignored: &mut Vec<String>) -> Result<Route, Fault> {
     let action = match &from.action {
         Some(route::route::Action::Route(to)) => {
             let mut forward = forward(to, ignored)?;
+            inherited.apply(&mut forward, replay_limit(from));
             if let Some(path) = ours("fullPath") {
                 forward.rewrite.path = Some(PathRewrite::Full(path));
             } else if let Some(path) = ours("dropPrefix") {
@@ -145,7 +157,7 @@ fn matches(from: &route::RouteMatch, ignored: &mut Vec<String>) -> Result<Match,
     })
 }
 
-fn header_match(
+pub(super) fn header_match(
     from: &route::HeaderMatcher,
     into: &mut Vec<HeaderMatch>,
     ignored: &mut Vec<String>,
@@ -277,6 +289,19 @@ fn forward(from: &route::RouteAction, ignored: &mut Vec<String>) -> Result<Forwa
             .as_ref()
             .map(|policy| retry(policy, ignored))
             .transpose()?,
+        deadlines: deadlines(from, ignored)?,
+        hedge: from
+            .hedge_policy
+            .as_ref()
+            .map(|policy| hedge(policy, ignored))
+            .transpose()?
+            .unwrap_or_default(),
+        mirrors: mirrors(&from.request_mirror_policies, ignored)?,
+        priority: match core::RoutingPriority::try_from(from.priority) {
+            Ok(core::RoutingPriority::High) => Priority::High,
+            _ => Priority::Default,
+        },
+        replay_limit: None,
         rewrite: Rewrite { path, authority },
     })
 }
@@ -299,43 +324,6 @@ fn share(
                 &from.response_headers_to_remove,
             )?,
         },
-    })
-}
-
-fn retry(from: &route::RetryPolicy, ignored: &mut Vec<String>) -> Result<Retry, Fault> {
-    RETRY.audit(from, ignored)?;
-    let mut on = Vec::new();
-    for name in from.retry_on.split(',').map(str::trim) {
-        match RetryOn::parse(name) {
-            Some(condition) => on.push(condition),
-            None if name.is_empty() => {}
-            None => ignored.push(format!("RetryPolicy.retry_on {name:?}")),
-        }
-    }
-    let per_try = duration_or(
-        "per_try_timeout",
-        from.per_try_timeout.as_ref(),
-        Duration::ZERO,
-    )?;
-    let base = from
-        .retry_back_off
-        .as_ref()
-        .and_then(|back_off| back_off.base_interval.as_ref());
-    Ok(Retry {
-        // Envoy's default.
-        attempts: from.num_retries.as_ref().map_or(1, |tries| tries.value),
-        per_try_timeout: (!per_try.is_zero()).then_some(per_try),
-        on,
-        status_codes: from
-            .retriable_status_codes
-            .iter()
-            .map(|code| u16::try_from(*code))
-            .collect::<Result<_, _>>()
-            .map_err(|_| Fault::Invalid("retriable_status_codes has no status".to_owned()))?,
-        base_interval: base.map_or(Ok(Duration::from_millis(25)), |base| {
-            to_duration(base)
-                .ok_or_else(|| Fault::Invalid("base_interval is not a duration".to_owned()))
-        })?,
     })
 }
 

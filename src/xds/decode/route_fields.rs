@@ -14,6 +14,8 @@ pub(super) const FIELDS: &[&Fields] = &[
     &WEIGHTED,
     &CLUSTER_WEIGHT,
     &RETRY,
+    &HEDGE,
+    &MIRROR,
     &REDIRECT,
     &RESPOND,
 ];
@@ -25,6 +27,7 @@ pub(super) const TABLE: Fields = Fields {
         (2, "virtual_hosts"),
         (7, "validate_clusters"),
         (14, "ignore_port_in_host_matching"),
+        (13, "request_mirror_policies"),
     ],
     tuning: &[
         (3, "internal_only_headers"),
@@ -39,7 +42,6 @@ pub(super) const TABLE: Fields = Fields {
         (9, "vhds"),
         (10, "most_specific_header_mutations_wins"),
         (12, "cluster_specifier_plugins"),
-        (13, "request_mirror_policies"),
         (15, "ignore_path_parameters_in_path_matching"),
         (16, "typed_per_filter_config"),
         (18, "vhost_header"),
@@ -47,16 +49,20 @@ pub(super) const TABLE: Fields = Fields {
 };
 pub(super) const HOST: Fields = Fields {
     message: "VirtualHost",
-    understood: &[(1, "name"), (2, "domains"), (3, "routes")],
-    tuning: &[
-        (5, "virtual_clusters"),
+    understood: &[
+        (1, "name"),
+        (2, "domains"),
+        (3, "routes"),
         (14, "include_request_attempt_count"),
+        (16, "retry_policy"),
+        (17, "hedge_policy"),
         (18, "per_request_buffer_limit_bytes"),
         (19, "include_attempt_count_in_response"),
+        (22, "request_mirror_policies"),
         (23, "include_is_timeout_retry_header"),
-        (24, "metadata"),
         (25, "request_body_buffer_limit"),
     ],
+    tuning: &[(5, "virtual_clusters"), (24, "metadata")],
     refused: &[
         (4, "require_tls"),
         (6, "rate_limits"),
@@ -66,11 +72,8 @@ pub(super) const HOST: Fields = Fields {
         (11, "response_headers_to_remove"),
         (13, "request_headers_to_remove"),
         (15, "typed_per_filter_config"),
-        (16, "retry_policy"),
-        (17, "hedge_policy"),
         (20, "retry_policy_typed_config"),
         (21, "matcher"),
-        (22, "request_mirror_policies"),
     ],
 };
 pub(super) const ROUTE: Fields = Fields {
@@ -88,14 +91,10 @@ pub(super) const ROUTE: Fields = Fields {
         (14, "name"),
         (17, "filter_action"),
         (18, "non_forwarding_action"),
-    ],
-    tuning: &[
-        (5, "decorator"),
-        (15, "tracing"),
         (16, "per_request_buffer_limit_bytes"),
-        (19, "stat_prefix"),
         (20, "request_body_buffer_limit"),
     ],
+    tuning: &[(5, "decorator"), (15, "tracing"), (19, "stat_prefix")],
     refused: &[(13, "typed_per_filter_config"), (21, "route_specifiers")],
 };
 pub(super) const CONDITION: Fields = Fields {
@@ -169,13 +168,15 @@ pub(super) const ACTION: Fields = Fields {
         (37, "cluster_specifier_plugin"),
         (39, "inline_cluster_specifier_plugin"),
         (44, "host_rewrite"),
-    ],
-    tuning: &[
         (11, "priority"),
         (23, "max_grpc_timeout"),
         (24, "idle_timeout"),
+        (27, "hedge_policy"),
         (28, "grpc_timeout_offset"),
+        (30, "request_mirror_policies"),
         (36, "max_stream_duration"),
+    ],
+    tuning: &[
         (38, "append_x_forwarded_host"),
         (40, "early_data_policy"),
         (42, "flush_timeout"),
@@ -189,8 +190,6 @@ pub(super) const ACTION: Fields = Fields {
         (20, "cluster_not_found_response_code"),
         (25, "upgrade_configs"),
         (26, "internal_redirect_action"),
-        (27, "hedge_policy"),
-        (30, "request_mirror_policies"),
         (31, "max_internal_redirects"),
         (33, "retry_policy_typed_config"),
         (34, "internal_redirect_policy"),
@@ -230,19 +229,40 @@ pub(super) const RETRY: Fields = Fields {
         (3, "per_try_timeout"),
         (7, "retriable_status_codes"),
         (8, "retry_back_off"),
-    ],
-    tuning: &[
-        (4, "retry_priority"),
         (5, "retry_host_predicate"),
         (6, "host_selection_retry_max_attempts"),
         (9, "retriable_headers"),
         (10, "retriable_request_headers"),
         (11, "rate_limited_retry_back_off"),
-        (12, "retry_options_predicates"),
         (13, "per_try_idle_timeout"),
+    ],
+    tuning: &[
+        (4, "retry_priority"),
+        (12, "retry_options_predicates"),
         (14, "refresh_cluster_on_retry"),
     ],
     refused: &[],
+};
+pub(super) const HEDGE: Fields = Fields {
+    message: "HedgePolicy",
+    understood: &[(3, "hedge_on_per_try_timeout")],
+    // Not implemented by Envoy either.
+    tuning: &[(1, "initial_requests"), (2, "additional_request_chance")],
+    refused: &[],
+};
+pub(super) const MIRROR: Fields = Fields {
+    message: "RouteAction.RequestMirrorPolicy",
+    understood: &[
+        (1, "cluster"),
+        (3, "runtime_fraction"),
+        (6, "disable_shadow_host_suffix_append"),
+    ],
+    tuning: &[(4, "trace_sampled")],
+    refused: &[
+        (5, "cluster_header"),
+        (7, "request_headers_mutations"),
+        (8, "host_rewrite_literal"),
+    ],
 };
 pub(super) const REDIRECT: Fields = Fields {
     message: "RedirectAction",

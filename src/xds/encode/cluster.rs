@@ -10,7 +10,7 @@ use super::super::pb::{
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
 use super::{health, mtls, sockets};
-use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
+use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, Thresholds, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
 /// `bytes_only`: no route leads here, so the peer must not expect requests.
@@ -151,14 +151,43 @@ fn fixed(name: &str, addresses: &[SocketAddr], client: Client) -> endpoint::Clus
 }
 
 fn limits(limits: &Limits) -> cluster::CircuitBreakers {
+    let high = limits
+        .high
+        .as_ref()
+        .map(|high| thresholds(high, core::RoutingPriority::High, limits.track_remaining));
     cluster::CircuitBreakers {
-        thresholds: vec![cluster::circuit_breakers::Thresholds {
-            max_connections: u32_value(limits.max_connections),
-            max_pending_requests: u32_value(limits.max_pending_requests),
-            max_requests: u32_value(limits.max_requests),
-            max_retries: u32_value(limits.max_retries),
-            ..Default::default()
-        }],
+        thresholds: std::iter::once(thresholds(
+            &limits.usual(),
+            core::RoutingPriority::Default,
+            limits.track_remaining,
+        ))
+        .chain(high)
+        .collect(),
+        ..Default::default()
+    }
+}
+
+fn thresholds(
+    from: &Thresholds,
+    priority: core::RoutingPriority,
+    track_remaining: bool,
+) -> cluster::circuit_breakers::Thresholds {
+    cluster::circuit_breakers::Thresholds {
+        priority: priority.into(),
+        max_connections: u32_value(from.max_connections),
+        max_pending_requests: u32_value(from.max_pending_requests),
+        max_requests: u32_value(from.max_requests),
+        max_retries: u32_value(from.max_retries),
+        retry_budget: from.retry_budget.map(|budget| {
+            cluster::circuit_breakers::thresholds::RetryBudget {
+                budget_percent: Some(Percent {
+                    value: f64::from(budget.percent_milli) / 1000.0,
+                }),
+                min_retry_concurrency: u32_value(budget.min_concurrency),
+                ..Default::default()
+            }
+        }),
+        track_remaining,
         ..Default::default()
     }
 }

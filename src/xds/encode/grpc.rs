@@ -266,6 +266,7 @@ mod tests {
                 headers: HeaderEdits::default(),
                 origin: crate::mesh::Origin::default(),
             }],
+            ..VirtualHost::default()
         };
         let table = RouteTable {
             name: "9080".to_owned(),

@@ -11,6 +11,7 @@ mod headers;
 mod health;
 mod listener;
 mod route;
+mod route_policy;
 pub mod secret;
 mod sockets;
 mod mtls;

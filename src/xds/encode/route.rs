@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::pb::{bool_value, core, duration, matcher, route, u32_value};
+use super::super::pb::{bool_value, core, duration, matcher, route, u32_value, u64_value};
 use super::super::structs::{ISTIO, MESHCTL, metadata, nested, number, object, text};
 use super::headers;
+use super::route_policy::{again, bound, mirror};
 use crate::mesh::route::{
-    Action, Forward, HeaderMatch, Match, PathMatch, PathRewrite, QueryMatch, Redirect, Respond,
-    Retry, Route, TextMatch, WeightedCluster,
+    Action, Forward, HeaderMatch, Match, PathMatch, PathRewrite, Priority, QueryMatch, Redirect,
+    Respond, Route, TextMatch, WeightedCluster,
 };
 use crate::mesh::{Client, Origin, RouteTable};
 
@@ -38,6 +39,9 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
                 .iter()
                 .filter_map(|route| one(route, client))
                 .collect(),
+            include_request_attempt_count: host.attempts.request && client != Client::Grpc,
+            include_attempt_count_in_response: host.attempts.response && client != Client::Grpc,
+            include_is_timeout_retry_header: host.attempts.timeout_retry && client != Client::Grpc,
             ..Default::default()
         });
     }
@@ -89,8 +93,13 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
             format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
         ("config", text(path))
     });
+    let replay_limit = match &from.action {
+        Action::Forward(forward) if client != Client::Grpc => forward.replay_limit,
+        _ => None,
+    };
     Some(route::Route {
         name: from.name.clone(),
+        request_body_buffer_limit: replay_limit.and_then(u64_value),
         r#match: Some(condition(&from.matches, client)?),
         action: Some(action),
         metadata: metadata([(ISTIO, object(istio)), (MESHCTL, object(ours))]),
@@ -182,7 +191,7 @@ fn condition(from: &Match, client: Client) -> Option<route::RouteMatch> {
     })
 }
 
-fn header_match(from: &HeaderMatch, client: Client) -> route::HeaderMatcher {
+pub(super) fn header_match(from: &HeaderMatch, client: Client) -> route::HeaderMatcher {
     use route::header_matcher::HeaderMatchSpecifier as Specifier;
     let specifier = match text_match(&from.value, client) {
         None => Specifier::PresentMatch(true),
@@ -300,6 +309,18 @@ fn forwarded(
             max_stream_duration: duration(from.timeout.unwrap_or(Duration::ZERO)),
             ..Default::default()
         });
+    } else {
+        bound(&from.deadlines, &mut to);
+        to.hedge_policy = from.hedge.then(|| route::HedgePolicy {
+            hedge_on_per_try_timeout: true,
+            ..Default::default()
+        });
+        to.request_mirror_policies = from.mirrors.iter().map(mirror).collect();
+        to.priority = match from.priority {
+            Priority::Default => core::RoutingPriority::Default,
+            Priority::High => core::RoutingPriority::High,
+        }
+        .into();
     }
     match from
         .rewrite
@@ -346,63 +367,6 @@ fn weighted(from: &WeightedCluster, client: Client) -> route::weighted_cluster::
         host_rewrite_specifier: edits.host.map(HostRewriteSpecifier::HostRewriteLiteral),
         ..Default::default()
     }
-}
-
-/// Conditions that gRPC knows; it refuses a policy without any, or without tries.
-const GRPC_RETRIES: [&str; 5] = [
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
-
-fn again(from: &Retry, client: Client) -> Option<route::RetryPolicy> {
-    let names: Vec<_> = from
-        .on
-        .iter()
-        .map(|condition| condition.name())
-        .filter(|name| client != Client::Grpc || GRPC_RETRIES.contains(name))
-        .collect();
-    if client == Client::Grpc && (names.is_empty() || from.attempts == 0) {
-        return None;
-    }
-    let base = match client {
-        Client::Meshctl => from.base_interval,
-        Client::Envoy | Client::Grpc => from.base_interval.max(Duration::from_millis(1)),
-    };
-    let previous_hosts = route::retry_policy::RetryHostPredicate {
-        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-        config_type: Some(
-            route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(
-                super::super::pb::Any {
-                    type_url: "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                        .to_owned(),
-                    value: Vec::new(),
-                },
-            ),
-        ),
-    };
-    // Another try goes to another endpoint (Istio's choice); ours does so anyway.
-    let elsewhere = client == Client::Envoy;
-    Some(route::RetryPolicy {
-        retry_on: names.join(","),
-        num_retries: u32_value(from.attempts),
-        per_try_timeout: from
-            .per_try_timeout
-            .filter(|_| client != Client::Grpc)
-            .and_then(duration),
-        retriable_status_codes: from.status_codes.iter().copied().map(u32::from).collect(),
-        retry_back_off: Some(route::retry_policy::RetryBackOff {
-            base_interval: duration(base),
-            max_interval: (client != Client::Meshctl)
-                .then(|| duration(base.saturating_mul(10)))
-                .flatten(),
-        }),
-        retry_host_predicate: elsewhere.then_some(previous_hosts).into_iter().collect(),
-        host_selection_retry_max_attempts: if elsewhere { 5 } else { 0 },
-        ..Default::default()
-    })
 }
 
 fn redirected(from: &Redirect) -> route::RedirectAction {

@@ -82,6 +82,7 @@ fn table(services: usize, routes: &[Route]) -> Router {
                 name: format!("{name}:9080"),
                 domains,
                 routes: routes.to_vec(),
+                ..VirtualHost::default()
             }
         })
         .collect();

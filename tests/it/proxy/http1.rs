@@ -323,6 +323,7 @@ async fn an_explicit_proxy_takes_absolute_uris_and_tunnels() {
         name: name.to_owned(),
         domains: vec![domain.to_owned()],
         routes: vec![route(Action::Forward(forward(&[(cluster, 1)])))],
+        ..VirtualHost::default()
     };
     let mut view = Views::default()
         .http("http_proxy", bind)

@@ -11,6 +11,8 @@ mod lifecycle;
 mod mtls;
 mod outlier;
 mod resilience;
+mod retries;
 mod sni;
+mod timeouts;
 mod support;
 mod tcp;

@@ -428,6 +428,7 @@ impl Views {
                     name: "any".to_owned(),
                     domains: vec!["*".to_owned()],
                     routes,
+                    ..VirtualHost::default()
                 }],
             }),
         );

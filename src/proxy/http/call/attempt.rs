@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +11,7 @@ use crate::rt;
 
 use super::super::super::balance::outlier::{self, Outcome};
 use super::super::super::connect::Target;
+use super::super::super::limit::count;
 use super::super::super::pool;
 use super::super::super::tables::EndpointEntry;
 use super::super::super::timer::Alarm;
@@ -19,9 +20,20 @@ use super::super::head::Edits;
 use super::super::leg::Leg;
 use super::super::plan::HeadOut;
 use super::super::respond::{Failure, http_status};
+use super::begin::Up;
+use super::clock::{Late, Progress};
+use super::hedge::Racer;
 use super::tries::{Calling, Tried};
 
-struct Active<'e>(&'e EndpointEntry);
+/// A try that is on its way.
+pub(super) struct Flight<'c> {
+    pub(super) up: Up,
+    pub(super) target: Target<'c>,
+    pub(super) active: Option<Active<'c>>,
+}
+
+/// Counts a request of an endpoint.
+pub(super) struct Active<'e>(&'e EndpointEntry);
 
 impl<'e> Active<'e> {
     fn new(entry: &'e EndpointEntry) -> Self {
@@ -37,94 +49,92 @@ impl Drop for Active<'_> {
     }
 }
 
-impl Calling<'_> {
+impl<'c> Calling<'c> {
     /// Sends the request to one endpoint and passes its answer on, unless it is to be tried again.
-    pub(super) async fn attempt(
-        &mut self,
-        down: &mut Leg,
-        alarm: &mut Alarm,
-        may_retry: bool,
-    ) -> Tried {
-        let undelivered = |failure| Tried {
-            end: End::Failed(failure),
-            delivered: false,
-            reused: false,
-        };
+    pub(super) async fn attempt(&mut self, down: &mut Leg, alarm: &mut Alarm) -> Tried<'c> {
         let call = self.call;
-        let retry = self.routed.table.retry.as_ref();
-        let per_try = retry.and_then(|retry| retry.per_try);
-        let try_deadline = per_try.map(|limit| rt::now() + limit);
-        let deadline = match (self.deadline, try_deadline) {
-            (Some(whole), Some(this)) => Some(whole.min(this)),
-            (whole, this) => whole.or(this),
+        let begun = if self.tries == 1 || self.clock.is_off() {
+            call.begun
+        } else {
+            rt::now()
         };
-        let too_late = |deadline: Option<Instant>| match deadline {
-            Some(deadline) if rt::now() >= deadline => Failure::Timeout,
-            _ => Failure::TryTimeout,
-        };
-
-        let target = match alarm.within(deadline, self.target()).await {
-            Some(Ok(target)) => target,
-            Some(Err(failure)) => return undelivered(failure),
-            None => return undelivered(too_late(self.deadline)),
-        };
-        self.ended.upstream = Some(target.address);
-        let active = target.entry.map(Active::new);
-        if let Some(entry) = target.entry {
-            self.ended.destination = entry.peer;
-            self.refused.push(entry.state.id);
-        }
-
-        let obtained = {
-            let (worker, live) = (call.worker, call.live);
-            let work = async {
-                match call.chosen.head {
-                    HeadOut::Text(_) => {
-                        pool::http1(worker, live, self.cluster, &target, self.fresh).await
-                    }
-                    HeadOut::H2(_) => pool::http2(worker, live, self.cluster, &target).await,
-                }
-            };
-            alarm.within(deadline, work).await
-        };
-        let lease = match obtained {
-            Some(Ok(lease)) => lease,
-            Some(Err(failure)) => {
-                if failure == Failure::Overflow {
-                    self.cluster
-                        .counters
-                        .overflowed
-                        .fetch_add(1, Ordering::Relaxed);
-                } else {
-                    self.judge(&target, Outcome::Failed, None);
-                }
-                return undelivered(failure);
-            }
+        let mut watch = self.clock.watch(begun);
+        let deadline = self.clock.before_connection(&watch);
+        self.trying = None;
+        // The future keeps no more of a flight than its parts.
+        let Flight {
+            mut up,
+            target,
+            active,
+        } = match alarm.within(deadline, self.prepare()).await {
+            Some(Ok(flight)) => flight,
+            Some(Err(tried)) => return tried,
             None => {
-                self.judge(&target, Outcome::TooLate, None);
-                return undelivered(too_late(self.deadline));
-            }
-        };
-        let kept = lease.was_used();
-        let mut up = match self.begin(lease) {
-            Ok(up) => up,
-            Err(failure) => {
-                if !kept {
-                    self.judge(&target, Outcome::Failed, None);
+                if let Some(target) = self.trying {
+                    self.judge(&target, Outcome::TooLate, None);
                 }
-                return Tried {
-                    reused: kept,
-                    ..undelivered(failure)
-                };
+                let late = self.clock.late(rt::now());
+                self.note(late);
+                return Tried::undelivered(late.failure(self.clock.complete));
             }
         };
-        let reused = up.reused;
-
         let timed = self.cluster.outlier.as_deref();
-        let begun = timed
+        let sent = timed
             .filter(|detector| detector.wants_times())
             .map(|_| rt::now());
-        let relay_retry = retry.filter(|_| may_retry && self.replay.is_whole());
+        let relay = self.relay();
+        let mut drive = Drive {
+            down,
+            up: &mut up.leg,
+            replay: &mut self.replay,
+            relay: &relay,
+            uploaded: up.sent_end,
+            upload_broke: false,
+            seen: None,
+            received: 0,
+            sent: 0,
+        };
+        let mut passed = None;
+        let end = poll_fn(|cx| {
+            if let Poll::Ready(end) = drive.poll(cx) {
+                return Poll::Ready(end);
+            }
+            let progress = Progress {
+                complete: drive.uploaded,
+                answered: drive.seen.is_some(),
+                moved: drive.received + drive.sent + u64::from(drive.seen.is_some()),
+            };
+            let late = ready!(watch.poll(cx, &mut self.clock, alarm, progress));
+            passed = Some(late);
+            let failure = late.failure(drive.uploaded);
+            Poll::Ready(match drive.seen {
+                None => End::Failed(failure),
+                Some(_) => End::Cut(failure),
+            })
+        })
+        .await;
+        let uploaded = drive.uploaded && !drive.upload_broke;
+        if uploaded && !self.clock.is_off() {
+            self.clock.complete(rt::now());
+        }
+        let seen = drive.seen;
+        self.ended.received += drive.received;
+        self.ended.sent += drive.sent;
+        if let Some(late) = passed {
+            self.note(late);
+            if late == Late::Try && uploaded && seen.is_none() && self.may_race() {
+                let flight = Flight { up, target, active };
+                self.late = Some(Box::new(Racer::late(flight, relay)));
+                return Tried::undelivered(Failure::TryTimeout);
+            }
+        }
+        drop(active);
+        self.land((up, &target, sent), (end, seen, uploaded), down)
+    }
+
+    /// What passes an answer on, for the present try.
+    pub(super) fn relay(&self) -> Relay<'c> {
+        let call = self.call;
         let edits = self
             .routed
             .forward
@@ -136,55 +146,80 @@ impl Calling<'_> {
                     &self.routed.route.headers.response,
                 )
             });
-        let mut drive = Drive {
-            down,
-            up: &mut up.leg,
-            replay: &mut self.replay,
-            relay: Relay {
-                edits,
-                facts: call.facts,
-                begun: call.begun,
-                close: call.close || !call.facts.keep,
-                retry: relay_retry,
-            },
-            uploaded: up.sent_end,
-            upload_broke: false,
-            seen: None,
-            received: 0,
-            sent: 0,
-        };
-        let end = poll_fn(|cx| {
-            if let Poll::Ready(end) = drive.poll(cx) {
-                return Poll::Ready(end);
+        Relay {
+            edits,
+            facts: call.facts,
+            begun: call.begun,
+            close: call.close || !call.facts.keep,
+            chance: self.chance().filter(|_| self.replay.is_whole()),
+            attempts: self.routed.attempts.response.then_some(self.tries),
+        }
+    }
+
+    /// Chooses an endpoint, gets a connection to it and puts the request there.
+    pub(super) async fn prepare(&mut self) -> Result<Flight<'c>, Tried<'c>> {
+        let call = self.call;
+        let target = self.target().await.map_err(Tried::undelivered)?;
+        self.trying = Some(target);
+        self.ended.upstream = Some(target.address);
+        let active = target.entry.map(Active::new);
+        if let Some(entry) = target.entry {
+            self.ended.destination = entry.peer;
+            self.refused.push(entry.state.id);
+        }
+        let cluster = (self.cluster, self.gate);
+        let obtained = match call.chosen.head {
+            HeadOut::Text(_) => {
+                pool::http1(call.worker, call.live, cluster, &target, self.fresh).await
             }
-            let Some(deadline) = deadline else {
-                return Poll::Pending;
-            };
-            alarm.poll(cx, deadline).map(|()| match drive.seen {
-                None => End::Failed(too_late(self.deadline)),
-                Some(_) => End::Cut,
-            })
-        })
-        .await;
-        let uploaded = drive.uploaded && !drive.upload_broke;
-        let seen = drive.seen;
-        self.ended.received += drive.received;
-        self.ended.sent += drive.sent;
-        drop(active);
+            HeadOut::H2(_) => pool::http2(call.worker, call.live, cluster, &target).await,
+        };
+        let lease = match obtained {
+            Ok(lease) => lease,
+            Err(failure) => {
+                if failure != Failure::Overflow {
+                    self.judge(&target, Outcome::Failed, None);
+                }
+                return Err(Tried::undelivered(failure));
+            }
+        };
+        let kept = lease.was_used();
+        match self.begin(lease) {
+            Ok(up) => Ok(Flight { up, target, active }),
+            Err(failure) => {
+                if !kept {
+                    self.judge(&target, Outcome::Failed, None);
+                }
+                Err(Tried {
+                    reused: kept,
+                    ..Tried::undelivered(failure)
+                })
+            }
+        }
+    }
+
+    /// Ends a try: takes note of it, and gives its connection back where that can be used again.
+    pub(super) fn land(
+        &mut self,
+        (up, target, sent): (Up, &Target<'c>, Option<Instant>),
+        (end, seen, uploaded): (End<'c>, Option<SeenHead>, bool),
+        down: &Leg,
+    ) -> Tried<'c> {
         if let Some(seen) = seen {
             self.ended.status = seen.status;
             self.ended.grpc_status = seen.grpc_status;
+            self.ended.flag = seen.flag;
             self.ended.close |= seen.close || !uploaded || !down.is_drained();
-            self.ended.upstream_time = Some(seen.at.duration_since(call.begun));
+            self.ended.upstream_time = Some(seen.at.duration_since(self.call.begun));
         }
-        if call.facts.grpc && self.ended.grpc_status.is_none() {
+        if self.call.facts.grpc && self.ended.grpc_status.is_none() {
             self.ended.grpc_status = up.leg.grpc_status();
         }
         if let Some(outcome) = self.outcome(seen, &end) {
-            let took = begun.zip(seen).map(|(begun, seen)| seen.at - begun);
-            self.judge(&target, outcome, took);
+            let took = sent.zip(seen).map(|(sent, seen)| seen.at - sent);
+            self.judge(target, outcome, took);
         }
-        let delivered = !nothing_written(&up.leg);
+        let (delivered, reused) = (!nothing_written(&up.leg), up.reused);
         if matches!(end, End::Switched) {
             self.ended.status = 101;
             if let Leg::H1(leg) = up.leg {
@@ -198,7 +233,7 @@ impl Calling<'_> {
             && !leg.ended
         {
             let most = self.cluster.config.limits.max_requests_per_connection;
-            call.worker.pools.give_back(leg, tag, most);
+            self.call.worker.pools.give_back(leg, tag, most);
         }
         Tried {
             end,
@@ -207,25 +242,55 @@ impl Calling<'_> {
         }
     }
 
+    /// Counts a limit that was passed.
+    pub(super) fn note(&self, late: Late) {
+        let stats = &self.gate.counters.stats;
+        match late {
+            Late::Request => count(&stats.upstream_rq_timeout),
+            Late::Try => count(&stats.upstream_rq_per_try_timeout),
+            Late::TryIdle => count(&stats.upstream_rq_per_try_idle_timeout),
+            Late::Stream => count(&stats.upstream_rq_max_duration_reached),
+            Late::Idle => {}
+        }
+    }
+
     /// What a try says of the endpoint; nothing when it ended for other reasons.
-    fn outcome(&self, seen: Option<SeenHead>, end: &End) -> Option<Outcome> {
+    fn outcome(&self, seen: Option<SeenHead>, end: &End<'_>) -> Option<Outcome> {
         // A call is as good as its own status, wherever that stood.
         let answered = |status| match self.ended.grpc_status {
             Some(grpc) if self.call.facts.grpc => Outcome::Status(http_status(grpc)),
             _ => Outcome::Status(status),
         };
         match (end, seen) {
-            (End::CallerGone | End::Failed(Failure::BadBody), _) => None,
-            (End::Retry(status), _) => Some(Outcome::Status(*status)),
-            (End::Failed(Failure::Timeout | Failure::TryTimeout), _) => Some(Outcome::TooLate),
-            (End::Failed(_) | End::Cut, _) => Some(Outcome::Failed),
+            // Nothing that the endpoint could help.
+            (
+                End::CallerGone
+                | End::Failed(
+                    Failure::BadBody
+                    | Failure::StreamIdle { complete: false }
+                    | Failure::MaxDuration { complete: false },
+                ),
+                _,
+            ) => None,
+            (End::Retry(status, _), _) => Some(Outcome::Status(*status)),
+            (
+                End::Failed(
+                    Failure::Timeout
+                    | Failure::TryTimeout
+                    | Failure::TryIdle
+                    | Failure::StreamIdle { .. }
+                    | Failure::MaxDuration { .. },
+                ),
+                _,
+            ) => Some(Outcome::TooLate),
+            (End::Failed(_) | End::Cut(_), _) => Some(Outcome::Failed),
             (_, Some(seen)) => Some(answered(seen.status)),
             (_, None) => None,
         }
     }
 
     /// Tells outlier detection how a try went; `took` is the time to the answer's head.
-    fn judge(&self, target: &Target<'_>, outcome: Outcome, took: Option<Duration>) {
+    pub(super) fn judge(&self, target: &Target<'_>, outcome: Outcome, took: Option<Duration>) {
         if let (Some(_), Some(entry)) = (&self.cluster.outlier, target.entry) {
             let now = || self.call.worker.shared.millis(rt::now());
             outlier::record(self.cluster, entry, (outcome, took), now);

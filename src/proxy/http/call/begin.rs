@@ -1,9 +1,13 @@
 //! Putting a request on a connection.
 
 use std::rc::Rc;
+use std::time::Duration;
+
+use crate::rt;
 
 use super::super::super::context::introduction;
 use super::super::super::pool::{Lease, Multiplexed, Tag};
+use super::super::control::write_grpc_timeout;
 use super::super::drive::h2_failure;
 use super::super::h2::block::Block;
 use super::super::leg::{H1Leg, H2Leg, Leg, Writer};
@@ -23,6 +27,40 @@ pub(super) struct Up {
 }
 
 impl Calling<'_> {
+    /// Fields that differ from try to try.
+    fn say(&self, put: &mut dyn FnMut(&'static str, &[u8])) {
+        let attempts = &self.routed.attempts;
+        let mut text = itoa::Buffer::new();
+        if attempts.request || (self.tries > 1 && !self.call.conn.inbound()) {
+            put("x-envoy-attempt-count", text.format(self.tries).as_bytes());
+        }
+        if self.after_timeout && attempts.timeout_retry {
+            put("x-envoy-is-timeout-retry", b"true");
+        }
+        let Some(left) = self.left_to_answer() else {
+            return;
+        };
+        // Nothing left is a moment, as zero would be for ever.
+        let millis = left.as_millis().max(1);
+        put(fields::EXPECTED_TIMEOUT, text.format(millis).as_bytes());
+        if let Some(control) = &self.call.chosen.control
+            && control.tell_grpc
+        {
+            let left = left.max(Duration::from_millis(1));
+            put("grpc-timeout", write_grpc_timeout(left).as_bytes());
+        }
+    }
+
+    /// How long the endpoint's answer will be waited for.
+    fn left_to_answer(&self) -> Option<Duration> {
+        if self.clock.is_off() {
+            return None;
+        }
+        let now = rt::now();
+        let hedged = self.hedges();
+        self.clock.left(now, hedged)
+    }
+
     /// Puts the head (and what went up in an earlier try) on the connection.
     pub(super) fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
         match (lease, &self.call.chosen.head) {
@@ -43,13 +81,12 @@ impl Calling<'_> {
         leg.reader = h1::body::BodyReader::default();
         leg.out.clear();
         leg.out.extend_from_slice(head);
-        if self.tries > 1 && !self.call.conn.inbound() {
-            let mut text = itoa::Buffer::new();
-            leg.out.extend_from_slice(b"x-envoy-attempt-count: ");
-            leg.out
-                .extend_from_slice(text.format(self.tries).as_bytes());
+        self.say(&mut |name, value| {
+            leg.out.extend_from_slice(name.as_bytes());
+            leg.out.extend_from_slice(b": ");
+            leg.out.extend_from_slice(value);
             leg.out.extend_from_slice(b"\r\n");
-        }
+        });
         if tag.mtls && tag.uses == 0 {
             leg.out.extend_from_slice(fields::PEER.as_bytes());
             leg.out.extend_from_slice(b": ");
@@ -75,14 +112,9 @@ impl Calling<'_> {
         let uses = shared.uses.get();
         let facts = &self.call.facts;
         let end = facts.framing == Framing::None;
-        let tries = (self.tries > 1 && !self.call.conn.inbound()).then_some(self.tries);
         let opened = shared.client.open((end, facts.head), |out| {
             out.request(head);
-            if let Some(tries) = tries {
-                let mut text = itoa::Buffer::new();
-                let tries = text.format(tries).as_bytes();
-                out.field(b"x-envoy-attempt-count", tries, false);
-            }
+            self.say(&mut |name, value| out.field(name.as_bytes(), value, false));
             if shared.mtls && uses == 0 {
                 let own = introduction(&self.call.worker.shared.options.workload);
                 out.field(fields::PEER.as_bytes(), own.as_bytes(), false);

@@ -4,17 +4,22 @@
 //! cannot have been processed: nothing was written, or a kept connection had died under it and the
 //! method may be repeated.
 //!
-//! [`forward`] takes a place in the cluster and hands over to `tries`, which decides about another
-//! try; `attempt` is one try, `begin` puts the request on a connection, `target` chooses where to.
+//! [`forward`] takes a place in the cluster and hands over to `tries`, which makes one try after the
+//! other; `attempt` is one try, `target` chooses where it goes, `begin` puts it on a connection,
+//! `clock` says when it has taken too long, `again` whether another may be made, and `hedge` lets
+//! several go on beside each other.
 
+pub(crate) mod again;
 mod attempt;
 mod begin;
+mod clock;
 mod ended;
+mod hedge;
 mod target;
 mod tries;
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -22,13 +27,15 @@ use tokio::time::Instant;
 use crate::telemetry::ServiceId;
 
 use super::super::context::{Conn, Live, Worker};
-use super::super::limit;
+use super::super::tables::RetryTable;
 use super::super::timer::Alarm;
+use super::Framing;
 use super::leg::Leg;
-use super::plan::{Chosen, Facts};
+use super::plan::{Chosen, Facts, Routed};
 use super::replay::Replay;
 use super::respond::Failure;
 
+use clock::Clock;
 pub(crate) use ended::Ended;
 pub(crate) use target::pick;
 use tries::Calling;
@@ -45,6 +52,39 @@ pub(crate) struct Call<'c> {
     pub(crate) close: bool,
 }
 
+impl Call<'_> {
+    /// The limits of the request: its route's, or its own where it may say.
+    fn clock(&self, routed: Routed<'_>, policy: Option<&RetryTable>) -> Clock {
+        let deadlines = &routed.forward.deadlines;
+        let control = self.chosen.control.as_deref();
+        let own = |pick: fn(&super::control::Control) -> Option<Duration>| control.and_then(pick);
+        let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
+        let timeout = own(|control| control.timeout)
+            .or(routed.forward.timeout)
+            .and_then(some);
+        let max_stream = own(|control| control.max_stream)
+            .or(deadlines.max_stream)
+            .and_then(some);
+        let per_try = own(|control| control.per_try)
+            .or(policy.and_then(|policy| policy.per_try))
+            .and_then(some)
+            // One that is no shorter says nothing (Envoy).
+            .filter(|limit| timeout.is_none_or(|timeout| *limit < timeout));
+        let mut clock = Clock {
+            timeout,
+            idle: deadlines.idle.and_then(some),
+            per_try,
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle),
+            stream_ends: max_stream.map(|longest| self.begun + longest),
+            ..Clock::default()
+        };
+        if self.facts.framing == Framing::None {
+            clock.complete(self.begun);
+        }
+        clock
+    }
+}
+
 /// Sends the request on and passes the answer to `down`.
 pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) -> Ended {
     let tables = &call.live.tables;
@@ -58,21 +98,32 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
     if !call.conn.inbound() {
         ended.route = routed.table.label;
     }
-    let limits = &cluster.config.limits;
-    let Some(_place) = limit::hold(&cluster.counters.requests, limits.max_requests) else {
-        cluster.counters.overflowed.fetch_add(1, Ordering::Relaxed);
+    let gate = cluster.gate(routed.forward.priority);
+    let Some(_place) = gate.request() else {
         return ended.fail(Failure::Overflow);
+    };
+    let route_policy = routed.table.retry.as_ref();
+    let policy = match &call.chosen.control {
+        Some(control) => control.retry.over(route_policy),
+        None => route_policy,
     };
     Calling {
         call,
         cluster,
+        gate,
         routed,
-        deadline: routed.forward.timeout.map(|timeout| call.begun + timeout),
+        clock: call.clock(routed, policy),
+        policy,
+        left: policy.map_or(0, |policy| policy.attempts),
         ended,
-        replay: Replay::default(),
+        replay: Replay::new(routed.forward.replay_limit),
         refused: SmallVec::new(),
+        trying: None,
+        slot: None,
         tries: 0,
         fresh: false,
+        after_timeout: false,
+        late: None,
     }
     .run(down, alarm)
     .await

@@ -1,125 +1,179 @@
-//! One try after the other, and the decision about another.
-
-use std::time::Duration;
+//! One try after the other.
 
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
-use crate::mesh::route::RetryOn;
-use crate::rt::Backoff;
 use crate::telemetry::Flag;
 
-use super::super::super::limit;
-use super::super::super::tables::ClusterTable;
+use super::super::super::connect::Target;
+use super::super::super::limit::{Gate, Held, count};
+use super::super::super::tables::{ClusterTable, RetryTable};
 use super::super::super::timer::Alarm;
 use super::super::drive::End;
 use super::super::leg::Leg;
 use super::super::plan::Routed;
 use super::super::replay::Replay;
 use super::super::respond::Failure;
+use super::again::{Again, Chance, No};
+use super::clock::Clock;
+use super::hedge::Racer;
 use super::{Call, Ended};
 
 /// A request under way.
 pub(super) struct Calling<'c> {
     pub(super) call: &'c Call<'c>,
     pub(super) cluster: &'c ClusterTable,
+    pub(super) gate: Gate<'c>,
     pub(super) routed: Routed<'c>,
-    pub(super) deadline: Option<Instant>,
+    pub(super) clock: Clock,
+    /// When to try again.
+    pub(super) policy: Option<&'c RetryTable>,
+    /// Tries that may follow the present one.
+    pub(super) left: u32,
     pub(super) ended: Ended,
     pub(super) replay: Replay,
-    /// Endpoints that this request has failed at.
+    /// Endpoints that this request has been sent to.
     pub(super) refused: SmallVec<[u64; 4]>,
+    /// Where the present try goes, once that is known.
+    pub(super) trying: Option<Target<'c>>,
+    /// The place of the present try among the cluster's retries.
+    pub(super) slot: Option<Held<'c>>,
     pub(super) tries: u32,
     /// Kept connections are not to be trusted any more.
     pub(super) fresh: bool,
+    /// The try before took too long.
+    pub(super) after_timeout: bool,
+    /// The present try has taken too long, and may go on beside others.
+    pub(super) late: Option<Box<Racer<'c>>>,
 }
 
 /// How one try ended, for the decision about another.
-pub(super) struct Tried {
-    pub(super) end: End,
+pub(super) struct Tried<'c> {
+    pub(super) end: End<'c>,
     /// The endpoint may have begun to process it.
     pub(super) delivered: bool,
     /// It went over a connection that had been kept.
     pub(super) reused: bool,
 }
 
-impl Calling<'_> {
+impl Tried<'_> {
+    pub(super) fn undelivered(failure: Failure) -> Self {
+        Self {
+            end: End::Failed(failure),
+            delivered: false,
+            reused: false,
+        }
+    }
+}
+
+impl<'c> Calling<'c> {
     pub(super) async fn run(mut self, down: &mut Leg, alarm: &mut Alarm) -> Ended {
-        let retry = self.routed.table.retry.as_ref();
-        let mut backoff = retry.map(|retry| Backoff::new(retry.base, retry.base * 10));
-        let mut left = retry.map_or(0, |retry| retry.attempts);
-        let mut held = None;
         loop {
             self.tries += 1;
-            let tried = self.attempt(down, alarm, left > 0).await;
-            drop(held.take());
-            let failure = match tried.end {
-                End::Done | End::Switched => return self.ended,
-                End::Cut => return self.cut(&Failure::Broken),
+            let mut tried = self.attempt(down, alarm).await;
+            self.slot = None;
+            if let Some(first) = self.late.take() {
+                tried = Box::pin(self.race(*first, down, alarm)).await;
+            }
+            let again = match tried.end {
+                End::Done | End::Switched => {
+                    if self.ended.retries > 0 && self.ended.status < 500 {
+                        count(&self.gate.counters.stats.upstream_rq_retry_success);
+                    }
+                    return self.ended;
+                }
+                End::Cut(failure) => return self.cut(&failure),
                 End::CallerGone => {
                     self.ended.broken = true;
                     return self.ended.fail(Failure::CallerGone).unanswered();
                 }
-                End::Retry(status) => Err(status),
-                End::Failed(failure) => Ok(failure),
-            };
-            let unprocessed = !tried.delivered || matches!(failure, Ok(Failure::RefusedStream));
-            let stale = tried.reused
-                && matches!(failure, Ok(Failure::Broken | Failure::RefusedStream))
-                && (unprocessed || self.call.facts.idempotent);
-            if stale && !self.fresh && self.replay.is_whole() {
-                // The kept connection had died under the request; that says nothing about the endpoint.
-                self.fresh = true;
-                self.refused.clear();
-                continue;
-            }
-            let again = left > 0
-                && self.replay.is_whole()
-                && match &failure {
-                    Err(_) => true,
-                    Ok(failure) => retry.is_some_and(|retry| {
-                        failure.reply().retry.iter().any(|on| retry.on(*on))
-                            || (!tried.delivered && retry.on(RetryOn::ResetBeforeRequest))
-                    }),
-                };
-            if again {
-                held = limit::hold(
-                    &self.cluster.counters.retries,
-                    self.cluster.config.limits.max_retries,
-                );
-                if held.is_some() {
-                    left -= 1;
-                    self.ended.retries += 1;
-                    let wait = backoff
-                        .as_mut()
-                        .map_or(Duration::ZERO, |backoff| backoff.next(fastrand::f64()));
-                    let pause = tokio::time::sleep(wait);
-                    if alarm.within(self.deadline, pause).await.is_some() {
+                End::Retry(_, Some(again)) => {
+                    self.after_timeout = false;
+                    again
+                }
+                // Held back for another try that then did not come about.
+                End::Retry(_, None) => return self.give_up(Failure::TryTimeout, No::NotMeant),
+                End::Failed(failure) => {
+                    let unprocessed = !tried.delivered || matches!(failure, Failure::RefusedStream);
+                    let harmless = self.call.facts.idempotent;
+                    let stale = tried.reused
+                        && matches!(failure, Failure::Broken | Failure::RefusedStream)
+                        && (unprocessed || harmless);
+                    if stale && !self.fresh && self.replay.is_whole() {
+                        // The kept connection had died under the request; that says nothing about
+                        // the endpoint.
+                        self.fresh = true;
+                        self.refused.clear();
                         continue;
                     }
-                    return self.ended.fail(Failure::Timeout);
-                }
-            }
-            return match failure {
-                // An answer that was held back for another try that may not be made.
-                Err(_) => self.ended.fail(Failure::Overflow),
-                Ok(failure) => {
-                    let retried = self.tries > 1 && left == 0 && retry.is_some();
-                    let mut ended = self.ended.fail(failure);
-                    if retried && ended.flag != Flag::Ut {
-                        ended.flag = Flag::Urx;
+                    let facts = (tried.delivered, harmless, self.replay.is_whole());
+                    let answer = match self.chance() {
+                        Some(chance) => chance.failure(&failure, facts),
+                        None => Err(No::NotMeant),
+                    };
+                    match answer {
+                        Ok(again) => {
+                            self.after_timeout =
+                                matches!(failure, Failure::TryTimeout | Failure::TryIdle);
+                            again
+                        }
+                        Err(why) => return self.give_up(failure, why),
                     }
-                    ended
                 }
             };
+            self.left = self.left.saturating_sub(1);
+            self.ended.retries += 1;
+            let Again { held, wait } = again;
+            self.slot = Some(held);
+            let pause = tokio::time::sleep(wait);
+            let deadline = self
+                .clock
+                .ends
+                .into_iter()
+                .chain(self.clock.stream_ends)
+                .min();
+            if alarm.within(deadline, pause).await.is_none() {
+                let late = self.clock.late(crate::rt::now());
+                return self.ended.fail(late.failure(true));
+            }
         }
+    }
+
+    /// Whether a try that takes too long goes on beside the next.
+    pub(super) fn hedges(&self) -> bool {
+        let own = self
+            .call
+            .chosen
+            .control
+            .as_ref()
+            .and_then(|control| control.hedge);
+        own.unwrap_or(self.routed.forward.hedge) && self.call.facts.idempotent
+    }
+
+    /// The chance of another try, where there is a policy.
+    pub(super) fn chance(&self) -> Option<Chance<'c>> {
+        let policy = self.policy?;
+        let counts = (self.left, self.ended.retries);
+        Some(Chance::new(self.call.worker, policy, self.gate, counts))
+    }
+
+    fn give_up(self, failure: Failure, why: No) -> Ended {
+        let mut ended = self.ended.fail(failure);
+        match why {
+            No::Spent if ended.flag != Flag::Ut && ended.retries > 0 => ended.flag = Flag::Urx,
+            No::Overflow if ended.flag != Flag::Ut => ended.flag = Flag::Uo,
+            No::NotMeant | No::UnderWay | No::Spent | No::Overflow => {}
+        }
+        ended
     }
 
     /// Ends an answer that had begun.
     fn cut(mut self, failure: &Failure) -> Ended {
         let reply = failure.reply();
         self.ended.flag = reply.flag;
-        self.ended.details = "upstream_reset_after_response_started{connection_termination}";
+        self.ended.details = match failure {
+            Failure::Broken => "upstream_reset_after_response_started{connection_termination}",
+            _ => reply.details,
+        };
         self.ended.broken = true;
         self.ended.close = true;
         self.ended

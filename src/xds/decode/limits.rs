@@ -1,0 +1,109 @@
+//! Circuit breakers.
+
+use super::super::pb::{Percent, UInt32Value, cluster, core};
+use super::Fault;
+use super::fields::Fields;
+use crate::mesh::cluster::{Limits, RetryBudget, Thresholds};
+
+/// For the page of what is supported.
+pub(super) const FIELDS: &[&Fields] = &[&THRESHOLDS, &BUDGET];
+
+const THRESHOLDS: Fields = Fields {
+    message: "CircuitBreakers.Thresholds",
+    understood: &[
+        (1, "priority"),
+        (2, "max_connections"),
+        (3, "max_pending_requests"),
+        (4, "max_requests"),
+        (5, "max_retries"),
+        (6, "track_remaining"),
+        (8, "retry_budget"),
+    ],
+    tuning: &[(7, "max_connection_pools")],
+    refused: &[],
+};
+const BUDGET: Fields = Fields {
+    message: "CircuitBreakers.Thresholds.RetryBudget",
+    understood: &[(1, "budget_percent"), (2, "min_retry_concurrency")],
+    tuning: &[(3, "budget_interval")],
+    refused: &[],
+};
+
+pub(super) fn limits(
+    from: &cluster::Cluster,
+    max_requests_per_connection: u32,
+    ignored: &mut Vec<String>,
+) -> Result<Limits, Fault> {
+    let breakers = from.circuit_breakers.as_ref();
+    let of = |priority: core::RoutingPriority| {
+        breakers
+            .into_iter()
+            .flat_map(|breakers| &breakers.thresholds)
+            .find(|thresholds| thresholds.priority == i32::from(priority))
+    };
+    let usual = of(core::RoutingPriority::Default);
+    let high = of(core::RoutingPriority::High);
+    let track_remaining = usual.is_some_and(|thresholds| thresholds.track_remaining)
+        || high.is_some_and(|thresholds| thresholds.track_remaining);
+    let Thresholds {
+        max_connections,
+        max_pending_requests,
+        max_requests,
+        max_retries,
+        retry_budget,
+    } = match usual {
+        Some(from) => thresholds(from, ignored)?,
+        None => Thresholds::default(),
+    };
+    Ok(Limits {
+        max_connections,
+        max_pending_requests,
+        max_requests,
+        max_retries,
+        retry_budget,
+        max_requests_per_connection,
+        high: high.map(|from| thresholds(from, ignored)).transpose()?,
+        track_remaining,
+    })
+}
+
+fn thresholds(
+    from: &cluster::circuit_breakers::Thresholds,
+    ignored: &mut Vec<String>,
+) -> Result<Thresholds, Fault> {
+    THRESHOLDS.audit(from, ignored)?;
+    let value = |value: Option<UInt32Value>, default| value.map_or(default, |value| value.value);
+    let default = Thresholds::default();
+    Ok(Thresholds {
+        max_connections: value(from.max_connections, default.max_connections),
+        max_pending_requests: value(from.max_pending_requests, default.max_pending_requests),
+        max_requests: value(from.max_requests, default.max_requests),
+        max_retries: value(from.max_retries, default.max_retries),
+        retry_budget: from
+            .retry_budget
+            .as_ref()
+            .map(|budget| {
+                BUDGET.audit(budget, ignored)?;
+                let default = RetryBudget::default();
+                Ok(RetryBudget {
+                    percent_milli: match budget.budget_percent {
+                        Some(percent) => milli(percent)?,
+                        None => default.percent_milli,
+                    },
+                    min_concurrency: value(budget.min_retry_concurrency, default.min_concurrency),
+                })
+            })
+            .transpose()?,
+    })
+}
+
+fn milli(percent: Percent) -> Result<u32, Fault> {
+    let invalid = || Fault::Invalid("budget_percent is not between 0 and 100".to_owned());
+    if !(0.0..=100.0).contains(&percent.value) {
+        return Err(invalid());
+    }
+    // By text, as there is no conversion from floats that cannot go wrong.
+    format!("{:.0}", percent.value * 1000.0)
+        .parse()
+        .map_err(|_| invalid())
+}
