@@ -56,7 +56,10 @@ fn backend(tasks: &Tasks) -> SocketAddr {
         while let Ok((tcp, _)) = listener.accept().await {
             let tasks = group.clone();
             group.spawn("connection", async move {
-                let service = service_fn(move |request| answer(tasks.clone(), request));
+                let service = service_fn(move |request| {
+                    let answer = answer(&tasks, request);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
                 let _ended = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
                     .serve_connection_with_upgrades(TokioIo::new(tcp), service)
                     .await;
@@ -66,12 +69,9 @@ fn backend(tasks: &Tasks) -> SocketAddr {
     address
 }
 
-async fn answer(
-    tasks: Tasks,
-    mut request: Request<hyper::body::Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+fn answer(tasks: &Tasks, mut request: Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
     if !request.headers().contains_key("upgrade") {
-        return Ok(Response::new(Full::from("ok")));
+        return Response::new(Full::from("ok"));
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tasks.spawn("echo", async move {
@@ -89,7 +89,7 @@ async fn answer(
         .header("connection", "upgrade")
         .header("upgrade", "websocket")
         .body(Full::default());
-    Ok(switching.unwrap())
+    switching.unwrap()
 }
 
 fn proxy(home: &Path, (listen, to): (SocketAddr, SocketAddr), mode: &str) -> Process {

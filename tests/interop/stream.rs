@@ -182,7 +182,7 @@ async fn openssl_and_curl_reach_the_server_that_their_name_asks_for() {
 }
 
 /// An application that answers with the PROXY header that it got, as HTTP.
-async fn teller(tasks: &Tasks) -> SocketAddr {
+fn teller(tasks: &Tasks) -> SocketAddr {
     let socket = bind("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
     let address = socket.local_addr().unwrap();
     let group = tasks.clone();
@@ -213,7 +213,7 @@ async fn teller(tasks: &Tasks) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_and_haproxy_agree_on_headers() {
     let (tasks, dir) = (Tasks::new(), tempfile::tempdir().unwrap());
-    let app = teller(&tasks).await;
+    let app = teller(&tasks);
     // curl → ours; ours → app, in version 1.
     let (plain, strict) = (free(), Some(ProxyProtocol::default()));
     let carry = |bind: SocketAddr, to: SocketAddr, form: ProxyVersion, header| {
