@@ -35,6 +35,7 @@ mod health;
 mod http;
 mod introduced;
 mod limit;
+mod listening;
 mod observe;
 mod options;
 mod pool;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::mesh::View;
-use crate::mesh::listener::{Direction, ListenerOptions};
-use crate::net::{self, BindOptions};
+use crate::mesh::listener::Direction;
 use crate::rt::{self, DrainSignal, Published, Reader, Tasks, memory};
 use crate::telemetry::Registry;
 use crate::tls::Material;
@@ -24,6 +23,7 @@ use super::admin::{self, Admin, Ask};
 use super::context::Shared;
 use super::handover::{self, Event, Giver, Passed, Restart, Role, Taken};
 use super::health;
+use super::listening::{Open, sockets, tuning};
 use super::options::Options;
 use super::tables::Tables;
 use super::tls::Identity;
@@ -297,14 +297,6 @@ struct Control {
     warm_by: Option<Instant>,
 }
 
-/// A listener that is open.
-struct Open {
-    address: SocketAddr,
-    tuning: BindOptions,
-    /// The workers' sockets, to change them and to pass them on.
-    sockets: Vec<StdListener>,
-}
-
 impl Control {
     fn new(shared: Arc<Shared>, workers: usize) -> Result<Self, ProxyError> {
         let tables = Published::new(Tables::default());
@@ -572,49 +564,4 @@ impl Control {
             let _ended = wait.await;
         }
     }
-}
-
-impl Open {
-    fn tune(&self) {
-        for socket in &self.sockets {
-            if let Err(error) = net::tune(&socket.into(), self.tuning) {
-                tracing::warn!(%error, address = %self.address, "socket options are not set");
-            }
-        }
-    }
-}
-
-fn tuning(options: &ListenerOptions) -> BindOptions {
-    let default = BindOptions::default();
-    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-    BindOptions {
-        reuse_port: true,
-        backlog: options.backlog.map_or(default.backlog, |backlog| {
-            i32::try_from(backlog).unwrap_or(i32::MAX)
-        }),
-        keepalive: options.keepalive.map(|keepalive| net::Keepalive {
-            probes: keepalive.probes,
-            time: keepalive.time.map(seconds),
-            interval: keepalive.interval.map(seconds),
-        }),
-    }
-}
-
-/// A socket for each worker at least: those that were taken over, and more. The address is first
-/// tried alone: sharing a port is for the threads of one proxy, never for two proxies.
-fn sockets(
-    address: SocketAddr,
-    tuning: BindOptions,
-    taken: Vec<StdListener>,
-    count: usize,
-) -> io::Result<Vec<StdListener>> {
-    if taken.is_empty() {
-        drop(net::bind(address, BindOptions::default())?);
-    }
-    for socket in &taken {
-        net::tune(&socket.into(), tuning)?;
-    }
-    let missing = count.saturating_sub(taken.len());
-    let more = (0..missing).map(|_| net::bind(address, tuning)?.into_std());
-    taken.into_iter().map(Ok).chain(more).collect()
 }

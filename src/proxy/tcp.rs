@@ -295,11 +295,7 @@ pub(crate) async fn serve(
     let to = (cluster, options.max_connect_attempts);
     match Box::pin(open(worker, &live, conn, to)).await {
         Ok(reached) => carry(worker, live, conn, (stream, first), (reached, options)).await,
-        Err(unreached) => {
-            refused(worker, &live, conn, &unreached);
-            // A caller that is closed on must not take that for the end of an answer.
-            stream.reset();
-        }
+        Err(unreached) => refused(worker, &live, conn, &unreached),
     }
 }
 

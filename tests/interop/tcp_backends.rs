@@ -116,7 +116,8 @@ fn redis_and_postgresql_pass_with_their_own_clients() {
     }
     let dir = tempfile::tempdir().unwrap();
     // PostgreSQL does not run as root.
-    let data = dir.path().join("data");
+    let own = tempfile::tempdir().unwrap();
+    let data = own.path().join("data");
     std::fs::create_dir(&data).unwrap();
     let as_postgres = [
         "setpriv",
@@ -124,7 +125,7 @@ fn redis_and_postgresql_pass_with_their_own_clients() {
         "--regid=postgres",
         "--clear-groups",
     ];
-    for (name, path) in [("dir", dir.path()), ("data", data.as_path())] {
+    for (name, path) in [("dir", own.path()), ("data", data.as_path())] {
         let (good, said) = program("chown", &["postgres", path.to_str().unwrap()]);
         assert!(good, "{name}: {said}");
     }
