@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::mesh::{STRICT, program, run};
 
+/// What resolvers in pods answer: search domains are for applications.
+const CACHE: &str = "cache.default.svc.cluster.local";
+const DB: &str = "db.default.svc.cluster.local";
 const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 
 /// Whether a program is there; where `CI` is set it must be.
@@ -172,20 +175,22 @@ fn redis_and_postgresql_pass_with_their_own_clients() {
     let manifest = [
         workload("cache", &cache, Some(("tcp-redis", 6379))),
         workload("db", &db, Some(("tcp-postgres", 5432))),
-        workload("client", &["sleep", "1000"], None),
+        workload(
+            "client",
+            &["python3", "-m", "http.server", "9080"],
+            Some(("http", 9080)),
+        ),
         format!("---{STRICT}"),
     ]
     .concat();
     let pods = Pods::up(dir.path(), &manifest);
 
-    let (_, said) = pods.within(
-        "client",
-        &["redis-cli", "-h", "cache", "set", "key", "value"],
-    );
+    let (_, said) = pods.within("client", &["redis-cli", "-h", CACHE, "set", "key", "value"]);
     assert!(said.contains("OK"), "{said}\n{}", pods.logs("client"));
-    let (_, said) = pods.within("client", &["redis-cli", "-h", "cache", "get", "key"]);
+    let (_, said) = pods.within("client", &["redis-cli", "-h", CACHE, "get", "key"]);
     assert!(said.contains("value"), "{said}");
-    let words = "redis-benchmark -h cache -q -t set,get,lpush,mset -n 4000 -c 20 -P 4 -d 2000";
+    let words =
+        format!("redis-benchmark -h {CACHE} -q -t set,get,lpush,mset -n 4000 -c 20 -P 4 -d 2000");
     let (good, said) = pods.within("client", &words.split(' ').collect::<Vec<_>>());
     assert!(
         good && said.contains("GET:") && !said.contains("rror"),
@@ -193,7 +198,7 @@ fn redis_and_postgresql_pass_with_their_own_clients() {
     );
 
     // PostgreSQL's clients ask for TLS, are told no, and go on on the same connection.
-    let sql = ["psql", "-h", "db", "-U", "postgres", "-Atc"];
+    let sql = ["psql", "-h", DB, "-U", "postgres", "-Atc"];
     let query = |text: &str| pods.within("client", &[&sql[..], &[text]].concat());
     let (good, said) = query("select 6*7");
     assert!(
@@ -208,7 +213,7 @@ fn redis_and_postgresql_pass_with_their_own_clients() {
         query("copy (select repeat('y', 1000) from generate_series(1, 5000)) to stdout");
     assert_eq!(said.len(), 5000 * 1001);
     let bench = |words: &str| {
-        let words = ["pgbench -h db -U postgres ", words, " postgres"].concat();
+        let words = format!("pgbench -h {DB} -U postgres {words} postgres");
         pods.within("client", &words.split(' ').collect::<Vec<_>>())
     };
     let (good, said) = bench("-i -q -s 1");
