@@ -115,7 +115,7 @@ impl<'t> Drive<'_, 't> {
             Poll::Ready(Ok(())) => Poll::Ready(End::Done),
             Poll::Ready(Err(Broken::From(error))) => {
                 tracing::debug!(%error, "answer cut off");
-                Poll::Ready(End::Cut(Failure::Broken))
+                Poll::Ready(End::Cut(cut_failure(self.up, error)))
             }
             Poll::Ready(Err(Broken::To(error))) => {
                 tracing::debug!(%error, "answer not delivered");
@@ -271,6 +271,16 @@ impl<'t> Drive<'_, 't> {
             reusable: true,
         };
         Poll::Ready(self.relay.pass(self.down, &parts, self.replay.is_whole()))
+    }
+}
+
+/// What an answer that broke off means. Where it ends is part of HTTP/1, so that there it is the
+/// protocol that was broken (Envoy's word too).
+fn cut_failure(up: &Leg, error: LegError) -> Failure {
+    match (up, error) {
+        (_, LegError::H2(error)) => h2_failure(error),
+        (Leg::H2(_), LegError::Io(_)) => Failure::Broken,
+        _ => Failure::BadResponse,
     }
 }
 

@@ -172,6 +172,10 @@ impl<'c> Calling<'c> {
         self.ended.flag = reply.flag;
         self.ended.details = match failure {
             Failure::Broken => "upstream_reset_after_response_started{connection_termination}",
+            Failure::Reset | Failure::RefusedStream => {
+                "upstream_reset_after_response_started{remote_reset}"
+            }
+            Failure::BadResponse => "upstream_reset_after_response_started{protocol_error}",
             _ => reply.details,
         };
         self.ended.broken = true;
