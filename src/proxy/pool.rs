@@ -18,7 +18,6 @@ use crate::rt::{self, HashMap};
 use super::buffer::Buffer;
 use super::connect::{Target, dial};
 use super::context::{Live, Worker};
-use super::health::flags::Why;
 use super::http::h2::client::Client;
 use super::http::h2::session::Config;
 use super::http::leg::H1Leg;
@@ -219,7 +218,7 @@ impl Pools {
 
 /// Whether connections to an endpoint are worth keeping.
 fn stays(endpoint: Option<&Arc<EndpointState>>) -> bool {
-    endpoint.is_none_or(|state| !state.health.holds(Why::Gone))
+    endpoint.is_none_or(|state| state.health.keeps())
 }
 
 enum Shared {

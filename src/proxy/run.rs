@@ -394,6 +394,13 @@ impl Control {
         if self.warm_by.is_some() && health::first_round(&tables).is_none() {
             self.warm()?;
         }
+        if tables.clusters.iter().any(|cluster| cluster.has_lost()) {
+            let view = Arc::clone(&tables.view);
+            return self.apply(&view);
+        }
+        if health::closes_connections(&tables) {
+            self.update();
+        }
         Ok(())
     }
 

@@ -209,6 +209,7 @@ fn members<'g>(given: Given<'g>, again: &mut Option<u64>) -> Vec<Member<'g>> {
                 }
                 Health::Unhealthy | Health::Draining => Fitness::Out,
                 Health::Degraded => Fitness::Degraded,
+                Health::Healthy if state.health.holds(Why::Degraded) => Fitness::Degraded,
                 Health::Healthy => Fitness::Healthy,
             };
             let weight = u64::from(endpoint.weight.max(1));

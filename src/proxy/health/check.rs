@@ -13,6 +13,8 @@ use crate::mesh::HealthCheck;
 pub(crate) enum Verdict {
     /// As it should be.
     Passed,
+    /// The same, but it works worse than it should.
+    Degraded,
     /// Answered, and not as it should be.
     Wrong,
     /// Answered with a status that may pass by itself.
@@ -21,6 +23,13 @@ pub(crate) enum Verdict {
     Unreachable,
     /// Not answered in time.
     TooLate,
+}
+
+impl Verdict {
+    /// Whether it is one for the endpoint.
+    pub(crate) fn passed(self) -> bool {
+        matches!(self, Self::Passed | Self::Degraded)
+    }
 }
 
 /// What a result changed.
@@ -62,7 +71,7 @@ impl Session {
     /// Takes a result in.
     pub(crate) fn take(&mut self, verdict: Verdict, policy: &HealthCheck) -> Change {
         let first = std::mem::replace(&mut self.first, false);
-        if verdict == Verdict::Passed {
+        if verdict.passed() {
             self.failed = 0;
             if self.well {
                 return Change::None;
@@ -98,7 +107,7 @@ pub(crate) fn wait(
     traffic: bool,
     chance: &mut impl FnMut(u64) -> u64,
 ) -> Duration {
-    let passed = verdict == Verdict::Passed;
+    let passed = verdict.passed();
     let pending = change == Change::Pending;
     let unhealthy = policy.unhealthy_interval.unwrap_or(policy.interval);
     let base = match (traffic, passed, pending) {
@@ -150,7 +159,7 @@ impl CheckStats {
 
     pub(crate) fn ended(&self, verdict: Verdict) {
         let mut counters = vec![match verdict {
-            Verdict::Passed => &self.success,
+            Verdict::Passed | Verdict::Degraded => &self.success,
             _ => &self.failure,
         }];
         if matches!(verdict, Verdict::Unreachable | Verdict::TooLate) {
@@ -250,7 +259,8 @@ mod tests {
 
     fn verdict() -> impl Strategy<Value = Verdict> {
         prop_oneof![
-            4 => Just(Verdict::Passed),
+            3 => Just(Verdict::Passed),
+            1 => Just(Verdict::Degraded),
             1 => Just(Verdict::Wrong),
             2 => Just(Verdict::Retriable),
             2 => Just(Verdict::Unreachable),
@@ -273,11 +283,11 @@ mod tests {
             let mut since = 0;
             for (at, verdict) in history.iter().enumerate() {
                 session.take(*verdict, &policy);
-                let passed = *verdict == Verdict::Passed;
+                let passed = verdict.passed();
                 let row = history[since..=at]
                     .iter()
                     .rev()
-                    .take_while(|other| (**other == Verdict::Passed) == passed)
+                    .take_while(|other| other.passed() == passed)
                     .count();
                 let row = u32::try_from(row).unwrap();
                 let turns = match (well, passed) {

@@ -74,6 +74,8 @@ impl Checks {
         self.busy
             .retain(|name| tables.cluster_names.contains_key(name));
         for cluster in clusters {
+            // What changed while the tables were built is in neither.
+            cluster.endpoints.changed();
             let Some(policy) = &cluster.config.health_check else {
                 continue;
             };
@@ -154,7 +156,7 @@ impl Checks {
         let news = apply(&cluster, entry, (verdict, change), watch.session.well);
         tell(&cluster, entry, policy, (verdict, change, first));
         let now = rt::now();
-        if watch.session.well && verdict == Verdict::Passed {
+        if watch.session.well && verdict.passed() {
             outlier::passed_check(&cluster, entry, shared.millis(now));
         }
         let name = &cluster.config.name;
@@ -185,11 +187,18 @@ fn apply(
     (verdict, change): (Verdict, Change),
     well: bool,
 ) -> bool {
+    let check = cluster.config.health_check.as_ref();
+    let closes = check.is_some_and(|check| check.policy.close_connections_on_failure);
     let health = &entry.state.health;
-    let first = health.set(Why::Pending, false);
     health.set(Why::CheckTimeout, !well && verdict == Verdict::TooLate);
+    let shut = health.set(Why::Shut, !well && closes);
+    if verdict.passed() {
+        cluster.mark(entry, Why::Degraded, verdict == Verdict::Degraded);
+    }
     let turned = change == Change::Done && cluster.mark(entry, Why::FailedCheck, !well);
-    first || turned
+    // Last: whoever waits for the first result looks at the others then.
+    let first = cluster.mark(entry, Why::Pending, false);
+    first || turned || shut
 }
 
 fn tell(
@@ -201,7 +210,7 @@ fn tell(
     let cluster = &cluster.config.name;
     let endpoint = entry.address;
     let turned = change == Change::Done;
-    if verdict == Verdict::Passed {
+    if verdict.passed() {
         if turned || policy.policy.always_log_success {
             tracing::info!(cluster, %endpoint, first, turned, "health check passed");
         }
@@ -260,7 +269,8 @@ pub(crate) async fn run(
     };
     let mut identity = identify(&identities.load());
     let mut checks = Checks::default();
-    checks.follow(&tables.load(), rt::now());
+    let mut followed = tables.load();
+    checks.follow(&followed, rt::now());
     let mut asking: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
     loop {
         let due = checks.next().filter(|_| asking.len() < AT_ONCE);
@@ -275,7 +285,8 @@ pub(crate) async fn run(
                 if !changed {
                     return;
                 }
-                checks.follow(&tables.load(), rt::now());
+                followed = tables.load();
+                checks.follow(&followed, rt::now());
             }
             changed = identities.changed() => {
                 if !changed {
@@ -288,6 +299,12 @@ pub(crate) async fn run(
                 }
             }
             Some((id, ended)) = asking.next(), if !asking.is_empty() => {
+                // A result counts for the newest tables.
+                let current = tables.load();
+                if !Arc::ptr_eq(&current, &followed) {
+                    followed = current;
+                    checks.follow(&followed, rt::now());
+                }
                 if checks.end(id, ended, &shared) {
                     shared.health_changed.notify_one();
                 }

@@ -17,6 +17,10 @@ pub(crate) enum Why {
     Watched,
     /// It is no longer of its cluster: connections to it are not worth keeping.
     Gone,
+    /// It fails its checks, and its cluster wants connections to it closed then.
+    Shut,
+    /// It passed its last check and said that it works worse than it should.
+    Degraded,
 }
 
 /// The reasons that hold now. Written rarely, read for every choice.
@@ -32,6 +36,8 @@ impl Why {
             Self::CheckTimeout => 8,
             Self::Watched => 16,
             Self::Gone => 32,
+            Self::Shut => 64,
+            Self::Degraded => 128,
         }
     }
 }
@@ -40,6 +46,11 @@ impl Flags {
     /// Whether it must not be chosen.
     pub(crate) fn is_out(&self) -> bool {
         self.0.load(Ordering::Relaxed) & (Why::FailedCheck.bit() | Why::Outlier.bit()) != 0
+    }
+
+    /// Whether connections to it are worth keeping.
+    pub(crate) fn keeps(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & (Why::Gone.bit() | Why::Shut.bit()) == 0
     }
 
     pub(crate) fn holds(&self, why: Why) -> bool {

@@ -36,3 +36,11 @@ pub(crate) fn first_round(tables: &Tables) -> Option<Duration> {
     });
     pending.max()
 }
+
+/// Whether some cluster wants connections closed that lead to endpoints which fail their checks.
+pub(crate) fn closes_connections(tables: &Tables) -> bool {
+    tables.clusters.iter().any(|cluster| {
+        let check = cluster.config.health_check.as_ref();
+        check.is_some_and(|check| check.policy.close_connections_on_failure)
+    })
+}

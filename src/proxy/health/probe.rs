@@ -29,6 +29,8 @@ use super::check::Verdict;
 const RESPONSE_BUFFER: usize = 1024;
 /// Most that is kept of what an endpoint sends.
 const MOST_ANSWERED: usize = 1024 * 1024;
+/// Says that an endpoint works worse than it should.
+const DEGRADED: &str = "x-envoy-degraded";
 /// The service's own name, for [`HttpCheck::service_name`].
 const CHECKED_CLUSTER: &str = "x-envoy-upstream-healthchecked-cluster";
 
@@ -324,6 +326,7 @@ async fn judge(check: &HttpCheck, response: Response<Incoming>) -> Result<Verdic
             .unwrap_or(MOST_ANSWERED)
             .min(MOST_ANSWERED),
     };
+    let degraded = response.headers().contains_key(DEGRADED);
     let body = read(response.into_body(), most).await?.0;
     Ok(if !expected {
         if within(&check.retriable_statuses) {
@@ -332,7 +335,11 @@ async fn judge(check: &HttpCheck, response: Response<Incoming>) -> Result<Verdic
             Verdict::Wrong
         }
     } else if named && holds(&body, &check.receive) {
-        Verdict::Passed
+        if degraded {
+            Verdict::Degraded
+        } else {
+            Verdict::Passed
+        }
     } else {
         Verdict::Wrong
     })

@@ -32,6 +32,8 @@ impl Reviews {
                 let name = &cluster.config.name;
                 let due = before.get(name).copied().unwrap_or(next).min(next);
                 self.due.insert(name.clone(), due);
+                // What changed while the tables were built is in neither.
+                cluster.endpoints.changed();
             }
         }
     }

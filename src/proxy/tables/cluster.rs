@@ -38,6 +38,8 @@ pub(crate) struct ClusterTable {
     pub(crate) outlier: Option<Arc<Detector>>,
     /// Counts of health checks, where it is checked.
     pub(crate) checks: Option<Arc<CheckStats>>,
+    /// Endpoints that discovery has lost and that still pass their checks.
+    lingering: Vec<Arc<EndpointState>>,
     /// For telemetry.
     pub(crate) service: ServiceId,
 }
@@ -135,6 +137,7 @@ impl EndpointEntry {
             (Why::Outlier, "/failed_outlier_check"),
             (Why::Pending, "/pending_active_hc"),
             (Why::CheckTimeout, "/active_hc_timeout"),
+            (Why::Degraded, "/degraded_active_hc"),
         ];
         let told = match told {
             Health::Healthy => "",
@@ -171,6 +174,7 @@ impl ClusterTable {
             && same_config
             && old.assignment.as_ref() == assignment
             && old.endpoints.home.as_ref() == home
+            && !old.has_lost()
         {
             return Arc::clone(old);
         }
@@ -191,6 +195,7 @@ impl ClusterTable {
             None => registry.named_service(&config.name, &config.name, ""),
         };
         let known = kept.map(|old| &*old.endpoints);
+        let (members, lingering) = linger(config, members, known);
         let set = EndpointSet::build(config, members, known, (registry, surroundings, home));
         if let Some(old) = before {
             set.succeed(&old.endpoints);
@@ -217,8 +222,15 @@ impl ClusterTable {
             endpoints: Arc::new(set),
             outlier,
             checks,
+            lingering,
             service,
         })
+    }
+
+    /// Whether an endpoint that discovery had lost fails its checks now, so that it can go.
+    pub(crate) fn has_lost(&self) -> bool {
+        let mut lingering = self.lingering.iter();
+        lingering.any(|state| state.health.holds(Why::FailedCheck))
     }
 
     /// Says that `entry` is left out for `why`, or no longer. True when that was news. Requests pass
@@ -243,6 +255,48 @@ impl ClusterTable {
     }
 }
 
+/// `members` with those that discovery has lost and that pass their checks: what is lost by a control
+/// plane in trouble is not lost for its callers (Envoy, unless `ignore_health_on_host_removal`).
+fn linger(
+    config: &Cluster,
+    members: Arc<Assignment>,
+    known: Option<&EndpointSet>,
+) -> (Arc<Assignment>, Vec<Arc<EndpointState>>) {
+    let lingers = config
+        .health_check
+        .as_ref()
+        .is_some_and(|check| !check.policy.ignore_health_on_host_removal);
+    let (true, ClusterKind::Discovered, Some(known)) = (lingers, &config.kind, known) else {
+        return (members, Vec::new());
+    };
+    let there: HashSet<(SocketAddr, bool)> = members
+        .endpoints
+        .iter()
+        .map(|endpoint| (endpoint.address, endpoint.mtls))
+        .collect();
+    let (lost, states): (Vec<Endpoint>, Vec<_>) = known
+        .assignment
+        .endpoints
+        .iter()
+        .zip(&known.entries)
+        .filter(|(endpoint, entry)| {
+            let health = &entry.state.health;
+            !there.contains(&(endpoint.address, endpoint.mtls))
+                && health.holds(Why::Watched)
+                && !health.holds(Why::FailedCheck)
+                && !health.holds(Why::Pending)
+        })
+        .map(|(endpoint, entry)| (endpoint.clone(), Arc::clone(&entry.state)))
+        .unzip();
+    if lost.is_empty() {
+        return (members, Vec::new());
+    }
+    let mut all = Arc::unwrap_or_clone(members);
+    all.endpoints.extend(lost);
+    all.endpoints.sort();
+    (Arc::new(all), states)
+}
+
 /// Leaves out endpoints that are to be checked, until they have passed. Those that were there before
 /// checks began stay in: requests may be on their way to them.
 fn await_checks(set: &EndpointSet, checked: bool, known: Option<&EndpointSet>) {
@@ -261,7 +315,13 @@ fn await_checks(set: &EndpointSet, checked: bool, known: Option<&EndpointSet>) {
                 health.set(Why::FailedCheck, !known.contains(&entry.state.id));
             }
         } else if health.set(Why::Watched, false) {
-            for why in [Why::Pending, Why::FailedCheck, Why::CheckTimeout] {
+            for why in [
+                Why::Pending,
+                Why::FailedCheck,
+                Why::CheckTimeout,
+                Why::Shut,
+                Why::Degraded,
+            ] {
                 health.set(why, false);
             }
         }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use meshctl::mesh::health_check::{
 };
 use meshctl::mesh::outlier::OutlierDetection;
 use meshctl::mesh::route::{Action, HeaderOperations, TextMatch};
-use meshctl::mesh::{Endpoint, View};
+use meshctl::mesh::{Assignment, Endpoint, View};
 use meshctl::proxy::Options;
 use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -37,6 +37,8 @@ struct Patient {
     checks: Arc<AtomicUsize>,
     hits: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
+    /// Says so with every answer.
+    suffers: Arc<AtomicBool>,
     last: Arc<std::sync::Mutex<String>>,
     _tasks: Tasks,
 }
@@ -51,6 +53,7 @@ impl Patient {
             checks: Arc::default(),
             hits: Arc::default(),
             connections: Arc::default(),
+            suffers: Arc::default(),
             last: Arc::default(),
             _tasks: tasks.clone(),
         };
@@ -60,6 +63,7 @@ impl Patient {
             Arc::clone(&patient.hits),
             Arc::clone(&patient.last),
         );
+        let suffers = Arc::clone(&patient.suffers);
         let (opened, group) = (Arc::clone(&patient.connections), tasks.clone());
         tasks.spawn("patient", async move {
             loop {
@@ -67,6 +71,7 @@ impl Patient {
                 opened.fetch_add(1, Ordering::Relaxed);
                 let (health, checks) = (Arc::clone(&health), Arc::clone(&checks));
                 let (hits, last) = (Arc::clone(&hits), Arc::clone(&last));
+                let suffers = Arc::clone(&suffers);
                 group.spawn("patient connection", async move {
                     let service = service_fn(move |request: Request<Incoming>| {
                         let path = request.uri().path().to_owned();
@@ -78,12 +83,18 @@ impl Patient {
                             hits.fetch_add(1, Ordering::Relaxed);
                         }
                         let status = health.load(Ordering::Relaxed);
+                        let suffers = suffers.load(Ordering::Relaxed);
                         async move {
-                            Ok::<_, Infallible>(match path.as_str() {
+                            let mut response = match path.as_str() {
                                 "/health" => answer(status, "I feel fine today", None),
                                 "/grpc.health.v1.Health/Check" => serving(request, status).await,
                                 _ => answer(200, "ok", None),
-                            })
+                            };
+                            if suffers {
+                                let yes = "true".parse().unwrap();
+                                response.headers_mut().insert("x-envoy-degraded", yes);
+                            }
+                            Ok::<_, Infallible>(response)
                         }
                     });
                     let builder =
@@ -504,4 +515,85 @@ async fn what_is_checked_from_now_on_stays_in_until_it_fails() {
     proxy.views.publish(without);
     eventually(|| told(admin, well(patient.address))).await;
     assert_eq!(status(&get(bind, "/").await), 200);
+}
+
+/// Envoy's rule: what discovery has lost and checks have not stays.
+#[tokio::test]
+async fn what_is_no_longer_discovered_stays_for_as_long_as_it_passes() {
+    for ignore in [false, true] {
+        let (lost, kept) = (Patient::start(200), Patient::start(200));
+        let bind = free();
+        let mut check = http_check(|_| {});
+        check.policy.ignore_health_on_host_removal = ignore;
+        let endpoints = vec![endpoint(lost.address), endpoint(kept.address)];
+        let full = view(bind, check, endpoints);
+        let (proxy, admin) = proxy(full.clone()).await;
+        eventually(|| told(admin, well(lost.address))).await;
+        let mut fewer = full;
+        fewer.endpoints.insert(
+            "app".to_owned(),
+            Arc::new(Assignment::new(vec![endpoint(kept.address)])),
+        );
+        // Something that shows that the new view is there.
+        let mark = Arc::make_mut(fewer.clusters.get_mut("app").unwrap());
+        mark.connect_timeout = Duration::from_secs(77);
+        proxy.views.publish(fewer);
+        eventually(|| async { get(admin, "/config_dump").await.contains("77") }).await;
+        let line = format!("app::{}::rq_total", lost.address);
+        assert_eq!(told(admin, line.clone()).await, !ignore);
+        if ignore {
+            continue;
+        }
+        let before = lost.hits();
+        for _ in 0..4 {
+            get(bind, "/").await;
+        }
+        assert_eq!(lost.hits(), before + 2, "it still gets its share");
+        lost.feels(500);
+        eventually(|| async { !told(admin, line.clone()).await }).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_to_who_fails_are_closed_where_that_is_asked_for() {
+    let patient = Patient::start(200);
+    let bind = free();
+    let mut check = http_check(|_| {});
+    check.policy.close_connections_on_failure = true;
+    let (_proxy, admin) = proxy(view(bind, check, vec![endpoint(patient.address)])).await;
+    assert_eq!(status(&get(bind, "/").await), 200);
+    let idle = "meshctl_upstream_idle_connections ";
+    let kept = |count: usize| {
+        let line = format!("{idle}{count}\n");
+        async move { get(admin, "/metrics").await.contains(&line) }
+    };
+    eventually(|| kept(1)).await;
+    patient.feels(500);
+    eventually(|| kept(0)).await;
+}
+
+#[tokio::test]
+async fn who_says_that_it_works_badly_is_called_when_nobody_else_is_left() {
+    let (well, degraded) = (Patient::start(200), Patient::start(200));
+    degraded.suffers.store(true, Ordering::Relaxed);
+    let bind = free();
+    let endpoints = vec![endpoint(well.address), endpoint(degraded.address)];
+    let (_proxy, admin) = proxy(view(bind, http_check(|_| {}), endpoints)).await;
+    let line = format!(
+        "app::{}::health_flags::/degraded_active_hc\n",
+        degraded.address
+    );
+    eventually(|| told(admin, line.clone())).await;
+    eventually(|| async {
+        let before = degraded.hits();
+        for _ in 0..10 {
+            get(bind, "/").await;
+        }
+        degraded.hits() == before
+    })
+    .await;
+    well.feels(500);
+    eventually(|| told(admin, failed(well.address))).await;
+    eventually(|| async { status(&get(bind, "/").await) == 200 }).await;
+    assert!(degraded.hits() > 0);
 }

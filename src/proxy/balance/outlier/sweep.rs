@@ -73,6 +73,10 @@ pub(crate) fn sweep(cluster: &ClusterTable, now: u64, chance: &mut impl FnMut(u6
             }
         }
     }
+    // An ejection by a request that began with older tables is told to those.
+    if watched.iter().any(is_out) {
+        cluster.endpoints.changed();
+    }
     let interval = millis(policy.interval);
     for one in watched.iter().filter(|one| !is_out(one)) {
         let returned = one.monitor.returned.load(Ordering::Relaxed).checked_sub(1);
