@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::balancing::{
+    Balancing, HashFunction, LoadBalancer, LocalityBalancing, RingHash, SlowStart, ZoneAware,
+};
 use super::listener::ProxyVersion;
-use super::{HealthCheck, Hostname, SpiffeId};
-
 pub use super::outlier::OutlierDetection;
+use super::{HealthCheck, Hostname, SpiffeId};
 
 /// A group of interchangeable endpoints. Its name follows Istio:
 /// `outbound|9080|v1|reviews.default.svc.cluster.local`, `inbound|9080||`, `PassthroughCluster`.
@@ -24,6 +26,9 @@ pub struct Cluster {
     pub service: Option<ServiceRef>,
     /// How one endpoint is chosen.
     pub load_balancer: LoadBalancer,
+    /// What the choice goes by beside.
+    #[serde(default, skip_serializing_if = "Balancing::is_default")]
+    pub balancing: Balancing,
     /// What is spoken to the endpoints.
     pub protocol: UpstreamProtocol,
     /// mTLS towards endpoints that speak it; others get plaintext unless `tls.required`.
@@ -41,6 +46,26 @@ pub struct Cluster {
     /// Endpoints are asked whether they are well; off when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+}
+
+impl Default for Cluster {
+    /// Nameless, discovered, with Istio's defaults and without TLS.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            kind: ClusterKind::Discovered,
+            service: None,
+            load_balancer: LoadBalancer::default(),
+            balancing: Balancing::default(),
+            protocol: UpstreamProtocol::default(),
+            tls: None,
+            connect_timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+            outlier: None,
+            proxy_protocol: None,
+            health_check: None,
+        }
+    }
 }
 
 impl Cluster {
@@ -90,19 +115,6 @@ pub enum ClusterKind {
     OriginalDestination,
 }
 
-/// How one endpoint is chosen. All respect endpoint weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum LoadBalancer {
-    /// Smooth weighted round robin: exact within one round.
-    RoundRobin,
-    /// Power of two choices by requests in flight (Istio's default).
-    #[default]
-    LeastRequest,
-    /// Uniform by weight.
-    Random,
-}
-
 /// What is spoken to endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -142,6 +154,9 @@ pub struct Limits {
     pub max_retries: u32,
     /// Requests on one connection before it is closed; 0 is unlimited.
     pub max_requests_per_connection: u32,
+    /// Connections to one endpoint (Envoy's `per_host_thresholds`).
+    #[serde(default = "unlimited", skip_serializing_if = "is_unlimited")]
+    pub max_connections_per_endpoint: u32,
     /// Retries as a share of what is going on, in place of `max_retries`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
@@ -151,6 +166,15 @@ pub struct Limits {
     /// How much is left of each limit is a metric (Envoy: `track_remaining`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub track_remaining: bool,
+}
+
+fn unlimited() -> u32 {
+    u32::MAX
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_unlimited(limit: &u32) -> bool {
+    *limit == u32::MAX
 }
 
 /// The limits of one priority.
@@ -234,6 +258,7 @@ impl Default for Limits {
             max_requests: u32::MAX,
             max_retries: u32::MAX,
             max_requests_per_connection: 0,
+            max_connections_per_endpoint: u32::MAX,
             retry_budget: None,
             high: None,
             track_remaining: false,

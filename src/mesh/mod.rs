@@ -5,6 +5,7 @@
 //! `resource`; a [`World`] gives each proxy its [`View`]; `xds` carries views. Route matching is
 //! here because the proxy, `routes --explain` and the shadowed-rule check must agree.
 
+pub mod balancing;
 pub mod check;
 pub mod cluster;
 pub mod endpoint;
@@ -21,8 +22,9 @@ pub mod view;
 pub mod workload;
 pub mod world;
 
-pub use cluster::{Cluster, ClusterKind, LoadBalancer};
-pub use endpoint::{Assignment, Endpoint, Health};
+pub use balancing::{Balancing, LoadBalancer};
+pub use cluster::{Cluster, ClusterKind};
+pub use endpoint::{Assignment, DropOverload, Endpoint, Health, LocalityWeight};
 pub use finding::{Finding, Origin, Severity};
 pub use health_check::HealthCheck;
 pub use listener::{Chain, ChainAction, Listener};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection};
-use super::{Hostname, Instance, LoadBalancer, Origin, Route, Service};
+use super::route::HashPolicy;
+use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
 /// Immutable; a change makes a new one that shares what did not change.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -154,13 +155,28 @@ pub struct Subset {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrafficPolicy {
     /// Load balancer.
-    pub load_balancer: Option<LoadBalancer>,
+    pub load_balancer: Option<Box<LoadBalancing>>,
     /// Connections and requests.
     pub connection_pool: Option<ConnectionPool>,
     /// Ejection.
     pub outlier: Option<OutlierDetection>,
+    /// Percent of endpoints that must be well, or else all are called (`minHealthPercent`).
+    pub panic_threshold: Option<u32>,
     /// TLS towards the endpoints.
     pub tls: Option<TlsPolicy>,
+}
+
+/// DestinationRule `loadBalancer`, as far as it is honoured.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoadBalancing {
+    /// How an endpoint is chosen.
+    pub policy: LoadBalancer,
+    /// What the choice goes by beside.
+    pub balancing: Balancing,
+    /// What of a request is hashed, for the policies that do.
+    pub hash: Vec<HashPolicy>,
+    /// Calls go to the address that the caller meant.
+    pub passthrough: bool,
 }
 
 /// DestinationRule `connectionPool`, as far as it is honoured.

@@ -12,5 +12,5 @@ pub mod proxy_protocol;
 pub mod rules;
 
 pub use bind::{BindOptions, Keepalive, bind, bind_unix, tune};
-pub use connect::{ConnectOptions, connect};
+pub use connect::{ConnectOptions, connect, connect_any};
 pub use original::original_destination;

@@ -236,9 +236,9 @@ async fn clusters(State(admin): Shares) -> String {
             "{name}::rq_overflow::{}",
             stats.upstream_rq_pending_overflow.load(Ordering::Relaxed)
         ));
-        for entry in &cluster.endpoints.entries {
-            let endpoint = &entry.endpoint;
-            let health = entry.health_flags();
+        let set = &cluster.endpoints;
+        for (endpoint, entry) in set.assignment.endpoints.iter().zip(&set.entries) {
+            let health = entry.health_flags(endpoint.health);
             for (key, value) in [
                 ("rq_active", u64::from(read(&entry.state.active))),
                 ("rq_total", entry.state.requests.load(Ordering::Relaxed)),

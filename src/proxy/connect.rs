@@ -1,9 +1,10 @@
 //! Connecting to an endpoint, with mTLS where it speaks it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
+use smallvec::SmallVec;
 use tokio_rustls::TlsConnector;
 
 use crate::mesh::ClusterKind;
@@ -14,6 +15,7 @@ use super::buffer::Buffer;
 use super::context::{Conn, Live, Worker};
 use super::http::respond::Failure;
 use super::introduced;
+use super::limit::ConnectionSlot;
 use super::pool::Key;
 use super::stream::{Raw, Stream};
 use super::tables::{ClusterTable, EndpointEntry};
@@ -23,6 +25,8 @@ use super::tls::Speak;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'t> {
     pub(crate) address: SocketAddr,
+    /// An address of the other family, of a name that has both; at the same port.
+    pub(crate) other: Option<IpAddr>,
     /// None when the caller chose the address.
     pub(crate) entry: Option<&'t EndpointEntry>,
     /// Whom the endpoint is told of, where it wants to know.
@@ -30,10 +34,42 @@ pub(crate) struct Target<'t> {
 }
 
 impl<'t> Target<'t> {
+    /// Every address, raced when connecting.
+    fn addresses(&self, cluster: &ClusterTable) -> SmallVec<[SocketAddr; 1]> {
+        let endpoint = self
+            .entry
+            .and_then(|entry| cluster.endpoints.endpoint(entry));
+        let additional = endpoint.map_or(&[][..], |endpoint| &endpoint.additional);
+
+        std::iter::once(self.address)
+            .chain(
+                self.other
+                    .map(|other| SocketAddr::new(other, self.address.port())),
+            )
+            .chain(additional.iter().copied())
+            .collect()
+    }
+
+    /// A connection that the cluster allows, if the endpoint does, too.
+    pub(crate) fn slot(
+        &self,
+        cluster: &ClusterTable,
+        slot: Option<ConnectionSlot>,
+    ) -> Option<ConnectionSlot> {
+        match self.entry {
+            Some(entry) => {
+                let most = cluster.config.limits.max_connections_per_endpoint;
+                slot?.at(&entry.state, most)
+            }
+            None => slot,
+        }
+    }
+
     /// An address that the caller chose.
     pub(crate) fn chosen(address: SocketAddr) -> Self {
         Self {
             address,
+            other: None,
             entry: None,
             caller: None,
         }
@@ -42,7 +78,8 @@ impl<'t> Target<'t> {
     /// An endpoint of a cluster.
     pub(crate) fn endpoint(entry: &'t EndpointEntry) -> Self {
         Self {
-            address: entry.endpoint.address,
+            address: entry.address,
+            other: None,
             entry: Some(entry),
             caller: None,
         }
@@ -82,33 +119,45 @@ pub(crate) async fn meant(
     live: &Live,
     meant: Option<SocketAddr>,
     authority: &[u8],
-) -> Result<SocketAddr, Failure> {
-    let address = match meant {
-        Some(address) => address,
+) -> Result<Target<'static>, Failure> {
+    let found = match meant {
+        Some(address) => vec![address],
         None => resolve(authority).await?,
     };
-    let own = live.tables.listeners.values().any(|listener| {
-        let bind = listener.config.bind;
-        bind.port() == address.port()
-            && (bind.ip() == address.ip()
-                || (bind.ip().is_unspecified()
-                    && (address.ip().is_loopback()
-                        || Some(address.ip()) == worker.shared.options.address)))
-    });
-    if own {
+    let own = |address: &SocketAddr| {
+        live.tables.listeners.values().any(|listener| {
+            let bind = listener.config.bind;
+            bind.port() == address.port()
+                && (bind.ip() == address.ip()
+                    || (bind.ip().is_unspecified()
+                        && (address.ip().is_loopback()
+                            || Some(address.ip()) == worker.shared.options.address)))
+        })
+    };
+    if found.iter().any(own) {
         return Err(Failure::Loop);
     }
-    Ok(address)
+    let Some(address) = found.first().copied() else {
+        let name = String::from_utf8_lossy(authority);
+        return Err(Failure::Connect(format!("{name}: no address")));
+    };
+    Ok(Target {
+        other: found
+            .into_iter()
+            .find(|other| other.is_ipv4() != address.is_ipv4())
+            .map(|other| other.ip()),
+        ..Target::chosen(address)
+    })
 }
 
-async fn resolve(authority: &[u8]) -> Result<SocketAddr, Failure> {
+async fn resolve(authority: &[u8]) -> Result<Vec<SocketAddr>, Failure> {
     let text =
         std::str::from_utf8(authority).map_err(|_| Failure::Malformed("http1.invalid_host"))?;
     if let Ok(address) = text.parse() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse() {
-        return Ok(SocketAddr::new(address, 80));
+        return Ok(vec![SocketAddr::new(address, 80)]);
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (
@@ -118,12 +167,10 @@ async fn resolve(authority: &[u8]) -> Result<SocketAddr, Failure> {
         ),
         None => (text, 80),
     };
-    let mut found = tokio::net::lookup_host((host, port))
+    let found = tokio::net::lookup_host((host, port))
         .await
         .map_err(|error| Failure::Connect(format!("{host}: {error}")))?;
-    found
-        .next()
-        .ok_or_else(|| Failure::Connect(format!("{host}: no address")))
+    Ok(found.collect())
 }
 
 /// Connects to `target` of `cluster`.
@@ -135,7 +182,7 @@ pub(crate) async fn dial(
     speak: Speak,
 ) -> Result<Dialed, Failure> {
     let config = &cluster.config;
-    let speaks_mtls = target.entry.is_some_and(|entry| entry.endpoint.mtls);
+    let speaks_mtls = target.entry.is_some_and(|entry| entry.mtls);
     let tls = config.tls.as_ref().filter(|_| speaks_mtls);
     if tls.is_none() && config.tls.as_ref().is_some_and(|tls| tls.required) {
         return Err(Failure::Tls("the endpoint does not speak mTLS".to_owned()));
@@ -146,7 +193,7 @@ pub(crate) async fn dial(
         from: worker.shared.options.address.filter(|_| outward),
     };
     let failed = |error: std::io::Error| Failure::Connect(format!("{}: {error}", target.address));
-    let mut tcp = net::connect(target.address, options)
+    let mut tcp = net::connect_any(&target.addresses(cluster), options)
         .await
         .map_err(failed)?;
     if let Some(version) = config.proxy_protocol {

@@ -18,7 +18,7 @@ use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
 use super::access_log::LogSink;
 use super::options::Options;
 use super::pool::Pools;
-use super::tables::Tables;
+use super::tables::{Surroundings, Tables};
 use super::tls::Identity;
 
 /// What all threads share.
@@ -44,6 +44,11 @@ impl Shared {
             health_changed: Notify::new(),
             began: rt::now(),
         }
+    }
+
+    /// What tables are built in.
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        Surroundings::new(self.began, &self.options)
     }
 
     /// Milliseconds since the proxy began.

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::mesh::listener::TcpOptions;
 use crate::rt;
 
 use super::buffer::Buffer;
@@ -61,7 +62,9 @@ pub(crate) async fn first_word(
             None => {
                 buffer.release();
                 // Where nothing can be reached, only the caller can speak.
-                if let Ok(mut reached) = tcp::open(worker, live, conn, (bytes, 1)).await {
+                if let Ok(mut reached) =
+                    tcp::open(worker, live, conn, (bytes, &TcpOptions::default())).await
+                {
                     let deadline = (!timeout.is_zero()).then(|| begun + timeout);
                     let next = next(stream, buffer, &mut reached);
                     match alarm.within(deadline, next).await {

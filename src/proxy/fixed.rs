@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::cluster::{ClientTls, Limits, UpstreamProtocol};
+use crate::mesh::cluster::{ClientTls, UpstreamProtocol};
 use crate::mesh::listener::{
     ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls, TcpOptions,
 };
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Route, WeightedCluster};
 use crate::mesh::{
-    Assignment, Chain, ChainAction, Cluster, ClusterKind, Endpoint, Health, Listener, LoadBalancer,
-    Locality, Origin, RouteTable, View, VirtualHost, WorkloadRef,
+    Assignment, Chain, ChainAction, Cluster, Endpoint, Listener, LoadBalancer, Origin, RouteTable,
+    View, VirtualHost,
 };
 
 /// What is spoken on one side.
@@ -101,8 +101,6 @@ pub fn static_view(
     };
     let cluster = Cluster {
         name: NAME.to_owned(),
-        kind: ClusterKind::Discovered,
-        service: None,
         load_balancer: LoadBalancer::RoundRobin,
         protocol: match outside.protocol {
             SideProtocol::Http2 => UpstreamProtocol::Http2,
@@ -113,21 +111,11 @@ pub fn static_view(
             principals: Vec::new(),
             required: true,
         }),
-        connect_timeout: Duration::from_secs(10),
-        limits: Limits::default(),
-        outlier: None,
-        proxy_protocol: None,
-        health_check: None,
+        ..Cluster::default()
     };
     let endpoint = Endpoint {
-        priority: 0,
-        locality: Locality::default(),
-        address: upstream,
-        weight: 1,
-        health: Health::Healthy,
         mtls: outside.mtls,
-        workload: WorkloadRef::default(),
-        health_check: None,
+        ..Endpoint::at(upstream)
     };
     let mut view = View::default();
     view.listeners.insert(NAME.to_owned(), Arc::new(listener));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::tables::EndpointState;
 use crate::mesh::cluster::Thresholds;
 use crate::mesh::route::Priority;
 
@@ -80,6 +81,12 @@ impl Counters {
         of(&self.usual).saturating_add(of(&self.high))
     }
 
+    /// Requests in flight of both priorities.
+    pub(crate) fn requests(&self) -> u32 {
+        let of = |counts: &Counts| counts.requests.load(Ordering::Relaxed);
+        of(&self.usual).saturating_add(of(&self.high))
+    }
+
     /// What is going on at `priority`.
     pub(crate) fn at(&self, priority: Priority) -> &Counts {
         match priority {
@@ -128,7 +135,7 @@ impl<'c> Gate<'c> {
     /// Takes one connection, after a first attempt that was counted.
     pub(crate) fn connection_again(&self) -> Option<ConnectionSlot> {
         enter(&self.counts().connections, self.limits.max_connections)
-            .then(|| ConnectionSlot(Arc::clone(self.counters), self.priority))
+            .then(|| ConnectionSlot(Arc::clone(self.counters), self.priority, None))
     }
 
     /// Takes the place of a retry.
@@ -155,11 +162,22 @@ pub(crate) struct Held<'c>(&'c AtomicU32);
 
 /// One connection, for a holder that outlives the tables.
 #[derive(Debug)]
-pub(crate) struct ConnectionSlot(Arc<Counters>, Priority);
+pub(crate) struct ConnectionSlot(Arc<Counters>, Priority, Option<Arc<EndpointState>>);
 
 /// Takes one unit unless `limit` are taken; `u32::MAX` is unlimited.
 pub(crate) fn hold(counter: &AtomicU32, limit: u32) -> Option<Held<'_>> {
     enter(counter, limit).then(|| Held(counter))
+}
+
+impl ConnectionSlot {
+    /// Takes a place among the connections of an endpoint, too.
+    pub(crate) fn at(mut self, state: &Arc<EndpointState>, limit: u32) -> Option<Self> {
+        if !enter(&state.connections, limit) {
+            return None;
+        }
+        self.2 = Some(Arc::clone(state));
+        Some(self)
+    }
 }
 
 fn enter(counter: &AtomicU32, limit: u32) -> bool {
@@ -182,6 +200,9 @@ impl Drop for ConnectionSlot {
             .at(self.1)
             .connections
             .fetch_sub(1, Ordering::Relaxed);
+        if let Some(endpoint) = &self.2 {
+            endpoint.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

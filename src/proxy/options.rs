@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::mesh::WorkloadRef;
+use crate::mesh::{Locality, WorkloadRef};
 use crate::telemetry::LogFormat;
 
 /// How a proxy is started.
@@ -16,6 +16,11 @@ pub struct Options {
     pub cluster_id: String,
     /// This workload, for telemetry.
     pub workload: WorkloadRef,
+    /// Where this proxy runs, for zone-aware routing; where its own instance is when empty.
+    pub locality: Locality,
+    /// The cluster of this workload's own instances (Envoy's `local_cluster_name`), whose numbers by
+    /// locality zone-aware routing goes by; when empty, one that has `address` among its endpoints.
+    pub local_cluster: String,
     /// Worker threads; 0 is one for each core.
     pub workers: usize,
     /// The address to call other workloads from; the system chooses when absent.
@@ -48,6 +53,8 @@ impl Default for Options {
             node: String::new(),
             cluster_id: "Kubernetes".to_owned(),
             workload: WorkloadRef::default(),
+            locality: Locality::default(),
+            local_cluster: String::new(),
             workers: 0,
             address: None,
             admin: None,

@@ -5,9 +5,9 @@
 //! goes, and when it was made with an identity that has been renewed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -18,12 +18,13 @@ use crate::rt::{self, HashMap};
 use super::buffer::Buffer;
 use super::connect::{Target, dial};
 use super::context::{Live, Worker};
+use super::health::flags::Why;
 use super::http::h2::client::Client;
 use super::http::h2::session::Config;
 use super::http::leg::H1Leg;
 use super::http::respond::Failure;
 use super::limit::{ConnectionSlot, Gate};
-use super::tables::ClusterTable;
+use super::tables::{ClusterTable, EndpointState};
 use super::tls::Speak;
 
 /// Idle connections kept for an endpoint.
@@ -50,7 +51,6 @@ pub(crate) enum Key {
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     by_key: RefCell<HashMap<Key, Pool>>,
-    known: RefCell<HashSet<u64>>,
     generation: Cell<u64>,
 }
 
@@ -73,6 +73,8 @@ struct Idle {
 #[derive(Debug)]
 pub(crate) struct Tag {
     key: Key,
+    /// None when the caller chose the address.
+    endpoint: Option<Arc<EndpointState>>,
     pub(crate) mtls: bool,
     generation: u64,
     /// Requests so far.
@@ -84,6 +86,8 @@ pub(crate) struct Tag {
 /// An HTTP/2 connection to an endpoint.
 #[derive(Debug)]
 pub(crate) struct Multiplexed {
+    /// None when the caller chose the address.
+    endpoint: Option<Arc<EndpointState>>,
     pub(crate) client: Client,
     pub(crate) mtls: bool,
     generation: u64,
@@ -116,38 +120,16 @@ impl Lease {
 impl Pools {
     /// Drops what leads to endpoints that are gone or was made with an older identity.
     pub(crate) fn retain(&self, live: &Live) {
-        let known: HashSet<u64> = live
-            .tables
-            .clusters
-            .iter()
-            .flat_map(|cluster| &cluster.endpoints.entries)
-            .map(|entry| entry.state.id)
-            .collect();
         let generation = live.generation();
-        let mut dropped = Vec::new();
-        {
-            let mut pools = self.by_key.borrow_mut();
-            pools.retain(|key, pool| {
-                let stays = match key {
-                    Key::Endpoint(id) | Key::Told(id, _) => known.contains(id),
-                    Key::Address(_) | Key::ToldAddress(..) => true,
-                };
-                if !stays {
-                    dropped.push(std::mem::take(pool));
-                    return false;
-                }
-                pool.idle
-                    .retain(|idle| !idle.tag.mtls || idle.tag.generation == generation);
-                pool.shared
-                    .retain(|shared| !shared.mtls || shared.generation == generation);
-                true
+        for pool in self.by_key.borrow_mut().values_mut() {
+            pool.idle.retain(|idle| {
+                stays(idle.tag.endpoint.as_ref())
+                    && (!idle.tag.mtls || idle.tag.generation == generation)
+            });
+            pool.shared.retain(|shared| {
+                stays(shared.endpoint.as_ref()) && (!shared.mtls || shared.generation == generation)
             });
         }
-        // A request that waits on a pool that is gone must look again.
-        for pool in &dropped {
-            pool.changed.notify_waiters();
-        }
-        self.known.replace(known);
         self.generation.set(generation);
     }
 
@@ -189,10 +171,7 @@ impl Pools {
 
     /// Gives an HTTP/1 connection back after a whole exchange.
     pub(crate) fn give_back(&self, mut leg: Box<H1Leg>, tag: Tag, max_uses: u32) {
-        let stays = match tag.key {
-            Key::Endpoint(id) | Key::Told(id, _) => self.known.borrow().contains(&id),
-            Key::Address(_) | Key::ToldAddress(..) => true,
-        };
+        let stays = stays(tag.endpoint.as_ref());
         let current = !tag.mtls || tag.generation == self.generation.get();
         let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(tag.key).or_default();
@@ -238,6 +217,11 @@ impl Pools {
     }
 }
 
+/// Whether connections to an endpoint are worth keeping.
+fn stays(endpoint: Option<&Arc<EndpointState>>) -> bool {
+    endpoint.is_none_or(|state| !state.health.holds(Why::Gone))
+}
+
 enum Shared {
     Use(Rc<Multiplexed>),
     Wait(Rc<Notify>),
@@ -270,9 +254,9 @@ pub(crate) async fn http1(
     if !fresh && let Some((leg, tag)) = worker.pools.idle(key) {
         return Ok(Lease::H1(leg, tag));
     }
-    let slot = match gate.connection() {
+    let slot = match target.slot(cluster, gate.connection()) {
         Some(slot) => slot,
-        None => match Box::pin(wait(worker, (cluster, gate), key)).await? {
+        None => match Box::pin(wait(worker, (cluster, gate), target)).await? {
             Waited::Idle(lease) => return Ok(lease),
             Waited::Slot(slot) => slot,
         },
@@ -281,6 +265,7 @@ pub(crate) async fn http1(
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http1)).await?;
     let tag = Tag {
         key,
+        endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
         mtls: dialed.mtls,
         generation: dialed.generation,
         uses: 0,
@@ -300,8 +285,9 @@ enum Waited {
 async fn wait(
     worker: &Worker,
     (cluster, gate): (&ClusterTable, Gate<'_>),
-    key: Key,
+    target: &Target<'_>,
 ) -> Result<Waited, Failure> {
+    let key = target.key();
     let _place = gate.pending().ok_or(Failure::Overflow)?;
     let changed = worker.pools.changed(key);
     let deadline = rt::now() + cluster.config.connect_timeout;
@@ -311,7 +297,7 @@ async fn wait(
         if let Some((leg, tag)) = worker.pools.idle(key) {
             return Ok(Waited::Idle(Lease::H1(leg, tag)));
         }
-        if let Some(slot) = gate.connection_again() {
+        if let Some(slot) = target.slot(cluster, gate.connection_again()) {
             return Ok(Waited::Slot(slot));
         }
     }
@@ -339,9 +325,12 @@ pub(crate) async fn http2(
         key,
         made: None,
     };
-    let slot = gate.connection().ok_or(Failure::Overflow)?;
+    let slot = target
+        .slot(cluster, gate.connection())
+        .ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
     let shared = Rc::new(Multiplexed {
+        endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
         client: Client::start(
             (dialed.stream, slot),
             Config::default(),

@@ -128,6 +128,7 @@ async fn keep(
             let health = match instance.health {
                 Health::Healthy => "healthy",
                 Health::Unhealthy => "unhealthy",
+                Health::Degraded => "degraded",
                 Health::Draining => "draining",
             };
             let path = format!("{path}/heartbeat?health={health}");

@@ -224,6 +224,7 @@ pub async fn run_after(
                     control.listen()?;
                 }
             }
+            () = control.rebalance() => {}
             () = tokio::time::sleep(TRY_AGAIN), if control.incomplete() => {
                 control.listen()?;
             }
@@ -299,7 +300,7 @@ struct Control {
 
 impl Control {
     fn new(shared: Arc<Shared>, workers: usize) -> Result<Self, ProxyError> {
-        let tables = Published::new(Tables::default());
+        let tables = Published::new(Tables::empty(shared.surroundings()));
         let first = Update {
             tables: tables.load(),
             identity: None,
@@ -370,6 +371,21 @@ impl Control {
             self.ready.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Waits until the health of an endpoint changes, or shares change by themselves, and works the
+    /// choices out again.
+    async fn rebalance(&self) {
+        let tables = self.tables.load();
+        let surroundings = &tables.surroundings;
+        let wait = tables
+            .wake_at()
+            .map(|at| Duration::from_millis(at.saturating_sub(surroundings.millis())));
+        tokio::select! {
+            () = surroundings.changed.notified() => {}
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+        }
+        tables.refresh();
     }
 
     /// Acts on what health checks have found.

@@ -18,6 +18,8 @@ use crate::mesh::route::Priority;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId, ServiceId};
 
+use super::balance::Wish;
+use super::balance::hash::source_ip;
 use super::balance::outlier::{self, Outcome};
 use super::buffer::{Buffer, SMALL};
 use super::connect::{self, Dialed, Target, dial};
@@ -237,12 +239,12 @@ pub(crate) struct Unreached {
     service: ServiceId,
 }
 
-/// Connects to an endpoint of `cluster`, in so many attempts.
+/// Connects to an endpoint of `cluster`, in as many attempts as `options` allow.
 pub(crate) async fn open(
     worker: &Rc<Worker>,
     live: &Live,
     conn: &Conn,
-    (cluster, attempts): (Option<usize>, u32),
+    (cluster, options): (Option<usize>, &TcpOptions),
 ) -> Result<Reached, Unreached> {
     let begun = rt::now();
     let Some(cluster) = live.tables.cluster(cluster) else {
@@ -252,7 +254,7 @@ pub(crate) async fn open(
             service: ServiceId::default(),
         });
     };
-    let (target, reached) = reach(worker, live, conn, cluster, attempts).await;
+    let (target, reached) = reach(worker, live, conn, cluster, options).await;
     let entry = target.and_then(|target| target.entry);
     let peer = entry.map_or_else(PeerId::default, |entry| entry.peer);
     let service = cluster.service;
@@ -292,8 +294,7 @@ pub(crate) async fn serve(
     (stream, first): (Stream, Buffer),
     (cluster, options): (Option<usize>, TcpOptions),
 ) {
-    let to = (cluster, options.max_connect_attempts);
-    match Box::pin(open(worker, &live, conn, to)).await {
+    match Box::pin(open(worker, &live, conn, (cluster, &options))).await {
         Ok(reached) => carry(worker, live, conn, (stream, first), (reached, options)).await,
         Err(unreached) => refused(worker, &live, conn, &unreached),
     }
@@ -364,20 +365,27 @@ async fn reach<'l>(
     live: &'l Live,
     conn: &'l Conn,
     cluster: &'l ClusterTable,
-    attempts: u32,
+    options: &TcpOptions,
 ) -> (
     Option<Target<'l>>,
     Result<(Dialed, ConnectionSlot), Failure>,
 ) {
     let mut refused: SmallVec<[u64; 4]> = SmallVec::new();
     let mut tried = 0;
+    let hash = options.hash_source_ip.then(|| source_ip(conn.remote.ip()));
     loop {
         tried += 1;
-        let target = match target(worker, live, conn, cluster, &refused).await {
+        let wish = Wish {
+            refused: &refused,
+            hash,
+            ..Wish::default()
+        };
+        let target = match target(worker, live, conn, cluster, wish).await {
             Ok(target) => target,
             Err(failure) => return (None, Err(failure)),
         };
-        let Some(slot) = cluster.gate(Priority::Default).connection() else {
+        let gate = cluster.gate(Priority::Default);
+        let Some(slot) = target.slot(cluster, gate.connection()) else {
             return (Some(target), Err(Failure::Overflow));
         };
         let dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;
@@ -392,7 +400,9 @@ async fn reach<'l>(
         }
         match dialed {
             Ok(dialed) => return (Some(target), Ok((dialed, slot))),
-            Err(failure) if tried >= attempts => return (Some(target), Err(failure)),
+            Err(failure) if tried >= options.max_connect_attempts => {
+                return (Some(target), Err(failure));
+            }
             Err(_) => refused.extend(target.entry.map(|entry| entry.state.id)),
         }
     }
@@ -403,13 +413,13 @@ async fn target<'t>(
     live: &Live,
     conn: &'t Conn,
     cluster: &'t ClusterTable,
-    refused: &[u64],
+    wish: Wish<'_>,
 ) -> Result<Target<'t>, Failure> {
     if cluster.config.kind == ClusterKind::OriginalDestination {
-        let address = connect::meant(worker, live, conn.meant, b"").await?;
-        return Ok(Target::chosen(address).on_behalf(cluster, conn));
+        let target = connect::meant(worker, live, conn.meant, b"").await?;
+        return Ok(target.on_behalf(cluster, conn));
     }
-    pick(cluster, refused).map(|target| target.on_behalf(cluster, conn))
+    pick(cluster, wish, worker).map(|target| target.on_behalf(cluster, conn))
 }
 
 fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: &Unreached) {

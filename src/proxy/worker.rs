@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::rt;
 
+use super::balance::smooth;
 use super::buffer;
 use super::context::{Live, Shared, Worker};
 use super::{ProxyError, accept};
@@ -85,6 +86,7 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
+            smooth::enter(number);
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .build_local(LocalOptions::default());

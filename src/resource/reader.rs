@@ -169,6 +169,22 @@ impl<'a> Value<'a> {
             .and_then(|n| u32::try_from(n).ok())
     }
 
+    /// A number above 0, in thousandths.
+    pub(crate) fn thousandths(&self) -> Option<u32> {
+        let number = match &self.tree.node {
+            Node::Number(number) => number.as_f64(),
+            _ => None,
+        };
+        let whole = number
+            .filter(|number| *number > 0.0)
+            .and_then(|number| format!("{:.0}", number * 1000.0).parse().ok())
+            .filter(|whole| *whole > 0);
+        if whole.is_none() {
+            self.expected("a number above 0");
+        }
+        whole
+    }
+
     pub(crate) fn duration(&self) -> Option<Duration> {
         let read = self.tree.text().and_then(duration::parse);
         if read.is_none() {

@@ -26,3 +26,6 @@ pub fn now() -> tokio::time::Instant {
 /// A map for measured hot paths, where nothing iterates over it.
 #[expect(clippy::disallowed_types, reason = "the one place that names it")]
 pub type HashMap<K, V> = std::collections::HashMap<K, V>;
+
+/// As [`HashMap`], for sets.
+pub type HashSet<T> = std::collections::HashSet<T>;

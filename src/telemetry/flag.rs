@@ -45,6 +45,8 @@ pub enum Flag {
     Rl,
     /// Refused by policy.
     Uaex,
+    /// Dropped because its cluster says that it is overloaded.
+    Do,
 }
 
 impl Flag {
@@ -71,6 +73,7 @@ impl Flag {
             Self::Fi => "FI",
             Self::Rl => "RL",
             Self::Uaex => "UAEX",
+            Self::Do => "DO",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Arbitrary canonical views, for properties.
 
+mod cluster;
 mod health;
 mod route;
 
@@ -16,18 +17,12 @@ use proptest::sample::select;
 
 use route::{operations, text_match};
 
-use crate::mesh::cluster::{
-    ClientTls, Limits, RetryBudget, ServiceRef, Thresholds, UpstreamProtocol,
-};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, Keepalive, ListenerOptions,
-    ProxyProtocol, ProxyVersion, ServerTls, TcpOptions, Transport,
+    ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{
-    Assignment, Client, Cluster, ClusterKind, Endpoint, Health, Hostname, Listener, LoadBalancer,
-    Locality, Node, NodeKind, SpiffeId, View, WorkloadRef,
-};
+use crate::mesh::{Client, Listener, Locality, Node, NodeKind, View};
 
 /// A sidecar of that kind.
 pub(crate) fn node(client: Client) -> Node {
@@ -85,166 +80,6 @@ fn duration() -> impl Strategy<Value = Duration> {
 
 fn positive() -> impl Strategy<Value = Duration> {
     duration().prop_map(|d| d + Duration::from_millis(1))
-}
-
-fn cluster() -> impl Strategy<Value = Cluster> {
-    let service =
-        (word(), word(), any::<u16>(), text()).prop_map(|(name, namespace, port, subset)| {
-            ServiceRef {
-                host: Hostname::service(
-                    name.trim_end_matches('-'),
-                    namespace.trim_end_matches('-'),
-                ),
-                name,
-                namespace,
-                port,
-                subset,
-            }
-        });
-    let tls = (
-        text(),
-        vec(
-            (word(), word(), word()).prop_map(|(td, ns, sa)| SpiffeId::new(&td, &ns, &sa)),
-            0..3,
-        ),
-        any::<bool>(),
-    )
-        .prop_map(|(sni, principals, required)| ClientTls {
-            sni,
-            principals,
-            required,
-        });
-    let budget =
-        || {
-            option::of((0..=100_000_u32, any::<u32>()).prop_map(
-                |(percent_milli, min_concurrency)| RetryBudget {
-                    percent_milli,
-                    min_concurrency,
-                },
-            ))
-        };
-    let high = (any::<[u32; 4]>(), budget()).prop_map(|([a, b, c, d], retry_budget)| Thresholds {
-        max_connections: a,
-        max_pending_requests: b,
-        max_requests: c,
-        max_retries: d,
-        retry_budget,
-    });
-    let limits = (any::<[u32; 5]>(), budget(), option::of(high), any::<bool>()).prop_map(
-        |([a, b, c, d, e], retry_budget, high, track_remaining)| Limits {
-            max_connections: a,
-            max_pending_requests: b,
-            max_requests: c,
-            max_retries: d,
-            max_requests_per_connection: e,
-            retry_budget,
-            high,
-            track_remaining,
-        },
-    );
-    let kind = prop_oneof![
-        2 => Just(ClusterKind::Discovered),
-        1 => vec(socket(), 0..3).prop_map(ClusterKind::Static),
-        1 => Just(ClusterKind::OriginalDestination),
-    ];
-    (
-        prop_oneof![
-            word(),
-            Just("outbound|9080|v1|reviews.default.svc.cluster.local".to_owned())
-        ],
-        kind,
-        option::of(service),
-        select(vec![
-            LoadBalancer::RoundRobin,
-            LoadBalancer::LeastRequest,
-            LoadBalancer::Random,
-        ]),
-        select(vec![
-            UpstreamProtocol::Http1,
-            UpstreamProtocol::Http2,
-            UpstreamProtocol::Downstream,
-        ]),
-        option::of(tls),
-        duration(),
-        limits,
-        option::of(health::outlier()),
-        option::of(health::check()),
-        option::of(select(vec![ProxyVersion::V1, ProxyVersion::V2])),
-    )
-        .prop_map(
-            |(
-                name,
-                kind,
-                service,
-                load_balancer,
-                protocol,
-                tls,
-                connect_timeout,
-                limits,
-                outlier,
-                health_check,
-                proxy_protocol,
-            )| {
-                Cluster {
-                    name,
-                    kind,
-                    service,
-                    load_balancer,
-                    protocol,
-                    tls,
-                    connect_timeout,
-                    limits,
-                    outlier,
-                    proxy_protocol,
-                    health_check,
-                }
-            },
-        )
-}
-
-fn assignment() -> impl Strategy<Value = Assignment> {
-    let locality = (text(), text(), text()).prop_map(|(region, zone, subzone)| Locality {
-        region,
-        zone,
-        subzone,
-    });
-    let workload = prop_oneof![
-        Just(WorkloadRef::default()),
-        (word(), word(), word(), word(), word()).prop_map(
-            |(instance, workload, namespace, service, version)| WorkloadRef {
-                instance,
-                workload,
-                namespace,
-                service,
-                version,
-            }
-        ),
-    ];
-    let endpoint = (
-        0..4_u32,
-        prop_oneof![Just(Locality::default()), locality],
-        socket(),
-        1..1000_u32,
-        select(vec![Health::Healthy, Health::Unhealthy, Health::Draining]),
-        any::<bool>(),
-        workload,
-        prop_oneof![3 => Just(None), 1 => health::endpoint()],
-    )
-        .prop_map(
-            |(priority, locality, address, weight, health, mtls, workload, health_check)| {
-                Endpoint {
-                    priority,
-                    locality,
-                    address,
-                    weight,
-                    health,
-                    mtls,
-                    workload,
-                    health_check,
-                }
-            },
-        );
-    vec(endpoint, 0..6).prop_map(Assignment::new)
 }
 
 fn tcp_options() -> impl Strategy<Value = TcpOptions> {
@@ -378,8 +213,8 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
     (
         vec(listener(), 0..3),
         vec(route::table(), 0..3),
-        vec(cluster(), 0..4),
-        btree_map(word(), assignment(), 0..4),
+        vec(cluster::cluster(), 0..4),
+        btree_map(word(), cluster::assignment(), 0..4),
     )
         .prop_map(|(listeners, routes, clusters, endpoints)| View {
             listeners: listeners

@@ -31,10 +31,34 @@ pub(crate) use envoy_types::pb::google::protobuf::{
     value,
 };
 
+/// Load balancing policies as extensions.
+pub(crate) mod lb {
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::common::v3 as common;
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::maglev::v3 as maglev;
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::random::v3 as random;
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3 as ring_hash;
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::round_robin::v3 as round_robin;
+    pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::wrr_locality::v3 as wrr_locality;
+}
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use prost::{Message, Name};
+
+/// `envoy.extensions.load_balancing_policies.peak_ewma.v3alpha.PeakEwma`, of Envoy's contrib, which
+/// the published messages lack.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PeakEwma {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) decay_time: Option<PbDuration>,
+}
+
+impl Name for PeakEwma {
+    const NAME: &'static str = "PeakEwma";
+    const PACKAGE: &'static str = "envoy.extensions.load_balancing_policies.peak_ewma.v3alpha";
+}
 
 /// The messages' map of extension name to configuration has this key for HTTP towards upstreams.
 pub(crate) const HTTP_PROTOCOL_OPTIONS: &str =

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshctl::mesh::balancing::{Balancing, LocalityBalancing, SlowStart};
 use meshctl::mesh::cluster::{ClientTls, Limits, UpstreamProtocol};
 use meshctl::mesh::health_check::{
     Check, CheckPolicy, EndpointCheck, HealthCheck, HttpCheck, Method, StatusRange,
@@ -15,8 +16,9 @@ use meshctl::mesh::listener::{
 };
 use meshctl::mesh::outlier::{FailurePercentage, OutlierDetection, ResponseTime, SuccessRate};
 use meshctl::mesh::route::{
-    Action, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch, PathRewrite,
-    Pattern, QueryMatch, Redirect, Respond, Retry, Rewrite, Route, TextMatch, WeightedCluster,
+    Action, Forward, HashCookie, HashOf, HashPolicy, HeaderEdits, HeaderMatch, HeaderOperations,
+    Match, PathMatch, PathRewrite, Pattern, QueryMatch, Redirect, Respond, Retry, Rewrite, Route,
+    TextMatch, WeightedCluster,
 };
 use meshctl::mesh::{
     Assignment, Cluster, ClusterKind, Endpoint, Health, Listener, LoadBalancer, Locality, Origin,
@@ -404,6 +406,15 @@ fn kitchen_sink() -> View {
                 path,
                 authority: Some(text("elsewhere")),
             },
+            hash: vec![
+                HashPolicy::of(HashOf::SourceIp),
+                HashPolicy::of(HashOf::Query(text("user"))),
+                HashPolicy::of(HashOf::Cookie(HashCookie {
+                    name: text("session"),
+                    ttl: Some(Duration::from_secs(9)),
+                    ..HashCookie::default()
+                })),
+            ],
             ..Forward::default()
         })
     };
@@ -583,6 +594,33 @@ fn kitchen_sink() -> View {
     ] {
         view.clusters
             .insert(cluster.name.clone(), Arc::new(cluster));
+    }
+    for load_balancer in LoadBalancer::ALL {
+        let balancing = Balancing {
+            choices: 3,
+            full_scan: true,
+            request_bias: 500,
+            balance_factor: 150,
+            slow_start: Some(SlowStart {
+                window: Duration::from_secs(9),
+                aggression: 1500,
+                min_weight_percent: 5,
+            }),
+            locality: LocalityBalancing::Weighted,
+            panic_threshold: 30,
+            ..Balancing::default()
+        };
+        let name = format!("{load_balancer:?}");
+        let cluster = Cluster {
+            load_balancer,
+            balancing,
+            ..full(
+                &name,
+                ClusterKind::Static(vec![address]),
+                UpstreamProtocol::Http1,
+            )
+        };
+        view.clusters.insert(name, Arc::new(cluster));
     }
     let endpoint = |priority, zone: &str, health| Endpoint {
         priority,

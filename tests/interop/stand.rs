@@ -8,14 +8,13 @@ use std::time::Duration;
 use meshctl::control::ads::{self, Ads};
 use meshctl::control::push::{Hub, HubOptions, Revised, SecretsFn};
 use meshctl::control::serve_tls::PeerIdentity;
-use meshctl::mesh::cluster::{Limits, UpstreamProtocol};
 use meshctl::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions,
 };
 use meshctl::mesh::route::{Action, Forward, HeaderEdits, Match, WeightedCluster};
 use meshctl::mesh::{
-    Assignment, Cluster, ClusterKind, Endpoint, Health, Listener, LoadBalancer, Locality, Origin,
-    Route, RouteTable, View, VirtualHost, WorkloadRef, World,
+    Assignment, Cluster, Endpoint, Listener, LoadBalancer, Origin, Route, RouteTable, View,
+    VirtualHost, World,
 };
 use meshctl::net::{BindOptions, bind};
 use meshctl::rt::{Published, Tasks, Wall};
@@ -131,35 +130,16 @@ pub(crate) async fn until<T>(what: &str, seconds: u64, mut done: impl FnMut() ->
 pub(crate) fn cluster(name: &str) -> Arc<Cluster> {
     Arc::new(Cluster {
         name: name.to_owned(),
-        kind: ClusterKind::Discovered,
-        service: None,
         load_balancer: LoadBalancer::RoundRobin,
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
         connect_timeout: Duration::from_secs(1),
-        limits: Limits::default(),
-        outlier: None,
-        proxy_protocol: None,
-        health_check: None,
+        ..Cluster::default()
     })
 }
 
 /// Plain endpoints at `addresses`.
 pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<Assignment> {
     Arc::new(Assignment::new(
-        addresses
-            .iter()
-            .map(|address| Endpoint {
-                priority: 0,
-                locality: Locality::default(),
-                address: *address,
-                weight: 1,
-                health: Health::Healthy,
-                mtls: false,
-                workload: WorkloadRef::default(),
-                health_check: None,
-            })
-            .collect(),
+        addresses.iter().copied().map(Endpoint::at).collect(),
     ))
 }
 

@@ -169,6 +169,7 @@ fn health(health: Health) -> Cell {
     match health {
         Health::Healthy => Cell::new("healthy", Tone::Good),
         Health::Unhealthy => Cell::new("unhealthy", Tone::Bad),
+        Health::Degraded => Cell::new("degraded", Tone::Warn),
         Health::Draining => Cell::new("draining", Tone::Warn),
     }
 }

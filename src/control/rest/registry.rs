@@ -61,11 +61,12 @@ pub(super) async fn heartbeat(
         None => None,
         Some("healthy") => Some(Health::Healthy),
         Some("unhealthy") => Some(Health::Unhealthy),
+        Some("degraded") => Some(Health::Degraded),
         Some("draining") => Some(Health::Draining),
         Some(other) => {
             return Err(
                 Problem::new(Reason::Invalid, format!("{other:?} is not a health"))
-                    .hint("one of healthy, unhealthy, draining")
+                    .hint("one of healthy, degraded, unhealthy, draining")
                     .into(),
             );
         }

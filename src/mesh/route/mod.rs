@@ -5,6 +5,7 @@
 //! `routes --explain` and the shadowed-rule check cannot disagree.
 
 pub mod explain;
+pub mod hash;
 pub mod matching;
 pub mod policy;
 pub mod retry;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
+pub use hash::{HashCookie, HashOf, HashPolicy};
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
 pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Priority, Share};
 pub use retry::{RateLimitedBackOff, ResetFormat, ResetHeader, Retry, RetryOn};
@@ -116,6 +118,9 @@ pub struct Forward {
     /// Changes path and host before sending on.
     #[serde(default)]
     pub rewrite: Rewrite,
+    /// What of a request chooses its endpoint, in clusters that choose by hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hash: Vec<HashPolicy>,
 }
 
 /// A cluster and its share.

@@ -15,8 +15,10 @@ use super::{Request, Route, RouteTable, VirtualHost};
 pub struct Router {
     table: Arc<RouteTable>,
     exact: HashMap<Box<[u8]>, usize>,
-    /// `.example.com`, longest first.
-    suffixes: Vec<(Box<[u8]>, usize)>,
+    /// `.example.com`.
+    suffixes: HashMap<Box<[u8]>, usize>,
+    /// How long suffixes are, longest first: one look a length, however many there are.
+    lengths: Vec<usize>,
     any: Option<usize>,
 }
 
@@ -39,7 +41,8 @@ impl Router {
         let mut router = Self {
             table: Arc::clone(table),
             exact: [].into(),
-            suffixes: Vec::new(),
+            suffixes: [].into(),
+            lengths: Vec::new(),
             any: None,
         };
         for (index, host) in table.hosts.iter().enumerate() {
@@ -48,7 +51,11 @@ impl Router {
                 if domain == "*" {
                     router.any.get_or_insert(index);
                 } else if let Some(suffix) = domain.strip_prefix('*') {
-                    router.suffixes.push((suffix.as_bytes().into(), index));
+                    router
+                        .suffixes
+                        .entry(suffix.as_bytes().into())
+                        .or_insert(index);
+                    router.lengths.push(suffix.len());
                 } else {
                     router
                         .exact
@@ -57,9 +64,8 @@ impl Router {
                 }
             }
         }
-        router
-            .suffixes
-            .sort_by_key(|(suffix, index)| (std::cmp::Reverse(suffix.len()), *index));
+        router.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        router.lengths.dedup();
         router
     }
 
@@ -91,10 +97,11 @@ impl Router {
             .or_else(|| self.exact.get(name))
             .copied()
             .or_else(|| {
-                self.suffixes
-                    .iter()
-                    .find(|(suffix, _)| name.len() > suffix.len() && name.ends_with(suffix))
-                    .map(|(_, index)| *index)
+                self.lengths.iter().find_map(|length| {
+                    // A suffix is not the whole name.
+                    let at = name.len().checked_sub(*length).filter(|at| *at > 0)?;
+                    self.suffixes.get(name.get(at..)?).copied()
+                })
             })
             .or(self.any)
     }
@@ -189,6 +196,27 @@ mod tests {
             ("a.c:1234", 0),
         ] {
             assert_eq!(router.host(authority.as_bytes()), Some(host), "{authority}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_longest_suffix_is_found(
+            suffixes in proptest::collection::vec("[ab.]{1,4}", 0..8),
+            name in "[ab.]{1,6}",
+        ) {
+            let domains: Vec<String> = suffixes.iter().map(|s| format!("*{s}")).collect();
+            let lists: Vec<[&str; 1]> = domains.iter().map(|d| [d.as_str()]).collect();
+            let lists: Vec<&[&str]> = lists.iter().map(|list| &list[..]).collect();
+            let mut expected: Vec<(usize, usize)> = suffixes
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| name.len() > s.len() && name.ends_with(s.as_str()))
+                .map(|(at, s)| (usize::MAX - s.len(), at))
+                .collect();
+            expected.sort_unstable();
+            let expected = expected.first().map(|(_, at)| *at);
+            proptest::prop_assert_eq!(router(&lists).host(name.as_bytes()), expected);
         }
     }
 

@@ -12,8 +12,8 @@ use crate::mesh::world::{
     ConnectionPool, Destination, MtlsMode, Subset, TlsPolicy, TrafficPolicy, World, selects,
 };
 use crate::mesh::{
-    Assignment, Cluster, ClusterKind, Endpoint, Instance, Protocol, Service, ServicePort, SpiffeId,
-    WorkloadRef,
+    Assignment, Balancing, Cluster, ClusterKind, Endpoint, Instance, Protocol, Service,
+    ServicePort, SpiffeId, WorkloadRef,
 };
 
 /// Istio's default.
@@ -42,9 +42,11 @@ pub(super) fn common(world: &World) -> Common {
                     .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
                     .filter_map(|instance| endpoint(world, instance, &port.target))
                     .collect();
-                common
-                    .endpoints
-                    .insert(cluster.name.clone(), Arc::new(Assignment::new(endpoints)));
+                if cluster.kind == ClusterKind::Discovered {
+                    common
+                        .endpoints
+                        .insert(cluster.name.clone(), Arc::new(Assignment::new(endpoints)));
+                }
                 common
                     .clusters
                     .insert(cluster.name.clone(), Arc::new(cluster));
@@ -74,6 +76,7 @@ fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<E
         weight: instance.weight.max(1),
         health: instance.health,
         mtls: instance.mtls && mode != MtlsMode::Disable,
+        additional: Vec::new(),
         workload: WorkloadRef {
             instance: instance.name.clone(),
             workload: instance.workload.clone(),
@@ -96,6 +99,7 @@ fn cluster(
         .map(|destination| effective(destination, destination.subsets.get(subset), port.port))
         .unwrap_or_default();
     let pool = policy.connection_pool.unwrap_or_default();
+    let balancer = *policy.load_balancer.unwrap_or_default();
     let tls = |required| ClientTls {
         sni: format!("outbound_.{}_.{subset}_.{}", port.port, service.host),
         principals: accounts.to_vec(),
@@ -103,7 +107,11 @@ fn cluster(
     };
     Cluster {
         name: Cluster::outbound_name(port.port, subset, &service.host),
-        kind: ClusterKind::Discovered,
+        kind: if balancer.passthrough {
+            ClusterKind::OriginalDestination
+        } else {
+            ClusterKind::Discovered
+        },
         service: Some(ServiceRef {
             host: service.host.clone(),
             name: service.name.clone(),
@@ -111,7 +119,11 @@ fn cluster(
             port: port.port,
             subset: subset.to_owned(),
         }),
-        load_balancer: policy.load_balancer.unwrap_or_default(),
+        load_balancer: balancer.policy,
+        balancing: Balancing {
+            panic_threshold: policy.panic_threshold.unwrap_or_default(),
+            ..balancer.balancing
+        },
         protocol: upstream(port.protocol, &pool),
         tls: match policy.tls {
             Some(TlsPolicy::Disable) => None,
@@ -121,8 +133,7 @@ fn cluster(
         connect_timeout: pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         limits: pool.limits,
         outlier: policy.outlier,
-        proxy_protocol: None,
-        health_check: None,
+        ..Cluster::default()
     }
 }
 
@@ -138,7 +149,11 @@ fn upstream(protocol: Protocol, pool: &ConnectionPool) -> UpstreamProtocol {
 
 /// Istio's inheritance: a subset overrides the service group by group; settings of a port take the
 /// place of all groups of their level.
-fn effective(destination: &Destination, subset: Option<&Subset>, port: u16) -> TrafficPolicy {
+pub(super) fn effective(
+    destination: &Destination,
+    subset: Option<&Subset>,
+    port: u16,
+) -> TrafficPolicy {
     let base = destination
         .ports
         .get(&port)
@@ -152,6 +167,11 @@ fn effective(destination: &Destination, subset: Option<&Subset>, port: u16) -> T
     TrafficPolicy {
         load_balancer: own.load_balancer.or(base.load_balancer),
         connection_pool: own.connection_pool.or(base.connection_pool),
+        // One group of Istio's: whose outlier detection it is, theirs is the threshold.
+        panic_threshold: match &own.outlier {
+            Some(_) => own.panic_threshold,
+            None => base.panic_threshold,
+        },
         outlier: own.outlier.or(base.outlier),
         tls: own.tls.or(base.tls),
     }

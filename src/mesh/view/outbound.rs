@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::cluster::CONNECT_TIMEOUT;
+use super::cluster::{CONNECT_TIMEOUT, effective};
 use super::{TCP_IDLE, View, tcp_chain};
-use crate::mesh::cluster::{Limits, UpstreamProtocol};
+use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
 };
-use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Respond, Retry, WeightedCluster};
+use crate::mesh::route::{
+    Action, Forward, HashPolicy, HeaderEdits, Match, Respond, Retry, WeightedCluster,
+};
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
 use crate::mesh::{
-    Cluster, ClusterKind, Hostname, Listener, LoadBalancer, Node, Origin, Protocol, Route,
-    RouteTable, Service, ServicePort, VirtualHost, World,
+    Cluster, ClusterKind, Hostname, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
+    ServicePort, VirtualHost, World,
 };
 
 /// Routes for calls through an explicit proxy, by host and port.
@@ -74,15 +76,9 @@ pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
     Cluster {
         name: name.to_owned(),
         kind,
-        service: None,
-        load_balancer: LoadBalancer::default(),
         protocol: UpstreamProtocol::Downstream,
-        tls: None,
         connect_timeout: CONNECT_TIMEOUT,
-        limits: Limits::default(),
-        outlier: None,
-        proxy_protocol: None,
-        health_check: None,
+        ..Cluster::default()
     }
 }
 
@@ -385,6 +381,7 @@ fn routes(
         action: Action::Forward(Forward {
             clusters: vec![whole(Cluster::outbound_name(port, "", host))],
             retry: requests.then(Retry::default),
+            hash: hash(config, host, "", port),
             ..Forward::default()
         }),
         headers: HeaderEdits::default(),
@@ -429,12 +426,36 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
                 headers: target.headers.clone(),
             })
             .collect();
+        // Of several destinations each brings what its own policy hashes (Istio's choice).
+        for target in rule.targets.iter().filter(|target| target.weight > 0) {
+            let port = target_port(config, target, port);
+            for part in hash(config, &target.host, &target.subset, port) {
+                if !forward.hash.contains(&part) {
+                    forward.hash.push(part);
+                }
+            }
+        }
     }
     route
 }
 
+/// What is hashed of requests to a service.
+fn hash(config: &Config, host: &Hostname, subset: &str, port: u16) -> Vec<HashPolicy> {
+    config
+        .destination(host)
+        .map(|destination| effective(destination, destination.subsets.get(subset), port))
+        .and_then(|policy| policy.load_balancer)
+        .map(|balancer| balancer.hash)
+        .unwrap_or_default()
+}
+
 /// A broken reference keeps its name: the view does not hold it, so requests there answer 503.
 fn target_cluster(config: &Config, target: &RouteTarget, port: u16) -> String {
+    let port = target_port(config, target, port);
+    Cluster::outbound_name(port, &target.subset, &target.host)
+}
+
+fn target_port(config: &Config, target: &RouteTarget, port: u16) -> u16 {
     let only = || {
         let service: &Arc<Service> = config.services.get(&target.host)?;
         let mut carried = service
@@ -444,6 +465,5 @@ fn target_cluster(config: &Config, target: &RouteTarget, port: u16) -> String {
         let first = carried.next()?;
         carried.next().is_none().then_some(first.port)
     };
-    let port = target.port.or_else(only).unwrap_or(port);
-    Cluster::outbound_name(port, &target.subset, &target.host)
+    target.port.or_else(only).unwrap_or(port)
 }

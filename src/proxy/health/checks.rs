@@ -199,7 +199,7 @@ fn tell(
     (verdict, change, first): (Verdict, Change, bool),
 ) {
     let cluster = &cluster.config.name;
-    let endpoint = entry.endpoint.address;
+    let endpoint = entry.address;
     let turned = change == Change::Done;
     if verdict == Verdict::Passed {
         if turned || policy.policy.always_log_success {
@@ -222,12 +222,15 @@ fn target(
     shared: &Shared,
     identity: Option<&Arc<Identity>>,
 ) -> Target {
-    let own = entry.endpoint.health_check.as_deref();
+    let own = cluster
+        .endpoints
+        .endpoint(entry)
+        .and_then(|endpoint| endpoint.health_check.as_deref());
     let elsewhere = own.and_then(|own| own.address);
     let address = match (elsewhere, policy.alt_port) {
         (Some(address), _) => address,
-        (None, Some(port)) => SocketAddr::new(entry.endpoint.address.ip(), port),
-        (None, None) => entry.endpoint.address,
+        (None, Some(port)) => SocketAddr::new(entry.address.ip(), port),
+        (None, None) => entry.address,
     };
     let outward = cluster.config.kind == ClusterKind::Discovered;
     Target {
@@ -235,7 +238,7 @@ fn target(
         address,
         hostname: own.map(|own| own.hostname.clone()).unwrap_or_default(),
         from: shared.options.address.filter(|_| outward),
-        mtls: entry.endpoint.mtls,
+        mtls: entry.mtls,
         identity: identity.cloned(),
     }
 }

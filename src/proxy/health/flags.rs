@@ -15,6 +15,8 @@ pub(crate) enum Why {
     CheckTimeout,
     /// It is checked at all; no reason by itself.
     Watched,
+    /// It is no longer of its cluster: connections to it are not worth keeping.
+    Gone,
 }
 
 /// The reasons that hold now. Written rarely, read for every choice.
@@ -29,6 +31,7 @@ impl Why {
             Self::Pending => 4,
             Self::CheckTimeout => 8,
             Self::Watched => 16,
+            Self::Gone => 32,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::mesh::route::HeaderOperations;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
+use super::hash::Hashed;
 use super::respond::reason;
 use super::{Framing, Version};
 
@@ -84,6 +85,8 @@ fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(Name, &[u
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Edits<'t> {
     parts: [Option<&'t HeaderOperations>; 2],
+    /// What may hold a cookie for the caller.
+    hashed: Option<&'t Hashed>,
 }
 
 impl<'t> Edits<'t> {
@@ -91,7 +94,13 @@ impl<'t> Edits<'t> {
         let some = |edits: &'t HeaderOperations| (!edits.is_empty()).then_some(edits);
         Self {
             parts: [some(cluster), some(route)],
+            hashed: None,
         }
+    }
+
+    /// With the cookie that `hashed` may hold for the caller.
+    pub(crate) fn with_cookie(self, hashed: Option<&'t Hashed>) -> Self {
+        Self { hashed, ..self }
     }
 
     fn touches(&self, name: &[u8]) -> bool {
@@ -105,6 +114,9 @@ impl<'t> Edits<'t> {
     }
 
     fn write(&self, sink: &mut impl Sink) {
+        if let Some(cookie) = self.hashed.and_then(|hashed| hashed.cookie.as_deref()) {
+            sink.put(b"set-cookie", cookie.as_bytes());
+        }
         for (at, edits) in self.parts.iter().enumerate() {
             let Some(edits) = edits else { continue };
             for (name, value) in &edits.set {

@@ -15,6 +15,7 @@ use super::super::tables::{ClusterTable, RouteAction};
 use super::control::{self, Control};
 use super::fields::{Fields, Scan};
 use super::h2::block::Block;
+use super::hash::{self, Hashed};
 use super::head::{Answer, Edits, RequestOut};
 use super::path::normalise;
 use super::respond::Failure;
@@ -99,6 +100,8 @@ pub(crate) struct Chosen {
     pub(crate) control: Option<Box<Control>>,
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) authority: Vec<u8>,
+    /// Of what the route says; apart, as hardly any does.
+    pub(crate) hashed: Option<Box<Hashed>>,
 }
 
 /// The head for the endpoint.
@@ -285,29 +288,7 @@ fn effective<'m>(ask: &Ask<'m>, connect: bool) -> Result<(&'m [u8], &'m [u8]), F
         }
     };
     let authority = authority.unwrap_or_default();
-    let harmless = |byte: &u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'.' | b'-'
-                    | b'_'
-                    | b':'
-                    | b'['
-                    | b']'
-                    | b'~'
-                    | b'%'
-                    | b'!'
-                    | b'$'
-                    | b'&'
-                    | b'\''
-                    | b'('
-                    | b')'
-                    | b'*'
-                    | b'+'
-                    | b';'
-                    | b'='
-            )
-    };
+    let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]~%!$&'()*+;=".contains(byte);
     if !authority.iter().all(harmless) || (authority.is_empty() && ask.version == Version::Http11) {
         return Err(Failure::Malformed("http1.invalid_host"));
     }
@@ -376,6 +357,10 @@ fn decide(
                 (found.route, forward, edits),
                 text,
             );
+            let hashed = match forward.hash.as_slice() {
+                [] => None,
+                policies => Some(Box::new(hash::hash(policies, seen, conn))),
+            };
             Ok(Then::Forward(Chosen {
                 control,
                 at,
@@ -386,6 +371,7 @@ fn decide(
                     crate::mesh::ClusterKind::OriginalDestination => seen.authority.to_vec(),
                     _ => Vec::new(),
                 },
+                hashed,
             }))
         }
         (Action::Forward(_), RouteAction::Answer) => Err(Failure::NoRoute),

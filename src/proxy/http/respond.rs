@@ -29,6 +29,8 @@ pub(crate) enum Failure {
     NoCluster,
     #[error("no healthy endpoint")]
     NoEndpoint,
+    #[error("the cluster drops requests")]
+    Dropped,
     #[error("a limit of the cluster is reached")]
     Overflow,
     #[error("would call this proxy itself")]
@@ -142,6 +144,7 @@ impl Failure {
             Self::NoRoute => proxy(404, Flag::Nr, "route_not_found", ""),
             Self::NoCluster => proxy(503, Flag::Nc, "cluster_not_found", ""),
             Self::NoEndpoint => proxy(503, Flag::Uh, "no_healthy_upstream", "no healthy upstream"),
+            Self::Dropped => proxy(503, Flag::Do, "drop_overload", "drop overload"),
             // Never tried again: that would add to it.
             Self::Overflow => proxy(
                 503,

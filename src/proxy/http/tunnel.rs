@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::mesh::ClusterKind;
 use crate::telemetry::Flag;
 
-use super::super::connect::{self, Target, dial};
+use super::super::balance::Wish;
+use super::super::connect::{self, dial};
 use super::super::context::{Conn, Live, Worker};
 use super::super::stream::Stream;
 use super::super::tcp;
@@ -32,11 +33,9 @@ pub(crate) async fn connect(
     };
     let mut ended = Ended::new(cluster.service);
     let target = if cluster.config.kind == ClusterKind::OriginalDestination {
-        connect::meant(worker, live, None, &chosen.authority)
-            .await
-            .map(Target::chosen)
+        connect::meant(worker, live, None, &chosen.authority).await
     } else {
-        pick(cluster, &[])
+        pick(cluster, Wish::default(), worker)
     }
     .map(|target| target.on_behalf(cluster, conn));
     let dialed = match target {

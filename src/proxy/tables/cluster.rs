@@ -1,18 +1,25 @@
 //! Clusters with their endpoints, and the state of endpoints that outlives a change.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::{ArcSwap, Guard};
+
+use crate::mesh::balancing::LocalityBalancing;
 use crate::mesh::cluster::Thresholds;
 use crate::mesh::route::Priority;
-use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Health, Locality, WorkloadRef};
+use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Health};
+use crate::rt::{HashMap, HashSet};
 use crate::telemetry::{PeerId, PeerLabels, Registry, ServiceId};
 
+use super::super::balance::choices::{Choices, Given, Home};
+use super::super::balance::latency::Latency;
 use super::super::balance::outlier::{Detector, Monitor};
-use super::super::balance::smooth::Smooth;
 use super::super::health::check::CheckStats;
 use super::super::health::flags::{Flags, Why};
 use super::super::limit::{Counters, Gate};
+use super::Surroundings;
 
 /// A cluster, ready to be called.
 #[derive(Debug)]
@@ -35,74 +42,103 @@ pub(crate) struct ClusterTable {
     pub(crate) service: ServiceId,
 }
 
-/// The endpoints of a cluster and the order in which they are called.
-#[derive(Debug, Default)]
+/// The endpoints of a cluster and what a choice among them is made from.
+#[derive(Debug)]
 pub(crate) struct EndpointSet {
-    /// All of them.
+    /// As the view has it.
+    pub(crate) config: Arc<Cluster>,
+    /// As the view has it.
+    pub(crate) assignment: Arc<Assignment>,
+    /// As the endpoints of the assignment.
     pub(crate) entries: Vec<EndpointEntry>,
-    /// Indexes of those that may be called: healthy, of the first priority that has any.
-    pub(crate) usable: Vec<usize>,
-    /// Round robin over `usable`.
-    pub(crate) smooth: Smooth,
-    /// Running sums of the weights of `usable`.
-    pub(crate) cumulative: Vec<u64>,
+    choices: ArcSwap<Choices>,
+    /// Something about an endpoint is not in `choices` yet.
+    stale: AtomicBool,
+    surroundings: Arc<Surroundings>,
+    home: Option<Arc<Home>>,
 }
 
 /// One endpoint.
 #[derive(Debug)]
 pub(crate) struct EndpointEntry {
-    /// As the view has it.
-    pub(crate) endpoint: Endpoint,
-    /// Kept while the endpoint stays.
-    pub(crate) state: Arc<EndpointState>,
+    /// Where to connect.
+    pub(crate) address: SocketAddr,
+    /// Relative share.
+    pub(crate) weight: u32,
+    /// Speaks the mesh's mTLS.
+    pub(crate) mtls: bool,
     /// For telemetry.
     pub(crate) peer: PeerId,
+    /// Its place in the assignment.
+    at: usize,
+    /// Kept while the endpoint stays.
+    pub(crate) state: Arc<EndpointState>,
 }
 
-/// What is known about an endpoint from calling it.
+/// What is known about an endpoint from calling and checking it. Shared by all workers.
 #[derive(Debug)]
 pub(crate) struct EndpointState {
     /// Unique in the process; pools are found by it.
     pub(crate) id: u64,
     /// Requests in flight.
     pub(crate) active: AtomicU32,
+    /// Open connections.
+    pub(crate) connections: AtomicU32,
+    /// Requests so far.
+    pub(crate) requests: AtomicU64,
     /// Why it is left out, beside what discovery says.
     pub(crate) health: Flags,
     /// How calls went, where the cluster has outlier detection.
     monitor: OnceLock<Box<Monitor>>,
-    /// Requests so far.
-    pub(crate) requests: AtomicU64,
+    /// Recent latency, where it counts.
+    pub(crate) latency: Latency,
+    /// Since when it can be called, in milliseconds since the process began.
+    since: AtomicU64,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl EndpointState {
-    fn new() -> Arc<Self> {
+    fn new(now: u64) -> Arc<Self> {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             active: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
             health: Flags::default(),
             monitor: OnceLock::new(),
-            requests: AtomicU64::new(0),
+            latency: Latency::default(),
+            since: AtomicU64::new(now),
         })
     }
 
     pub(crate) fn monitor(&self) -> Option<&Monitor> {
         self.monitor.get().map(|monitor| &**monitor)
     }
+
+    /// Since when it can be called. Begins anew when it passes its checks again (slow start).
+    pub(crate) fn since(&self) -> u64 {
+        self.since.load(Ordering::Relaxed)
+    }
+
+    /// Says that it can be called from `now` on, in milliseconds since the process began.
+    pub(crate) fn begin(&self, now: u64) {
+        self.since.store(now, Ordering::Relaxed);
+    }
 }
 
 impl EndpointEntry {
-    /// Envoy's words for why it is left out, or `healthy`.
-    pub(crate) fn health_flags(&self) -> String {
+    /// Envoy's words for why it is left out, or `healthy`; `told` is what discovery says.
+    pub(crate) fn health_flags(&self, told: Health) -> String {
         let own = [
             (Why::FailedCheck, "/failed_active_hc"),
             (Why::Outlier, "/failed_outlier_check"),
             (Why::Pending, "/pending_active_hc"),
             (Why::CheckTimeout, "/active_hc_timeout"),
         ];
-        let told = match self.endpoint.health {
+        let told = match told {
             Health::Healthy => "",
+            Health::Degraded => "/degraded_eds_health",
             Health::Unhealthy => "/failed_eds_health",
             Health::Draining => "/eds_status_draining",
         };
@@ -126,42 +162,39 @@ impl ClusterTable {
         config: &Arc<Cluster>,
         assignment: Option<&Arc<Assignment>>,
         before: Option<&Arc<Self>>,
-        registry: &Registry,
+        (registry, surroundings, home): (&Registry, &Arc<Surroundings>, Option<&Arc<Home>>),
     ) -> Arc<Self> {
+        let zoned = matches!(config.balancing.locality, LocalityBalancing::ZoneAware(_));
+        let home = home.filter(|_| zoned);
         let same_config = before.is_some_and(|old| old.config == *config);
         if let Some(old) = before
             && same_config
             && old.assignment.as_ref() == assignment
+            && old.endpoints.home.as_ref() == home
         {
             return Arc::clone(old);
         }
         // What is spoken to an endpoint is part of what its connections are.
         let kept = before
             .filter(|old| old.config.tls == config.tls && old.config.protocol == config.protocol);
-        let endpoints = match &config.kind {
-            ClusterKind::Discovered => {
-                assignment.map_or_else(Vec::new, |assignment| assignment.endpoints.clone())
-            }
-            ClusterKind::Static(addresses) => addresses
-                .iter()
-                .map(|address| Endpoint {
-                    priority: 0,
-                    locality: Locality::default(),
-                    address: *address,
-                    weight: 1,
-                    health: Health::Healthy,
-                    mtls: false,
-                    workload: WorkloadRef::default(),
-                    health_check: None,
-                })
-                .collect(),
-            ClusterKind::OriginalDestination => Vec::new(),
+        let members = match &config.kind {
+            ClusterKind::Discovered => assignment.cloned().unwrap_or_default(),
+            // In the order of the configuration.
+            ClusterKind::Static(addresses) => Arc::new(Assignment {
+                endpoints: addresses.iter().copied().map(Endpoint::at).collect(),
+                ..Assignment::default()
+            }),
+            ClusterKind::OriginalDestination => Arc::default(),
         };
         let service = match &config.service {
             Some(service) => registry.service(service),
             None => registry.named_service(&config.name, &config.name, ""),
         };
-        let set = EndpointSet::build(endpoints, config, kept.map(|old| &*old.endpoints), registry);
+        let known = kept.map(|old| &*old.endpoints);
+        let set = EndpointSet::build(config, members, known, (registry, surroundings, home));
+        if let Some(old) = before {
+            set.succeed(&old.endpoints);
+        }
         let outlier = config
             .outlier
             .as_ref()
@@ -171,8 +204,8 @@ impl ClusterTable {
             let old = before.and_then(|old| old.checks.as_ref());
             old.map_or_else(Arc::default, Arc::clone)
         });
-        let known = kept.map(|old| &*old.endpoints);
         await_checks(&set, config.health_check.is_some(), known);
+        set.begin(known);
         Arc::new(Self {
             config: Arc::clone(config),
             assignment: assignment.cloned(),
@@ -188,31 +221,44 @@ impl ClusterTable {
         })
     }
 
-    /// Says that `entry` is left out for `why`, or no longer. True when that was news. Whatever is
-    /// worked out from the health of endpoints is worked out again here, off the path of requests.
-    #[expect(
-        clippy::unused_self,
-        reason = "shares of localities and priorities will follow from it"
-    )]
+    /// Says that `entry` is left out for `why`, or no longer. True when that was news. Requests pass
+    /// it over at once; shares of priorities and localities follow on the control thread.
     pub(crate) fn mark(&self, entry: &EndpointEntry, why: Why, on: bool) -> bool {
-        entry.state.health.set(why, on)
+        let news = entry.state.health.set(why, on);
+        if news {
+            if why == Why::FailedCheck && !on {
+                entry.state.begin(self.endpoints.surroundings.millis());
+            }
+            self.endpoints.changed();
+        }
+        news
+    }
+
+    /// Whether a request is one of those that the cluster refuses (Envoy's `drop_overloads`).
+    pub(crate) fn drops(&self) -> bool {
+        let drops = &self.endpoints.assignment.drops;
+        drops
+            .iter()
+            .any(|drop| fastrand::u32(0..1_000_000) < drop.per_million)
     }
 }
 
 /// Leaves out endpoints that are to be checked, until they have passed. Those that were there before
 /// checks began stay in: requests may be on their way to them.
 fn await_checks(set: &EndpointSet, checked: bool, known: Option<&EndpointSet>) {
-    for entry in &set.entries {
-        let own = entry.endpoint.health_check.as_deref();
+    let known: HashSet<u64> = known
+        .into_iter()
+        .filter(|_| checked)
+        .flat_map(|known| &known.entries)
+        .map(|entry| entry.state.id)
+        .collect();
+    for (endpoint, entry) in set.assignment.endpoints.iter().zip(&set.entries) {
+        let own = endpoint.health_check.as_deref();
         let health = &entry.state.health;
         if checked && !own.is_some_and(|own| own.disabled) {
             if health.set(Why::Watched, true) {
                 health.set(Why::Pending, true);
-                let stays = known.is_some_and(|known| {
-                    let id = entry.state.id;
-                    known.entries.iter().any(|old| old.state.id == id)
-                });
-                health.set(Why::FailedCheck, !stays);
+                health.set(Why::FailedCheck, !known.contains(&entry.state.id));
             }
         } else if health.set(Why::Watched, false) {
             for why in [Why::Pending, Why::FailedCheck, Why::CheckTimeout] {
@@ -256,72 +302,133 @@ impl ClusterTable {
 
 impl EndpointSet {
     fn build(
-        endpoints: Vec<Endpoint>,
-        config: &Cluster,
+        config: &Arc<Cluster>,
+        assignment: Arc<Assignment>,
         before: Option<&Self>,
-        registry: &Registry,
+        (registry, surroundings, home): (&Registry, &Arc<Surroundings>, Option<&Arc<Home>>),
     ) -> Self {
         let principal = match config.tls.as_ref().map(|tls| tls.principals.as_slice()) {
             Some([only]) => only.to_string(),
             _ => String::new(),
         };
-        let entries: Vec<_> = endpoints
+        let old: HashMap<(SocketAddr, bool), &EndpointEntry> = before
             .into_iter()
-            .map(|endpoint| {
-                let old = before.and_then(|before| {
-                    before.entries.iter().find(|old| {
-                        old.endpoint.address == endpoint.address
-                            && old.endpoint.mtls == endpoint.mtls
-                    })
-                });
-                let principal = if endpoint.mtls { &principal } else { "" };
+            .flat_map(|before| &before.entries)
+            .map(|old| ((old.address, old.mtls), old))
+            .collect();
+        let now = surroundings.millis();
+        // Neighbours are mostly instances of one workload.
+        let mut last: Option<(&Endpoint, PeerId)> = None;
+        let entries: Vec<_> = assignment
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(at, endpoint)| {
+                let peer = match last {
+                    Some((same, peer))
+                        if same.mtls == endpoint.mtls && same.workload == endpoint.workload =>
+                    {
+                        peer
+                    }
+                    _ => {
+                        let principal = if endpoint.mtls { &principal } else { "" };
+                        registry.peer(PeerLabels::new(&endpoint.workload, principal))
+                    }
+                };
+                last = Some((endpoint, peer));
                 EndpointEntry {
-                    peer: registry.peer(PeerLabels::new(&endpoint.workload, principal)),
-                    state: old.map_or_else(EndpointState::new, |old| Arc::clone(&old.state)),
-                    endpoint,
+                    address: endpoint.address,
+                    weight: endpoint.weight.max(1),
+                    mtls: endpoint.mtls,
+                    peer,
+                    at,
+                    state: old
+                        .get(&(endpoint.address, endpoint.mtls))
+                        .map_or_else(|| EndpointState::new(now), |old| Arc::clone(&old.state)),
                 }
             })
             .collect();
-        let healthy = |entry: &&EndpointEntry| entry.endpoint.health == Health::Healthy;
-        let priority = entries
-            .iter()
-            .filter(healthy)
-            .map(|entry| entry.endpoint.priority)
-            .min();
-        let usable: Vec<usize> = entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| healthy(entry) && Some(entry.endpoint.priority) == priority)
-            .map(|(at, _)| at)
-            .collect();
-        let weights: Vec<u32> = usable
-            .iter()
-            .filter_map(|at| entries.get(*at))
-            .map(|entry| entry.endpoint.weight.max(1))
-            .collect();
-        let mut sum = 0;
-        let cumulative = weights
-            .iter()
-            .map(|weight| {
-                sum += u64::from(*weight);
-                sum
-            })
-            .collect();
-        let smooth = Smooth::new(&weights);
-        if let Some(before) = before {
-            smooth.continue_from(&before.smooth);
-        }
         Self {
+            config: Arc::clone(config),
+            assignment,
             entries,
-            usable,
-            smooth,
-            cumulative,
+            choices: ArcSwap::default(),
+            stale: AtomicBool::new(false),
+            surroundings: Arc::clone(surroundings),
+            home: home.cloned(),
+        }
+    }
+
+    /// Works the choices out for the first time; rounds go on where those of `before` stand.
+    fn begin(&self, before: Option<&Self>) {
+        let before = before.map(Self::choices);
+        let choices = self.work_out(before.as_deref().map(|c| &**c), self.surroundings.millis());
+        self.choices.store(Arc::new(choices));
+        self.surroundings.look_again(self.choices().again);
+    }
+
+    fn work_out(&self, before: Option<&Choices>, now: u64) -> Choices {
+        let given = Given {
+            config: &self.config,
+            assignment: &self.assignment,
+            entries: &self.entries,
+            home: self.home.as_deref(),
+            now,
+        };
+        Choices::new(given, before)
+    }
+
+    /// What a choice is made from now.
+    pub(crate) fn choices(&self) -> Guard<Arc<Choices>> {
+        self.choices.load()
+    }
+
+    /// Says that an endpoint's health changed. Requests pass over an endpoint that is out at once;
+    /// shares, priorities and rings follow when the control thread has worked them out.
+    pub(crate) fn changed(&self) {
+        if !self.stale.swap(true, Ordering::Release) {
+            self.surroundings.changed.notify_one();
+        }
+    }
+
+    /// Works the choices out again when something changed, or when it is time to. On the control
+    /// thread only.
+    pub(crate) fn refresh(&self, now: u64) {
+        let before = self.choices();
+        let due = before.again.is_some_and(|again| again <= now);
+        if self.stale.swap(false, Ordering::Acquire) || due {
+            let next = self.work_out(Some(&before), now);
+            self.choices.store(Arc::new(next));
+        }
+        self.surroundings.look_again(self.choices().again);
+    }
+
+    /// The endpoint of an entry, as the view has it.
+    pub(crate) fn endpoint(&self, entry: &EndpointEntry) -> Option<&Endpoint> {
+        self.assignment.endpoints.get(entry.at)
+    }
+
+    /// Marks the endpoints of `before` that are not here.
+    fn succeed(&self, before: &Self) {
+        let stay: HashSet<u64> = self.entries.iter().map(|entry| entry.state.id).collect();
+        for old in &before.entries {
+            if !stay.contains(&old.state.id) {
+                old.state.health.set(Why::Gone, true);
+            }
+        }
+    }
+
+    /// Marks all of its endpoints as gone.
+    pub(crate) fn retire(&self) {
+        for entry in &self.entries {
+            entry.state.health.set(Why::Gone, true);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::balance::{Wish, pick};
     use super::super::testing::{cluster, endpoint};
     use super::*;
 
@@ -337,31 +444,55 @@ mod tests {
             &Arc::new(cluster("c")),
             Some(&Arc::new(Assignment::new(vec![last, next, sick]))),
             None,
-            &Registry::new(""),
+            (&Registry::new(""), &Arc::default(), None),
         );
-        let set = &table.endpoints;
-        let ports: Vec<u16> = set
-            .usable
-            .iter()
-            .map(|at| set.entries[*at].endpoint.address.port())
+        for _ in 0..20 {
+            let found = pick(&table.endpoints, Wish::default()).unwrap();
+            assert_eq!(found.address.port(), 2);
+        }
+    }
+
+    #[test]
+    fn a_refresh_follows_a_change_and_only_a_change() {
+        let set = super::super::testing::endpoints(&[1, 1]);
+        let before = Arc::as_ptr(&set.choices());
+        set.refresh(10);
+        assert_eq!(before, Arc::as_ptr(&set.choices()));
+        assert!(set.entries[0].state.health.set(Why::FailedCheck, true));
+        assert!(!set.entries[0].state.health.set(Why::FailedCheck, true));
+        set.changed();
+        set.refresh(10);
+        let kept = set.choices();
+        let members: Vec<_> = kept
+            .tiers()
+            .flat_map(|t| &t.pools)
+            .map(|p| &*p.members)
             .collect();
-        assert_eq!(ports, [2]);
+        assert_eq!(members, [[1]]);
+    }
+
+    #[test]
+    fn an_endpoint_that_goes_is_marked() {
+        let registry = Registry::new("");
+        let both = Arc::new(Assignment::new(vec![endpoint(1, 1), endpoint(2, 1)]));
+        let one = Arc::new(Assignment::new(vec![endpoint(2, 1)]));
+        let config = Arc::new(cluster("c"));
+        let with = (&registry, &Arc::default(), None);
+        let first = ClusterTable::build(&config, Some(&both), None, with);
+        ClusterTable::build(&config, Some(&one), Some(&first), with);
+        let gone = |at: usize| first.endpoints.entries[at].state.health.holds(Why::Gone);
+        assert!(gone(0) && !gone(1));
     }
 
     #[test]
     fn a_change_of_tls_makes_new_endpoints() {
         let assignment = Arc::new(Assignment::new(vec![endpoint(1, 1)]));
         let registry = Registry::new("");
-        let first =
-            ClusterTable::build(&Arc::new(cluster("c")), Some(&assignment), None, &registry);
+        let with = (&registry, &Arc::default(), None);
+        let first = ClusterTable::build(&Arc::new(cluster("c")), Some(&assignment), None, with);
         let mut changed = cluster("c");
         changed.protocol = crate::mesh::cluster::UpstreamProtocol::Http2;
-        let second = ClusterTable::build(
-            &Arc::new(changed),
-            Some(&assignment),
-            Some(&first),
-            &registry,
-        );
+        let second = ClusterTable::build(&Arc::new(changed), Some(&assignment), Some(&first), with);
         assert_ne!(
             first.endpoints.entries[0].state.id,
             second.endpoints.entries[0].state.id

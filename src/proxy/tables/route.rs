@@ -13,8 +13,8 @@ use crate::telemetry::{Registry, RouteId};
 /// A route table, ready to be searched.
 #[derive(Debug)]
 pub(crate) struct RouteTable {
-    /// Finds the route.
-    pub(crate) router: Router,
+    /// Finds the route. The same while the configuration stays, whatever clusters come and go.
+    pub(crate) router: Arc<Router>,
     /// By host and route, as the router's indexes say.
     actions: Vec<Vec<RouteAction>>,
 }
@@ -68,18 +68,19 @@ impl RouteTable {
                                 .iter()
                                 .map(|target| target.weight)
                                 .collect();
+                            let old = before
+                                .and_then(|before| before.actions.get(host)?.get(route))
+                                .and_then(|old| match old {
+                                    RouteAction::Forward(old) => Some(old),
+                                    RouteAction::Answer => None,
+                                })
+                                .filter(|old| old.weights == weights)
+                                .map(|old| &old.split);
                             // One cluster takes everything, whatever its weight says.
                             let split = match weights.as_slice() {
                                 [_] => Smooth::new(&[1]),
-                                weights => Smooth::new(weights),
+                                weights => Smooth::after(weights, old),
                             };
-                            let old =
-                                before.and_then(|before| before.actions.get(host)?.get(route));
-                            if let Some(RouteAction::Forward(old)) = old
-                                && old.weights == weights
-                            {
-                                split.continue_from(&old.split);
-                            }
                             RouteAction::Forward(ForwardTable {
                                 targets: forward
                                     .clusters
@@ -98,10 +99,13 @@ impl RouteTable {
                     .collect()
             })
             .collect();
-        Self {
-            router: Router::new(config),
-            actions,
-        }
+        let router = before
+            .filter(|old| old.router.table() == config)
+            .map_or_else(
+                || Arc::new(Router::new(config)),
+                |old| Arc::clone(&old.router),
+            );
+        Self { router, actions }
     }
 
     /// The route of `request` and what it does.

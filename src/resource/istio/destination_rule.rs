@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::load_balancer::load_balancer;
 use super::virtual_service::host;
-use crate::mesh::cluster::{LoadBalancer, OutlierDetection};
+use crate::mesh::cluster::OutlierDetection;
 use crate::mesh::world::{ConnectionPool, TlsPolicy, TrafficPolicy};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
@@ -142,55 +143,22 @@ fn policy(value: Option<Value<'_>>) -> Policy {
 }
 
 fn groups(fields: &Fields<'_>) -> TrafficPolicy {
+    let (outlier, panic_threshold) = fields
+        .get("outlierDetection")
+        .map(|value| outlier(&value))
+        .unzip();
     TrafficPolicy {
         load_balancer: fields
             .get("loadBalancer")
-            .and_then(|value| load_balancer(&value)),
+            .and_then(|value| load_balancer(&value))
+            .map(Box::new),
         connection_pool: fields
             .get("connectionPool")
             .map(|value| connection_pool(&value)),
-        outlier: fields.get("outlierDetection").map(|value| outlier(&value)),
+        outlier,
+        panic_threshold: panic_threshold.flatten(),
         tls: fields.get("tls").and_then(|value| tls(&value)),
     }
-}
-
-fn load_balancer(value: &Value<'_>) -> Option<LoadBalancer> {
-    let fields = value.fields();
-    fields.refuse(
-        "consistentHash",
-        "write simple: LEAST_REQUEST; callers are not bound to one endpoint",
-    );
-    for name in ["localityLbSetting", "zoneAwareLbSetting"] {
-        fields.ignore(name, "calls are spread over all endpoints alike");
-    }
-    for name in ["warmup", "warmupDurationSecs"] {
-        fields.ignore(name, "a new endpoint gets its full share at once");
-    }
-    let found = fields.get("simple").and_then(|value| {
-        let found = value.choice(&[
-            ("UNSPECIFIED", LoadBalancer::LeastRequest),
-            ("LEAST_REQUEST", LoadBalancer::LeastRequest),
-            ("LEAST_CONN", LoadBalancer::LeastRequest),
-            ("ROUND_ROBIN", LoadBalancer::RoundRobin),
-            ("RANDOM", LoadBalancer::Random),
-            ("PASSTHROUGH", LoadBalancer::LeastRequest),
-        ]);
-        match value.tree.text() {
-            Some("LEAST_CONN") => value.warn(
-                codes::DEPRECATED,
-                "LEAST_CONN is LEAST_REQUEST today",
-                "write simple: LEAST_REQUEST",
-            ),
-            Some("PASSTHROUGH") => value.refuse(
-                "\"PASSTHROUGH\" is not honoured by meshctl yet",
-                "write simple: LEAST_REQUEST",
-            ),
-            _ => {}
-        }
-        found
-    });
-    fields.finish();
-    found
 }
 
 fn connection_pool(value: &Value<'_>) -> ConnectionPool {
@@ -242,7 +210,8 @@ fn connection_pool(value: &Value<'_>) -> ConnectionPool {
     pool
 }
 
-fn outlier(value: &Value<'_>) -> OutlierDetection {
+/// The policy, and the share of endpoints below which health no longer counts.
+fn outlier(value: &Value<'_>) -> (OutlierDetection, Option<u32>) {
     let fields = value.fields();
     let mut outlier = OutlierDetection::default();
     if let Some(value) = fields.get("consecutiveErrors") {
@@ -293,14 +262,13 @@ fn outlier(value: &Value<'_>) -> OutlierDetection {
             );
         }
     }
-    for name in ["minHealthPercent", "outlierDetectionHttpErrorCodes"] {
-        fields.ignore(
-            name,
-            "consecutive5xxErrors and consecutiveGatewayErrors decide",
-        );
-    }
+    let panic_threshold = fields.count("minHealthPercent", 100);
+    fields.ignore(
+        "outlierDetectionHttpErrorCodes",
+        "consecutive5xxErrors and consecutiveGatewayErrors decide",
+    );
     fields.finish();
-    outlier
+    (outlier, panic_threshold)
 }
 
 fn tls(value: &Value<'_>) -> Option<TlsPolicy> {

@@ -4,6 +4,7 @@
 //! only tunes is left out with a warning.
 
 mod destination_rule;
+mod load_balancer;
 mod http_match;
 mod peer_authentication;
 mod virtual_service;

@@ -215,8 +215,9 @@ fn health(endpoint: &Endpoint) -> Health {
 fn merge(known: &mut Instance, other: Instance) {
     let rank = |health: Health| match health {
         Health::Healthy => 0,
-        Health::Draining => 1,
-        Health::Unhealthy => 2,
+        Health::Degraded => 1,
+        Health::Draining => 2,
+        Health::Unhealthy => 3,
     };
     if rank(other.health) > rank(known.health) {
         known.health = other.health;

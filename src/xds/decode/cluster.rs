@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pb::{HTTP_PROTOCOL_OPTIONS, cluster, is_ads, upstream};
-use super::super::structs::{ISTIO, MESHCTL, as_list, as_number, as_struct, as_text, part};
+use super::super::structs::{ISTIO, as_list, as_number, as_struct, as_text, part};
 use super::fields::Fields;
 use super::limits::limits;
-use super::{Fault, Members, duration_or, endpoint, health, mtls, sockets, unpack};
+use super::{Fault, Members, balancing, duration_or, endpoint, health, mtls, sockets, unpack};
 use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
-use crate::mesh::{Cluster, ClusterKind, Endpoint, LoadBalancer, WorkloadRef};
+use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint};
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &COMMON, &OPTIONS];
+pub(super) const FIELDS: &[&Fields] = &[&CLUSTER, &OPTIONS];
 
 const CLUSTER: Fields = Fields {
     message: "Cluster",
@@ -25,6 +25,7 @@ const CLUSTER: Fields = Fields {
         (8, "health_checks"),
         (10, "circuit_breakers"),
         (19, "outlier_detection"),
+        (23, "ring_hash_lb_config"),
         (24, "transport_socket"),
         (25, "metadata"),
         (27, "common_lb_config"),
@@ -32,20 +33,22 @@ const CLUSTER: Fields = Fields {
         (32, "ignore_health_on_host_removal"),
         (33, "load_assignment"),
         (36, "typed_extension_protocol_options"),
+        (37, "least_request_lb_config"),
+        (41, "load_balancing_policy"),
         (43, "transport_socket_matches"),
+        (52, "maglev_lb_config"),
+        (56, "round_robin_lb_config"),
     ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
         (20, "cleanup_interval"),
         (28, "alt_stat_name"),
         (30, "upstream_connection_options"),
-        (37, "least_request_lb_config"),
         (42, "lrs_server"),
         (47, "track_timeout_budgets"),
         (49, "track_cluster_stats"),
         (50, "preconnect_policy"),
         (54, "wait_for_warm_on_init"),
-        (56, "round_robin_lb_config"),
         (57, "lrs_report_endpoint_metrics"),
         (60, "per_connection_buffer_high_watermark_timeout"),
         (61, "stats_matcher"),
@@ -59,33 +62,16 @@ const CLUSTER: Fields = Fields {
         (17, "dns_lookup_family"),
         (21, "upstream_bind_config"),
         (22, "lb_subset_config"),
-        (23, "ring_hash_lb_config"),
         (26, "protocol_selection"),
         (29, "common_http_protocol_options"),
         (34, "original_dst_lb_config"),
         (38, "cluster_type"),
         (40, "filters"),
-        (41, "load_balancing_policy"),
         (46, "upstream_http_protocol_options"),
         (48, "upstream_config"),
         (51, "connection_pool_per_downstream_connection"),
-        (52, "maglev_lb_config"),
         (59, "transport_socket_matcher"),
     ],
-};
-const COMMON: Fields = Fields {
-    message: "CommonLbConfig",
-    understood: &[(5, "ignore_new_hosts_until_first_hc")],
-    tuning: &[
-        (1, "healthy_panic_threshold"),
-        (2, "zone_aware_lb_config"),
-        (3, "locality_weighted_lb_config"),
-        (4, "update_merge_window"),
-        (6, "close_connections_on_host_set_change"),
-        (7, "consistent_hashing_lb_config"),
-        (8, "override_host_status"),
-    ],
-    refused: &[],
 };
 const OPTIONS: Fields = Fields {
     message: "HttpProtocolOptions",
@@ -115,17 +101,16 @@ pub(super) fn decode(
     CLUSTER.audit(from, ignored)?;
     let (from, proxy_protocol) = sockets::introduced(from, ignored)?;
     let from = &*from;
-    if let Some(common) = &from.common_lb_config {
-        COMMON.audit(common, ignored)?;
-    }
     let (kind, members) = kind(from, ignored)?;
     let (protocol, max_requests_per_connection) = protocol(from, ignored)?;
     let original = kind == ClusterKind::OriginalDestination;
+    let (load_balancer, balancing) = balancing::decode(from, original, ignored)?;
     Ok((
         Cluster {
             name: from.name.clone(),
             service: service(from),
-            load_balancer: balancer(from, original)?,
+            load_balancer,
+            balancing,
             protocol,
             tls: security(from, ignored)?,
             // Envoy's default; Istio always says its own.
@@ -189,7 +174,13 @@ fn kind(
                 })
                 .collect();
             let full = endpoint::decode(assignment, ignored)?;
-            if full.endpoints.iter().all(is_plain) {
+            // Where there is one locality its weight is no question.
+            let plain = Assignment {
+                endpoints: full.endpoints.clone(),
+                locality_weights: full.locality_weights.clone(),
+                ..Assignment::default()
+            };
+            if full == plain && full.endpoints.iter().all(is_plain) {
                 Ok((ClusterKind::Static(order), Members::Own))
             } else {
                 Ok((ClusterKind::Discovered, Members::Inline(Arc::new(full))))
@@ -204,42 +195,7 @@ fn kind(
 
 /// An endpoint that is nothing but an address.
 fn is_plain(endpoint: &Endpoint) -> bool {
-    *endpoint
-        == Endpoint {
-            priority: 0,
-            locality: crate::mesh::Locality::default(),
-            address: endpoint.address,
-            weight: 1,
-            health: crate::mesh::Health::Healthy,
-            mtls: false,
-            workload: WorkloadRef::default(),
-            health_check: None,
-        }
-}
-
-fn balancer(from: &cluster::Cluster, original: bool) -> Result<LoadBalancer, Fault> {
-    use cluster::cluster::LbPolicy;
-    match LbPolicy::try_from(from.lb_policy) {
-        Ok(LbPolicy::RoundRobin) => Ok(LoadBalancer::RoundRobin),
-        Ok(LbPolicy::LeastRequest) => Ok(LoadBalancer::LeastRequest),
-        Ok(LbPolicy::Random) => Ok(LoadBalancer::Random),
-        Ok(LbPolicy::ClusterProvided) if original => {
-            let named = part(from.metadata.as_ref(), MESHCTL)
-                .and_then(|fields| as_text(fields, "loadBalancer"));
-            Ok(match named.as_deref() {
-                Some("roundRobin") => LoadBalancer::RoundRobin,
-                Some("random") => LoadBalancer::Random,
-                _ => LoadBalancer::default(),
-            })
-        }
-        other => Err(Fault::Unsupported {
-            message: "Cluster",
-            field: format!(
-                "lb_policy {}",
-                other.map_or("unknown", |policy| policy.as_str_name())
-            ),
-        }),
-    }
+    *endpoint == Endpoint::at(endpoint.address)
 }
 
 fn protocol(

@@ -1,19 +1,33 @@
 //! Endpoints.
 
-use super::super::pb::{core, endpoint, to_address, to_locality};
+use std::collections::BTreeMap;
+
+use super::super::pb::{core, endpoint, percent, to_address, to_locality};
 use super::super::structs::{ISTIO, MESHCTL, SOCKET_MATCH, as_text, part};
 use super::fields::Fields;
 use super::{Fault, health};
-use crate::mesh::{Assignment, Endpoint, Health, WorkloadRef};
+use crate::mesh::{
+    Assignment, DropOverload, Endpoint, Health, Locality, LocalityWeight, WorkloadRef,
+};
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&ASSIGNMENT, &LOCALITY, &MEMBER, &ADDRESS];
+pub(super) const FIELDS: &[&Fields] = &[&ASSIGNMENT, &POLICY, &LOCALITY, &MEMBER, &ADDRESS];
 
 const ASSIGNMENT: Fields = Fields {
     message: "ClusterLoadAssignment",
-    understood: &[(1, "cluster_name"), (2, "endpoints")],
-    tuning: &[(4, "policy"), (5, "named_endpoints")],
+    understood: &[(1, "cluster_name"), (2, "endpoints"), (4, "policy")],
+    tuning: &[(5, "named_endpoints")],
     refused: &[],
+};
+const POLICY: Fields = Fields {
+    message: "ClusterLoadAssignment.Policy",
+    understood: &[
+        (2, "drop_overloads"),
+        (3, "overprovisioning_factor"),
+        (6, "weighted_priority_health"),
+    ],
+    tuning: &[(4, "endpoint_stale_after")],
+    refused: &[(5, "disable_overprovisioning")],
 };
 const LOCALITY: Fields = Fields {
     message: "LocalityLbEndpoints",
@@ -42,12 +56,12 @@ const MEMBER: Fields = Fields {
 };
 const ADDRESS: Fields = Fields {
     message: "Endpoint",
-    understood: &[(1, "address"), (2, "health_check_config")],
-    tuning: &[
-        (3, "hostname"),
+    understood: &[
+        (1, "address"),
+        (2, "health_check_config"),
         (4, "additional_addresses"),
-        (5, "observability_name"),
     ],
+    tuning: &[(3, "hostname"), (5, "observability_name")],
     refused: &[],
 };
 
@@ -57,9 +71,13 @@ pub(super) fn decode(
 ) -> Result<Assignment, Fault> {
     ASSIGNMENT.audit(&from, ignored)?;
     let mut endpoints = Vec::new();
+    let mut said: BTreeMap<(u32, Locality), u32> = BTreeMap::new();
     for group in from.endpoints {
         LOCALITY.audit(&group, ignored)?;
         let locality = to_locality(group.locality);
+        // Envoy's way to say zero is to say nothing.
+        let weight = group.load_balancing_weight.map_or(0, |weight| weight.value);
+        said.insert((group.priority, locality.clone()), weight);
         for member in group.lb_endpoints {
             MEMBER.audit(&member, ignored)?;
             let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(at)) = &member.host_identifier
@@ -67,9 +85,7 @@ pub(super) fn decode(
                 return Err(Fault::Invalid("an endpoint has no address".to_owned()));
             };
             ADDRESS.audit(at, ignored)?;
-            let address = to_address(at.address.as_ref()).ok_or_else(|| {
-                Fault::Invalid("an endpoint's address is not an IP address and a port".to_owned())
-            })?;
+            let address = to_address(at.address.as_ref()).ok_or_else(no_address)?;
             endpoints.push(Endpoint {
                 priority: group.priority,
                 locality: locality.clone(),
@@ -81,18 +97,69 @@ pub(super) fn decode(
                 mtls: part(member.metadata.as_ref(), SOCKET_MATCH)
                     .and_then(|fields| as_text(fields, "tlsMode"))
                     .is_some_and(|mode| mode == "istio"),
+                additional: at
+                    .additional_addresses
+                    .iter()
+                    .map(|other| to_address(other.address.as_ref()).ok_or_else(no_address))
+                    .collect::<Result<_, _>>()?,
                 workload: workload(member.metadata.as_ref()),
                 health_check: health::endpoint(at.health_check_config.as_ref(), address, ignored)?,
             });
         }
     }
-    Ok(Assignment::new(endpoints))
+    let policy = from.policy.unwrap_or_default();
+    POLICY.audit(&policy, ignored)?;
+    let assignment = Assignment::new(endpoints);
+    let default = Assignment::default();
+    Ok(Assignment {
+        overprovisioning: policy
+            .overprovisioning_factor
+            .map_or(default.overprovisioning, |factor| factor.value),
+        weighted_health: policy.weighted_priority_health,
+        locality_weights: said
+            .into_iter()
+            .map(|((priority, locality), weight)| LocalityWeight {
+                priority,
+                locality,
+                weight,
+            })
+            .filter(|said| {
+                let same =
+                    |e: &&Endpoint| e.priority == said.priority && e.locality == said.locality;
+                let mut members = assignment.endpoints.iter().filter(same).peekable();
+                let empty = members.peek().is_none();
+                let sum = members.fold(0_u32, |sum, e| sum.saturating_add(e.weight));
+                !empty && sum != said.weight
+            })
+            .collect(),
+        drops: policy.drop_overloads.iter().map(drop).collect(),
+        ..assignment
+    })
+}
+
+fn no_address() -> Fault {
+    Fault::Invalid("an endpoint's address is not an IP address and a port".to_owned())
+}
+
+fn drop(from: &endpoint::cluster_load_assignment::policy::DropOverload) -> DropOverload {
+    use percent::DenominatorType as Denominator;
+    let share = from.drop_percentage.unwrap_or_default();
+    let factor = match Denominator::try_from(share.denominator) {
+        Ok(Denominator::Million) => 1,
+        Ok(Denominator::TenThousand) => 100,
+        Ok(Denominator::Hundred) | Err(_) => 10_000,
+    };
+    DropOverload {
+        category: from.category.clone(),
+        per_million: share.numerator.saturating_mul(factor).min(1_000_000),
+    }
 }
 
 fn health(status: i32) -> Health {
     match core::HealthStatus::try_from(status) {
         Ok(core::HealthStatus::Unhealthy | core::HealthStatus::Timeout) => Health::Unhealthy,
         Ok(core::HealthStatus::Draining) => Health::Draining,
+        Ok(core::HealthStatus::Degraded) => Health::Degraded,
         _ => Health::Healthy,
     }
 }

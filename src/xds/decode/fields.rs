@@ -27,7 +27,12 @@ impl Fields {
         message: &impl Message,
         ignored: &mut Vec<String>,
     ) -> Result<(), Fault> {
-        for tag in tags(&message.encode_to_vec()) {
+        self.audit_bytes(&message.encode_to_vec(), ignored)
+    }
+
+    /// As [`Fields::audit`], for a message whose type here knows fewer fields.
+    pub(super) fn audit_bytes(&self, bytes: &[u8], ignored: &mut Vec<String>) -> Result<(), Fault> {
+        for tag in tags(bytes) {
             let named = |list: &[(u32, &'static str)]| {
                 list.iter()
                     .find(|(field, _)| *field == tag)

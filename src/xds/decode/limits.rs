@@ -6,7 +6,7 @@ use super::fields::Fields;
 use crate::mesh::cluster::{Limits, RetryBudget, Thresholds};
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&THRESHOLDS, &BUDGET];
+pub(super) const FIELDS: &[&Fields] = &[&THRESHOLDS, &PER_HOST, &BUDGET];
 
 const THRESHOLDS: Fields = Fields {
     message: "CircuitBreakers.Thresholds",
@@ -20,6 +20,20 @@ const THRESHOLDS: Fields = Fields {
         (8, "retry_budget"),
     ],
     tuning: &[(7, "max_connection_pools")],
+    refused: &[],
+};
+/// Envoy looks at nothing else there either.
+const PER_HOST: Fields = Fields {
+    message: "CircuitBreakers.per_host_thresholds",
+    understood: &[(1, "priority"), (2, "max_connections")],
+    tuning: &[
+        (3, "max_pending_requests"),
+        (4, "max_requests"),
+        (5, "max_retries"),
+        (6, "track_remaining"),
+        (7, "max_connection_pools"),
+        (8, "retry_budget"),
+    ],
     refused: &[],
 };
 const BUDGET: Fields = Fields {
@@ -55,6 +69,15 @@ pub(super) fn limits(
         Some(from) => thresholds(from, ignored)?,
         None => Thresholds::default(),
     };
+    let mut most = u32::MAX;
+    let per_host = breakers
+        .into_iter()
+        .flat_map(|breakers| &breakers.per_host_thresholds)
+        .find(|one| one.priority == i32::from(core::RoutingPriority::Default));
+    if let Some(per_host) = per_host {
+        PER_HOST.audit(per_host, ignored)?;
+        most = per_host.max_connections.map_or(most, |most| most.value);
+    }
     Ok(Limits {
         max_connections,
         max_pending_requests,
@@ -62,6 +85,7 @@ pub(super) fn limits(
         max_retries,
         retry_budget,
         max_requests_per_connection,
+        max_connections_per_endpoint: most,
         high: high.map(|from| thresholds(from, ignored)).transpose()?,
         track_remaining,
     })

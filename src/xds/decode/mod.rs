@@ -4,9 +4,11 @@
 //! what it cannot represent: what changes security or routing is a [`Rejected`] and the rest of the
 //! snapshot still applies; what only tunes is listed in [`Decoded::ignored`].
 
+mod balancing;
 mod cluster;
 mod endpoint;
 mod fields;
+mod hash;
 mod health;
 mod limits;
 mod listener;

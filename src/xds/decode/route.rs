@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::pb::{BoolValue, core, matcher, route};
 use super::super::structs::{MESHCTL, as_number, as_object, as_text, part};
-use super::{Fault, duration_or};
+use super::{Fault, duration_or, hash};
 use crate::mesh::route::{
     Action, AttemptHeaders, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch,
     PathRewrite, Pattern, Priority, QueryMatch, Redirect, Respond, Rewrite, Route, TextMatch,
@@ -239,7 +239,7 @@ fn contains(part: &str) -> Result<TextMatch, Fault> {
     compile(&format!("(?s:.*){}(?s:.*)", regex::escape(part))).map(TextMatch::Regex)
 }
 
-fn pattern(from: &matcher::RegexMatcher) -> Result<Pattern, Fault> {
+pub(super) fn pattern(from: &matcher::RegexMatcher) -> Result<Pattern, Fault> {
     compile(&from.regex)
 }
 
@@ -303,6 +303,12 @@ fn forward(from: &route::RouteAction, ignored: &mut Vec<String>) -> Result<Forwa
         },
         replay_limit: None,
         rewrite: Rewrite { path, authority },
+        hash: from
+            .hash_policy
+            .iter()
+            .map(hash::decode)
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?,
     })
 }
 

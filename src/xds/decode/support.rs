@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 
 use super::fields::Fields;
-use super::{cluster, endpoint, health, limits, listener, mtls, route_fields, sockets};
+use super::{balancing, cluster, endpoint, health, limits, listener, mtls, route_fields, sockets};
 
 /// Every table, in the order of the page.
 const TABLES: &[&[&Fields]] = &[
     listener::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
+    balancing::FIELDS,
     limits::FIELDS,
     health::FIELDS,
     endpoint::FIELDS,

@@ -117,8 +117,10 @@ fn fields_that_only_tune_are_reported_and_others_are_refused() {
         refused.unwrap_err().to_string(),
         "TransportSocket field `custom` is not supported"
     );
-    let (refused, _) = cluster(|c| c.lb_policy = pb::cluster::cluster::LbPolicy::RingHash.into());
-    assert!(refused.unwrap_err().to_string().contains("RING_HASH"));
+    let (refused, _) =
+        cluster(|c| c.lb_policy = pb::cluster::cluster::LbPolicy::ClusterProvided.into());
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("CLUSTER_PROVIDED"), "{refused}");
 }
 
 #[test]

@@ -9,27 +9,19 @@ use super::super::pb::{
     u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::{health, mtls, sockets};
+use super::{balancing, health, mtls, sockets};
 use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, Thresholds, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
 /// `bytes_only`: no route leads here, so the peer must not expect requests.
 pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluster::Cluster {
-    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
-    let original = from.kind == ClusterKind::OriginalDestination;
+    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
     let mut to = cluster::Cluster {
         name: from.name.clone(),
         connect_timeout: duration(match client {
             Client::Meshctl => from.connect_timeout,
             Client::Envoy | Client::Grpc => from.connect_timeout.max(Duration::from_millis(1)),
         }),
-        lb_policy: match from.load_balancer {
-            _ if original => LbPolicy::ClusterProvided,
-            LoadBalancer::RoundRobin => LbPolicy::RoundRobin,
-            LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
-            LoadBalancer::Random => LbPolicy::Random,
-        }
-        .into(),
         circuit_breakers: Some(limits(&from.limits)),
         outlier_detection: from
             .outlier
@@ -47,11 +39,6 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         )]
         .into(),
         metadata: about(from, client),
-        // Ours never calls instances that are known to be ill; an Envoy would, when most are.
-        common_lb_config: (client == Client::Envoy).then(|| cluster::cluster::CommonLbConfig {
-            healthy_panic_threshold: Some(Percent { value: 0.0 }),
-            ..Default::default()
-        }),
         ..Default::default()
     };
     let kind = match &from.kind {
@@ -68,6 +55,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         }
         ClusterKind::OriginalDestination => DiscoveryType::OriginalDst,
     };
+    balancing::add(from, client, &mut to);
     if let Some(check) = &from.health_check {
         to.ignore_health_on_host_removal = check.policy.ignore_health_on_host_removal;
         to.close_connections_on_host_health_failure = check.policy.close_connections_on_failure;
@@ -163,7 +151,13 @@ fn limits(limits: &Limits) -> cluster::CircuitBreakers {
         ))
         .chain(high)
         .collect(),
-        ..Default::default()
+        per_host_thresholds: (limits.max_connections_per_endpoint < u32::MAX)
+            .then(|| cluster::circuit_breakers::Thresholds {
+                max_connections: u32_value(limits.max_connections_per_endpoint),
+                ..Default::default()
+            })
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -262,6 +256,9 @@ fn about(from: &Cluster, client: Client) -> Option<core::Metadata> {
             LoadBalancer::RoundRobin => "roundRobin",
             LoadBalancer::LeastRequest => "leastRequest",
             LoadBalancer::Random => "random",
+            LoadBalancer::PeakEwma => "peakEwma",
+            LoadBalancer::RingHash => "ringHash",
+            LoadBalancer::Maglev => "maglev",
         };
         ("loadBalancer", text(name))
     });

@@ -1,6 +1,6 @@
 //! Endpoints.
 
-use super::super::pb::{address, core, endpoint, locality, u32_value};
+use super::super::pb::{FractionalPercent, address, core, endpoint, locality, percent, u32_value};
 use super::super::structs::{ISTIO, MESHCTL, SOCKET_MATCH, metadata, object, text};
 use super::health;
 use crate::mesh::{Assignment, Client, Endpoint, Health, WorkloadRef};
@@ -13,6 +13,7 @@ pub(super) fn encode(
 ) -> endpoint::ClusterLoadAssignment {
     let mut groups: Vec<endpoint::LocalityLbEndpoints> = Vec::new();
     let mut weights: Vec<u32> = Vec::new();
+    let mut said: Vec<Option<u32>> = Vec::new();
     // Priorities of foreign clients must have no gaps.
     let mut ranks: Vec<u32> = Vec::new();
     let chosen =
@@ -36,39 +37,86 @@ pub(super) fn encode(
                 ..Default::default()
             });
             weights.push(0);
+            said.push(
+                assignment
+                    .locality_weights
+                    .iter()
+                    .find(|w| w.priority == endpoint.priority && w.locality == endpoint.locality)
+                    .map(|said| said.weight),
+            );
         }
-        if let (Some(group), Some(weight)) = (groups.last_mut(), weights.last_mut()) {
+        if let (Some(group), Some(weight), Some(said)) =
+            (groups.last_mut(), weights.last_mut(), said.last())
+        {
             *weight = weight.saturating_add(endpoint.weight);
-            group.load_balancing_weight = u32_value(*weight);
+            // Nothing is Envoy's way to say zero.
+            group.load_balancing_weight = match said.unwrap_or(*weight) {
+                0 => None,
+                weight => u32_value(weight),
+            };
             group.lb_endpoints.push(one(endpoint, client));
         }
     }
     endpoint::ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
         endpoints: groups,
+        policy: policy(assignment),
         ..Default::default()
     }
 }
 
-fn one(endpoint: &Endpoint, client: Client) -> endpoint::LbEndpoint {
+/// `None` where all is Envoy's default.
+fn policy(from: &Assignment) -> Option<endpoint::cluster_load_assignment::Policy> {
+    use endpoint::cluster_load_assignment as of;
+    let default = Assignment::default();
+    let policy = of::Policy {
+        drop_overloads: from
+            .drops
+            .iter()
+            .map(|drop| of::policy::DropOverload {
+                category: drop.category.clone(),
+                drop_percentage: Some(FractionalPercent {
+                    numerator: drop.per_million,
+                    denominator: percent::DenominatorType::Million.into(),
+                }),
+            })
+            .collect(),
+        overprovisioning_factor: (from.overprovisioning != default.overprovisioning)
+            .then_some(from.overprovisioning)
+            .and_then(u32_value),
+        weighted_priority_health: from.weighted_health,
+        ..Default::default()
+    };
+    (policy != of::Policy::default()).then_some(policy)
+}
+
+fn one(from: &Endpoint, client: Client) -> endpoint::LbEndpoint {
     endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
             endpoint::Endpoint {
-                address: Some(address(endpoint.address)),
-                health_check_config: endpoint.health_check.as_deref().map(health::endpoint),
+                address: Some(address(from.address)),
+                additional_addresses: from
+                    .additional
+                    .iter()
+                    .map(|at| endpoint::endpoint::AdditionalAddress {
+                        address: Some(address(*at)),
+                    })
+                    .collect(),
+                health_check_config: from.health_check.as_deref().map(health::endpoint),
                 ..Default::default()
             },
         )),
-        health_status: match endpoint.health {
+        health_status: match from.health {
             Health::Healthy => core::HealthStatus::Healthy,
             Health::Unhealthy => core::HealthStatus::Unhealthy,
+            Health::Degraded => core::HealthStatus::Degraded,
             Health::Draining => core::HealthStatus::Draining,
         }
         .into(),
-        load_balancing_weight: u32_value(endpoint.weight.max(1)),
+        load_balancing_weight: u32_value(from.weight.max(1)),
         metadata: match client {
             Client::Grpc => None,
-            Client::Meshctl | Client::Envoy => about(endpoint, client),
+            Client::Meshctl | Client::Envoy => about(from, client),
         },
     }
 }

@@ -15,8 +15,7 @@ use super::{endpoint, listener as proxied, route};
 use crate::mesh::listener::Direction;
 use crate::mesh::route::{Action, VirtualHost};
 use crate::mesh::{
-    Assignment, ChainAction, Client, Cluster, ClusterKind, Endpoint, Health, Locality, RouteTable,
-    View, WorkloadRef,
+    Assignment, ChainAction, Client, Cluster, ClusterKind, Endpoint, RouteTable, View,
 };
 
 pub(super) fn encode(view: &View) -> Snapshot {
@@ -195,19 +194,7 @@ fn members(cluster: &Cluster, view: &View) -> Option<Assignment> {
                 .unwrap_or_default(),
         ),
         ClusterKind::Static(addresses) => Some(Assignment::new(
-            addresses
-                .iter()
-                .map(|address| Endpoint {
-                    priority: 0,
-                    locality: Locality::default(),
-                    address: *address,
-                    weight: 1,
-                    health: Health::Healthy,
-                    mtls: false,
-                    workload: WorkloadRef::default(),
-                    health_check: None,
-                })
-                .collect(),
+            addresses.iter().copied().map(Endpoint::at).collect(),
         )),
         ClusterKind::OriginalDestination => None,
     }

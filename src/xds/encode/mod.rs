@@ -4,9 +4,11 @@
 //! Envoy's validation refuses, Envoy gets chains for detection and values within its limits.
 //! gRPC libraries get something else altogether: see `grpc.rs`.
 
+mod balancing;
 mod cluster;
 mod endpoint;
 mod grpc;
+mod hash;
 mod headers;
 mod health;
 mod listener;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::pb::{bool_value, core, duration, matcher, route, u32_value, u64_value};
 use super::super::structs::{ISTIO, MESHCTL, metadata, nested, number, object, text};
+use super::hash;
 use super::headers;
 use super::route_policy::{again, bound, mirror};
 use crate::mesh::route::{
@@ -299,6 +300,13 @@ fn forwarded(
             .as_ref()
             .or(host)
             .map(|host| options::HostRewriteSpecifier::HostRewriteLiteral(host.clone())),
+        // gRPC libraries are told of round robin only.
+        hash_policy: from
+            .hash
+            .iter()
+            .filter(|_| client != Client::Grpc)
+            .map(hash::encode)
+            .collect(),
         ..Default::default()
     };
     if client == Client::Grpc {

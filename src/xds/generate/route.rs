@@ -9,10 +9,10 @@ use proptest::sample::select;
 
 use super::{duration, positive, text, word};
 use crate::mesh::route::{
-    Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HeaderEdits, HeaderMatch,
-    HeaderOperations, Match, Mirror, PathMatch, PathRewrite, Pattern, Priority, QueryMatch,
-    RateLimitedBackOff, Redirect, ResetFormat, ResetHeader, Respond, Retry, RetryOn, Rewrite,
-    Route, Share, TextMatch, VirtualHost, WeightedCluster,
+    Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf, HashPolicy,
+    HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, PathMatch, PathRewrite, Pattern,
+    Priority, QueryMatch, RateLimitedBackOff, Redirect, ResetFormat, ResetHeader, Respond, Retry,
+    RetryOn, Rewrite, Route, Share, TextMatch, VirtualHost, WeightedCluster,
 };
 use crate::mesh::{Origin, RouteTable};
 
@@ -202,7 +202,10 @@ fn forward() -> impl Strategy<Value = Forward> {
         (option::of(path), option::of(text())),
         (deadlines(), any::<bool>(), option::of(any::<u64>())),
         vec(mirror(), 0..2),
-        select(vec![Priority::Default, Priority::High]),
+        (
+            select(vec![Priority::Default, Priority::High]),
+            vec(hash_policy(), 0..3),
+        ),
     )
         .prop_map(
             |(
@@ -212,8 +215,9 @@ fn forward() -> impl Strategy<Value = Forward> {
                 (path, authority),
                 (deadlines, hedge, replay_limit),
                 mirrors,
-                priority,
+                (priority, hash),
             )| Forward {
+                hash,
                 clusters,
                 timeout,
                 retry,
@@ -225,6 +229,31 @@ fn forward() -> impl Strategy<Value = Forward> {
                 rewrite: Rewrite { path, authority },
             },
         )
+}
+
+fn hash_policy() -> impl Strategy<Value = HashPolicy> {
+    let cookie = (
+        word(),
+        option::of(duration()),
+        text(),
+        vec((word(), text()), 0..2),
+    )
+        .prop_map(|(name, ttl, path, attributes)| {
+            HashOf::Cookie(HashCookie {
+                name,
+                ttl,
+                path,
+                attributes,
+            })
+        });
+    let of = prop_oneof![
+        (word(), option::of((pattern(), text())))
+            .prop_map(|(name, rewrite)| HashOf::Header { name, rewrite }),
+        cookie,
+        Just(HashOf::SourceIp),
+        word().prop_map(HashOf::Query),
+    ];
+    (of, any::<bool>()).prop_map(|(of, terminal)| HashPolicy { of, terminal })
 }
 
 fn action() -> impl Strategy<Value = Action> {

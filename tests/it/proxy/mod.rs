@@ -3,6 +3,7 @@
 mod admin;
 mod balance;
 mod checked;
+mod choice;
 mod http1;
 mod http2;
 mod http2_safety;

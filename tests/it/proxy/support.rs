@@ -13,14 +13,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use meshctl::mesh::cluster::{Cluster, ClusterKind, Limits, ServiceRef, UpstreamProtocol};
+use meshctl::mesh::cluster::{Cluster, ServiceRef};
 use meshctl::mesh::listener::{ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions};
 use meshctl::mesh::route::{
     Action, Forward, HeaderEdits, Match, Route, RouteTable, VirtualHost, WeightedCluster,
 };
 use meshctl::mesh::{
-    Assignment, Chain, ChainAction, Endpoint, Health, Hostname, Listener, LoadBalancer, Locality,
-    Origin, View, WorkloadRef,
+    Assignment, Chain, ChainAction, Endpoint, Hostname, Listener, LoadBalancer, Origin, View,
+    WorkloadRef,
 };
 use meshctl::net::{self, BindOptions, ConnectOptions};
 use meshctl::proxy::handover::Restart;
@@ -106,6 +106,7 @@ pub(crate) async fn read_until(stream: &mut TcpStream, until: &str) -> String {
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
     pub(crate) hits: Arc<AtomicUsize>,
+    pub(crate) connections: Arc<AtomicUsize>,
     _tasks: Tasks,
 }
 
@@ -117,11 +118,14 @@ impl App {
     pub(crate) fn answering(name: &str, status: u16) -> Self {
         let (socket, address) = listen();
         let hits = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
         let tasks = Tasks::new();
         let (name, counted, group) = (name.to_owned(), Arc::clone(&hits), tasks.clone());
         tasks.spawn("app", async move {
             loop {
                 let (tcp, _) = socket.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let (name, counted) = (name.clone(), Arc::clone(&counted));
                 group.spawn("app connection", async move {
                     let service = service_fn(move |request| {
@@ -138,6 +142,7 @@ impl App {
         Self {
             address,
             hits,
+            connections,
             _tasks: tasks,
         }
     }
@@ -315,7 +320,6 @@ pub(crate) struct Views(pub(crate) View);
 pub(crate) fn cluster(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
-        kind: ClusterKind::Discovered,
         service: Some(ServiceRef {
             host: Hostname::service(name, "default"),
             name: name.to_owned(),
@@ -324,24 +328,13 @@ pub(crate) fn cluster(name: &str) -> Cluster {
             subset: String::new(),
         }),
         load_balancer: LoadBalancer::RoundRobin,
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
         connect_timeout: Duration::from_secs(5),
-        limits: Limits::default(),
-        outlier: None,
-        proxy_protocol: None,
-        health_check: None,
+        ..Cluster::default()
     }
 }
 
 pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
-        priority: 0,
-        locality: Locality::default(),
-        address,
-        weight: 1,
-        health: Health::Healthy,
-        mtls: false,
         workload: WorkloadRef {
             workload: "app-v1".to_owned(),
             namespace: "default".to_owned(),
@@ -349,7 +342,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
             version: "v1".to_owned(),
             instance: "app-v1-0".to_owned(),
         },
-        health_check: None,
+        ..Endpoint::at(address)
     }
 }
 

@@ -310,7 +310,7 @@ impl Watched<'_> {
         let policy = &detector.policy;
         let stats = &detector.stats;
         let hosts = cluster.endpoints.entries.len();
-        let endpoint = entry.endpoint.address;
+        let endpoint = entry.address;
         stats.detected(kind);
         if !may_eject(policy, stats.active(), hosts) {
             stats.overflowed();
@@ -380,7 +380,7 @@ impl Watched<'_> {
         cluster.mark(entry, Why::Outlier, false);
         tracing::info!(
             cluster = cluster.config.name,
-            endpoint = %entry.endpoint.address,
+            endpoint = %entry.address,
             "endpoint no longer ejected"
         );
     }

@@ -251,16 +251,14 @@ fn what_outlived_its_policy_is_let_in_again() {
     );
     send(&cluster, 0, Outcome::Failed, 0);
     assert_eq!(out(&cluster), [0]);
-    let endpoints = cluster.endpoints.entries.iter();
-    let assignment = crate::mesh::Assignment::new(endpoints.map(|e| e.endpoint.clone()).collect());
+    let assignment = Arc::clone(&cluster.endpoints.assignment);
     let registry = crate::telemetry::Registry::new("");
     let rebuild = |config, before: &Arc<ClusterTable>| {
-        let assignment = Arc::new(assignment.clone());
         ClusterTable::build(
             &Arc::new(config),
             Some(&assignment),
             Some(before),
-            &registry,
+            (&registry, &Arc::default(), None),
         )
     };
     let mut changed = cluster.config.as_ref().clone();

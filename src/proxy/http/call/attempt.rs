@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::mesh::LoadBalancer;
 use crate::rt;
 
-use super::super::super::balance::outlier::{self, Outcome};
+use super::super::super::balance::outlier::{self, Detector, Outcome};
 use super::super::super::connect::Target;
 use super::super::super::limit::count;
 use super::super::super::pool;
@@ -78,10 +79,7 @@ impl<'c> Calling<'c> {
                 return Tried::undelivered(late.failure(self.clock.complete));
             }
         };
-        let timed = self.cluster.outlier.as_deref();
-        let sent = timed
-            .filter(|detector| detector.wants_times())
-            .map(|_| rt::now());
+        let sent = self.wants_times().then(rt::now);
         let relay = self.relay();
         let mut drive = Drive {
             down,
@@ -145,7 +143,8 @@ impl<'c> Calling<'c> {
                     &target.headers.response,
                     &self.routed.route.headers.response,
                 )
-            });
+            })
+            .with_cookie(call.chosen.hashed.as_deref());
         Relay {
             edits,
             facts: call.facts,
@@ -289,8 +288,35 @@ impl<'c> Calling<'c> {
         }
     }
 
+    /// Whether somebody goes by how long endpoints take.
+    fn wants_times(&self) -> bool {
+        let outlier = self.cluster.outlier.as_deref();
+        outlier.is_some_and(Detector::wants_times)
+            || self.cluster.config.load_balancer == LoadBalancer::PeakEwma
+    }
+
+    /// Takes note of how long an endpoint took (Peak EWMA).
+    fn observe(&self, entry: &EndpointEntry, outcome: Outcome, took: Option<Duration>) {
+        let config = &self.cluster.config;
+        let took = match outcome {
+            // What fails fast must not look fast.
+            Outcome::Failed | Outcome::TooLate => Some(config.connect_timeout),
+            Outcome::Status(_) | Outcome::Connected => took,
+        };
+        if let Some(took) = took {
+            let now = self.call.worker.shared.millis(rt::now());
+            let latency = &entry.state.latency;
+            latency.observe(took, now, config.balancing.decay);
+        }
+    }
+
     /// Tells outlier detection how a try went; `took` is the time to the answer's head.
     pub(super) fn judge(&self, target: &Target<'_>, outcome: Outcome, took: Option<Duration>) {
+        if self.cluster.config.load_balancer == LoadBalancer::PeakEwma
+            && let Some(entry) = target.entry
+        {
+            self.observe(entry, outcome, took);
+        }
         if let (Some(_), Some(entry)) = (&self.cluster.outlier, target.entry) {
             let now = || self.call.worker.shared.millis(rt::now());
             outlier::record(self.cluster, entry, (outcome, took), now);

@@ -98,6 +98,9 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
     if !call.conn.inbound() {
         ended.route = routed.table.label;
     }
+    if cluster.drops() {
+        return ended.fail(Failure::Dropped);
+    }
     let gate = cluster.gate(routed.forward.priority);
     let Some(_place) = gate.request() else {
         return ended.fail(Failure::Overflow);

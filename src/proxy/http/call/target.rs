@@ -1,9 +1,11 @@
 //! Where a try goes.
 
-use crate::mesh::ClusterKind;
+use crate::mesh::{ClusterKind, LoadBalancer};
+use crate::rt;
 
-use super::super::super::balance;
+use super::super::super::balance::{self, Wish};
 use super::super::super::connect::{self, Target};
+use super::super::super::context::Worker;
 use super::super::super::tables::ClusterTable;
 use super::super::respond::Failure;
 use super::tries::Calling;
@@ -13,28 +15,51 @@ impl<'c> Calling<'c> {
         let call = self.call;
         if self.cluster.config.kind == ClusterKind::OriginalDestination {
             let authority = &call.chosen.authority;
-            let address = Box::pin(connect::meant(
+            return Box::pin(connect::meant(
                 call.worker,
                 call.live,
                 call.conn.meant,
                 authority,
             ))
-            .await?;
-            return Ok(Target::chosen(address).on_behalf(self.cluster, call.conn));
+            .await
+            .map(|target| target.on_behalf(self.cluster, call.conn));
         }
-        pick(self.cluster, &self.refused).map(|target| target.on_behalf(self.cluster, call.conn))
+        let wish = Wish {
+            refused: &self.refused,
+            hash: call.chosen.hashed.as_ref().and_then(|hashed| hashed.hash),
+            ..Wish::default()
+        };
+        pick(self.cluster, wish, call.worker)
+            .map(|target| target.on_behalf(self.cluster, call.conn))
     }
 }
 
 /// Draws an endpoint of a cluster that has its own.
-pub(crate) fn pick<'t>(cluster: &'t ClusterTable, refused: &[u64]) -> Result<Target<'t>, Failure> {
+pub(crate) fn pick<'t>(
+    cluster: &'t ClusterTable,
+    wish: Wish<'_>,
+    worker: &Worker,
+) -> Result<Target<'t>, Failure> {
     let set = &cluster.endpoints;
-    let balancer = cluster.config.load_balancer;
-    let entry = balance::pick(set, balancer, refused)
+    let mut wish = wish;
+    // Both cost something and hardly any policy goes by them.
+    if set.config.load_balancer == LoadBalancer::PeakEwma {
+        wish.now = worker.shared.millis(rt::now());
+    }
+    if set.config.balancing.balance_factor > 0 {
+        wish.active = cluster.counters.requests();
+    }
+    let entry = balance::pick(set, wish)
         // Every endpoint was tried: start over rather than give up.
-        .or_else(|| match refused {
+        .or_else(|| match wish.refused {
             [] => None,
-            _ => balance::pick(set, balancer, &[]),
+            _ => balance::pick(
+                set,
+                Wish {
+                    refused: &[],
+                    ..wish
+                },
+            ),
         })
         .ok_or(Failure::NoEndpoint)?;
     Ok(Target::endpoint(entry))

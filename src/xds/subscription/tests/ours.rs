@@ -147,6 +147,7 @@ fn a_view_is_complete_when_everything_named_has_come() {
     let node = generate::node(Client::Meshctl);
     let mut view = View::default();
     let cluster = crate::mesh::Cluster {
+        balancing: crate::mesh::Balancing::default(),
         name: "c".to_owned(),
         kind: crate::mesh::ClusterKind::Discovered,
         service: None,
