@@ -160,16 +160,4 @@ mod tests {
         is("tcp+mtls", SideProtocol::Tcp, true);
         assert!(side("http3").is_err() && side("+mtls").is_err());
     }
-
-    #[test]
-    fn an_identity_is_one_word_of_three_files() {
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: Args,
-        }
-        let words = ["x", "--static", "a=b", "--static-identity", "c,k,r"];
-        let line = <Line as clap::Parser>::try_parse_from(words);
-        assert_eq!(line.ok().unwrap().args.identity.len(), 3);
-    }
 }
