@@ -277,5 +277,8 @@ mod tests {
         }
         let (own, http) = (of_five(super::serve), of_four(super::h1::serve::serve));
         assert!(own <= 2048 && http <= 4096, "{own} and {http} bytes");
+        // Bytes: what is carried, without what is only needed to connect.
+        let bytes = of_five(super::tcp::serve);
+        assert!(bytes <= 2048, "{bytes} and {own} and {http} bytes");
     }
 }

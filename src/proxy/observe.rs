@@ -117,7 +117,8 @@ impl TcpReport {
             record.duration = self.began.elapsed();
             let millis = u64::try_from(record.duration.as_millis()).unwrap_or(0);
             record.start = worker.shared.wall.millis().saturating_sub(millis);
-            record.downstream_local = conn.local.to_string();
+            // As Envoy has it: what the caller dialled, before the kernel redirected it.
+            record.downstream_local = conn.meant.unwrap_or(conn.local).to_string();
             record.downstream_remote = conn.remote.to_string();
             record.server_name = conn.server_name.clone().unwrap_or_default();
             log.write(&record);

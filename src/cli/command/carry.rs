@@ -35,8 +35,7 @@ pub(crate) struct Args {
         value_name = "CHAIN,KEY,ROOTS",
         hide = true,
         requires = "static_pair",
-        value_delimiter = ',',
-        num_args = 3
+        value_delimiter = ','
     )]
     identity: Vec<PathBuf>,
 }

@@ -401,6 +401,13 @@ mod tests {
         let line = |words: &[&str]| Line::try_parse_from([&["proxy"], words].concat());
         let pair = line(&["--static", "127.0.0.1:1=127.0.0.1:2"]).ok().unwrap();
         assert!(pair.args.carry.pair.is_some() && pair.args.service.is_none());
+        let files = [
+            "--static",
+            "127.0.0.1:1=127.0.0.1:2",
+            "--static-identity",
+            "c,k,r",
+        ];
+        assert!(line(&files).is_ok());
         assert!(line(&["--app", "127.0.0.1:9080"]).is_err());
         assert!(line(&["--app", "127.0.0.1:9080", "--service", "a"]).is_ok());
     }
