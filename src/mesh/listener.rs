@@ -1,10 +1,13 @@
 //! Listeners: where connections arrive, and what happens to each.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use super::HttpOptions;
 
 /// A bound address and the chains that its connections are sorted into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +166,9 @@ pub enum ChainAction {
         routes: String,
         /// What is spoken; [`HttpCodec::Auto`] tells by ALPN or the first bytes.
         codec: HttpCodec,
+        /// How it is spoken.
+        #[serde(default, skip_serializing_if = "is_default")]
+        options: Arc<HttpOptions>,
     },
     /// HTTP by `routes` when the first bytes are HTTP, else bytes to `cluster`.
     Detect {
@@ -170,6 +176,9 @@ pub enum ChainAction {
         routes: String,
         /// Where bytes go that are not HTTP.
         cluster: String,
+        /// How HTTP is spoken.
+        #[serde(default, skip_serializing_if = "is_default")]
+        options: Arc<HttpOptions>,
     },
     /// Bytes, to one of these by weight.
     Tcp {

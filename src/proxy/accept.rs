@@ -56,6 +56,7 @@ pub(crate) async fn serve(
         client_cert: None,
         peer: Cell::new(PeerId::default()),
         server_name: None,
+        http: None,
         state: Rc::clone(&registered.state),
     };
     let mut stream = Stream::from(tcp);
@@ -99,6 +100,7 @@ pub(crate) async fn serve(
         return;
     };
     conn.server_name = hello.server_name;
+    conn.http = chain.action.http().cloned();
     let Some(_place) = chain.enter() else {
         tracing::debug!(listener = listener.config.name, %remote, "too many connections");
         return;
@@ -159,7 +161,9 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn) {
     conn.tls = true;
     let by = live.identity.as_ref().map_or("", |identity| &identity.id);
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
-    if let Some((principal, header)) = tls::caller(chain, by) {
+    if let Some((principal, header)) =
+        tls::caller(chain, by, conn.http().options.client_cert.details)
+    {
         let labels = PeerLabels {
             principal: principal.clone(),
             ..PeerLabels::default()
@@ -191,8 +195,8 @@ async fn dispatch(
             let to = (cluster, *options);
             return Box::pin(tcp::serve(&worker, live, &conn, (stream, first_bytes), to)).await;
         }
-        ChainAction::Http { routes, codec } => (routes, *codec, None),
-        ChainAction::Detect { routes, bytes } => (routes, HttpCodec::Auto, Some(*bytes)),
+        ChainAction::Http { routes, codec, .. } => (routes, *codec, None),
+        ChainAction::Detect { routes, bytes, .. } => (routes, HttpCodec::Auto, Some(*bytes)),
     };
     let codec = match codec {
         HttpCodec::Auto => {

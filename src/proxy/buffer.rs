@@ -76,6 +76,20 @@ impl Buffer {
         }
     }
 
+    /// Makes room for a head of up to `most` bytes, twice as much each time; for callers who may
+    /// send more than [`LARGE`].
+    pub(crate) fn make_room(&mut self, most: usize) {
+        let held = self.end - self.start;
+        if self.end < self.bytes.len() || held < LARGE || held >= most {
+            return;
+        }
+        let mut larger = vec![0; (held * 2).min(most + 1)].into_boxed_slice();
+        larger[..held].copy_from_slice(&self.bytes[self.start..self.end]);
+        give(std::mem::replace(&mut self.bytes, larger));
+        self.start = 0;
+        self.end = held;
+    }
+
     /// Says that `count` bytes were read into [`Buffer::room`].
     pub(crate) fn filled(&mut self, count: usize) {
         self.end = (self.end + count).min(self.bytes.len());
@@ -183,6 +197,19 @@ mod tests {
         assert!(!buffer.append(&vec![2; LARGE]));
         buffer.consume(SMALL);
         assert_eq!(buffer.data()[..2], [1, 2]);
+    }
+
+    #[test]
+    fn large_heads_get_room_up_to_their_limit() {
+        let mut buffer = Buffer::default();
+        assert!(buffer.append(&vec![1; LARGE]));
+        buffer.make_room(LARGE);
+        assert!(buffer.room().is_empty());
+        buffer.make_room(3 * LARGE);
+        assert!(buffer.append(&vec![2; LARGE]));
+        buffer.make_room(3 * LARGE);
+        assert_eq!(buffer.room().len(), LARGE + 1);
+        assert_eq!(buffer.data()[LARGE - 1..=LARGE], [1, 2]);
     }
 
     #[test]

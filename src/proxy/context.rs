@@ -18,6 +18,7 @@ use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
 use super::access_log::LogSink;
 use super::options::Options;
 use super::pool::Pools;
+use super::tables::http::HttpTable;
 use super::tables::{Surroundings, Tables};
 use super::tls::Identity;
 
@@ -275,12 +276,39 @@ pub(crate) struct Conn {
     /// Who calls, for telemetry only; learned from the first request.
     pub(crate) peer: Cell<PeerId>,
     pub(crate) server_name: Option<String>,
+    /// How HTTP is spoken with this caller, once it is known to be HTTP.
+    pub(crate) http: Option<Arc<HttpTable>>,
     pub(crate) state: Rc<ConnState>,
+}
+
+#[cfg(test)]
+impl Conn {
+    /// A plain caller on loopback.
+    pub(crate) fn testing() -> Self {
+        Self {
+            remote: ([127, 0, 0, 1], 40000).into(),
+            local: ([127, 0, 0, 1], 8080).into(),
+            meant: None,
+            direction: Direction::Outbound,
+            tls: false,
+            principal: None,
+            client_cert: None,
+            peer: Cell::new(PeerId::default()),
+            server_name: None,
+            http: None,
+            state: Rc::default(),
+        }
+    }
 }
 
 impl Conn {
     pub(crate) fn inbound(&self) -> bool {
         self.direction == Direction::Inbound
+    }
+
+    /// How HTTP is spoken with this caller.
+    pub(crate) fn http(&self) -> &HttpTable {
+        self.http.as_deref().unwrap_or_else(|| HttpTable::usual())
     }
 
     /// Takes note of who calls. Only believed from peers that proved an identity, and even then

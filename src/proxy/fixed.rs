@@ -43,6 +43,7 @@ pub fn static_view(
     let http = |codec| ChainAction::Http {
         routes: NAME.to_owned(),
         codec,
+        options: Arc::default(),
     };
     let (action, alpn) = match inside.protocol {
         SideProtocol::Tcp => (

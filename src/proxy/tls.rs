@@ -11,7 +11,10 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
 use crate::mesh::SpiffeId;
+use crate::mesh::http::ClientCertDetails;
 use crate::tls::{self, Material};
+
+use super::client_cert;
 
 /// What is spoken inside of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,15 +100,12 @@ impl Identity {
 }
 
 /// Who a verified caller is, and what `x-forwarded-client-cert` says of it.
-pub(crate) fn caller(chain: &[CertificateDer<'_>], by: &str) -> Option<(String, Vec<u8>)> {
+pub(crate) fn caller(
+    chain: &[CertificateDer<'_>],
+    by: &str,
+    details: ClientCertDetails,
+) -> Option<(String, Vec<u8>)> {
     let id = tls::peer_id(chain)?.to_string();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, chain.first()?);
-    let mut hash = String::with_capacity(64);
-    for byte in digest.as_ref() {
-        for nibble in [byte >> 4, byte & 0xf] {
-            hash.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    let header = format!("By={by};Hash={hash};URI={id}");
-    Some((id, header.into_bytes()))
+    let element = client_cert::element(chain, (by, &id), details)?;
+    Some((id, element))
 }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod health;
+mod http;
 mod route;
 
 use std::collections::BTreeMap;
@@ -148,10 +149,21 @@ fn listener() -> impl Strategy<Value = Listener> {
     let action = prop_oneof![
         (
             word(),
-            select(vec![HttpCodec::Auto, HttpCodec::Http1, HttpCodec::Http2])
+            select(vec![HttpCodec::Auto, HttpCodec::Http1, HttpCodec::Http2]),
+            http::options(),
         )
-            .prop_map(|(routes, codec)| ChainAction::Http { routes, codec }),
-        (word(), word()).prop_map(|(routes, cluster)| ChainAction::Detect { routes, cluster }),
+            .prop_map(|(routes, codec, options)| ChainAction::Http {
+                routes,
+                codec,
+                options: Arc::new(options),
+            }),
+        (word(), word(), http::options()).prop_map(|(routes, cluster, options)| {
+            ChainAction::Detect {
+                routes,
+                cluster,
+                options: Arc::new(options),
+            }
+        }),
         (vec((word(), 0..100_u32), 0..3), tcp_options())
             .prop_map(|(clusters, options)| ChainAction::Tcp { clusters, options }),
     ];

@@ -5,8 +5,13 @@
 //! test`. An input that a fuzzer finds becomes a file under `seeds/`, and so a regression test.
 //! Each function panics when something that must hold for every input does not.
 
+#[path = "http1.rs"]
+mod http1;
+
 use std::sync::Arc;
 
+#[allow(unused_imports, reason = "a fuzz target calls one function only")]
+pub(crate) use http1::{chunked, paths, requests, responses};
 use meshctl::mesh::check;
 use meshctl::mesh::node::Application;
 use meshctl::mesh::route::explain::explain;
@@ -36,6 +41,10 @@ pub(crate) const TARGETS: &[Target] = &[
     ("peers", peers),
     ("manifests", manifests),
     ("xds", xds),
+    ("requests", requests),
+    ("responses", responses),
+    ("chunked", chunked),
+    ("paths", paths),
     ("introductions", introductions),
 ];
 

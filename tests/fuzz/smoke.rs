@@ -122,6 +122,26 @@ fn xds() {
     run("xds", 2000);
 }
 
+#[test]
+fn requests() {
+    run("requests", 4000);
+}
+
+#[test]
+fn responses() {
+    run("responses", 4000);
+}
+
+#[test]
+fn chunked() {
+    run("chunked", 4000);
+}
+
+#[test]
+fn paths() {
+    run("paths", 4000);
+}
+
 /// Writes the seeds of `xds` anew from a view that has something of everything.
 #[test]
 #[ignore = "writes into the source tree; for whoever changes what is encoded"]

@@ -133,7 +133,9 @@ fn whole(view: &View, world: &World) -> Result<(), TestCaseError> {
             prop_assert!(names.insert(&chain.name), "two chains {}", chain.name);
             let (routes, clusters) = match &chain.action {
                 ChainAction::Http { routes, .. } => (Some(routes), vec![]),
-                ChainAction::Detect { routes, cluster } => (Some(routes), vec![cluster]),
+                ChainAction::Detect {
+                    routes, cluster, ..
+                } => (Some(routes), vec![cluster]),
                 ChainAction::Tcp { clusters, .. } => {
                     (None, clusters.iter().map(|(cluster, _)| cluster).collect())
                 }

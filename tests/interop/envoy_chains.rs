@@ -74,6 +74,7 @@ fn http(routes: &str) -> ChainAction {
     ChainAction::Http {
         routes: routes.to_owned(),
         codec: HttpCodec::Auto,
+        options: Arc::default(),
     }
 }
 
@@ -273,6 +274,7 @@ async fn one_port_takes_http_and_bytes_by_looking() {
     let action = ChainAction::Detect {
         routes: "9080".to_owned(),
         cluster: "bytes".to_owned(),
+        options: Arc::default(),
     };
     let detect = chain("detect", ChainMatch::default(), false, action);
     world.listeners = BTreeMap::from([(
@@ -320,6 +322,7 @@ fn kitchen_sink() -> View {
     let detect = || ChainAction::Detect {
         routes: text("9080"),
         cluster: text("PassthroughCluster"),
+        options: Arc::default(),
     };
     let tcp = |clusters: &[(&str, u32)]| ChainAction::Tcp {
         clusters: clusters

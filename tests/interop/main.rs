@@ -1,7 +1,7 @@
 //! Programs of others against ours: Envoy and gRPC on our xDS, curl, nghttp2 and openssl through
 //! sidecars, and what they all see while the mesh is changed and broken.
 //!
-//! They come from two virtual environments that `venvs.sh` makes. Without those the tests say so
+//! They come from virtual environments that `venvs.sh` makes. Without those the tests say so
 //! and pass on a developer's machine, and fail where `CI` is set.
 
 #![allow(
@@ -14,6 +14,8 @@
 )]
 
 mod backend;
+#[path = "../it/proxy/corpus.rs"]
+mod corpus;
 mod envoy;
 mod envoy_chains;
 mod grpc;
@@ -24,10 +26,12 @@ mod mesh;
 mod power_cut;
 mod processes;
 mod sidecars;
+mod smuggling;
 mod soak;
 mod stand;
 mod steady;
 mod stream;
 mod strict;
 mod tcp_backends;
+mod websocket;
 mod writer;

@@ -197,6 +197,7 @@ pub(crate) fn view(bind: SocketAddr, backends: &[(&str, u32, &[SocketAddr])]) ->
             action: ChainAction::Http {
                 routes: "9080".to_owned(),
                 codec: HttpCodec::Auto,
+                options: Arc::default(),
             },
             limits: ChainLimits::default(),
         }],

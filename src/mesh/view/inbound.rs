@@ -1,6 +1,7 @@
 //! Calls to the application: who may make them, and where they are handed over.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbound::{unresolved, whole};
@@ -218,10 +219,12 @@ fn action(protocol: Protocol, cluster: &str) -> ChainAction {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => ChainAction::Http {
             routes,
             codec: HttpCodec::Auto,
+            options: Arc::default(),
         },
         Protocol::Auto => ChainAction::Detect {
             routes,
             cluster: cluster.to_owned(),
+            options: Arc::default(),
         },
         Protocol::Tls | Protocol::Tcp | Protocol::Udp => ChainAction::Tcp {
             clusters: vec![(cluster.to_owned(), 1)],

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::cluster::{CONNECT_TIMEOUT, effective};
 use super::{TCP_IDLE, View, tcp_chain};
 use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::http::Upgrades;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
 };
@@ -18,8 +19,8 @@ use crate::mesh::route::{
 };
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
 use crate::mesh::{
-    Cluster, ClusterKind, Hostname, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
-    ServicePort, VirtualHost, World,
+    Cluster, ClusterKind, Hostname, HttpOptions, Listener, Node, Origin, Protocol, Route,
+    RouteTable, Service, ServicePort, VirtualHost, World,
 };
 
 /// Routes for calls through an explicit proxy, by host and port.
@@ -54,6 +55,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
             action: ChainAction::Http {
                 routes: HTTP_PROXY.to_owned(),
                 codec: HttpCodec::Auto,
+                options: Arc::new(explicit()),
             },
             limits: ChainLimits::default(),
         };
@@ -69,6 +71,13 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         detect_timeout: Duration::ZERO,
         options: ListenerOptions::default(),
     });
+}
+
+/// An explicit proxy is asked for tunnels too.
+fn explicit() -> HttpOptions {
+    let mut options = HttpOptions::default();
+    options.upgrades.0.push(Upgrades::CONNECT.to_owned());
+    options
 }
 
 /// A cluster that stands for no service.
@@ -124,6 +133,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                         ChainAction::Detect {
                             routes: table.clone(),
                             cluster,
+                            options: Arc::default(),
                         },
                     ));
                 }
@@ -147,11 +157,13 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 ChainAction::Http {
                     routes: table.clone(),
                     codec: HttpCodec::Auto,
+                    options: Arc::default(),
                 }
             } else {
                 ChainAction::Detect {
                     routes: table.clone(),
                     cluster: Cluster::PASSTHROUGH.to_owned(),
+                    options: Arc::default(),
                 }
             };
             chains.push(Chain {

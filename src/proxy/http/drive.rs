@@ -14,10 +14,14 @@ use super::h1::parse;
 use super::h2::stream::StreamError;
 use super::head::{Edits, ResponseOut};
 use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
+use super::marks::AnswerMarks;
 use super::plan::Facts;
 use super::replay::Replay;
 use super::respond::{Failure, reason};
 use super::{Framing, Version};
+
+/// Informational answers before an answer at most; they wait in memory.
+const MAX_INFORMATIONAL: u8 = 16;
 
 /// One try.
 pub(crate) struct Drive<'d, 't> {
@@ -31,6 +35,8 @@ pub(crate) struct Drive<'d, 't> {
     pub(crate) upload_broke: bool,
     /// The answer began to go down.
     pub(crate) seen: Option<SeenHead>,
+    /// Informational answers so far.
+    pub(crate) informed: u8,
     /// Body bytes up.
     pub(crate) received: u64,
     /// Body bytes down.
@@ -45,6 +51,8 @@ pub(crate) struct Relay<'t> {
     pub(crate) begun: Instant,
     /// The caller's connection ends with this answer.
     pub(crate) close: bool,
+    /// What the answer tells the caller about the proxy, where that is not the usual.
+    pub(crate) marks: Option<&'t AnswerMarks>,
     /// Answers that are not passed on but tried again.
     pub(crate) chance: Option<Chance<'t>>,
     /// The try that this is, where callers are told.
@@ -148,6 +156,9 @@ impl<'t> Drive<'_, 't> {
             Poll::Ready(Err(Broken::From(LegError::Malformed))) if self.seen.is_none() => {
                 Some(End::Failed(Failure::BadBody))
             }
+            Poll::Ready(Err(Broken::From(LegError::TooLarge))) if self.seen.is_none() => {
+                Some(End::Failed(Failure::BodyTooLarge))
+            }
             Poll::Ready(Err(Broken::From(_))) => Some(End::CallerGone),
         }
     }
@@ -187,7 +198,12 @@ impl<'t> Drive<'_, 't> {
                 Leg::H2(_) => ready!(self.poll_h2_head(cx))?,
             };
             match head {
-                Head::Informational => {}
+                Head::Informational => {
+                    self.informed += 1;
+                    if self.informed > MAX_INFORMATIONAL {
+                        return Poll::Ready(Err(Failure::BadResponse));
+                    }
+                }
                 Head::Retry(status, again) => {
                     return Poll::Ready(Ok(Some(End::Retry(status, again))));
                 }
@@ -219,6 +235,10 @@ impl<'t> Drive<'_, 't> {
             if !up.input.is_empty() {
                 let read = parse::response(up.input.data(), |head| {
                     let scan = fields::scan(head.fields)?;
+                    if scan.chunked && !head.http11 {
+                        // RFC 9112, 6.1: who speaks HTTP/1.0 does not know it.
+                        return Err(BadFields::TransferEncoding);
+                    }
                     let reusable = head.http11 && !scan.connection.close;
                     let parts = Parts {
                         status: head.status,
@@ -342,6 +362,7 @@ impl<'t> Relay<'t> {
             close,
             version: self.facts.version,
             switch,
+            marks: self.marks,
             attempts: self.attempts,
         };
         match down {
@@ -403,6 +424,7 @@ impl<'t> Relay<'t> {
             close: false,
             version: self.facts.version,
             switch: false,
+            marks: None,
             attempts: None,
         };
         match down {

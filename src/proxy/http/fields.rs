@@ -64,7 +64,7 @@ pub(crate) enum Name {
     Other,
     Host,
     Connection,
-    /// `keep-alive`, `proxy-connection`: about one connection only.
+    /// `keep-alive`, `proxy-connection`, `http2-settings`: about one connection only.
     Hop,
     Te,
     Cookie,
@@ -75,7 +75,13 @@ pub(crate) enum Name {
     GrpcStatus,
     Peer,
     ClientCert,
+    ForwardedFor,
     ForwardedProto,
+    /// `x-envoy-internal`: the proxy's own judgement.
+    Internal,
+    Via,
+    Server,
+    Expect,
     RequestId,
     AttemptCount,
     ServiceTime,
@@ -112,6 +118,8 @@ fn envoy(name: &[u8]) -> Name {
         Name::Other
     } else if is("x-envoy-attempt-count") {
         Name::AttemptCount
+    } else if is("x-envoy-internal") {
+        Name::Internal
     } else if is(EXPECTED_TIMEOUT) {
         Name::ExpectedTimeout
     } else if CONTROLS.into_iter().any(is) {
@@ -125,7 +133,10 @@ fn envoy(name: &[u8]) -> Name {
 pub(crate) fn classify(name: &[u8]) -> Name {
     let (candidate, text) = match name.len() {
         2 => (Name::Te, "te"),
+        3 => (Name::Via, "via"),
         4 => (Name::Host, "host"),
+        6 if name.first().is_some_and(|first| first | 0x20 == b'e') => (Name::Expect, "expect"),
+        6 if name.first().is_some_and(|first| first | 0x20 == b's') => (Name::Server, "server"),
         6 => (Name::Cookie, "cookie"),
         7 => (Name::Upgrade, "upgrade"),
         10 if name.first().is_some_and(|first| first | 0x20 == b'k') => (Name::Hop, "keep-alive"),
@@ -139,7 +150,13 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         }
         12 => (Name::ContentType, "content-type"),
         14 if name.first().is_some_and(|first| first | 0x20 == b'x') => (Name::Peer, PEER),
+        14 if name.first().is_some_and(|first| first | 0x20 == b'h') => {
+            (Name::Hop, "http2-settings")
+        }
         14 => (Name::ContentLength, "content-length"),
+        15 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
+            (Name::ForwardedFor, "x-forwarded-for")
+        }
         15 => (Name::IdempotencyKey, "idempotency-key"),
         16 if name.first().is_some_and(|first| first | 0x20 == b'p') => {
             (Name::Hop, "proxy-connection")
@@ -163,16 +180,31 @@ pub(crate) fn classify(name: &[u8]) -> Name {
 /// Fields whose framing can be read two ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadFields {
-    #[error("http1.content_length_and_transfer_encoding")]
+    #[error("content-length beside transfer-encoding")]
     TwoFramings,
-    #[error("http1.several_content_lengths")]
+    #[error("several content-length")]
     SeveralLengths,
-    #[error("http1.invalid_content_length")]
+    #[error("content-length is not a number")]
     Length,
-    #[error("http1.unsupported_transfer_encoding")]
+    #[error("a transfer-encoding other than chunked")]
     TransferEncoding,
-    #[error("http1.several_hosts")]
+    #[error("several host")]
     SeveralHosts,
+    #[error("too many fields named by connection")]
+    Connection,
+}
+
+impl BadFields {
+    /// Envoy's `response_code_details` for a request with them.
+    pub(crate) fn details(self) -> &'static str {
+        match self {
+            Self::TwoFramings => "http1.content_length_and_chunked_not_allowed",
+            Self::SeveralLengths | Self::Length => "http1.invalid_content_length",
+            Self::TransferEncoding => "http1.invalid_transfer_encoding",
+            Self::SeveralHosts => "http1.invalid_host",
+            Self::Connection => "http1.connection_header_rejected",
+        }
+    }
 }
 
 /// What a proxy must know from a head.
@@ -201,16 +233,24 @@ pub(crate) struct Scan<'m> {
 
 /// What the `connection` fields say.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a head, each asked for by name"
+)]
 pub(crate) struct Connection<'m> {
     pub(crate) close: bool,
     pub(crate) keep_alive: bool,
     pub(crate) upgrade: bool,
-    /// The first two values that name further fields of this connection only.
-    nominating: [Option<&'m [u8]>; 2],
+    /// Names a field that says who called, or how the message is framed: whoever wrote that wants
+    /// it lost on the way.
+    pub(crate) hides: bool,
+    /// The first values that name further fields of this connection only.
+    nominating: [Option<&'m [u8]>; 4],
 }
 
 impl<'m> Connection<'m> {
-    fn add(&mut self, value: &'m [u8]) {
+    /// Takes note of a value. False when there are too many to be kept.
+    fn add(&mut self, value: &'m [u8]) -> bool {
         let mut names = false;
         for token in tokens(value) {
             if token.eq_ignore_ascii_case(b"close") {
@@ -220,12 +260,15 @@ impl<'m> Connection<'m> {
             } else if token.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
             } else {
+                self.hides |= is_protected(token);
                 names = true;
             }
         }
-        if names && let Some(free) = self.nominating.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(value);
+        if !names {
+            return true;
         }
+        let free = self.nominating.iter_mut().find(|slot| slot.is_none());
+        free.is_some_and(|free| free.replace(value).is_none())
     }
 
     /// Whether `name` is named as one for this connection only.
@@ -234,6 +277,24 @@ impl<'m> Connection<'m> {
             .iter()
             .flatten()
             .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(name)))
+    }
+}
+
+/// Whether a field may not be taken out by naming it in `connection`.
+fn is_protected(name: &[u8]) -> bool {
+    let begins = |with: &[u8]| {
+        name.get(..with.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(with))
+    };
+    match classify(name) {
+        Name::Host
+        | Name::ContentLength
+        | Name::TransferEncoding
+        | Name::Peer
+        | Name::ClientCert
+        | Name::RequestId => true,
+        Name::Connection | Name::Hop | Name::Te | Name::Upgrade => false,
+        _ => begins(b":") || begins(b"x-forwarded-") || begins(b"x-envoy-"),
     }
 }
 
@@ -253,6 +314,11 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
         | Name::Cookie
         | Name::Hop
         | Name::ClientCert
+        | Name::ForwardedFor
+        | Name::Internal
+        | Name::Via
+        | Name::Server
+        | Name::Expect
         | Name::AttemptCount
         | Name::ServiceTime
         | Name::ExpectedTimeout
@@ -264,9 +330,14 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
                 bad = Some(BadFields::SeveralHosts);
             }
         }
-        Name::Connection => scan.connection.add(value),
+        Name::Connection => {
+            if !scan.connection.add(value) {
+                bad = Some(BadFields::Connection);
+            }
+        }
         Name::Te => scan.te_trailers |= tokens(value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
-        Name::Upgrade => scan.upgrade = Some(value),
+        // Several are none that could be meant.
+        Name::Upgrade => scan.upgrade = Some(scan.upgrade.map_or(value, |_| b"")),
         Name::TransferEncoding => {
             if scan.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 bad = Some(BadFields::TransferEncoding);
@@ -391,6 +462,47 @@ mod tests {
         let scan = scan(Fields::Text(&fields)).unwrap();
         assert!(scan.connection.close && scan.connection.upgrade);
         assert!(scan.connection.nominates(b"x-mine") && !scan.connection.nominates(b"x-other"));
+        assert!(!scan.connection.hides);
+    }
+
+    #[test]
+    fn who_called_cannot_be_hidden_by_connection() {
+        let hides = |value: &'static str| {
+            let mut connection = Connection::default();
+            assert!(connection.add(value.as_bytes()));
+            connection.hides
+        };
+        for name in [
+            "X-Forwarded-For",
+            "close, x-forwarded-client-cert",
+            "x-envoy-internal",
+            "Content-Length",
+            "transfer-encoding",
+            "host",
+            ":authority",
+            "x-request-id",
+        ] {
+            assert!(hides(name), "{name}");
+        }
+        for name in [
+            "close",
+            "TE",
+            "HTTP2-Settings, Upgrade",
+            "X-Mine",
+            "Keep-Alive",
+        ] {
+            assert!(!hides(name), "{name}");
+        }
+        let fields: Vec<_> = (0..5)
+            .map(|_| httparse::Header {
+                name: "connection",
+                value: b"x-mine",
+            })
+            .collect();
+        assert!(matches!(
+            scan(Fields::Text(&fields)),
+            Err(BadFields::Connection)
+        ));
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
+use crate::mesh::http::ServerOptions;
 use crate::mesh::route::HeaderOperations;
 
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
 use super::hash::Hashed;
+use super::marks::{AnswerMarks, RequestMarks, request_id};
 use super::respond::reason;
 use super::{Framing, Version};
 
@@ -170,8 +172,13 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) framing: Framing,
     /// Towards the application rather than towards another proxy.
     pub(crate) inbound: bool,
+    /// What it tells the application about its caller, where that is not the usual.
+    pub(crate) marks: Option<&'r RequestMarks>,
     /// The caller's proven identity, in `x-forwarded-client-cert` form.
     pub(crate) client_cert: Option<&'r [u8]>,
+    /// The caller came by TLS.
+    pub(crate) tls: bool,
+    pub(crate) version: Version,
     /// Asks for another protocol on this connection.
     pub(crate) upgrade: bool,
     /// What a caller said of its patience is passed on: it is believed, and not said anew.
@@ -182,6 +189,9 @@ pub(crate) struct RequestOut<'r> {
 
 impl RequestOut<'_> {
     fn write_fields(&self, sink: &mut impl Sink) {
+        let marks = self.marks;
+        let passes =
+            |name: &[u8]| !self.scan.connection.nominates(name) && !self.edits.touches(name);
         copy(self.fields, sink, |known, name| match known {
             Name::Connection
             | Name::Hop
@@ -192,31 +202,40 @@ impl RequestOut<'_> {
             | Name::TransferEncoding
             | Name::Peer
             | Name::Control
-            | Name::ClientCert => false,
+            | Name::Internal => false,
+            Name::ClientCert => marks.is_some_and(|marks| marks.passes_client_cert),
             Name::AttemptCount => self.inbound,
             Name::ExpectedTimeout if !self.passes_deadline => false,
             Name::GrpcTimeout if self.tells_grpc => false,
+            // Nobody answers HTTP/1.0 with 100 (RFC 9110, 10.1.1).
+            Name::Expect => self.version != Version::Http10 && passes(name),
             Name::Other
-            | Name::Cookie
-            | Name::ContentType
-            | Name::GrpcStatus
+            | Name::ForwardedFor
             | Name::ForwardedProto
             | Name::RequestId
+            | Name::Via => passes(name) && marks.is_none_or(|marks| !marks.replaces(known, name)),
+            Name::Cookie
+            | Name::ContentType
+            | Name::GrpcStatus
             | Name::ExpectedTimeout
             | Name::GrpcTimeout
             | Name::IdempotencyKey
-            | Name::ServiceTime => {
-                !self.scan.connection.nominates(name) && !self.edits.touches(name)
-            }
+            | Name::ServiceTime
+            | Name::Server => passes(name),
         });
-        if !self.scan.has_forwarded_proto {
-            sink.put(b"x-forwarded-proto", b"http");
-        }
-        if !self.scan.has_request_id {
-            sink.put(b"x-request-id", &request_id());
-        }
-        if let Some(certificate) = self.client_cert {
-            sink.put(b"x-forwarded-client-cert", certificate);
+        match marks {
+            None => {
+                if !self.scan.has_forwarded_proto {
+                    sink.put(b"x-forwarded-proto", proto(self.tls));
+                }
+                if !self.scan.has_request_id {
+                    sink.put(b"x-request-id", &request_id());
+                }
+                if let Some(certificate) = self.client_cert {
+                    sink.put(b"x-forwarded-client-cert", certificate);
+                }
+            }
+            Some(marks) => marks.each(|name, value| sink.put(name.as_bytes(), value)),
         }
         self.edits.write(sink);
     }
@@ -260,26 +279,14 @@ impl RequestOut<'_> {
     }
 }
 
+/// The value of `x-forwarded-proto`.
+pub(crate) fn proto(tls: bool) -> &'static [u8] {
+    if tls { b"https" } else { b"http" }
+}
+
 fn put_length(out: &mut impl Sink, length: u64) {
     let mut text = itoa::Buffer::new();
     out.put(b"content-length", text.format(length).as_bytes());
-}
-
-/// A random UUID (version 4).
-pub(crate) fn request_id() -> [u8; 36] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut bits = fastrand::u128(..);
-    bits &= !(0xf << 76) & !(0x3 << 62);
-    bits |= (0x4 << 76) | (0x2 << 62);
-    let mut text = [b'-'; 36];
-    for (at, place) in text.iter_mut().enumerate().rev() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            let digit = usize::try_from(bits & 0xf).unwrap_or(0);
-            *place = DIGITS.get(digit).copied().unwrap_or(b'0');
-            bits >>= 4;
-        }
-    }
-    text
 }
 
 /// A response on its way to the caller.
@@ -299,6 +306,8 @@ pub(crate) struct ResponseOut<'r> {
     pub(crate) version: Version,
     /// Switches to another protocol.
     pub(crate) switch: bool,
+    /// What it tells the caller about the proxy, where that is not the usual.
+    pub(crate) marks: Option<&'r AnswerMarks>,
     /// Tries that it took, where callers are told.
     pub(crate) attempts: Option<u32>,
 }
@@ -306,6 +315,8 @@ pub(crate) struct ResponseOut<'r> {
 impl ResponseOut<'_> {
     fn write_fields(&self, sink: &mut impl Sink) {
         let informational = self.status < 200 && !self.switch;
+        let passes =
+            |name: &[u8]| !self.scan.connection.nominates(name) && !self.edits.touches(name);
         copy(self.fields, sink, |known, name| match known {
             Name::Connection
             | Name::Hop
@@ -313,8 +324,14 @@ impl ResponseOut<'_> {
             | Name::TransferEncoding
             | Name::Peer
             | Name::ServiceTime => false,
-            // Of an answer without a body the length is what it would have been.
-            Name::ContentLength => self.framing == Framing::None,
+            // Of an answer without a body the length is what it would have been; of one that never
+            // has a body (RFC 9110, 8.6) it would be taken for another's.
+            Name::ContentLength => {
+                self.framing == Framing::None && self.status >= 200 && self.status != 204
+            }
+            Name::Server | Name::Via | Name::RequestId => {
+                passes(name) && self.marks.is_none_or(|marks| !marks.replaces(known))
+            }
             Name::Other
             | Name::Cookie
             | Name::Te
@@ -322,15 +339,15 @@ impl ResponseOut<'_> {
             | Name::ContentType
             | Name::GrpcStatus
             | Name::ClientCert
+            | Name::ForwardedFor
             | Name::ForwardedProto
-            | Name::RequestId
+            | Name::Internal
+            | Name::Expect
             | Name::Control
             | Name::ExpectedTimeout
             | Name::GrpcTimeout
             | Name::IdempotencyKey
-            | Name::AttemptCount => {
-                !self.scan.connection.nominates(name) && !self.edits.touches(name)
-            }
+            | Name::AttemptCount => passes(name),
         });
         if informational {
             return;
@@ -340,6 +357,9 @@ impl ResponseOut<'_> {
             b"x-envoy-upstream-service-time",
             text.format(self.service_time).as_bytes(),
         );
+        if let Some(marks) = self.marks {
+            marks.each(self.fields, |name, value| sink.put(name.as_bytes(), value));
+        }
         if let Some(attempts) = self.attempts {
             sink.put(b"x-envoy-attempt-count", text.format(attempts).as_bytes());
         }
@@ -402,6 +422,8 @@ pub(crate) struct Answer {
     pub(crate) overloaded: bool,
     /// Answer as gRPC: status 200, this `grpc-status`, and the body as message.
     pub(crate) grpc_status: Option<u8>,
+    /// What it tells the caller about the proxy, where that is not the usual.
+    pub(crate) marks: Option<Box<AnswerMarks>>,
 }
 
 impl Answer {
@@ -420,7 +442,10 @@ impl Answer {
         if self.overloaded {
             sink.put(b"x-envoy-overloaded", b"true");
         }
-        sink.put(b"server", b"meshctl");
+        match &self.marks {
+            None => sink.put(b"server", ServerOptions::NAME.as_bytes()),
+            Some(marks) => marks.each_own(|name, value| sink.put(name.as_bytes(), value)),
+        }
         edits.write(sink);
     }
 
@@ -490,7 +515,10 @@ mod tests {
             edits: Edits::new(&none, edits),
             framing: scan.request_framing(),
             inbound: false,
+            marks: None,
             client_cert: None,
+            tls: false,
+            version: Version::Http11,
             upgrade: false,
             passes_deadline: false,
             tells_grpc: false,
@@ -543,17 +571,5 @@ mod tests {
             "X-B: one\r\nx-request-id: 1\r\nx-forwarded-proto: https\r\nx-a: new\r\nx-b: more\r\n"
         ));
         assert!(!text.contains("old") && !text.contains("gone"));
-    }
-
-    #[test]
-    fn request_ids_are_version_4() {
-        let id = String::from_utf8(request_id().to_vec()).unwrap();
-        assert_eq!(id.len(), 36);
-        assert_eq!(id.as_bytes()[14], b'4');
-        assert!(
-            matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'),
-            "{id}"
-        );
-        assert_ne!(request_id(), request_id());
     }
 }

@@ -5,6 +5,7 @@
 //! [`call`] sends a request to endpoints until one answers, and [`respond`] says what every way to
 //! fail looks like to the caller.
 
+pub(crate) mod authority;
 pub(crate) mod call;
 pub(crate) mod control;
 pub(crate) mod drive;
@@ -14,11 +15,13 @@ pub(crate) mod h2;
 pub(crate) mod hash;
 mod head;
 pub(crate) mod leg;
+pub(crate) mod marks;
 pub(crate) mod path;
 pub(crate) mod plan;
 pub(crate) mod replay;
 pub(crate) mod respond;
 mod rewrite;
+pub(crate) mod target;
 pub(crate) mod tunnel;
 
 /// Which HTTP the caller speaks.

@@ -1,41 +1,91 @@
 //! One path, one spelling: what policies and routes judge is what the application gets.
 //!
-//! Istio's `BASE`: dot segments are resolved, escaped unreserved characters are unescaped and
-//! backslashes become slashes. Slashes are not merged and escaped slashes stay.
+//! By default Istio's `BASE`: dot segments are resolved, escaped unreserved characters are unescaped
+//! and backslashes become slashes; slashes are not merged and escaped slashes stay. Envoy's options
+//! change that, in Envoy's order: escaped slashes first, then the rest, merging last.
 
 use std::borrow::Cow;
 
-/// Why a target is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BadPath;
+use crate::mesh::http::{EscapedSlashes, PathOptions};
+
+/// Why a target is not taken as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BadPath {
+    /// It is refused.
+    Refused,
+    /// The caller is to ask for this one.
+    Elsewhere(Vec<u8>),
+}
 
 /// `target` (path and query) in its one spelling. Borrowed when it has it already.
-pub(crate) fn normalise(target: &[u8]) -> Result<Cow<'_, [u8]>, BadPath> {
+pub(crate) fn normalise(target: &[u8], options: PathOptions) -> Result<Cow<'_, [u8]>, BadPath> {
     let end = target
         .iter()
         .position(|byte| *byte == b'?')
         .unwrap_or(target.len());
-    let (path, query) = target.split_at_checked(end).ok_or(BadPath)?;
+    let (path, query) = target.split_at_checked(end).ok_or(BadPath::Refused)?;
     if path.contains(&b'#') || query.contains(&b'#') {
         // A fragment is never sent; one that is was meant to confuse somebody.
-        return Err(BadPath);
+        return Err(BadPath::Refused);
     }
     let mut before = 0;
     let odd = path.iter().any(|byte| {
-        let odd = matches!(byte, b'%' | b'\\') || (*byte == b'.' && before == b'/');
+        let double = *byte == b'.' || (*byte == b'/' && options.merge_slashes);
+        let odd = matches!(byte, b'%' | b'\\') || (double && before == b'/');
         before = *byte;
         odd
     });
     if !odd {
         return Ok(Cow::Borrowed(target));
     }
-    let plain = unescape(path)?;
-    let mut out = resolve(&plain);
-    if out == path {
+    let mut out = path.to_vec();
+    let mut redirect = false;
+    if options.escaped_slashes != EscapedSlashes::KeepUnchanged && unescape_slashes(&mut out) {
+        match options.escaped_slashes {
+            EscapedSlashes::RejectRequest => return Err(BadPath::Refused),
+            EscapedSlashes::UnescapeAndRedirect => redirect = true,
+            EscapedSlashes::KeepUnchanged | EscapedSlashes::UnescapeAndForward => {}
+        }
+    }
+    if options.normalize {
+        out = resolve(&unescape(&out)?);
+    }
+    if options.merge_slashes {
+        out.dedup_by(|second, first| *second == b'/' && *first == b'/');
+    }
+    if !redirect && out == path {
         return Ok(Cow::Borrowed(target));
     }
     out.extend_from_slice(query);
+    if redirect {
+        return Err(BadPath::Elsewhere(out));
+    }
     Ok(Cow::Owned(out))
+}
+
+/// Turns `%2F` and `%5C` into what they stand for. Whether there was one.
+fn unescape_slashes(path: &mut Vec<u8>) -> bool {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path.as_slice();
+    let before = path.len();
+    while let Some((first, after)) = rest.split_first() {
+        rest = match (first, after) {
+            (b'%', [b'2', b'f' | b'F', after @ ..]) => {
+                out.push(b'/');
+                after
+            }
+            (b'%', [b'5', b'c' | b'C', after @ ..]) => {
+                out.push(b'\\');
+                after
+            }
+            (byte, _) => {
+                out.push(*byte);
+                after
+            }
+        };
+    }
+    *path = out;
+    path.len() != before
 }
 
 /// Unescapes unreserved characters and turns backslashes into slashes.
@@ -49,7 +99,7 @@ fn unescape(path: &[u8]) -> Result<Vec<u8>, BadPath> {
             (b'%', [high, low, after @ ..]) => {
                 rest = after;
                 match (hex(*high), hex(*low)) {
-                    (Some(0), Some(0)) => return Err(BadPath),
+                    (Some(0), Some(0)) => return Err(BadPath::Refused),
                     (Some(upper), Some(lower)) if unreserved(upper << 4 | lower, &out) => {
                         out.push(upper << 4 | lower);
                     }
@@ -125,6 +175,15 @@ mod tests {
 
     use super::*;
 
+    fn spelled(target: &str, options: PathOptions) -> Result<String, BadPath> {
+        normalise(target.as_bytes(), options)
+            .map(|path| String::from_utf8(path.into_owned()).unwrap())
+    }
+
+    fn usual(target: &str) -> Result<String, BadPath> {
+        spelled(target, PathOptions::default())
+    }
+
     #[test]
     fn spellings_of_one_path_become_one() {
         for (target, expected) in [
@@ -146,22 +205,124 @@ mod tests {
             ("*", "*"),
             ("/a?x=%41", "/a?x=%41"),
         ] {
-            assert_eq!(
-                normalise(target.as_bytes())
-                    .map(|path| String::from_utf8(path.into_owned()).unwrap()),
-                Ok(expected.to_owned()),
-                "{target}"
-            );
+            assert_eq!(usual(target), Ok(expected.to_owned()), "{target}");
         }
-        assert_eq!(normalise(b"/a%00"), Err(BadPath));
-        assert_eq!(normalise(b"/a#b"), Err(BadPath));
+        for bad in ["/a%00", "/a#b", "/a?b#c"] {
+            assert_eq!(usual(bad), Err(BadPath::Refused));
+        }
+    }
+
+    #[test]
+    fn escaped_slashes_are_kept_refused_unescaped_or_sent_elsewhere() {
+        let with = |escaped_slashes, merge_slashes| PathOptions {
+            merge_slashes,
+            escaped_slashes,
+            ..PathOptions::default()
+        };
+        let elsewhere = |path: &str| Err(BadPath::Elsewhere(path.as_bytes().to_vec()));
+        let here = |path: &str| Ok(path.to_owned());
+        for (action, merge, target, expected) in [
+            (
+                EscapedSlashes::KeepUnchanged,
+                false,
+                "/a%2F..%5Cb",
+                here("/a%2F..%5Cb"),
+            ),
+            (
+                EscapedSlashes::RejectRequest,
+                false,
+                "/a%2fb",
+                Err(BadPath::Refused),
+            ),
+            (
+                EscapedSlashes::RejectRequest,
+                false,
+                "/a%5Cb",
+                Err(BadPath::Refused),
+            ),
+            (
+                EscapedSlashes::RejectRequest,
+                false,
+                "/a/b?c=%2f",
+                here("/a/b?c=%2f"),
+            ),
+            (
+                EscapedSlashes::UnescapeAndForward,
+                false,
+                "/a%2F..%2fb?q=%2F",
+                here("/b?q=%2F"),
+            ),
+            (
+                EscapedSlashes::UnescapeAndForward,
+                false,
+                "/a%5c..%5Cb",
+                here("/b"),
+            ),
+            // Escaped twice stays escaped once: what the application unescapes is its own affair.
+            (
+                EscapedSlashes::UnescapeAndForward,
+                false,
+                "/a%252fb",
+                here("/a%252fb"),
+            ),
+            (
+                EscapedSlashes::UnescapeAndForward,
+                true,
+                "/a%2F%2fb//",
+                here("/a/b/"),
+            ),
+            (
+                EscapedSlashes::UnescapeAndRedirect,
+                false,
+                "/a%2Fb?q",
+                elsewhere("/a/b?q"),
+            ),
+            (
+                EscapedSlashes::UnescapeAndRedirect,
+                false,
+                "/a/./b",
+                here("/a/b"),
+            ),
+            (
+                EscapedSlashes::UnescapeAndRedirect,
+                true,
+                "/a%2F%2Fb",
+                elsewhere("/a/b"),
+            ),
+            (
+                EscapedSlashes::KeepUnchanged,
+                true,
+                "//a///b/",
+                here("/a/b/"),
+            ),
+            (
+                EscapedSlashes::KeepUnchanged,
+                true,
+                "/a//../b",
+                here("/a/b"),
+            ),
+            (
+                EscapedSlashes::KeepUnchanged,
+                true,
+                "/a/b//?c=//",
+                here("/a/b/?c=//"),
+            ),
+        ] {
+            let options = with(action, merge);
+            assert_eq!(spelled(target, options), expected, "{target} {options:?}");
+        }
+        let raw = PathOptions {
+            normalize: false,
+            ..PathOptions::default()
+        };
+        assert_eq!(spelled("/a/../%61//%2f", raw), here("/a/../%61//%2f"));
     }
 
     proptest! {
         #[test]
         fn once_is_enough(target in r"/([a-c./\\%2eEF5]|%2e|\.\./|//){0,24}(\?[a-z./%]{0,5})?") {
-            if let Ok(once) = normalise(target.as_bytes()) {
-                let twice = normalise(&once).unwrap();
+            if let Ok(once) = normalise(target.as_bytes(), PathOptions::default()) {
+                let twice = normalise(&once, PathOptions::default()).unwrap();
                 // An escape that only appears by unescaping ("%%32e") must not appear at all.
                 prop_assert_eq!(&once, &twice);
             }
@@ -169,7 +330,7 @@ mod tests {
 
         #[test]
         fn nothing_climbs_out(target in r"/([a-b.]|/|%2e|\\){0,24}") {
-            let path = normalise(target.as_bytes()).unwrap();
+            let path = normalise(target.as_bytes(), PathOptions::default()).unwrap();
             let dots = path.split(|byte| *byte == b'/').any(|segment| segment == b".." || segment == b".");
             prop_assert!(!dots, "{}", String::from_utf8_lossy(&path));
         }

@@ -6,10 +6,12 @@
 use std::borrow::Cow;
 
 use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::http::Upgrades;
 use crate::mesh::route::{Action, AttemptHeaders, Forward, Request, Route, VirtualHost};
 use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Live, Worker};
+use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
 use super::super::tables::{ClusterTable, RouteAction};
 use super::control::{self, Control};
@@ -17,9 +19,11 @@ use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::hash::{self, Hashed};
 use super::head::{Answer, Edits, RequestOut};
-use super::path::normalise;
+use super::marks::{AnswerMarks, Caller, RequestMarks};
+use super::path::{BadPath, normalise};
 use super::respond::Failure;
 use super::rewrite::{redirected, rewritten};
+use super::target::effective;
 use super::{Framing, Version};
 
 /// A request as it was read.
@@ -68,13 +72,25 @@ pub(crate) struct Plan {
     pub(crate) log: Option<Box<AccessRecord>>,
 }
 
+impl Plan {
+    /// A request that is refused though it could be read.
+    pub(crate) fn refused(ask: &Ask<'_>, failure: Failure) -> Self {
+        Self {
+            facts: facts(ask, false),
+            then: Then::Fail(failure),
+            head_bytes: 0,
+            log: None,
+        }
+    }
+}
+
 /// What will be done.
 #[derive(Debug)]
 pub(crate) enum Then {
     /// Sent on.
     Forward(Chosen),
     /// Answered here, with the edits of this route.
-    Answer(Answer, RouteAt),
+    Answer(Answer, Option<RouteAt>),
     /// Refused.
     Fail(Failure),
 }
@@ -100,6 +116,8 @@ pub(crate) struct Chosen {
     pub(crate) control: Option<Box<Control>>,
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) authority: Vec<u8>,
+    /// What the answer tells the caller about the proxy, where that is not the usual.
+    pub(crate) marks: Option<Box<AnswerMarks>>,
     /// Of what the route says; apart, as hardly any does.
     pub(crate) hashed: Option<Box<Hashed>>,
 }
@@ -153,6 +171,8 @@ pub(super) struct Seen<'m> {
     ask: &'m Ask<'m>,
     pub(super) authority: &'m [u8],
     pub(super) path: &'m [u8],
+    /// It is the server that is meant (`*`).
+    whole: bool,
     tls: bool,
 }
 
@@ -194,28 +214,54 @@ pub(crate) fn plan(
     text: Vec<u8>,
 ) -> Result<Plan, Failure> {
     let connect = ask.method == b"CONNECT";
-    let (authority, target) = effective(ask, connect)?;
-    let path = if connect {
-        Cow::Borrowed(&b"/"[..])
-    } else {
-        normalise(target).map_err(|_| Failure::Path)?
-    };
+    let http = conn.http();
+    let (authority, target) = effective(ask, connect, conn, http)?;
     let facts = facts(ask, connect);
-    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
-        conn.learn(hint, &worker.shared.registry);
+    let limit = http.options.limits.max_request_bytes;
+    if limit.is_some_and(|most| {
+        ask.scan
+            .length
+            .is_some_and(|length| length > u64::from(most))
+    }) {
+        return Err(Failure::BodyTooLarge);
     }
     let log = worker
         .shared
         .log
         .is_some()
         .then(|| Box::new(record(worker, conn, ask, authority)));
+    let path = if connect {
+        Cow::Borrowed(&b"/"[..])
+    } else {
+        match normalise(target, http.options.path) {
+            Ok(path) => path,
+            Err(BadPath::Elsewhere(path)) if !facts.grpc => {
+                return Ok(Plan {
+                    facts,
+                    then: Then::Answer(elsewhere(path), None),
+                    head_bytes: 0,
+                    log,
+                });
+            }
+            Err(_) => return Err(Failure::Path),
+        }
+    };
+    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
+        conn.learn(hint, &worker.shared.registry);
+    }
+    // All of a server is where its root is.
+    let whole = *path == *b"*";
     let seen = Seen {
         ask,
         authority,
-        path: &path,
+        path: if whole { b"/" } else { &path },
+        whole,
         tls: conn.tls,
     };
-    let then = decide(live, conn, routes, &seen, facts, text).unwrap_or_else(Then::Fail);
+    let then = match switchable(ask, facts, http) {
+        Ok(()) => decide(live, conn, routes, &seen, facts, text).unwrap_or_else(Then::Fail),
+        Err(failure) => Then::Fail(failure),
+    };
     let mut log = log;
     if let (Some(record), Then::Forward(chosen)) = (&mut log, &then) {
         record.route = chosen
@@ -237,6 +283,37 @@ pub(crate) fn plan(
     })
 }
 
+/// Sends the caller to `path` of the same host.
+fn elsewhere(mut path: Vec<u8>) -> Answer {
+    if let [b'/', b'/' | b'\\', ..] = *path {
+        // "//name" would be another host.
+        path.splice(..0, *b"/.");
+    }
+    Answer {
+        status: 307,
+        location: Some(String::from_utf8_lossy(&path).into_owned()),
+        ..Answer::default()
+    }
+}
+
+/// Whether the caller may have what it wants to switch to.
+fn switchable(ask: &Ask<'_>, facts: Facts, http: &HttpTable) -> Result<(), Failure> {
+    let allowed = |protocol: &[u8]| http.options.upgrades.allow(protocol);
+    if facts.connect && (ask.framing != Framing::None || ask.scan.length.is_some()) {
+        return Err(Failure::Malformed("http1.body_disallowed"));
+    }
+    let wanted = match ask.scan.upgrade {
+        _ if facts.connect => Upgrades::CONNECT.as_bytes(),
+        Some(protocol) if facts.upgrade => protocol,
+        _ => return Ok(()),
+    };
+    if allowed(wanted) {
+        Ok(())
+    } else {
+        Err(Failure::Upgrade)
+    }
+}
+
 fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
     let connection = &ask.scan.connection;
     let keep = match ask.version {
@@ -256,53 +333,12 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
         connect,
         upgrade: ask.version == Version::Http11
             && connection.upgrade
-            && ask.scan.upgrade.is_some()
+            // HTTP/2 by that way would be one hop's, and nobody would look into it (Envoy too
+            // takes the wish out).
+            && ask.scan.upgrade.is_some_and(|name| !name.eq_ignore_ascii_case(b"h2c"))
             && ask.framing == Framing::None,
         keep,
     }
-}
-
-/// The host and target that count: an absolute URI's own win over the `host` field.
-fn effective<'m>(ask: &Ask<'m>, connect: bool) -> Result<(&'m [u8], &'m [u8]), Failure> {
-    if ask.version == Version::Http11 && ask.scan.host.is_none() {
-        return Err(Failure::NoHost);
-    }
-    let (authority, target) = match ask.target {
-        target if connect && ask.version != Version::Http2 => (Some(target), &b"/"[..]),
-        b"*" if ask.method == b"OPTIONS" => (ask.authority, ask.target),
-        [b'/', ..] => (ask.authority, ask.target),
-        target => {
-            let rest = strip_scheme(target).ok_or(Failure::Malformed("http1.invalid_url"))?;
-            let end = rest
-                .iter()
-                .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
-                .unwrap_or(rest.len());
-            let (authority, path) = rest
-                .split_at_checked(end)
-                .ok_or(Failure::Malformed("http1.invalid_url"))?;
-            match path {
-                [] => (Some(authority), &b"/"[..]),
-                [b'/', ..] => (Some(authority), path),
-                _ => return Err(Failure::Malformed("http1.invalid_url")),
-            }
-        }
-    };
-    let authority = authority.unwrap_or_default();
-    let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]~%!$&'()*+;=".contains(byte);
-    if !authority.iter().all(harmless) || (authority.is_empty() && ask.version == Version::Http11) {
-        return Err(Failure::Malformed("http1.invalid_host"));
-    }
-    if connect && !authority.contains(&b':') {
-        return Err(Failure::Malformed("http1.invalid_connect_target"));
-    }
-    Ok((authority, target))
-}
-
-fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
-    [&b"http://"[..], b"https://"].iter().find_map(|scheme| {
-        let (head, rest) = target.split_at_checked(scheme.len())?;
-        head.eq_ignore_ascii_case(scheme).then_some(rest)
-    })
 }
 
 fn decide(
@@ -326,14 +362,14 @@ fn decide(
         route: found.route_index,
     };
     match (&found.route.action, action) {
-        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), at)),
+        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), Some(at))),
         (Action::Respond(respond), _) => Ok(Then::Answer(
             Answer {
                 status: respond.status,
                 body: respond.body.clone(),
                 ..Answer::default()
             },
-            at,
+            Some(at),
         )),
         (Action::Forward(forward), RouteAction::Forward(table)) => {
             let (target, cluster) = table.next().ok_or(Failure::NoCluster)?;
@@ -345,13 +381,23 @@ fn decide(
                 .map_or_else(Edits::default, |target| {
                     Edits::new(&target.headers.request, &found.route.headers.request)
                 });
+            let http = conn.http();
+            let marks = http.marks_requests.then(|| {
+                let caller = Caller::of(conn.remote.ip(), seen.ask.fields, &http.options.remote);
+                Box::new(RequestMarks::new(
+                    conn,
+                    seen.ask.fields,
+                    seen.ask.scan,
+                    caller,
+                ))
+            });
             let control = (seen.ask.scan.controlled || table.looks_at_heads).then(|| {
                 let whom = (control::is_trusted(conn, seen.ask.fields), facts.grpc);
                 Box::new(control::read(seen, seen.ask.fields, whom, (forward, table)))
             });
             let head = head_out(
                 conn,
-                cluster,
+                (cluster, marks.as_deref()),
                 seen,
                 (facts, control.as_deref()),
                 (found.route, forward, edits),
@@ -371,6 +417,9 @@ fn decide(
                     crate::mesh::ClusterKind::OriginalDestination => seen.authority.to_vec(),
                     _ => Vec::new(),
                 },
+                marks: http
+                    .marks_answers
+                    .then(|| Box::new(answer_marks(http, seen.ask.fields, marks.as_deref()))),
                 hashed,
             }))
         }
@@ -378,15 +427,31 @@ fn decide(
     }
 }
 
+/// What an answer tells the caller about the proxy.
+pub(crate) fn answer_marks(
+    http: &HttpTable,
+    fields: Fields<'_>,
+    request: Option<&RequestMarks>,
+) -> AnswerMarks {
+    let id = http.options.request_id.in_response.then(|| {
+        request
+            .and_then(RequestMarks::request_id)
+            .map(|id| id.to_vec())
+            .or_else(|| fields.first("x-request-id").map(<[u8]>::to_vec))
+    });
+    AnswerMarks::new(&http.options.server, id.flatten())
+}
+
 fn head_out(
     conn: &Conn,
-    cluster: &ClusterTable,
+    (cluster, marks): (&ClusterTable, Option<&RequestMarks>),
     seen: &Seen<'_>,
     (facts, control): (Facts, Option<&Control>),
     (route, forward, edits): (&Route, &Forward, Edits<'_>),
     mut text: Vec<u8>,
 ) -> HeadOut {
     let path = match &forward.rewrite.path {
+        _ if seen.whole => Cow::Borrowed(&b"*"[..]),
         None => Cow::Borrowed(seen.path),
         Some(rewrite) => Cow::Owned(rewritten(rewrite, &route.matches.path, seen.path)),
     };
@@ -403,7 +468,10 @@ fn head_out(
         edits,
         framing: facts.framing,
         inbound: conn.inbound(),
-        client_cert: conn.client_cert.as_deref().filter(|_| conn.inbound()),
+        marks,
+        client_cert: conn.client_cert.as_deref(),
+        tls: conn.tls,
+        version: facts.version,
         upgrade: facts.upgrade,
         // Peers are believed, as they only make their own request shorter.
         passes_deadline: (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields))
@@ -445,59 +513,5 @@ fn record(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> Acce
         downstream_remote: conn.remote.to_string(),
         server_name: conn.server_name.clone().unwrap_or_default(),
         ..AccessRecord::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::fields;
-    use super::*;
-
-    fn of<'m>(method: &'m [u8], target: &'m [u8], scan: &'m Scan<'m>) -> Ask<'m> {
-        Ask {
-            method,
-            target,
-            authority: scan.host,
-            version: Version::Http11,
-            fields: Fields::Text(&[]),
-            scan,
-            framing: Framing::None,
-        }
-    }
-
-    #[test]
-    fn the_absolute_form_names_the_host() {
-        let headers = [httparse::Header {
-            name: "host",
-            value: b"other",
-        }];
-        let scan = fields::scan(Fields::Text(&headers)).unwrap();
-        for (method, target, host, path) in [
-            ("GET", "/x", "other", "/x"),
-            ("GET", "http://details:9080/x?y", "details:9080", "/x?y"),
-            ("GET", "HTTP://details", "details", "/"),
-            ("OPTIONS", "*", "other", "*"),
-            ("CONNECT", "details:9080", "details:9080", "/"),
-        ] {
-            let ask = of(method.as_bytes(), target.as_bytes(), &scan);
-            assert_eq!(
-                effective(&ask, method == "CONNECT"),
-                Ok((host.as_bytes(), path.as_bytes())),
-                "{target}"
-            );
-        }
-        for target in [
-            "x",
-            "ftp://a/",
-            "http://a@b/",
-            "http://a b/",
-            "http:///",
-            "http://a#x",
-        ] {
-            assert!(
-                effective(&of(b"GET", target.as_bytes(), &scan), false).is_err(),
-                "{target}"
-            );
-        }
     }
 }

@@ -13,14 +13,24 @@ pub(crate) enum Failure {
     Malformed(&'static str),
     #[error("head too large")]
     HeadTooLarge,
+    #[error("too many fields")]
+    TooManyFields,
+    #[error("body too large")]
+    BodyTooLarge,
+    #[error("HTTP/1.0 is not served")]
+    LowVersion,
     #[error("HTTP version not supported")]
     Version,
     #[error("path refused")]
     Path,
     #[error("no host")]
     NoHost,
+    #[error("head took too long to arrive")]
+    HeadTimeout,
     #[error("request took too long to arrive")]
     RequestTimeout,
+    #[error("protocol may not be switched to")]
+    Upgrade,
     #[error("method not supported here")]
     Method,
     #[error("no route matches")]
@@ -126,15 +136,34 @@ impl Failure {
             Self::BadBody => caller(400, "http1.codec_error", "Bad Request"),
             Self::HeadTooLarge => caller(
                 431,
-                "request_headers_too_large",
+                "http1.headers_too_large",
                 "Request Header Fields Too Large",
             ),
+            Self::TooManyFields => caller(
+                431,
+                "http1.too_many_headers",
+                "Request Header Fields Too Large",
+            ),
+            Self::BodyTooLarge => Reply {
+                flag: Flag::None,
+                ..caller(413, "request_payload_too_large", "Payload Too Large")
+            },
+            Self::LowVersion => caller(426, "low_version", "Upgrade Required"),
             Self::Version => caller(505, "http1.invalid_version", "HTTP Version Not Supported"),
             Self::Path => caller(400, "path_normalization_failed", "Bad Request"),
             Self::NoHost => caller(400, "missing_host_header", "Bad Request"),
+            Self::HeadTimeout => Reply {
+                flag: Flag::None,
+                ..caller(408, "request_header_timeout", "request header timeout")
+            },
             Self::RequestTimeout => Reply {
-                flag: Flag::Si,
-                ..caller(408, "request_header_timeout", "Request Timeout")
+                flag: Flag::None,
+                ..caller(408, "request_overall_timeout", "request timeout")
+            },
+            Self::Upgrade => Reply {
+                flag: Flag::None,
+                close: false,
+                ..caller(403, "upgrade_failed", "")
             },
             Self::Method => Reply {
                 flag: Flag::None,
@@ -221,18 +250,25 @@ impl Failure {
                 "upstream request timeout",
                 RESET,
             ),
-            Self::StreamIdle { complete } => proxy(
-                late(*complete),
-                Flag::Si,
-                "stream_idle_timeout",
-                "stream timeout",
-            ),
-            Self::MaxDuration { complete } => proxy(
-                late(*complete),
-                Flag::Dt,
-                "max_duration_timeout",
-                "downstream duration timeout",
-            ),
+            Self::StreamIdle { complete } => Reply {
+                // What is left of the request may still come.
+                close: !complete,
+                ..proxy(
+                    late(*complete),
+                    Flag::Si,
+                    "stream_idle_timeout",
+                    "stream timeout",
+                )
+            },
+            Self::MaxDuration { complete } => Reply {
+                close: !complete,
+                ..proxy(
+                    late(*complete),
+                    Flag::Dt,
+                    "max_duration_timeout",
+                    "downstream duration timeout",
+                )
+            },
             Self::CallerGone => Reply {
                 flag: Flag::Dc,
                 ..caller(0, "downstream_remote_disconnect", "")

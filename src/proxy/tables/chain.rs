@@ -17,6 +17,7 @@ use crate::mesh::listener::{
 };
 
 use super::super::balance::smooth::Smooth;
+use super::http::HttpTable;
 
 /// A caller must complete its handshake within this (Istio's default at gateways).
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -84,6 +85,8 @@ pub(crate) enum ChainAction {
         routes: String,
         /// What is spoken.
         codec: HttpCodec,
+        /// How it is spoken.
+        http: Arc<HttpTable>,
     },
     /// HTTP by a route table, else bytes to a cluster.
     Detect {
@@ -91,6 +94,8 @@ pub(crate) enum ChainAction {
         routes: String,
         /// Cluster.
         bytes: Option<usize>,
+        /// How HTTP is spoken.
+        http: Arc<HttpTable>,
     },
     /// Bytes to one of these clusters.
     Tcp {
@@ -101,6 +106,16 @@ pub(crate) enum ChainAction {
         /// How they are carried.
         options: TcpOptions,
     },
+}
+
+impl ChainAction {
+    /// How HTTP is spoken, where it is.
+    pub(crate) fn http(&self) -> Option<&Arc<HttpTable>> {
+        match self {
+            Self::Http { http, .. } | Self::Detect { http, .. } => Some(http),
+            Self::Tcp { .. } => None,
+        }
+    }
 }
 
 /// What is known of a connection from its first bytes.
@@ -131,13 +146,23 @@ impl ListenerTable {
             matches: chain.matches.clone(),
             tls: chain.tls.clone(),
             action: match &chain.action {
-                Config::Http { routes, codec } => ChainAction::Http {
+                Config::Http {
+                    routes,
+                    codec,
+                    options,
+                } => ChainAction::Http {
                     routes: routes.clone(),
                     codec: *codec,
+                    http: Arc::new(HttpTable::new(options)),
                 },
-                Config::Detect { routes, cluster } => ChainAction::Detect {
+                Config::Detect {
+                    routes,
+                    cluster,
+                    options,
+                } => ChainAction::Detect {
                     routes: routes.clone(),
                     bytes: clusters.get(cluster).copied(),
+                    http: Arc::new(HttpTable::new(options)),
                 },
                 Config::Tcp {
                     clusters: targets,

@@ -6,6 +6,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod cluster;
+pub(crate) mod http;
 pub(crate) mod retry;
 pub(crate) mod route;
 

@@ -6,17 +6,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::pb::{
-    Any, HttpInspector, OriginalDst, ProxyFilter, Router, TlsInspector, core, hcm, is, is_ads,
-    listener, tcp,
+    Any, HttpInspector, OriginalDst, ProxyFilter, TlsInspector, core, hcm, is, listener, tcp,
 };
 use super::super::structs::{MESHCTL, as_object, as_text, part};
 use super::fields::Fields;
-use super::{Fault, duration_or, mtls, route, sockets, unpack};
-use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
+use super::{Fault, duration_or, http, mtls, sockets, unpack};
+use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, Transport};
 use crate::mesh::{Listener, RouteTable};
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&LISTENER, &CHAIN, &MATCH, &MANAGER, &TCP];
+pub(super) const FIELDS: &[&Fields] = &[&LISTENER, &CHAIN, &MATCH, &TCP];
 
 const LISTENER: Fields = Fields {
     message: "Listener",
@@ -93,73 +92,6 @@ const MATCH: Fields = Fields {
         (7, "source_ports"),
         (12, "source_type"),
         (13, "direct_source_prefix_ranges"),
-    ],
-};
-const MANAGER: Fields = Fields {
-    message: "HttpConnectionManager",
-    understood: &[
-        (1, "codec_type"),
-        (2, "stat_prefix"),
-        (3, "rds"),
-        (4, "route_config"),
-        (5, "http_filters"),
-        (16, "forward_client_cert_details"),
-        (17, "set_current_client_cert_details"),
-        (23, "upgrade_configs"),
-        (24, "stream_idle_timeout"),
-        (30, "normalize_path"),
-        (34, "server_header_transformation"),
-    ],
-    tuning: &[
-        (6, "add_user_agent"),
-        (7, "tracing"),
-        (8, "http_protocol_options"),
-        (9, "http2_protocol_options"),
-        (10, "server_name"),
-        (12, "drain_timeout"),
-        (13, "access_log"),
-        (14, "use_remote_address"),
-        (15, "generate_request_id"),
-        (21, "skip_xff_append"),
-        (22, "via"),
-        (26, "delayed_close_timeout"),
-        (28, "request_timeout"),
-        (29, "max_request_headers_kb"),
-        (32, "preserve_external_request_id"),
-        (33, "merge_slashes"),
-        (35, "common_http_protocol_options"),
-        (36, "request_id_extension"),
-        (37, "always_set_request_id_in_response"),
-        (40, "stream_error_on_invalid_http_message"),
-        (41, "request_headers_timeout"),
-        (43, "path_normalization_options"),
-        (44, "http3_protocol_options"),
-        (47, "strip_trailing_host_dot"),
-        (48, "scheme_header_transformation"),
-        (49, "proxy_status_config"),
-        (51, "append_x_forwarded_port"),
-        (54, "access_log_flush_interval"),
-        (55, "flush_access_log_on_new_request"),
-        (56, "access_log_options"),
-        (57, "append_local_overload"),
-        (58, "http1_safe_max_connection_duration"),
-        (59, "stream_flush_timeout"),
-        (62, "drain_timeout_jitter"),
-    ],
-    refused: &[
-        (18, "proxy_100_continue"),
-        (19, "xff_num_trusted_hops"),
-        (25, "internal_address_config"),
-        (31, "scoped_routes"),
-        (38, "local_reply_config"),
-        (39, "strip_matching_host_port"),
-        (42, "strip_any_host_port"),
-        (45, "path_with_escaped_slashes_action"),
-        (46, "original_ip_detection_extensions"),
-        (50, "typed_header_validation_config"),
-        (52, "early_header_mutation_extensions"),
-        (60, "forward_client_cert_matcher"),
-        (61, "forward_proto_config"),
     ],
 };
 const TCP: Fields = Fields {
@@ -287,10 +219,20 @@ fn chain_of(
         .and_then(|fields| as_object(fields, "detect"))
         .and_then(|fields| as_text(fields, "cluster"));
     let action = if is::<hcm::HttpConnectionManager>(config) {
-        let (routes, codec) = http(config, tables, ignored)?;
+        let http = http::decode(config, tables, ignored)?;
+        let (routes, codec) = (http.routes, http.codec);
+        let options = Arc::new(http.options);
         match detect {
-            Some(cluster) => ChainAction::Detect { routes, cluster },
-            None => ChainAction::Http { routes, codec },
+            Some(cluster) => ChainAction::Detect {
+                routes,
+                cluster,
+                options,
+            },
+            None => ChainAction::Http {
+                routes,
+                codec,
+                options,
+            },
         }
     } else if is::<tcp::TcpProxy>(config) {
         bytes(config, ignored)?
@@ -353,68 +295,13 @@ fn condition(
     })
 }
 
-fn range(from: &core::CidrRange) -> Option<IpNet> {
+pub(super) fn range(from: &core::CidrRange) -> Option<IpNet> {
     let length = from.prefix_len.as_ref().map_or(0, |length| length.value);
     IpNet::new(
         from.address_prefix.parse().ok()?,
         u8::try_from(length).ok()?,
     )
     .ok()
-}
-
-fn http(
-    config: &Any,
-    tables: &mut Vec<Arc<RouteTable>>,
-    ignored: &mut Vec<String>,
-) -> Result<(String, HttpCodec), Fault> {
-    use hcm::http_connection_manager::{CodecType, RouteSpecifier};
-    let manager: hcm::HttpConnectionManager = unpack(config)?;
-    MANAGER.audit(&manager, ignored)?;
-    let unsupported = |field: String| {
-        Err(Fault::Unsupported {
-            message: "HttpConnectionManager",
-            field,
-        })
-    };
-    for filter in &manager.http_filters {
-        let known = matches!(
-            &filter.config_type,
-            Some(hcm::http_filter::ConfigType::TypedConfig(any)) if is::<Router>(any)
-        );
-        if known {
-            continue;
-        }
-        if filter.is_optional || filter.disabled {
-            ignored.push(format!(
-                "HttpConnectionManager.http_filters {:?}",
-                filter.name
-            ));
-        } else {
-            return unsupported(format!("http filter {:?}", filter.name));
-        }
-    }
-    let codec = match CodecType::try_from(manager.codec_type) {
-        Ok(CodecType::Auto) => HttpCodec::Auto,
-        Ok(CodecType::Http1) => HttpCodec::Http1,
-        Ok(CodecType::Http2) => HttpCodec::Http2,
-        Ok(CodecType::Http3) | Err(_) => return unsupported("codec_type".to_owned()),
-    };
-    let routes = match manager.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) if is_ads(rds.config_source.as_ref()) => {
-            rds.route_config_name
-        }
-        Some(RouteSpecifier::Rds(_)) => return unsupported("rds other than ADS".to_owned()),
-        Some(RouteSpecifier::RouteConfig(inline)) => {
-            let table = route::decode(&inline, ignored)?;
-            let name = table.name.clone();
-            tables.push(Arc::new(table));
-            name
-        }
-        Some(RouteSpecifier::ScopedRoutes(_)) | None => {
-            return unsupported("routes by scope".to_owned());
-        }
-    };
-    Ok((routes, codec))
 }
 
 fn bytes(config: &Any, ignored: &mut Vec<String>) -> Result<ChainAction, Fault> {

@@ -10,6 +10,7 @@ mod endpoint;
 mod fields;
 mod hash;
 mod health;
+mod http;
 mod limits;
 mod listener;
 mod route;

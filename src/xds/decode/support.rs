@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 
 use super::fields::Fields;
-use super::{balancing, cluster, endpoint, health, limits, listener, mtls, route_fields, sockets};
+use super::{
+    balancing, cluster, endpoint, health, http, limits, listener, mtls, route_fields, sockets,
+};
 
 /// Every table, in the order of the page.
 const TABLES: &[&[&Fields]] = &[
     listener::FIELDS,
+    http::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     balancing::FIELDS,

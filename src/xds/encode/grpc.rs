@@ -11,7 +11,7 @@ use super::super::pb::{
     ads, any, bool_value, cluster, duration, hcm, listener, route as pb_route, u32_value,
 };
 use super::super::snapshot::{Kind, Snapshot};
-use super::{endpoint, listener as proxied, route};
+use super::{endpoint, http as proxied, route};
 use crate::mesh::listener::Direction;
 use crate::mesh::route::{Action, VirtualHost};
 use crate::mesh::{

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::super::pb::{
-    Any, HttpInspector, OriginalDst, Router, TlsInspector, address, ads, any, bool_value, core,
-    duration, hcm, listener, tcp, u32_value,
+    Any, HttpInspector, OriginalDst, TlsInspector, address, any, core, duration, listener, tcp,
+    u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{mtls, sockets};
+use super::{http, mtls, sockets};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainMatch, Direction, HttpCodec, TcpOptions, Transport,
 };
-use crate::mesh::{Client, Listener};
+use crate::mesh::{Client, HttpOptions, Listener};
 
 /// What Envoy's `http_inspector` calls HTTP in plain connections.
 const PLAIN_HTTP: [&str; 3] = ["http/1.1", "http/1.0", "h2c"];
@@ -29,12 +29,11 @@ const TLS_HTTP: [&str; 5] = [
 const NOWHERE: &str = "BlackHoleCluster";
 
 pub(super) fn encode(from: &Listener, client: Client) -> listener::Listener {
-    let inbound = from.direction == Direction::Inbound;
     let (chains, default) = match client {
-        Client::Envoy => split(from, inbound),
+        Client::Envoy => split(from),
         Client::Meshctl | Client::Grpc => (
-            from.chains.iter().map(|c| one(c, inbound)).collect(),
-            from.default_chain.as_ref().map(|c| one(c, inbound)),
+            from.chains.iter().map(one).collect(),
+            from.default_chain.as_ref().map(one),
         ),
     };
     let mut to = listener::Listener {
@@ -90,7 +89,7 @@ fn inspectors(from: &Listener, chains: &[listener::FilterChain]) -> Vec<listener
 }
 
 /// A chain as it is; detection stands in our metadata.
-fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
+fn one(chain: &Chain) -> listener::FilterChain {
     let detect = match &chain.action {
         ChainAction::Detect { cluster, .. } => {
             Some(("detect", nested(object([("cluster", text(cluster))]))))
@@ -103,8 +102,14 @@ fn one(chain: &Chain, inbound: bool) -> listener::FilterChain {
             .then(|| condition(&chain.matches)),
         transport_socket: chain.tls.as_ref().map(mtls::server),
         filters: vec![match &chain.action {
-            ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
-            ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
+            ChainAction::Http {
+                routes,
+                codec,
+                options,
+            } => http(chain, routes, *codec, options),
+            ChainAction::Detect {
+                routes, options, ..
+            } => http(chain, routes, HttpCodec::Auto, options),
             ChainAction::Tcp { clusters, options } => {
                 bytes(&chain.name, clusters, Some(options), Client::Meshctl)
             }
@@ -141,26 +146,27 @@ impl Part<'_> {
 
 /// Chains in Envoy's terms: detection becomes a chain for HTTP and one for the rest. Envoy never
 /// goes back to a less specific transport, so the rest stands once for each.
-fn split(
-    from: &Listener,
-    inbound: bool,
-) -> (Vec<listener::FilterChain>, Option<listener::FilterChain>) {
+fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::FilterChain>) {
     let mut parts: Vec<Part<'_>> = Vec::new();
     let mut derived: Vec<Part<'_>> = Vec::new();
     for chain in &from.chains {
-        let (routes, cluster) = match &chain.action {
-            ChainAction::Detect { routes, cluster } => (routes, cluster),
+        let (routes, cluster, options) = match &chain.action {
+            ChainAction::Detect {
+                routes,
+                cluster,
+                options,
+            } => (routes, cluster, options),
             ChainAction::Http { .. } | ChainAction::Tcp { .. } => {
                 parts.push(Part {
                     chain,
                     suffix: "",
                     matches: chain.matches.clone(),
-                    filter: plainly(chain, inbound),
+                    filter: plainly(chain),
                 });
                 continue;
             }
         };
-        derived.push(detected(chain, routes, inbound));
+        derived.push(detected(chain, routes, options));
         let mut rest = |transport, suffix| {
             derived.push(Part {
                 chain,
@@ -182,11 +188,15 @@ fn split(
     }
     let default = from.default_chain.as_ref().map(|chain| {
         let (suffix, filter) = match &chain.action {
-            ChainAction::Detect { routes, cluster } => {
-                derived.push(detected(chain, routes, inbound));
+            ChainAction::Detect {
+                routes,
+                cluster,
+                options,
+            } => {
+                derived.push(detected(chain, routes, options));
                 ("-bytes", undetected(chain, cluster))
             }
-            ChainAction::Http { .. } | ChainAction::Tcp { .. } => ("", plainly(chain, inbound)),
+            ChainAction::Http { .. } | ChainAction::Tcp { .. } => ("", plainly(chain)),
         };
         let matches = ChainMatch::default();
         Part {
@@ -261,10 +271,16 @@ fn overlap<T: PartialEq>(one: &[T], other: &[T]) -> bool {
 }
 
 /// The filter of a chain that detects nothing.
-fn plainly(chain: &Chain, inbound: bool) -> listener::Filter {
+fn plainly(chain: &Chain) -> listener::Filter {
     match &chain.action {
-        ChainAction::Http { routes, codec } => http(chain, routes, *codec, inbound),
-        ChainAction::Detect { routes, .. } => http(chain, routes, HttpCodec::Auto, inbound),
+        ChainAction::Http {
+            routes,
+            codec,
+            options,
+        } => http(chain, routes, *codec, options),
+        ChainAction::Detect {
+            routes, options, ..
+        } => http(chain, routes, HttpCodec::Auto, options),
         ChainAction::Tcp { clusters, options } => {
             bytes(&chain.name, clusters, Some(options), Client::Envoy)
         }
@@ -277,7 +293,7 @@ fn undetected(chain: &Chain, cluster: &str) -> listener::Filter {
 }
 
 /// The chain that takes what the first bytes (or ALPN, within TLS) show to be HTTP.
-fn detected<'a>(chain: &'a Chain, routes: &str, inbound: bool) -> Part<'a> {
+fn detected<'a>(chain: &'a Chain, routes: &str, options: &HttpOptions) -> Part<'a> {
     let names: &[&str] = if chain.tls.is_some() {
         &TLS_HTTP
     } else {
@@ -295,7 +311,7 @@ fn detected<'a>(chain: &'a Chain, routes: &str, inbound: bool) -> Part<'a> {
             application_protocols: names.iter().map(|name| (*name).to_owned()).collect(),
             ..chain.matches.clone()
         },
-        filter: http(chain, routes, HttpCodec::Auto, inbound),
+        filter: http(chain, routes, HttpCodec::Auto, options),
     }
 }
 
@@ -315,7 +331,7 @@ fn condition(from: &ChainMatch) -> listener::FilterChainMatch {
     }
 }
 
-fn range(net: &IpNet) -> core::CidrRange {
+pub(super) fn range(net: &IpNet) -> core::CidrRange {
     let address: IpAddr = net.addr();
     core::CidrRange {
         address_prefix: address.to_string(),
@@ -323,58 +339,9 @@ fn range(net: &IpNet) -> core::CidrRange {
     }
 }
 
-fn http(chain: &Chain, routes: &str, codec: HttpCodec, inbound: bool) -> listener::Filter {
-    use hcm::http_connection_manager as options;
-    let zero = std::time::Duration::ZERO;
-    // Who called is shown to the application only where it was proven.
-    let proven = inbound && chain.tls.is_some();
-    filter(
-        "http_connection_manager",
-        any(&hcm::HttpConnectionManager {
-            stat_prefix: prefix(&chain.name),
-            codec_type: match codec {
-                HttpCodec::Auto => options::CodecType::Auto,
-                HttpCodec::Http1 => options::CodecType::Http1,
-                HttpCodec::Http2 => options::CodecType::Http2,
-            }
-            .into(),
-            route_specifier: Some(options::RouteSpecifier::Rds(hcm::Rds {
-                config_source: Some(ads()),
-                route_config_name: routes.to_owned(),
-            })),
-            http_filters: vec![router()],
-            normalize_path: bool_value(true),
-            // A mesh carries long streams; idle ones are for the ends to judge (Istio's choice).
-            stream_idle_timeout: duration(zero),
-            server_header_transformation: options::ServerHeaderTransformation::PassThrough.into(),
-            forward_client_cert_details: if proven {
-                options::ForwardClientCertDetails::SanitizeSet
-            } else {
-                options::ForwardClientCertDetails::Sanitize
-            }
-            .into(),
-            set_current_client_cert_details: proven.then(|| options::SetCurrentClientCertDetails {
-                subject: bool_value(true),
-                uri: true,
-                ..Default::default()
-            }),
-            upgrade_configs: vec![options::UpgradeConfig {
-                upgrade_type: "websocket".to_owned(),
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
-    )
-}
-
-pub(super) fn router() -> hcm::HttpFilter {
-    hcm::HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(
-            &Router::default(),
-        ))),
-        ..Default::default()
-    }
+fn http(chain: &Chain, routes: &str, codec: HttpCodec, options: &HttpOptions) -> listener::Filter {
+    let manager = http::manager(prefix(&chain.name), routes, codec, options);
+    filter("http_connection_manager", any(&manager))
 }
 
 fn bytes(

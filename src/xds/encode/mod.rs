@@ -11,6 +11,7 @@ mod grpc;
 mod hash;
 mod headers;
 mod health;
+mod http;
 mod listener;
 mod route;
 mod route_policy;

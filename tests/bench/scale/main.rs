@@ -277,6 +277,7 @@ fn view(bind: SocketAddr, routes: usize, endpoints: usize, backend: SocketAddr) 
             action: ChainAction::Http {
                 routes: "t".to_owned(),
                 codec: HttpCodec::Http1,
+                options: Arc::default(),
             },
             limits: ChainLimits::default(),
         }],

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use meshctl::mesh::cluster::{Cluster, ClusterKind};
 use meshctl::mesh::route::{Action, HeaderOperations, PathRewrite, Redirect, Respond};
-use meshctl::mesh::{RouteTable, VirtualHost};
+use meshctl::mesh::{HttpOptions, RouteTable, VirtualHost};
 use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -325,8 +325,10 @@ async fn an_explicit_proxy_takes_absolute_uris_and_tunnels() {
         routes: vec![route(Action::Forward(forward(&[(cluster, 1)])))],
         ..VirtualHost::default()
     };
+    let mut options = HttpOptions::default();
+    options.upgrades.0.push("connect".to_owned());
     let mut view = Views::default()
-        .http("http_proxy", bind)
+        .http_with("http_proxy", bind, options)
         .cluster(cluster("details"), vec![endpoint(app.address)])
         .cluster(passthrough, Vec::new())
         .0;

@@ -106,6 +106,7 @@ pub(super) fn http() -> ChainAction {
     ChainAction::Http {
         routes: "in".to_owned(),
         codec: HttpCodec::Auto,
+        options: Arc::default(),
     }
 }
 

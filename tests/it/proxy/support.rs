@@ -19,8 +19,8 @@ use meshctl::mesh::route::{
     Action, Forward, HeaderEdits, Match, Route, RouteTable, VirtualHost, WeightedCluster,
 };
 use meshctl::mesh::{
-    Assignment, Chain, ChainAction, Endpoint, Hostname, Listener, LoadBalancer, Origin, View,
-    WorkloadRef,
+    Assignment, Chain, ChainAction, Endpoint, Hostname, HttpOptions, Listener, LoadBalancer,
+    Origin, View, WorkloadRef,
 };
 use meshctl::net::{self, BindOptions, ConnectOptions};
 use meshctl::proxy::handover::Restart;
@@ -403,9 +403,15 @@ impl Views {
 
     /// HTTP on `bind` by the route table `name`.
     pub(crate) fn http(self, name: &str, bind: SocketAddr) -> Self {
+        self.http_with(name, bind, HttpOptions::default())
+    }
+
+    /// The same, not as usual.
+    pub(crate) fn http_with(self, name: &str, bind: SocketAddr, options: HttpOptions) -> Self {
         let action = ChainAction::Http {
             routes: name.to_owned(),
             codec: HttpCodec::Auto,
+            options: Arc::new(options),
         };
         self.listener(name, bind, Direction::Outbound, action)
     }

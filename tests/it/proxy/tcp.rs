@@ -77,6 +77,7 @@ async fn first_bytes_tell_http_from_others() {
     let detect = ChainAction::Detect {
         routes: "t".to_owned(),
         cluster: "bytes".to_owned(),
+        options: Arc::default(),
     };
     let mut view = Views::default()
         .listener("l", bind, Direction::Outbound, detect)
@@ -293,6 +294,7 @@ async fn a_server_that_speaks_first_is_heard_where_nobody_said_what_is_spoken() 
     let detect = ChainAction::Detect {
         routes: "t".to_owned(),
         cluster: "bytes".to_owned(),
+        options: Arc::default(),
     };
     // For ever: nothing but the server's word ends the waiting.
     let view = Views::default()

@@ -89,6 +89,7 @@ impl<'c> Calling<'c> {
             uploaded: up.sent_end,
             upload_broke: false,
             seen: None,
+            informed: 0,
             received: 0,
             sent: 0,
         };
@@ -151,6 +152,7 @@ impl<'c> Calling<'c> {
             begun: call.begun,
             close: call.close || !call.facts.keep,
             chance: self.chance().filter(|_| self.replay.is_whole()),
+            marks: call.chosen.marks.as_deref(),
             attempts: self.routed.attempts.response.then_some(self.tries),
         }
     }
@@ -249,7 +251,7 @@ impl<'c> Calling<'c> {
             Late::Try => count(&stats.upstream_rq_per_try_timeout),
             Late::TryIdle => count(&stats.upstream_rq_per_try_idle_timeout),
             Late::Stream => count(&stats.upstream_rq_max_duration_reached),
-            Late::Idle => {}
+            Late::Idle | Late::Arrival => {}
         }
     }
 
@@ -266,6 +268,8 @@ impl<'c> Calling<'c> {
                 End::CallerGone
                 | End::Failed(
                     Failure::BadBody
+                    | Failure::BodyTooLarge
+                    | Failure::RequestTimeout
                     | Failure::StreamIdle { complete: false }
                     | Failure::MaxDuration { complete: false },
                 ),

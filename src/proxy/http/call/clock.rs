@@ -21,6 +21,8 @@ pub(super) struct Clock {
     pub(super) timeout: Option<Duration>,
     /// Nothing may move for longer.
     pub(super) idle: Option<Duration>,
+    /// When the caller must have sent everything.
+    pub(super) arrives: Option<Instant>,
     /// For each try.
     pub(super) per_try: Option<Duration>,
     /// For each try, without anything from the endpoint.
@@ -37,6 +39,7 @@ pub(super) struct Clock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Late {
     Request,
+    Arrival,
     Try,
     TryIdle,
     Idle,
@@ -78,6 +81,7 @@ impl Clock {
     pub(super) fn is_off(&self) -> bool {
         self.timeout.is_none()
             && self.idle.is_none()
+            && self.arrives.is_none()
             && self.per_try.is_none()
             && self.per_try_idle.is_none()
             && self.stream_ends.is_none()
@@ -169,9 +173,13 @@ impl Watch {
                 .map(|limit| self.since + limit);
         }
         let this = self.ends.filter(|_| !progress.answered);
+        let arrives = clock
+            .arrives
+            .filter(|_| !progress.answered && !progress.complete);
         let ends = [
             (clock.ends, Late::Request),
             (clock.stream_ends, Late::Stream),
+            (arrives, Late::Arrival),
             (this, Late::Try),
             (try_idle, Late::TryIdle),
             (idle, Late::Idle),
@@ -196,6 +204,7 @@ impl Late {
     pub(super) fn failure(self, complete: bool) -> Failure {
         match self {
             Self::Request => Failure::Timeout,
+            Self::Arrival => Failure::RequestTimeout,
             Self::Try => Failure::TryTimeout,
             Self::TryIdle => Failure::TryIdle,
             Self::Idle => Failure::StreamIdle { complete },

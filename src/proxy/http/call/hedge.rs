@@ -79,6 +79,7 @@ impl<'c> Racer<'c> {
             uploaded: self.uploaded,
             upload_broke: false,
             seen: self.seen,
+            informed: 0,
             received: 0,
             sent: self.sent,
         };

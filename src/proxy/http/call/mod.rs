@@ -56,6 +56,7 @@ impl Call<'_> {
     /// The limits of the request: its route's, or its own where it may say.
     fn clock(&self, routed: Routed<'_>, policy: Option<&RetryTable>) -> Clock {
         let deadlines = &routed.forward.deadlines;
+        let listener = &self.conn.http().options.timeouts;
         let control = self.chosen.control.as_deref();
         let own = |pick: fn(&super::control::Control) -> Option<Duration>| control.and_then(pick);
         let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
@@ -64,6 +65,7 @@ impl Call<'_> {
             .and_then(some);
         let max_stream = own(|control| control.max_stream)
             .or(deadlines.max_stream)
+            .or(listener.max_stream)
             .and_then(some);
         let per_try = own(|control| control.per_try)
             .or(policy.and_then(|policy| policy.per_try))
@@ -72,7 +74,8 @@ impl Call<'_> {
             .filter(|limit| timeout.is_none_or(|timeout| *limit < timeout));
         let mut clock = Clock {
             timeout,
-            idle: deadlines.idle.and_then(some),
+            idle: deadlines.idle.or(listener.stream_idle).and_then(some),
+            arrives: listener.request.map(|limit| self.begun + limit),
             per_try,
             per_try_idle: policy.and_then(|policy| policy.per_try_idle),
             stream_ends: max_stream.map(|longest| self.begun + longest),

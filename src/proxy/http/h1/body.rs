@@ -4,6 +4,21 @@ use super::super::super::buffer::Buffer;
 use super::super::Framing;
 use super::chunked::{Chunked, Malformed};
 
+/// Why the reading of a body cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadBody {
+    /// It does not follow its framing.
+    Malformed,
+    /// There is more of it than may be.
+    TooLarge,
+}
+
+impl From<Malformed> for BadBody {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
 /// Where the reading of a body stands.
 #[derive(Debug, Default)]
 pub(crate) struct BodyReader {
@@ -11,6 +26,8 @@ pub(crate) struct BodyReader {
     /// Bytes in front of the buffer that may be passed on.
     ready: usize,
     done: bool,
+    /// Most bytes, where there is a limit.
+    most: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +56,14 @@ impl BodyReader {
             done: framing == Framing::None,
             state,
             ready: 0,
+            most: None,
         }
+    }
+
+    /// Reads `most` bytes of payload and no more.
+    pub(crate) fn up_to(mut self, most: Option<u32>) -> Self {
+        self.most = most.map(u64::from);
+        self
     }
 
     /// How many bytes in front of the buffer are of the body.
@@ -82,7 +106,7 @@ impl BodyReader {
     }
 
     /// Looks at what was read. Afterwards something is ready, or the body is done, or more must be read.
-    pub(crate) fn advance(&mut self, buffer: &mut Buffer) -> Result<(), Malformed> {
+    pub(crate) fn advance(&mut self, buffer: &mut Buffer) -> Result<(), BadBody> {
         if self.ready > 0 || self.done {
             return Ok(());
         }
@@ -104,6 +128,14 @@ impl BodyReader {
                 self.ready = step.data;
                 self.done = step.done;
             }
+        }
+        let payload = match &self.state {
+            State::RawChunked(chunked) | State::Chunked(chunked) => chunked.payload(),
+            // A length was judged with the head.
+            State::None | State::Length(_) | State::Close => 0,
+        };
+        if self.most.is_some_and(|most| payload > most) {
+            return Err(BadBody::TooLarge);
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
 //! The chunked transfer coding, read strictly: what two parties could read differently is refused.
+//! Where the coding is passed on as it came, that is all that stands between the two.
+
+use super::super::fields::{Name, classify};
 
 /// Bytes of trailers at most.
 const MAX_TRAILERS: usize = 8 * 1024;
 /// Bytes of one chunk's size line at most, extensions included.
 const MAX_LINE: u32 = 1024;
+/// Digits of a chunk's size at most: what fits into 64 bits.
+const MAX_DIGITS: u32 = 16;
 
 /// A body that does not follow its framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +20,10 @@ pub(crate) struct Chunked {
     state: State,
     left: u64,
     line: u32,
+    /// Payload so far.
+    payload: u64,
+    /// Where the trailer line that is being read begins.
+    trailer: usize,
     /// Trailer lines with their ends, without the closing empty line.
     trailers: Vec<u8>,
 }
@@ -24,6 +33,8 @@ enum State {
     #[default]
     SizeStart,
     Size,
+    /// Space behind the size, which only an extension may follow.
+    SizeSpace,
     Extension,
     SizeLf,
     Data,
@@ -56,6 +67,9 @@ impl Chunked {
                 let rest = input.len() - skip;
                 let data = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest);
                 self.left -= u64::try_from(data).unwrap_or(self.left);
+                self.payload = self
+                    .payload
+                    .saturating_add(u64::try_from(data).unwrap_or(0));
                 if self.left == 0 {
                     self.state = State::DataCr;
                 }
@@ -91,6 +105,11 @@ impl Chunked {
         Ok((total, false))
     }
 
+    /// Bytes of payload so far.
+    pub(crate) fn payload(&self) -> u64 {
+        self.payload
+    }
+
     /// Trailer lines, each with its end.
     pub(crate) fn trailers(&self) -> &[u8] {
         &self.trailers
@@ -100,16 +119,20 @@ impl Chunked {
         let digit = char::from(byte).to_digit(16).map(u64::from);
         self.state = match (self.state, byte) {
             (State::SizeStart | State::Size, _) if digit.is_some() => {
-                if self.left >> 59 != 0 {
+                if self.left >> 59 != 0 || self.line >= MAX_DIGITS {
                     return Err(Malformed);
                 }
                 self.left = self.left << 4 | digit.unwrap_or(0);
                 self.lengthen()?;
                 State::Size
             }
-            (State::Size | State::Extension, b'\r') => State::SizeLf,
-            (State::Size, b';' | b' ' | b'\t') => State::Extension,
-            (State::Extension, byte) if byte == b'\t' || (byte >= b' ' && byte != 0x7f) => {
+            (State::Size | State::SizeSpace | State::Extension, b'\r') => State::SizeLf,
+            (State::Size | State::SizeSpace, b' ' | b'\t') => {
+                self.lengthen()?;
+                State::SizeSpace
+            }
+            (State::Size | State::SizeSpace, b';') => State::Extension,
+            (State::Extension, byte) if byte == b'\t' || (b' '..0x7f).contains(&byte) => {
                 self.lengthen()?;
                 State::Extension
             }
@@ -133,8 +156,13 @@ impl Chunked {
                 State::Trailer
             }
             (State::TrailerLf, b'\n') => {
+                let line = self.trailers.get(self.trailer..).unwrap_or_default();
+                if !may_trail(line) {
+                    return Err(Malformed);
+                }
                 self.keep(b'\r')?;
                 self.keep(b'\n')?;
+                self.trailer = self.trailers.len();
                 State::TrailerStart
             }
             (State::EndLf, b'\n') => State::End,
@@ -158,6 +186,48 @@ impl Chunked {
         self.trailers.push(byte);
         Ok(())
     }
+}
+
+/// Whether a line is a field that may stand behind a body: none that frames or routes the message,
+/// is about the connection, or says who called (RFC 9110, 6.5.1). Some applications mix trailers
+/// into the fields of the head.
+fn may_trail(line: &[u8]) -> bool {
+    let end = line.iter().position(|byte| *byte == b':');
+    let Some(name) = end.and_then(|end| line.get(..end)) else {
+        return false;
+    };
+    let is_token = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
+            )
+    };
+    !name.is_empty()
+        && name.iter().all(is_token)
+        && matches!(
+            classify(name),
+            Name::Other
+                | Name::ContentType
+                | Name::GrpcStatus
+                | Name::RequestId
+                | Name::ServiceTime
+                | Name::Server
+                | Name::Via
+        )
 }
 
 #[cfg(test)]
@@ -199,6 +269,16 @@ mod tests {
             b"0x5\r\nhello\r\n",
             b" 5\r\nhello\r\n",
             b"0\r\na: b\nc: d\r\n\r\n",
+            b"5 5\r\nhello\r\n",
+            b"00000000000000005\r\nhello\r\n",
+            b"5;\x80\r\nhello\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\n: no name\r\n\r\n",
+            b"0\r\nspace : before\r\n\r\n",
+            b"0\r\ncontent-length: 5\r\n\r\n",
+            b"0\r\na: b\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"0\r\nhost: a\r\n\r\n",
+            b"0\r\nX-Forwarded-For: a\r\n\r\n",
         ] {
             assert_eq!(decode(&[bad]), Err(Malformed), "{}", bad.escape_ascii());
         }

@@ -12,25 +12,23 @@ use crate::mesh::route::HeaderOperations;
 use crate::rt;
 use crate::telemetry::{AccessRecord, ServiceId};
 
-use super::super::super::buffer::{Buffer, give_text, take_text};
+use super::super::super::buffer::{Buffer, LARGE, give_text, take_text};
 use super::super::super::context::{Conn, Live, Worker};
 use super::super::super::observe;
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::super::call::{self, Call, Ended};
-use super::super::fields;
+use super::super::fields::{self, Fields};
 use super::super::head::{Answer, Edits};
 use super::super::leg::{H1Leg, Leg, Writer};
-use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, plan};
+use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, answer_marks, plan};
 use super::super::respond::{Failure, grpc_status};
 use super::super::{Framing, Version, tunnel};
 use super::body::BodyReader;
 use super::parse;
 
-/// A connection on which no request is under way is closed after this long (Envoy's default).
-const IDLE: Duration = Duration::from_hours(1);
-/// A head that has begun must be complete within this.
-const HEAD: Duration = Duration::from_mins(1);
+/// Empty lines before a request are passed over (RFC 9112, 2.2), up to so many bytes.
+const EMPTY_LINES: usize = 16;
 /// Of a body that nobody wants, this much is read so that the connection can go on.
 const DISCARD: u64 = 256 * 1024;
 
@@ -45,10 +43,18 @@ pub(crate) async fn serve(
     let mut alarm = Alarm::default();
     let mut text = Vec::new();
     let mut routes = Routes::new(table);
+    let limits = &conn.http().options;
+    let most = limits.limits.max_requests_per_connection;
+    let last = limits
+        .timeouts
+        .max_connection
+        .map(|limit| rt::now() + limit);
+    let mut served = 0_u32;
     loop {
-        let Some(()) = wait_for_request(&mut leg, &conn, &mut alarm).await else {
+        let Some(()) = wait_for_request(&mut leg, &conn, &mut alarm, last).await else {
             return;
         };
+        served = served.saturating_add(1);
         let live = worker.live();
         let routes = routes.index(&live);
         if text.capacity() == 0 {
@@ -61,6 +67,7 @@ pub(crate) async fn serve(
             conn: &conn,
             routes,
             begun,
+            last: served == most || last.is_some_and(|last| begun >= last),
         };
         let go_on = request.run(&mut leg, &mut alarm, &mut text).await;
         let Leg::H1(own) = &mut leg else { return };
@@ -100,25 +107,45 @@ impl Routes {
 }
 
 /// Waits for the first bytes of a request, without memory while there are none. `None` when the
-/// connection is to end.
-async fn wait_for_request(leg: &mut Leg, conn: &Conn, alarm: &mut Alarm) -> Option<()> {
+/// connection is to end, at `last` if not before.
+async fn wait_for_request(
+    leg: &mut Leg,
+    conn: &Conn,
+    alarm: &mut Alarm,
+    last: Option<Instant>,
+) -> Option<()> {
     let Leg::H1(leg) = leg else { return None };
     if !leg.input.is_empty() {
         return Some(());
     }
     conn.state.idle.set(true);
+    let idle = conn.http().options.timeouts.idle;
     let mut deadline = None;
     let filled = poll_fn(|cx| match leg.poll_fill(cx) {
         Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
         Poll::Pending => {
             leg.rest();
-            let deadline = *deadline.get_or_insert_with(|| rt::now() + IDLE);
-            alarm.poll(cx, deadline).map(|()| 0)
+            let deadline = *deadline.get_or_insert_with(|| {
+                let idle = idle.map(|idle| rt::now() + idle);
+                earlier(idle, last)
+            });
+            match deadline {
+                Some(deadline) => alarm.poll(cx, deadline).map(|()| 0),
+                None => Poll::Pending,
+            }
         }
     })
     .await;
     conn.state.idle.set(false);
     (filled > 0).then_some(())
+}
+
+/// The earlier of two deadlines that may be none.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Ends a connection so that the caller gets the last answer: what it still sends is read and
@@ -146,40 +173,54 @@ struct Request<'r> {
     conn: &'r Conn,
     routes: Option<usize>,
     begun: Instant,
+    /// The connection takes no further request.
+    last: bool,
 }
 
 impl Request<'_> {
     /// Reads, answers and reports one request. False when the connection must end.
     async fn run(&self, down: &mut Leg, alarm: &mut Alarm, text: &mut Vec<u8>) -> bool {
-        let read = self.read(down, alarm, text).await;
-        let (plan, length) = match read {
+        // Taken apart at once and matched in place: what is moved keeps its place in the future.
+        let (
+            Plan {
+                facts,
+                mut then,
+                log,
+                ..
+            },
+            length,
+        ) = match self.read(down, alarm, text).await {
             Ok(Some(read)) => read,
             Ok(None) => return false,
             Err(failure) => {
-                self.refuse(down, failure).await;
+                Box::pin(self.refuse(down, failure)).await;
                 return false;
             }
         };
         let Leg::H1(leg) = down else { return false };
         leg.input.consume(length);
-        let facts = plan.facts;
-        let raw =
-            matches!(&plan.then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
-        leg.reader = BodyReader::new(facts.framing, raw);
+        let raw = matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
+        let most = self.conn.http().options.limits.max_request_bytes;
+        leg.reader = BodyReader::new(facts.framing, raw).up_to(most);
         let head_bytes = u64::try_from(length).unwrap_or(0);
-        let close = self.conn.state.draining.get() || !facts.keep;
+        let close = self.conn.state.draining.get() || !facts.keep || self.last;
 
-        let (mut ended, edits_of) = match plan.then {
-            Then::Fail(failure) => (Ended::new(ServiceId::default()).fail(failure), None),
+        let (mut ended, edits_of) = match &mut then {
+            Then::Fail(failure) => {
+                let mut ended = Ended::new(ServiceId::default()).fail(failure.clone());
+                ended.close &= !self.conn.http().options.http1.keep_after_error;
+                // Who asks for a tunnel may begin to use it before it is there.
+                ended.close |= facts.connect;
+                (ended, None)
+            }
             Then::Answer(answer, at) => {
                 return self
-                    .answer(down, answer, (at, facts, close), (head_bytes, plan.log))
+                    .answer(down, answer, (*at, facts, close), (head_bytes, log))
                     .await;
             }
             Then::Forward(chosen) if facts.connect => {
-                return self
-                    .tunnel(down, &chosen, facts, (head_bytes, plan.log))
-                    .await;
+                let tunnel = self.tunnel(down, chosen, facts, (head_bytes, log));
+                return Box::pin(tunnel).await;
             }
             Then::Forward(chosen) => {
                 let at = chosen.at;
@@ -188,21 +229,20 @@ impl Request<'_> {
                     live: self.live,
                     conn: self.conn,
                     facts,
-                    chosen: &chosen,
+                    chosen,
                     begun: self.begun,
                     close,
                 };
                 let ended = call::forward(&call, down, alarm).await;
-                if let HeadOut::Text(used) = chosen.head {
-                    *text = used;
+                if let HeadOut::Text(used) = &mut chosen.head {
+                    *text = std::mem::take(used);
                 }
                 (ended, Some(at))
             }
         };
         if let Some(failure) = ended.failure.clone() {
-            let answered = self
-                .fail(down, &failure, facts, edits_of, close || ended.close)
-                .await;
+            let close = close || ended.close;
+            let answered = Box::pin(self.fail(down, &failure, facts, edits_of, close)).await;
             ended.broken |= !answered;
         }
         if let Some(mut up) = ended.switched.take() {
@@ -213,7 +253,7 @@ impl Request<'_> {
         }
         // A drain that began meanwhile was not announced: the next answer does that.
         let go_on = !ended.broken && !ended.close && !close;
-        self.report(Some(facts), head_bytes, plan.log, &ended);
+        self.report(Some(facts), head_bytes, log, &ended);
         go_on && discard(down).await
     }
 
@@ -225,12 +265,29 @@ impl Request<'_> {
         text: &mut Vec<u8>,
     ) -> Result<Option<(Plan, usize)>, Failure> {
         let Leg::H1(leg) = down else { return Ok(None) };
+        let http = self.conn.http();
+        let timeouts = &http.options.timeouts;
+        let deadline = earlier(
+            timeouts.request_headers.map(|limit| self.begun + limit),
+            timeouts.request.map(|limit| self.begun + limit),
+        );
+        let mut skipped = 0;
         loop {
-            let read = parse::request(leg.input.data(), |head| {
+            while leg.input.data().starts_with(b"\r\n") {
+                leg.input.consume(2);
+                skipped += 2;
+                if skipped > EMPTY_LINES {
+                    return Err(Failure::Malformed("http1.codec_error"));
+                }
+            }
+            let read = parse::request(leg.input.data(), http, |head| {
                 let scan =
-                    fields::scan(head.fields).map_err(|bad| Failure::Malformed(bad_fields(bad)))?;
+                    fields::scan(head.fields).map_err(|bad| Failure::Malformed(bad.details()))?;
                 if scan.chunked && head.version == Version::Http10 {
-                    return Err(Failure::Malformed("http1.transfer_encoding_in_http10"));
+                    return Err(Failure::Malformed("http1.transfer_encoding_not_allowed"));
+                }
+                if scan.connection.hides {
+                    return Err(Failure::Malformed("http1.connection_header_rejected"));
                 }
                 let ask = Ask {
                     method: head.method.as_bytes(),
@@ -242,24 +299,59 @@ impl Request<'_> {
                     framing: scan.request_framing(),
                 };
                 let text = std::mem::take(text);
-                let plan = plan(self.worker, self.live, self.conn, self.routes, &ask, text)?;
+                let plan = plan(self.worker, self.live, self.conn, self.routes, &ask, text);
+                let plan = match plan {
+                    // Where it ends is known, so the next one can be read.
+                    Err(failure) if http.options.http1.keep_after_error => {
+                        Plan::refused(&ask, failure)
+                    }
+                    plan => plan?,
+                };
                 Ok((plan, head.length))
             })?;
-            if let Some((plan, length)) = read {
-                return Ok(Some((plan, length)));
+            if read.is_some() {
+                return Ok(read);
             }
-            let more = alarm
-                .within(Some(self.begun + HEAD), poll_fn(|cx| leg.poll_fill(cx)))
-                .await;
-            match more {
-                Some(Ok(0)) if leg.input.data().iter().all(u8::is_ascii_whitespace) => {
-                    return Ok(None);
+            // Looked at again only after a line has ended: a head that comes byte by byte would
+            // cost the square of its size.
+            loop {
+                let before = leg.input.data().len();
+                if http.max_head >= LARGE {
+                    leg.input.make_room(http.max_head);
                 }
-                Some(Ok(0)) => return Err(Failure::Malformed("http1.incomplete_head")),
-                Some(Ok(_)) => {}
-                Some(Err(_)) => return Ok(None),
-                None => return Err(Failure::RequestTimeout),
+                let idle = timeouts.stream_idle.map(|limit| rt::now() + limit);
+                let more = alarm
+                    .within(earlier(deadline, idle), poll_fn(|cx| leg.poll_fill(cx)))
+                    .await;
+                match more {
+                    Some(Ok(0)) if leg.input.data().iter().all(u8::is_ascii_whitespace) => {
+                        return Ok(None);
+                    }
+                    Some(Ok(0)) => return Err(Failure::Malformed("http1.codec_error")),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => return Ok(None),
+                    None => return Err(self.late()),
+                }
+                let data = leg.input.data();
+                let new = data.get(before..).unwrap_or_default();
+                if new.contains(&b'\n') || data.len() >= http.max_head {
+                    break;
+                }
             }
+        }
+    }
+
+    /// Which limit a head has run into.
+    fn late(&self) -> Failure {
+        let timeouts = &self.conn.http().options.timeouts;
+        let over =
+            |limit: Option<Duration>| limit.is_some_and(|limit| self.begun.elapsed() >= limit);
+        if over(timeouts.request_headers) {
+            Failure::HeadTimeout
+        } else if over(timeouts.request) {
+            Failure::RequestTimeout
+        } else {
+            Failure::StreamIdle { complete: false }
         }
     }
 
@@ -316,6 +408,12 @@ impl Request<'_> {
     ) -> bool {
         let Leg::H1(leg) = down else { return false };
         leg.begin(Writer::Plain);
+        let http = self.conn.http();
+        let marked = (http.marks_answers && answer.marks.is_none()).then(|| Answer {
+            marks: Some(Box::new(answer_marks(http, Fields::Text(&[]), None))),
+            ..answer.clone()
+        });
+        let answer = marked.as_ref().unwrap_or(answer);
         answer.write_text(&mut leg.out, edits, (close, facts.version, facts.head));
         poll_fn(|cx| leg.poll_flush(cx)).await.is_ok()
     }
@@ -324,18 +422,19 @@ impl Request<'_> {
     async fn answer(
         &self,
         down: &mut Leg,
-        answer: Answer,
-        (at, facts, close): (RouteAt, Facts, bool),
+        answer: &Answer,
+        (at, facts, close): (Option<RouteAt>, Facts, bool),
         (head_bytes, log): (u64, Option<Box<AccessRecord>>),
     ) -> bool {
         let none = HeaderOperations::default();
-        let edits = at.route(self.live).map_or_else(Edits::default, |route| {
+        let route = at.and_then(|at| at.route(self.live));
+        let edits = route.map_or_else(Edits::default, |route| {
             Edits::new(&none, &route.headers.response)
         });
-        let answered = self.write(down, &answer, edits, (close, facts)).await;
+        let answered = self.write(down, answer, edits, (close, facts)).await;
         let mut ended = Ended::new(ServiceId::default());
         ended.status = answer.status;
-        ended.details = "direct_response";
+        ended.details = own_details(at);
         ended.sent = u64::try_from(answer.body().len()).unwrap_or(0);
         self.report(Some(facts), head_bytes, log, &ended);
         answered && !close && discard(down).await
@@ -389,16 +488,16 @@ pub(crate) fn failed(failure: &Failure, grpc: bool) -> Answer {
         body: reply.body.to_owned(),
         overloaded: *failure == Failure::Overflow,
         grpc_status: grpc.then(|| grpc_status(reply.status)),
+        marks: None,
     }
 }
 
-fn bad_fields(bad: fields::BadFields) -> &'static str {
-    match bad {
-        fields::BadFields::TwoFramings => "http1.content_length_and_transfer_encoding",
-        fields::BadFields::SeveralLengths => "http1.several_content_lengths",
-        fields::BadFields::Length => "http1.invalid_content_length",
-        fields::BadFields::TransferEncoding => "http1.unsupported_transfer_encoding",
-        fields::BadFields::SeveralHosts => "http1.several_hosts",
+/// `response_code_details` of an answer by the proxy itself; without a route it is the one about
+/// the path.
+pub(crate) fn own_details(at: Option<RouteAt>) -> &'static str {
+    match at {
+        Some(_) => "direct_response",
+        None => "path_normalization_failed",
     }
 }
 

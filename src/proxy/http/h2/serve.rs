@@ -22,7 +22,7 @@ use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::super::call::{self, Call, Ended};
 use super::super::fields::{self, Fields};
-use super::super::h1::serve::{Routes, failed};
+use super::super::h1::serve::{Routes, failed, own_details};
 use super::super::head::{Answer, Edits};
 use super::super::leg::{H2Leg, Leg};
 use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, plan};
@@ -224,10 +224,11 @@ async fn one(shared: &Rc<Shared>, arrived: Arrived, alarm: &mut Alarm) {
             Ended::new(ServiceId::default()).fail(failure.clone())
         }
         Then::Answer(own, at) => {
-            answer(&mut down, own, edits(*at), facts.head).await;
+            let edits = at.map_or_else(Edits::default, edits);
+            answer(&mut down, own, edits, facts.head).await;
             let mut ended = Ended::new(ServiceId::default());
             ended.status = own.status;
-            ended.details = "direct_response";
+            ended.details = own_details(*at);
             ended
         }
         Then::Forward(chosen) => {

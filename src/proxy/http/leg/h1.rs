@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::super::super::buffer::{Buffer, SMALL, give_text, take_text};
 use super::super::super::stream::Stream;
-use super::super::h1::body::BodyReader;
+use super::super::h1::body::{BadBody, BodyReader};
 use super::{LegError, Piece, Trailers};
 
 /// An HTTP/1 connection with its buffers.
@@ -110,7 +110,10 @@ impl H1Leg {
                 let before = self.input.data().len();
                 self.reader
                     .advance(&mut self.input)
-                    .map_err(|_| LegError::Malformed)?;
+                    .map_err(|bad| match bad {
+                        BadBody::Malformed => LegError::Malformed,
+                        BadBody::TooLarge => LegError::TooLarge,
+                    })?;
                 let moved = self.input.data().len() != before;
                 if moved || self.reader.ready() > 0 || self.reader.is_done() {
                     continue;

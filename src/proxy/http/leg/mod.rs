@@ -48,6 +48,8 @@ pub(crate) enum LegError {
     H2(#[from] StreamError),
     #[error("malformed body")]
     Malformed,
+    #[error("body too large")]
+    TooLarge,
     #[error("ended in the middle")]
     Truncated,
 }

@@ -26,15 +26,15 @@ pub(super) static FIXED: [(&str, &str, Kind); 61] = [
     ("content-encoding", "", OTHER), ("content-language", "", OTHER),
     ("content-length", "", Kind::Field(Name::ContentLength)), ("content-location", "", OTHER),
     ("content-range", "", OTHER), ("content-type", "", Kind::Field(Name::ContentType)),
-    ("cookie", "", Kind::Field(Name::Cookie)), ("date", "", OTHER), ("etag", "", OTHER), ("expect", "", OTHER),
+    ("cookie", "", Kind::Field(Name::Cookie)), ("date", "", OTHER), ("etag", "", OTHER), ("expect", "", Kind::Field(Name::Expect)),
     ("expires", "", OTHER), ("from", "", OTHER), ("host", "", Kind::Field(Name::Host)), ("if-match", "", OTHER),
     ("if-modified-since", "", OTHER), ("if-none-match", "", OTHER), ("if-range", "", OTHER),
     ("if-unmodified-since", "", OTHER), ("last-modified", "", OTHER), ("link", "", OTHER), ("location", "", OTHER),
     ("max-forwards", "", OTHER), ("proxy-authenticate", "", OTHER), ("proxy-authorization", "", OTHER),
     ("range", "", OTHER), ("referer", "", OTHER), ("refresh", "", OTHER), ("retry-after", "", OTHER),
-    ("server", "", OTHER), ("set-cookie", "", OTHER), ("strict-transport-security", "", OTHER),
+    ("server", "", Kind::Field(Name::Server)), ("set-cookie", "", OTHER), ("strict-transport-security", "", OTHER),
     ("transfer-encoding", "", Kind::Field(Name::TransferEncoding)), ("user-agent", "", OTHER), ("vary", "", OTHER),
-    ("via", "", OTHER), ("www-authenticate", "", OTHER),
+    ("via", "", Kind::Field(Name::Via)), ("www-authenticate", "", OTHER),
 ];
 
 /// The index of a field name in the fixed table; 0 is none. By length first, as most differ in it.
