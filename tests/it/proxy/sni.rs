@@ -181,10 +181,10 @@ async fn a_hello_without_end_is_bounded_in_memory_and_in_time() {
     }
     assert_eq!(who(bind, &endless, 1400).await, "nobody");
     // Half a hello that is never finished: closed when the time for it is over.
+    let begun = meshctl::rt::now();
     let mut slow = connect(bind).await;
     let wire = hello(Some("a.example.com"), 16_000);
     slow.write_all(&wire[..wire.len() / 2]).await.unwrap();
-    let begun = meshctl::rt::now();
     let ended = tokio::time::timeout(DEADLINE, slow.read(&mut [0; 1])).await;
     assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
     assert!(begun.elapsed() >= Duration::from_millis(400));

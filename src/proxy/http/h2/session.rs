@@ -407,8 +407,15 @@ impl Session {
     }
 
     fn over(&mut self, fault: Fault) {
+        let error = match (self.role, fault.reason) {
+            // What an endpoint did wrong is told of every request on its connection.
+            (Role::Client, reason) if reason != Reason::NO_ERROR => {
+                StreamError::Malformed(fault.detail)
+            }
+            _ => StreamError::Broken,
+        };
         self.ended.get_or_insert(fault);
-        self.streams.each(|stream| stream.end(StreamError::Broken));
+        self.streams.each(|stream| stream.end(error));
         self.arrived.clear();
         self.queue.clear();
         self.gathering = None;

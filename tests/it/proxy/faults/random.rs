@@ -184,9 +184,11 @@ impl Plan {
         match delivery.deed {
             Deed::Answer | Deed::AnswerAndGo | Deed::CutBody => false,
             Deed::Unavailable => self.any(&[RetryOn::GatewayError, RetryOn::ServerError]),
+            // It may have been processed.
+            _ if !idempotent => false,
             Deed::Garbage => self.any(&broken),
             Deed::Hang => self.per_try.is_some() && self.any(&broken),
-            Deed::Go | Deed::Reset => self.any(&broken) || (delivery.reused && idempotent),
+            Deed::Go | Deed::Reset => self.any(&broken) || delivery.reused,
         }
     }
 }
