@@ -10,6 +10,11 @@ use meshctl::mesh::cluster::{ClientTls, Limits, UpstreamProtocol};
 use meshctl::mesh::health_check::{
     Check, CheckPolicy, EndpointCheck, HealthCheck, HttpCheck, Method, StatusRange,
 };
+use meshctl::mesh::http::{
+    ClientCertDetails, ClientCertOptions, EscapedSlashes, ForwardClientCert, HostOptions,
+    Http1Options, HttpLimits, HttpTimeouts, PathOptions, RemoteOptions, RequestIdOptions,
+    ServerHeader, ServerOptions, StripPort, Underscores, Upgrades,
+};
 use meshctl::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
@@ -21,8 +26,8 @@ use meshctl::mesh::route::{
     TextMatch, WeightedCluster,
 };
 use meshctl::mesh::{
-    Assignment, Cluster, ClusterKind, Endpoint, Health, Listener, LoadBalancer, Locality, Origin,
-    RouteTable, SpiffeId, View, VirtualHost,
+    Assignment, Cluster, ClusterKind, Endpoint, Health, HttpOptions, Listener, LoadBalancer,
+    Locality, Origin, RouteTable, SpiffeId, View, VirtualHost,
 };
 use meshctl::net::{BindOptions, ConnectOptions, bind, connect};
 use meshctl::rt::{Tasks, Wall};
@@ -304,6 +309,75 @@ async fn one_port_takes_http_and_bytes_by_looking() {
     tasks.end().await;
 }
 
+/// HTTP with nothing as usual.
+fn every_option() -> ChainAction {
+    let second = Some(Duration::from_secs(1));
+    ChainAction::Http {
+        routes: "9080".to_owned(),
+        codec: HttpCodec::Http1,
+        options: Arc::new(HttpOptions {
+            path: PathOptions {
+                normalize: true,
+                merge_slashes: true,
+                escaped_slashes: EscapedSlashes::UnescapeAndRedirect,
+            },
+            host: HostOptions {
+                strip_port: StripPort::Any,
+                strip_trailing_dot: true,
+            },
+            limits: HttpLimits {
+                max_request_headers_kb: 8192,
+                max_headers_count: 1000,
+                max_requests_per_connection: 9,
+                max_request_bytes: Some(1 << 20),
+                underscores: Underscores::DropHeader,
+            },
+            timeouts: HttpTimeouts {
+                idle: None,
+                request_headers: second,
+                request: second,
+                stream_idle: second,
+                max_connection: second,
+                max_stream: second,
+                drain: Duration::from_secs(1),
+            },
+            remote: RemoteOptions {
+                use_remote_address: true,
+                xff_num_trusted_hops: 2,
+                skip_xff_append: true,
+                internal: vec!["10.0.0.0/8".parse().unwrap()],
+            },
+            client_cert: ClientCertOptions {
+                forward: ForwardClientCert::AppendForward,
+                details: ClientCertDetails {
+                    subject: true,
+                    cert: true,
+                    chain: true,
+                    dns: true,
+                    uri: true,
+                },
+            },
+            request_id: RequestIdOptions {
+                generate: false,
+                preserve_external: true,
+                in_response: true,
+            },
+            server: ServerOptions {
+                name: "edge".to_owned(),
+                transformation: ServerHeader::AppendIfAbsent,
+                via: "1.1 edge".to_owned(),
+            },
+            http1: Http1Options {
+                accept_http_10: true,
+                default_host_for_http_10: "usual".to_owned(),
+                allow_absolute_url: false,
+                keep_after_error: true,
+            },
+            upgrades: Upgrades(vec!["websocket".to_owned(), "connect".to_owned()]),
+        }),
+    }
+}
+
 /// Everything that the model has, in the corners of what Envoy takes.
 fn kitchen_sink() -> View {
     let text = |text: &str| text.to_owned();
@@ -358,6 +432,7 @@ fn kitchen_sink() -> View {
             tcp(&[(SERVICE, 1), ("other", 2)]),
         ),
         chain("none", port(83, None, &[]), false, tcp(&[])),
+        chain("options", port(84, None, &[]), false, every_option()),
     ];
     let sni = ChainMatch {
         server_names: vec![text("a.example.com"), text("*.example.org")],

@@ -49,26 +49,27 @@ fn socket() -> core::Address {
 }
 
 fn with_filters(filters: Vec<hcm::HttpFilter>) -> Vec<u8> {
+    with_manager(|manager| manager.http_filters = filters)
+}
+
+fn with_manager(change: impl FnOnce(&mut hcm::HttpConnectionManager)) -> Vec<u8> {
+    let mut manager = hcm::HttpConnectionManager {
+        route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(
+            pb_route::RouteConfiguration {
+                name: "inline".to_owned(),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    };
+    change(&mut manager);
     listener::Listener {
         name: "x".to_owned(),
         address: Some(socket()),
         filter_chains: vec![listener::FilterChain {
             filters: vec![listener::Filter {
                 name: "http".to_owned(),
-                config_type: Some(listener::filter::ConfigType::TypedConfig(pb::any(
-                    &hcm::HttpConnectionManager {
-                        route_specifier: Some(
-                            hcm::http_connection_manager::RouteSpecifier::RouteConfig(
-                                pb_route::RouteConfiguration {
-                                    name: "inline".to_owned(),
-                                    ..Default::default()
-                                },
-                            ),
-                        ),
-                        http_filters: filters,
-                        ..Default::default()
-                    },
-                ))),
+                config_type: Some(listener::filter::ConfigType::TypedConfig(pb::any(&manager))),
             }],
             ..Default::default()
         }],
@@ -92,6 +93,76 @@ fn an_unknown_http_filter_is_refused_by_name_unless_it_is_optional() {
     let (accepted, ignored) = one(Kind::Listener, &with_filters(vec![filter(true)]));
     assert!(matches!(accepted, Ok(Item::Listener(_, tables)) if tables.len() == 1));
     assert_eq!(ignored.len(), 1);
+}
+
+/// What a manager that says nothing means is Envoy's default, not ours.
+#[test]
+fn a_manager_that_says_nothing_means_what_envoy_does() {
+    use crate::mesh::ChainAction;
+    let (accepted, ignored) = one(Kind::Listener, &with_manager(|_| {}));
+    assert!(ignored.is_empty(), "{ignored:?}");
+    let Ok(Item::Listener(listener, _)) = accepted else {
+        panic!("{accepted:?}");
+    };
+    let ChainAction::Http { options, .. } = &listener.chains[0].action else {
+        panic!("{listener:?}");
+    };
+    assert!(!options.path.normalize && !options.http1.accept_http_10);
+    assert!(options.upgrades.0.is_empty());
+    assert_eq!(options.timeouts.request_headers, None);
+    let minutes = std::time::Duration::from_mins;
+    assert_eq!(options.timeouts.stream_idle, Some(minutes(5)));
+    assert_eq!(options.timeouts.idle, Some(minutes(60)));
+    assert_eq!(
+        options.client_cert.forward,
+        crate::mesh::http::ForwardClientCert::Sanitize
+    );
+}
+
+#[test]
+fn what_is_not_done_with_callers_is_refused_by_name() {
+    use hcm::http_connection_manager as values;
+    let refused = |change: fn(&mut hcm::HttpConnectionManager)| {
+        let (refused, _) = one(Kind::Listener, &with_manager(change));
+        refused.unwrap_err().to_string()
+    };
+    let http1 = |change: fn(&mut core::Http1ProtocolOptions)| {
+        let mut own = core::Http1ProtocolOptions::default();
+        change(&mut own);
+        let bytes = with_manager(|manager| manager.http_protocol_options = Some(own));
+        one(Kind::Listener, &bytes).0.unwrap_err().to_string()
+    };
+    for (reason, field) in [
+        (
+            http1(|own| own.allow_chunked_length = true),
+            "Http1ProtocolOptions field `allow_chunked_length`",
+        ),
+        (
+            http1(|own| own.send_fully_qualified_url = true),
+            "Http1ProtocolOptions field `send_fully_qualified_url`",
+        ),
+        (
+            refused(|manager| {
+                manager.upgrade_configs = vec![values::UpgradeConfig {
+                    upgrade_type: "CONNECT-UDP".to_owned(),
+                    ..Default::default()
+                }];
+            }),
+            "HttpConnectionManager field `upgrade_configs CONNECT-UDP`",
+        ),
+        (
+            refused(|manager| {
+                manager.local_reply_config = Some(hcm::LocalReplyConfig::default());
+            }),
+            "HttpConnectionManager field `local_reply_config`",
+        ),
+    ] {
+        assert_eq!(reason, format!("{field} is not supported"));
+    }
+    let control = refused(|manager| manager.via = "1.1 a\r\nx: y".to_owned());
+    assert_eq!(control, "via has a control character");
+    let large = refused(|manager| manager.max_request_headers_kb = pb::u32_value(8193));
+    assert_eq!(large, "max_request_headers_kb is above 8192");
 }
 
 #[test]

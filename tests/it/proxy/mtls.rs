@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meshctl::mesh::cluster::{ClientTls, ClusterKind, UpstreamProtocol};
+use meshctl::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert};
 use meshctl::mesh::listener::{
     ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
 };
 use meshctl::mesh::route::Action;
-use meshctl::mesh::{Chain, Listener, SpiffeId, View, WorkloadRef};
+use meshctl::mesh::{Chain, HttpOptions, Listener, SpiffeId, View, WorkloadRef};
 use meshctl::proxy::Options;
 use meshctl::rt::{Tasks, Wall};
 use meshctl::tls::{Authority, Material};
@@ -279,4 +280,92 @@ async fn a_renewed_certificate_fails_no_request() {
         go_on.store(false, Ordering::Relaxed);
     };
     futures_util::future::join(renew, futures_util::future::join_all(callers)).await;
+}
+
+/// A certificate is told of as the listener says; without one nothing is believed unless it must be.
+#[tokio::test]
+async fn certificates_are_told_of_as_asked() {
+    let mesh = Mesh::new();
+    let app = App::start("a");
+    let with = |forward, subject| {
+        Arc::new(HttpOptions {
+            client_cert: ClientCertOptions {
+                forward,
+                details: ClientCertDetails {
+                    subject,
+                    uri: true,
+                    ..ClientCertDetails::default()
+                },
+            },
+            ..HttpOptions::default()
+        })
+    };
+    let action = |routes: &str, options| ChainAction::Http {
+        routes: routes.to_owned(),
+        codec: HttpCodec::Auto,
+        options,
+    };
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+                   X-Forwarded-Client-Cert: theirs\r\n\r\n";
+    let own = "By=spiffe://cluster.local/ns/default/sa/server;Hash=";
+    let uri = ";URI=spiffe://cluster.local/ns/default/sa/client\n";
+    for (forward, subject, begin, end) in [
+        (ForwardClientCert::Sanitize, true, String::new(), ""),
+        (
+            ForwardClientCert::ForwardOnly,
+            true,
+            "theirs".to_owned(),
+            "theirs\n",
+        ),
+        (
+            ForwardClientCert::AppendForward,
+            false,
+            format!("theirs,{own}"),
+            uri,
+        ),
+        (ForwardClientCert::SanitizeSet, true, own.to_owned(), uri),
+        (
+            ForwardClientCert::AlwaysForwardOnly,
+            true,
+            "theirs".to_owned(),
+            "theirs\n",
+        ),
+    ] {
+        let (inbound, outbound) = (free(), free());
+        let view = strict(inbound, app.address, action("in", with(forward, subject)));
+        let _server = Proxy::with(options("server"), view, Some(mesh.identity("server"))).await;
+        let mut view = outward(outbound, inbound, "server", UpstreamProtocol::Http1).0;
+        // What this caller says gets as far as the other sidecar.
+        let mut listener = Listener::clone(&view.listeners["t"]);
+        listener.chains[0].action = action("t", with(ForwardClientCert::AlwaysForwardOnly, false));
+        view.listeners.insert("t".to_owned(), Arc::new(listener));
+        let _client = Proxy::with(options("client"), view, Some(mesh.identity("client"))).await;
+        let answer = exchange(outbound, request).await;
+        let told = answer
+            .split_once("x-forwarded-client-cert: ")
+            .map_or("", |(_, rest)| rest.split_inclusive('\n').next().unwrap());
+        assert!(
+            told.starts_with(&begin) && told.ends_with(end) && told.is_empty() == begin.is_empty(),
+            "{forward:?}: {answer}"
+        );
+        let named = told.contains(";Subject=\"");
+        assert_eq!(named, subject && begin.ends_with(own), "{told}");
+    }
+    // Plaintext proves nothing.
+    for (forward, passes) in [
+        (ForwardClientCert::ForwardOnly, false),
+        (ForwardClientCert::AppendForward, false),
+        (ForwardClientCert::AlwaysForwardOnly, true),
+    ] {
+        let bind = free();
+        let to_app = route(Action::Forward(super::support::forward(&[("app", 1)])));
+        let view = Views::default()
+            .http_with("t", bind, HttpOptions::clone(&with(forward, false)))
+            .routes("t", vec![to_app])
+            .cluster(cluster("app"), vec![endpoint(app.address)])
+            .0;
+        let _proxy = Proxy::start(view).await;
+        let answer = exchange(bind, request).await;
+        assert_eq!(answer.contains("theirs"), passes, "{forward:?}: {answer}");
+    }
 }
