@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::balancing::{
     Balancing, HashFunction, LoadBalancer, LocalityBalancing, RingHash, SlowStart, ZoneAware,
 };
+use super::http2::Http2Options;
 use super::listener::ProxyVersion;
 pub use super::outlier::OutlierDetection;
 use super::{HealthCheck, Hostname, SpiffeId};
@@ -31,6 +32,9 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// What is spoken to the endpoints.
     pub protocol: UpstreamProtocol,
+    /// How HTTP/2 is spoken, where it is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub http2: Http2Options,
     /// mTLS towards endpoints that speak it; others get plaintext unless `tls.required`.
     pub tls: Option<ClientTls>,
     /// Istio's default is 10 s.
@@ -48,6 +52,10 @@ pub struct Cluster {
     pub health_check: Option<HealthCheck>,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl Default for Cluster {
     /// Nameless, discovered, with Istio's defaults and without TLS.
     fn default() -> Self {
@@ -58,6 +66,7 @@ impl Default for Cluster {
             load_balancer: LoadBalancer::default(),
             balancing: Balancing::default(),
             protocol: UpstreamProtocol::default(),
+            http2: Http2Options::default(),
             tls: None,
             connect_timeout: Duration::from_secs(10),
             limits: Limits::default(),
@@ -126,6 +135,9 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the caller spoke.
     Downstream,
+    /// HTTP/2 where the peer agrees to it in its TLS handshake, else HTTP/1.1 (Envoy's
+    /// `auto_config`).
+    Negotiated,
 }
 
 /// mTLS from a proxy to its peers, with the workload's own certificate.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::http2::Http2Options;
+
 /// Options of a chain that serves HTTP.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -38,6 +40,9 @@ pub struct HttpOptions {
     /// What is taken in HTTP/1.
     #[serde(skip_serializing_if = "is_default")]
     pub http1: Http1Options,
+    /// How HTTP/2 is spoken.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http2: Http2Options,
     /// Protocols that a caller may switch to.
     #[serde(skip_serializing_if = "is_default")]
     pub upgrades: Upgrades,

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod finding;
 pub mod health_check;
 pub mod http;
+pub mod http2;
 pub mod listener;
 pub mod name;
 pub mod node;

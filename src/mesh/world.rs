@@ -186,10 +186,22 @@ pub struct ConnectionPool {
     pub limits: Limits,
     /// Default 10 s.
     pub connect_timeout: Option<std::time::Duration>,
-    /// HTTP/1 requests are carried as HTTP/2.
-    pub h2_upgrade: bool,
+    /// Whether HTTP/1 requests are carried as HTTP/2.
+    pub h2_upgrade: H2Upgrade,
     /// Speak what the caller spoke.
     pub use_client_protocol: bool,
+}
+
+/// DestinationRule `h2UpgradePolicy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum H2Upgrade {
+    /// Where the peer agrees to it in its TLS handshake, as it is cheaper for both.
+    #[default]
+    Default,
+    /// Never.
+    Never,
+    /// Always.
+    Always,
 }
 
 /// DestinationRule `tls.mode`, as far as the mesh's own identities go.

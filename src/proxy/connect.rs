@@ -107,6 +107,8 @@ impl<'t> Target<'t> {
 pub(crate) struct Dialed {
     pub(crate) stream: Stream,
     pub(crate) mtls: bool,
+    /// HTTP/2 was agreed on.
+    pub(crate) http2: bool,
     /// The identity that it was made with; 0 is none.
     pub(crate) generation: u64,
     pub(crate) local: Option<SocketAddr>,
@@ -206,6 +208,7 @@ pub(crate) async fn dial(
         return Ok(Dialed {
             stream: tcp.into(),
             mtls: false,
+            http2: false,
             generation: 0,
             local,
         });
@@ -222,7 +225,9 @@ pub(crate) async fn dial(
         .await
         .map_err(|_| Failure::Tls("no handshake in time".to_owned()))?
         .map_err(|error| Failure::Tls(tls::explain(&error)))?;
+    let agreed = stream.get_ref().1.alpn_protocol();
     Ok(Dialed {
+        http2: matches!(agreed, Some(b"h2" | b"istio-h2")),
         stream: Stream::Client(Box::new(stream)),
         mtls: true,
         generation: identity.generation,

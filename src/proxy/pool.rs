@@ -13,13 +13,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mesh::cluster::UpstreamProtocol;
 use crate::rt::{self, HashMap};
 
 use super::buffer::Buffer;
-use super::connect::{Target, dial};
+use super::connect::{Dialed, Target, dial};
 use super::context::{Live, Worker};
 use super::http::h2::client::Client;
-use super::http::h2::session::Config;
+use super::http::h2::config::Config;
+use super::http::h2::session::Role;
 use super::http::leg::H1Leg;
 use super::http::respond::Failure;
 use super::limit::{ConnectionSlot, Gate};
@@ -57,6 +59,8 @@ pub(crate) struct Pools {
 struct Pool {
     idle: Vec<Idle>,
     shared: Vec<Rc<Multiplexed>>,
+    /// Its endpoint chose HTTP/1.1 when it was asked.
+    only_http1: bool,
     connecting: bool,
     changed: Rc<Notify>,
 }
@@ -92,8 +96,8 @@ pub(crate) struct Multiplexed {
     generation: u64,
     /// Requests so far.
     pub(crate) uses: Cell<u32>,
-    /// When it was looked at last and not idle.
-    used: Cell<Instant>,
+    /// When it was seen in use last, and how many requests there had been.
+    used: Cell<(Instant, u32)>,
     pub(crate) local: Option<SocketAddr>,
 }
 
@@ -112,6 +116,17 @@ impl Lease {
         match self {
             Self::H1(_, tag) => tag.uses > 0,
             Self::H2(shared) => shared.uses.get() > 0,
+        }
+    }
+}
+
+impl Lease {
+    /// Whether it can be asked for another protocol by extended CONNECT.
+    pub(crate) async fn takes_connect(&self) -> Result<(), Failure> {
+        match self {
+            Self::H1(..) => Ok(()),
+            Self::H2(shared) if shared.client.takes_connect().await => Ok(()),
+            Self::H2(_) => Err(Failure::NoUpgrade),
         }
     }
 }
@@ -139,10 +154,13 @@ impl Pools {
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < IDLE && idle.leg.io.is_quiet());
             pool.shared.retain(|shared| {
-                if !shared.client.is_idle() {
-                    shared.used.set(now);
+                let (mut since, seen) = shared.used.get();
+                let uses = shared.uses.get();
+                if !shared.client.is_idle() || uses != seen {
+                    since = now;
+                    shared.used.set((now, uses));
                 }
-                shared.client.is_open() && now.duration_since(shared.used.get()) < IDLE
+                shared.client.is_open() && now.duration_since(since) < IDLE
             });
             !pool.idle.is_empty() || !pool.shared.is_empty() || pool.connecting
         });
@@ -211,6 +229,15 @@ impl Pools {
         pool.changed.notify_waiters();
     }
 
+    /// Whether the endpoint is known to choose HTTP/1.1; takes note of it when told.
+    fn only_http1(&self, key: Key, told: Option<bool>) -> bool {
+        let mut pools = self.by_key.borrow_mut();
+        if let Some(told) = told {
+            pools.entry(key).or_default().only_http1 = told;
+        }
+        pools.get(&key).is_some_and(|pool| pool.only_http1)
+    }
+
     fn changed(&self, key: Key) -> Rc<Notify> {
         Rc::clone(&self.by_key.borrow_mut().entry(key).or_default().changed)
     }
@@ -262,17 +289,7 @@ pub(crate) async fn http1(
     };
     // Apart from the caller's future: most requests find a connection, and all would carry its size.
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http1)).await?;
-    let tag = Tag {
-        key,
-        endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
-        mtls: dialed.mtls,
-        generation: dialed.generation,
-        uses: 0,
-        local: dialed.local,
-        _slot: slot,
-    };
-    let leg = H1Leg::new(dialed.stream, Buffer::default());
-    Ok(Lease::H1(leg, tag))
+    Ok(kept(target, dialed, slot))
 }
 
 enum Waited {
@@ -310,37 +327,119 @@ pub(crate) async fn http2(
     (cluster, gate): (&ClusterTable, Gate<'_>),
     target: &Target<'_>,
 ) -> Result<Lease, Failure> {
-    let key = target.key();
-    let max_uses = cluster.config.limits.max_requests_per_connection;
-    loop {
-        match worker.pools.multiplexed(key, max_uses) {
-            Shared::Use(shared) => return Ok(Lease::H2(shared)),
-            Shared::Wait(changed) => changed.notified().await,
-            Shared::Connect => break,
+    let mut connecting = loop {
+        match free(worker, cluster, target.key()).await {
+            Free::Use(shared) => return Ok(Lease::H2(shared)),
+            Free::Connect(connecting) => break connecting,
+            Free::Changed => {}
         }
-    }
-    let mut connecting = Connecting {
-        pools: &worker.pools,
-        key,
-        made: None,
     };
     let slot = target
         .slot(cluster, gate.connection())
         .ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
-    let shared = Rc::new(Multiplexed {
+    Ok(connecting.multiplex((worker, cluster, target), dialed, slot))
+}
+
+/// Whether an endpoint that might be asked for HTTP/2 is not, as it does not speak mTLS or has
+/// chosen HTTP/1.1 before.
+pub(crate) fn chose_http1(worker: &Worker, cluster: &ClusterTable, target: &Target<'_>) -> bool {
+    let mtls = || cluster.config.tls.is_some() && target.entry.is_some_and(|entry| entry.mtls);
+    cluster.config.protocol == UpstreamProtocol::Negotiated
+        && (!mtls() || worker.pools.only_http1(target.key(), None))
+}
+
+/// A connection in the version that the endpoint likes better. `fresh` never takes an idle one of
+/// HTTP/1.
+pub(crate) async fn negotiated(
+    worker: &Worker,
+    live: &Live,
+    (cluster, gate): (&ClusterTable, Gate<'_>),
+    target: &Target<'_>,
+    fresh: bool,
+) -> Result<Lease, Failure> {
+    let key = target.key();
+    let mut connecting = loop {
+        if chose_http1(worker, cluster, target) {
+            // It has said so just now, to somebody else.
+            let other = http1(worker, live, (cluster, gate), target, fresh);
+            return Box::pin(other).await;
+        }
+        match free(worker, cluster, key).await {
+            Free::Use(shared) => return Ok(Lease::H2(shared)),
+            Free::Connect(connecting) => break connecting,
+            Free::Changed => {}
+        }
+    };
+    let slot = gate.connection().ok_or(Failure::Overflow)?;
+    let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http)).await?;
+    if dialed.http2 {
+        return Ok(connecting.multiplex((worker, cluster, target), dialed, slot));
+    }
+    worker.pools.only_http1(key, Some(true));
+    Ok(kept(target, dialed, slot))
+}
+
+/// A new HTTP/1 connection.
+fn kept(target: &Target<'_>, dialed: Dialed, slot: ConnectionSlot) -> Lease {
+    let tag = Tag {
+        key: target.key(),
         endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
-        client: Client::start(
-            (dialed.stream, slot),
-            Config::default(),
-            &worker.shared.registry,
-        ),
         mtls: dialed.mtls,
         generation: dialed.generation,
-        uses: Cell::new(0),
-        used: Cell::new(rt::now()),
+        uses: 0,
         local: dialed.local,
-    });
-    connecting.made = Some(Rc::clone(&shared));
-    Ok(Lease::H2(shared))
+        _slot: slot,
+    };
+    Lease::H1(H1Leg::new(dialed.stream, Buffer::default()), tag)
+}
+
+enum Free<'p> {
+    Use(Rc<Multiplexed>),
+    Connect(Connecting<'p>),
+    /// Somebody else made a connection, or could not.
+    Changed,
+}
+
+/// A shared connection with a free stream, or the right to make one. While somebody else makes one,
+/// that is waited for.
+async fn free<'p>(worker: &'p Worker, cluster: &ClusterTable, key: Key) -> Free<'p> {
+    let max_uses = cluster.config.limits.max_requests_per_connection;
+    match worker.pools.multiplexed(key, max_uses) {
+        Shared::Use(shared) => Free::Use(shared),
+        Shared::Wait(changed) => {
+            changed.notified().await;
+            Free::Changed
+        }
+        Shared::Connect => Free::Connect(Connecting {
+            pools: &worker.pools,
+            key,
+            made: None,
+        }),
+    }
+}
+
+impl Connecting<'_> {
+    fn multiplex(
+        &mut self,
+        (worker, cluster, target): (&Worker, &ClusterTable, &Target<'_>),
+        dialed: Dialed,
+        slot: ConnectionSlot,
+    ) -> Lease {
+        let shared = Rc::new(Multiplexed {
+            endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
+            client: Client::start(
+                (dialed.stream, slot),
+                Config::new(Role::Client, &cluster.config.http2),
+                &worker.shared.registry,
+            ),
+            mtls: dialed.mtls,
+            generation: dialed.generation,
+            uses: Cell::new(0),
+            used: Cell::new((rt::now(), 0)),
+            local: dialed.local,
+        });
+        self.made = Some(Rc::clone(&shared));
+        Lease::H2(shared)
+    }
 }

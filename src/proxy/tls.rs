@@ -23,6 +23,8 @@ pub(crate) enum Speak {
     Http1,
     /// HTTP/2.
     Http2,
+    /// Either HTTP, as the peer likes.
+    Http,
     /// Bytes.
     Bytes,
 }
@@ -33,6 +35,7 @@ impl Speak {
         match self {
             Self::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
             Self::Http2 => &["istio-h2", "istio", "h2"],
+            Self::Http => &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"],
             Self::Bytes => &["istio"],
         }
     }

@@ -3,6 +3,7 @@
 mod cluster;
 mod health;
 mod http;
+mod http2;
 mod route;
 
 use std::collections::BTreeMap;

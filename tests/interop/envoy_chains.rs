@@ -15,6 +15,7 @@ use meshctl::mesh::http::{
     Http1Options, HttpLimits, HttpTimeouts, PathOptions, RemoteOptions, RequestIdOptions,
     ServerHeader, ServerOptions, StripPort, Underscores, Upgrades,
 };
+use meshctl::mesh::http2::Http2Options;
 use meshctl::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
@@ -373,6 +374,7 @@ fn every_option() -> ChainAction {
                 allow_absolute_url: false,
                 keep_after_error: true,
             },
+            http2: Http2Options::default(),
             upgrades: Upgrades(vec!["websocket".to_owned(), "connect".to_owned()]),
         }),
     }

@@ -131,8 +131,10 @@ async fn before(dir: &Path) -> Result<Restart, CliError> {
 }
 
 fn identity(args: &Args) -> Result<Option<Material>, CliError> {
-    let [chain, key, roots] = args.identity.as_slice() else {
-        return Ok(None);
+    let [chain, key, roots] = match args.identity.as_slice() {
+        [] => return Ok(None),
+        [chain, key, roots] => [chain, key, roots],
+        _ => return Err(CliError::usage("--static-identity is CHAIN,KEY,ROOTS")),
     };
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path)

@@ -9,7 +9,8 @@ use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
-    ConnectionPool, Destination, MtlsMode, Subset, TlsPolicy, TrafficPolicy, World, selects,
+    ConnectionPool, Destination, H2Upgrade, MtlsMode, Subset, TlsPolicy, TrafficPolicy, World,
+    selects,
 };
 use crate::mesh::{
     Assignment, Balancing, Cluster, ClusterKind, Endpoint, Instance, Protocol, Service,
@@ -124,7 +125,7 @@ fn cluster(
             panic_threshold: policy.panic_threshold.unwrap_or_default(),
             ..balancer.balancing
         },
-        protocol: upstream(port.protocol, &pool),
+        protocol: upstream(port.protocol, &pool, policy.tls),
         tls: match policy.tls {
             Some(TlsPolicy::Disable) => None,
             Some(TlsPolicy::Mutual) => Some(tls(true)),
@@ -137,12 +138,15 @@ fn cluster(
     }
 }
 
-fn upstream(protocol: Protocol, pool: &ConnectionPool) -> UpstreamProtocol {
-    match protocol {
-        Protocol::Http2 | Protocol::Grpc => UpstreamProtocol::Http2,
+fn upstream(protocol: Protocol, pool: &ConnectionPool, tls: Option<TlsPolicy>) -> UpstreamProtocol {
+    match (protocol, pool.h2_upgrade) {
+        (Protocol::Http2 | Protocol::Grpc, _) => UpstreamProtocol::Http2,
         _ if pool.use_client_protocol => UpstreamProtocol::Downstream,
-        _ if pool.h2_upgrade => UpstreamProtocol::Http2,
-        Protocol::Auto => UpstreamProtocol::Downstream,
+        (_, H2Upgrade::Always) => UpstreamProtocol::Http2,
+        (Protocol::Auto, _) => UpstreamProtocol::Downstream,
+        (Protocol::Http, H2Upgrade::Default) if tls != Some(TlsPolicy::Disable) => {
+            UpstreamProtocol::Negotiated
+        }
         _ => UpstreamProtocol::Http1,
     }
 }

@@ -12,12 +12,13 @@ use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
 use super::h1::parse;
 use super::h2::stream::StreamError;
-use super::head::{Edits, ResponseOut};
+use super::head::{Edits, ResponseOut, Switch};
 use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
 use super::marks::AnswerMarks;
 use super::plan::Facts;
 use super::replay::Replay;
 use super::respond::{Failure, reason};
+use super::upgrade::Upgrade;
 use super::{Framing, Version};
 
 /// Informational answers before an answer at most; they wait in memory.
@@ -51,6 +52,8 @@ pub(crate) struct Relay<'t> {
     pub(crate) begun: Instant,
     /// The caller's connection ends with this answer.
     pub(crate) close: bool,
+    /// Another protocol that the request asks for.
+    pub(crate) upgrade: Option<&'t Upgrade>,
     /// What the answer tells the caller about the proxy, where that is not the usual.
     pub(crate) marks: Option<&'t AnswerMarks>,
     /// Answers that are not passed on but tried again.
@@ -134,13 +137,14 @@ impl<'t> Drive<'_, 't> {
     }
 
     fn upload(&mut self, cx: &mut Context<'_>) -> Option<End<'t>> {
-        match pump(
-            cx,
-            self.down,
-            self.up,
-            &mut self.received,
-            Some(self.replay),
-        ) {
+        let gone_up = if self.relay.upgrade.is_some() {
+            // Behind a request for another protocol nothing goes up before it is granted.
+            self.up.poll_flush(cx).map_err(Broken::To)
+        } else {
+            let replay = Some(&mut *self.replay);
+            pump(cx, self.down, self.up, &mut self.received, replay)
+        };
+        match gone_up {
             Poll::Pending => None,
             Poll::Ready(Ok(())) => {
                 self.uploaded = true;
@@ -331,8 +335,8 @@ impl<'t> Relay<'t> {
     fn pass(&self, down: &mut Leg, parts: &Parts<'_>, whole: bool) -> Result<Head<'t>, Failure> {
         let now = rt::now();
         let status = parts.status;
-        let switch = status == 101 && self.facts.upgrade;
-        if status < 200 && !switch {
+        let switch = self.switch(parts);
+        if status < 200 && switch.is_none() {
             if status == 101 {
                 return Err(Failure::BadResponse);
             }
@@ -352,8 +356,13 @@ impl<'t> Relay<'t> {
         let (framing, writer) = self.framing(down, parts);
         let close = self.close || framing == Framing::Close;
         let out = ResponseOut {
-            status,
-            reason: parts.reason,
+            // To a caller by HTTP/1.1, whatever the endpoint called its success.
+            status: if switch.is_some() { 101 } else { status },
+            reason: if switch.is_some() {
+                reason(101)
+            } else {
+                parts.reason
+            },
             fields: parts.fields,
             scan: parts.scan,
             edits: self.edits,
@@ -371,11 +380,12 @@ impl<'t> Relay<'t> {
                 out.write_text(&mut leg.out);
             }
             Leg::H2(leg) => {
-                let end = matches!(framing, Framing::None | Framing::Length(0));
+                let bodiless = matches!(framing, Framing::None | Framing::Length(0));
+                let end = bodiless && switch.is_none();
                 leg.answer(end, |head| out.write_h2(head));
             }
         }
-        if switch {
+        if switch.is_some() {
             return Ok(Head::Switched);
         }
         let seen = SeenHead {
@@ -396,6 +406,25 @@ impl<'t> Relay<'t> {
             raw,
         };
         Ok(Head::Relayed(seen, body))
+    }
+
+    /// The protocol that the endpoint switches to with this answer.
+    fn switch<'p>(&self, parts: &Parts<'p>) -> Option<Switch<'p>>
+    where
+        Self: 'p,
+    {
+        let asked = self.upgrade?;
+        match (parts.status, parts.text) {
+            (101, true) => Some(Switch {
+                protocol: parts.scan.upgrade.unwrap_or_default(),
+                accept: None,
+            }),
+            (200..=299, false) => Some(Switch {
+                protocol: &asked.protocol,
+                accept: asked.accept.as_deref(),
+            }),
+            _ => None,
+        }
     }
 
     /// How the caller gets the body, and how it is written.
@@ -423,7 +452,7 @@ impl<'t> Relay<'t> {
             service_time: 0,
             close: false,
             version: self.facts.version,
-            switch: false,
+            switch: None,
             marks: None,
             attempts: None,
         };

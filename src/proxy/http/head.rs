@@ -3,7 +3,6 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
-use crate::mesh::http::ServerOptions;
 use crate::mesh::route::HeaderOperations;
 
 use super::fields::{Fields, Name, Scan, classify};
@@ -11,13 +10,18 @@ use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
 use super::hash::Hashed;
 use super::marks::{AnswerMarks, RequestMarks, request_id};
-use super::respond::reason;
+use super::upgrade::{self, Upgrade};
 use super::{Framing, Version};
 
 /// Where fields are written.
-trait Sink {
+pub(super) trait Sink {
     /// A field from anywhere.
     fn put(&mut self, name: &[u8], value: &[u8]);
+
+    /// A field that was read over HTTP/1.
+    fn put_text(&mut self, _: Name, name: &[u8], value: &[u8]) {
+        self.put(name, value);
+    }
 
     /// A field that was read over HTTP/2, which says whether it may be put into a table.
     fn put_known(&mut self, _: Name, name: &[u8], value: &[u8], _sensitive: bool) {
@@ -40,7 +44,10 @@ impl Sink for Block {
         if !is_field(name, value) {
             return;
         }
-        let kind = classify(name);
+        self.put_text(classify(name), name, value);
+    }
+
+    fn put_text(&mut self, kind: Name, name: &[u8], value: &[u8]) {
         if name.iter().any(u8::is_ascii_uppercase) {
             Self::put(self, kind, &name.to_ascii_lowercase(), value, false);
         } else {
@@ -60,6 +67,10 @@ impl Sink for HeadWriter<'_> {
         }
     }
 
+    fn put_text(&mut self, _: Name, name: &[u8], value: &[u8]) {
+        self.any_field(name, value);
+    }
+
     fn put_known(&mut self, _: Name, name: &[u8], value: &[u8], sensitive: bool) {
         self.field(name, value, sensitive);
     }
@@ -70,8 +81,9 @@ fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(Name, &[u
         Fields::Text(fields) => {
             for field in fields {
                 let name = field.name.as_bytes();
-                if keep(classify(name), name) {
-                    sink.put(name, field.value);
+                let known = classify(name);
+                if keep(known, name) {
+                    sink.put_text(known, name, field.value);
                 }
             }
         }
@@ -115,7 +127,7 @@ impl<'t> Edits<'t> {
         })
     }
 
-    fn write(&self, sink: &mut impl Sink) {
+    pub(super) fn write(&self, sink: &mut impl Sink) {
         if let Some(cookie) = self.hashed.and_then(|hashed| hashed.cookie.as_deref()) {
             sink.put(b"set-cookie", cookie.as_bytes());
         }
@@ -179,8 +191,10 @@ pub(crate) struct RequestOut<'r> {
     /// The caller came by TLS.
     pub(crate) tls: bool,
     pub(crate) version: Version,
-    /// Asks for another protocol on this connection.
-    pub(crate) upgrade: bool,
+    /// Asks for another protocol.
+    pub(crate) upgrade: Option<&'r [u8]>,
+    /// The caller had no need of a key for a WebSocket.
+    pub(crate) key: bool,
     /// What a caller said of its patience is passed on: it is believed, and not said anew.
     pub(crate) passes_deadline: bool,
     /// A gRPC deadline is said anew for each try.
@@ -188,10 +202,13 @@ pub(crate) struct RequestOut<'r> {
 }
 
 impl RequestOut<'_> {
-    fn write_fields(&self, sink: &mut impl Sink) {
+    fn write_fields(&self, sink: &mut impl Sink, two: bool) {
         let marks = self.marks;
-        let passes =
-            |name: &[u8]| !self.scan.connection.nominates(name) && !self.edits.touches(name);
+        let passes = |name: &[u8]| {
+            !self.scan.connection.nominates(name)
+                && !self.edits.touches(name)
+                && (self.upgrade.is_none() || !upgrade::is_handshake(name) || !two)
+        };
         copy(self.fields, sink, |known, name| match known {
             Name::Connection
             | Name::Hop
@@ -247,7 +264,7 @@ impl RequestOut<'_> {
         out.extend_from_slice(self.path);
         out.extend_from_slice(b" HTTP/1.1\r\n");
         out.put(b"host", self.authority);
-        self.write_fields(out);
+        self.write_fields(out, false);
         match self.framing {
             Framing::Length(length) => put_length(out, length),
             Framing::Chunked | Framing::Close => out.put(b"transfer-encoding", b"chunked"),
@@ -255,11 +272,12 @@ impl RequestOut<'_> {
             Framing::None if self.scan.length == Some(0) => out.put(b"content-length", b"0"),
             Framing::None => {}
         }
-        if self.upgrade
-            && let Some(protocol) = self.scan.upgrade
-        {
+        if let Some(protocol) = self.upgrade {
             out.put(b"connection", b"upgrade");
             out.put(b"upgrade", protocol);
+            if self.key && Upgrade::is_websocket(protocol) {
+                out.put(b"sec-websocket-key", upgrade::key().as_bytes());
+            }
         }
     }
 
@@ -267,8 +285,12 @@ impl RequestOut<'_> {
     pub(crate) fn to_block(&self, tls: bool) -> Block {
         let mut head = Block::default();
         let scheme = if tls { &b"https"[..] } else { b"http" };
-        head.set_request((self.method, scheme), (self.authority, self.path));
-        self.write_fields(&mut head);
+        let method = self.upgrade.map_or(self.method, |_| b"CONNECT");
+        head.set_request((method, scheme), (self.authority, self.path));
+        if let Some(protocol) = self.upgrade {
+            head.set_protocol(protocol);
+        }
+        self.write_fields(&mut head, true);
         if let Framing::Length(length) = self.framing {
             put_length(&mut head, length);
         }
@@ -284,7 +306,7 @@ pub(crate) fn proto(tls: bool) -> &'static [u8] {
     if tls { b"https" } else { b"http" }
 }
 
-fn put_length(out: &mut impl Sink, length: u64) {
+pub(super) fn put_length(out: &mut impl Sink, length: u64) {
     let mut text = itoa::Buffer::new();
     out.put(b"content-length", text.format(length).as_bytes());
 }
@@ -305,18 +327,30 @@ pub(crate) struct ResponseOut<'r> {
     pub(crate) close: bool,
     pub(crate) version: Version,
     /// Switches to another protocol.
-    pub(crate) switch: bool,
+    pub(crate) switch: Option<Switch<'r>>,
     /// What it tells the caller about the proxy, where that is not the usual.
     pub(crate) marks: Option<&'r AnswerMarks>,
     /// Tries that it took, where callers are told.
     pub(crate) attempts: Option<u32>,
 }
 
+/// What is said about another protocol that is switched to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Switch<'r> {
+    pub(crate) protocol: &'r [u8],
+    /// `sec-websocket-accept`, where the endpoint had no need to say it.
+    pub(crate) accept: Option<&'r str>,
+}
+
 impl ResponseOut<'_> {
     fn write_fields(&self, sink: &mut impl Sink) {
-        let informational = self.status < 200 && !self.switch;
-        let passes =
-            |name: &[u8]| !self.scan.connection.nominates(name) && !self.edits.touches(name);
+        let informational = self.status < 200 && self.switch.is_none();
+        let two = self.version == Version::Http2;
+        let passes = |name: &[u8]| {
+            !self.scan.connection.nominates(name)
+                && !self.edits.touches(name)
+                && (self.switch.is_none() || !upgrade::is_handshake(name) || !two)
+        };
         copy(self.fields, sink, |known, name| match known {
             Name::Connection
             | Name::Hop
@@ -375,10 +409,11 @@ impl ResponseOut<'_> {
             Framing::Chunked => out.put(b"transfer-encoding", b"chunked"),
             Framing::None | Framing::Close => {}
         }
-        if self.switch {
+        if let Some(switch) = self.switch {
             out.put(b"connection", b"upgrade");
-            if let Some(protocol) = self.scan.upgrade {
-                out.put(b"upgrade", protocol);
+            out.put(b"upgrade", switch.protocol);
+            if let Some(accept) = switch.accept {
+                out.put(b"sec-websocket-accept", accept.as_bytes());
             }
         } else if self.status >= 200 {
             connection(out, self.close, self.version);
@@ -388,7 +423,12 @@ impl ResponseOut<'_> {
 
     /// Writes the head as HTTP/2.
     pub(crate) fn write_h2(&self, out: &mut HeadWriter<'_>) {
-        out.status(self.status);
+        // Over HTTP/2 a switch is a success like any other.
+        out.status(if self.switch.is_some() {
+            200
+        } else {
+            self.status
+        });
         self.write_fields(out);
         if let Framing::Length(length) = self.framing {
             put_length(out, length);
@@ -396,7 +436,7 @@ impl ResponseOut<'_> {
     }
 }
 
-fn status_line(out: &mut Vec<u8>, status: u16, phrase: &str) {
+pub(super) fn status_line(out: &mut Vec<u8>, status: u16, phrase: &str) {
     out.extend_from_slice(b"HTTP/1.1 ");
     let mut text = itoa::Buffer::new();
     out.extend_from_slice(text.format(status).as_bytes());
@@ -405,88 +445,11 @@ fn status_line(out: &mut Vec<u8>, status: u16, phrase: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn connection(out: &mut Vec<u8>, close: bool, version: Version) {
+pub(super) fn connection(out: &mut Vec<u8>, close: bool, version: Version) {
     if close {
         out.put(b"connection", b"close");
     } else if version == Version::Http10 {
         out.put(b"connection", b"keep-alive");
-    }
-}
-
-/// An answer of the proxy's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) location: Option<String>,
-    pub(crate) body: String,
-    pub(crate) overloaded: bool,
-    /// Answer as gRPC: status 200, this `grpc-status`, and the body as message.
-    pub(crate) grpc_status: Option<u8>,
-    /// What it tells the caller about the proxy, where that is not the usual.
-    pub(crate) marks: Option<Box<AnswerMarks>>,
-}
-
-impl Answer {
-    fn fields(&self, sink: &mut impl Sink, edits: Edits<'_>) {
-        if let Some(location) = &self.location {
-            sink.put(b"location", location.as_bytes());
-        }
-        if let Some(status) = self.grpc_status {
-            let mut text = itoa::Buffer::new();
-            sink.put(b"content-type", b"application/grpc");
-            sink.put(b"grpc-status", text.format(status).as_bytes());
-            sink.put(b"grpc-message", self.body.as_bytes());
-        } else if !self.body.is_empty() {
-            sink.put(b"content-type", b"text/plain");
-        }
-        if self.overloaded {
-            sink.put(b"x-envoy-overloaded", b"true");
-        }
-        match &self.marks {
-            None => sink.put(b"server", ServerOptions::NAME.as_bytes()),
-            Some(marks) => marks.each_own(|name, value| sink.put(name.as_bytes(), value)),
-        }
-        edits.write(sink);
-    }
-
-    fn status(&self) -> u16 {
-        if self.grpc_status.is_some() {
-            200
-        } else {
-            self.status
-        }
-    }
-
-    /// The body as it is sent.
-    pub(crate) fn body(&self) -> &[u8] {
-        if self.grpc_status.is_some() {
-            &[]
-        } else {
-            self.body.as_bytes()
-        }
-    }
-
-    /// Appends the whole answer as HTTP/1.1.
-    pub(crate) fn write_text(
-        &self,
-        out: &mut Vec<u8>,
-        edits: Edits<'_>,
-        (close, version, head): (bool, Version, bool),
-    ) {
-        status_line(out, self.status(), reason(self.status()));
-        self.fields(out, edits);
-        put_length(out, u64::try_from(self.body().len()).unwrap_or(0));
-        connection(out, close, version);
-        out.extend_from_slice(b"\r\n");
-        if !head {
-            out.extend_from_slice(self.body());
-        }
-    }
-
-    /// Writes the head as HTTP/2.
-    pub(crate) fn write_h2(&self, edits: Edits<'_>, out: &mut HeadWriter<'_>) {
-        out.status(self.status());
-        self.fields(out, edits);
     }
 }
 
@@ -519,7 +482,8 @@ mod tests {
             client_cert: None,
             tls: false,
             version: Version::Http11,
-            upgrade: false,
+            upgrade: None,
+            key: false,
             passes_deadline: false,
             tells_grpc: false,
         }

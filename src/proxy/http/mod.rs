@@ -5,6 +5,7 @@
 //! [`call`] sends a request to endpoints until one answers, and [`respond`] says what every way to
 //! fail looks like to the caller.
 
+pub(crate) mod answer;
 pub(crate) mod authority;
 pub(crate) mod call;
 pub(crate) mod control;
@@ -18,11 +19,13 @@ pub(crate) mod leg;
 pub(crate) mod marks;
 pub(crate) mod path;
 pub(crate) mod plan;
+mod record;
 pub(crate) mod replay;
 pub(crate) mod respond;
 mod rewrite;
 pub(crate) mod target;
 pub(crate) mod tunnel;
+pub(crate) mod upgrade;
 
 /// Which HTTP the caller speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

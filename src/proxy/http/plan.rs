@@ -14,16 +14,19 @@ use super::super::context::{Conn, Live, Worker};
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
 use super::super::tables::{ClusterTable, RouteAction};
+use super::answer::Answer;
 use super::control::{self, Control};
 use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::hash::{self, Hashed};
-use super::head::{Answer, Edits, RequestOut};
+use super::head::{Edits, RequestOut};
 use super::marks::{AnswerMarks, Caller, RequestMarks};
 use super::path::{BadPath, normalise};
+use super::record::record;
 use super::respond::Failure;
 use super::rewrite::{redirected, rewritten};
 use super::target::effective;
+use super::upgrade::Upgrade;
 use super::{Framing, Version};
 
 /// A request as it was read.
@@ -38,6 +41,8 @@ pub(crate) struct Ask<'m> {
     pub(crate) fields: Fields<'m>,
     pub(crate) scan: &'m Scan<'m>,
     pub(crate) framing: Framing,
+    /// Another protocol that is asked for.
+    pub(crate) upgrade: Option<&'m [u8]>,
 }
 
 /// What stays known of a request.
@@ -112,6 +117,8 @@ pub(crate) struct Chosen {
     /// Cluster index.
     pub(crate) cluster: usize,
     pub(crate) head: HeadOut,
+    /// Another protocol that is asked for.
+    pub(crate) upgrade: Option<Box<Upgrade>>,
     /// What the request itself says about its limits; nothing, mostly.
     pub(crate) control: Option<Box<Control>>,
     /// The host that was asked for, where the cluster goes where callers want.
@@ -128,7 +135,7 @@ pub(crate) enum HeadOut {
     /// HTTP/1.1, without its last line end; in a byte string of the connection's.
     Text(Vec<u8>),
     /// HTTP/2.
-    H2(Block),
+    H2(Box<Block>),
 }
 
 /// A route's parts again, from its indexes.
@@ -302,10 +309,10 @@ fn switchable(ask: &Ask<'_>, facts: Facts, http: &HttpTable) -> Result<(), Failu
     if facts.connect && (ask.framing != Framing::None || ask.scan.length.is_some()) {
         return Err(Failure::Malformed("http1.body_disallowed"));
     }
-    let wanted = match ask.scan.upgrade {
+    let wanted = match ask.upgrade {
         _ if facts.connect => Upgrades::CONNECT.as_bytes(),
-        Some(protocol) if facts.upgrade => protocol,
-        _ => return Ok(()),
+        Some(protocol) => protocol,
+        None => return Ok(()),
     };
     if allowed(wanted) {
         Ok(())
@@ -331,12 +338,7 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
         ) || ask.scan.idempotency_key,
         grpc: ask.scan.grpc,
         connect,
-        upgrade: ask.version == Version::Http11
-            && connection.upgrade
-            // HTTP/2 by that way would be one hop's, and nobody would look into it (Envoy too
-            // takes the wish out).
-            && ask.scan.upgrade.is_some_and(|name| !name.eq_ignore_ascii_case(b"h2c"))
-            && ask.framing == Framing::None,
+        upgrade: ask.upgrade.is_some(),
         keep,
     }
 }
@@ -413,6 +415,10 @@ fn decide(
                 target,
                 cluster: index,
                 head,
+                upgrade: seen
+                    .ask
+                    .upgrade
+                    .map(|protocol| Box::new(Upgrade::new(protocol, seen.ask.fields))),
                 authority: match cluster.config.kind {
                     crate::mesh::ClusterKind::OriginalDestination => seen.authority.to_vec(),
                     _ => Vec::new(),
@@ -472,16 +478,18 @@ fn head_out(
         client_cert: conn.client_cert.as_deref(),
         tls: conn.tls,
         version: facts.version,
-        upgrade: facts.upgrade,
+        upgrade: seen.ask.upgrade,
+        key: facts.version == Version::Http2,
         // Peers are believed, as they only make their own request shorter.
         passes_deadline: (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields))
             && forward.timeout.is_none(),
         tells_grpc: control.is_some_and(|control| control.tell_grpc),
     };
-    // Another protocol can only be asked for over HTTP/1.
-    if !facts.upgrade && speaks_http2(cluster, facts.version) {
+    // Every server knows how to be asked for another protocol by HTTP/1.1, few by HTTP/2.
+    let only_http2 = cluster.config.protocol == UpstreamProtocol::Http2;
+    if speaks_http2(cluster, facts.version) && (!facts.upgrade || only_http2) {
         let tls = cluster.config.tls.is_some();
-        return HeadOut::H2(out.to_block(tls));
+        return HeadOut::H2(Box::new(out.to_block(tls)));
     }
     text.clear();
     out.write_text(&mut text);
@@ -492,26 +500,8 @@ fn head_out(
 fn speaks_http2(cluster: &ClusterTable, version: Version) -> bool {
     match cluster.config.protocol {
         UpstreamProtocol::Http1 => false,
-        UpstreamProtocol::Http2 => true,
+        // Where the peer turns out to speak HTTP/1.1, the head is written anew.
+        UpstreamProtocol::Http2 | UpstreamProtocol::Negotiated => true,
         UpstreamProtocol::Downstream => version == Version::Http2,
-    }
-}
-
-fn record(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> AccessRecord {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let field = |name: &str| ask.fields.first(name).map_or_else(String::new, text);
-    AccessRecord {
-        start: worker.shared.wall.millis(),
-        method: text(ask.method),
-        path: text(ask.target),
-        protocol: ask.version.name(),
-        forwarded_for: field("x-forwarded-for"),
-        user_agent: field("user-agent"),
-        request_id: field("x-request-id"),
-        authority: text(authority),
-        downstream_local: conn.local.to_string(),
-        downstream_remote: conn.remote.to_string(),
-        server_name: conn.server_name.clone().unwrap_or_default(),
-        ..AccessRecord::default()
     }
 }

@@ -31,8 +31,6 @@ pub(crate) enum Failure {
     RequestTimeout,
     #[error("protocol may not be switched to")]
     Upgrade,
-    #[error("method not supported here")]
-    Method,
     #[error("no route matches")]
     NoRoute,
     #[error("the route's cluster does not exist")]
@@ -63,6 +61,8 @@ pub(crate) enum Failure {
     Timeout,
     #[error("no answer to this try in time")]
     TryTimeout,
+    #[error("the endpoint takes no extended CONNECT")]
+    NoUpgrade,
     #[error("nothing from the endpoint during this try for too long")]
     TryIdle,
     #[error("nothing moved for too long")]
@@ -165,11 +165,6 @@ impl Failure {
                 close: false,
                 ..caller(403, "upgrade_failed", "")
             },
-            Self::Method => Reply {
-                flag: Flag::None,
-                close: false,
-                ..caller(501, "method_not_supported", "Not Implemented")
-            },
             Self::NoRoute => proxy(404, Flag::Nr, "route_not_found", ""),
             Self::NoCluster => proxy(503, Flag::Nc, "cluster_not_found", ""),
             Self::NoEndpoint => proxy(503, Flag::Uh, "no_healthy_upstream", "no healthy upstream"),
@@ -269,6 +264,12 @@ impl Failure {
                     "downstream duration timeout",
                 )
             },
+            Self::NoUpgrade => proxy(
+                503,
+                Flag::Upe,
+                "upstream_reset_before_response_started{protocol_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+            ),
             Self::CallerGone => Reply {
                 flag: Flag::Dc,
                 ..caller(0, "downstream_remote_disconnect", "")

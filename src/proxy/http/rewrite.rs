@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::mesh::route::matching::split_query;
 use crate::mesh::route::{PathMatch, PathRewrite, Redirect};
 
-use super::head::Answer;
+use super::answer::Answer;
 use super::plan::Seen;
 
 pub(super) fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, target: &[u8]) -> Vec<u8> {

@@ -87,6 +87,7 @@ mod tests {
             fields: Fields::Text(&[]),
             scan,
             framing: Framing::None,
+            upgrade: None,
         }
     }
 

@@ -1,9 +1,12 @@
 //! Connections that stop being HTTP: `Upgrade` and CONNECT.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::mesh::ClusterKind;
+use crate::rt;
 use crate::telemetry::Flag;
 
 use super::super::balance::Wish;
@@ -11,9 +14,10 @@ use super::super::connect::{self, dial};
 use super::super::context::{Conn, Live, Worker};
 use super::super::stream::Stream;
 use super::super::tcp;
+use super::super::timer::Alarm;
 use super::super::tls::Speak;
 use super::call::{Ended, pick};
-use super::leg::H1Leg;
+use super::leg::{Leg, pump};
 use super::plan::Chosen;
 use super::respond::Failure;
 
@@ -60,26 +64,90 @@ pub(crate) async fn connect(
 }
 
 /// Copies both ways until both sides have ended. What was read already goes first.
-pub(crate) async fn run(down: &mut H1Leg, up: &mut H1Leg, ended: &mut Ended) {
-    // Heads that still wait are written before anything else.
-    let flushed = std::future::poll_fn(|cx| down.poll_flush(cx)).await;
-    if flushed.is_err() {
-        return;
-    }
+pub(crate) async fn run(down: &mut Leg, up: &mut Leg, ended: &mut Ended) {
     let mut counts = tcp::Counts::default();
-    let down_side = tcp::Side {
-        io: &mut down.io,
-        input: &mut down.input,
-    };
-    let up_side = tcp::Side {
-        io: &mut up.io,
-        input: &mut up.input,
-    };
-    let patience = tcp::Patience {
-        idle: IDLE,
-        until: None,
-    };
-    tcp::relay(down_side, up_side, patience, &mut counts, |_, _| {}).await;
+    match (down, up) {
+        (Leg::H1(down), Leg::H1(up)) => {
+            // Heads that still wait are written before anything else.
+            let flushed = poll_fn(|cx| down.poll_flush(cx)).await;
+            if flushed.is_err() {
+                return;
+            }
+            let down_side = tcp::Side {
+                io: &mut down.io,
+                input: &mut down.input,
+            };
+            let up_side = tcp::Side {
+                io: &mut up.io,
+                input: &mut up.input,
+            };
+            let patience = tcp::Patience {
+                idle: IDLE,
+                until: None,
+            };
+            tcp::relay(down_side, up_side, patience, &mut counts, |_, _| {}).await;
+        }
+        (down, up) => {
+            down.stop_framing();
+            up.stop_framing();
+            carry(down, up, &mut counts).await;
+        }
+    }
     ended.received += counts.received;
     ended.sent += counts.sent;
+}
+
+/// Copies between legs of which one at least is a stream of HTTP/2.
+async fn carry(down: &mut Leg, up: &mut Leg, counts: &mut tcp::Counts) {
+    let mut alarm = Alarm::default();
+    let (mut gone_up, mut come_down) = (false, false);
+    let mut moved = (0, rt::now());
+    poll_fn(|cx| {
+        let before = counts.received + counts.sent;
+        let ways = [
+            one_way(
+                cx,
+                (&mut *down, &mut *up),
+                &mut gone_up,
+                &mut counts.received,
+            ),
+            one_way(cx, (&mut *up, &mut *down), &mut come_down, &mut counts.sent),
+        ];
+        if ways.contains(&Way::Broken) {
+            return Poll::Ready(());
+        }
+        if gone_up && come_down {
+            return Poll::Ready(());
+        }
+        let now = counts.received + counts.sent;
+        if now != before || moved.0 != now {
+            moved = (now, rt::now());
+        }
+        alarm.poll(cx, moved.1 + IDLE)
+    })
+    .await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    Broken,
+}
+
+/// Moves what there is in one direction, and its end.
+fn one_way(
+    cx: &mut Context<'_>,
+    (from, to): (&mut Leg, &mut Leg),
+    done: &mut bool,
+    count: &mut u64,
+) -> Way {
+    if *done {
+        return Way::Open;
+    }
+    match pump(cx, from, to, count, None) {
+        Poll::Ready(Ok(())) => *done = to.poll_end(cx).is_ready(),
+        Poll::Ready(Err(_)) => return Way::Broken,
+        Poll::Pending => {}
+    }
+    Way::Open
 }

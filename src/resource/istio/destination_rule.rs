@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::load_balancer::load_balancer;
 use super::virtual_service::host;
 use crate::mesh::cluster::OutlierDetection;
-use crate::mesh::world::{ConnectionPool, TlsPolicy, TrafficPolicy};
+use crate::mesh::world::{ConnectionPool, H2Upgrade, TlsPolicy, TrafficPolicy};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 
@@ -194,9 +194,9 @@ fn connection_pool(value: &Value<'_>) -> ConnectionPool {
             .get("h2UpgradePolicy")
             .and_then(|value| {
                 value.choice(&[
-                    ("DEFAULT", false),
-                    ("DO_NOT_UPGRADE", false),
-                    ("UPGRADE", true),
+                    ("DEFAULT", H2Upgrade::Default),
+                    ("DO_NOT_UPGRADE", H2Upgrade::Never),
+                    ("UPGRADE", H2Upgrade::Always),
                 ])
             })
             .unwrap_or_default();

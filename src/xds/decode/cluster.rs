@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::pb::{HTTP_PROTOCOL_OPTIONS, cluster, is_ads, upstream};
+use super::super::pb::{HTTP_PROTOCOL_OPTIONS, cluster, core, is_ads, upstream};
 use super::super::structs::{ISTIO, as_list, as_number, as_struct, as_text, part};
 use super::fields::Fields;
 use super::limits::limits;
-use super::{Fault, Members, balancing, duration_or, endpoint, health, mtls, sockets, unpack};
+use super::{
+    Fault, Members, balancing, duration_or, endpoint, health, http2, mtls, sockets, unpack,
+};
 use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
+use crate::mesh::http2::Http2Options;
 use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint};
 
 /// For the page of what is supported.
@@ -79,13 +82,13 @@ const OPTIONS: Fields = Fields {
         (1, "common_http_protocol_options"),
         (3, "explicit_http_config"),
         (4, "use_downstream_protocol_config"),
+        (5, "auto_config"),
     ],
     tuning: &[
         (2, "upstream_http_protocol_options"),
         (8, "outlier_detection"),
     ],
     refused: &[
-        (5, "auto_config"),
         (6, "http_filters"),
         (7, "header_validation_config"),
         (9, "request_mirror_policies"),
@@ -102,7 +105,7 @@ pub(super) fn decode(
     let (from, proxy_protocol) = sockets::introduced(from, ignored)?;
     let from = &*from;
     let (kind, members) = kind(from, ignored)?;
-    let (protocol, max_requests_per_connection) = protocol(from, ignored)?;
+    let ((protocol, http2), max_requests_per_connection) = protocol(from, ignored)?;
     let original = kind == ClusterKind::OriginalDestination;
     let (load_balancer, balancing) = balancing::decode(from, original, ignored)?;
     Ok((
@@ -112,6 +115,7 @@ pub(super) fn decode(
             load_balancer,
             balancing,
             protocol,
+            http2,
             tls: security(from, ignored)?,
             // Envoy's default; Istio always says its own.
             connect_timeout: duration_or(
@@ -201,7 +205,7 @@ fn is_plain(endpoint: &Endpoint) -> bool {
 fn protocol(
     from: &cluster::Cluster,
     ignored: &mut Vec<String>,
-) -> Result<(UpstreamProtocol, u32), Fault> {
+) -> Result<((UpstreamProtocol, Http2Options), u32), Fault> {
     use options::UpstreamProtocolOptions as Choice;
     use options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options as options;
@@ -217,15 +221,22 @@ fn protocol(
         .typed_extension_protocol_options
         .get(HTTP_PROTOCOL_OPTIONS)
     else {
-        return Ok((UpstreamProtocol::Http1, 0));
+        return Ok(((UpstreamProtocol::Http1, Http2Options::default()), 0));
     };
     let config: upstream::HttpProtocolOptions = unpack(config)?;
     OPTIONS.audit(&config, ignored)?;
-    let protocol = match config.upstream_protocol_options {
-        None => UpstreamProtocol::Http1,
-        Some(Choice::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
-            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
-            Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
+    let mut spoken = |protocol, options: Option<&core::Http2ProtocolOptions>| {
+        Ok::<_, Fault>((protocol, http2::options(options, ignored)?))
+    };
+    let protocol = match &config.upstream_protocol_options {
+        None => spoken(UpstreamProtocol::Http1, None)?,
+        Some(Choice::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
+            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => {
+                spoken(UpstreamProtocol::Http1, None)?
+            }
+            Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                spoken(UpstreamProtocol::Http2, Some(options))?
+            }
             Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
                 return Err(Fault::Unsupported {
                     message: "HttpProtocolOptions",
@@ -233,12 +244,19 @@ fn protocol(
                 });
             }
         },
-        Some(Choice::UseDownstreamProtocolConfig(_)) => UpstreamProtocol::Downstream,
-        Some(Choice::AutoConfig(_)) => {
-            return Err(Fault::Unsupported {
-                message: "HttpProtocolOptions",
-                field: "auto_config".to_owned(),
-            });
+        Some(Choice::UseDownstreamProtocolConfig(both)) => spoken(
+            UpstreamProtocol::Downstream,
+            both.http2_protocol_options.as_ref(),
+        )?,
+        Some(Choice::AutoConfig(auto)) => {
+            if auto.http3_protocol_options.is_some() {
+                return Err(Fault::Unsupported {
+                    message: "HttpProtocolOptions",
+                    field: "auto_config.http3_protocol_options".to_owned(),
+                });
+            }
+            let options = auto.http2_protocol_options.as_ref();
+            spoken(UpstreamProtocol::Negotiated, options)?
         }
     };
     let most = config

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::pb::{Any, Buffer, PbDuration, Router, UInt32Value, core, hcm, is, is_ads};
 use super::fields::Fields;
 use super::listener::range;
-use super::{Fault, duration_or, route, unpack};
+use super::{Fault, duration_or, http2, route, unpack};
 use crate::mesh::RouteTable;
 use crate::mesh::http::{
     ClientCertDetails, ClientCertOptions, EscapedSlashes, ForwardClientCert, HostOptions,
@@ -29,6 +29,7 @@ const MANAGER: Fields = Fields {
         (4, "route_config"),
         (5, "http_filters"),
         (8, "http_protocol_options"),
+        (9, "http2_protocol_options"),
         (10, "server_name"),
         (12, "drain_timeout"),
         (14, "use_remote_address"),
@@ -60,7 +61,6 @@ const MANAGER: Fields = Fields {
     tuning: &[
         (6, "add_user_agent"),
         (7, "tracing"),
-        (9, "http2_protocol_options"),
         (13, "access_log"),
         (26, "delayed_close_timeout"),
         (36, "request_id_extension"),
@@ -284,6 +284,7 @@ fn options(
             via: header_value("via", &from.via)?,
         },
         http1: http1(from, ignored)?,
+        http2: http2::options(from.http2_protocol_options.as_ref(), ignored)?,
         upgrades: upgrades(&from.upgrade_configs, ignored)?,
     })
 }

@@ -11,6 +11,7 @@ mod fields;
 mod hash;
 mod health;
 mod http;
+mod http2;
 mod limits;
 mod listener;
 mod route;

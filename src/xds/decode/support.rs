@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, endpoint, health, http, limits, listener, mtls, route_fields, sockets,
+    balancing, cluster, endpoint, health, http, http2, limits, listener, mtls, route_fields,
+    sockets,
 };
 
 /// Every table, in the order of the page.
@@ -13,6 +14,7 @@ const TABLES: &[&[&Fields]] = &[
     http::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
+    http2::FIELDS,
     balancing::FIELDS,
     limits::FIELDS,
     health::FIELDS,

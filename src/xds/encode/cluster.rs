@@ -9,7 +9,7 @@ use super::super::pb::{
     u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::{balancing, health, mtls, sockets};
+use super::{balancing, health, http2, mtls, sockets};
 use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, Thresholds, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
@@ -35,7 +35,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         // One entry, so its order is no question.
         typed_extension_protocol_options: [(
             HTTP_PROTOCOL_OPTIONS.to_owned(),
-            any(&protocol(from)),
+            any(&protocol(from, client)),
         )]
         .into(),
         metadata: about(from, client),
@@ -67,7 +67,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
     }
     to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
     if let Some(mtls) = &from.tls {
-        secure(&mut to, mtls, alpn(from.protocol, bytes_only));
+        secure(&mut to, mtls, alpn(from.protocol, bytes_only, client));
     }
     if let Some(version) = from.proxy_protocol {
         sockets::introduce(version, &mut to);
@@ -98,10 +98,15 @@ fn secure(to: &mut cluster::Cluster, mtls: &ClientTls, alpn: Vec<String>) {
 }
 
 /// Istio's names; what is offered must be what this cluster's pools speak.
-fn alpn(protocol: UpstreamProtocol, bytes_only: bool) -> Vec<String> {
+fn alpn(protocol: UpstreamProtocol, bytes_only: bool, client: Client) -> Vec<String> {
     let names: &[&str] = match protocol {
         _ if bytes_only => &["istio-peer-exchange", "istio"],
-        UpstreamProtocol::Http1 => &["istio-http/1.1", "istio-http/1.0", "istio"],
+        UpstreamProtocol::Negotiated if client == Client::Meshctl => {
+            &["istio-h2", "istio-http/1.1", "istio"]
+        }
+        UpstreamProtocol::Http1 | UpstreamProtocol::Negotiated => {
+            &["istio-http/1.1", "istio-http/1.0", "istio"]
+        }
         UpstreamProtocol::Http2 => &["istio-h2", "istio"],
         UpstreamProtocol::Downstream => &["istio"],
     };
@@ -186,7 +191,7 @@ fn thresholds(
     }
 }
 
-fn protocol(from: &Cluster) -> upstream::HttpProtocolOptions {
+fn protocol(from: &Cluster, client: Client) -> upstream::HttpProtocolOptions {
     use options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options as options;
     let explicit = |config| {
@@ -194,6 +199,7 @@ fn protocol(from: &Cluster) -> upstream::HttpProtocolOptions {
             protocol_config: Some(config),
         })
     };
+    let two = http2::options(&from.http2);
     let most = from.limits.max_requests_per_connection;
     upstream::HttpProtocolOptions {
         common_http_protocol_options: (most > 0).then(|| core::HttpProtocolOptions {
@@ -204,14 +210,23 @@ fn protocol(from: &Cluster) -> upstream::HttpProtocolOptions {
             UpstreamProtocol::Http1 => explicit(ProtocolConfig::HttpProtocolOptions(
                 core::Http1ProtocolOptions::default(),
             )),
-            UpstreamProtocol::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(
-                core::Http2ProtocolOptions::default(),
-            )),
+            UpstreamProtocol::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(two)),
+            // Others would have to be given its ALPN names too; they call as Istio has them call.
+            UpstreamProtocol::Negotiated if client != Client::Meshctl => explicit(
+                ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
+            ),
+            UpstreamProtocol::Negotiated => {
+                options::UpstreamProtocolOptions::AutoConfig(options::AutoHttpConfig {
+                    http_protocol_options: Some(core::Http1ProtocolOptions::default()),
+                    http2_protocol_options: Some(two),
+                    ..Default::default()
+                })
+            }
             UpstreamProtocol::Downstream => {
                 options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(
                     options::UseDownstreamHttpConfig {
                         http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-                        http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
+                        http2_protocol_options: Some(two),
                         ..Default::default()
                     },
                 )

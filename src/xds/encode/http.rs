@@ -9,6 +9,7 @@ use crate::mesh::http::{
     ClientCertDetails, EscapedSlashes, ForwardClientCert, Http1Options, HttpOptions, HttpTimeouts,
     ServerHeader, ServerOptions, StripPort, Underscores, Upgrades,
 };
+use crate::mesh::http2::Http2Options;
 use crate::mesh::listener::HttpCodec;
 
 /// A manager of connections that routes by the table `routes`.
@@ -29,6 +30,7 @@ pub(super) fn manager(
         request_id,
         server,
         http1,
+        http2,
         upgrades,
     } = options;
     hcm::HttpConnectionManager {
@@ -116,6 +118,8 @@ pub(super) fn manager(
         .into(),
         via: server.via.clone(),
         http_protocol_options: text(http1),
+        http2_protocol_options: (*http2 != Http2Options::default())
+            .then(|| super::http2::options(http2)),
         upgrade_configs: upgrades.0.iter().map(|name| upgrade(name)).collect(),
         ..Default::default()
     }

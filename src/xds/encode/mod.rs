@@ -12,6 +12,7 @@ mod hash;
 mod headers;
 mod health;
 mod http;
+mod http2;
 mod listener;
 mod route;
 mod route_policy;

@@ -9,9 +9,7 @@ use super::{duration, health, positive, socket, text, word};
 use crate::mesh::balancing::{
     Balancing, HashFunction, LocalityBalancing, RingHash, SlowStart, ZoneAware,
 };
-use crate::mesh::cluster::{
-    ClientTls, Limits, RetryBudget, ServiceRef, Thresholds, UpstreamProtocol,
-};
+use crate::mesh::cluster::{ClientTls, Limits, RetryBudget, ServiceRef, Thresholds};
 use crate::mesh::listener::ProxyVersion;
 use crate::mesh::{
     Assignment, Cluster, ClusterKind, DropOverload, Endpoint, Health, Hostname, LoadBalancer,
@@ -170,11 +168,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
         kind,
         option::of(service),
         balancing(),
-        select(vec![
-            UpstreamProtocol::Http1,
-            UpstreamProtocol::Http2,
-            UpstreamProtocol::Downstream,
-        ]),
+        super::http2::upstream(),
         option::of(tls),
         duration(),
         limits,
@@ -188,7 +182,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                 kind,
                 service,
                 (load_balancer, mut balancing),
-                protocol,
+                (protocol, http2),
                 tls,
                 connect_timeout,
                 limits,
@@ -206,6 +200,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                     load_balancer,
                     balancing,
                     protocol,
+                    http2,
                     tls,
                     connect_timeout,
                     limits,

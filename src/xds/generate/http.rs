@@ -24,7 +24,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
         client_cert(),
         request_id(),
         server(),
-        http1(),
+        (http1(), super::http2::options()),
         vec(select(vec!["websocket", "connect", "other"]), 0..3),
     )
         .prop_map(
@@ -37,7 +37,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
                 client_cert,
                 request_id,
                 server,
-                http1,
+                (http1, http2),
                 upgrades,
             )| HttpOptions {
                 path,
@@ -49,6 +49,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
                 request_id,
                 server,
                 http1,
+                http2,
                 upgrades: Upgrades(upgrades.into_iter().map(str::to_owned).collect()),
             },
         );

@@ -8,6 +8,8 @@ use meshctl::mesh::cluster::UpstreamProtocol;
 use meshctl::mesh::route::Action;
 use meshctl::rt::Tasks;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::support::*;
 
@@ -312,4 +314,43 @@ async fn a_goodbye_of_the_endpoint_fails_no_request() {
         assert_eq!(response.await.unwrap().status(), StatusCode::OK, "{n}");
         send = send.ready().await.unwrap();
     }
+}
+
+/// More streams than one connection may carry open another, and what is configured is what is said.
+#[tokio::test]
+async fn streams_of_a_connection_are_limited_as_configured() {
+    let tasks = Tasks::new();
+    let (socket, address) = listen();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (counted, group) = (Arc::clone(&connections), tasks.clone());
+    tasks.spawn("counting app", async move {
+        loop {
+            let (tcp, _) = socket.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+            group.spawn("counting connection", async move {
+                let mut connection = h2::server::handshake(tcp).await.unwrap();
+                let mut open = Vec::new();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let response = Response::builder().body(()).unwrap();
+                    open.push(respond.send_response(response, false).unwrap());
+                }
+            });
+        }
+    });
+    let bind = free();
+    let mut view = view(bind, address, UpstreamProtocol::Http2);
+    let cluster = Arc::make_mut(view.clusters.get_mut("app").unwrap());
+    cluster.http2.max_concurrent_streams = Some(2);
+    let options = meshctl::proxy::Options {
+        workers: 1,
+        ..meshctl::proxy::Options::default()
+    };
+    let _proxy = Proxy::with(options, view, None).await;
+    let mut send = caller(&tasks, bind).await;
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let (response, _) = send.send_request(request("/"), true).unwrap();
+        answers.push(response.await.unwrap());
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 3);
 }

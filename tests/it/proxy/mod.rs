@@ -10,6 +10,7 @@ mod detection;
 mod faults;
 mod http1;
 mod http2;
+mod http2_connect;
 mod http2_safety;
 mod introduced;
 mod lifecycle;

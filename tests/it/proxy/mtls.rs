@@ -137,7 +137,11 @@ pub(super) fn outward(
 async fn callers_are_known_by_their_certificates() {
     let mesh = Mesh::new();
     let app = App::start("a");
-    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+    for protocol in [
+        UpstreamProtocol::Http1,
+        UpstreamProtocol::Http2,
+        UpstreamProtocol::Negotiated,
+    ] {
         let (inbound, outbound, admin) = (free(), free(), free());
         let server = Options {
             admin: Some(admin),
@@ -181,6 +185,45 @@ async fn callers_are_known_by_their_certificates() {
         ] {
             assert!(line.contains(label), "{label} in {line}");
         }
+    }
+}
+
+/// A peer says in its handshake which HTTP it likes; bodies and upgrades arrive either way.
+#[tokio::test]
+async fn the_version_between_sidecars_is_the_peers_choice() {
+    let mesh = Mesh::new();
+    let app = App::start("a");
+    for (offered, target) in [
+        (&["istio-h2", "istio-http/1.1"][..], "http://app/x"),
+        (&["h2"], "http://app/x"),
+        (&["istio-http/1.1"], "/x"),
+        (&["http/1.1"], "/x"),
+        (&["istio"], "/x"),
+    ] {
+        let (inbound, outbound) = (free(), free());
+        let mut view = strict(inbound, app.address, http());
+        let listener = Arc::make_mut(view.listeners.get_mut("in").unwrap());
+        let alpn = offered.iter().map(|name| (*name).to_owned()).collect();
+        listener.chains[0].tls = Some(ServerTls { alpn });
+        let _server = Proxy::with(options("server"), view, Some(mesh.identity("server"))).await;
+        let view = outward(outbound, inbound, "server", UpstreamProtocol::Negotiated).0;
+        let _client = Proxy::with(options("client"), view, Some(mesh.identity("client"))).await;
+        let post = "POST /x HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\
+                    Connection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let asks = (0..8).map(|_| exchange(outbound, post));
+        for answer in futures_util::future::join_all(asks).await {
+            assert!(
+                answer.contains(&format!("a POST {target}\n")),
+                "{offered:?}: {answer}"
+            );
+            assert!(answer.contains("\n\nabc"), "{answer}");
+        }
+        let answer = get(outbound, "/x").await;
+        assert!(
+            answer.contains(&format!("a GET {target}\n")),
+            "{offered:?}: {answer}"
+        );
+        assert!(!answer.contains("transfer-encoding: chunked\n"), "{answer}");
     }
 }
 

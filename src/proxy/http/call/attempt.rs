@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::mesh::LoadBalancer;
+use crate::mesh::cluster::UpstreamProtocol;
 use crate::rt;
 
 use super::super::super::balance::outlier::{self, Detector, Outcome};
@@ -151,6 +152,7 @@ impl<'c> Calling<'c> {
             facts: call.facts,
             begun: call.begun,
             close: call.close || !call.facts.keep,
+            upgrade: call.chosen.upgrade.as_deref(),
             chance: self.chance().filter(|_| self.replay.is_whole()),
             marks: call.chosen.marks.as_deref(),
             attempts: self.routed.attempts.response.then_some(self.tries),
@@ -170,10 +172,24 @@ impl<'c> Calling<'c> {
         }
         let cluster = (self.cluster, self.gate);
         let obtained = match call.chosen.head {
+            HeadOut::H2(_) if pool::chose_http1(call.worker, self.cluster, &target) => {
+                pool::http1(call.worker, call.live, cluster, &target, self.fresh).await
+            }
             HeadOut::Text(_) => {
                 pool::http1(call.worker, call.live, cluster, &target, self.fresh).await
             }
-            HeadOut::H2(_) => pool::http2(call.worker, call.live, cluster, &target).await,
+            HeadOut::H2(_) if self.cluster.config.protocol == UpstreamProtocol::Negotiated => {
+                pool::negotiated(call.worker, call.live, cluster, &target, self.fresh).await
+            }
+            HeadOut::H2(_) => {
+                let obtained = pool::http2(call.worker, call.live, cluster, &target).await;
+                match obtained {
+                    Ok(lease) if call.facts.upgrade => {
+                        Box::pin(lease.takes_connect()).await.map(|()| lease)
+                    }
+                    obtained => obtained,
+                }
+            }
         };
         let lease = match obtained {
             Ok(lease) => lease,
@@ -223,9 +239,7 @@ impl<'c> Calling<'c> {
         let (delivered, reused) = (!nothing_written(&up.leg), up.reused);
         if matches!(end, End::Switched) {
             self.ended.status = 101;
-            if let Leg::H1(leg) = up.leg {
-                self.ended.switched = Some(leg);
-            }
+            self.ended.switched = Some((up.leg, up.shared));
         } else if matches!(end, End::Done)
             && uploaded
             && seen.is_some_and(|seen| seen.reusable)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::rt;
 
+use super::super::super::buffer::{give_text, take_text};
 use super::super::super::context::introduction;
 use super::super::super::pool::{Lease, Multiplexed, Tag};
 use super::super::control::write_grpc_timeout;
@@ -23,7 +24,7 @@ pub(super) struct Up {
     pub(super) sent_end: bool,
     pub(super) reused: bool,
     /// The connection stays while the stream is on it.
-    pub(super) _shared: Option<Rc<Multiplexed>>,
+    pub(super) shared: Option<Rc<Multiplexed>>,
 }
 
 impl Calling<'_> {
@@ -64,15 +65,30 @@ impl Calling<'_> {
     /// Puts the head (and what went up in an earlier try) on the connection.
     pub(super) fn begin(&mut self, lease: Lease) -> Result<Up, Failure> {
         match (lease, &self.call.chosen.head) {
-            (Lease::H1(leg, tag), HeadOut::Text(head)) => Ok(self.begin_text(leg, tag, head)),
+            (Lease::H1(leg, tag), HeadOut::Text(head)) => {
+                let facts = &self.call.facts;
+                let coded = facts.framing == Framing::Chunked && facts.version == Version::Http2;
+                Ok(self.begin_text(leg, tag, (head, coded)))
+            }
+            (Lease::H1(leg, tag), HeadOut::H2(head)) => {
+                let framing = self.call.facts.framing;
+                let mut text = take_text();
+                write_text(head, framing, &mut text);
+                let up = self.begin_text(leg, tag, (&text, framing == Framing::Chunked));
+                give_text(text);
+                Ok(up)
+            }
             (Lease::H2(shared), HeadOut::H2(head)) => self.begin_h2(shared, head),
             _ => Err(Failure::BadResponse),
         }
     }
 
-    fn begin_text(&mut self, mut leg: Box<H1Leg>, mut tag: Tag, head: &[u8]) -> Up {
-        let facts = &self.call.facts;
-        let coded = facts.framing == Framing::Chunked && facts.version == Version::Http2;
+    fn begin_text(
+        &mut self,
+        mut leg: Box<H1Leg>,
+        mut tag: Tag,
+        (head, coded): (&[u8], bool),
+    ) -> Up {
         leg.begin(if coded {
             Writer::Chunked
         } else {
@@ -104,14 +120,14 @@ impl Calling<'_> {
             tag: Some(tag),
             sent_end: false,
             reused,
-            _shared: None,
+            shared: None,
         }
     }
 
     fn begin_h2(&mut self, shared: Rc<Multiplexed>, head: &Block) -> Result<Up, Failure> {
         let uses = shared.uses.get();
         let facts = &self.call.facts;
-        let end = facts.framing == Framing::None;
+        let end = facts.framing == Framing::None && !facts.upgrade;
         let opened = shared.client.open((end, facts.head), |out| {
             out.request(head);
             self.say(&mut |name, value| out.field(name.as_bytes(), value, false));
@@ -132,7 +148,31 @@ impl Calling<'_> {
             tag: None,
             sent_end: end,
             reused: uses > 0,
-            _shared: Some(shared),
+            shared: Some(shared),
         })
     }
+}
+
+/// Appends a request's head that was meant for HTTP/2 as HTTP/1.1, but for the empty line that ends it.
+fn write_text(head: &Block, framing: Framing, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method());
+    out.push(b' ');
+    out.extend_from_slice(head.path());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    put(out, b"host", head.authority().unwrap_or_default());
+    head.each(|known, name, value| {
+        if !matches!(known, fields::Name::Te | fields::Name::Host) {
+            put(out, name, value);
+        }
+    });
+    if framing == Framing::Chunked {
+        put(out, b"transfer-encoding", b"chunked");
+    }
+}
+
+fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }

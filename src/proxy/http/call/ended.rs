@@ -1,11 +1,13 @@
 //! How a request ended, for its report.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::telemetry::{Flag, PeerId, RouteId, ServiceId};
 
-use super::super::leg::H1Leg;
+use super::super::super::pool::Multiplexed;
+use super::super::leg::Leg;
 use super::super::respond::Failure;
 
 /// How a request ended.
@@ -30,8 +32,8 @@ pub(crate) struct Ended {
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) upstream_time: Option<Duration>,
-    /// Both sides speak another protocol from here on.
-    pub(crate) switched: Option<Box<H1Leg>>,
+    /// Both sides speak another protocol from here on: the endpoint's, and its connection if shared.
+    pub(crate) switched: Option<(Leg, Option<Rc<Multiplexed>>)>,
 }
 
 impl Ended {

@@ -94,7 +94,7 @@ impl<'c> Racer<'c> {
 impl<'c> Calling<'c> {
     /// Whether another try can begin beside the present one.
     pub(super) fn may_race(&self) -> bool {
-        self.hedges() && self.left > 0 && self.replay.is_whole()
+        self.hedges() && self.left > 0 && self.replay.is_whole() && !self.call.facts.upgrade
     }
 
     /// Lets `first`, which is late, go on beside further tries until one has answered well.

@@ -17,9 +17,10 @@ use super::super::super::context::{Conn, Live, Worker};
 use super::super::super::observe;
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
+use super::super::answer::Answer;
 use super::super::call::{self, Call, Ended};
 use super::super::fields::{self, Fields};
-use super::super::head::{Answer, Edits};
+use super::super::head::Edits;
 use super::super::leg::{H1Leg, Leg, Writer};
 use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, answer_marks, plan};
 use super::super::respond::{Failure, grpc_status};
@@ -245,10 +246,8 @@ impl Request<'_> {
             let answered = Box::pin(self.fail(down, &failure, facts, edits_of, close)).await;
             ended.broken |= !answered;
         }
-        if let Some(mut up) = ended.switched.take() {
-            if let Leg::H1(leg) = down {
-                Box::pin(tunnel::run(leg, &mut up, &mut ended)).await;
-            }
+        if let Some((mut up, _shared)) = ended.switched.take() {
+            Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
             ended.broken = true;
         }
         // A drain that began meanwhile was not announced: the next answer does that.
@@ -297,6 +296,7 @@ impl Request<'_> {
                     fields: head.fields,
                     scan: &scan,
                     framing: scan.request_framing(),
+                    upgrade: upgrade(head.version, &scan),
                 };
                 let text = std::mem::take(text);
                 let plan = plan(self.worker, self.live, self.conn, self.routes, &ask, text);
@@ -452,8 +452,8 @@ impl Request<'_> {
         if let (Some(stream), Leg::H1(leg)) = (stream, &mut *down) {
             leg.begin(Writer::Plain);
             leg.out.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
-            let mut up = H1Leg::new(stream, Buffer::default());
-            Box::pin(tunnel::run(leg, &mut up, &mut ended)).await;
+            let mut up = Leg::H1(H1Leg::new(stream, Buffer::default()));
+            Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
         } else if let Some(failure) = ended.failure.clone() {
             self.fail(down, &failure, facts, None, true).await;
         }
@@ -477,6 +477,15 @@ impl Request<'_> {
             ended,
         );
     }
+}
+
+/// Another protocol that a request asks for.
+fn upgrade<'m>(version: Version, scan: &fields::Scan<'m>) -> Option<&'m [u8]> {
+    let may = version == Version::Http11 && scan.request_framing() == Framing::None;
+    // HTTP/2 by that way would be one hop's, and nobody would look into it (Envoy too takes the wish
+    // out).
+    scan.upgrade
+        .filter(|name| may && scan.connection.upgrade && !name.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// The proxy's own answer to a failed request.

@@ -240,6 +240,19 @@ impl Block {
         self.cookies = 1;
     }
 
+    /// Whether a name has `_`, which some applications read as `-`.
+    pub(crate) fn is_odd(&self) -> bool {
+        let odd = |field: &Field| field.text.of(&self.text).contains(&b'_');
+        self.fields.iter().any(odd)
+    }
+
+    /// Takes those out.
+    pub(crate) fn drop_odd(&mut self) {
+        let text = &self.text;
+        self.fields
+            .retain(|field| !field.text.of(text).contains(&b'_'));
+    }
+
     /// Adds a field as it is. Its name is in lower case.
     pub(crate) fn put(&mut self, kind: Name, name: &[u8], value: &[u8], sensitive: bool) {
         let at = self.text.len();
@@ -268,6 +281,13 @@ impl Block {
         };
         let spans = (span(method), span(scheme), span(authority), span(path));
         (self.method, self.scheme, self.authority, self.path) = spans;
+    }
+
+    /// Sets `:protocol` of an extended CONNECT.
+    pub(crate) fn set_protocol(&mut self, protocol: &[u8]) {
+        let at = self.text.len();
+        self.text.extend_from_slice(protocol);
+        self.protocol = Some(Span::new(at, self.text.len()));
     }
 
     fn span(&self, span: Option<Span>) -> Option<&[u8]> {
@@ -354,8 +374,8 @@ impl Block {
     /// What is wrong with it as a request (RFC 9113, 8.3.1, and RFC 8441, 4).
     pub(crate) fn fault_of_request(&self) -> Option<&'static str> {
         let path = self.path();
-        // What is written into a line of HTTP/1 must not end it.
-        let line = |byte: &u8| *byte > b' ' && *byte != 0x7f;
+        // What is written into a line of HTTP/1 must not end it, whatever the reader takes for a space.
+        let line = |byte: &u8| (0x21..0x7f).contains(byte);
         let token = |byte: &u8| is_name(byte.to_ascii_lowercase());
         let empty = |span| self.span(span).is_none_or(<[u8]>::is_empty);
         let wrong = self.status != 0

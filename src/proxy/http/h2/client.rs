@@ -11,18 +11,20 @@ use crate::telemetry::Registry;
 use super::super::super::limit::ConnectionSlot;
 use super::super::super::stream::Stream;
 use super::carry::Carrier;
+use super::config::Config;
 use super::handle::{Handle, Shared};
 use super::send::HeadWriter;
-use super::session::{Config, Role, Session};
+use super::session::{Role, Session};
 use super::stream::StreamError;
 
 /// Streams on one connection; more open another.
-pub(crate) const MAX_STREAMS: usize = 512;
+pub(crate) const MAX_STREAMS: u32 = 512;
 
 /// A connection to an endpoint. When it is dropped, what has begun goes on and then it ends.
 #[derive(Debug)]
 pub(crate) struct Client {
     session: Shared,
+    max_streams: usize,
 }
 
 impl Client {
@@ -48,7 +50,11 @@ impl Client {
             own.borrow_mut().close();
             carrier.finish().await;
         });
-        Self { session }
+        let max_streams = usize::try_from(config.max_streams).unwrap_or(usize::MAX);
+        Self {
+            session,
+            max_streams,
+        }
     }
 
     /// Whether another stream can be opened, now or when one ends.
@@ -58,12 +64,17 @@ impl Client {
 
     /// Whether another stream can be opened now.
     pub(crate) fn has_room(&self) -> bool {
-        self.session.borrow().has_room(MAX_STREAMS)
+        self.session.borrow().has_room(self.max_streams)
     }
 
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.session.borrow().len() == 0
+    }
+
+    /// Whether extended CONNECT may be sent, once the endpoint has said so or not.
+    pub(crate) async fn takes_connect(&self) -> bool {
+        poll_fn(|cx| self.session.borrow_mut().poll_takes_connect(cx)).await
     }
 
     /// See [`Session::open`].

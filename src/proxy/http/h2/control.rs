@@ -103,6 +103,7 @@ impl Session {
                     _ => return Err(Fault::protocol(FRAMING)),
                 },
                 setting::ENABLE_CONNECT if value > 1 => return Err(Fault::protocol(FRAMING)),
+                setting::ENABLE_CONNECT => self.peer.connect = value == 1,
                 _ => {}
             }
         }
@@ -110,6 +111,7 @@ impl Session {
             self.resize_windows(window)?;
         }
         self.greeted = true;
+        self.unsettled.drain(..).for_each(std::task::Waker::wake);
         frame::put_head(&mut self.out, 0, (Type::Settings, frame::ACK), 0);
         self.answers += 1;
         Ok(())

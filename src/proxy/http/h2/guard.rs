@@ -118,6 +118,9 @@ pub(crate) struct GuardLimits {
     pub(crate) windows_per_data: u32,
     /// `max_outbound_control_frames`.
     pub(crate) unread: u32,
+    /// `stream_reset_burst` and, each second, `stream_reset_rate`. By default at once what Envoy
+    /// takes (`premature_reset_total_stream_count`), and then what nghttp2 does.
+    pub(crate) resets: (u32, u32),
 }
 
 impl Default for GuardLimits {
@@ -127,6 +130,7 @@ impl Default for GuardLimits {
             priority_per_stream: 100,
             windows_per_data: 10,
             unread: 1000,
+            resets: (500, 33),
         }
     }
 }
@@ -134,8 +138,7 @@ impl Default for GuardLimits {
 impl Guard {
     pub(crate) fn new(limits: GuardLimits) -> Self {
         Self {
-            // At once what Envoy takes (`premature_reset_total_stream_count`), then what nghttp2 does.
-            resets: Account::new(500, 33),
+            resets: Account::new(limits.resets.0, limits.resets.1),
             pings: Account::new(500, 50),
             settings: Account::new(100, 5),
             strays: Account::new(1000, 330),

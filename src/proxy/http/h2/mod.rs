@@ -8,6 +8,7 @@
 pub(crate) mod block;
 mod carry;
 pub(crate) mod client;
+pub(crate) mod config;
 mod control;
 pub(crate) mod frame;
 mod guard;

@@ -3,8 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::super::fields::MAX_HEAD;
-use super::block::{Block, Limits};
+use super::block::Block;
 use super::frame::{self, Head, Reason, Type};
 use super::guard::Flood;
 use super::session::{Arrived, Fault, Gathering, Leaving, Partial, Role, Session};
@@ -345,7 +344,9 @@ impl Session {
         };
         gathering.frames += 1;
         // What is longer when compressed than it may be when not is no head.
-        if gathering.frames > MAX_CONTINUATIONS || gathering.text.len() + payload.len() > MAX_HEAD {
+        if gathering.frames > MAX_CONTINUATIONS
+            || gathering.text.len() + payload.len() > self.config.head.size
+        {
             return Err(Flood::Continuations.into());
         }
         gathering.text.extend_from_slice(payload);
@@ -364,7 +365,7 @@ impl Session {
         let mut block = Block::default();
         // Always, as the table of the connection depends on it.
         self.decoder
-            .decode(fragment, &mut block, Limits::default())
+            .decode(fragment, &mut block, self.config.head)
             .map_err(|_| Fault::new(Reason::COMPRESSION_ERROR, "http2.header_compression"))?;
         match self.streams.find(id) {
             Some(key) => self.on_further_block(key, id, end, block, now),
@@ -396,6 +397,10 @@ impl Session {
         }
         self.last = id;
         self.guard.opened();
+        self.opened = self.opened.saturating_add(1);
+        if self.opened == self.config.max_requests {
+            self.leave(now);
+        }
         let allowed = usize::try_from(self.config.max_streams).unwrap_or(usize::MAX);
         if self.streams.len() >= allowed {
             let live = self.streams.live();

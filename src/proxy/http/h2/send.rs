@@ -345,9 +345,6 @@ impl Session {
         give_text(stream.data);
         if self.streams.is_empty() {
             self.rested(now());
-        } else if self.role == Role::Client {
-            // Somebody may wait for a place.
-            self.notify();
         }
     }
 }

@@ -11,27 +11,30 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::mesh::http::Underscores;
 use crate::mesh::route::HeaderOperations;
 use crate::rt;
 use crate::telemetry::ServiceId;
 
-use super::super::super::buffer::take_text;
+use super::super::super::buffer::{Buffer, take_text};
 use super::super::super::context::{Conn, Live, Worker};
 use super::super::super::observe;
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
+use super::super::answer::Answer;
 use super::super::call::{self, Call, Ended};
 use super::super::fields::{self, Fields};
 use super::super::h1::serve::{Routes, failed, own_details};
-use super::super::head::{Answer, Edits};
-use super::super::leg::{H2Leg, Leg};
+use super::super::head::Edits;
+use super::super::leg::{H1Leg, H2Leg, Leg};
 use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, plan};
 use super::super::respond::Failure;
-use super::super::{Framing, Version};
+use super::super::{Framing, Version, tunnel};
 use super::carry::Carrier;
+use super::config::Config;
 use super::frame::Reason;
 use super::handle::{self, Handle};
-use super::session::{Arrived, Config, Role, Session};
+use super::session::{Arrived, Role, Session};
 
 /// Lanes without work are kept this long.
 const LINGER: Duration = Duration::from_secs(5);
@@ -76,7 +79,7 @@ impl Drop for Ending {
 
 /// Serves `stream` by the route table named `table`.
 pub(crate) async fn serve(worker: Rc<Worker>, conn: Conn, table: Rc<str>, stream: Stream) {
-    let session = Session::new(Role::Server, Config::default(), rt::now());
+    let session = Session::new(Role::Server, Config::of(conn.http()), rt::now());
     let shared = Rc::new(Shared {
         worker,
         conn,
@@ -189,14 +192,18 @@ async fn run_lane(shared: Rc<Shared>, lane: Rc<Lane>) {
 }
 
 /// Answers one stream.
-async fn one(shared: &Rc<Shared>, arrived: Arrived, alarm: &mut Alarm) {
+async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
     let begun = rt::now();
     let (worker, conn) = (&shared.worker, &shared.conn);
     let live = worker.live();
     let handle = Handle::new(Rc::clone(&shared.session), (arrived.key, arrived.id));
-    let leg = H2Leg::new(handle, false);
+    let mut leg = H2Leg::new(handle, false);
+    leg.up_to(conn.http().options.limits.max_request_bytes);
     if arrived.head.fault_of_request().is_some() {
         leg.reset(Reason::PROTOCOL_ERROR);
+    }
+    if conn.http().options.limits.underscores == Underscores::DropHeader {
+        arrived.head.drop_odd();
     }
     let planned = shared.plan(&live, &arrived);
     drop(arrived);
@@ -231,6 +238,18 @@ async fn one(shared: &Rc<Shared>, arrived: Arrived, alarm: &mut Alarm) {
             ended.details = own_details(*at);
             ended
         }
+        Then::Forward(chosen) if facts.connect => {
+            let (mut ended, stream) = Box::pin(tunnel::connect(worker, &live, conn, chosen)).await;
+            if let (Some(stream), Leg::H2(leg)) = (stream, &mut down) {
+                leg.answer(false, |out| out.status(200));
+                let mut up = Leg::H1(H1Leg::new(stream, Buffer::default()));
+                Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
+            } else if let Some(failure) = &ended.failure {
+                let own = failed(failure, facts.grpc);
+                answer(&mut down, &own, Edits::default(), facts.head).await;
+            }
+            ended
+        }
         Then::Forward(chosen) => {
             let call = Call {
                 worker,
@@ -241,7 +260,10 @@ async fn one(shared: &Rc<Shared>, arrived: Arrived, alarm: &mut Alarm) {
                 begun,
                 close: false,
             };
-            let ended = call::forward(&call, &mut down, alarm).await;
+            let mut ended = call::forward(&call, &mut down, alarm).await;
+            if let Some((mut up, _shared)) = ended.switched.take() {
+                Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
+            }
             finish(&mut down, &ended, facts, edits(chosen.at)).await;
             ended
         }
@@ -266,12 +288,15 @@ impl Shared {
         if head.is_cut() {
             return Err(Failure::HeadTooLarge);
         }
+        if self.conn.http().options.limits.underscores != Underscores::Allow && head.is_odd() {
+            return Err(Failure::Malformed("http2.unexpected_underscore"));
+        }
         let fields = Fields::Block(head);
         let bad = |_| Failure::Malformed(super::block::MESSAGING);
         let scan = fields::scan(fields).map_err(bad)?;
-        if head.method() == b"CONNECT" {
-            return Err(Failure::Method);
-        }
+        let connect = head.method() == b"CONNECT";
+        // What asks for another protocol is routed as what it is over HTTP/1.1, as Envoy does.
+        let upgrade = head.protocol();
         let authority = head.authority().filter(|authority| !authority.is_empty());
         // Two names for one thing: whoever decided by the other one would be deceived.
         if let (Some(authority), Some(host)) = (authority, scan.host)
@@ -280,18 +305,27 @@ impl Shared {
             return Err(Failure::Malformed("http2.host_and_authority_differ"));
         }
         let framing = match scan.length {
-            _ if arrived.end => Framing::None,
+            _ if arrived.end || connect => Framing::None,
             Some(0) | None => Framing::Chunked,
             Some(length) => Framing::Length(length),
         };
         let ask = Ask {
-            method: head.method(),
-            target: head.path(),
+            method: if upgrade.is_some() {
+                b"GET"
+            } else {
+                head.method()
+            },
+            target: if connect && upgrade.is_none() {
+                b"/"
+            } else {
+                head.path()
+            },
             authority: authority.or(scan.host),
             version: Version::Http2,
             fields,
             scan: &scan,
             framing,
+            upgrade,
         };
         let routes = self.routes.borrow_mut().index(live);
         let mut plan = plan(&self.worker, live, &self.conn, routes, &ask, take_text())?;

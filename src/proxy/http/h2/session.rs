@@ -2,14 +2,15 @@
 //! come out in [`Session::output`], the users of its streams are woken, and time is an argument.
 
 use std::collections::VecDeque;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::super::buffer::{give_text, take_text};
+use super::config::Config;
 use super::frame::{self, Reason, setting};
-use super::guard::{Flood, Guard, GuardLimits, PATIENCE};
+use super::guard::{Flood, Guard, PATIENCE};
 use super::hpack::{self, Decoder, Encoder};
 use super::stream::{StreamError, Streams};
 
@@ -22,51 +23,14 @@ pub(crate) enum Role {
     Server,
 }
 
-/// What we tell the peer, and what we expect of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Config {
-    /// Streams of the peer at once. Envoy's `max_concurrent_streams`.
-    pub(crate) max_streams: u32,
-    /// What one stream may have under way before it is passed on.
-    pub(crate) stream_window: u32,
-    /// What all streams of a connection may; well above one stream's, or one that stalls blocks all.
-    pub(crate) connection_window: u32,
-    /// Bytes of the table that the peer compresses heads with.
-    pub(crate) table_size: u32,
-    /// Whether extended CONNECT is offered (RFC 8441).
-    pub(crate) connect: bool,
-    pub(crate) limits: GuardLimits,
-    /// Data that the peer does not take for this long ends its stream. Envoy's
-    /// `stream_idle_timeout`, 5 min.
-    pub(crate) stall: Duration,
-    /// A connection without streams is closed after this long.
-    pub(crate) idle: Duration,
-    /// PING this often, and how long its answer may take. Envoy's `connection_keepalive`.
-    pub(crate) keepalive: Option<(Duration, Duration)>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            max_streams: 1000,
-            stream_window: 256 * 1024,
-            connection_window: 4 * 1024 * 1024,
-            table_size: 4096,
-            connect: false,
-            limits: GuardLimits::default(),
-            stall: Duration::from_mins(5),
-            idle: Duration::from_hours(1),
-            keepalive: None,
-        }
-    }
-}
-
 /// What the peer said of itself.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) window: i64,
     pub(super) max_frame: usize,
     pub(super) max_streams: u32,
+    /// It takes extended CONNECT.
+    pub(super) connect: bool,
 }
 
 /// Why the connection is over.
@@ -158,6 +122,8 @@ pub(crate) struct Session {
     pub(super) preface: usize,
     /// The peer's settings came.
     pub(super) greeted: bool,
+    /// Those who wait for them.
+    pub(super) unsettled: Vec<Waker>,
     pub(super) gathering: Option<Gathering>,
     pub(super) partial: Option<Partial>,
     /// Since when something has been incomplete.
@@ -175,6 +141,8 @@ pub(crate) struct Session {
     pub(super) arrived: VecDeque<Arrived>,
     /// The highest number of a stream of the peer.
     pub(super) last: u32,
+    /// Streams that the peer has opened.
+    pub(super) opened: u32,
     /// The number of our next stream.
     pub(super) next: u32,
     pub(super) leaving: Leaving,
@@ -183,6 +151,7 @@ pub(crate) struct Session {
     /// Numbers of the streams that we reset last: what still comes for them is no fault.
     pub(super) reset: VecDeque<u32>,
     ended: Option<Fault>,
+    born: Instant,
     idle_since: Instant,
     /// Since when our settings have not been acknowledged.
     pub(super) unacknowledged: Option<Instant>,
@@ -210,8 +179,6 @@ pub(super) const LEAVING: [u8; 8] = *b"goodbye.";
 pub(super) const ALIVE: [u8; 8] = *b"alive...";
 /// Output beyond this waits with its streams.
 pub(super) const PILE: usize = 64 * 1024;
-/// How long the last number is waited with when a PING stays unanswered.
-const WARNING: Duration = Duration::from_secs(1);
 /// Numbers of streams that we reset are remembered for this many.
 const REMEMBERED: usize = 32;
 
@@ -223,7 +190,7 @@ impl Session {
             (setting::INITIAL_WINDOW, config.stream_window),
             (
                 setting::MAX_HEADER_LIST,
-                u32::try_from(super::super::fields::MAX_HEAD).unwrap_or(u32::MAX),
+                u32::try_from(config.head.size).unwrap_or(u32::MAX),
             ),
         ];
         if config.table_size != 4096 {
@@ -252,6 +219,7 @@ impl Session {
                 max_frame: frame::PAYLOAD,
                 // Until it says more (what nghttp2 and h2 assume).
                 max_streams: 100,
+                connect: false,
             },
             streams: Streams::default(),
             decoder: Decoder::new(usize::try_from(config.table_size).unwrap_or(hpack::TABLE)),
@@ -262,6 +230,7 @@ impl Session {
                 Role::Server => frame::PREFACE.len(),
             },
             greeted: false,
+            unsettled: Vec::new(),
             gathering: None,
             partial: None,
             waiting: Some(now),
@@ -274,11 +243,13 @@ impl Session {
             queue: VecDeque::new(),
             arrived: VecDeque::new(),
             last: 0,
+            opened: 0,
             next: 1,
             leaving: Leaving::No,
             peer_last: None,
             reset: VecDeque::new(),
             ended: None,
+            born: now,
             idle_since: now,
             unacknowledged: Some(now),
             look: None,
@@ -392,6 +363,15 @@ impl Session {
         self.is_open() && self.streams.len() < theirs.min(most)
     }
 
+    /// Whether the peer takes extended CONNECT; pending while it has not said anything.
+    pub(crate) fn poll_takes_connect(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        if self.greeted || self.ended.is_some() {
+            return Poll::Ready(self.peer.connect);
+        }
+        self.unsettled.push(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Ends the connection over a fault of the peer, and tells it.
     pub(super) fn fail(&mut self, fault: Fault) {
         if self.ended.is_some() {
@@ -419,6 +399,7 @@ impl Session {
         self.arrived.clear();
         self.queue.clear();
         self.gathering = None;
+        self.unsettled.drain(..).for_each(Waker::wake);
         self.notify();
     }
 
@@ -469,21 +450,24 @@ impl Session {
 
     /// When [`Session::expire`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let idle = self
-            .streams
-            .is_empty()
-            .then(|| self.idle_since + self.config.idle);
-        let waiting = self.waiting.map(|since| since + PATIENCE);
+        let after = |since: Option<Instant>, limit: Option<Duration>| {
+            since.zip(limit).map(|(since, limit)| since + limit)
+        };
+        let rests = self.streams.is_empty().then_some(self.idle_since);
+        let idle = after(rests, self.config.idle);
+        let waiting = after(self.waiting, self.config.patience);
+        let young = (self.leaving == Leaving::No).then_some(self.born);
+        let age = after(young, self.config.max_age);
         let settings = self.unacknowledged.map(|since| since + PATIENCE);
         let leaving = match self.leaving {
-            Leaving::Warned(since) => Some(since + WARNING),
+            Leaving::Warned(since) => Some(since + self.config.drain),
             Leaving::No | Leaving::Told(_) => None,
         };
         let alive = self.config.keepalive.map(|(interval, timeout)| {
             let (sent, answered) = self.pinged;
             sent + if answered { interval } else { timeout }
         });
-        [idle, waiting, settings, leaving, alive, self.look]
+        [idle, waiting, settings, leaving, alive, age, self.look]
             .into_iter()
             .flatten()
             .min()
@@ -491,27 +475,35 @@ impl Session {
 
     /// Does what time asks for.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let over = |since: Option<Instant>, limit| since.is_some_and(|since| now >= since + limit);
+        let over = |since: Option<Instant>, limit: Option<Duration>| {
+            since
+                .zip(limit)
+                .is_some_and(|(since, limit)| now >= since + limit)
+        };
         if self.ended.is_some() {
             return;
         }
-        if over(self.waiting, PATIENCE) {
+        if over(self.waiting, self.config.patience) {
             return self.fail(Fault::new(
                 Reason::ENHANCE_YOUR_CALM,
                 "http2.incomplete_frame_timeout",
             ));
         }
-        if over(self.unacknowledged, PATIENCE) {
+        if over(self.unacknowledged, Some(PATIENCE)) {
             return self.fail(Fault::new(
                 Reason::SETTINGS_TIMEOUT,
                 "http2.settings_timeout",
             ));
         }
-        if self.streams.is_empty() && now >= self.idle_since + self.config.idle {
+        let rests = self.streams.is_empty().then_some(self.idle_since);
+        if over(rests, self.config.idle) {
             return self.tell();
         }
+        if over(Some(self.born), self.config.max_age) {
+            self.leave(now);
+        }
         if let Leaving::Warned(since) = self.leaving
-            && now >= since + WARNING
+            && now >= since + self.config.drain
         {
             self.tell();
         }

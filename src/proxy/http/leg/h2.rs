@@ -22,6 +22,8 @@ pub(crate) struct H2Leg {
     /// A replayed body, from this place, that goes before what comes.
     ahead: (Vec<u8>, usize),
     sent_end: bool,
+    /// Bytes that may still come, where they are limited.
+    left: Option<u64>,
     /// The last head of an answer was sent.
     pub(crate) answered: bool,
 }
@@ -37,8 +39,14 @@ impl H2Leg {
             trailers: None,
             ahead: (Vec::new(), 0),
             sent_end,
+            left: None,
             answered: false,
         })
+    }
+
+    /// Takes `most` bytes at most.
+    pub(crate) fn up_to(&mut self, most: Option<u32>) {
+        self.left = most.map(u64::from);
     }
 
     /// Sends an informational head.
@@ -70,9 +78,17 @@ impl H2Leg {
             }
             self.data.clear();
             self.at = 0;
-            if let Got::End(trailers) = ready!(self.stream.poll_take(cx, &mut self.data))? {
-                self.trailers = trailers;
-                self.recv_done = true;
+            match ready!(self.stream.poll_take(cx, &mut self.data))? {
+                Got::End(trailers) => {
+                    self.trailers = trailers;
+                    self.recv_done = true;
+                }
+                Got::Data => {
+                    let came = u64::try_from(self.data.len()).unwrap_or(u64::MAX);
+                    if let Some(left) = &mut self.left {
+                        *left = left.checked_sub(came).ok_or(LegError::TooLarge)?;
+                    }
+                }
             }
         }
     }

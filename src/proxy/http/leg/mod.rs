@@ -8,9 +8,14 @@ mod h1;
 mod h2;
 
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::AsyncWrite as _;
+
+use super::Framing;
 use super::fields::{self, Name};
+use super::h1::body::BodyReader;
 use super::h2::block::{Block, is_field};
 use super::h2::stream::StreamError;
 use super::replay::Replay;
@@ -176,6 +181,23 @@ impl Leg {
         match self {
             Self::H1(leg) => leg.reader.is_done() && leg.reader.ready() == 0,
             Self::H2(leg) => leg.is_drained(),
+        }
+    }
+
+    /// From here on bytes are passed as they are, in both directions.
+    pub(crate) fn stop_framing(&mut self) {
+        if let Self::H1(leg) = self {
+            leg.begin(Writer::Plain);
+            leg.reader = BodyReader::new(Framing::Close, false);
+        }
+    }
+
+    /// Says to the peer that nothing more is sent; over HTTP/2 the last frame said so.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // One that cannot be shut down has ended already.
+            Self::H1(leg) => Pin::new(&mut leg.io).poll_shutdown(cx).map(|_| ()),
+            Self::H2(_) => Poll::Ready(()),
         }
     }
 

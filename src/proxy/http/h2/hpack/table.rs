@@ -8,7 +8,7 @@ use super::super::block::Kind;
 /// Bytes that an entry costs beyond its text (RFC 7541, 4.1).
 const OVERHEAD: usize = 32;
 /// Text in front that is no longer needed is kept up to this many bytes before all is moved.
-const SLACK: usize = 4096;
+const SLACK: usize = 1024;
 
 const OTHER: Kind = Kind::Field(Name::Other);
 

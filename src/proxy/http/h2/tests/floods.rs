@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::super::config::Config;
 use super::super::frame::Reason;
-use super::super::session::{Arrived, Config};
+use super::super::session::Arrived;
 use super::{GET, frame, get, post, server};
 use crate::rt;
 

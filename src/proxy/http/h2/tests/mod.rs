@@ -5,9 +5,10 @@ mod pair;
 
 use std::task::{Context, Poll, Waker};
 
+use super::config::Config;
 use super::frame::{self, Head, Reason, Type};
 use super::send::Got;
-use super::session::{Config, Role, Session};
+use super::session::{Role, Session};
 use super::stream::StreamError;
 use crate::rt;
 

@@ -6,8 +6,9 @@ use std::task::Poll;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use super::super::config::Config;
 use super::super::send::Got;
-use super::super::session::{Config, Role, Session};
+use super::super::session::{Role, Session};
 use super::{cx, feed, frame, server};
 use crate::rt;
 
