@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::HttpOptions;
+use super::filter::HttpFilter;
 
 /// A bound address and the chains that its connections are sorted into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +110,9 @@ pub struct Chain {
     /// How many connections it takes, and how long they have to begin.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: ChainLimits,
+    /// What happens to requests before they are sent on, in this order; nothing to bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<HttpFilter>,
 }
 
 /// Limits on the connections of a chain.

@@ -9,6 +9,7 @@ pub mod balancing;
 pub mod check;
 pub mod cluster;
 pub mod endpoint;
+pub mod filter;
 pub mod finding;
 pub mod health_check;
 pub mod http;

@@ -56,6 +56,8 @@ pub(crate) async fn serve(
         client_cert: None,
         peer: Cell::new(PeerId::default()),
         server_name: None,
+        filters: None,
+        own: super::filter::Own::default(),
         http: None,
         state: Rc::clone(&registered.state),
     };
@@ -100,6 +102,7 @@ pub(crate) async fn serve(
         return;
     };
     conn.server_name = hello.server_name;
+    conn.filters.clone_from(&chain.filters);
     conn.http = chain.action.http().cloned();
     let Some(_place) = chain.enter() else {
         tracing::debug!(listener = listener.config.name, %remote, "too many connections");

@@ -186,6 +186,8 @@ impl Admin {
         ]);
         let tables = self.tables.load();
         families.extend(super::stats::clusters(&tables));
+        families.extend(super::stats::filters(tables.filters()));
+        families.extend(self.shared.overload.families());
         families.extend(super::health::numbers::families(&tables));
         if let Some(material) = self.identities.load().as_ref() {
             let left = material.not_after.saturating_sub(self.shared.wall.millis()) / 1000;

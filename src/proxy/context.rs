@@ -16,7 +16,9 @@ use crate::rt::{self, HashMap, Wall};
 use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
 
 use super::access_log::LogSink;
+use super::filter::{self, Filter};
 use super::options::Options;
+use super::overload::Overload;
 use super::pool::Pools;
 use super::tables::http::HttpTable;
 use super::tables::{Surroundings, Tables};
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     /// Where access logs go; nowhere when off.
     pub(crate) log: Option<LogSink>,
     pub(crate) wall: Wall,
+    /// What is done against running out.
+    pub(crate) overload: Overload,
     /// Told when a health check changed something that the control thread acts on.
     pub(crate) health_changed: Notify,
     began: Instant,
@@ -42,9 +46,15 @@ impl Shared {
             registry,
             log,
             wall: Wall::System,
+            overload: Overload::default(),
             health_changed: Notify::new(),
             began: rt::now(),
         }
+    }
+
+    /// How long the proxy has run.
+    pub(crate) fn since(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.began)
     }
 
     /// What tables are built in.
@@ -101,6 +111,8 @@ pub(crate) struct Worker {
     next: Cell<u64>,
     /// No new requests are to be started on connections.
     pub(crate) draining: Cell<bool>,
+    /// Copies of requests that are under way.
+    pub(crate) mirrors: Cell<usize>,
     /// Listeners of which that is so.
     pub(crate) easing: RefCell<Vec<String>>,
 }
@@ -152,6 +164,7 @@ impl Worker {
             connections: RefCell::default(),
             next: Cell::new(0),
             draining: Cell::new(false),
+            mirrors: Cell::new(0),
             easing: RefCell::default(),
         })
     }
@@ -276,6 +289,10 @@ pub(crate) struct Conn {
     /// Who calls, for telemetry only; learned from the first request.
     pub(crate) peer: Cell<PeerId>,
     pub(crate) server_name: Option<String>,
+    /// Filters of the chain that took the connection.
+    pub(crate) filters: Option<Arc<Vec<Filter>>>,
+    /// What filters keep for this connection.
+    pub(crate) own: filter::Own,
     /// How HTTP is spoken with this caller, once it is known to be HTTP.
     pub(crate) http: Option<Arc<HttpTable>>,
     pub(crate) state: Rc<ConnState>,
@@ -295,6 +312,8 @@ impl Conn {
             client_cert: None,
             peer: Cell::new(PeerId::default()),
             server_name: None,
+            filters: None,
+            own: filter::Own::default(),
             http: None,
             state: Rc::default(),
         }
@@ -309,6 +328,38 @@ impl Conn {
     /// How HTTP is spoken with this caller.
     pub(crate) fn http(&self) -> &HttpTable {
         self.http.as_deref().unwrap_or_else(|| HttpTable::usual())
+    }
+
+    /// The caller is another proxy of the mesh, in front of this one's application.
+    pub(crate) fn by_peer(&self) -> bool {
+        self.inbound() && self.principal.is_some()
+    }
+
+    /// What its requests go through.
+    pub(crate) fn filters(&self) -> &[Filter] {
+        self.filters
+            .as_ref()
+            .map(|filters| filters.as_slice())
+            .unwrap_or_default()
+    }
+
+    /// For a copy of a request: the caller's, but nothing that it could be told by.
+    pub(crate) fn shadow(&self) -> Self {
+        Self {
+            remote: self.remote,
+            local: self.local,
+            meant: None,
+            direction: self.direction,
+            tls: self.tls,
+            principal: None,
+            client_cert: None,
+            peer: Cell::new(self.peer.get()),
+            server_name: None,
+            filters: None,
+            own: filter::Own::default(),
+            http: self.http.clone(),
+            state: Rc::default(),
+        }
     }
 
     /// Takes note of who calls. Only believed from peers that proved an identity, and even then

@@ -70,6 +70,7 @@ pub fn static_view(
             matches: ChainMatch::default(),
             tls: inside.mtls.then_some(ServerTls { alpn }),
             action,
+            filters: Vec::new(),
             limits: ChainLimits::default(),
         }],
         default_chain: None,

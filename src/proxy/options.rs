@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::mesh::{Locality, WorkloadRef};
 use crate::telemetry::LogFormat;
 
+use super::overload::OverloadOptions;
+
 /// How a proxy is started.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -33,6 +35,8 @@ pub struct Options {
     pub access_log: Option<AccessLog>,
     /// How long requests may take to end once the proxy is told to. Default 45 s (Istio's).
     pub drain: Duration,
+    /// When to protect the proxy from running out.
+    pub overload: OverloadOptions,
     /// Once told to end, it says that it is not ready, and still takes connections for this long, so
     /// that whoever balances load notices first. Default none.
     pub drain_delay: Duration,
@@ -61,6 +65,7 @@ impl Default for Options {
             status: Vec::new(),
             access_log: None,
             drain: Duration::from_secs(45),
+            overload: OverloadOptions::default(),
             drain_delay: Duration::ZERO,
         }
     }

@@ -25,6 +25,7 @@ use super::handover::{self, Event, Giver, Passed, Restart, Role, Taken};
 use super::health;
 use super::listening::{Open, sockets, tuning};
 use super::options::Options;
+use super::overload;
 use super::tables::Tables;
 use super::tls::Identity;
 use super::worker::{self, Command, Handle, Update};
@@ -163,6 +164,7 @@ pub async fn run_after(
         quit: Notify::new(),
     });
     let tasks = Tasks::new();
+    tasks.spawn("overload", overload::watch(Arc::clone(&shared)));
     let endpoints = Tasks::new();
     let admin_sockets = admin::start(&admin, &endpoints, control.taken.as_mut())?;
     let reviews = health::review::run(Arc::clone(&shared), control.tables.reader());

@@ -1,12 +1,15 @@
-//! Counters and gauges of clusters, by Envoy's names, for whoever asks.
+//! Counters and gauges of clusters and filters, by Envoy's names, for whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::mesh::route::Priority;
 use crate::telemetry::names::{Kind, Metric};
 use crate::telemetry::{Family, Sample, Value};
 
+use super::filter::rate_limit::RateLimit;
+use super::filter::{Adaptive, Filter};
 use super::tables::{ClusterTable, Tables};
 
 /// What the circuit breakers of a priority are called.
@@ -106,4 +109,114 @@ fn breakers(
             add(remaining, "What is left of the limit.", Kind::Gauge, left);
         }
     }
+}
+
+/// Counters and gauges of filters.
+pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Family> {
+    let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
+    let mut seen: BTreeSet<usize> = BTreeSet::new();
+    for filter in filters {
+        // The same filter stands in several places where routes share it.
+        let (address, rows) = match filter {
+            Filter::LocalRateLimit(limit) => (Arc::as_ptr(limit).addr(), rate_limit(limit)),
+            Filter::AdaptiveConcurrency(adaptive) => {
+                (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
+            }
+        };
+        if !seen.insert(address) {
+            continue;
+        }
+        for (name, help, value, label) in rows {
+            let kind = match value {
+                Value::Gauge(_) => Kind::Gauge,
+                _ => Kind::Counter,
+            };
+            let family = families.entry(name).or_insert_with(|| Family {
+                metric: Metric { name, help, kind },
+                samples: Vec::new(),
+            });
+            let labels: Vec<_> = label.into_iter().collect();
+            // Two filters of one name are one to whoever reads it.
+            match family.samples.iter_mut().find(|s| s.labels == labels) {
+                Some(sample) => add(&mut sample.value, &value),
+                None => family.samples.push(Sample { labels, value }),
+            }
+        }
+    }
+    families.into_values().collect()
+}
+
+fn add(to: &mut Value, more: &Value) {
+    if let (Value::Counter(to), Value::Counter(more)) | (Value::Gauge(to), Value::Gauge(more)) =
+        (to, more)
+    {
+        *to += more;
+    }
+}
+
+type Row = (
+    &'static str,
+    &'static str,
+    Value,
+    Option<(&'static str, String)>,
+);
+
+fn rate_limit(limit: &RateLimit) -> Vec<Row> {
+    let label = (
+        "envoy_local_http_ratelimit_prefix",
+        limit.config.stat_prefix.clone(),
+    );
+    let stats = &limit.stats;
+    [
+        (
+            "envoy_http_local_rate_limit_enabled",
+            "Requests that were looked at.",
+            &stats.enabled,
+        ),
+        (
+            "envoy_http_local_rate_limit_enforced",
+            "Requests that were refused.",
+            &stats.enforced,
+        ),
+        (
+            "envoy_http_local_rate_limit_rate_limited",
+            "Requests without a token.",
+            &stats.rate_limited,
+        ),
+        (
+            "envoy_http_local_rate_limit_ok",
+            "Requests with a token.",
+            &stats.ok,
+        ),
+    ]
+    .into_iter()
+    .map(|(name, help, counter)| {
+        let value = Value::Counter(counter.load(Ordering::Relaxed));
+        (name, help, value, Some(label.clone()))
+    })
+    .collect()
+}
+
+fn concurrency(adaptive: &Adaptive) -> Vec<Row> {
+    let gradient = &adaptive.gradient;
+    vec![
+        (
+            "envoy_http_adaptive_concurrency_gradient_controller_concurrency_limit",
+            "Requests that may pass at once.",
+            Value::Gauge(u64::from(gradient.limit())),
+            None,
+        ),
+        (
+            "envoy_http_adaptive_concurrency_gradient_controller_rq_active",
+            "Requests that have passed and not ended.",
+            Value::Gauge(u64::from(gradient.active())),
+            None,
+        ),
+        (
+            "envoy_http_adaptive_concurrency_gradient_controller_rq_blocked",
+            "Requests that were refused.",
+            Value::Counter(gradient.refused.load(Ordering::Relaxed)),
+            None,
+        ),
+    ]
 }

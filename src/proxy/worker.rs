@@ -20,7 +20,7 @@ use crate::rt;
 use super::balance::smooth;
 use super::buffer;
 use super::context::{Live, Shared, Worker};
-use super::{ProxyError, accept};
+use super::{ProxyError, accept, overload};
 
 /// How often pools and buffers are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -242,6 +242,7 @@ async fn accept_loop(
 ) {
     let mut short = false;
     loop {
+        worker.shared.overload.may_accept().await;
         match poll_fn(|cx| socket.poll_accept(cx)).await {
             Ok((tcp, remote)) => {
                 let accepted = stats.accepted.load(Ordering::Relaxed) + 1;
@@ -265,12 +266,18 @@ async fn accept_loop(
 }
 
 fn begin(worker: &Rc<Worker>, name: &Rc<str>, tcp: TcpStream, remote: SocketAddr) {
+    let Some(counted) = overload::count(&worker.shared) else {
+        return;
+    };
     let Some(listener) = worker.live().tables.listeners.get(&**name).cloned() else {
         return;
     };
     let registered = worker.register(name);
     let id = registered.id();
     let serving = accept::serve(Rc::clone(worker), listener, registered, tcp, remote);
-    let task = tokio::task::spawn_local(serving);
+    let task = tokio::task::spawn_local(async move {
+        serving.await;
+        drop(counted);
+    });
     worker.attach(id, task.abort_handle());
 }

@@ -1,4 +1,4 @@
-//! Clocks, private durable files, memory given back, back-off, drain, supervised tasks and published snapshots.
+//! Clocks, private durable files, memory given back and used, back-off, drain, supervised tasks and published snapshots.
 //!
 //! Owns what every long-running part needs and knows nothing about meshes. Time comes in through
 //! [`Wall`] (calendar time, for certificates and logs) and through [`now`] (monotonic, pausable in
@@ -10,6 +10,7 @@ pub mod drain;
 pub mod memory;
 pub mod published;
 pub mod tasks;
+pub mod usage;
 pub mod wall;
 
 pub use backoff::Backoff;

@@ -1,6 +1,7 @@
 //! Arbitrary canonical views, for properties.
 
 mod cluster;
+mod filter;
 mod health;
 mod http;
 mod http2;
@@ -173,12 +174,20 @@ fn listener() -> impl Strategy<Value = Listener> {
         prop_oneof![Just(ChainMatch::default()), matches],
         option::of(vec(word(), 0..3).prop_map(|alpn| ServerTls { alpn })),
         action,
-        (option::of(any::<u64>()), option::of(positive())),
+        (
+            (option::of(any::<u64>()), option::of(positive())),
+            vec(filter::one(), 0..3),
+        ),
     )
-        .prop_map(|(name, matches, tls, action, limits)| Chain {
+        .prop_map(|(name, matches, tls, action, (limits, filters))| Chain {
             name,
             matches,
             tls,
+            // Bytes have none.
+            filters: match action {
+                ChainAction::Tcp { .. } => Vec::new(),
+                _ => filters,
+            },
             action,
             limits: ChainLimits {
                 max_connections: limits.0,

@@ -10,7 +10,10 @@ pub(crate) use envoy_types::pb::envoy::config::core::v3 as core;
 pub(crate) use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub(crate) use envoy_types::pb::envoy::config::listener::v3 as listener;
 pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
+pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as ratelimit;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::adaptive_concurrency::v3 as adaptive;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as local_ratelimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -25,7 +28,8 @@ pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstre
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::fractional_percent as percent;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::{
-    CodecClientType, FractionalPercent, HashPolicy, Int64Range, Percent, hash_policy,
+    CodecClientType, FractionalPercent, HashPolicy, HttpStatus, Int64Range, Percent,
+    TokenBucket as PbTokenBucket, hash_policy,
 };
 pub(crate) use envoy_types::pb::google::protobuf::{
     Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,

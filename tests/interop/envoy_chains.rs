@@ -59,6 +59,7 @@ fn chain(name: &str, matches: ChainMatch, tls: bool, action: ChainAction) -> Cha
                 .to_vec(),
         }),
         action,
+        filters: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

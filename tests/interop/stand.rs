@@ -199,6 +199,7 @@ pub(crate) fn view(bind: SocketAddr, backends: &[(&str, u32, &[SocketAddr])]) ->
                 codec: HttpCodec::Auto,
                 options: Arc::default(),
             },
+            filters: Vec::new(),
             limits: ChainLimits::default(),
         }],
         default_chain: None,

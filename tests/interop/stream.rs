@@ -58,6 +58,7 @@ fn chain(name: &str, server_names: &[&str]) -> Chain {
             options: TcpOptions::default(),
         },
         limits: ChainLimits::default(),
+        filters: Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
+use super::filter::{HttpFilter, RateLimitRule};
 pub use hash::{HashCookie, HashOf, HashPolicy};
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
 pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Priority, Share};
@@ -115,6 +116,12 @@ pub struct Forward {
     /// once (Envoy: `request_body_buffer_limit`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub replay_limit: Option<u64>,
+    /// The route's own configuration of filters, in place of the chain's of the same kind.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub filters: Vec<HttpFilter>,
+    /// How requests get the values that a chain's rate limit goes by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_limits: Vec<RateLimitRule>,
     /// Changes path and host before sending on.
     #[serde(default)]
     pub rewrite: Rewrite,

@@ -255,6 +255,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
             alpn: offered.iter().map(|name| (*name).to_owned()).collect(),
         }),
         action: action.clone(),
+        filters: Vec::new(),
         limits: ChainLimits::default(),
     };
     let plain = |transport| Chain {
@@ -262,6 +263,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
         matches: on(transport, &[]),
         tls: None,
         action: action.clone(),
+        filters: Vec::new(),
         limits: ChainLimits::default(),
     };
     match mode {

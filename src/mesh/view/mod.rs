@@ -97,6 +97,7 @@ fn tcp_chain(name: &str, matches: ChainMatch, cluster: &str) -> Chain {
             clusters: vec![(cluster.to_owned(), 1)],
             options: TcpOptions::idle(TCP_IDLE),
         },
+        filters: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

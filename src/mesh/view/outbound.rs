@@ -57,6 +57,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
                 codec: HttpCodec::Auto,
                 options: Arc::new(explicit()),
             },
+            filters: Vec::new(),
             limits: ChainLimits::default(),
         };
         (Vec::new(), chain)
@@ -174,6 +175,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 },
                 tls: None,
                 action,
+                filters: Vec::new(),
                 limits: ChainLimits::default(),
             });
         }
@@ -198,6 +200,7 @@ fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
         },
         tls: None,
         action,
+        filters: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

@@ -3,6 +3,7 @@
 use crate::mesh::http::ServerOptions;
 
 use super::Version;
+use super::fields::UNDELIVERED;
 use super::h2::send::HeadWriter;
 use super::head::{Edits, Sink, connection, put_length, status_line};
 use super::marks::AnswerMarks;
@@ -15,6 +16,10 @@ pub(crate) struct Answer {
     pub(crate) location: Option<String>,
     pub(crate) body: String,
     pub(crate) overloaded: bool,
+    /// Tells a peer's proxy that the application never got the request.
+    pub(crate) undelivered: bool,
+    /// Further fields.
+    pub(crate) headers: Vec<(String, String)>,
     /// Answer as gRPC: status 200, this `grpc-status`, and the body as message.
     pub(crate) grpc_status: Option<u8>,
     /// What it tells the caller about the proxy, where that is not the usual.
@@ -36,6 +41,12 @@ impl Answer {
         }
         if self.overloaded {
             sink.put(b"x-envoy-overloaded", b"true");
+        }
+        if self.undelivered {
+            sink.put(UNDELIVERED.as_bytes(), b"true");
+        }
+        for (name, value) in &self.headers {
+            sink.put(name.as_bytes(), value.as_bytes());
         }
         match &self.marks {
             None => sink.put(b"server", ServerOptions::NAME.as_bytes()),

@@ -132,17 +132,16 @@ fn own(control: &mut Control, fields: Fields<'_>, table: &ForwardTable) {
     if on.is_empty() && codes.is_empty() && most.is_none() {
         return;
     }
+    let headers = list("x-envoy-retriable-header-names")
+        .filter(|name| !name.is_empty())
+        .map(|name| HeaderMatch {
+            name: name.to_ascii_lowercase(),
+            value: TextMatch::Present,
+            invert: false,
+        })
+        .collect();
     let mut policy = table.retry.clone().unwrap_or_else(RetryTable::bare);
-    policy.extend(&on, &codes);
-    policy.headers.extend(
-        list("x-envoy-retriable-header-names")
-            .filter(|name| !name.is_empty())
-            .map(|name| HeaderMatch {
-                name: name.to_ascii_lowercase(),
-                value: TextMatch::Present,
-                invert: false,
-            }),
-    );
+    policy.extend(&on, &codes, headers);
     // Envoy heeds the number only where there is a condition.
     if policy.is_off() {
         return;

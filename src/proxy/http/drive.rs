@@ -52,6 +52,8 @@ pub(crate) struct Relay<'t> {
     pub(crate) begun: Instant,
     /// The caller's connection ends with this answer.
     pub(crate) close: bool,
+    /// The endpoint is a peer of the mesh, which says when its application got nothing.
+    pub(crate) peer: bool,
     /// Another protocol that the request asks for.
     pub(crate) upgrade: Option<&'t Upgrade>,
     /// What the answer tells the caller about the proxy, where that is not the usual.
@@ -172,6 +174,7 @@ impl<'t> Drive<'_, 't> {
     fn poll_caller_gone(&mut self, cx: &mut Context<'_>) -> Poll<End<'t>> {
         match self.down {
             Leg::H2(leg) => leg.poll_reset(cx).map(|_| End::CallerGone),
+            Leg::Nobody => Poll::Pending,
             Leg::H1(leg) => {
                 if self.uploaded
                     && !leg.ended
@@ -199,7 +202,7 @@ impl<'t> Drive<'_, 't> {
         loop {
             let head = match self.up {
                 Leg::H1(_) => ready!(self.poll_text_head(cx))?,
-                Leg::H2(_) => ready!(self.poll_h2_head(cx))?,
+                Leg::H2(_) | Leg::Nobody => ready!(self.poll_h2_head(cx))?,
             };
             match head {
                 Head::Informational => {
@@ -344,6 +347,9 @@ impl<'t> Relay<'t> {
             return Ok(Head::Informational);
         }
         let mut flag = Flag::None;
+        if parts.scan.undelivered && self.peer && whole && self.chance.is_some() {
+            return Err(Failure::Undelivered);
+        }
         if let Some(chance) = &self.chance {
             match chance.answer(status, parts.scan, parts.fields, whole) {
                 Ok(again) => return Ok(Head::Retry(status, Some(again))),
@@ -384,6 +390,7 @@ impl<'t> Relay<'t> {
                 let end = bodiless && switch.is_none();
                 leg.answer(end, |head| out.write_h2(head));
             }
+            Leg::Nobody => {}
         }
         if switch.is_some() {
             return Ok(Head::Switched);
@@ -431,7 +438,7 @@ impl<'t> Relay<'t> {
     fn framing(&self, down: &Leg, parts: &Parts<'_>) -> (Framing, Writer) {
         match (parts.framing, down, self.facts.version) {
             (framing @ (Framing::None | Framing::Length(_)), ..) => (framing, Writer::Plain),
-            (_, Leg::H2(_), _) => (Framing::Chunked, Writer::Plain),
+            (_, Leg::H2(_) | Leg::Nobody, _) => (Framing::Chunked, Writer::Plain),
             (_, Leg::H1(_), Version::Http10) => (Framing::Close, Writer::Plain),
             (Framing::Chunked, Leg::H1(_), _) if parts.text => (Framing::Chunked, Writer::Plain),
             (_, Leg::H1(_), _) => (Framing::Chunked, Writer::Chunked),
@@ -459,6 +466,7 @@ impl<'t> Relay<'t> {
         match down {
             Leg::H1(leg) => out.write_text(&mut leg.out),
             Leg::H2(leg) => leg.inform(|head| out.write_h2(head)),
+            Leg::Nobody => {}
         }
     }
 }
@@ -467,6 +475,6 @@ impl<'t> Relay<'t> {
 pub(crate) fn nothing_written(up: &Leg) -> bool {
     match up {
         Leg::H1(leg) => !H1Leg::wrote_something(leg),
-        Leg::H2(_) => false,
+        Leg::H2(_) | Leg::Nobody => false,
     }
 }

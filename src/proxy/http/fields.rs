@@ -90,6 +90,7 @@ pub(crate) enum Name {
     ExpectedTimeout,
     GrpcTimeout,
     IdempotencyKey,
+    Undelivered,
 }
 
 /// Callers' wishes, all of them behind `x-envoy-`.
@@ -105,13 +106,18 @@ const CONTROLS: [&str; 10] = [
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-upstream-rq-timeout-alt-response",
 ];
+/// Says that a proxy could not reach its application: believed from peers over mTLS, and never passed
+/// on.
+pub(crate) const UNDELIVERED: &str = "x-meshctl-undelivered";
 /// How long the endpoint's answer is waited for, in milliseconds.
 pub(crate) const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
 
 /// What a name of a length that wishes have is.
 fn envoy(name: &[u8]) -> Name {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    if !name
+    if is(UNDELIVERED) {
+        Name::Undelivered
+    } else if !name
         .get(..8)
         .is_some_and(|start| start.eq_ignore_ascii_case(b"x-envoy-"))
     {
@@ -225,6 +231,8 @@ pub(crate) struct Scan<'m> {
     pub(crate) has_request_id: bool,
     pub(crate) has_forwarded_proto: bool,
     pub(crate) peer: Option<&'m [u8]>,
+    /// The peer's proxy says that its application never got the request.
+    pub(crate) undelivered: bool,
     /// The application can tell a repetition.
     pub(crate) idempotency_key: bool,
     /// A field asks for limits other than the route's.
@@ -325,6 +333,7 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
         | Name::GrpcTimeout => {}
         Name::Control => scan.controlled = true,
         Name::IdempotencyKey => scan.idempotency_key = true,
+        Name::Undelivered => scan.undelivered = true,
         Name::Host => {
             if scan.host.replace(value).is_some() {
                 bad = Some(BadFields::SeveralHosts);

@@ -181,6 +181,8 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) fields: Fields<'r>,
     pub(crate) scan: &'r Scan<'r>,
     pub(crate) edits: Edits<'r>,
+    /// Fields from filters.
+    pub(crate) added: &'r [(String, String)],
     pub(crate) framing: Framing,
     /// Towards the application rather than towards another proxy.
     pub(crate) inbound: bool,
@@ -219,6 +221,7 @@ impl RequestOut<'_> {
             | Name::TransferEncoding
             | Name::Peer
             | Name::Control
+            | Name::Undelivered
             | Name::Internal => false,
             Name::ClientCert => marks.is_some_and(|marks| marks.passes_client_cert),
             Name::AttemptCount => self.inbound,
@@ -253,6 +256,9 @@ impl RequestOut<'_> {
                 }
             }
             Some(marks) => marks.each(|name, value| sink.put(name.as_bytes(), value)),
+        }
+        for (name, value) in self.added {
+            sink.put(name.as_bytes(), value.as_bytes());
         }
         self.edits.write(sink);
     }
@@ -357,6 +363,7 @@ impl ResponseOut<'_> {
             | Name::Upgrade
             | Name::TransferEncoding
             | Name::Peer
+            | Name::Undelivered
             | Name::ServiceTime => false,
             // Of an answer without a body the length is what it would have been; of one that never
             // has a body (RFC 9110, 8.6) it would be taken for another's.
@@ -476,6 +483,7 @@ mod tests {
             fields: Fields::Text(headers),
             scan: &scan,
             edits: Edits::new(&none, edits),
+            added: &[],
             framing: scan.request_framing(),
             inbound: false,
             marks: None,

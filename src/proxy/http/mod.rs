@@ -9,6 +9,7 @@ pub(crate) mod answer;
 pub(crate) mod authority;
 pub(crate) mod call;
 pub(crate) mod control;
+mod decide;
 pub(crate) mod drive;
 pub(crate) mod fields;
 pub(crate) mod h1;

@@ -4,27 +4,28 @@
 //! for the endpoint, indexes into the tables, a few facts) is taken out; nothing else is kept.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
-use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::http::Upgrades;
 use crate::mesh::route::{Action, AttemptHeaders, Forward, Request, Route, VirtualHost};
 use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Live, Worker};
+use super::super::filter::Passed;
+use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
-use super::super::tables::{ClusterTable, RouteAction};
 use super::answer::Answer;
-use super::control::{self, Control};
+use super::control::Control;
+use super::decide::decide;
 use super::fields::{Fields, Scan};
 use super::h2::block::Block;
-use super::hash::{self, Hashed};
-use super::head::{Edits, RequestOut};
-use super::marks::{AnswerMarks, Caller, RequestMarks};
+use super::hash::Hashed;
+use super::marks::{AnswerMarks, RequestMarks};
 use super::path::{BadPath, normalise};
 use super::record::record;
 use super::respond::Failure;
-use super::rewrite::{redirected, rewritten};
 use super::target::effective;
 use super::upgrade::Upgrade;
 use super::{Framing, Version};
@@ -117,16 +118,89 @@ pub(crate) struct Chosen {
     /// Cluster index.
     pub(crate) cluster: usize,
     pub(crate) head: HeadOut,
+    /// What hardly any request has.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few requests have; apart, since a request's place in memory is a connection's.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Copies to be sent when the request has gone up.
+    pub(crate) mirrors: RefCell<Vec<MirrorOut>>,
+    /// What filters gave it.
+    pub(crate) passed: Option<Passed>,
     /// Another protocol that is asked for.
-    pub(crate) upgrade: Option<Box<Upgrade>>,
-    /// What the request itself says about its limits; nothing, mostly.
-    pub(crate) control: Option<Box<Control>>,
+    pub(crate) upgrade: Option<Upgrade>,
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) authority: Vec<u8>,
+    /// What the request itself says about its limits.
+    pub(crate) control: Option<Control>,
     /// What the answer tells the caller about the proxy, where that is not the usual.
-    pub(crate) marks: Option<Box<AnswerMarks>>,
-    /// Of what the route says; apart, as hardly any does.
-    pub(crate) hashed: Option<Box<Hashed>>,
+    pub(crate) marks: Option<AnswerMarks>,
+    /// Of what the route says.
+    pub(crate) hashed: Option<Hashed>,
+}
+
+impl Chosen {
+    /// The host that was asked for, where the cluster goes where callers want.
+    pub(crate) fn authority(&self) -> &[u8] {
+        self.rare
+            .as_ref()
+            .map_or(&[][..], |rare| rare.authority.as_slice())
+    }
+
+    /// Another protocol that is asked for.
+    pub(crate) fn upgrade(&self) -> Option<&Upgrade> {
+        self.rare.as_ref()?.upgrade.as_ref()
+    }
+
+    /// What the request itself says about its limits.
+    pub(crate) fn control(&self) -> Option<&Control> {
+        self.rare.as_ref()?.control.as_ref()
+    }
+
+    /// What the answer tells the caller about the proxy, where that is not the usual.
+    pub(crate) fn marks(&self) -> Option<&AnswerMarks> {
+        self.rare.as_ref()?.marks.as_ref()
+    }
+
+    /// The hash of what the route says.
+    pub(crate) fn hashed(&self) -> Option<&Hashed> {
+        self.rare.as_ref()?.hashed.as_ref()
+    }
+
+    /// What filters gave it.
+    pub(crate) fn passed(&self) -> Option<&Passed> {
+        self.rare.as_ref()?.passed.as_ref()
+    }
+
+    /// Copies to be sent when the request has gone up, the first time that this is asked.
+    pub(crate) fn mirrors(&self) -> Vec<MirrorOut> {
+        self.rare
+            .as_ref()
+            .map_or_else(Vec::new, |rare| rare.mirrors.take())
+    }
+}
+
+/// A copy of a request.
+#[derive(Debug)]
+pub(crate) struct MirrorOut {
+    /// Cluster index.
+    pub(crate) cluster: usize,
+    pub(crate) head: HeadOut,
+}
+
+impl Chosen {
+    /// What a copy of a request is sent by.
+    pub(crate) fn mirrored(at: RouteAt, out: MirrorOut) -> Self {
+        Self {
+            at,
+            target: 0,
+            cluster: out.cluster,
+            head: out.head,
+            rare: None,
+        }
+    }
 }
 
 /// The head for the endpoint.
@@ -175,11 +249,11 @@ impl RouteAt {
 
 /// What routes judge: the normalised path and the effective host.
 pub(super) struct Seen<'m> {
-    ask: &'m Ask<'m>,
+    pub(super) ask: &'m Ask<'m>,
     pub(super) authority: &'m [u8],
     pub(super) path: &'m [u8],
     /// It is the server that is meant (`*`).
-    whole: bool,
+    pub(super) whole: bool,
     tls: bool,
 }
 
@@ -265,9 +339,16 @@ pub(crate) fn plan(
         whole,
         tls: conn.tls,
     };
-    let then = match switchable(ask, facts, http) {
-        Ok(()) => decide(live, conn, routes, &seen, facts, text).unwrap_or_else(Then::Fail),
-        Err(failure) => Then::Fail(failure),
+    let overload = &worker.shared.overload;
+    let mut facts = facts;
+    facts.keep &= !overload.ends_connections() || facts.version == Version::Http2;
+    let then = if overload.refuses() {
+        overload.refused.fetch_add(1, Ordering::Relaxed);
+        Then::Fail(Failure::Overloaded)
+    } else {
+        switchable(ask, facts, http)
+            .and_then(|()| decide(worker, live, conn, routes, &seen, facts, text))
+            .unwrap_or_else(Then::Fail)
     };
     let mut log = log;
     if let (Some(record), Then::Forward(chosen)) = (&mut log, &then) {
@@ -343,96 +424,6 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
     }
 }
 
-fn decide(
-    live: &Live,
-    conn: &Conn,
-    routes: Option<usize>,
-    seen: &Seen<'_>,
-    facts: Facts,
-    text: Vec<u8>,
-) -> Result<Then, Failure> {
-    let table_index = routes.ok_or(Failure::NoRoute)?;
-    let table = live
-        .tables
-        .routes
-        .get(table_index)
-        .ok_or(Failure::NoRoute)?;
-    let (found, action) = table.find(seen).ok_or(Failure::NoRoute)?;
-    let at = RouteAt {
-        table: table_index,
-        host: found.host_index,
-        route: found.route_index,
-    };
-    match (&found.route.action, action) {
-        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), Some(at))),
-        (Action::Respond(respond), _) => Ok(Then::Answer(
-            Answer {
-                status: respond.status,
-                body: respond.body.clone(),
-                ..Answer::default()
-            },
-            Some(at),
-        )),
-        (Action::Forward(forward), RouteAction::Forward(table)) => {
-            let (target, cluster) = table.next().ok_or(Failure::NoCluster)?;
-            let index = cluster.ok_or(Failure::NoCluster)?;
-            let cluster = live.tables.cluster(cluster).ok_or(Failure::NoCluster)?;
-            let edits = forward
-                .clusters
-                .get(target)
-                .map_or_else(Edits::default, |target| {
-                    Edits::new(&target.headers.request, &found.route.headers.request)
-                });
-            let http = conn.http();
-            let marks = http.marks_requests.then(|| {
-                let caller = Caller::of(conn.remote.ip(), seen.ask.fields, &http.options.remote);
-                Box::new(RequestMarks::new(
-                    conn,
-                    seen.ask.fields,
-                    seen.ask.scan,
-                    caller,
-                ))
-            });
-            let control = (seen.ask.scan.controlled || table.looks_at_heads).then(|| {
-                let whom = (control::is_trusted(conn, seen.ask.fields), facts.grpc);
-                Box::new(control::read(seen, seen.ask.fields, whom, (forward, table)))
-            });
-            let head = head_out(
-                conn,
-                (cluster, marks.as_deref()),
-                seen,
-                (facts, control.as_deref()),
-                (found.route, forward, edits),
-                text,
-            );
-            let hashed = match forward.hash.as_slice() {
-                [] => None,
-                policies => Some(Box::new(hash::hash(policies, seen, conn))),
-            };
-            Ok(Then::Forward(Chosen {
-                control,
-                at,
-                target,
-                cluster: index,
-                head,
-                upgrade: seen
-                    .ask
-                    .upgrade
-                    .map(|protocol| Box::new(Upgrade::new(protocol, seen.ask.fields))),
-                authority: match cluster.config.kind {
-                    crate::mesh::ClusterKind::OriginalDestination => seen.authority.to_vec(),
-                    _ => Vec::new(),
-                },
-                marks: http
-                    .marks_answers
-                    .then(|| Box::new(answer_marks(http, seen.ask.fields, marks.as_deref()))),
-                hashed,
-            }))
-        }
-        (Action::Forward(_), RouteAction::Answer) => Err(Failure::NoRoute),
-    }
-}
-
 /// What an answer tells the caller about the proxy.
 pub(crate) fn answer_marks(
     http: &HttpTable,
@@ -446,62 +437,4 @@ pub(crate) fn answer_marks(
             .or_else(|| fields.first("x-request-id").map(<[u8]>::to_vec))
     });
     AnswerMarks::new(&http.options.server, id.flatten())
-}
-
-fn head_out(
-    conn: &Conn,
-    (cluster, marks): (&ClusterTable, Option<&RequestMarks>),
-    seen: &Seen<'_>,
-    (facts, control): (Facts, Option<&Control>),
-    (route, forward, edits): (&Route, &Forward, Edits<'_>),
-    mut text: Vec<u8>,
-) -> HeadOut {
-    let path = match &forward.rewrite.path {
-        _ if seen.whole => Cow::Borrowed(&b"*"[..]),
-        None => Cow::Borrowed(seen.path),
-        Some(rewrite) => Cow::Owned(rewritten(rewrite, &route.matches.path, seen.path)),
-    };
-    let authority = edits
-        .host()
-        .or(forward.rewrite.authority.as_deref())
-        .map_or(seen.authority, str::as_bytes);
-    let out = RequestOut {
-        method: seen.ask.method,
-        path: &path,
-        authority,
-        fields: seen.ask.fields,
-        scan: seen.ask.scan,
-        edits,
-        framing: facts.framing,
-        inbound: conn.inbound(),
-        marks,
-        client_cert: conn.client_cert.as_deref(),
-        tls: conn.tls,
-        version: facts.version,
-        upgrade: seen.ask.upgrade,
-        key: facts.version == Version::Http2,
-        // Peers are believed, as they only make their own request shorter.
-        passes_deadline: (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields))
-            && forward.timeout.is_none(),
-        tells_grpc: control.is_some_and(|control| control.tell_grpc),
-    };
-    // Every server knows how to be asked for another protocol by HTTP/1.1, few by HTTP/2.
-    let only_http2 = cluster.config.protocol == UpstreamProtocol::Http2;
-    if speaks_http2(cluster, facts.version) && (!facts.upgrade || only_http2) {
-        let tls = cluster.config.tls.is_some();
-        return HeadOut::H2(Box::new(out.to_block(tls)));
-    }
-    text.clear();
-    out.write_text(&mut text);
-    HeadOut::Text(text)
-}
-
-/// Whether `cluster` is called by HTTP/2 for a caller that speaks `version`.
-fn speaks_http2(cluster: &ClusterTable, version: Version) -> bool {
-    match cluster.config.protocol {
-        UpstreamProtocol::Http1 => false,
-        // Where the peer turns out to speak HTTP/1.1, the head is written anew.
-        UpstreamProtocol::Http2 | UpstreamProtocol::Negotiated => true,
-        UpstreamProtocol::Downstream => version == Version::Http2,
-    }
 }

@@ -4,7 +4,7 @@
 const LIMIT: usize = 64 * 1024;
 
 /// The part of a request's body that went up already, for another try.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Replay {
     pub(crate) kept: Vec<u8>,
     limit: usize,

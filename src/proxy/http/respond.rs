@@ -6,6 +6,8 @@
 use crate::mesh::route::RetryOn;
 use crate::telemetry::Flag;
 
+use super::super::filter::Refusal;
+
 /// Why a request was not answered by an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
@@ -75,6 +77,14 @@ pub(crate) enum Failure {
         /// The request had arrived whole.
         complete: bool,
     },
+    #[error("a filter refused: {}", .0.details)]
+    Filtered(Box<Refusal>),
+    #[error("the proxy protects itself")]
+    Overloaded,
+    #[error("the peer could not reach the application")]
+    Undelivered,
+    #[error("cannot connect: {0}")]
+    ConnectAgain(String),
     #[error("the caller went away")]
     CallerGone,
     #[error("the caller's body is malformed")]
@@ -177,7 +187,7 @@ impl Failure {
                 "upstream connect error or disconnect/reset before headers. reset reason: overflow",
             ),
             Self::Loop => proxy(502, Flag::Uf, "request_would_loop", "request would loop"),
-            Self::Connect(_) => upstream(
+            Self::Connect(_) | Self::ConnectAgain(_) | Self::Undelivered => upstream(
                 503,
                 Flag::Uf,
                 "upstream_reset_before_response_started{remote_connection_failure}",
@@ -264,6 +274,10 @@ impl Failure {
                     "downstream duration timeout",
                 )
             },
+            Self::Filtered(refusal) => {
+                proxy(refusal.status, refusal.flag, refusal.details, refusal.body)
+            }
+            Self::Overloaded => proxy(503, Flag::Om, "overload", "overloaded"),
             Self::NoUpgrade => proxy(
                 503,
                 Flag::Upe,
@@ -277,10 +291,32 @@ impl Failure {
         }
     }
 
+    /// The caller is told that trying again at once would add to the load.
+    pub(crate) fn is_overload(&self) -> bool {
+        matches!(self, Self::Overflow | Self::Overloaded)
+    }
+
+    /// Nothing of the request reached the application: the caller's own proxy may try again,
+    /// whatever the request.
+    pub(crate) fn never_reached(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Undelivered)
+    }
+
+    /// The same where an earlier try did reach it.
+    pub(crate) fn after_another(self) -> Self {
+        match self {
+            Self::Connect(reason) => Self::ConnectAgain(reason),
+            Self::Undelivered => Self::ConnectAgain(String::new()),
+            other => other,
+        }
+    }
+
     /// What the log says about the connection to the endpoint.
     pub(crate) fn transport_reason(&self) -> String {
         match self {
-            Self::Connect(_) | Self::Tls(_) | Self::NoIdentity => self.to_string(),
+            Self::Connect(_) | Self::ConnectAgain(_) | Self::Tls(_) | Self::NoIdentity => {
+                self.to_string()
+            }
             _ => String::new(),
         }
     }

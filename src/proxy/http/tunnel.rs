@@ -37,7 +37,7 @@ pub(crate) async fn connect(
     };
     let mut ended = Ended::new(cluster.service);
     let target = if cluster.config.kind == ClusterKind::OriginalDestination {
-        connect::meant(worker, live, None, &chosen.authority).await
+        connect::meant(worker, live, None, chosen.authority()).await
     } else {
         pick(cluster, Wish::default(), worker)
     }

@@ -17,6 +17,7 @@ use crate::mesh::listener::{
 };
 
 use super::super::balance::smooth::Smooth;
+use super::super::filter::{self, Filter};
 use super::http::HttpTable;
 
 /// A caller must complete its handshake within this (Istio's default at gateways).
@@ -43,6 +44,8 @@ pub(crate) struct ChainTable {
     pub(crate) tls: Option<ServerTls>,
     /// What happens to the bytes.
     pub(crate) action: ChainAction,
+    /// Run over each request.
+    pub(crate) filters: Option<Arc<Vec<Filter>>>,
     /// For a TLS handshake.
     pub(crate) handshake_timeout: Duration,
     most: Option<u64>,
@@ -108,6 +111,15 @@ pub(crate) enum ChainAction {
     },
 }
 
+impl ChainTable {
+    fn filters(&self) -> &[Filter] {
+        self.filters
+            .as_ref()
+            .map(|filters| filters.as_slice())
+            .unwrap_or_default()
+    }
+}
+
 impl ChainAction {
     /// How HTTP is spoken, where it is.
     pub(crate) fn http(&self) -> Option<&Arc<HttpTable>> {
@@ -137,6 +149,14 @@ impl ListenerTable {
         before: Option<&Self>,
     ) -> Self {
         let chain = |chain: &Chain| ChainTable {
+            filters: {
+                let old = before.and_then(|before| before.named(&chain.name));
+                let kept = old.map(ChainTable::filters).unwrap_or_default();
+                match filter::prepare(&chain.filters, kept) {
+                    none if none.is_empty() => None,
+                    some => Some(Arc::new(some)),
+                }
+            },
             handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
             most: chain.limits.max_connections,
             open: before
@@ -198,6 +218,14 @@ impl ListenerTable {
             any_port,
             default: config.default_chain.as_ref().map(chain),
         }
+    }
+
+    /// The filters of all chains.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &Filter> {
+        self.chains
+            .iter()
+            .chain(&self.default)
+            .flat_map(ChainTable::filters)
     }
 
     fn named(&self, name: &str) -> Option<&ChainTable> {
@@ -342,6 +370,7 @@ mod tests {
                 clusters: vec![(name.to_owned(), 1)],
                 options: TcpOptions::default(),
             },
+            filters: Vec::new(),
             limits: ChainLimits::default(),
         }
     }

@@ -24,6 +24,7 @@ use crate::rt;
 use crate::telemetry::Registry;
 
 use super::balance::choices::Home;
+use super::filter::Filter;
 use super::options::Options;
 
 pub(crate) use chain::{ChainAction, ListenerTable};
@@ -191,6 +192,15 @@ impl Tables {
 
     fn named_cluster(&self, name: &str) -> Option<&Arc<ClusterTable>> {
         self.clusters.get(*self.cluster_names.get(name)?)
+    }
+
+    /// All filters, of chains and of routes.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &Filter> {
+        let chains = self
+            .listeners
+            .values()
+            .flat_map(|listener| listener.filters());
+        chains.chain(self.routes.iter().flat_map(|table| table.filters()))
     }
 
     /// A cluster by the index that a route or chain holds.

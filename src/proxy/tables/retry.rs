@@ -16,6 +16,8 @@ pub(crate) struct RetryTable {
     pub(crate) per_try_idle: Option<Duration>,
     /// Statuses that are tried again.
     codes: Vec<u16>,
+    /// Answers are judged by more than their status.
+    looks_at_fields: bool,
     /// Fields of an answer by which it is tried again.
     pub(crate) headers: Vec<HeaderMatch>,
     /// Only requests for which any of these holds are tried again; all when empty.
@@ -30,7 +32,9 @@ pub(crate) struct RetryTable {
 
 impl RetryTable {
     pub(crate) fn new(retry: &Retry) -> Self {
+        let limited = retry.on.contains(&RetryOn::RateLimited);
         Self {
+            looks_at_fields: limited || !retry.headers.is_empty(),
             conditions: retry.on.iter().fold(0, |set, on| set | bit(*on)),
             attempts: retry.attempts,
             per_try: retry.per_try_timeout,
@@ -54,9 +58,16 @@ impl RetryTable {
     }
 
     /// Adds what a request asks for itself.
-    pub(crate) fn extend(&mut self, on: &[RetryOn], codes: &[u16]) {
+    pub(crate) fn extend(&mut self, on: &[RetryOn], codes: &[u16], headers: Vec<HeaderMatch>) {
+        self.headers.extend(headers);
+        self.looks_at_fields |= on.contains(&RetryOn::RateLimited) || !self.headers.is_empty();
         self.conditions = on.iter().fold(self.conditions, |set, on| set | bit(*on));
         self.codes.extend_from_slice(codes);
+    }
+
+    /// Whether answers are judged by more than their status.
+    pub(crate) fn looks_at_fields(&self) -> bool {
+        self.looks_at_fields
     }
 
     /// Whether it names no condition at all.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{Action, Forward, Found, Request, RouteTable as Config, Router};
 
 use super::super::balance::smooth::Smooth;
+use super::super::filter::{self, Filter};
 use super::retry::RetryTable;
 use crate::mesh::route::explain;
 use crate::telemetry::{Registry, RouteId};
@@ -40,6 +42,10 @@ pub(crate) struct ForwardTable {
     pub(crate) label: RouteId,
     /// When and how often to try again.
     pub(crate) retry: Option<RetryTable>,
+    /// Cluster indexes of the route's mirrors, in their order; `None` is not in the view.
+    pub(crate) mirrors: Vec<Option<usize>>,
+    /// The route's own filters.
+    pub(crate) filters: Vec<Filter>,
     /// The head of a request has a say in its limits, even without fields for that purpose.
     pub(crate) looks_at_heads: bool,
 }
@@ -52,6 +58,7 @@ impl RouteTable {
         before: Option<&Arc<Self>>,
         registry: &Registry,
     ) -> Self {
+        let mut shared = Vec::new();
         let actions = config
             .hosts
             .iter()
@@ -73,15 +80,23 @@ impl RouteTable {
                                 .and_then(|old| match old {
                                     RouteAction::Forward(old) => Some(old),
                                     RouteAction::Answer => None,
-                                })
-                                .filter(|old| old.weights == weights)
-                                .map(|old| &old.split);
+                                });
                             // One cluster takes everything, whatever its weight says.
                             let split = match weights.as_slice() {
                                 [_] => Smooth::new(&[1]),
-                                weights => Smooth::after(weights, old),
+                                weights => {
+                                    let same = old.filter(|old| old.weights == weights);
+                                    Smooth::after(weights, same.map(|old| &old.split))
+                                }
                             };
+                            let kept = old.map_or(&[][..], |old| old.filters.as_slice());
                             RouteAction::Forward(ForwardTable {
+                                mirrors: forward
+                                    .mirrors
+                                    .iter()
+                                    .map(|mirror| clusters.get(&mirror.cluster).copied())
+                                    .collect(),
+                                filters: filters(forward, kept, &mut shared),
                                 targets: forward
                                     .clusters
                                     .iter()
@@ -116,6 +131,33 @@ impl RouteTable {
     }
 }
 
+/// The route's own filters. Routes that were given one configuration together share its counts, and
+/// those in `kept` go on with theirs.
+fn filters(
+    forward: &Forward,
+    kept: &[Filter],
+    shared: &mut Vec<(HttpFilter, Filter)>,
+) -> Vec<Filter> {
+    let mut own = Vec::new();
+    for config in &forward.filters {
+        let known = shared.iter().find(|(other, _)| match (other, config) {
+            (HttpFilter::LocalRateLimit(other), HttpFilter::LocalRateLimit(config)) => {
+                Arc::ptr_eq(other, config)
+            }
+            _ => false,
+        });
+        if let Some((_, filter)) = known {
+            own.push(filter.clone());
+            continue;
+        }
+        for filter in filter::prepare(std::slice::from_ref(config), kept) {
+            shared.push((config.clone(), filter.clone()));
+            own.push(filter);
+        }
+    }
+    own
+}
+
 fn looks_at_heads(forward: &Forward) -> bool {
     let deadlines = &forward.deadlines;
     deadlines.grpc.is_some()
@@ -127,6 +169,17 @@ fn looks_at_heads(forward: &Forward) -> bool {
 }
 
 impl RouteTable {
+    /// The filters of all routes.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &Filter> {
+        self.actions
+            .iter()
+            .flatten()
+            .flat_map(|action| match action {
+                RouteAction::Forward(forward) => forward.filters.as_slice(),
+                RouteAction::Answer => &[],
+            })
+    }
+
     /// What the route at these indexes does.
     pub(crate) fn action(&self, host: usize, route: usize) -> Option<&RouteAction> {
         self.actions.get(host)?.get(route)

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::super::pb::{Any, Buffer, PbDuration, Router, UInt32Value, core, hcm, is, is_ads};
 use super::fields::Fields;
 use super::listener::range;
-use super::{Fault, duration_or, http2, route, unpack};
+use super::{Fault, duration_or, filter, http2, route, unpack};
 use crate::mesh::RouteTable;
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::http::{
     ClientCertDetails, ClientCertOptions, EscapedSlashes, ForwardClientCert, HostOptions,
     Http1Options, HttpLimits, HttpOptions, HttpTimeouts, PathOptions, RemoteOptions,
@@ -158,6 +159,7 @@ pub(super) struct Http {
     pub(super) routes: String,
     pub(super) codec: HttpCodec,
     pub(super) options: HttpOptions,
+    pub(super) filters: Vec<HttpFilter>,
 }
 
 pub(super) fn decode(
@@ -175,7 +177,8 @@ pub(super) fn decode(
         Ok(CodecType::Http3) | Err(_) => return unsupported("codec_type"),
     };
     let mut options = options(&manager, ignored)?;
-    options.limits.max_request_bytes = filters(&manager.http_filters, ignored)?;
+    let filters;
+    (options.limits.max_request_bytes, filters) = self::filters(&manager.http_filters, ignored)?;
     let routes = match manager.route_specifier {
         Some(RouteSpecifier::Rds(rds)) if is_ads(rds.config_source.as_ref()) => {
             rds.route_config_name
@@ -193,6 +196,7 @@ pub(super) fn decode(
         routes,
         codec,
         options,
+        filters,
     })
 }
 
@@ -203,10 +207,21 @@ fn unsupported<T>(field: impl Into<String>) -> Result<T, Fault> {
     })
 }
 
-/// The limit of a `buffer` filter, which is the only one but the router.
-fn filters(from: &[hcm::HttpFilter], ignored: &mut Vec<String>) -> Result<Option<u32>, Fault> {
+/// The limit of a `buffer` filter, and the filters that are run.
+fn filters(
+    from: &[hcm::HttpFilter],
+    ignored: &mut Vec<String>,
+) -> Result<(Option<u32>, Vec<HttpFilter>), Fault> {
     let mut limit = None;
+    let mut run = Vec::new();
     for filter in from {
+        if let Some(hcm::http_filter::ConfigType::TypedConfig(any)) = &filter.config_type
+            && !filter.disabled
+            && let Some(own) = filter::decode(any, ignored)?
+        {
+            run.push(own);
+            continue;
+        }
         match &filter.config_type {
             Some(hcm::http_filter::ConfigType::TypedConfig(any)) if is::<Router>(any) => {}
             Some(hcm::http_filter::ConfigType::TypedConfig(any))
@@ -229,7 +244,7 @@ fn filters(from: &[hcm::HttpFilter], ignored: &mut Vec<String>) -> Result<Option
             _ => return unsupported(format!("http filter {:?}", filter.name)),
         }
     }
-    Ok(limit)
+    Ok((limit, run))
 }
 
 fn options(

@@ -1,8 +1,9 @@
 //! Circuit breakers.
 
-use super::super::pb::{Percent, UInt32Value, cluster, core};
+use super::super::pb::{UInt32Value, cluster, core};
 use super::Fault;
 use super::fields::Fields;
+use super::filter::milli;
 use crate::mesh::cluster::{Limits, RetryBudget, Thresholds};
 
 /// For the page of what is supported.
@@ -110,24 +111,10 @@ fn thresholds(
                 BUDGET.audit(budget, ignored)?;
                 let default = RetryBudget::default();
                 Ok(RetryBudget {
-                    percent_milli: match budget.budget_percent {
-                        Some(percent) => milli(percent)?,
-                        None => default.percent_milli,
-                    },
+                    percent_milli: milli(budget.budget_percent, default.percent_milli)?,
                     min_concurrency: value(budget.min_retry_concurrency, default.min_concurrency),
                 })
             })
             .transpose()?,
     })
-}
-
-fn milli(percent: Percent) -> Result<u32, Fault> {
-    let invalid = || Fault::Invalid("budget_percent is not between 0 and 100".to_owned());
-    if !(0.0..=100.0).contains(&percent.value) {
-        return Err(invalid());
-    }
-    // By text, as there is no conversion from floats that cannot go wrong.
-    format!("{:.0}", percent.value * 1000.0)
-        .parse()
-        .map_err(|_| invalid())
 }

@@ -218,10 +218,12 @@ fn chain_of(
     let detect = part(from.metadata.as_ref(), MESHCTL)
         .and_then(|fields| as_object(fields, "detect"))
         .and_then(|fields| as_text(fields, "cluster"));
+    let mut filters = Vec::new();
     let action = if is::<hcm::HttpConnectionManager>(config) {
         let http = http::decode(config, tables, ignored)?;
         let (routes, codec) = (http.routes, http.codec);
         let options = Arc::new(http.options);
+        filters = http.filters;
         match detect {
             Some(cluster) => ChainAction::Detect {
                 routes,
@@ -250,6 +252,7 @@ fn chain_of(
         tls,
         action,
         limits,
+        filters,
     })
 }
 

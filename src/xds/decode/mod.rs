@@ -7,6 +7,7 @@
 mod balancing;
 mod cluster;
 mod endpoint;
+mod filter;
 mod fields;
 mod hash;
 mod health;

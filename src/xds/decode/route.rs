@@ -13,6 +13,7 @@ use crate::mesh::route::{
 };
 use crate::mesh::{Origin, RouteTable};
 
+use super::filter::{overrides, rules};
 use super::route_fields::{
     ACTION, CLUSTER_WEIGHT, CONDITION, HEADER, HOST, REDIRECT, RESPOND, ROUTE, STRING, TABLE,
     WEIGHTED,
@@ -68,9 +69,15 @@ fn one(
     if let Some(path) = ours("segments") {
         matches.path = PathMatch::Segments(path);
     }
+    if !from.typed_per_filter_config.is_empty()
+        && !matches!(&from.action, Some(route::route::Action::Route(_)))
+    {
+        return unsupported("Route", "typed_per_filter_config without a cluster");
+    }
     let action = match &from.action {
         Some(route::route::Action::Route(to)) => {
             let mut forward = forward(to, ignored)?;
+            forward.filters = overrides("Route", &from.typed_per_filter_config, ignored)?;
             inherited.apply(&mut forward, replay_limit(from));
             if let Some(path) = ours("fullPath") {
                 forward.rewrite.path = Some(PathRewrite::Full(path));
@@ -302,6 +309,8 @@ fn forward(from: &route::RouteAction, ignored: &mut Vec<String>) -> Result<Forwa
             _ => Priority::Default,
         },
         replay_limit: None,
+        filters: Vec::new(),
+        rate_limits: rules(&from.rate_limits, ignored)?,
         rewrite: Rewrite { path, authority },
         hash: from
             .hash_policy

@@ -28,6 +28,7 @@ pub(super) const TABLE: Fields = Fields {
         (7, "validate_clusters"),
         (14, "ignore_port_in_host_matching"),
         (13, "request_mirror_policies"),
+        (16, "typed_per_filter_config"),
     ],
     tuning: &[
         (3, "internal_only_headers"),
@@ -43,7 +44,6 @@ pub(super) const TABLE: Fields = Fields {
         (10, "most_specific_header_mutations_wins"),
         (12, "cluster_specifier_plugins"),
         (15, "ignore_path_parameters_in_path_matching"),
-        (16, "typed_per_filter_config"),
         (18, "vhost_header"),
     ],
 };
@@ -61,17 +61,17 @@ pub(super) const HOST: Fields = Fields {
         (22, "request_mirror_policies"),
         (23, "include_is_timeout_retry_header"),
         (25, "request_body_buffer_limit"),
+        (6, "rate_limits"),
+        (15, "typed_per_filter_config"),
     ],
     tuning: &[(5, "virtual_clusters"), (24, "metadata")],
     refused: &[
         (4, "require_tls"),
-        (6, "rate_limits"),
         (7, "request_headers_to_add"),
         (8, "cors"),
         (10, "response_headers_to_add"),
         (11, "response_headers_to_remove"),
         (13, "request_headers_to_remove"),
-        (15, "typed_per_filter_config"),
         (20, "retry_policy_typed_config"),
         (21, "matcher"),
     ],
@@ -93,9 +93,10 @@ pub(super) const ROUTE: Fields = Fields {
         (18, "non_forwarding_action"),
         (16, "per_request_buffer_limit_bytes"),
         (20, "request_body_buffer_limit"),
+        (13, "typed_per_filter_config"),
     ],
     tuning: &[(5, "decorator"), (15, "tracing"), (19, "stat_prefix")],
-    refused: &[(13, "typed_per_filter_config"), (21, "route_specifiers")],
+    refused: &[(21, "route_specifiers")],
 };
 pub(super) const CONDITION: Fields = Fields {
     message: "RouteMatch",
@@ -176,6 +177,7 @@ pub(super) const ACTION: Fields = Fields {
         (28, "grpc_timeout_offset"),
         (30, "request_mirror_policies"),
         (36, "max_stream_duration"),
+        (13, "rate_limits"),
     ],
     tuning: &[
         (38, "append_x_forwarded_host"),
@@ -184,7 +186,6 @@ pub(super) const ACTION: Fields = Fields {
     ],
     refused: &[
         (4, "metadata_match"),
-        (13, "rate_limits"),
         (14, "include_vh_rate_limits"),
         (17, "cors"),
         (20, "cluster_not_found_response_code"),

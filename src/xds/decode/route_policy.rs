@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::super::pb::{FractionalPercent, percent, route, to_duration};
+use super::filter::{overrides, rules};
 use super::route::header_match;
 use super::route_fields::{HEADER, HEDGE, MIRROR, RETRY};
 use super::{Fault, duration_or};
+use crate::mesh::filter::{HttpFilter, RateLimitRule};
 use crate::mesh::route::{
     Deadlines, Forward, GrpcTimeout, HeaderMatch, Mirror, RateLimitedBackOff, ResetFormat,
     ResetHeader, Retry, RetryOn, Share,
@@ -20,6 +22,8 @@ pub(super) struct Inherited {
     hedge: Option<bool>,
     mirrors: Vec<Mirror>,
     replay_limit: Option<u64>,
+    filters: Vec<HttpFilter>,
+    rate_limits: Vec<RateLimitRule>,
 }
 
 impl Inherited {
@@ -44,6 +48,16 @@ impl Inherited {
                 .map(|policy| hedge(policy, ignored))
                 .transpose()?,
             mirrors: mirrors(policies, ignored)?,
+            filters: if host.typed_per_filter_config.is_empty() {
+                overrides(
+                    "RouteConfiguration",
+                    &table.typed_per_filter_config,
+                    ignored,
+                )?
+            } else {
+                overrides("VirtualHost", &host.typed_per_filter_config, ignored)?
+            },
+            rate_limits: rules(&host.rate_limits, ignored)?,
             replay_limit: limit(
                 host.request_body_buffer_limit.map(|limit| limit.value),
                 older,
@@ -59,6 +73,12 @@ impl Inherited {
         forward.hedge |= self.hedge.unwrap_or_default();
         if forward.mirrors.is_empty() {
             forward.mirrors.clone_from(&self.mirrors);
+        }
+        if forward.filters.is_empty() {
+            forward.filters.clone_from(&self.filters);
+        }
+        if forward.rate_limits.is_empty() {
+            forward.rate_limits.clone_from(&self.rate_limits);
         }
         forward.replay_limit = replay_limit.or(self.replay_limit);
     }

@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, endpoint, health, http, http2, limits, listener, mtls, route_fields,
-    sockets,
+    balancing, cluster, endpoint, filter, health, http, http2, limits, listener, mtls,
+    route_fields, sockets,
 };
 
 /// Every table, in the order of the page.
 const TABLES: &[&[&Fields]] = &[
     listener::FIELDS,
     http::FIELDS,
+    filter::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     http2::FIELDS,

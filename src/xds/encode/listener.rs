@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::super::pb::{
-    Any, HttpInspector, OriginalDst, TlsInspector, address, any, core, duration, listener, tcp,
-    u32_value,
+    Any, HttpInspector, OriginalDst, TlsInspector, address, any, core, duration, hcm, listener,
+    tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{http, mtls, sockets};
+use super::{filter as http_filter, http, mtls, sockets};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainMatch, Direction, HttpCodec, TcpOptions, Transport,
 };
@@ -340,8 +341,19 @@ pub(super) fn range(net: &IpNet) -> core::CidrRange {
 }
 
 fn http(chain: &Chain, routes: &str, codec: HttpCodec, options: &HttpOptions) -> listener::Filter {
-    let manager = http::manager(prefix(&chain.name), routes, codec, options);
+    let mut manager = http::manager(prefix(&chain.name), routes, codec, options);
+    let filters = chain.filters.iter().map(of);
+    manager.http_filters.splice(0..0, filters);
     filter("http_connection_manager", any(&manager))
+}
+
+fn of(from: &HttpFilter) -> hcm::HttpFilter {
+    let (name, config) = http_filter::encode(from, Client::Meshctl);
+    hcm::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
 }
 
 fn bytes(

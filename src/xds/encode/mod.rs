@@ -7,6 +7,7 @@
 mod balancing;
 mod cluster;
 mod endpoint;
+mod filter;
 mod grpc;
 mod hash;
 mod headers;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::super::pb::{bool_value, core, duration, matcher, route, u32_value, u64_value};
 use super::super::structs::{ISTIO, MESHCTL, metadata, nested, number, object, text};
 use super::hash;
-use super::headers;
 use super::route_policy::{again, bound, mirror};
+use super::{filter, headers};
 use crate::mesh::route::{
     Action, Forward, HeaderMatch, Match, PathMatch, PathRewrite, Priority, QueryMatch, Redirect,
     Respond, Route, TextMatch, WeightedCluster,
@@ -98,8 +98,19 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
         Action::Forward(forward) if client != Client::Grpc => forward.replay_limit,
         _ => None,
     };
+    let filters = match (&from.action, &action) {
+        (Action::Forward(forward), route::route::Action::Route(_)) if client != Client::Grpc => {
+            forward.filters.as_slice()
+        }
+        _ => &[],
+    };
     Some(route::Route {
         name: from.name.clone(),
+        typed_per_filter_config: filters
+            .iter()
+            .map(|own| filter::encode(own, client))
+            .map(|(name, config)| (name.to_owned(), config))
+            .collect(),
         request_body_buffer_limit: replay_limit.and_then(u64_value),
         r#match: Some(condition(&from.matches, client)?),
         action: Some(action),
@@ -323,6 +334,7 @@ fn forwarded(
             hedge_on_per_try_timeout: true,
             ..Default::default()
         });
+        to.rate_limits = filter::rules(&from.rate_limits, client);
         to.request_mirror_policies = from.mirrors.iter().map(mirror).collect();
         to.priority = match from.priority {
             Priority::Default => core::RoutingPriority::Default,

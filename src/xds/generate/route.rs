@@ -7,7 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{duration, positive, text, word};
+use super::{duration, filter, positive, text, word};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{
     Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf, HashPolicy,
     HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, PathMatch, PathRewrite, Pattern,
@@ -91,7 +92,7 @@ fn matches() -> impl Strategy<Value = Match> {
 }
 
 /// As decoding gives them: an inverted one does not ask for the header to be there.
-fn header_matches() -> impl Strategy<Value = Vec<HeaderMatch>> {
+pub(super) fn header_matches() -> impl Strategy<Value = Vec<HeaderMatch>> {
     let header =
         (word(), text_match(), any::<bool>()).prop_map(|(name, value, invert)| HeaderMatch {
             name,
@@ -147,7 +148,7 @@ fn retry() -> impl Strategy<Value = Retry> {
         )
 }
 
-fn share() -> impl Strategy<Value = Share> {
+pub(super) fn share() -> impl Strategy<Value = Share> {
     select(vec![100_u32, 10_000, 1_000_000])
         .prop_flat_map(|of| (0..=of).prop_map(move |parts| Share { of, parts }))
 }
@@ -206,6 +207,7 @@ fn forward() -> impl Strategy<Value = Forward> {
             select(vec![Priority::Default, Priority::High]),
             vec(hash_policy(), 0..3),
         ),
+        (option::of(filter::local_rate_limit()), filter::rules()),
     )
         .prop_map(
             |(
@@ -216,7 +218,13 @@ fn forward() -> impl Strategy<Value = Forward> {
                 (deadlines, hedge, replay_limit),
                 mirrors,
                 (priority, hash),
+                (limit, rate_limits),
             )| Forward {
+                filters: limit
+                    .into_iter()
+                    .map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)))
+                    .collect(),
+                rate_limits,
                 hash,
                 clusters,
                 timeout,

@@ -279,6 +279,7 @@ fn view(bind: SocketAddr, routes: usize, endpoints: usize, backend: SocketAddr) 
                 codec: HttpCodec::Http1,
                 options: Arc::default(),
             },
+            filters: Vec::new(),
             limits: ChainLimits::default(),
         }],
         default_chain: None,

@@ -11,8 +11,8 @@ use meshctl::mesh::listener::{
     ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
 };
-use meshctl::mesh::route::Action;
-use meshctl::mesh::{Chain, HttpOptions, Listener, SpiffeId, View, WorkloadRef};
+use meshctl::mesh::route::{Action, Retry};
+use meshctl::mesh::{Assignment, Chain, HttpOptions, Listener, SpiffeId, View, WorkloadRef};
 use meshctl::proxy::Options;
 use meshctl::rt::{Tasks, Wall};
 use meshctl::tls::{Authority, Material};
@@ -85,6 +85,7 @@ pub(super) fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> 
             alpn: ALPN.map(str::to_owned).to_vec(),
         }),
         action,
+        filters: Vec::new(),
         limits: ChainLimits::default(),
     };
     views.0.listeners.insert(
@@ -323,6 +324,63 @@ async fn a_renewed_certificate_fails_no_request() {
         go_on.store(false, Ordering::Relaxed);
     };
     futures_util::future::join(renew, futures_util::future::join_all(callers)).await;
+}
+
+/// A sidecar that cannot reach its application says so to the caller's sidecar, which may then send
+/// even a POST elsewhere. An application cannot say it.
+#[tokio::test]
+async fn what_an_application_never_got_is_sent_elsewhere() {
+    let mesh = Mesh::new();
+    let tasks = Tasks::new();
+    let post = "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody";
+    let liar = "HTTP/1.1 503 No\r\nx-meshctl-undelivered: true\r\nContent-Length: 0\r\n\r\n";
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let app = App::start("a");
+        let (dead, alive, outbound) = (free(), free(), free());
+        let serve = async |bind, app| {
+            let view = strict(bind, app, http());
+            Proxy::with(options("server"), view, Some(mesh.identity("server"))).await
+        };
+        let (_dead, _alive) = (serve(dead, free()).await, serve(alive, app.address).await);
+        let call = async |outbound, peers: &[SocketAddr]| {
+            let mut action = forward(&[("app", 1)]);
+            action.retry = Some(Retry {
+                base_interval: Duration::from_millis(1),
+                ..Retry::default()
+            });
+            let mut view = outward(outbound, peers[0], "server", protocol)
+                .routes("t", vec![route(Action::Forward(action))])
+                .0;
+            let peers = peers.iter().map(|address| {
+                let mut peer = endpoint(*address);
+                peer.mtls = true;
+                peer
+            });
+            let assignment = Arc::new(Assignment::new(peers.collect()));
+            view.endpoints.insert("app".to_owned(), assignment);
+            Proxy::with(options("client"), view, Some(mesh.identity("client"))).await
+        };
+        let _client = call(outbound, &[dead, alive]).await;
+        for _ in 0..6 {
+            let answer = exchange(outbound, post).await;
+            assert!(
+                status(&answer) == 200 && answer.ends_with("body"),
+                "{answer}"
+            );
+        }
+        assert_eq!(app.hits(), 6);
+
+        let (lying, outbound) = (free(), free());
+        let liar = Scripted::start(&tasks, &[liar]);
+        let _lying = serve(lying, liar.address).await;
+        let _client = call(outbound, &[lying]).await;
+        if protocol == UpstreamProtocol::Http1 {
+            let answer = exchange(outbound, post).await;
+            assert_eq!(status(&answer), 503);
+            assert!(!answer.contains("undelivered"), "{answer}");
+            assert_eq!(liar.heads().len(), 1);
+        }
+    }
 }
 
 /// A certificate is told of as the listener says; without one nothing is believed unless it must be.

@@ -66,6 +66,7 @@ fn by_name(bind: SocketAddr, routes: &[(&[&str], &str, SocketAddr)]) -> View {
                 options: TcpOptions::default(),
             },
             limits: ChainLimits::default(),
+            filters: Vec::new(),
         });
     }
     let listener = Listener {

@@ -383,6 +383,7 @@ impl Views {
             matches: ChainMatch::default(),
             tls: None,
             action,
+            filters: Vec::new(),
             limits: ChainLimits::default(),
         };
         self.0.listeners.insert(

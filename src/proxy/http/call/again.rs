@@ -119,7 +119,8 @@ impl<'t> Chance<'t> {
             || (!delivered
                 && !failure.reply().retry.is_empty()
                 && self.policy.on(RetryOn::ResetBeforeRequest));
-        let unknown = delivered && !matches!(failure, Failure::RefusedStream);
+        let unknown =
+            delivered && !matches!(failure, Failure::RefusedStream | Failure::Undelivered);
         if !named || !whole || (unknown && !harmless) {
             return Err(No::NotMeant);
         }
@@ -162,15 +163,14 @@ impl<'t> Chance<'t> {
                     .iter()
                     .any(|header| header.holds(&Answered(fields)))
         };
-        let limits = || policy.on(RetryOn::RateLimited) && says(fields, "x-envoy-ratelimited");
-        if policy.headers.is_empty() && !by_status && !policy.on(RetryOn::RateLimited) {
+        if !by_status && !policy.looks_at_fields() {
             return false;
         }
         if says(fields, "x-envoy-overloaded") {
             return false;
         }
         if says(fields, "x-envoy-ratelimited") {
-            return limits();
+            return policy.on(RetryOn::RateLimited);
         }
         by_status || by_fields()
     }

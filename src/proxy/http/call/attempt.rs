@@ -25,6 +25,7 @@ use super::super::respond::{Failure, http_status};
 use super::begin::Up;
 use super::clock::{Late, Progress};
 use super::hedge::Racer;
+use super::mirror;
 use super::tries::{Calling, Tried};
 
 /// A try that is on its way.
@@ -81,7 +82,7 @@ impl<'c> Calling<'c> {
             }
         };
         let sent = self.wants_times().then(rt::now);
-        let relay = self.relay();
+        let relay = self.relay(up.mtls);
         let mut drive = Drive {
             down,
             up: &mut up.leg,
@@ -96,7 +97,14 @@ impl<'c> Calling<'c> {
         };
         let mut passed = None;
         let end = poll_fn(|cx| {
-            if let Poll::Ready(end) = drive.poll(cx) {
+            let polled = drive.poll(cx);
+            if !self.mirrored && drive.uploaded {
+                self.mirrored = true;
+                if !drive.upload_broke {
+                    mirror::send(call, drive.replay);
+                }
+            }
+            if let Poll::Ready(end) = polled {
                 return Poll::Ready(end);
             }
             let progress = Progress {
@@ -133,7 +141,7 @@ impl<'c> Calling<'c> {
     }
 
     /// What passes an answer on, for the present try.
-    pub(super) fn relay(&self) -> Relay<'c> {
+    pub(super) fn relay(&self, peer: bool) -> Relay<'c> {
         let call = self.call;
         let edits = self
             .routed
@@ -146,15 +154,16 @@ impl<'c> Calling<'c> {
                     &self.routed.route.headers.response,
                 )
             })
-            .with_cookie(call.chosen.hashed.as_deref());
+            .with_cookie(call.chosen.hashed());
         Relay {
             edits,
             facts: call.facts,
             begun: call.begun,
             close: call.close || !call.facts.keep,
-            upgrade: call.chosen.upgrade.as_deref(),
+            peer,
+            upgrade: call.chosen.upgrade(),
             chance: self.chance().filter(|_| self.replay.is_whole()),
-            marks: call.chosen.marks.as_deref(),
+            marks: call.chosen.marks(),
             attempts: self.routed.attempts.response.then_some(self.tries),
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Up {
     pub(super) tag: Option<Tag>,
     pub(super) sent_end: bool,
     pub(super) reused: bool,
+    /// Over mTLS, to a peer of the mesh.
+    pub(super) mtls: bool,
     /// The connection stays while the stream is on it.
     pub(super) shared: Option<Rc<Multiplexed>>,
 }
@@ -44,7 +46,7 @@ impl Calling<'_> {
         // Nothing left is a moment, as zero would be for ever.
         let millis = left.as_millis().max(1);
         put(fields::EXPECTED_TIMEOUT, text.format(millis).as_bytes());
-        if let Some(control) = &self.call.chosen.control
+        if let Some(control) = self.call.chosen.control()
             && control.tell_grpc
         {
             let left = left.max(Duration::from_millis(1));
@@ -112,7 +114,7 @@ impl Calling<'_> {
         }
         leg.out.extend_from_slice(b"\r\n");
         leg.push(&self.replay.kept);
-        let reused = tag.uses > 0;
+        let (reused, mtls) = (tag.uses > 0, tag.mtls);
         tag.uses = tag.uses.saturating_add(1);
         self.ended.upstream_local = tag.local;
         Up {
@@ -120,6 +122,7 @@ impl Calling<'_> {
             tag: Some(tag),
             sent_end: false,
             reused,
+            mtls,
             shared: None,
         }
     }
@@ -148,6 +151,7 @@ impl Calling<'_> {
             tag: None,
             sent_end: end,
             reused: uses > 0,
+            mtls: shared.mtls,
             shared: Some(shared),
         })
     }

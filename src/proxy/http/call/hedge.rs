@@ -154,7 +154,7 @@ impl<'c> Calling<'c> {
         };
         let mut watch = clock.watch_whole(rt::now());
         let chance = self.chance();
-        let relay = self.relay();
+        let relay = self.relay(false);
         let more = self.left > 0;
         let mut whole = Replay::new(None);
         let mut failed: SmallVec<[(Target<'c>, Outcome); 2]> = SmallVec::new();
@@ -179,6 +179,10 @@ impl<'c> Calling<'c> {
                             .per_try
                             .filter(|_| more)
                             .map(|limit| rt::now() + limit);
+                        let relay = Relay {
+                            peer: flight.up.mtls,
+                            ..relay
+                        };
                         racers.push(Racer::new(flight, relay, ends));
                     }
                     Err(tried) => last = Some(tried),

@@ -6,8 +6,8 @@
 //!
 //! [`forward`] takes a place in the cluster and hands over to `tries`, which makes one try after the
 //! other; `attempt` is one try, `target` chooses where it goes, `begin` puts it on a connection,
-//! `clock` says when it has taken too long, `again` whether another may be made, and `hedge` lets
-//! several go on beside each other.
+//! `clock` says when it has taken too long, `again` whether another may be made, `hedge` lets
+//! several go on beside each other, and `mirror` sends copies.
 
 pub(crate) mod again;
 mod attempt;
@@ -15,6 +15,7 @@ mod begin;
 mod clock;
 mod ended;
 mod hedge;
+mod mirror;
 mod target;
 mod tries;
 
@@ -53,11 +54,21 @@ pub(crate) struct Call<'c> {
 }
 
 impl Call<'_> {
+    /// Tells the filters how the request ended.
+    pub(crate) fn passed(&self, ended: &Ended) {
+        if let Some(passed) = self.chosen.passed()
+            && ended.failure.is_none()
+            && !ended.broken
+        {
+            passed.answered();
+        }
+    }
+
     /// The limits of the request: its route's, or its own where it may say.
     fn clock(&self, routed: Routed<'_>, policy: Option<&RetryTable>) -> Clock {
         let deadlines = &routed.forward.deadlines;
         let listener = &self.conn.http().options.timeouts;
-        let control = self.chosen.control.as_deref();
+        let control = self.chosen.control();
         let own = |pick: fn(&super::control::Control) -> Option<Duration>| control.and_then(pick);
         let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
         let timeout = own(|control| control.timeout)
@@ -109,7 +120,7 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         return ended.fail(Failure::Overflow);
     };
     let route_policy = routed.table.retry.as_ref();
-    let policy = match &call.chosen.control {
+    let policy = match call.chosen.control() {
         Some(control) => control.retry.over(route_policy),
         None => route_policy,
     };
@@ -128,8 +139,10 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         slot: None,
         tries: 0,
         fresh: false,
+        reached: false,
         after_timeout: false,
         late: None,
+        mirrored: false,
     }
     .run(down, alarm)
     .await

@@ -14,7 +14,7 @@ impl<'c> Calling<'c> {
     pub(super) async fn target(&self) -> Result<Target<'c>, Failure> {
         let call = self.call;
         if self.cluster.config.kind == ClusterKind::OriginalDestination {
-            let authority = &call.chosen.authority;
+            let authority = call.chosen.authority();
             return Box::pin(connect::meant(
                 call.worker,
                 call.live,
@@ -26,7 +26,7 @@ impl<'c> Calling<'c> {
         }
         let wish = Wish {
             refused: &self.refused,
-            hash: call.chosen.hashed.as_ref().and_then(|hashed| hashed.hash),
+            hash: call.chosen.hashed().and_then(|hashed| hashed.hash),
             ..Wish::default()
         };
         pick(self.cluster, wish, call.worker)

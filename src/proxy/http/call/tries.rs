@@ -19,6 +19,10 @@ use super::hedge::Racer;
 use super::{Call, Ended};
 
 /// A request under way.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a request, each asked for by name"
+)]
 pub(super) struct Calling<'c> {
     pub(super) call: &'c Call<'c>,
     pub(super) cluster: &'c ClusterTable,
@@ -32,7 +36,7 @@ pub(super) struct Calling<'c> {
     pub(super) ended: Ended,
     pub(super) replay: Replay,
     /// Endpoints that this request has been sent to.
-    pub(super) refused: SmallVec<[u64; 4]>,
+    pub(super) refused: SmallVec<[u64; 2]>,
     /// Where the present try goes, once that is known.
     pub(super) trying: Option<Target<'c>>,
     /// The place of the present try among the cluster's retries.
@@ -40,10 +44,14 @@ pub(super) struct Calling<'c> {
     pub(super) tries: u32,
     /// Kept connections are not to be trusted any more.
     pub(super) fresh: bool,
+    /// A try may have been processed.
+    pub(super) reached: bool,
     /// The try before took too long.
     pub(super) after_timeout: bool,
     /// The present try has taken too long, and may go on beside others.
     pub(super) late: Option<Box<Racer<'c>>>,
+    /// There are no copies to be sent any more.
+    pub(super) mirrored: bool,
 }
 
 /// How one try ended, for the decision about another.
@@ -87,13 +95,15 @@ impl<'c> Calling<'c> {
                     return self.ended.fail(Failure::CallerGone).unanswered();
                 }
                 End::Retry(_, Some(again)) => {
+                    self.reached = true;
                     self.after_timeout = false;
                     again
                 }
                 // Held back for another try that then did not come about.
                 End::Retry(_, None) => return self.give_up(Failure::TryTimeout, No::NotMeant),
                 End::Failed(failure) => {
-                    let unprocessed = !tried.delivered || matches!(failure, Failure::RefusedStream);
+                    let unprocessed = !tried.delivered
+                        || matches!(failure, Failure::RefusedStream | Failure::Undelivered);
                     let harmless = self.call.facts.idempotent;
                     let stale = tried.reused
                         && matches!(failure, Failure::Broken | Failure::RefusedStream)
@@ -105,6 +115,7 @@ impl<'c> Calling<'c> {
                         self.refused.clear();
                         continue;
                     }
+                    self.reached |= !unprocessed;
                     let facts = (tried.delivered, harmless, self.replay.is_whole());
                     let answer = match self.chance() {
                         Some(chance) => chance.failure(&failure, facts),
@@ -140,12 +151,7 @@ impl<'c> Calling<'c> {
 
     /// Whether a try that takes too long goes on beside the next.
     pub(super) fn hedges(&self) -> bool {
-        let own = self
-            .call
-            .chosen
-            .control
-            .as_ref()
-            .and_then(|control| control.hedge);
+        let own = self.call.chosen.control().and_then(|control| control.hedge);
         own.unwrap_or(self.routed.forward.hedge) && self.call.facts.idempotent
     }
 
@@ -157,6 +163,11 @@ impl<'c> Calling<'c> {
     }
 
     fn give_up(self, failure: Failure, why: No) -> Ended {
+        let failure = if self.reached {
+            failure.after_another()
+        } else {
+            failure
+        };
         let mut ended = self.ended.fail(failure);
         match why {
             No::Spent if ended.flag != Flag::Ut && ended.retries > 0 => ended.flag = Flag::Urx,

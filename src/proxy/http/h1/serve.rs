@@ -235,6 +235,7 @@ impl Request<'_> {
                     close,
                 };
                 let ended = call::forward(&call, down, alarm).await;
+                call.passed(&ended);
                 if let HeadOut::Text(used) = &mut chosen.head {
                     *text = std::mem::take(used);
                 }
@@ -389,7 +390,8 @@ impl Request<'_> {
         at: Option<RouteAt>,
         close: bool,
     ) -> bool {
-        let answer = failed(failure, facts.grpc);
+        let mut answer = failed(failure, facts.grpc);
+        answer.undelivered &= self.conn.by_peer();
         let none = HeaderOperations::default();
         let edits = at
             .and_then(|at| at.route(self.live))
@@ -491,12 +493,20 @@ fn upgrade<'m>(version: Version, scan: &fields::Scan<'m>) -> Option<&'m [u8]> {
 /// The proxy's own answer to a failed request.
 pub(crate) fn failed(failure: &Failure, grpc: bool) -> Answer {
     let reply = failure.reply();
+    let refusal = match failure {
+        Failure::Filtered(refusal) => Some(refusal),
+        _ => None,
+    };
     Answer {
         status: reply.status,
         location: None,
         body: reply.body.to_owned(),
-        overloaded: *failure == Failure::Overflow,
-        grpc_status: grpc.then(|| grpc_status(reply.status)),
+        overloaded: failure.is_overload(),
+        undelivered: failure.never_reached(),
+        headers: refusal.map_or_else(Vec::new, |refusal| refusal.headers.clone()),
+        grpc_status: grpc.then(|| {
+            refusal.map_or_else(|| grpc_status(reply.status), |refusal| refusal.grpc_status)
+        }),
         marks: None,
     }
 }

@@ -261,10 +261,11 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
                 close: false,
             };
             let mut ended = call::forward(&call, &mut down, alarm).await;
+            call.passed(&ended);
             if let Some((mut up, _shared)) = ended.switched.take() {
                 Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
             }
-            finish(&mut down, &ended, facts, edits(chosen.at)).await;
+            finish(&mut down, conn, &ended, facts, edits(chosen.at)).await;
             ended
         }
     };
@@ -335,9 +336,11 @@ impl Shared {
 }
 
 /// Tells the caller of a failure, or that its answer was cut off.
-async fn finish(down: &mut Leg, ended: &Ended, facts: Facts, edits: Edits<'_>) {
+async fn finish(down: &mut Leg, conn: &Conn, ended: &Ended, facts: Facts, edits: Edits<'_>) {
     if let Some(failure) = &ended.failure {
-        answer(down, &failed(failure, facts.grpc), edits, facts.head).await;
+        let mut own = failed(failure, facts.grpc);
+        own.undelivered &= conn.by_peer();
+        answer(down, &own, edits, facts.head).await;
         return;
     }
     if let Leg::H2(leg) = down

@@ -33,6 +33,8 @@ pub(crate) enum Leg {
     H1(Box<H1Leg>),
     /// An HTTP/2 stream.
     H2(Box<H2Leg>),
+    /// The caller of a copied request: it has sent everything, and takes whatever comes.
+    Nobody,
 }
 
 /// What a leg gives next.
@@ -126,6 +128,7 @@ impl Leg {
         match self {
             Self::H1(leg) => leg.poll_piece(cx),
             Self::H2(leg) => leg.poll_piece(cx),
+            Self::Nobody => Poll::Ready(Ok(Piece::End)),
         }
     }
 
@@ -137,6 +140,7 @@ impl Leg {
                 .get(..leg.reader.ready())
                 .unwrap_or_default(),
             Self::H2(leg) => leg.data(),
+            Self::Nobody => &[],
         }
     }
 
@@ -147,6 +151,7 @@ impl Leg {
                 leg.reader.passed(count);
             }
             Self::H2(leg) => leg.consume(count),
+            Self::Nobody => {}
         }
     }
 
@@ -155,6 +160,7 @@ impl Leg {
         match self {
             Self::H1(leg) => leg.reader.ready() == count && leg.reader.is_last(),
             Self::H2(leg) => leg.ends_after(count),
+            Self::Nobody => true,
         }
     }
 
@@ -165,6 +171,7 @@ impl Leg {
                 lines => Trailers::Text(lines),
             },
             Self::H2(leg) => leg.trailers(),
+            Self::Nobody => Trailers::None,
         }
     }
 
@@ -173,6 +180,7 @@ impl Leg {
         match self {
             Self::H1(leg) => Trailers::Text(leg.reader.seen_trailers()).grpc_status(),
             Self::H2(leg) => leg.trailers().grpc_status(),
+            Self::Nobody => None,
         }
     }
 
@@ -181,6 +189,7 @@ impl Leg {
         match self {
             Self::H1(leg) => leg.reader.is_done() && leg.reader.ready() == 0,
             Self::H2(leg) => leg.is_drained(),
+            Self::Nobody => true,
         }
     }
 
@@ -197,7 +206,7 @@ impl Leg {
         match self {
             // One that cannot be shut down has ended already.
             Self::H1(leg) => Pin::new(&mut leg.io).poll_shutdown(cx).map(|_| ()),
-            Self::H2(_) => Poll::Ready(()),
+            Self::H2(_) | Self::Nobody => Poll::Ready(()),
         }
     }
 
@@ -207,6 +216,7 @@ impl Leg {
             Self::H1(leg) => leg.poll_flush(cx).map_err(LegError::from),
             // The connection's own task writes, but for what waits for its window.
             Self::H2(leg) => leg.poll_ahead(cx).map_err(LegError::from),
+            Self::Nobody => Poll::Ready(Ok(())),
         }
     }
 }
@@ -244,6 +254,7 @@ pub(crate) fn pump(
                         let finished = ready!(leg.poll_finish(cx, from.trailers()));
                         finished.map_err(|error| Broken::To(error.into()))?;
                     }
+                    Leg::Nobody => {}
                 }
                 ready!(to.poll_flush(cx)).map_err(Broken::To)?;
                 return Poll::Ready(Ok(()));
@@ -257,6 +268,7 @@ pub(crate) fn pump(
                         let sent = ready!(leg.poll_send(cx, data, last));
                         sent.map_err(|error| Broken::To(error.into()))?
                     }
+                    Leg::Nobody => from.data().len(),
                 };
                 if let Some(replay) = &mut replay {
                     replay.keep(from.data().get(..count).unwrap_or_default());

@@ -1,0 +1,209 @@
+//! What happens to a request before it is sent on: the HTTP filters of a listener's chain, and what
+//! routes say of them. The fields are Envoy's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::route::{HeaderMatch, Share};
+
+/// One filter. Filters run in the order in which a chain names them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HttpFilter {
+    /// Refuses requests that come faster than tokens (`envoy.filters.http.local_ratelimit`).
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Refuses requests beyond a number that follows the application's own speed
+    /// (`envoy.filters.http.adaptive_concurrency`).
+    AdaptiveConcurrency(AdaptiveConcurrency),
+}
+
+/// Tokens that requests take, filled up in steps. Shared by all workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenBucket {
+    /// Most tokens, and how many there are at first.
+    pub max_tokens: u32,
+    /// Added at each step. Default 1.
+    pub tokens_per_fill: u32,
+    /// Between steps; at least 50 ms (Envoy).
+    pub fill_interval: Duration,
+}
+
+/// Limits the rate of requests.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "Envoy's own switches, each independent of the others"
+)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalRateLimit {
+    /// Names its counters.
+    pub stat_prefix: String,
+    /// What a refused caller is told. Default 429.
+    pub status: u16,
+    /// For requests that no descriptor takes, or for all; none limits nothing.
+    pub bucket: Option<TokenBucket>,
+    /// Requests that are looked at. Default none.
+    pub enabled: Share,
+    /// Of these, requests that are refused when there is no token. Default none.
+    pub enforced: Share,
+    /// Added to a request that would have been refused.
+    pub request_headers: Vec<(String, String)>,
+    /// Added to the answer of a refused request.
+    pub response_headers: Vec<(String, String)>,
+    /// Buckets for requests with these values.
+    pub descriptors: Vec<DescriptorLimit>,
+    /// Which of a route's rules are meant.
+    pub stage: u32,
+    /// Each connection has its own buckets.
+    pub per_connection: bool,
+    /// Callers are told `x-ratelimit-limit`, `-remaining` and `-reset` when refused.
+    pub rate_limit_headers: bool,
+    /// `bucket` is for all requests, also for those that a descriptor takes. Default true.
+    pub always_default: bool,
+    /// A refused gRPC call ends with RESOURCE_EXHAUSTED instead of UNAVAILABLE.
+    pub resource_exhausted: bool,
+    /// How requests get their values; empty leaves that to routes.
+    pub rules: Vec<RateLimitRule>,
+    /// Values kept at once for each descriptor with a wildcard. Default 20.
+    pub max_dynamic: u32,
+    /// A caller that is told 429 is told `retry-after` too.
+    pub retry_after: bool,
+}
+
+impl Default for LocalRateLimit {
+    fn default() -> Self {
+        Self {
+            stat_prefix: String::new(),
+            status: 429,
+            bucket: None,
+            enabled: Share::NONE,
+            enforced: Share::NONE,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            descriptors: Vec::new(),
+            stage: 0,
+            per_connection: false,
+            rate_limit_headers: false,
+            always_default: true,
+            resource_exhausted: false,
+            rules: Vec::new(),
+            max_dynamic: 20,
+            retry_after: false,
+        }
+    }
+}
+
+/// A bucket for requests with all of these values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescriptorLimit {
+    /// Key and value; an empty value is any, with a bucket for each.
+    pub entries: Vec<(String, String)>,
+    /// Its tokens.
+    pub bucket: TokenBucket,
+}
+
+/// How a request gets its values: one descriptor, unless an action finds nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimitRule {
+    /// For the filters of this stage.
+    #[serde(default)]
+    pub stage: u32,
+    /// One entry each, in this order.
+    pub actions: Vec<RateLimitAction>,
+}
+
+/// How one value is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RateLimitAction {
+    /// `destination_cluster`: the cluster of the route.
+    DestinationCluster,
+    /// The value of a header.
+    RequestHeader {
+        /// Its name.
+        header: String,
+        /// Key of the entry.
+        key: String,
+        /// Without the header there is no entry, instead of no descriptor.
+        skip_if_absent: bool,
+    },
+    /// `remote_address`: who calls.
+    RemoteAddress,
+    /// `masked_remote_address`: the network of who calls, such as `10.1.0.0/16`.
+    MaskedRemoteAddress {
+        /// Bits of IPv4. Default 32.
+        v4: u8,
+        /// Bits of IPv6. Default 128.
+        v6: u8,
+    },
+    /// A constant.
+    GenericKey {
+        /// Default `generic_key`.
+        key: String,
+        /// Value.
+        value: String,
+    },
+    /// A constant for requests for which conditions hold.
+    HeaderValueMatch {
+        /// Default `header_match`.
+        key: String,
+        /// Value.
+        value: String,
+        /// The conditions must hold; else at least one must not. Default true.
+        expect: bool,
+        /// Conditions.
+        headers: Vec<HeaderMatch>,
+    },
+}
+
+/// Limits requests at once by how their latency changes (Envoy's gradient controller).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdaptiveConcurrency {
+    /// Takes effect. Default true.
+    pub enabled: bool,
+    /// What a refused caller is told. Default 503.
+    pub status: u16,
+    /// Which latency of a window counts, in thousandths of a percent. Default 50 %.
+    pub percentile_milli: u32,
+    /// Most requests at once. Default 1000.
+    pub max_limit: u32,
+    /// How long latencies are gathered before the limit changes.
+    pub update_interval: Duration,
+    /// How often the best latency is measured again; `None` with a fixed one.
+    pub min_rtt_interval: Option<Duration>,
+    /// The best latency, where it is not measured.
+    pub min_rtt_fixed: Option<Duration>,
+    /// Requests by which the best latency is measured. Default 50.
+    pub min_rtt_requests: u32,
+    /// Random share of `min_rtt_interval` on top of it, in thousandths of a percent. Default 15 %.
+    pub jitter_milli: u32,
+    /// Requests at once while the best latency is measured, and the lowest limit. Default 3.
+    pub min_concurrency: u32,
+    /// How much slower than the best is still good, in thousandths of a percent. Default 25 %.
+    pub buffer_milli: u32,
+}
+
+impl Default for AdaptiveConcurrency {
+    /// Envoy's, with its example's intervals.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            status: 503,
+            percentile_milli: 50_000,
+            max_limit: 1000,
+            update_interval: Duration::from_millis(100),
+            min_rtt_interval: Some(Duration::from_mins(1)),
+            min_rtt_fixed: None,
+            min_rtt_requests: 50,
+            jitter_milli: 15_000,
+            min_concurrency: 3,
+            buffer_milli: 25_000,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What happens to a request between its route and its endpoint.
+//!
+//! A chain's filters run in order, while the head is borrowed from the read buffer; a route may
+//! bring its own configuration for one of them. A filter lets a request pass, perhaps with a
+//! [`Permit`] that is given back when the request ends, or refuses it. The set is closed by what
+//! configuration can say, so a filter is a variant, not an object; an empty list costs one branch.
+
+pub(crate) mod bucket;
+pub(crate) mod gradient;
+pub(crate) mod rate_limit;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::mesh::filter::{HttpFilter, RateLimitRule};
+use crate::mesh::route::Request;
+use crate::telemetry::Flag;
+
+use gradient::Gradient;
+use rate_limit::{Buckets, RateLimit};
+
+/// A filter, ready to run.
+#[derive(Debug, Clone)]
+pub(crate) enum Filter {
+    LocalRateLimit(Arc<RateLimit>),
+    AdaptiveConcurrency(Arc<Adaptive>),
+}
+
+/// A concurrency limit and its configuration.
+#[derive(Debug)]
+pub(crate) struct Adaptive {
+    pub(crate) config: crate::mesh::filter::AdaptiveConcurrency,
+    pub(crate) gradient: Gradient,
+}
+
+/// Makes filters ready; those of `before` whose configuration stays go on with what they count.
+pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> {
+    configs
+        .iter()
+        .map(|config| {
+            let old = before.iter().find(|old| match (old, config) {
+                (Filter::LocalRateLimit(old), HttpFilter::LocalRateLimit(config)) => {
+                    old.config == *config
+                }
+                (Filter::AdaptiveConcurrency(old), HttpFilter::AdaptiveConcurrency(config)) => {
+                    old.config == *config
+                }
+                _ => false,
+            });
+            match (old, config) {
+                (Some(old), _) => old.clone(),
+                (None, HttpFilter::LocalRateLimit(config)) => {
+                    Filter::LocalRateLimit(Arc::new(RateLimit::new(config)))
+                }
+                (None, HttpFilter::AdaptiveConcurrency(config)) => {
+                    Filter::AdaptiveConcurrency(Arc::new(Adaptive {
+                        gradient: Gradient::new(config, 0),
+                        config: config.clone(),
+                    }))
+                }
+            }
+        })
+        .collect()
+}
+
+impl Filter {
+    fn is_like(&self, other: &Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::LocalRateLimit(_), Self::LocalRateLimit(_))
+                | (Self::AdaptiveConcurrency(_), Self::AdaptiveConcurrency(_))
+        )
+    }
+}
+
+/// A request as filters see it.
+pub(crate) struct Asked<'r> {
+    pub(crate) request: &'r dyn Request,
+    /// Who calls.
+    pub(crate) remote: IpAddr,
+    /// The cluster that its route leads to.
+    pub(crate) cluster: &'r str,
+    /// The route's own rules for descriptors.
+    pub(crate) rules: &'r [RateLimitRule],
+    /// What its connection has of its own.
+    pub(crate) own: &'r Own,
+    /// Since the proxy began.
+    pub(crate) since: std::time::Duration,
+    pub(crate) now: Instant,
+}
+
+/// What a connection has of its own: buckets of filters that limit each connection.
+#[derive(Debug, Default)]
+pub(crate) struct Own(OnceCell<Box<RefCell<OwnBuckets>>>);
+
+type OwnBuckets = Vec<(Arc<RateLimit>, Arc<Buckets>)>;
+
+impl Own {
+    /// The connection's buckets of `filter`.
+    fn buckets(&self, filter: &Arc<RateLimit>) -> Arc<Buckets> {
+        let mut all = self.0.get_or_init(Box::default).borrow_mut();
+        if let Some((_, buckets)) = all.iter().find(|(own, _)| Arc::ptr_eq(own, filter)) {
+            return Arc::clone(buckets);
+        }
+        let buckets = Arc::new(Buckets::new(&filter.config));
+        all.push((Arc::clone(filter), Arc::clone(&buckets)));
+        buckets
+    }
+}
+
+/// Why a filter refused a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) flag: Flag,
+    /// Envoy's `response_code_details`.
+    pub(crate) details: &'static str,
+    pub(crate) body: &'static str,
+    pub(crate) grpc_status: u8,
+    /// Fields of the answer.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// What a request has from the filters that let it pass.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    permits: SmallVec<[Permit; 1]>,
+    /// Added to the request.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Passed {
+    /// The request was answered to the end.
+    pub(crate) fn answered(&self) {
+        for permit in &self.permits {
+            permit.answered.set(true);
+        }
+    }
+}
+
+/// A place under a concurrency limit; how long it was held counts when there was an answer.
+#[derive(Debug)]
+struct Permit {
+    adaptive: Arc<Adaptive>,
+    begun: Instant,
+    /// Since the proxy began.
+    since: std::time::Duration,
+    answered: Cell<bool>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let gradient = &self.adaptive.gradient;
+        if !self.answered.get() {
+            return gradient.gone();
+        }
+        let took = self.begun.elapsed();
+        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(0);
+        gradient.done(micros(took), micros(self.since + took), fastrand::f64());
+    }
+}
+
+/// Runs `filters` over a request; `overrides` are the route's own.
+pub(crate) fn run(
+    filters: &[Filter],
+    overrides: &[Filter],
+    asked: &Asked<'_>,
+) -> Result<Option<Passed>, Box<Refusal>> {
+    let mut passed = Passed::default();
+    for filter in filters {
+        let own = overrides.iter().find(|own| own.is_like(filter));
+        match own.unwrap_or(filter) {
+            Filter::LocalRateLimit(limit) => limit.run(asked, &mut passed)?,
+            Filter::AdaptiveConcurrency(adaptive) => adaptive.run(asked, &mut passed)?,
+        }
+    }
+    let empty = passed.permits.is_empty() && passed.headers.is_empty();
+    Ok((!empty).then_some(passed))
+}
+
+impl Adaptive {
+    fn run(self: &Arc<Self>, asked: &Asked<'_>, passed: &mut Passed) -> Result<(), Box<Refusal>> {
+        if !self.config.enabled {
+            return Ok(());
+        }
+        if self.gradient.enter() {
+            passed.permits.push(Permit {
+                adaptive: Arc::clone(self),
+                begun: asked.now,
+                since: asked.since,
+                answered: Cell::new(false),
+            });
+            return Ok(());
+        }
+        Err(Box::new(Refusal {
+            status: self.config.status,
+            flag: Flag::Uo,
+            details: "reached_concurrency_limit",
+            body: "reached concurrency limit",
+            grpc_status: 14,
+            headers: Vec::new(),
+        }))
+    }
+}

@@ -1,0 +1,291 @@
+//! Where a checked request goes: its route, what filters say of it, and the heads that are sent on.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use crate::mesh::ClusterKind;
+use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::filter::RateLimitRule;
+use crate::mesh::route::{Action, Forward, Route};
+use crate::rt;
+
+use super::super::buffer::take_text;
+use super::super::context::{Conn, Live, Worker};
+use super::super::filter::{self, Filter, Passed};
+use super::super::tables::route::ForwardTable;
+use super::super::tables::{ClusterTable, RouteAction};
+use super::Version;
+use super::answer::Answer;
+use super::control::{self, Control};
+use super::hash;
+use super::head::{Edits, RequestOut};
+use super::marks::{Caller, RequestMarks};
+use super::plan::{Chosen, Facts, HeadOut, MirrorOut, Rare, RouteAt, Seen, Then, answer_marks};
+use super::respond::Failure;
+use super::rewrite::{redirected, rewritten};
+use super::upgrade::Upgrade;
+
+/// Decides about `seen`. `text` is a byte string to write an HTTP/1 head into.
+pub(super) fn decide(
+    worker: &Worker,
+    live: &Live,
+    conn: &Conn,
+    routes: Option<usize>,
+    seen: &Seen<'_>,
+    facts: Facts,
+    text: Vec<u8>,
+) -> Result<Then, Failure> {
+    let table_index = routes.ok_or(Failure::NoRoute)?;
+    let table = live
+        .tables
+        .routes
+        .get(table_index)
+        .ok_or(Failure::NoRoute)?;
+    let (found, action) = table.find(seen).ok_or(Failure::NoRoute)?;
+    let at = RouteAt {
+        table: table_index,
+        host: found.host_index,
+        route: found.route_index,
+    };
+    if !conn.filters().is_empty() && !matches!(action, RouteAction::Forward(_)) {
+        // What is answered here takes no place for longer than that.
+        drop(filtered(worker, conn, seen, "", (&[], &[]))?);
+    }
+    match (&found.route.action, action) {
+        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), Some(at))),
+        (Action::Respond(respond), _) => Ok(Then::Answer(
+            Answer {
+                status: respond.status,
+                body: respond.body.clone(),
+                ..Answer::default()
+            },
+            Some(at),
+        )),
+        (Action::Forward(forward), RouteAction::Forward(table)) => {
+            let (target, cluster) = table.next().ok_or(Failure::NoCluster)?;
+            let index = cluster.ok_or(Failure::NoCluster)?;
+            let cluster = live.tables.cluster(cluster).ok_or(Failure::NoCluster)?;
+            let edits = forward
+                .clusters
+                .get(target)
+                .map_or_else(Edits::default, |target| {
+                    Edits::new(&target.headers.request, &found.route.headers.request)
+                });
+            let http = conn.http();
+            let marks = http.marks_requests.then(|| {
+                let caller = Caller::of(conn.remote.ip(), seen.ask.fields, &http.options.remote);
+                Box::new(RequestMarks::new(
+                    conn,
+                    seen.ask.fields,
+                    seen.ask.scan,
+                    caller,
+                ))
+            });
+            let control = (seen.ask.scan.controlled || table.looks_at_heads).then(|| {
+                let whom = (control::is_trusted(conn, seen.ask.fields), facts.grpc);
+                control::read(seen, seen.ask.fields, whom, (forward, table))
+            });
+            let passed = if conn.filters().is_empty() {
+                None
+            } else {
+                let own = (forward.rate_limits.as_slice(), table.filters.as_slice());
+                filtered(worker, conn, seen, &cluster.config.name, own)?
+            };
+            let authority = edits
+                .host()
+                .or(forward.rewrite.authority.as_deref())
+                .map_or(seen.authority, str::as_bytes);
+            let out = Out {
+                conn,
+                seen,
+                facts,
+                route: found.route,
+                forward,
+                edits,
+                marks: marks.as_deref(),
+                control: control.as_ref(),
+                added: passed
+                    .as_ref()
+                    .map(|passed| passed.headers.as_slice())
+                    .unwrap_or_default(),
+            };
+            let mirrors = if forward.mirrors.is_empty() || facts.upgrade || facts.connect {
+                Vec::new()
+            } else {
+                out.mirrors(live, table, authority)
+            };
+            let head = out.head(cluster, authority, text);
+            let hashed = match forward.hash.as_slice() {
+                [] => None,
+                policies => Some(hash::hash(policies, seen, conn)),
+            };
+            let asked = cluster.config.kind == ClusterKind::OriginalDestination;
+            let upgrade = seen.ask.upgrade;
+            let rare = !mirrors.is_empty()
+                || passed.is_some()
+                || upgrade.is_some()
+                || control.is_some()
+                || http.marks_answers
+                || asked
+                || hashed.is_some();
+            Ok(Then::Forward(Chosen {
+                at,
+                target,
+                cluster: index,
+                head,
+                rare: rare.then(|| {
+                    Box::new(Rare {
+                        mirrors: RefCell::new(mirrors),
+                        passed,
+                        upgrade: upgrade.map(|wanted| Upgrade::new(wanted, seen.ask.fields)),
+                        authority: if asked {
+                            seen.authority.to_vec()
+                        } else {
+                            Vec::new()
+                        },
+                        marks: http
+                            .marks_answers
+                            .then(|| answer_marks(http, seen.ask.fields, marks.as_deref())),
+                        control,
+                        hashed,
+                    })
+                }),
+            }))
+        }
+        (Action::Forward(_), RouteAction::Answer) => Err(Failure::NoRoute),
+    }
+}
+
+/// What a chain's filters say of a request.
+fn filtered(
+    worker: &Worker,
+    conn: &Conn,
+    seen: &Seen<'_>,
+    cluster: &str,
+    (rules, overrides): (&[RateLimitRule], &[Filter]),
+) -> Result<Option<Passed>, Failure> {
+    let now = rt::now();
+    let believed = &conn.http().options.remote;
+    let asked = filter::Asked {
+        request: seen,
+        remote: Caller::of(conn.remote.ip(), seen.ask.fields, believed).address,
+        cluster,
+        rules,
+        own: &conn.own,
+        since: worker.shared.since(now),
+        now,
+    };
+    filter::run(conn.filters(), overrides, &asked).map_err(Failure::Filtered)
+}
+
+/// What the head for an endpoint is made from.
+struct Out<'o, 'm> {
+    conn: &'o Conn,
+    seen: &'o Seen<'m>,
+    facts: Facts,
+    route: &'o Route,
+    forward: &'o Forward,
+    edits: Edits<'o>,
+    marks: Option<&'o RequestMarks>,
+    control: Option<&'o Control>,
+    /// Fields from filters.
+    added: &'o [(String, String)],
+}
+
+impl Out<'_, '_> {
+    fn head(&self, cluster: &ClusterTable, authority: &[u8], mut text: Vec<u8>) -> HeadOut {
+        let (conn, seen, facts) = (self.conn, self.seen, self.facts);
+        let path = match &self.forward.rewrite.path {
+            _ if seen.whole => Cow::Borrowed(&b"*"[..]),
+            None => Cow::Borrowed(seen.path),
+            Some(rewrite) => Cow::Owned(rewritten(rewrite, &self.route.matches.path, seen.path)),
+        };
+        let out = RequestOut {
+            method: seen.ask.method,
+            path: &path,
+            authority,
+            fields: seen.ask.fields,
+            scan: seen.ask.scan,
+            edits: self.edits,
+            added: self.added,
+            framing: facts.framing,
+            inbound: conn.inbound(),
+            marks: self.marks,
+            client_cert: conn.client_cert.as_deref(),
+            tls: conn.tls,
+            version: facts.version,
+            upgrade: seen.ask.upgrade,
+            key: facts.version == Version::Http2,
+            // Peers are believed, as they only make their own request shorter.
+            passes_deadline: self.forward.timeout.is_none()
+                && (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields)),
+            tells_grpc: self.control.is_some_and(|control| control.tell_grpc),
+        };
+        // Every server knows how to be asked for another protocol by HTTP/1.1, few by HTTP/2.
+        let only_http2 = cluster.config.protocol == UpstreamProtocol::Http2;
+        if speaks_http2(cluster, facts.version) && (!facts.upgrade || only_http2) {
+            let tls = cluster.config.tls.is_some();
+            return HeadOut::H2(Box::new(out.to_block(tls)));
+        }
+        text.clear();
+        out.write_text(&mut text);
+        HeadOut::Text(text)
+    }
+
+    /// Copies for those of the route's mirrors that take this request.
+    fn mirrors(&self, live: &Live, table: &ForwardTable, authority: &[u8]) -> Vec<MirrorOut> {
+        let mut all = Vec::new();
+        for (mirror, cluster) in self.forward.mirrors.iter().zip(&table.mirrors) {
+            let (Some(index), Some(found)) = (*cluster, live.tables.cluster(*cluster)) else {
+                continue;
+            };
+            if !mirror.share.takes(fastrand::u32(..)) {
+                continue;
+            }
+            let authority = if mirror.plain_host {
+                Cow::Borrowed(authority)
+            } else {
+                Cow::Owned(shadow(authority))
+            };
+            all.push(MirrorOut {
+                cluster: index,
+                head: self.head(found, &authority, take_text()),
+            });
+        }
+        all
+    }
+}
+
+/// Envoy's name for the host of a copy: `-shadow` behind the name, before the port.
+fn shadow(authority: &[u8]) -> Vec<u8> {
+    let name = crate::mesh::route::router::without_port(authority).len();
+    let (name, port) = authority.split_at_checked(name).unwrap_or((authority, &[]));
+    [name, b"-shadow", port].concat()
+}
+
+/// Whether `cluster` is called by HTTP/2 for a caller that speaks `version`.
+fn speaks_http2(cluster: &ClusterTable, version: Version) -> bool {
+    match cluster.config.protocol {
+        UpstreamProtocol::Http1 => false,
+        // Where the peer turns out to speak HTTP/1.1, the head is written anew.
+        UpstreamProtocol::Http2 | UpstreamProtocol::Negotiated => true,
+        UpstreamProtocol::Downstream => version == Version::Http2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_told_by_its_host() {
+        for (host, expected) in [
+            ("reviews", "reviews-shadow"),
+            ("reviews:9080", "reviews-shadow:9080"),
+            ("[::1]:80", "[::1]-shadow:80"),
+        ] {
+            let made = String::from_utf8(shadow(host.as_bytes())).unwrap();
+            assert_eq!(made, expected);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Arbitrary filters.
+
+use std::sync::Arc;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::route::{header_matches, share};
+use super::{positive, text, word};
+use crate::mesh::filter::{
+    AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
+    RateLimitRule, TokenBucket,
+};
+
+fn bucket() -> impl Strategy<Value = TokenBucket> {
+    (any::<u32>(), any::<u32>(), positive()).prop_map(|(max_tokens, tokens_per_fill, interval)| {
+        TokenBucket {
+            max_tokens,
+            tokens_per_fill,
+            fill_interval: interval + std::time::Duration::from_millis(50),
+        }
+    })
+}
+
+fn pairs() -> impl Strategy<Value = Vec<(String, String)>> {
+    vec((word(), text()), 0..3)
+}
+
+/// How requests get their values.
+pub(super) fn rules() -> impl Strategy<Value = Vec<RateLimitRule>> {
+    let action = prop_oneof![
+        Just(RateLimitAction::DestinationCluster),
+        (word(), word(), any::<bool>()).prop_map(|(header, key, skip_if_absent)| {
+            RateLimitAction::RequestHeader {
+                header,
+                key,
+                skip_if_absent,
+            }
+        }),
+        Just(RateLimitAction::RemoteAddress),
+        (0..=32_u8, 0..=128_u8)
+            .prop_map(|(v4, v6)| RateLimitAction::MaskedRemoteAddress { v4, v6 }),
+        (prop_oneof![word(), Just("generic_key".to_owned())], text())
+            .prop_map(|(key, value)| RateLimitAction::GenericKey { key, value }),
+        (
+            prop_oneof![word(), Just("header_match".to_owned())],
+            text(),
+            any::<bool>(),
+            header_matches()
+        )
+            .prop_map(|(key, value, expect, headers)| {
+                RateLimitAction::HeaderValueMatch {
+                    key,
+                    value,
+                    expect,
+                    headers,
+                }
+            }),
+    ];
+    let rule =
+        (0..3_u32, vec(action, 0..3)).prop_map(|(stage, actions)| RateLimitRule { stage, actions });
+    vec(rule, 0..2)
+}
+
+pub(super) fn local_rate_limit() -> impl Strategy<Value = LocalRateLimit> {
+    let descriptor =
+        (pairs(), bucket()).prop_map(|(entries, bucket)| DescriptorLimit { entries, bucket });
+    (
+        (text(), 400..600_u16, option::of(bucket())),
+        (share(), share()),
+        (pairs(), pairs()),
+        (vec(descriptor, 0..3), rules()),
+        any::<[bool; 5]>(),
+        (0..11_u32, any::<u32>()),
+    )
+        .prop_map(
+            |(
+                (stat_prefix, status, bucket),
+                (enabled, enforced),
+                (request_headers, response_headers),
+                (descriptors, rules),
+                [
+                    per_connection,
+                    rate_limit_headers,
+                    always_default,
+                    resource_exhausted,
+                    retry_after,
+                ],
+                (stage, max_dynamic),
+            )| LocalRateLimit {
+                stat_prefix,
+                status,
+                bucket,
+                enabled,
+                enforced,
+                request_headers,
+                response_headers,
+                descriptors,
+                stage,
+                per_connection,
+                rate_limit_headers,
+                always_default,
+                resource_exhausted,
+                rules,
+                max_dynamic,
+                retry_after,
+            },
+        )
+}
+
+/// Any filter.
+pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
+    prop_oneof![
+        local_rate_limit().prop_map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit))),
+        adaptive_concurrency().prop_map(HttpFilter::AdaptiveConcurrency),
+    ]
+}
+
+fn adaptive_concurrency() -> impl Strategy<Value = AdaptiveConcurrency> {
+    let share = || 0..=100_000_u32;
+    (
+        (any::<bool>(), 400..600_u16),
+        (share(), share(), share()),
+        any::<[u32; 3]>(),
+        (
+            positive(),
+            option::of(super::duration()),
+            option::of(super::duration()),
+        ),
+    )
+        .prop_map(
+            |(
+                (enabled, status),
+                (percentile_milli, jitter_milli, buffer_milli),
+                [max_limit, min_rtt_requests, min_concurrency],
+                (update_interval, min_rtt_interval, min_rtt_fixed),
+            )| AdaptiveConcurrency {
+                enabled,
+                status,
+                percentile_milli,
+                max_limit,
+                update_interval,
+                min_rtt_interval,
+                min_rtt_fixed,
+                min_rtt_requests,
+                jitter_milli,
+                min_concurrency,
+                buffer_milli,
+            },
+        )
+}
