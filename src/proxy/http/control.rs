@@ -2,8 +2,9 @@
 //!
 //! Envoy believes such fields from internal callers and removes them from others. Internal here is
 //! the proxy's own application: a caller of an outbound listener whose address (or whose only
-//! forwarded address, where there is one) is private. What is believed is used up and never passed
-//! on; what is not believed is removed.
+//! forwarded address, where there is one) is private. A listener that is told to go by the peer's
+//! address judges by `marks::Caller` instead. What is believed is used up and never passed on; what
+//! is not believed is removed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::super::context::Conn;
 use super::super::tables::RetryTable;
 use super::super::tables::route::ForwardTable;
 use super::fields::{Fields, decimal};
+use super::marks::{Caller, forwarded_for};
 
 /// What a request changes in the limits of its route.
 #[derive(Debug, Default)]
@@ -152,18 +154,26 @@ fn own(control: &mut Control, fields: Fields<'_>, table: &ForwardTable) {
     control.retry = Policy::Own(policy);
 }
 
-/// Whether the caller of `conn` may say such things about its requests.
+/// Whether the caller of `conn` may say such things about its requests. A listener that judges its
+/// callers by their address has judged; elsewhere it is the application that calls, or who it says.
 pub(crate) fn is_trusted(conn: &Conn, fields: Fields<'_>) -> bool {
-    if conn.inbound() || !is_private(conn.remote.ip()) {
+    if conn.inbound() {
         return false;
     }
-    match fields.first("x-forwarded-for") {
-        None => true,
-        Some(forwarded) => std::str::from_utf8(forwarded)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .is_some_and(is_private),
+    let judged = &conn.http().options.remote;
+    if judged.use_remote_address {
+        return Caller::of(conn.remote.ip(), fields, judged).internal;
     }
+    is_private(conn.remote.ip())
+        && match forwarded_for(fields).as_slice() {
+            [] => true,
+            [only] => std::str::from_utf8(only)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .is_some_and(is_private),
+            // Somebody stood before somebody.
+            _ => false,
+        }
 }
 
 /// Envoy's default for internal addresses.

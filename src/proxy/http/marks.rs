@@ -47,7 +47,7 @@ impl Caller {
     /// Envoy's rules, of `x-forwarded-for` and the peer's address.
     pub(crate) fn of(remote: IpAddr, fields: Fields<'_>, options: &RemoteOptions) -> Self {
         let remote = remote.to_canonical();
-        let said = addresses(fields);
+        let said = forwarded_for(fields);
         let from_end = |skip: usize| {
             let at = said.len().checked_sub(skip + 1)?;
             let text = std::str::from_utf8(said.get(at)?).ok()?;
@@ -79,7 +79,7 @@ impl Caller {
 }
 
 /// The elements of all `x-forwarded-for`, in order.
-fn addresses(fields: Fields<'_>) -> SmallVec<[&[u8]; 8]> {
+pub(super) fn forwarded_for(fields: Fields<'_>) -> SmallVec<[&[u8]; 8]> {
     let mut found = SmallVec::new();
     fields.each(|name, value| {
         if super::fields::classify(name) == Name::ForwardedFor {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use meshctl::mesh::View;
 use meshctl::mesh::cluster::{Limits, RetryBudget};
+use meshctl::mesh::http::{HttpOptions, RemoteOptions};
 use meshctl::mesh::route::{
     Action, AttemptHeaders, Forward, HeaderMatch, RateLimitedBackOff, ResetFormat, ResetHeader,
     Retry, RetryOn, TextMatch,
@@ -168,6 +169,52 @@ async fn the_application_may_say_itself_and_others_may_not() {
     let codes = "GET / HTTP/1.1\r\nx-envoy-retry-on: retriable-status-codes\r\n\
                  x-envoy-retriable-status-codes: 503";
     assert_eq!(deliveries(&[e503, OK], codes, |_| {}).await.1.len(), 2);
+}
+
+#[tokio::test]
+async fn a_forged_address_gives_nobody_a_say() {
+    let e503 = "HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\n\r\n";
+    let wish = "GET / HTTP/1.1\r\nx-envoy-retry-on: 5xx\r\nx-envoy-max-retries: 2";
+    // Somebody was before the caller, whatever the first of several fields says.
+    let two = format!("{wish}\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 203.0.113.7");
+    let (code, heads) = deliveries(&[e503, OK], &two, |_| {}).await;
+    assert_eq!((code, heads.len()), (503, 1));
+
+    // At an edge the listener's own rules count, and not that the peer's address is private.
+    let one = format!("{wish}\r\nX-Forwarded-For: 10.0.0.1");
+    for (head, internal, expected) in [
+        (one.as_str(), "10.0.0.0/8", (503, 1)),
+        (wish, "10.0.0.0/8", (503, 1)),
+        (wish, "127.0.0.0/8", (200, 2)),
+    ] {
+        let tasks = Tasks::new();
+        let app = Scripted::start(&tasks, &[e503, OK]);
+        let bind = free();
+        let options = HttpOptions {
+            remote: RemoteOptions {
+                use_remote_address: true,
+                internal: vec![internal.parse().unwrap()],
+                ..RemoteOptions::default()
+            },
+            ..HttpOptions::default()
+        };
+        let view = Views::default()
+            .http_with("t", bind, options)
+            .routes("t", vec![route(Action::Forward(forward(&[("app", 1)])))])
+            .cluster(cluster("app"), vec![endpoint(app.address)])
+            .0;
+        let _proxy = Proxy::with(one_worker(), view, None).await;
+        let answer = exchange(
+            bind,
+            format!("{head}\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        )
+        .await;
+        assert_eq!(
+            (status(&answer), app.heads().len()),
+            expected,
+            "{internal}: {head}"
+        );
+    }
 }
 
 #[tokio::test]
