@@ -424,6 +424,18 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
     }
 }
 
+/// `answer`, of the proxy's own, with the name that the listener gives to it.
+pub(crate) fn named<'a>(conn: &Conn, answer: &'a Answer) -> Cow<'a, Answer> {
+    let http = conn.http();
+    if !http.marks_answers || answer.marks.is_some() {
+        return Cow::Borrowed(answer);
+    }
+    Cow::Owned(Answer {
+        marks: Some(Box::new(answer_marks(http, Fields::Text(&[]), None))),
+        ..answer.clone()
+    })
+}
+
 /// What an answer tells the caller about the proxy.
 pub(crate) fn answer_marks(
     http: &HttpTable,

@@ -6,6 +6,8 @@ use meshctl::mesh::HttpOptions;
 use meshctl::mesh::http::{
     EscapedSlashes, HostOptions, PathOptions, RemoteOptions, ServerHeader, StripPort, Underscores,
 };
+use meshctl::mesh::route::Action;
+use meshctl::rt::Tasks;
 use tokio::io::AsyncWriteExt as _;
 
 use super::strict::{Stand, statuses};
@@ -412,6 +414,39 @@ async fn the_proxy_is_named_as_asked() {
     );
     let refused = stand.send(ask("nowhere", "").as_bytes()).await;
     assert!(refused.contains("via: 1.1 edge\r\n"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_proxy_has_one_name_over_http2_too() {
+    let tasks = Tasks::new();
+    let bind = free();
+    let mut options = HttpOptions::default();
+    options.server.name = "edge".to_owned();
+    options.server.transformation = ServerHeader::Overwrite;
+    options.server.via = "2 edge".to_owned();
+    let nobody = forward(&[("gone", 1)]);
+    let view = Views::default()
+        .http_with("t", bind, options)
+        .routes("t", vec![route(Action::Forward(nobody))])
+        .0;
+    let _proxy = Proxy::start(view).await;
+    let (send, connection) = h2::client::handshake(connect(bind).await).await.unwrap();
+    tasks.spawn("h2 caller", async move {
+        let _ended = connection.await;
+    });
+    let mut send = send.ready().await.unwrap();
+    // One that the data path refuses, and one that cannot be read as a request at all.
+    for (host, status) in [("app", 503), ("a b", 400)] {
+        let mut request = http::Request::get("http://app/").body(()).unwrap();
+        if status == 400 {
+            request.headers_mut().insert("host", host.parse().unwrap());
+        }
+        let (answer, _) = send.send_request(request, true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers()["server"], "edge", "{status}");
+        assert_eq!(answer.headers()["via"], "2 edge", "{status}");
+    }
 }
 
 #[tokio::test]

@@ -19,10 +19,10 @@ use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
 use super::super::call::{self, Call, Ended};
-use super::super::fields::{self, Fields};
+use super::super::fields;
 use super::super::head::Edits;
 use super::super::leg::{H1Leg, Leg, Writer};
-use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, answer_marks, plan};
+use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, named, plan};
 use super::super::respond::{Failure, grpc_status};
 use super::super::{Framing, Version, tunnel};
 use super::body::BodyReader;
@@ -410,13 +410,8 @@ impl Request<'_> {
     ) -> bool {
         let Leg::H1(leg) = down else { return false };
         leg.begin(Writer::Plain);
-        let http = self.conn.http();
-        let marked = (http.marks_answers && answer.marks.is_none()).then(|| Answer {
-            marks: Some(Box::new(answer_marks(http, Fields::Text(&[]), None))),
-            ..answer.clone()
-        });
-        let answer = marked.as_ref().unwrap_or(answer);
-        answer.write_text(&mut leg.out, edits, (close, facts.version, facts.head));
+        let ends = (close, facts.version, facts.head);
+        named(self.conn, answer).write_text(&mut leg.out, edits, ends);
         poll_fn(|cx| leg.poll_flush(cx)).await.is_ok()
     }
 

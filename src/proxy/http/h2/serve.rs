@@ -27,7 +27,7 @@ use super::super::fields::{self, Fields};
 use super::super::h1::serve::{Routes, failed, own_details};
 use super::super::head::Edits;
 use super::super::leg::{H1Leg, H2Leg, Leg};
-use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, plan};
+use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, named, plan};
 use super::super::respond::Failure;
 use super::super::{Framing, Version, tunnel};
 use super::carry::Carrier;
@@ -212,7 +212,13 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
         Ok(plan) => plan,
         Err(failure) => {
             let ended = Ended::new(ServiceId::default()).fail(failure.clone());
-            answer(&mut down, &failed(&failure, false), Edits::default(), false).await;
+            answer(
+                &mut down,
+                conn,
+                &failed(&failure, false),
+                (Edits::default(), false),
+            )
+            .await;
             observe::request(worker, &live, conn, (None, begun, 0), None, &ended);
             return;
         }
@@ -227,12 +233,12 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
     let ended = match &plan.then {
         Then::Fail(failure) => {
             let own = failed(failure, facts.grpc);
-            answer(&mut down, &own, Edits::default(), facts.head).await;
+            answer(&mut down, conn, &own, (Edits::default(), facts.head)).await;
             Ended::new(ServiceId::default()).fail(failure.clone())
         }
         Then::Answer(own, at) => {
             let edits = at.map_or_else(Edits::default, edits);
-            answer(&mut down, own, edits, facts.head).await;
+            answer(&mut down, conn, own, (edits, facts.head)).await;
             let mut ended = Ended::new(ServiceId::default());
             ended.status = own.status;
             ended.details = own_details(*at);
@@ -246,7 +252,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
                 Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
             } else if let Some(failure) = &ended.failure {
                 let own = failed(failure, facts.grpc);
-                answer(&mut down, &own, Edits::default(), facts.head).await;
+                answer(&mut down, conn, &own, (Edits::default(), facts.head)).await;
             }
             ended
         }
@@ -340,7 +346,7 @@ async fn finish(down: &mut Leg, conn: &Conn, ended: &Ended, facts: Facts, edits:
     if let Some(failure) = &ended.failure {
         let mut own = failed(failure, facts.grpc);
         own.undelivered &= conn.by_peer();
-        answer(down, &own, edits, facts.head).await;
+        answer(down, conn, &own, (edits, facts.head)).await;
         return;
     }
     if let Leg::H2(leg) = down
@@ -355,8 +361,9 @@ async fn finish(down: &mut Leg, conn: &Conn, ended: &Ended, facts: Facts, edits:
 }
 
 /// Answers by the proxy itself.
-async fn answer(down: &mut Leg, answer: &Answer, edits: Edits<'_>, head: bool) {
+async fn answer(down: &mut Leg, conn: &Conn, answer: &Answer, (edits, head): (Edits<'_>, bool)) {
     let Leg::H2(leg) = down else { return };
+    let answer = named(conn, answer);
     let mut body = if head { &[] } else { answer.body() };
     leg.answer(body.is_empty(), |out| answer.write_h2(edits, out));
     while !body.is_empty() {
