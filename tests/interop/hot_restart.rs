@@ -24,8 +24,8 @@ use crate::processes::{Process, free};
 use crate::stand::until;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_meshctl");
-/// How long each process serves before the next one comes.
-const TERM: Duration = Duration::from_secs(3);
+/// What each process serves before the next one comes: about three seconds' requests.
+const TERM: usize = 4_000;
 const TERMS: usize = 4;
 
 /// What went on.
@@ -44,6 +44,15 @@ impl Tally {
 
     fn failed(&self, what: impl Into<String>) {
         self.failures.lock().unwrap().push(what.into());
+    }
+
+    /// Waits until another term of requests has been answered.
+    async fn term(&self) {
+        let enough = self.done.load(Ordering::Relaxed) + TERM;
+        until("a term of requests", 30, || {
+            (self.done.load(Ordering::Relaxed) >= enough).then_some(())
+        })
+        .await;
     }
 }
 
@@ -282,7 +291,7 @@ async fn processes_follow_each_other_and_no_request_fails() {
     }
     let begun = meshctl::rt::now();
     for _ in 0..TERMS {
-        tokio::time::sleep(TERM).await;
+        tally.term().await;
         running.push(start());
         // The ones before take no more once the new ones serve; they end when their last message
         // has come.
@@ -298,7 +307,7 @@ async fn processes_follow_each_other_and_no_request_fails() {
         })
         .await;
     }
-    tokio::time::sleep(TERM).await;
+    tally.term().await;
     let took = begun.elapsed();
     // The HTTP/2 processes before the last have nothing left to do, and end by themselves.
     let last = running.pop().unwrap();
@@ -308,7 +317,11 @@ async fn processes_follow_each_other_and_no_request_fails() {
         assert!(status.success(), "{status}");
     }
     tally.stop.store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Each caller has its tally until its last request is over.
+    until("the callers to end", 20, || {
+        (Arc::strong_count(&tally) == 1).then_some(())
+    })
+    .await;
     let done = tally.done.load(Ordering::Relaxed);
     let failures = tally.failures.lock().unwrap().clone();
     let rate = f64::from(u32::try_from(done).unwrap()) / took.as_secs_f64();
@@ -375,7 +388,11 @@ async fn a_sidecar_is_replaced_and_its_peers_do_not_notice() {
     }
     mesh.settled().await;
     tally.stop.store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Each caller has its tally until its last request is over.
+    until("the callers to end", 20, || {
+        (Arc::strong_count(&tally) == 1).then_some(())
+    })
+    .await;
     let failures = tally.failures.lock().unwrap().clone();
     let done = tally.done.load(Ordering::Relaxed);
     assert!(
