@@ -102,19 +102,7 @@ fn one(chain: &Chain) -> listener::FilterChain {
         filter_chain_match: (chain.matches != ChainMatch::default())
             .then(|| condition(&chain.matches)),
         transport_socket: chain.tls.as_ref().map(mtls::server),
-        filters: vec![match &chain.action {
-            ChainAction::Http {
-                routes,
-                codec,
-                options,
-            } => http(chain, routes, *codec, options),
-            ChainAction::Detect {
-                routes, options, ..
-            } => http(chain, routes, HttpCodec::Auto, options),
-            ChainAction::Tcp { clusters, options } => {
-                bytes(&chain.name, clusters, Some(options), Client::Meshctl)
-            }
-        }],
+        filters: vec![plainly(chain, Client::Meshctl)],
         metadata: metadata([(MESHCTL, object(detect))]),
         ..Default::default()
     };
@@ -162,7 +150,7 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                     chain,
                     suffix: "",
                     matches: chain.matches.clone(),
-                    filter: plainly(chain),
+                    filter: plainly(chain, Client::Envoy),
                 });
                 continue;
             }
@@ -197,7 +185,9 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                 derived.push(detected(chain, routes, options));
                 ("-bytes", undetected(chain, cluster))
             }
-            ChainAction::Http { .. } | ChainAction::Tcp { .. } => ("", plainly(chain)),
+            ChainAction::Http { .. } | ChainAction::Tcp { .. } => {
+                ("", plainly(chain, Client::Envoy))
+            }
         };
         let matches = ChainMatch::default();
         Part {
@@ -271,8 +261,8 @@ fn overlap<T: PartialEq>(one: &[T], other: &[T]) -> bool {
     }
 }
 
-/// The filter of a chain that detects nothing.
-fn plainly(chain: &Chain) -> listener::Filter {
+/// The filter of a chain, as far as one filter can say it: what a kind of client understands of it.
+fn plainly(chain: &Chain, client: Client) -> listener::Filter {
     match &chain.action {
         ChainAction::Http {
             routes,
@@ -283,7 +273,7 @@ fn plainly(chain: &Chain) -> listener::Filter {
             routes, options, ..
         } => http(chain, routes, HttpCodec::Auto, options),
         ChainAction::Tcp { clusters, options } => {
-            bytes(&chain.name, clusters, Some(options), Client::Envoy)
+            bytes(&chain.name, clusters, Some(options), client)
         }
     }
 }
