@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::control_link::{Caller, ControlStream, connect_control};
 use crate::mesh::SpiffeId;
-use crate::rt::{Backoff, Published, Reader, Tasks, UnixMillis, Wall};
+use crate::rt::{self, Backoff, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::tls::ca_api::{
     CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, WANTED_IDENTITY,
 };
@@ -458,7 +458,7 @@ impl IdentityClient {
                         reason: status.message().to_owned(),
                     }
                 }
-                _ => self.unreachable(chain_of(&status)),
+                _ => self.unreachable(rt::chain(&status)),
             }),
         }
     }
@@ -477,7 +477,8 @@ async fn create_certificate(
     request: &Request,
     token: Option<&JoinToken>,
 ) -> Result<Vec<String>, Status> {
-    let internal = |error: &(dyn std::error::Error + 'static)| Status::unavailable(chain_of(error));
+    let internal =
+        |error: &(dyn std::error::Error + 'static)| Status::unavailable(rt::chain(error));
     // The connection is made and verified already: the channel gets this one and no other.
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: http::Uri| {
@@ -528,26 +529,12 @@ fn pins(pin: &Pin, root: &CertificateDer<'_>) -> bool {
 }
 
 fn tell(error: &IdentityError, what: &'static str) {
-    let error_words = chain_of(error);
+    let error_words = rt::chain(error);
     if let Some(hint) = error.hint() {
         warn!(error = %error_words, hint, "{what}");
     } else {
         warn!(error = %error_words, "{what}");
     }
-}
-
-/// An error and its causes in one line.
-fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.contains(&next_text) {
-            text = format!("{text}: {next_text}");
-        }
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

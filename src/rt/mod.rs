@@ -1,10 +1,12 @@
-//! Clocks, private durable files, memory given back and used, back-off, drain, supervised tasks and published snapshots.
+//! Clocks, private durable files, memory given back and used, back-off, drain, supervised tasks, published snapshots,
+//! and errors in a line.
 //!
 //! Owns what every long-running part needs and knows nothing about meshes. Time comes in through
 //! [`Wall`] (calendar time, for certificates and logs) and through [`now`] (monotonic, pausable in
 //! tests because it is tokio's), so that nothing above reads a clock of its own.
 
 pub mod backoff;
+pub mod chain;
 pub mod disk;
 pub mod drain;
 pub mod memory;
@@ -14,6 +16,7 @@ pub mod usage;
 pub mod wall;
 
 pub use backoff::Backoff;
+pub use chain::chain;
 pub use drain::{Drain, DrainSignal};
 pub use published::{Published, Reader};
 pub use tasks::Tasks;

@@ -11,7 +11,7 @@ use crate::cli::logging;
 use crate::proxy::handover::{self, Restart};
 use crate::proxy::{self, Side, SideProtocol};
 use crate::rt::disk::private_dir;
-use crate::rt::{Drain, Published};
+use crate::rt::{self, Drain, Published};
 use crate::telemetry::Registry;
 use crate::tls::material::{Material, Pems};
 
@@ -103,7 +103,7 @@ pub(super) fn run(
             }
         }
         .map_err(|error| {
-            let failed = CliError::failed(super::proxy::words(&error));
+            let failed = CliError::failed(rt::chain(&error));
             match error.hint() {
                 Some(hint) => failed.hint(hint),
                 None => failed,

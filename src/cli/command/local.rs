@@ -22,7 +22,7 @@ use crate::local::supervisor::{
     ControlPlane, Daemon, Mesh, Options, Supervisor, daemonise, rehearse,
 };
 use crate::local::{self, LocalError};
-use crate::rt::now;
+use crate::rt::{self, now};
 
 pub(crate) use crate::local::client::Down;
 
@@ -64,13 +64,7 @@ pub(crate) async fn down(cx: &Context, deadline: Duration) -> Result<Down, CliEr
 fn failed(error: LocalError) -> CliError {
     let late = matches!(error, LocalError::NotReady { .. });
     let hint = error.hint();
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(next) = cause {
-        words.push_str(": ");
-        words.push_str(&next.to_string());
-        cause = next.source();
-    }
+    let words = rt::chain(&error);
     if late {
         CliError::Late {
             message: words,

@@ -16,7 +16,7 @@ use crate::mesh;
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
 use crate::proxy::{self, AccessLog};
-use crate::rt::Drain;
+use crate::rt::{self, Drain};
 use crate::telemetry::LogFormat;
 
 /// Run a sidecar for one application
@@ -313,28 +313,13 @@ fn serve(options: Options) -> Result<(), CliError> {
             }
         };
         result.map_err(|error| {
-            let failed = CliError::failed(words(&error));
+            let failed = CliError::failed(rt::chain(&error));
             match error.hint() {
                 Some(hint) => failed.hint(hint),
                 None => failed,
             }
         })
     })
-}
-
-/// The error and its causes.
-pub(super) fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !words.contains(&text) {
-            words.push_str(": ");
-            words.push_str(&text);
-        }
-        cause = next.source();
-    }
-    words
 }
 
 async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {

@@ -25,7 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, info, warn};
 
 use crate::mesh::{Node, View};
-use crate::rt::{Backoff, Published, Reader, Tasks, UnixMillis, Wall};
+use crate::rt::{self, Backoff, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::xds::subscription::DeltaClient;
 use crate::xds::{Rejected, Snapshot};
 
@@ -283,7 +283,7 @@ async fn connect(dial: &Dial) -> Result<Channel, String> {
         .initial_connection_window_size(4 << 20)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| chain(&error))
+        .map_err(|error| rt::chain(&error))
 }
 
 /// A boxed connection as one type.
@@ -325,16 +325,4 @@ impl AsyncWrite for Boxed {
 
 fn explain(status: &tonic::Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
