@@ -88,7 +88,7 @@ pub(crate) async fn detect(
 
 /// Looks at first bytes as they come, at those of a client hello only once.
 #[derive(Default)]
-struct Judge {
+pub(super) struct Judge {
     hello: Option<Box<Acceptor>>,
     /// Bytes that `hello` has.
     fed: usize,
@@ -97,7 +97,7 @@ struct Judge {
 impl Judge {
     /// What `data`, which begins with what was there the last time, means; `None` while more is
     /// needed.
-    fn look(&mut self, data: &[u8]) -> Option<First> {
+    pub(super) fn look(&mut self, data: &[u8]) -> Option<First> {
         match data.first()? {
             // A handshake record of TLS 1.x.
             0x16 => match data.get(1) {

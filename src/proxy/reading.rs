@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::mesh::http::PathOptions;
 
+use super::detect::{First, Judge};
 use super::http::Framing;
 use super::http::fields::{self, Fields};
 use super::http::h1::chunked::Chunked;
@@ -120,6 +121,36 @@ pub fn chunked_as_it_came(data: &[u8]) -> Option<(usize, bool)> {
 /// The one spelling of a target's path; `None` when it is refused or to be asked for elsewhere.
 pub fn spelled(target: &[u8], options: PathOptions) -> Option<Vec<u8>> {
     path::normalise(target, options).ok().map(Cow::into_owned)
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spoken {
+    /// TLS, with the name and the protocols that its hello asks for.
+    Tls(Option<String>, Vec<Vec<u8>>),
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// Something else.
+    Bytes,
+}
+
+/// What a connection speaks on which `data` comes, looked at whenever it has grown to one of `lengths`;
+/// `None` while that is not clear.
+pub fn spoken(data: &[u8], lengths: impl IntoIterator<Item = usize>) -> Option<Spoken> {
+    let mut judge = Judge::default();
+    let mut looks = lengths
+        .into_iter()
+        .map(|length| data.get(..length).unwrap_or(data));
+    looks
+        .find_map(|data| judge.look(data))
+        .map(|first| match first {
+            First::Tls(hello) => Spoken::Tls(hello.server_name, hello.protocols),
+            First::Http1 => Spoken::Http1,
+            First::Http2 => Spoken::Http2,
+            First::Bytes => Spoken::Bytes,
+        })
 }
 
 #[cfg(test)]

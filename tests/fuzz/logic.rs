@@ -5,11 +5,15 @@
 //! test`. An input that a fuzzer finds becomes a file under `seeds/`, and so a regression test.
 //! Each function panics when something that must hold for every input does not.
 
+#[path = "hello.rs"]
+mod hello;
 #[path = "http1.rs"]
 mod http1;
 
 use std::sync::Arc;
 
+#[allow(unused_imports, reason = "a fuzz target calls one function only")]
+pub(crate) use hello::hellos;
 #[allow(unused_imports, reason = "a fuzz target calls one function only")]
 pub(crate) use http1::{chunked, paths, requests, responses};
 use meshctl::mesh::check;
@@ -46,6 +50,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("chunked", chunked),
     ("paths", paths),
     ("introductions", introductions),
+    ("hellos", hellos),
 ];
 
 /// Names that are accepted are written as they are read: nothing is lost, nothing is added.

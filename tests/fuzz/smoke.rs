@@ -118,6 +118,11 @@ fn introductions() {
 }
 
 #[test]
+fn hellos() {
+    run("hellos", 2000);
+}
+
+#[test]
 fn xds() {
     run("xds", 2000);
 }
