@@ -25,8 +25,14 @@ pub(crate) fn is_valid(text: &[u8]) -> bool {
 
 /// Letters of a name (RFC 3986, 3.2.2) but for the comma, which is for lists.
 fn harmless(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
+    byte < 128 && HARMLESS >> byte & 1 == 1
+}
+
+/// A bit for each of them.
+const HARMLESS: u128 = {
+    let (mut set, mut byte) = (0, 0_u8);
+    while byte < 128 {
+        let other = matches!(
             byte,
             b'.' | b'-'
                 | b'_'
@@ -42,8 +48,14 @@ fn harmless(byte: u8) -> bool {
                 | b'+'
                 | b';'
                 | b'='
-        )
-}
+        );
+        if other || byte.is_ascii_alphanumeric() {
+            set |= 1 << byte;
+        }
+        byte += 1;
+    }
+    set
+};
 
 /// Name and port; `None` when neither can be told.
 fn split(text: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {

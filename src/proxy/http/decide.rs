@@ -217,7 +217,8 @@ impl Out<'_, '_> {
             upgrade: seen.ask.upgrade,
             key: facts.version == Version::Http2,
             // Peers are believed, as they only make their own request shorter.
-            passes_deadline: self.forward.timeout.is_none()
+            passes_deadline: seen.ask.scan.expected_timeout
+                && self.forward.timeout.is_none()
                 && (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields)),
             tells_grpc: self.control.is_some_and(|control| control.tell_grpc),
         };

@@ -112,17 +112,59 @@ pub(crate) const UNDELIVERED: &str = "x-meshctl-undelivered";
 /// How long the endpoint's answer is waited for, in milliseconds.
 pub(crate) const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
 
+/// The next `W` bytes of `text` from `at`, as a number.
+#[inline]
+fn word<const W: usize>(text: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    if let (Some(part), Some(into)) = (text.get(at..at + W), bytes.get_mut(..W)) {
+        into.copy_from_slice(part);
+    }
+    u64::from_le_bytes(bytes)
+}
+
+/// Not zero where `W` bytes of a name differ from those of a known one in more than case.
+#[inline]
+fn apart<const W: usize>(name: &[u8], known: &[u8], at: usize) -> u64 {
+    // Set in letters, and not in digits and dashes; half of it is the bit that lower case has.
+    const LETTER: u64 = 0x4040_4040_4040_4040;
+    let known = word::<W>(known, at);
+    (word::<W>(name, at) | (known & LETTER) >> 1) ^ known
+}
+
+/// Whether `name` is `known`, which is of two letters in lower case, digits and dashes at least. A few
+/// comparisons of words, since the length is known when this is compiled: names are looked at several
+/// times in each request.
+#[inline]
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    if name.len() != N {
+        return false;
+    }
+    let known = known.as_slice();
+    let differ = if N >= 8 {
+        let (mut at, mut differ) = (0, apart::<8>(name, known, N - 8));
+        while at + 8 < N {
+            differ |= apart::<8>(name, known, at);
+            at += 8;
+        }
+        differ
+    } else if N >= 4 {
+        apart::<4>(name, known, 0) | apart::<4>(name, known, N - 4)
+    } else {
+        apart::<2>(name, known, 0) | apart::<2>(name, known, N - 2)
+    };
+    differ == 0
+}
+
 /// What a name of a length that wishes have is.
 fn envoy(name: &[u8]) -> Name {
+    if name.eq_ignore_ascii_case(UNDELIVERED.as_bytes()) {
+        return Name::Undelivered;
+    }
+    if apart::<8>(name, b"x-envoy-", 0) != 0 {
+        return Name::Other;
+    }
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    if is(UNDELIVERED) {
-        Name::Undelivered
-    } else if !name
-        .get(..8)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"x-envoy-"))
-    {
-        Name::Other
-    } else if is("x-envoy-attempt-count") {
+    if is("x-envoy-attempt-count") {
         Name::AttemptCount
     } else if is("x-envoy-internal") {
         Name::Internal
@@ -137,50 +179,37 @@ fn envoy(name: &[u8]) -> Name {
 
 /// What `name` is. By length first: most names differ from all of these in it.
 pub(crate) fn classify(name: &[u8]) -> Name {
-    let (candidate, text) = match name.len() {
-        2 => (Name::Te, "te"),
-        3 => (Name::Via, "via"),
-        4 => (Name::Host, "host"),
-        6 if name.first().is_some_and(|first| first | 0x20 == b'e') => (Name::Expect, "expect"),
-        6 if name.first().is_some_and(|first| first | 0x20 == b's') => (Name::Server, "server"),
-        6 => (Name::Cookie, "cookie"),
-        7 => (Name::Upgrade, "upgrade"),
-        10 if name.first().is_some_and(|first| first | 0x20 == b'k') => (Name::Hop, "keep-alive"),
-        10 => (Name::Connection, "connection"),
-        11 => (Name::GrpcStatus, "grpc-status"),
-        12 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
-            (Name::RequestId, "x-request-id")
-        }
-        12 if name.first().is_some_and(|first| first | 0x20 == b'g') => {
-            (Name::GrpcTimeout, "grpc-timeout")
-        }
-        12 => (Name::ContentType, "content-type"),
-        14 if name.first().is_some_and(|first| first | 0x20 == b'x') => (Name::Peer, PEER),
-        14 if name.first().is_some_and(|first| first | 0x20 == b'h') => {
-            (Name::Hop, "http2-settings")
-        }
-        14 => (Name::ContentLength, "content-length"),
-        15 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
-            (Name::ForwardedFor, "x-forwarded-for")
-        }
-        15 => (Name::IdempotencyKey, "idempotency-key"),
-        16 if name.first().is_some_and(|first| first | 0x20 == b'p') => {
-            (Name::Hop, "proxy-connection")
-        }
-        17 if name.first().is_some_and(|first| first | 0x20 == b'x') => {
-            (Name::ForwardedProto, "x-forwarded-proto")
-        }
-        17 => (Name::TransferEncoding, "transfer-encoding"),
-        23 => (Name::ClientCert, "x-forwarded-client-cert"),
-        29 => (Name::ServiceTime, "x-envoy-upstream-service-time"),
-        16 | 19 | 21 | 30 | 32 | 38 | 40 => return envoy(name),
+    let (found, is_it) = match (name.len(), name.first().map(|first| first | 0x20)) {
+        (2, _) => (Name::Te, is(name, b"te")),
+        (3, _) => (Name::Via, is(name, b"via")),
+        (4, _) => (Name::Host, is(name, b"host")),
+        (6, Some(b'e')) => (Name::Expect, is(name, b"expect")),
+        (6, Some(b's')) => (Name::Server, is(name, b"server")),
+        (6, _) => (Name::Cookie, is(name, b"cookie")),
+        (7, _) => (Name::Upgrade, is(name, b"upgrade")),
+        (10, Some(b'k')) => (Name::Hop, is(name, b"keep-alive")),
+        (10, _) => (Name::Connection, is(name, b"connection")),
+        (11, _) => (Name::GrpcStatus, is(name, b"grpc-status")),
+        (12, Some(b'x')) => (Name::RequestId, is(name, b"x-request-id")),
+        (12, Some(b'g')) => (Name::GrpcTimeout, is(name, b"grpc-timeout")),
+        (12, _) => (Name::ContentType, is(name, b"content-type")),
+        (14, Some(b'x')) => (Name::Peer, is(name, b"x-meshctl-peer")),
+        (14, Some(b'h')) => (Name::Hop, is(name, b"http2-settings")),
+        (14, _) => (Name::ContentLength, is(name, b"content-length")),
+        (15, Some(b'x')) => (Name::ForwardedFor, is(name, b"x-forwarded-for")),
+        (15, _) => (Name::IdempotencyKey, is(name, b"idempotency-key")),
+        (16, Some(b'p')) => (Name::Hop, is(name, b"proxy-connection")),
+        (17, Some(b'x')) => (Name::ForwardedProto, is(name, b"x-forwarded-proto")),
+        (17, _) => (Name::TransferEncoding, is(name, b"transfer-encoding")),
+        (23, _) => (Name::ClientCert, is(name, b"x-forwarded-client-cert")),
+        (29, _) => (
+            Name::ServiceTime,
+            is(name, b"x-envoy-upstream-service-time"),
+        ),
+        (16 | 19 | 21 | 30 | 32 | 38 | 40, Some(b'x')) => return envoy(name),
         _ => return Name::Other,
     };
-    if name.eq_ignore_ascii_case(text.as_bytes()) {
-        candidate
-    } else {
-        Name::Other
-    }
+    if is_it { found } else { Name::Other }
 }
 
 /// Fields whose framing can be read two ways.
@@ -237,6 +266,8 @@ pub(crate) struct Scan<'m> {
     pub(crate) idempotency_key: bool,
     /// A field asks for limits other than the route's.
     pub(crate) controlled: bool,
+    /// Somebody before said how long the answer will be waited for.
+    pub(crate) expected_timeout: bool,
 }
 
 /// What the `connection` fields say.
@@ -281,6 +312,9 @@ impl<'m> Connection<'m> {
 
     /// Whether `name` is named as one for this connection only.
     pub(crate) fn nominates(&self, name: &[u8]) -> bool {
+        if let [None, ..] = self.nominating {
+            return false;
+        }
         self.nominating
             .iter()
             .flatten()
@@ -329,8 +363,8 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
         | Name::Expect
         | Name::AttemptCount
         | Name::ServiceTime
-        | Name::ExpectedTimeout
         | Name::GrpcTimeout => {}
+        Name::ExpectedTimeout => scan.expected_timeout = true,
         Name::Control => scan.controlled = true,
         Name::IdempotencyKey => scan.idempotency_key = true,
         Name::Undelivered => scan.undelivered = true,
@@ -418,6 +452,57 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_known_in_any_case_and_by_every_byte() {
+        for known in [
+            "te",
+            "via",
+            "host",
+            "cookie",
+            "expect",
+            "server",
+            "upgrade",
+            "connection",
+            "keep-alive",
+            "grpc-status",
+            "x-request-id",
+            "grpc-timeout",
+            "content-type",
+            PEER,
+            "http2-settings",
+            "content-length",
+            "x-forwarded-for",
+            "idempotency-key",
+            "proxy-connection",
+            "x-forwarded-proto",
+            "transfer-encoding",
+            "x-forwarded-client-cert",
+            "x-envoy-upstream-service-time",
+            "x-envoy-attempt-count",
+            "x-envoy-internal",
+            UNDELIVERED,
+            EXPECTED_TIMEOUT,
+            CONTROLS[0],
+        ] {
+            let kind = classify(known.as_bytes());
+            assert_ne!(kind, Name::Other, "{known}");
+            assert_eq!(
+                classify(known.to_ascii_uppercase().as_bytes()),
+                kind,
+                "{known}"
+            );
+            for at in 0..known.len() {
+                for byte in 0..=u8::MAX {
+                    let mut other = known.as_bytes().to_vec();
+                    other[at] = byte;
+                    let same = other.eq_ignore_ascii_case(known.as_bytes());
+                    let found = classify(&other);
+                    assert_eq!(found == kind, same, "{known} {at} {byte}");
+                }
+            }
+        }
+    }
 
     fn of(fields: &[(&'static str, &'static str)]) -> Result<Framing, BadFields> {
         let fields: Vec<_> = fields

@@ -31,6 +31,7 @@ pub(super) trait Sink {
 
 impl Sink for Vec<u8> {
     fn put(&mut self, name: &[u8], value: &[u8]) {
+        self.reserve(name.len() + value.len() + 4);
         self.extend_from_slice(name);
         self.extend_from_slice(b": ");
         self.extend_from_slice(value);
@@ -118,6 +119,9 @@ impl<'t> Edits<'t> {
     }
 
     fn touches(&self, name: &[u8]) -> bool {
+        if let [None, None] = self.parts {
+            return false;
+        }
         self.parts.iter().flatten().any(|edits| {
             edits
                 .remove

@@ -211,19 +211,30 @@ impl RequestMarks {
 
 /// A random UUID (version 4).
 pub(crate) fn request_id() -> [u8; 36] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut bits = fastrand::u128(..);
-    bits &= !(0xf << 76) & !(0x3 << 62);
-    bits |= (0x4 << 76) | (0x2 << 62);
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let [a, b, c, d] = [96, 64, 32, 0].map(|shift| digits(bits >> shift));
     let mut text = [b'-'; 36];
-    for (at, place) in text.iter_mut().enumerate().rev() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            let digit = usize::try_from(bits & 0xf).unwrap_or(0);
-            *place = DIGITS.get(digit).copied().unwrap_or(b'0');
-            bits >>= 4;
-        }
-    }
+    let (b1, b2) = b.split_at(4);
+    let (c1, c2) = c.split_at(4);
+    text[..8].copy_from_slice(&a);
+    text[9..13].copy_from_slice(b1);
+    text[14..18].copy_from_slice(b2);
+    text[19..23].copy_from_slice(c1);
+    text[24..28].copy_from_slice(c2);
+    text[28..].copy_from_slice(&d);
     text
+}
+
+/// The lowest 32 bits as hexadecimal digits, all eight at once.
+fn digits(bits: u128) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let mut spread = u64::try_from(bits & 0xffff_ffff).unwrap_or(0);
+    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
+    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+    spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = ((spread + EACH * 6) >> 4) & EACH;
+    let between = u64::from(b'a' - b'0' - 10);
+    (spread + EACH * u64::from(b'0') + letters * between).to_be_bytes()
 }
 
 /// What an answer tells the caller about the proxy.
@@ -355,6 +366,14 @@ mod tests {
             };
             assert_eq!(caller, expected, "{edge} {hops} {said:?}");
         }
+    }
+
+    #[test]
+    fn digits_are_hexadecimal() {
+        for bits in [0, 1, 0x0123_4567, 0x89ab_cdef, 0xffff_ffff, 0xa0f9_1b5c] {
+            assert_eq!(digits(bits).as_slice(), format!("{bits:08x}").as_bytes());
+        }
+        assert_eq!(digits(0xdead_0000_0001).as_slice(), b"00000001");
     }
 
     #[test]

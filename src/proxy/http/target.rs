@@ -42,6 +42,7 @@ pub(crate) fn effective<'m>(
     };
     // What stands beside an absolute URI is not looked at, but not anything either.
     if let Some(host) = ask.scan.host
+        && authority != Some(host)
         && !authority::is_valid(host)
     {
         return Err(Failure::Malformed("http1.invalid_host"));
