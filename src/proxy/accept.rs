@@ -14,31 +14,85 @@ use crate::net;
 use crate::telemetry::{PeerId, PeerLabels};
 
 use super::buffer::Buffer;
-use super::context::{Conn, Live, Registered, Worker};
+use super::context::{Conn, ConnState, Live, Registered, Worker};
 use super::detect::{First, detect};
 use super::first_word::{Word, first_word};
+use super::http::leg::H1Leg;
 use super::http::{h1, h2};
+use super::overload::Counted;
 use super::stream::{Raw, Stream};
-use super::tables::chain::ChainTable;
+use super::tables::chain::{ChainTable, Place};
 use super::tables::{ChainAction, ListenerTable};
+use super::tcp::Reached;
 use super::{introduced, tcp, tls};
 
-/// Serves one connection to its end.
+/// What there is on the connection, once that is known.
+enum Speaks {
+    Http1(Stream, Buffer, Rc<str>),
+    Http2(Stream, Rc<str>),
+    /// Bytes, for a cluster of these tables.
+    Bytes((Stream, Buffer), Rc<Live>, (Option<usize>, TcpOptions)),
+    /// Bytes, whose first the server has said.
+    Heard((Stream, Buffer), Rc<Live>, Box<Reached>),
+}
+
+/// A connection that is to be served.
+struct Opened {
+    conn: Box<Conn>,
+    speaks: Speaks,
+    place: Place,
+}
+
+/// Serves one connection to its end. What is only needed until it is clear how is not kept: most
+/// connections are idle for most of their life.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     listener: Arc<ListenerTable>,
-    registered: Registered,
+    registered: (Registered, Counted),
     tcp: TcpStream,
     remote: SocketAddr,
 ) {
+    let state = Rc::clone(&registered.0.state);
+    let opening = open(Rc::clone(&worker), listener, state, tcp, remote);
+    let Some(opened) = Box::pin(opening).await else {
+        return;
+    };
+    let Opened {
+        conn,
+        speaks,
+        place,
+    } = *opened;
+    match speaks {
+        Speaks::Http1(stream, first, table) => {
+            h1::serve::serve(worker, conn, table, H1Leg::new(stream, first)).await;
+        }
+        Speaks::Http2(stream, table) => {
+            Box::pin(h2::serve::serve(worker, conn, table, stream)).await;
+        }
+        Speaks::Bytes(from, live, to) => {
+            Box::pin(tcp::serve(&worker, live, &conn, from, to)).await;
+        }
+        Speaks::Heard(from, live, reached) => {
+            let to = (*reached, TcpOptions::default());
+            Box::pin(tcp::carry(&worker, live, &conn, from, to)).await;
+        }
+    }
+    drop(place);
+}
+
+/// Finds out what a connection speaks and which chain takes it. `None` when it is not served.
+async fn open(
+    worker: Rc<Worker>,
+    listener: Arc<ListenerTable>,
+    state: Rc<ConnState>,
+    tcp: TcpStream,
+    remote: SocketAddr,
+) -> Option<Box<Opened>> {
     // A listener that is bound to one address need not ask for it.
     let local = match listener.config.bind {
         bind if !bind.ip().is_unspecified() && bind.port() != 0 => bind,
-        _ => match tcp.local_addr() {
-            Ok(local) => local,
-            // A socket that is dead already.
-            Err(_) => return,
-        },
+        // Where there is none, the socket is dead already.
+        _ => tcp.local_addr().ok()?,
     };
     let live = worker.live();
     let meant = listener
@@ -46,7 +100,7 @@ pub(crate) async fn serve(
         .transparent
         .then(|| net::original_destination(&tcp))
         .flatten();
-    let mut conn = Conn {
+    let mut conn = Box::new(Conn {
         remote,
         local,
         meant,
@@ -59,8 +113,8 @@ pub(crate) async fn serve(
         filters: None,
         own: super::filter::Own::default(),
         http: None,
-        state: Rc::clone(&registered.state),
-    };
+        state,
+    });
     let mut stream = Stream::from(tcp);
     let mut first_bytes = Buffer::default();
     let patience = (
@@ -84,7 +138,7 @@ pub(crate) async fn serve(
             Ok(None) => {}
             Err(reason) => {
                 tracing::debug!(listener = listener.config.name, %remote, reason, "closed");
-                return;
+                return None;
             }
         }
     }
@@ -92,36 +146,37 @@ pub(crate) async fn serve(
     if candidates.need_hello() {
         match detect(&mut stream, &mut first_bytes, patience).await {
             Ok(told) => first = Some(told),
-            Err(_) => return,
+            Err(_) => return None,
         }
     }
     conn.state.idle.set(false);
     let hello = first.as_ref().map(First::hello).unwrap_or_default();
     let Some(chain) = candidates.choose(&hello) else {
         tracing::debug!(listener = listener.config.name, %remote, "no chain takes the connection");
-        return;
+        return None;
     };
     conn.server_name = hello.server_name;
     conn.filters.clone_from(&chain.filters);
     conn.http = chain.action.http().cloned();
-    let Some(_place) = chain.enter() else {
+    let Some(place) = chain.enter() else {
         tracing::debug!(listener = listener.config.name, %remote, "too many connections");
-        return;
+        return None;
     };
     if let Some(config) = &chain.tls {
         let timeout = chain.handshake_timeout;
         let accepting = handshake(&live, config, (stream, first_bytes), &conn, timeout);
-        let Some(accepted) = Box::pin(accepting).await else {
-            return;
-        };
-        stream = accepted;
+        stream = Box::pin(accepting).await?;
         first_bytes = Buffer::default();
         first = None;
         trust(&worker, &live, &stream, &mut conn);
     }
     let from = (stream, first_bytes, first);
-    dispatch(worker, live, conn, chain, from, patience).await;
-    drop(registered);
+    let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
+    Some(Box::new(Opened {
+        conn,
+        speaks,
+        place,
+    }))
 }
 
 async fn handshake(
@@ -177,14 +232,15 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn) {
     }
 }
 
-async fn dispatch(
-    worker: Rc<Worker>,
+/// What the chain makes of a connection.
+async fn tell(
+    worker: &Rc<Worker>,
     live: Rc<Live>,
-    conn: Conn,
+    conn: &Conn,
     chain: &ChainTable,
     (mut stream, mut first_bytes, mut first): (Stream, Buffer, Option<First>),
     (timeout, close_late): (Duration, bool),
-) {
+) -> Option<Speaks> {
     let (routes, codec, bytes) = match &chain.action {
         ChainAction::Tcp {
             targets,
@@ -196,7 +252,7 @@ async fn dispatch(
                 .and_then(|at| targets.get(at).copied())
                 .flatten();
             let to = (cluster, *options);
-            return Box::pin(tcp::serve(&worker, live, &conn, (stream, first_bytes), to)).await;
+            return Some(Speaks::Bytes((stream, first_bytes), live, to));
         }
         ChainAction::Http { routes, codec, .. } => (routes, *codec, None),
         ChainAction::Detect { routes, bytes, .. } => (routes, HttpCodec::Auto, Some(*bytes)),
@@ -208,7 +264,7 @@ async fn dispatch(
                 conn.state.idle.set(true);
                 let heard = match bytes {
                     Some(bytes) => {
-                        let (who, patience) = ((&worker, &*live, &conn), (timeout, close_late));
+                        let (who, patience) = ((worker, &*live, conn), (timeout, close_late));
                         let word = first_word(who, &mut stream, &mut first_bytes, bytes, patience);
                         Box::pin(word).await
                     }
@@ -220,11 +276,9 @@ async fn dispatch(
                     Ok(Word::Caller(told)) => first = Some(told),
                     Ok(Word::Server(reached)) => {
                         conn.state.idle.set(false);
-                        let to = (*reached, TcpOptions::default());
-                        let from = (stream, first_bytes);
-                        return Box::pin(tcp::carry(&worker, live, &conn, from, to)).await;
+                        return Some(Speaks::Heard((stream, first_bytes), live, reached));
                     }
-                    Err(_) => return,
+                    Err(_) => return None,
                 }
                 conn.state.idle.set(false);
             }
@@ -239,24 +293,16 @@ async fn dispatch(
         codec => Some(codec),
     };
     let table: Rc<str> = routes.as_str().into();
-    if codec.is_some() {
-        // Requests look at the tables of their time; those of the connection's begin are not kept.
-        drop(live);
-        return match codec {
-            Some(HttpCodec::Http2) => {
-                Box::pin(h2::serve::serve(
-                    worker,
-                    conn,
-                    table,
-                    stream.with_first(first_bytes),
-                ))
-                .await;
-            }
-            _ => Box::pin(h1::serve::serve(worker, conn, table, (stream, first_bytes))).await,
-        };
-    }
-    let to = (bytes.flatten(), TcpOptions::default());
-    Box::pin(tcp::serve(&worker, live, &conn, (stream, first_bytes), to)).await;
+    // Requests look at the tables of their time; those of the connection's begin are not kept.
+    Some(match codec {
+        Some(HttpCodec::Http2) => Speaks::Http2(stream.with_first(first_bytes), table),
+        Some(_) => Speaks::Http1(stream, first_bytes, table),
+        None => Speaks::Bytes(
+            (stream, first_bytes),
+            live,
+            (bytes.flatten(), TcpOptions::default()),
+        ),
+    })
 }
 
 /// What ALPN agreed on, where it says which HTTP.
@@ -282,10 +328,13 @@ mod tests {
         fn of_four<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
             size_of::<F>()
         }
-        let (own, http) = (of_five(super::serve), of_four(super::h1::serve::serve));
-        assert!(own <= 2048 && http <= 4096, "{own} and {http} bytes");
+        let (own, opening) = (of_five(super::serve), of_five(super::open));
+        let http = of_four(super::h1::serve::serve);
+        assert!(own <= 800 && http <= 640, "{own} and {http} bytes");
+        // Only until it is clear what is spoken.
+        assert!(opening <= 2048, "{opening} bytes");
         // Bytes: what is carried, without what is only needed to connect.
         let bytes = of_five(super::tcp::serve);
-        assert!(bytes <= 2048, "{bytes} and {own} and {http} bytes");
+        assert!(bytes <= 2048, "{bytes} bytes");
     }
 }

@@ -129,7 +129,24 @@ impl Stream {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Self::Plain(raw) = self {
+            // Mostly there is room, and nobody has to be told when there will be.
+            match raw.tcp.try_write(data) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
         Pin::new(self).poll_write(cx, data)
+    }
+
+    /// Says that this was all, where that is more than closing.
+    pub(crate) fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Server(_) | Self::Client(_) | Self::Rewound(_) => {
+                Pin::new(self).poll_shutdown(cx)
+            }
+        }
     }
 
     /// Makes the end that follows a reset. TLS tells a cut from an end by itself.

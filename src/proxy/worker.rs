@@ -274,10 +274,14 @@ fn begin(worker: &Rc<Worker>, name: &Rc<str>, tcp: TcpStream, remote: SocketAddr
     };
     let registered = worker.register(name);
     let id = registered.id();
-    let serving = accept::serve(Rc::clone(worker), listener, registered, tcp, remote);
-    let task = tokio::task::spawn_local(async move {
-        serving.await;
-        drop(counted);
-    });
+    let held = (registered, counted);
+    // As it is: around another future it would be kept twice.
+    let task = tokio::task::spawn_local(accept::serve(
+        Rc::clone(worker),
+        listener,
+        held,
+        tcp,
+        remote,
+    ));
     worker.attach(id, task.abort_handle());
 }

@@ -225,3 +225,23 @@ async fn an_early_answer_ends_the_connection() {
     let _reset = tokio::time::timeout(DEADLINE, ended).await.unwrap();
     assert!(got.is_empty(), "{}", String::from_utf8_lossy(&got));
 }
+
+/// An answer's head and what breaks its body may come in one read.
+#[tokio::test]
+async fn a_head_before_a_break_is_passed_on() {
+    let stand = stand().await;
+    for broken in [
+        "HTTP/1.1 200 OK\r\nX: hello\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\nxyz\r\n",
+        "HTTP/1.1 200 OK\r\nX: hello\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ] {
+        stand.app.push(broken.as_bytes());
+        let got = stand.send(GET).await;
+        assert_eq!(statuses(&got), [200], "{got}");
+        assert!(
+            got.contains("hello") && !got.ends_with("0\r\n\r\n"),
+            "{got}"
+        );
+        let line = &stand.lines(1).await[0];
+        assert_eq!(line["response_flags"], "UPE");
+    }
+}

@@ -171,10 +171,13 @@ async fn callers_are_known_by_their_certificates() {
             !answer.contains("sa/root") && !answer.contains("x-meshctl-peer"),
             "{answer}"
         );
+        let counted = "istio_requests_total{";
+        // The caller has its answer before the request is counted.
+        eventually(|| async { get(admin, "/stats/prometheus").await.contains(counted) }).await;
         let metrics = get(admin, "/stats/prometheus").await;
         let line = metrics
             .lines()
-            .find(|line| line.starts_with("istio_requests_total{"))
+            .find(|line| line.starts_with(counted))
             .unwrap_or_else(|| panic!("{metrics}"));
         for label in [
             "reporter=\"destination\"",

@@ -33,14 +33,9 @@ const EMPTY_LINES: usize = 16;
 /// Of a body that nobody wants, this much is read so that the connection can go on.
 const DISCARD: u64 = 256 * 1024;
 
-/// Serves `stream` by the route table named `table`; `first` was read for detection.
-pub(crate) async fn serve(
-    worker: Rc<Worker>,
-    conn: Conn,
-    table: Rc<str>,
-    (stream, first): (Stream, Buffer),
-) {
-    let mut leg = Leg::H1(H1Leg::new(stream, first));
+/// Serves the connection of `leg` by the route table named `table`.
+pub(crate) async fn serve(worker: Rc<Worker>, conn: Box<Conn>, table: Rc<str>, leg: Box<H1Leg>) {
+    let mut leg = Leg::H1(leg);
     let mut alarm = Alarm::default();
     let mut text = Vec::new();
     let mut routes = Routes::new(table);
@@ -70,15 +65,41 @@ pub(crate) async fn serve(
             begun,
             last: served == most || last.is_some_and(|last| begun >= last),
         };
-        let go_on = request.run(&mut leg, &mut alarm, &mut text).await;
+        // Apart, so that the connection is small while there is no request.
+        let after = Box::pin(request.run(&mut leg, &mut alarm, &mut text)).await;
         let Leg::H1(own) = &mut leg else { return };
-        if !go_on || own.ended && own.input.is_empty() {
-            Box::pin(close(&mut own.io, &mut own.input)).await;
-            return;
+        match after {
+            After::Next if !own.ended || !own.input.is_empty() => {}
+            After::Over if own.input.is_empty() => {
+                // A caller that is gone already is not told.
+                let _told = poll_fn(|cx| own.io.poll_goodbye(cx)).await;
+                return;
+            }
+            After::Next | After::Over | After::End => {
+                Box::pin(close(&mut own.io, &mut own.input)).await;
+                return;
+            }
         }
         if own.input.is_empty() {
             give_text(std::mem::take(&mut text));
         }
+    }
+}
+
+/// What becomes of a connection behind a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Another request may come.
+    Next,
+    /// It ends, whatever the caller may still send.
+    End,
+    /// The caller has said that it sends nothing more.
+    Over,
+}
+
+impl After {
+    fn next_if(go_on: bool) -> Self {
+        if go_on { Self::Next } else { Self::End }
     }
 }
 
@@ -179,8 +200,8 @@ struct Request<'r> {
 }
 
 impl Request<'_> {
-    /// Reads, answers and reports one request. False when the connection must end.
-    async fn run(&self, down: &mut Leg, alarm: &mut Alarm, text: &mut Vec<u8>) -> bool {
+    /// Reads, answers and reports one request.
+    async fn run(&self, down: &mut Leg, alarm: &mut Alarm, text: &mut Vec<u8>) -> After {
         // Taken apart at once and matched in place: what is moved keeps its place in the future.
         let (
             Plan {
@@ -192,13 +213,15 @@ impl Request<'_> {
             length,
         ) = match self.read(down, alarm, text).await {
             Ok(Some(read)) => read,
-            Ok(None) => return false,
+            Ok(None) => return After::End,
             Err(failure) => {
                 Box::pin(self.refuse(down, failure)).await;
-                return false;
+                return After::End;
             }
         };
-        let Leg::H1(leg) = down else { return false };
+        let Leg::H1(leg) = down else {
+            return After::End;
+        };
         leg.input.consume(length);
         let raw = matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
         let most = self.conn.http().options.limits.max_request_bytes;
@@ -215,13 +238,13 @@ impl Request<'_> {
                 (ended, None)
             }
             Then::Answer(answer, at) => {
-                return self
-                    .answer(down, answer, (*at, facts, close), (head_bytes, log))
-                    .await;
+                let answered = self.answer(down, answer, (*at, facts, close), (head_bytes, log));
+                return After::next_if(answered.await);
             }
             Then::Forward(chosen) if facts.connect => {
                 let tunnel = self.tunnel(down, chosen, facts, (head_bytes, log));
-                return Box::pin(tunnel).await;
+                Box::pin(tunnel).await;
+                return After::End;
             }
             Then::Forward(chosen) => {
                 let at = chosen.at;
@@ -247,14 +270,23 @@ impl Request<'_> {
             let answered = Box::pin(self.fail(down, &failure, facts, edits_of, close)).await;
             ended.broken |= !answered;
         }
+        if ended.broken {
+            // What came before the break is the caller's, even where both came at once.
+            poll_fn(|cx| Poll::Ready(down.poll_flush(cx).is_ready())).await;
+        }
         if let Some((mut up, _shared)) = ended.switched.take() {
             Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
             ended.broken = true;
         }
         // A drain that began meanwhile was not announced: the next answer does that.
-        let go_on = !ended.broken && !ended.close && !close;
+        let whole = !ended.broken && !ended.close;
         self.report(Some(facts), head_bytes, log, &ended);
-        go_on && discard(down).await
+        // Not for what this proxy alone has decided to end.
+        let asked = !facts.keep && !self.worker.shared.overload.ends_connections();
+        if whole && asked && down.is_drained() {
+            return After::Over;
+        }
+        After::next_if(whole && !close && discard(down).await)
     }
 
     /// Reads a head and decides. `None` when the caller ended first.
@@ -443,7 +475,7 @@ impl Request<'_> {
         chosen: &Chosen,
         facts: Facts,
         (head_bytes, log): (u64, Option<Box<AccessRecord>>),
-    ) -> bool {
+    ) {
         let (mut ended, stream) =
             Box::pin(tunnel::connect(self.worker, self.live, self.conn, chosen)).await;
         if let (Some(stream), Leg::H1(leg)) = (stream, &mut *down) {
@@ -455,7 +487,6 @@ impl Request<'_> {
             self.fail(down, &failure, facts, None, true).await;
         }
         self.report(Some(facts), head_bytes, log, &ended);
-        false
     }
 
     fn report(

@@ -42,7 +42,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// What the streams of a connection share.
 struct Shared {
     worker: Rc<Worker>,
-    conn: Conn,
+    conn: Box<Conn>,
     routes: RefCell<Routes>,
     session: handle::Shared,
     /// Lanes without work.
@@ -78,7 +78,7 @@ impl Drop for Ending {
 }
 
 /// Serves `stream` by the route table named `table`.
-pub(crate) async fn serve(worker: Rc<Worker>, conn: Conn, table: Rc<str>, stream: Stream) {
+pub(crate) async fn serve(worker: Rc<Worker>, conn: Box<Conn>, table: Rc<str>, stream: Stream) {
     let session = Session::new(Role::Server, Config::of(conn.http()), rt::now());
     let shared = Rc::new(Shared {
         worker,
