@@ -139,6 +139,20 @@ impl Stream {
         Pin::new(self).poll_write(cx, data)
     }
 
+    /// Sends what there is of two pieces in one go; how much of them together.
+    pub(crate) fn poll_send_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        second: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if first.is_empty() {
+            return self.poll_send(cx, second);
+        }
+        let both = [io::IoSlice::new(first), io::IoSlice::new(second)];
+        Pin::new(self).poll_write_vectored(cx, &both)
+    }
+
     /// Says that this was all, where that is more than closing.
     pub(crate) fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -209,13 +209,16 @@ fn protocol(
     use options::UpstreamProtocolOptions as Choice;
     use options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options as options;
-    for name in from.typed_extension_protocol_options.keys() {
-        if name != HTTP_PROTOCOL_OPTIONS {
-            return Err(Fault::Unsupported {
-                message: "Cluster",
-                field: format!("typed_extension_protocol_options {name:?}"),
-            });
-        }
+    let extensions = from.typed_extension_protocol_options.keys();
+    // The first by name: whoever is told of one at a time is to be told the same each time.
+    if let Some(name) = extensions
+        .filter(|name| *name != HTTP_PROTOCOL_OPTIONS)
+        .min()
+    {
+        return Err(Fault::Unsupported {
+            message: "Cluster",
+            field: format!("typed_extension_protocol_options {name:?}"),
+        });
     }
     let Some(config) = from
         .typed_extension_protocol_options

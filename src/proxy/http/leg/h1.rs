@@ -8,6 +8,9 @@ use super::super::super::stream::Stream;
 use super::super::h1::body::{BadBody, BodyReader};
 use super::{LegError, Piece, Trailers};
 
+/// Data from this size on is not copied behind what waits to be written, but written beside it.
+const BESIDE: usize = 2048;
+
 /// An HTTP/1 connection with its buffers.
 #[derive(Debug)]
 pub(crate) struct H1Leg {
@@ -138,14 +141,23 @@ impl H1Leg {
         data: &[u8],
     ) -> Poll<Result<usize, LegError>> {
         match self.writer {
-            Writer::Plain if self.out.is_empty() => {
-                let count = ready!(self.io.poll_send(cx, data))?;
-                if count == 0 {
+            Writer::Plain if self.out.is_empty() || data.len() >= BESIDE => loop {
+                let before = self.out.get(self.written..).unwrap_or_default();
+                let sent = ready!(self.io.poll_send_both(cx, before, data))?;
+                if sent == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
                 self.unpushed = true;
-                Poll::Ready(Ok(count))
-            }
+                let Some(count) = sent.checked_sub(before.len()) else {
+                    self.written += sent;
+                    continue;
+                };
+                self.out.clear();
+                self.written = 0;
+                if count > 0 {
+                    break Poll::Ready(Ok(count));
+                }
+            },
             Writer::Plain => {
                 self.out.extend_from_slice(data);
                 Poll::Ready(Ok(data.len()))
