@@ -18,9 +18,9 @@ use tokio::task::AbortHandle;
 use crate::rt;
 
 use super::balance::smooth;
-use super::buffer;
 use super::context::{Live, Shared, Worker};
 use super::{ProxyError, accept, overload};
+use super::{buffer, http};
 
 /// How often pools and buffers are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -123,6 +123,7 @@ async fn run(
                 worker.pools.sweep();
                 if worker.open() == 0 {
                     buffer::trim();
+                http::h1::serve::trim();
                 }
                 note(&worker, &stats);
                 continue;

@@ -2,5 +2,6 @@
 
 pub(crate) mod body;
 pub(crate) mod chunked;
+mod lane;
 pub(crate) mod parse;
 pub(crate) mod serve;

@@ -1,7 +1,8 @@
 //! Serving an HTTP/1 connection: one request after the other.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, named
 use super::super::respond::{Failure, grpc_status};
 use super::super::{Framing, Version, tunnel};
 use super::body::BodyReader;
+use super::lane::Lane;
 use super::parse;
 
 /// Empty lines before a request are passed over (RFC 9112, 2.2), up to so many bytes.
@@ -33,42 +35,51 @@ const EMPTY_LINES: usize = 16;
 /// Of a body that nobody wants, this much is read so that the connection can go on.
 const DISCARD: u64 = 256 * 1024;
 
+/// Lanes that wait for work, of each thread at most.
+const LANES: usize = 64;
+
+thread_local! {
+    static FREE: RefCell<Vec<Lane<Box<Serving>>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection that is served.
+struct Serving {
+    worker: Rc<Worker>,
+    conn: Box<Conn>,
+    leg: Leg,
+    alarm: Alarm,
+    /// For the head of a request to be sent on.
+    text: Vec<u8>,
+    routes: Routes,
+    /// Requests so far.
+    served: u32,
+    /// When the connection has lasted long enough.
+    last: Option<Instant>,
+    after: After,
+}
+
 /// Serves the connection of `leg` by the route table named `table`.
 pub(crate) async fn serve(worker: Rc<Worker>, conn: Box<Conn>, table: Rc<str>, leg: Box<H1Leg>) {
-    let mut leg = Leg::H1(leg);
-    let mut alarm = Alarm::default();
-    let mut text = Vec::new();
-    let mut routes = Routes::new(table);
-    let limits = &conn.http().options;
-    let most = limits.limits.max_requests_per_connection;
-    let last = limits
-        .timeouts
-        .max_connection
-        .map(|limit| rt::now() + limit);
-    let mut served = 0_u32;
-    loop {
-        let Some(()) = wait_for_request(&mut leg, &conn, &mut alarm, last).await else {
+    let limit = conn.http().options.timeouts.max_connection;
+    let mut serving = Box::new(Serving {
+        worker,
+        conn,
+        leg: Leg::H1(leg),
+        alarm: Alarm::default(),
+        text: Vec::new(),
+        routes: Routes::new(table),
+        served: 0,
+        last: limit.map(|limit| rt::now() + limit),
+        after: After::Next,
+    });
+    while serving.wait_for_request().await {
+        let mut lane = take_lane();
+        serving = lane.carry(serving).await;
+        give_lane(lane);
+        let Leg::H1(own) = &mut serving.leg else {
             return;
         };
-        served = served.saturating_add(1);
-        let live = worker.live();
-        let routes = routes.index(&live);
-        if text.capacity() == 0 {
-            text = take_text();
-        }
-        let begun = rt::now();
-        let request = Request {
-            worker: &worker,
-            live: &live,
-            conn: &conn,
-            routes,
-            begun,
-            last: served == most || last.is_some_and(|last| begun >= last),
-        };
-        // Apart, so that the connection is small while there is no request.
-        let after = Box::pin(request.run(&mut leg, &mut alarm, &mut text)).await;
-        let Leg::H1(own) = &mut leg else { return };
-        match after {
+        match serving.after {
             After::Next if !own.ended || !own.input.is_empty() => {}
             After::Over if own.input.is_empty() => {
                 // A caller that is gone already is not told.
@@ -81,8 +92,91 @@ pub(crate) async fn serve(worker: Rc<Worker>, conn: Box<Conn>, table: Rc<str>, l
             }
         }
         if own.input.is_empty() {
-            give_text(std::mem::take(&mut text));
+            give_text(std::mem::take(&mut serving.text));
         }
+    }
+}
+
+fn take_lane() -> Lane<Box<Serving>> {
+    let free = FREE.try_with(|free| free.borrow_mut().pop());
+    free.ok()
+        .flatten()
+        .unwrap_or_else(|| Lane::new(async |serving: Box<Serving>| serving.one().await))
+}
+
+fn give_lane(lane: Lane<Box<Serving>>) {
+    // While the thread ends there is nobody to keep it for.
+    let _kept = FREE.try_with(|free| {
+        let mut free = free.borrow_mut();
+        if free.len() < LANES {
+            free.push(lane);
+        }
+    });
+}
+
+/// Frees what an idle thread keeps beyond a little.
+pub(crate) fn trim() {
+    // While the thread ends there is nothing to trim.
+    let _trimmed = FREE.try_with(|free| free.borrow_mut().truncate(4));
+}
+
+impl Serving {
+    /// Serves the request that has begun to come.
+    async fn one(mut self: Box<Self>) -> Box<Self> {
+        self.served = self.served.saturating_add(1);
+        let live = self.worker.live();
+        let routes = self.routes.index(&live);
+        if self.text.capacity() == 0 {
+            self.text = take_text();
+        }
+        let begun = rt::now();
+        let most = self.conn.http().options.limits.max_requests_per_connection;
+        let last = self.served == most || self.last.is_some_and(|last| begun >= last);
+        let request = Request {
+            worker: &self.worker,
+            live: &live,
+            conn: &self.conn,
+            routes,
+            begun,
+            last,
+        };
+        let running = request.run(&mut self.leg, &mut self.alarm, &mut self.text);
+        self.after = running.await;
+        self
+    }
+
+    /// Waits for the first bytes of a request, without memory while there are none. False when the
+    /// connection is to end.
+    async fn wait_for_request(&mut self) -> bool {
+        let Self {
+            conn, alarm, last, ..
+        } = self;
+        let Leg::H1(leg) = &mut self.leg else {
+            return false;
+        };
+        if !leg.input.is_empty() {
+            return true;
+        }
+        conn.state.idle.set(true);
+        let idle = conn.http().options.timeouts.idle;
+        let mut deadline = None;
+        let filled = poll_fn(|cx| match leg.poll_fill(cx) {
+            Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
+            Poll::Pending => {
+                leg.rest();
+                let deadline = *deadline.get_or_insert_with(|| {
+                    let idle = idle.map(|idle| rt::now() + idle);
+                    earlier(idle, *last)
+                });
+                match deadline {
+                    Some(deadline) => alarm.poll(cx, deadline).map(|()| 0),
+                    None => Poll::Pending,
+                }
+            }
+        })
+        .await;
+        conn.state.idle.set(false);
+        filled > 0
     }
 }
 
@@ -107,59 +201,28 @@ impl After {
 #[derive(Debug)]
 pub(crate) struct Routes {
     name: Rc<str>,
-    seen: Option<(Rc<Live>, Option<usize>)>,
+    /// Does not keep that version: a connection may be idle for long.
+    seen: Weak<Live>,
+    index: Option<usize>,
 }
 
 impl Routes {
     pub(crate) fn new(name: Rc<str>) -> Self {
-        Self { name, seen: None }
+        Self {
+            name,
+            seen: Weak::new(),
+            index: None,
+        }
     }
 
     /// The index in `live`.
     pub(crate) fn index(&mut self, live: &Rc<Live>) -> Option<usize> {
-        match &self.seen {
-            Some((seen, index)) if Rc::ptr_eq(seen, live) => *index,
-            _ => {
-                let index = live.tables.route_index(&self.name);
-                self.seen = Some((Rc::clone(live), index));
-                index
-            }
+        if !std::ptr::eq(self.seen.as_ptr(), Rc::as_ptr(live)) {
+            self.seen = Rc::downgrade(live);
+            self.index = live.tables.route_index(&self.name);
         }
+        self.index
     }
-}
-
-/// Waits for the first bytes of a request, without memory while there are none. `None` when the
-/// connection is to end, at `last` if not before.
-async fn wait_for_request(
-    leg: &mut Leg,
-    conn: &Conn,
-    alarm: &mut Alarm,
-    last: Option<Instant>,
-) -> Option<()> {
-    let Leg::H1(leg) = leg else { return None };
-    if !leg.input.is_empty() {
-        return Some(());
-    }
-    conn.state.idle.set(true);
-    let idle = conn.http().options.timeouts.idle;
-    let mut deadline = None;
-    let filled = poll_fn(|cx| match leg.poll_fill(cx) {
-        Poll::Ready(filled) => Poll::Ready(filled.unwrap_or(0)),
-        Poll::Pending => {
-            leg.rest();
-            let deadline = *deadline.get_or_insert_with(|| {
-                let idle = idle.map(|idle| rt::now() + idle);
-                earlier(idle, last)
-            });
-            match deadline {
-                Some(deadline) => alarm.poll(cx, deadline).map(|()| 0),
-                None => Poll::Pending,
-            }
-        }
-    })
-    .await;
-    conn.state.idle.set(false);
-    (filled > 0).then_some(())
 }
 
 /// The earlier of two deadlines that may be none.
