@@ -30,6 +30,8 @@ use super::tables::Tables;
 use super::tls::Identity;
 use super::worker::{self, Command, Handle, Update};
 
+/// How often it is looked whether tables are out of use.
+const LOOK_FOR_RETIRED: Duration = Duration::from_secs(1);
 /// A listener that could not be opened is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// Waits, one after the other, until a start is over: listeners are open; identity, configuration and
@@ -230,6 +232,7 @@ pub async fn run_after(
             () = tokio::time::sleep(TRY_AGAIN), if control.incomplete() => {
                 control.listen()?;
             }
+            () = tokio::time::sleep(LOOK_FOR_RETIRED), if !control.retired.is_empty() => control.bury(),
             () = shared.health_changed.notified() => control.follow_health()?,
             () = tokio::time::sleep_until(control.warm_by.unwrap_or_else(rt::now)),
                 if control.warm_by.is_some() => control.warm()?,
@@ -298,6 +301,8 @@ struct Control {
     ready: Arc<AtomicBool>,
     /// The first listeners wait for the first results of health checks, until then at most.
     warm_by: Option<Instant>,
+    /// Earlier tables, which requests may still use.
+    retired: Vec<Arc<Tables>>,
 }
 
 impl Control {
@@ -322,6 +327,7 @@ impl Control {
             draining: false,
             ready: Arc::default(),
             warm_by: None,
+            retired: Vec::new(),
         })
     }
 
@@ -347,8 +353,11 @@ impl Control {
     }
 
     fn apply(&mut self, view: &Arc<View>) -> Result<(), ProxyError> {
-        let next = Tables::build(view, &self.tables.load(), &self.shared.registry);
+        let before = self.tables.load();
+        let next = Tables::build(view, &before, &self.shared.registry);
         self.tables.publish(next);
+        self.bury();
+        self.retired.push(before);
         // Workers know the listener before its first connection comes.
         self.update();
         if !self.began && !view.listeners.is_empty() {
@@ -359,6 +368,12 @@ impl Control {
             return Ok(());
         }
         self.open()
+    }
+
+    /// Frees the tables that no request uses any more. Here, since of large ones that takes
+    /// milliseconds, which on a worker every caller would wait for.
+    fn bury(&mut self) {
+        self.retired.retain(|tables| Arc::strong_count(tables) > 1);
     }
 
     /// Opens the first listeners, whatever is known of endpoints.
