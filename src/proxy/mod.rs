@@ -44,6 +44,7 @@ mod overload;
 mod pool;
 pub mod push;
 pub mod reading;
+mod retired;
 mod run;
 mod stats;
 mod stream;

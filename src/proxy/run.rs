@@ -26,12 +26,11 @@ use super::health;
 use super::listening::{Open, sockets, tuning};
 use super::options::Options;
 use super::overload;
+use super::retired::Retired;
 use super::tables::Tables;
 use super::tls::Identity;
 use super::worker::{self, Command, Handle, Update};
 
-/// How often it is looked whether tables are out of use.
-const LOOK_FOR_RETIRED: Duration = Duration::from_secs(1);
 /// A listener that could not be opened is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// Waits, one after the other, until a start is over: listeners are open; identity, configuration and
@@ -232,7 +231,7 @@ pub async fn run_after(
             () = tokio::time::sleep(TRY_AGAIN), if control.incomplete() => {
                 control.listen()?;
             }
-            () = tokio::time::sleep(LOOK_FOR_RETIRED), if !control.retired.is_empty() => control.bury(),
+            () = control.retired.look() => {}
             () = shared.health_changed.notified() => control.follow_health()?,
             () = tokio::time::sleep_until(control.warm_by.unwrap_or_else(rt::now)),
                 if control.warm_by.is_some() => control.warm()?,
@@ -302,7 +301,7 @@ struct Control {
     /// The first listeners wait for the first results of health checks, until then at most.
     warm_by: Option<Instant>,
     /// Earlier tables, which requests may still use.
-    retired: Vec<Arc<Tables>>,
+    retired: Retired,
 }
 
 impl Control {
@@ -327,7 +326,7 @@ impl Control {
             draining: false,
             ready: Arc::default(),
             warm_by: None,
-            retired: Vec::new(),
+            retired: Retired::default(),
         })
     }
 
@@ -356,7 +355,6 @@ impl Control {
         let before = self.tables.load();
         let next = Tables::build(view, &before, &self.shared.registry);
         self.tables.publish(next);
-        self.bury();
         self.retired.push(before);
         // Workers know the listener before its first connection comes.
         self.update();
@@ -368,12 +366,6 @@ impl Control {
             return Ok(());
         }
         self.open()
-    }
-
-    /// Frees the tables that no request uses any more. Here, since of large ones that takes
-    /// milliseconds, which on a worker every caller would wait for.
-    fn bury(&mut self) {
-        self.retired.retain(|tables| Arc::strong_count(tables) > 1);
     }
 
     /// Opens the first listeners, whatever is known of endpoints.

@@ -18,6 +18,7 @@ pub(crate) mod hash;
 mod head;
 pub(crate) mod leg;
 pub(crate) mod marks;
+mod name;
 pub(crate) mod path;
 pub(crate) mod plan;
 mod record;

@@ -4,4 +4,5 @@ pub(crate) mod body;
 pub(crate) mod chunked;
 mod lane;
 pub(crate) mod parse;
+pub(crate) mod request;
 pub(crate) mod serve;

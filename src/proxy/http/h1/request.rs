@@ -1,0 +1,429 @@
+//! One HTTP/1 request: read, answered, reported.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::mesh::route::HeaderOperations;
+use crate::rt;
+use crate::telemetry::{AccessRecord, ServiceId};
+
+use super::super::super::buffer::{Buffer, LARGE};
+use super::super::super::context::{Conn, Live, Worker};
+use super::super::super::observe;
+use super::super::super::timer::Alarm;
+use super::super::answer::Answer;
+use super::super::call::{self, Call, Ended};
+use super::super::fields;
+use super::super::head::Edits;
+use super::super::leg::{H1Leg, Leg, Writer};
+use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, named, plan};
+use super::super::respond::{Failure, grpc_status};
+use super::super::{Framing, Version, tunnel};
+use super::body::BodyReader;
+use super::parse;
+
+/// Empty lines before a request are passed over (RFC 9112, 2.2), up to so many bytes.
+const EMPTY_LINES: usize = 16;
+/// Of a body that nobody wants, this much is read so that the connection can go on.
+const DISCARD: u64 = 256 * 1024;
+
+/// What becomes of a connection behind a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Another request may come.
+    Next,
+    /// It ends, whatever the caller may still send.
+    End,
+    /// The caller has said that it sends nothing more.
+    Over,
+}
+
+impl After {
+    fn next_if(go_on: bool) -> Self {
+        if go_on { Self::Next } else { Self::End }
+    }
+}
+
+/// The earlier of two deadlines that may be none.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A request that has begun to come.
+pub(super) struct Request<'r> {
+    pub(super) worker: &'r Rc<Worker>,
+    pub(super) live: &'r Rc<Live>,
+    pub(super) conn: &'r Conn,
+    /// Index of its route table.
+    pub(super) routes: Option<usize>,
+    pub(super) begun: Instant,
+    /// The connection takes no further request.
+    pub(super) last: bool,
+}
+
+impl Request<'_> {
+    /// Reads, answers and reports one request.
+    pub(super) async fn run(&self, down: &mut Leg, alarm: &mut Alarm, text: &mut Vec<u8>) -> After {
+        // Taken apart at once and matched in place: what is moved keeps its place in the future.
+        let (
+            Plan {
+                facts,
+                mut then,
+                log,
+                ..
+            },
+            length,
+        ) = match self.read(down, alarm, text).await {
+            Ok(Some(read)) => read,
+            Ok(None) => return After::End,
+            Err(failure) => {
+                Box::pin(self.refuse(down, failure)).await;
+                return After::End;
+            }
+        };
+        let Leg::H1(leg) = down else {
+            return After::End;
+        };
+        leg.input.consume(length);
+        let raw = matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
+        let most = self.conn.http().options.limits.max_request_bytes;
+        leg.reader = BodyReader::new(facts.framing, raw).up_to(most);
+        let head_bytes = u64::try_from(length).unwrap_or(0);
+        let close = self.conn.state.draining.get() || !facts.keep || self.last;
+
+        let (mut ended, edits_of) = match &mut then {
+            Then::Fail(failure) => {
+                let mut ended = Ended::new(ServiceId::default()).fail(failure.clone());
+                ended.close &= !self.conn.http().options.http1.keep_after_error;
+                // Who asks for a tunnel may begin to use it before it is there.
+                ended.close |= facts.connect;
+                (ended, None)
+            }
+            Then::Answer(answer, at) => {
+                let answered = self.answer(down, answer, (*at, facts, close), (head_bytes, log));
+                return After::next_if(answered.await);
+            }
+            Then::Forward(chosen) if facts.connect => {
+                let tunnel = self.tunnel(down, chosen, facts, (head_bytes, log));
+                Box::pin(tunnel).await;
+                return After::End;
+            }
+            Then::Forward(chosen) => {
+                let at = chosen.at;
+                let call = Call {
+                    worker: self.worker,
+                    live: self.live,
+                    conn: self.conn,
+                    facts,
+                    chosen,
+                    begun: self.begun,
+                    close,
+                };
+                let ended = call::forward(&call, down, alarm).await;
+                call.passed(&ended);
+                if let HeadOut::Text(used) = &mut chosen.head {
+                    *text = std::mem::take(used);
+                }
+                (ended, Some(at))
+            }
+        };
+        if let Some(failure) = ended.failure.clone() {
+            let close = close || ended.close;
+            let answered = Box::pin(self.fail(down, &failure, facts, edits_of, close)).await;
+            ended.broken |= !answered;
+        }
+        if ended.broken {
+            // What came before the break is the caller's, even where both came at once.
+            poll_fn(|cx| Poll::Ready(down.poll_flush(cx).is_ready())).await;
+        }
+        if let Some((mut up, _shared)) = ended.switched.take() {
+            Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
+            ended.broken = true;
+        }
+        // A drain that began meanwhile was not announced: the next answer does that.
+        let whole = !ended.broken && !ended.close;
+        self.report(Some(facts), head_bytes, log, &ended);
+        // Not for what this proxy alone has decided to end.
+        let asked = !facts.keep && !self.worker.shared.overload.ends_connections();
+        if whole && asked && down.is_drained() {
+            return After::Over;
+        }
+        After::next_if(whole && !close && discard(down).await)
+    }
+
+    /// Reads a head and decides. `None` when the caller ended first.
+    async fn read(
+        &self,
+        down: &mut Leg,
+        alarm: &mut Alarm,
+        text: &mut Vec<u8>,
+    ) -> Result<Option<(Plan, usize)>, Failure> {
+        let Leg::H1(leg) = down else { return Ok(None) };
+        let http = self.conn.http();
+        let timeouts = &http.options.timeouts;
+        let deadline = earlier(
+            timeouts.request_headers.map(|limit| self.begun + limit),
+            timeouts.request.map(|limit| self.begun + limit),
+        );
+        let mut skipped = 0;
+        loop {
+            while leg.input.data().starts_with(b"\r\n") {
+                leg.input.consume(2);
+                skipped += 2;
+                if skipped > EMPTY_LINES {
+                    return Err(Failure::Malformed("http1.codec_error"));
+                }
+            }
+            let read = parse::request(leg.input.data(), http, |head| {
+                let scan =
+                    fields::scan(head.fields).map_err(|bad| Failure::Malformed(bad.details()))?;
+                if scan.chunked && head.version == Version::Http10 {
+                    return Err(Failure::Malformed("http1.transfer_encoding_not_allowed"));
+                }
+                if scan.connection.hides {
+                    return Err(Failure::Malformed("http1.connection_header_rejected"));
+                }
+                let ask = Ask {
+                    method: head.method.as_bytes(),
+                    target: head.target.as_bytes(),
+                    authority: scan.host,
+                    version: head.version,
+                    fields: head.fields,
+                    scan: &scan,
+                    framing: scan.request_framing(),
+                    upgrade: upgrade(head.version, &scan),
+                };
+                let text = std::mem::take(text);
+                let plan = plan(self.worker, self.live, self.conn, self.routes, &ask, text);
+                let plan = match plan {
+                    // Where it ends is known, so the next one can be read.
+                    Err(failure) if http.options.http1.keep_after_error => {
+                        Plan::refused(&ask, failure)
+                    }
+                    plan => plan?,
+                };
+                Ok((plan, head.length))
+            })?;
+            if read.is_some() {
+                return Ok(read);
+            }
+            // Looked at again only after a line has ended: a head that comes byte by byte would
+            // cost the square of its size.
+            loop {
+                let before = leg.input.data().len();
+                if http.max_head >= LARGE {
+                    leg.input.make_room(http.max_head);
+                }
+                let idle = timeouts.stream_idle.map(|limit| rt::now() + limit);
+                let more = alarm
+                    .within(earlier(deadline, idle), poll_fn(|cx| leg.poll_fill(cx)))
+                    .await;
+                match more {
+                    Some(Ok(0)) if leg.input.data().iter().all(u8::is_ascii_whitespace) => {
+                        return Ok(None);
+                    }
+                    Some(Ok(0)) => return Err(Failure::Malformed("http1.codec_error")),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => return Ok(None),
+                    None => return Err(self.late()),
+                }
+                let data = leg.input.data();
+                let new = data.get(before..).unwrap_or_default();
+                if new.contains(&b'\n') || data.len() >= http.max_head {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Which limit a head has run into.
+    fn late(&self) -> Failure {
+        let timeouts = &self.conn.http().options.timeouts;
+        let over =
+            |limit: Option<Duration>| limit.is_some_and(|limit| self.begun.elapsed() >= limit);
+        if over(timeouts.request_headers) {
+            Failure::HeadTimeout
+        } else if over(timeouts.request) {
+            Failure::RequestTimeout
+        } else {
+            Failure::StreamIdle { complete: false }
+        }
+    }
+
+    /// Answers what could not be read as a request.
+    async fn refuse(&self, down: &mut Leg, failure: Failure) {
+        let facts = Facts {
+            version: Version::Http11,
+            framing: Framing::None,
+            head: false,
+            idempotent: false,
+            grpc: false,
+            connect: false,
+            upgrade: false,
+            keep: false,
+        };
+        let log = self.worker.shared.log.is_some().then(|| {
+            Box::new(AccessRecord {
+                start: self.worker.shared.wall.millis(),
+                downstream_local: self.conn.local.to_string(),
+                downstream_remote: self.conn.remote.to_string(),
+                ..AccessRecord::default()
+            })
+        });
+        let ended = Ended::new(ServiceId::default()).fail(failure.clone());
+        self.fail(down, &failure, facts, None, true).await;
+        self.report(Some(facts), 0, log, &ended);
+    }
+
+    /// Tells the caller of a failure. Whether that went out.
+    async fn fail(
+        &self,
+        down: &mut Leg,
+        failure: &Failure,
+        facts: Facts,
+        at: Option<RouteAt>,
+        close: bool,
+    ) -> bool {
+        let mut answer = failed(failure, facts.grpc);
+        answer.undelivered &= self.conn.by_peer();
+        let none = HeaderOperations::default();
+        let edits = at
+            .and_then(|at| at.route(self.live))
+            .map_or_else(Edits::default, |route| {
+                Edits::new(&none, &route.headers.response)
+            });
+        self.write(down, &answer, edits, (close, facts)).await
+    }
+
+    async fn write(
+        &self,
+        down: &mut Leg,
+        answer: &Answer,
+        edits: Edits<'_>,
+        (close, facts): (bool, Facts),
+    ) -> bool {
+        let Leg::H1(leg) = down else { return false };
+        leg.begin(Writer::Plain);
+        let ends = (close, facts.version, facts.head);
+        named(self.conn, answer).write_text(&mut leg.out, edits, ends);
+        poll_fn(|cx| leg.poll_flush(cx)).await.is_ok()
+    }
+
+    /// Answers by the route itself.
+    async fn answer(
+        &self,
+        down: &mut Leg,
+        answer: &Answer,
+        (at, facts, close): (Option<RouteAt>, Facts, bool),
+        (head_bytes, log): (u64, Option<Box<AccessRecord>>),
+    ) -> bool {
+        let none = HeaderOperations::default();
+        let route = at.and_then(|at| at.route(self.live));
+        let edits = route.map_or_else(Edits::default, |route| {
+            Edits::new(&none, &route.headers.response)
+        });
+        let answered = self.write(down, answer, edits, (close, facts)).await;
+        let mut ended = Ended::new(ServiceId::default());
+        ended.status = answer.status;
+        ended.details = own_details(at);
+        ended.sent = u64::try_from(answer.body().len()).unwrap_or(0);
+        self.report(Some(facts), head_bytes, log, &ended);
+        answered && !close && discard(down).await
+    }
+
+    async fn tunnel(
+        &self,
+        down: &mut Leg,
+        chosen: &Chosen,
+        facts: Facts,
+        (head_bytes, log): (u64, Option<Box<AccessRecord>>),
+    ) {
+        let (mut ended, stream) =
+            Box::pin(tunnel::connect(self.worker, self.live, self.conn, chosen)).await;
+        if let (Some(stream), Leg::H1(leg)) = (stream, &mut *down) {
+            leg.begin(Writer::Plain);
+            leg.out.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
+            let mut up = Leg::H1(H1Leg::new(stream, Buffer::default()));
+            Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
+        } else if let Some(failure) = ended.failure.clone() {
+            self.fail(down, &failure, facts, None, true).await;
+        }
+        self.report(Some(facts), head_bytes, log, &ended);
+    }
+
+    fn report(
+        &self,
+        facts: Option<Facts>,
+        head_bytes: u64,
+        log: Option<Box<AccessRecord>>,
+        ended: &Ended,
+    ) {
+        observe::request(
+            self.worker,
+            self.live,
+            self.conn,
+            (facts, self.begun, head_bytes),
+            log,
+            ended,
+        );
+    }
+}
+
+/// Another protocol that a request asks for.
+fn upgrade<'m>(version: Version, scan: &fields::Scan<'m>) -> Option<&'m [u8]> {
+    let may = version == Version::Http11 && scan.request_framing() == Framing::None;
+    // HTTP/2 by that way would be one hop's, and nobody would look into it (Envoy too takes the wish
+    // out).
+    scan.upgrade
+        .filter(|name| may && scan.connection.upgrade && !name.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// The proxy's own answer to a failed request.
+pub(crate) fn failed(failure: &Failure, grpc: bool) -> Answer {
+    let reply = failure.reply();
+    let refusal = match failure {
+        Failure::Filtered(refusal) => Some(refusal),
+        _ => None,
+    };
+    Answer {
+        status: reply.status,
+        location: None,
+        body: reply.body.to_owned(),
+        overloaded: failure.is_overload(),
+        undelivered: failure.never_reached(),
+        headers: refusal.map_or_else(Vec::new, |refusal| refusal.headers.clone()),
+        grpc_status: grpc.then(|| {
+            refusal.map_or_else(|| grpc_status(reply.status), |refusal| refusal.grpc_status)
+        }),
+        marks: None,
+    }
+}
+
+/// `response_code_details` of an answer by the proxy itself; without a route it is the one about
+/// the path.
+pub(crate) fn own_details(at: Option<RouteAt>) -> &'static str {
+    match at {
+        Some(_) => "direct_response",
+        None => "path_normalization_failed",
+    }
+}
+
+/// Reads a body that nobody wanted, so that the next request can be read. False when there is too
+/// much of it.
+async fn discard(down: &mut Leg) -> bool {
+    if down.is_drained() {
+        return true;
+    }
+    let Leg::H1(leg) = down else { return true };
+    let reading = poll_fn(|cx| leg.poll_discard(cx, DISCARD));
+    tokio::time::timeout(Duration::from_secs(5), reading)
+        .await
+        .is_ok_and(|done| done)
+}
