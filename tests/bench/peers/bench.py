@@ -129,8 +129,8 @@ class Proc:
         return u / TICK, s / TICK, ns / 1e9
 
     def mem(self):
-        """(RSS, PSS) in KiB"""
-        rss = pss = 0
+        """(RSS, PSS, anonymous memory) in KiB"""
+        rss = pss = own = 0
         for pid in self.pids():
             try:
                 t = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -138,7 +138,8 @@ class Proc:
                 continue
             rss += int(re.search(r"^Rss:\s+(\d+)", t, re.M)[1])
             pss += int(re.search(r"^Pss:\s+(\d+)", t, re.M)[1])
-        return rss, pss
+            own += int(re.search(r"^Anonymous:\s+(\d+)", t, re.M)[1])
+        return rss, pss, own
 
     def alive(self):
         return self.p.poll() is None
@@ -508,7 +509,7 @@ class Run:
             return {}
         time.sleep(1)
         idle = procs[0].mem()
-        # the first request brings in code that the later ones share: that is no connection's memory
+        # anonymous memory, from a base that has served: pages of code come and go, and are no connection's
         for _ in range(3):
             with socket.create_connection(addr, 10) as s:
                 with (self.tls(s) if c.get("tls") else s) as t:
@@ -528,7 +529,7 @@ class Run:
         finally:
             for s in ss:
                 s.close()
-        return dict(rss_idle=idle[0] / 1024, pss_idle=idle[1] / 1024, rss_1000=full[0] / 1024, kib_conn=(full[0] - warm[0]) / 1000)
+        return dict(rss_idle=idle[0] / 1024, pss_idle=idle[1] / 1024, rss_1000=full[0] / 1024, kib_conn=(full[2] - warm[2]) / 1000)
 
     def load_startup(self, c, addr, procs):
         if not procs:
