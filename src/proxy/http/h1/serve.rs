@@ -65,7 +65,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, conn: Box<Conn>, table: Rc<str>, l
         };
         match serving.after {
             After::Next if !own.ended || !own.input.is_empty() => {}
-            After::Over if own.input.is_empty() => {
+            // Closing over what it sends all the same would reset the connection, and lose the answer.
+            After::Over if own.input.is_empty() && own.io.is_quiet() => {
                 // A caller that is gone already is not told.
                 let _told = poll_fn(|cx| own.io.poll_goodbye(cx)).await;
                 return;
