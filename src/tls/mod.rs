@@ -19,6 +19,9 @@
 //! | someone who reads the disk as another user | key files | mode 0600, written to a new file and renamed; keys are never in `Debug`, logs or errors |
 //! | a stolen certificate and key | everything its id may reach | short lives (24 h by default, 90 days at most); a ticket cannot resume a session for longer than ten minutes or a tenth of the certificate's life, and never past a change of trust, since each configuration has ticket keys of its own |
 //!
+//! That a chain is good is found out once for each configuration and remembered until the first of its
+//! certificates ends; that the peer holds the key is proved in every handshake.
+//!
 //! Not covered: a compromised node or control plane (it holds the keys), revocation before the end
 //! of a life (shorten the life instead), and connections that are already open when a certificate
 //! ends (they live until they close).
@@ -33,6 +36,7 @@ pub mod issuer;
 pub mod join;
 pub mod material;
 mod tickets;
+mod verified;
 mod verify;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
+use super::verified::{Verified, fingerprint};
 use super::{Error, config::Pin};
 use crate::mesh::SpiffeId;
 
@@ -110,6 +111,10 @@ pub(super) struct Trust {
     /// A server that also talks to clients that have no certificate yet.
     client_optional: bool,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Chains of clients that were found good under all of the above.
+    clients: Verified,
+    /// The same of servers.
+    servers: Verified,
 }
 
 impl fmt::Debug for Trust {
@@ -151,6 +156,8 @@ impl Trust {
             client_optional: false,
             algorithms: rustls::crypto::aws_lc_rs::default_provider()
                 .signature_verification_algorithms,
+            clients: Verified::default(),
+            servers: Verified::default(),
         })
     }
 
@@ -199,6 +206,23 @@ impl Trust {
         Ok(id)
     }
 
+    /// As [`Self::check`], but for chains that are known to be good.
+    fn admit(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        (usage, verified): (KeyUsage, &Verified),
+    ) -> Result<(), rustls::Error> {
+        let chain = fingerprint(leaf, intermediates);
+        if verified.holds(&chain, now) {
+            return Ok(());
+        }
+        self.check(leaf, intermediates, now, usage)?;
+        verified.add(chain, leaf, intermediates, now);
+        Ok(())
+    }
+
     /// Whether `chain` is one that this mesh's servers and clients would accept at `now`.
     pub(super) fn accepts(
         &self,
@@ -236,8 +260,9 @@ impl ServerCertVerifier for Trust {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now, KeyUsage::server_auth())
-            .map(|_| ServerCertVerified::assertion())
+        let server = (KeyUsage::server_auth(), &self.servers);
+        self.admit(end_entity, intermediates, now, server)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -278,8 +303,9 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now, KeyUsage::client_auth())
-            .map(|_| ClientCertVerified::assertion())
+        let client = (KeyUsage::client_auth(), &self.clients);
+        self.admit(end_entity, intermediates, now, client)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -383,9 +409,86 @@ impl ServerCertVerifier for Pinned {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
+    use super::super::issuer::Authority;
     use super::*;
+
+    /// In seconds; certificates begin two minutes before they are asked for.
+    const NOW: u64 = 1_800_000_000;
+
+    /// A mesh's root, what trusts it, and the chain of a workload for an hour from [`NOW`].
+    fn mesh() -> (Authority, Trust, Vec<CertificateDer<'static>>) {
+        let ca = Authority::generate("cluster.local", NOW * 1000).unwrap();
+        let trust = Trust::new(&[ca.root().clone()], "cluster.local", Vec::new()).unwrap();
+        let cart = SpiffeId::new("cluster.local", "shop", "cart");
+        let hour = Duration::from_secs(3600);
+        let chain = ca.issue_pair(&cart, hour, NOW * 1000).unwrap().chain;
+        (ca, trust, chain)
+    }
+
+    fn as_client(trust: &Trust, chain: &[CertificateDer<'_>], at: u64) -> bool {
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        trust
+            .verify_client_cert(&chain[0], &chain[1..], now)
+            .is_ok()
+    }
+
+    #[test]
+    fn a_known_chain_is_good_as_long_as_an_unknown_one() {
+        let (ca, known, chain) = mesh();
+        assert!(as_client(&known, &chain, NOW));
+        let name = fingerprint(&chain[0], &chain[1..]);
+        for at in [
+            0,
+            NOW - 121,
+            NOW - 120,
+            NOW + 3600,
+            NOW + 3601,
+            u64::MAX / 2,
+        ] {
+            let fresh = Trust::new(&[ca.root().clone()], "cluster.local", Vec::new()).unwrap();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
+            let good = as_client(&fresh, &chain, at);
+            assert_eq!(known.clients.holds(&name, now), good, "at {at}");
+            assert_eq!(as_client(&known, &chain, at), good, "at {at}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_known_of_the_whole_chain_and_of_one_purpose() {
+        let (_ca, trust, chain) = mesh();
+        assert!(as_client(&trust, &chain, NOW));
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        let name = fingerprint(&chain[0], &chain[1..]);
+        assert!(trust.clients.holds(&name, now));
+        assert!(!trust.servers.holds(&name, now));
+        // The signature is the last part of a certificate.
+        let mut forged = chain[0].to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(!as_client(&trust, &[forged.into()], NOW));
+        let (_other_ca, other_trust, other) = mesh();
+        assert!(!as_client(&trust, &other, NOW));
+        assert!(!as_client(&other_trust, &chain, NOW));
+        // What was refused is not known the next time.
+        assert!(!as_client(&trust, &other, NOW));
+    }
+
+    #[test]
+    fn what_is_known_is_bounded() {
+        let (_ca, _trust, chain) = mesh();
+        let known = Verified::default();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        for number in 0..10_000_u32 {
+            let mut name = [0; 32];
+            name[..4].copy_from_slice(&number.to_be_bytes());
+            known.add(name, &chain[0], &[], now);
+            assert!(known.holds(&name, now));
+            assert!(known.len() <= 4096);
+        }
+    }
 
     proptest! {
         #[test]
