@@ -11,6 +11,8 @@ use std::cell::RefCell;
 pub(crate) const SMALL: usize = 16 * 1024;
 /// For large bodies and heads; above the head limit of 60 KiB.
 pub(crate) const LARGE: usize = 64 * 1024;
+/// The usual head, with what is put into it.
+const TEXT: usize = 1024;
 /// Free buffers kept by each thread.
 const KEPT: usize = 64;
 
@@ -156,7 +158,7 @@ pub(crate) fn take_text() -> Vec<u8> {
     FREE.try_with(|free| free.borrow_mut().text.pop())
         .ok()
         .flatten()
-        .unwrap_or_default()
+        .unwrap_or_else(|| Vec::with_capacity(TEXT))
 }
 
 /// Gives the memory of a byte string to the next [`take_text`].

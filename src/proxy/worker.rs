@@ -123,7 +123,7 @@ async fn run(
                 worker.pools.sweep();
                 if worker.open() == 0 {
                     buffer::trim();
-                http::h1::serve::trim();
+                    http::h1::serve::trim();
                 }
                 note(&worker, &stats);
                 continue;

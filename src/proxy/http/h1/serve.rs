@@ -105,6 +105,12 @@ pub(crate) fn trim() {
     let _trimmed = FREE.try_with(|free| free.borrow_mut().truncate(4));
 }
 
+impl Drop for Serving {
+    fn drop(&mut self) {
+        give_text(std::mem::take(&mut self.text));
+    }
+}
+
 impl Serving {
     /// Serves the request that has begun to come.
     async fn one(mut self: Box<Self>) -> Box<Self> {

@@ -217,6 +217,12 @@ impl H1Leg {
     }
 }
 
+impl Drop for H1Leg {
+    fn drop(&mut self) {
+        give_text(std::mem::take(&mut self.out));
+    }
+}
+
 fn chunk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
     out.extend_from_slice(data);
