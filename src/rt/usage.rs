@@ -20,6 +20,11 @@ pub fn group_memory() -> Option<(u64, u64)> {
 
 /// Files that the process has open.
 pub fn open_files() -> Option<u64> {
+    // Linux says it since 6.2; with 100,000 connections a list would take 50 ms.
+    let size = fs::metadata("/proc/self/fd").ok()?.len();
+    if size > 0 {
+        return Some(size);
+    }
     let count = fs::read_dir("/proc/self/fd").ok()?.count();
     // The directory itself is open while it is read.
     u64::try_from(count)

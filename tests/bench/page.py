@@ -16,6 +16,7 @@ ROWS = [
     ("A", "cpu_us", 1, "HTTP/1.1 128 B: CPU µs a request", lambda g: lower(g("nginx"), g("haproxy")), "lower of nginx, HAProxy"),
     ("C", "cpu_us", 1, "HTTP/1.1 10 KiB: CPU µs", lambda g: lower(g("nginx"), g("haproxy")), "lower of nginx, HAProxy"),
     ("I", "cpu_us", 1, "a connection per request: CPU µs", lambda g: times(g("envoy"), 0.35), "0.35 × Envoy"),
+    ("I", "rps", 0, "new connections a second, one request each", None, ""),
     ("D", "cpu_us", 1, "HTTP/2 in, HTTP/1.1 out: CPU µs", lambda g: times(g("haproxy"), 1.15), "1.15 × HAProxy"),
     ("D2", "cpu_us", 1, "HTTP/2 in and out: CPU µs", lambda g: times(g("haproxy"), 1.15), "1.15 × HAProxy"),
     ("E", "cpu_us", 1, "two sidecars, HTTP/1.1 over mTLS: CPU µs of both", lambda g: times(g("envoy"), 0.35), "0.35 × Envoy"),

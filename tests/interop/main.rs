@@ -25,6 +25,7 @@ mod load;
 mod mesh;
 mod power_cut;
 mod processes;
+mod short_of_files;
 mod sidecars;
 mod smuggling;
 mod soak;
