@@ -144,9 +144,15 @@ class Proc:
     def alive(self):
         return self.p.poll() is None
 
-    def stop(self):
+    def stop(self, gently=False):
         if self.alive():
             pids = self.pids()
+            if gently:
+                self.p.send_signal(signal.SIGTERM)
+                try:
+                    self.p.wait(10)
+                except subprocess.TimeoutExpired:
+                    pass
             self.p.send_signal(signal.SIGKILL)
             for pid in pids[1:]:
                 try:
@@ -324,7 +330,7 @@ class Run:
             for p in procs:
                 for q in p.aux:
                     q.stop()
-                p.stop()
+                p.stop(self.a.term)
                 for c in p.teardown:
                     subprocess.run(shlex.split(c), capture_output=True)
                 if p.tmp and not self.a.keep:
@@ -627,6 +633,7 @@ def main():
     p.add_argument("--retries", type=int, default=2)
     p.add_argument("--out", help="write (and, if it exists, append to) this JSON file")
     p.add_argument("--netns", action="store_true", help="run in a private network namespace (root): no port clashes with other users of the machine; needed by descriptors with setup commands")
+    p.add_argument("--term", action="store_true", help="end proxies by SIGTERM, so that they can write what they have recorded")
     p.add_argument("--keep", action="store_true", help="keep the temporary files (configs, logs, certificates)")
     p.add_argument("--table", nargs="+", metavar="JSON", help="only print the table of these result files")
     a = p.parse_args()

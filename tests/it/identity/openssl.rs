@@ -113,6 +113,40 @@ async fn s_client_gets_in_with_a_certificate_of_the_mesh_only() {
 }
 
 #[tokio::test]
+async fn aes_128_is_agreed_on_whatever_the_caller_prefers_and_others_if_it_has_no_such() {
+    let ca = authority();
+    let dir = tempfile::tempdir().unwrap();
+    let reviews = ca.issue_pair(&id("reviews"), HOUR, now()).unwrap();
+    let cart = ca.issue_pair(&id("cart"), HOUR, now()).unwrap();
+    write_pems(dir.path(), "cart", &cart);
+    let (address, tasks) = greeter(server_config(&reviews, &["h2"]).unwrap());
+    let address = address.to_string();
+    let base = "s_client -brief -CAfile cart-root.crt -cert cart.crt -key cart.key -connect";
+    for (offer, agreed) in [
+        ("-tls1_3", "TLS_AES_128_GCM_SHA256"),
+        ("-tls1_2", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+        (
+            "-ciphersuites TLS_AES_256_GCM_SHA384",
+            "TLS_AES_256_GCM_SHA384",
+        ),
+        (
+            "-ciphersuites TLS_CHACHA20_POLY1305_SHA256",
+            "TLS_CHACHA20_POLY1305_SHA256",
+        ),
+    ] {
+        let mut args: Vec<&str> = base.split(' ').collect();
+        args.push(&address);
+        args.extend(offer.split(' '));
+        let text = openssl(dir.path(), &args).await.1;
+        assert!(
+            text.contains(&format!("Ciphersuite: {agreed}")),
+            "{offer}: {text}"
+        );
+    }
+    tasks.end().await;
+}
+
+#[tokio::test]
 async fn openssl_verifies_issued_chains_for_both_purposes() {
     let ca = authority();
     let dir = tempfile::tempdir().unwrap();
