@@ -291,7 +291,9 @@ impl Server for SotwServer {
             // endpoints of a cluster that changed.
             topic.again.extend(before);
         }
-        if first && !request.version_info.is_empty() {
+        // Of what has names, a client may have let go of one and asked for it again while it could reach
+        // nobody: its version says nothing of that.
+        if first && topic.wildcard && !request.version_info.is_empty() {
             let have: BTreeMap<String, Resource> = topic
                 .wanted(kind, &self.snapshot)
                 .map(|(name, resource)| (name.clone(), resource.clone()))

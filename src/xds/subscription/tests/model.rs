@@ -408,3 +408,17 @@ fn a_version_does_not_stand_for_what_was_refused() {
     ops.push(Op::Down);
     turmoil!(SotwModel, SotwServer, ops);
 }
+
+/// Found by the model: named again after the last response, and then the stream ended.
+#[test]
+fn a_version_does_not_stand_for_what_was_let_go() {
+    let mut ops = vec![Op::Subscribe(Route, 2), Op::Up, Op::Up, Op::Up, Op::Down];
+    ops.extend([
+        Op::Publish(vec![(Route, 2, 0)]),
+        Op::Publish(vec![(Route, 2, 0)]),
+    ]);
+    ops.extend([Op::Up, Op::Down, Op::Down]);
+    ops.extend([Op::Unsubscribe(Route, 2), Op::Subscribe(Route, 2)]);
+    ops.push(Op::Reconnect);
+    turmoil!(SotwModel, SotwServer, ops);
+}
