@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::balancing::{
     Balancing, HashFunction, LoadBalancer, LocalityBalancing, RingHash, SlowStart, ZoneAware,
 };
+use super::dns::Names;
 use super::http2::Http2Options;
 use super::listener::ProxyVersion;
 pub use super::outlier::OutlierDetection;
@@ -122,6 +123,15 @@ pub enum ClusterKind {
     Static(Vec<SocketAddr>),
     /// The address that the caller meant (`SO_ORIGINAL_DST`).
     OriginalDestination,
+    /// What these names stand for, which the proxy finds out.
+    Dns(Box<Names>),
+}
+
+impl ClusterKind {
+    /// Whether its endpoints are at other places than the workload's own, and can change.
+    pub fn is_outward(&self) -> bool {
+        matches!(self, Self::Discovered | Self::Dns(_))
+    }
 }
 
 /// What is spoken to endpoints.

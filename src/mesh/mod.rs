@@ -8,6 +8,7 @@
 pub mod balancing;
 pub mod check;
 pub mod cluster;
+pub mod dns;
 pub mod endpoint;
 pub mod filter;
 pub mod finding;

@@ -7,7 +7,6 @@ use rustls_pki_types::ServerName;
 use smallvec::SmallVec;
 use tokio_rustls::TlsConnector;
 
-use crate::mesh::ClusterKind;
 use crate::net::{self, ConnectOptions};
 use crate::tls;
 
@@ -189,7 +188,7 @@ pub(crate) async fn dial(
     if tls.is_none() && config.tls.as_ref().is_some_and(|tls| tls.required) {
         return Err(Failure::Tls("the endpoint does not speak mTLS".to_owned()));
     }
-    let outward = matches!(config.kind, ClusterKind::Discovered);
+    let outward = config.kind.is_outward();
     let options = ConnectOptions {
         timeout: config.connect_timeout,
         from: worker.shared.options.address.filter(|_| outward),

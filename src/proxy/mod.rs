@@ -44,6 +44,7 @@ mod overload;
 mod pool;
 pub mod push;
 pub mod reading;
+mod resolve;
 mod retired;
 mod run;
 mod stats;

@@ -40,6 +40,8 @@ pub struct Options {
     /// Once told to end, it says that it is not ready, and still takes connections for this long, so
     /// that whoever balances load notices first. Default none.
     pub drain_delay: Duration,
+    /// Who is asked for the names of endpoints; the machine's own servers when empty.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// Where an access log goes.
@@ -67,6 +69,7 @@ impl Default for Options {
             drain: Duration::from_secs(45),
             overload: OverloadOptions::default(),
             drain_delay: Duration::ZERO,
+            name_servers: Vec::new(),
         }
     }
 }

@@ -22,14 +22,13 @@ use super::access_log::LogSink;
 use super::admin::{self, Admin, Ask};
 use super::context::Shared;
 use super::handover::{self, Event, Giver, Passed, Restart, Role, Taken};
-use super::health;
 use super::listening::{Open, sockets, tuning};
 use super::options::Options;
-use super::overload;
 use super::retired::Retired;
 use super::tables::Tables;
 use super::tls::Identity;
 use super::worker::{self, Command, Handle, Update};
+use super::{health, overload, resolve};
 
 /// A listener that could not be opened is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -116,7 +115,7 @@ pub async fn run_with(
 pub async fn run_after(
     options: Options,
     registry: Arc<Registry>,
-    (mut views, mut identities): (Reader<View>, Reader<Option<Arc<Material>>>),
+    (views, mut identities): (Reader<View>, Reader<Option<Arc<Material>>>),
     mut shutdown: DrainSignal,
     mut restart: Option<Restart>,
 ) -> Result<(), ProxyError> {
@@ -165,6 +164,7 @@ pub async fn run_after(
         quit: Notify::new(),
     });
     let tasks = Tasks::new();
+    let mut views = resolve::stage(views, shared.options.name_servers.clone(), &tasks);
     tasks.spawn("overload", overload::watch(Arc::clone(&shared)));
     let endpoints = Tasks::new();
     let admin_sockets = admin::start(&admin, &endpoints, control.taken.as_mut())?;

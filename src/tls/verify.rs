@@ -424,7 +424,7 @@ mod tests {
         let ca = Authority::generate("cluster.local", NOW * 1000).unwrap();
         let trust = Trust::new(&[ca.root().clone()], "cluster.local", Vec::new()).unwrap();
         let cart = SpiffeId::new("cluster.local", "shop", "cart");
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let chain = ca.issue_pair(&cart, hour, NOW * 1000).unwrap().chain;
         (ca, trust, chain)
     }

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::mesh::{ClusterKind, HealthCheck};
+use crate::mesh::HealthCheck;
 use crate::rt::{self, Reader, Tasks};
 use crate::tls::Material;
 
@@ -241,7 +241,7 @@ fn target(
         (None, Some(port)) => SocketAddr::new(entry.address.ip(), port),
         (None, None) => entry.address,
     };
-    let outward = cluster.config.kind == ClusterKind::Discovered;
+    let outward = cluster.config.kind.is_outward();
     Target {
         policy: Arc::clone(&cluster.config),
         address,

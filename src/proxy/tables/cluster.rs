@@ -182,7 +182,9 @@ impl ClusterTable {
         let kept = before
             .filter(|old| old.config.tls == config.tls && old.config.protocol == config.protocol);
         let members = match &config.kind {
-            ClusterKind::Discovered => assignment.cloned().unwrap_or_default(),
+            ClusterKind::Discovered | ClusterKind::Dns(_) => {
+                assignment.cloned().unwrap_or_default()
+            }
             // In the order of the configuration.
             ClusterKind::Static(addresses) => Arc::new(Assignment {
                 endpoints: addresses.iter().copied().map(Endpoint::at).collect(),
@@ -266,7 +268,7 @@ fn linger(
         .health_check
         .as_ref()
         .is_some_and(|check| !check.policy.ignore_health_on_host_removal);
-    let (true, ClusterKind::Discovered, Some(known)) = (lingers, &config.kind, known) else {
+    let (true, true, Some(known)) = (lingers, config.kind.is_outward(), known) else {
         return (members, Vec::new());
     };
     let there: HashSet<(SocketAddr, bool)> = members

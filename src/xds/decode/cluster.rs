@@ -8,7 +8,7 @@ use super::super::structs::{ISTIO, as_list, as_number, as_struct, as_text, part}
 use super::fields::Fields;
 use super::limits::limits;
 use super::{
-    Fault, Members, balancing, duration_or, endpoint, health, http2, mtls, sockets, unpack,
+    Fault, Members, balancing, dns, duration_or, endpoint, health, http2, mtls, sockets, unpack,
 };
 use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
 use crate::mesh::http2::Http2Options;
@@ -27,6 +27,8 @@ const CLUSTER: Fields = Fields {
         (6, "lb_policy"),
         (8, "health_checks"),
         (10, "circuit_breakers"),
+        (16, "dns_refresh_rate"),
+        (17, "dns_lookup_family"),
         (19, "outlier_detection"),
         (23, "ring_hash_lb_config"),
         (24, "transport_socket"),
@@ -37,10 +39,13 @@ const CLUSTER: Fields = Fields {
         (33, "load_assignment"),
         (36, "typed_extension_protocol_options"),
         (37, "least_request_lb_config"),
+        (39, "respect_dns_ttl"),
         (41, "load_balancing_policy"),
         (43, "transport_socket_matches"),
+        (44, "dns_failure_refresh_rate"),
         (52, "maglev_lb_config"),
         (56, "round_robin_lb_config"),
+        (58, "dns_jitter"),
     ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
@@ -61,8 +66,7 @@ const CLUSTER: Fields = Fields {
         (9, "max_requests_per_connection"),
         (13, "http_protocol_options"),
         (14, "http2_protocol_options"),
-        (16, "dns_refresh_rate"),
-        (17, "dns_lookup_family"),
+        (18, "dns_resolvers"),
         (21, "upstream_bind_config"),
         (22, "lb_subset_config"),
         (26, "protocol_selection"),
@@ -70,8 +74,11 @@ const CLUSTER: Fields = Fields {
         (34, "original_dst_lb_config"),
         (38, "cluster_type"),
         (40, "filters"),
+        (45, "use_tcp_for_dns_lookups"),
         (46, "upstream_http_protocol_options"),
         (48, "upstream_config"),
+        (53, "dns_resolution_config"),
+        (55, "typed_dns_resolver_config"),
         (51, "connection_pool_per_downstream_connection"),
         (59, "transport_socket_matcher"),
     ],
@@ -191,8 +198,10 @@ fn kind(
             }
         }
         Some(DiscoveryType::OriginalDst) => Ok((ClusterKind::OriginalDestination, Members::Own)),
-        Some(DiscoveryType::StrictDns) => unsupported("type STRICT_DNS"),
-        Some(DiscoveryType::LogicalDns) => unsupported("type LOGICAL_DNS"),
+        Some(found @ (DiscoveryType::StrictDns | DiscoveryType::LogicalDns)) => {
+            let names = dns::decode(from, found == DiscoveryType::LogicalDns, ignored)?;
+            Ok((ClusterKind::Dns(Box::new(names)), Members::Own))
+        }
         None => unsupported("type"),
     }
 }

@@ -1,6 +1,7 @@
 //! Endpoints.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::super::pb::{core, endpoint, percent, to_address, to_locality};
 use super::super::structs::{ISTIO, MESHCTL, SOCKET_MATCH, as_text, part};
@@ -69,6 +70,15 @@ pub(super) fn decode(
     from: endpoint::ClusterLoadAssignment,
     ignored: &mut Vec<String>,
 ) -> Result<Assignment, Fault> {
+    placed(from, ignored, &mut to_address)
+}
+
+/// As [`decode`]; `place` says where an address is.
+pub(super) fn placed(
+    from: endpoint::ClusterLoadAssignment,
+    ignored: &mut Vec<String>,
+    place: &mut dyn FnMut(Option<&core::Address>) -> Option<SocketAddr>,
+) -> Result<Assignment, Fault> {
     ASSIGNMENT.audit(&from, ignored)?;
     let mut endpoints = Vec::new();
     let mut said: BTreeMap<(u32, Locality), u32> = BTreeMap::new();
@@ -85,7 +95,7 @@ pub(super) fn decode(
                 return Err(Fault::Invalid("an endpoint has no address".to_owned()));
             };
             ADDRESS.audit(at, ignored)?;
-            let address = to_address(at.address.as_ref()).ok_or_else(no_address)?;
+            let address = place(at.address.as_ref()).ok_or_else(no_address)?;
             endpoints.push(Endpoint {
                 priority: group.priority,
                 locality: locality.clone(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, endpoint, filter, health, http, http2, limits, listener, mtls,
+    balancing, cluster, dns, endpoint, filter, health, http, http2, limits, listener, mtls,
     route_fields, sockets,
 };
 
@@ -15,6 +15,7 @@ const TABLES: &[&[&Fields]] = &[
     filter::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
+    dns::FIELDS,
     http2::FIELDS,
     balancing::FIELDS,
     limits::FIELDS,

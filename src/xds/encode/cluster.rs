@@ -9,7 +9,7 @@ use super::super::pb::{
     u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::{balancing, health, http2, mtls, sockets};
+use super::{balancing, dns, health, http2, mtls, sockets};
 use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, Thresholds, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
@@ -54,6 +54,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
             DiscoveryType::Static
         }
         ClusterKind::OriginalDestination => DiscoveryType::OriginalDst,
+        ClusterKind::Dns(names) => dns::add(names, client, &mut to),
     };
     balancing::add(from, client, &mut to);
     if let Some(check) = &from.health_check {

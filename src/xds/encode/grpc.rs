@@ -11,7 +11,7 @@ use super::super::pb::{
     ads, any, bool_value, cluster, duration, hcm, listener, route as pb_route, u32_value,
 };
 use super::super::snapshot::{Kind, Snapshot};
-use super::{endpoint, http as proxied, route};
+use super::{dns, endpoint, http as proxied, route};
 use crate::mesh::listener::Direction;
 use crate::mesh::route::{Action, VirtualHost};
 use crate::mesh::{
@@ -52,15 +52,18 @@ pub(super) fn encode(view: &View) -> Snapshot {
         }
     }
     for cluster in clusters.iter().filter_map(|name| view.clusters.get(*name)) {
-        let Some(assignment) = members(cluster, view) else {
+        if !is_known(cluster) {
             continue;
-        };
+        }
         let message = cluster_of(cluster);
         snapshot.insert(
             Kind::Cluster,
             &cluster.name,
             canonical::encode(&message, &canonical::CLUSTER),
         );
+        let Some(assignment) = members(cluster, view) else {
+            continue;
+        };
         let message = endpoint::encode(&cluster.name, &assignment, Client::Grpc);
         snapshot.insert(
             Kind::Endpoint,
@@ -157,7 +160,7 @@ fn table_of(name: &str, host: &VirtualHost, view: &View) -> pb_route::RouteConfi
         Action::Forward(forward) => forward.clusters.iter().all(|to| {
             view.clusters
                 .get(&to.cluster)
-                .is_none_or(|cluster| cluster.kind != ClusterKind::OriginalDestination)
+                .is_none_or(|cluster| is_known(cluster))
         }),
         Action::Redirect(_) | Action::Respond(_) => true,
     };
@@ -184,6 +187,15 @@ fn table_of(name: &str, host: &VirtualHost, view: &View) -> pb_route::RouteConfi
     }
 }
 
+/// Whether these libraries have such a cluster: of names, only one (gRFC A37).
+fn is_known(cluster: &Cluster) -> bool {
+    match &cluster.kind {
+        ClusterKind::Discovered | ClusterKind::Static(_) => true,
+        ClusterKind::OriginalDestination => false,
+        ClusterKind::Dns(names) => names.targets.len() == 1,
+    }
+}
+
 /// The endpoints of `cluster`; `None` when they are not known beforehand.
 fn members(cluster: &Cluster, view: &View) -> Option<Assignment> {
     match &cluster.kind {
@@ -196,19 +208,14 @@ fn members(cluster: &Cluster, view: &View) -> Option<Assignment> {
         ClusterKind::Static(addresses) => Some(Assignment::new(
             addresses.iter().copied().map(Endpoint::at).collect(),
         )),
-        ClusterKind::OriginalDestination => None,
+        ClusterKind::OriginalDestination | ClusterKind::Dns(_) => None,
     }
 }
 
 fn cluster_of(from: &Cluster) -> cluster::Cluster {
     use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
-    cluster::Cluster {
+    let mut to = cluster::Cluster {
         name: from.name.clone(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(ads()),
-            ..Default::default()
-        }),
         // The one balancer that every gRPC library has.
         lb_policy: LbPolicy::RoundRobin.into(),
         connect_timeout: duration(from.connect_timeout),
@@ -220,7 +227,19 @@ fn cluster_of(from: &Cluster) -> cluster::Cluster {
             ..Default::default()
         }),
         ..Default::default()
-    }
+    };
+    let kind = if let ClusterKind::Dns(names) = &from.kind {
+        dns::add(names, Client::Grpc, &mut to);
+        DiscoveryType::LogicalDns
+    } else {
+        to.eds_cluster_config = Some(EdsClusterConfig {
+            eds_config: Some(ads()),
+            ..Default::default()
+        });
+        DiscoveryType::Eds
+    };
+    to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
+    to
 }
 
 #[cfg(test)]

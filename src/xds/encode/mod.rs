@@ -6,6 +6,7 @@
 
 mod balancing;
 mod cluster;
+mod dns;
 mod endpoint;
 mod filter;
 mod grpc;

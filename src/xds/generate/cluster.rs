@@ -1,5 +1,7 @@
 //! Clusters and endpoints.
 
+use std::time::Duration;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -10,6 +12,7 @@ use crate::mesh::balancing::{
     Balancing, HashFunction, LocalityBalancing, RingHash, SlowStart, ZoneAware,
 };
 use crate::mesh::cluster::{ClientTls, Limits, RetryBudget, ServiceRef, Thresholds};
+use crate::mesh::dns::{Family, Lookup, Names, Target};
 use crate::mesh::listener::ProxyVersion;
 use crate::mesh::{
     Assignment, Cluster, ClusterKind, DropOverload, Endpoint, Health, Hostname, LoadBalancer,
@@ -159,6 +162,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
         2 => Just(ClusterKind::Discovered),
         1 => vec(socket(), 0..3).prop_map(ClusterKind::Static),
         1 => Just(ClusterKind::OriginalDestination),
+        1 => names().prop_map(|names| ClusterKind::Dns(Box::new(names))),
     ];
     (
         prop_oneof![
@@ -210,6 +214,53 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                 }
             },
         )
+}
+
+/// Endpoints that are names; several only where each address is an endpoint.
+fn names() -> impl Strategy<Value = Names> {
+    let family = select(vec![
+        Family::Auto,
+        Family::V4Only,
+        Family::V6Only,
+        Family::V4Preferred,
+        Family::All,
+    ]);
+    let tick = || positive().prop_map(|pause| pause.max(Duration::from_millis(1)));
+    let failed = (tick(), 1..5_u32).prop_map(|(base, times)| (base, base * times));
+    let lookup = (
+        family,
+        tick(),
+        option::of(failed),
+        any::<bool>(),
+        duration(),
+    )
+        .prop_map(|(family, refresh, failed, respect_ttl, jitter)| Lookup {
+            family,
+            refresh,
+            failed,
+            respect_ttl,
+            jitter,
+        });
+    (any::<bool>(), lookup, assignment()).prop_map(|(logical, lookup, mut rest)| {
+        let targets: Vec<Target> = std::mem::take(&mut rest.endpoints)
+            .into_iter()
+            .enumerate()
+            .map(|(at, mut endpoint)| {
+                endpoint.address.set_ip(Target::NOWHERE);
+                endpoint.additional.clear();
+                Target {
+                    host: format!("host-{at}.example"),
+                    endpoint,
+                }
+            })
+            .collect();
+        Names {
+            logical: logical && targets.len() == 1,
+            lookup,
+            targets,
+            rest,
+        }
+    })
 }
 
 pub(super) fn assignment() -> impl Strategy<Value = Assignment> {

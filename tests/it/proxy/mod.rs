@@ -19,6 +19,7 @@ mod lifecycle;
 mod mirror;
 mod mtls;
 mod mutations;
+mod names;
 mod options;
 mod outlier;
 mod reader;

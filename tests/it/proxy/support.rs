@@ -116,7 +116,11 @@ impl App {
     }
 
     pub(crate) fn answering(name: &str, status: u16) -> Self {
-        let (socket, address) = listen();
+        Self::on(name, status, listen().0)
+    }
+
+    pub(crate) fn on(name: &str, status: u16, socket: TcpListener) -> Self {
+        let address = socket.local_addr().unwrap();
         let hits = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(AtomicUsize::new(0));
         let accepted = Arc::clone(&connections);
