@@ -1,11 +1,11 @@
 //! Services: what callers name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hostname, Origin};
+use super::{Hostname, Locality, Origin};
 
 /// What is spoken on a port, by declaration (Istio's protocol selection).
 #[derive(
@@ -79,6 +79,66 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// `clusterIP: None`: callers are given the instances themselves.
     pub headless: bool,
+    /// Namespaces whose workloads see it; empty is all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub export: BTreeSet<String>,
+    /// Its instances are not the mesh's (ServiceEntry).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<Box<External>>,
     /// Where it was written.
     pub origin: Origin,
+}
+
+impl Service {
+    /// Whether workloads of `namespace` know it.
+    pub fn is_seen_from(&self, namespace: &str) -> bool {
+        self.export.is_empty() || self.export.contains(namespace)
+    }
+}
+
+/// What stands behind a host that the mesh does not run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct External {
+    /// It is part of the mesh all the same (`MESH_INTERNAL`).
+    pub internal: bool,
+    /// How its endpoints are found.
+    pub resolution: Resolution,
+    /// Its endpoints; none where the host itself is asked for.
+    pub endpoints: Vec<Entry>,
+    /// Names that its certificate must have one of.
+    pub names: Vec<String>,
+}
+
+/// How the endpoints of a host outside the mesh are found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Resolution {
+    /// Calls go to the address that the caller meant.
+    #[default]
+    None,
+    /// They are addresses.
+    Static,
+    /// They are names, and each address of each is an endpoint.
+    Dns,
+    /// There is one name, all of whose addresses are one endpoint.
+    DnsRoundRobin,
+}
+
+/// An endpoint of a host outside the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// An address, or a name.
+    pub address: String,
+    /// Ports by the name of the service's port, where they are others than the service says.
+    pub ports: BTreeMap<String, u16>,
+    /// For subsets.
+    pub labels: BTreeMap<String, String>,
+    /// Where it is.
+    pub locality: Locality,
+    /// Share of the sum of weights.
+    pub weight: u32,
+    /// Who it is, where it speaks the mesh's mTLS.
+    pub account: String,
 }

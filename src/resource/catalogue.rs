@@ -36,9 +36,10 @@ const CORE: [&str; 6] = [
     "ConfigMap",
     "Secret",
 ];
-const ISTIO: [(&str, &str); 3] = [
+const ISTIO: [(&str, &str); 4] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
+    ("ServiceEntry", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
 ];
 
@@ -84,16 +85,15 @@ const UNUSED: [(&str, &str); 29] = [
 const GATEWAYS: &str = "meshctl runs no gateways yet; calls inside the mesh are routed by a VirtualService whose `gateways` is left out or has `mesh`";
 const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
 const EXTERNAL: &str =
-    "meshctl knows hosts outside the mesh only as passthrough yet; calls to them leave as they are";
+    "write a ServiceEntry (networking.istio.io/v1) for the hosts outside the mesh";
 const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule";
 const SPLIT: &str =
     "write a VirtualService with weighted destinations, or use `meshctl canary set`";
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 50] = [
+const REFUSED: [(&str, &str, &str); 49] = [
     ("Gateway", "networking.istio.io", GATEWAYS),
-    ("ServiceEntry", "networking.istio.io", EXTERNAL),
     (
         "Sidecar",
         "networking.istio.io",

@@ -17,6 +17,8 @@ pub const ADDRESS_CONFLICT: &str = "MSH0006";
 pub const WEIGHT_SUM: &str = "MSH0007";
 /// A rule names a host that is no service of the mesh.
 pub const UNKNOWN_ROUTE_HOST: &str = "MSH0008";
+/// Two objects say what stands behind one host.
+pub const HOST_CONFLICT: &str = "MSH0009";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.

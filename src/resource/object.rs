@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::istio::{DestinationRule, PeerAuthentication, VirtualService};
+use super::istio::{DestinationRule, PeerAuthentication, ServiceEntry, VirtualService};
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -88,6 +88,8 @@ pub enum Kind {
     VirtualService(VirtualService),
     /// `networking.istio.io`.
     DestinationRule(DestinationRule),
+    /// `networking.istio.io`.
+    ServiceEntry(ServiceEntry),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
 }

@@ -354,6 +354,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         }
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
+        "ServiceEntry" => Kind::ServiceEntry(istio::service_entry(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }

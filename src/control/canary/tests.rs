@@ -17,6 +17,8 @@ fn reviews() -> Service {
         selector: BTreeMap::new(),
         addresses: Vec::new(),
         headless: false,
+        export: std::collections::BTreeSet::new(),
+        external: None,
         origin: Origin::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Common;
+use super::{Common, external};
 use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
@@ -29,6 +29,7 @@ pub(super) fn common(world: &World) -> Common {
         let mut accounts: Vec<SpiffeId> = backends
             .iter()
             .map(|instance| instance.identity(&world.config.trust_domain))
+            .chain(external::accounts(service, &world.config.trust_domain))
             .collect();
         accounts.sort();
         accounts.dedup();
@@ -37,7 +38,16 @@ pub(super) fn common(world: &World) -> Common {
                 continue;
             }
             let mut add = |subset: &str, labels: Option<&BTreeMap<String, String>>| {
-                let cluster = cluster(service, port, subset, destination, &accounts);
+                let mut cluster = cluster(service, port, subset, destination, &accounts);
+                if let Some(outside) = &service.external {
+                    let assignment = external::place(&mut cluster, outside, port, labels);
+                    let name = cluster.name.clone();
+                    common
+                        .endpoints
+                        .extend(assignment.map(|endpoints| (name.clone(), Arc::new(endpoints))));
+                    common.clusters.insert(name, Arc::new(cluster));
+                    return;
+                }
                 let endpoints = backends
                     .iter()
                     .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
@@ -106,6 +116,12 @@ fn cluster(
         principals: accounts.to_vec(),
         required,
     };
+    // Outside the mesh nobody has a certificate of it.
+    let outside = service
+        .external
+        .as_ref()
+        .filter(|outside| !outside.internal);
+    let mtls = policy.tls.or(outside.map(|_| TlsPolicy::Disable));
     Cluster {
         name: Cluster::outbound_name(port.port, subset, &service.host),
         kind: if balancer.passthrough {
@@ -125,8 +141,8 @@ fn cluster(
             panic_threshold: policy.panic_threshold.unwrap_or_default(),
             ..balancer.balancing
         },
-        protocol: upstream(port.protocol, &pool, policy.tls),
-        tls: match policy.tls {
+        protocol: upstream(port.protocol, &pool, mtls),
+        tls: match mtls {
             Some(TlsPolicy::Disable) => None,
             Some(TlsPolicy::Mutual) => Some(tls(true)),
             None => Some(tls(false)),

@@ -5,6 +5,7 @@
 //! Clusters and endpoints are the same for every proxy, so [`World::common`] makes them once a world.
 
 mod cluster;
+mod external;
 mod inbound;
 mod outbound;
 

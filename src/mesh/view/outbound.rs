@@ -13,10 +13,12 @@ use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::http::Upgrades;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
+    Transport,
 };
 use crate::mesh::route::{
     Action, Forward, HashPolicy, HeaderEdits, Match, Respond, Retry, WeightedCluster,
 };
+use crate::mesh::service::Resolution;
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
 use crate::mesh::{
     Cluster, ClusterKind, Hostname, HttpOptions, Listener, Node, Origin, Protocol, Route,
@@ -95,7 +97,7 @@ pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
 /// One chain a port for HTTP, one an address and port for the rest.
 fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
     let mut ports: BTreeMap<u16, Vec<(&Service, &ServicePort)>> = BTreeMap::new();
-    for service in config.services.values() {
+    for service in seen(config, node) {
         for port in &service.ports {
             if port.protocol != Protocol::Udp {
                 ports.entry(port.port).or_default().push((service, port));
@@ -122,7 +124,12 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
         let table = port.to_string();
         let mut http = services.is_empty();
         let mut guess = false;
+        // Bytes for whatever address callers mean.
+        let mut open = None;
         for (service, service_port) in &services {
+            if service_port.protocol == Protocol::Tls && service.external.is_some() {
+                chains.push(by_server_name(service, port));
+            }
             match service_port.protocol {
                 Protocol::Http | Protocol::Http2 | Protocol::Grpc => http = true,
                 Protocol::Auto if service.addresses.is_empty() => guess = true,
@@ -137,6 +144,9 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                             options: Arc::default(),
                         },
                     ));
+                }
+                Protocol::Tcp if goes_anywhere(service) => {
+                    open.get_or_insert_with(|| Cluster::outbound_name(port, "", &service.host));
                 }
                 // Without an address of its own nothing tells its connections from others.
                 _ if service.addresses.is_empty() => {}
@@ -179,6 +189,13 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 limits: ChainLimits::default(),
             });
         }
+        if let Some(cluster) = open.filter(|_| !http && !guess) {
+            let matches = ChainMatch {
+                port: Some(port),
+                ..ChainMatch::default()
+            };
+            chains.push(tcp_chain(&format!("0.0.0.0_{port}"), matches, &cluster));
+        }
         if services.iter().any(|(_, port)| routed(port)) || http {
             view.add_routes(port_table(config, node, port, &services));
         }
@@ -188,6 +205,31 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
 
 fn routed(port: &ServicePort) -> bool {
     port.protocol.is_http() || port.protocol == Protocol::Auto
+}
+
+/// The services that a workload of the node's namespace knows.
+fn seen<'a>(config: &'a Config, node: &Node) -> impl Iterator<Item = &'a Service> {
+    let services = config.services.values().map(|service| &**service);
+    services.filter(|service| service.is_seen_from(&node.namespace))
+}
+
+/// Whether calls go to the address that their caller means, and no address tells them from others.
+fn goes_anywhere(service: &Service) -> bool {
+    let external = service.external.as_ref();
+    service.addresses.is_empty()
+        && external.is_some_and(|external| external.resolution == Resolution::None)
+}
+
+/// TLS of the application's own, which says whom it is for wherever it goes.
+fn by_server_name(service: &Service, port: u16) -> Chain {
+    let matches = ChainMatch {
+        port: Some(port),
+        server_names: vec![service.host.to_string()],
+        transport: Some(Transport::Tls),
+        ..ChainMatch::default()
+    };
+    let cluster = Cluster::outbound_name(port, "", &service.host);
+    tcp_chain(&format!("{}_{port}_tls", service.host), matches, &cluster)
 }
 
 fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
@@ -234,7 +276,7 @@ fn port_table(
 /// The table of an explicit proxy: every port of every service.
 fn proxy_table(config: &Config, node: &Node) -> RouteTable {
     let mut table = Table::new(HTTP_PROXY, false);
-    for service in config.services.values() {
+    for service in seen(config, node) {
         let ports = || {
             let carried = |port: &&ServicePort| port.protocol != Protocol::Udp;
             service.ports.iter().filter(carried)

@@ -16,7 +16,7 @@ pub use service::{ClusterIp, Port, Service};
 pub use workload::Workload;
 
 pub(super) use pod::pod;
-pub(super) use service::service;
+pub(super) use service::{service, unique};
 pub(super) use workload::workload;
 
 /// A namespace; all that matters is in its metadata.

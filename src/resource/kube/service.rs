@@ -94,7 +94,14 @@ pub(in crate::resource) fn service(fields: &Fields<'_>) -> Service {
         .iter()
         .filter_map(|value| port(value, written.len()))
         .collect();
-    unique(&written, &ports);
+    let claims = ports.iter().map(|port| {
+        (
+            port.port,
+            port.name.as_str(),
+            port.protocol == Protocol::Udp,
+        )
+    });
+    unique(&written, &claims.collect::<Vec<_>>());
     let headless_or_external = kind == Some("ExternalName");
     if written.is_empty()
         && !headless_or_external
@@ -214,25 +221,26 @@ fn protocol(tcp: bool, declared: Option<&str>, name: &str, port: u16) -> Protoco
     }
 }
 
-fn unique(written: &[Value<'_>], ports: &[Port]) {
+/// Reports numbers and names that come twice. `ports` are number, name, and whether it is UDP, of each
+/// of `written`.
+pub(in crate::resource) fn unique(written: &[Value<'_>], ports: &[(u16, &str, bool)]) {
     // A port with an error is missing from `ports`; then there is an error already.
     if written.len() != ports.len() {
         return;
     }
-    for (index, (value, port)) in written.iter().zip(ports).enumerate() {
+    for (index, (value, (port, name, udp))) in written.iter().zip(ports).enumerate() {
         let before = ports.get(..index).unwrap_or_default();
-        let udp = port.protocol == Protocol::Udp;
         if before
             .iter()
-            .any(|other| other.port == port.port && (other.protocol == Protocol::Udp) == udp)
+            .any(|(other, _, as_udp)| other == port && as_udp == udp)
         {
             value.error_hint(
-                format!("port {} is written twice", port.port),
+                format!("port {port} is written twice"),
                 "remove one of them",
             );
-        } else if !port.name.is_empty() && before.iter().any(|other| other.name == port.name) {
+        } else if !name.is_empty() && before.iter().any(|(_, other, _)| other == name) {
             value.error_hint(
-                format!("two ports are named {:?}", port.name),
+                format!("two ports are named {name:?}"),
                 "give one of them another name",
             );
         }

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Services, address, of_kind};
+use crate::mesh::service::Resolution;
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
+use crate::resource::istio::ServiceEntry;
 use crate::resource::kube::{ClusterIp, Service as Written};
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::running::SERVICE_NAME;
@@ -72,14 +74,17 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
                 selector: selector(object, service),
                 addresses,
                 headless: service.cluster_ip == ClusterIp::Headless,
+                export: BTreeSet::new(),
+                external: None,
                 origin: object.origin.clone(),
             },
         );
     }
+    entries(objects, (&mut services, &mut owners), findings);
     // In the order of names, so that who meets whom does not depend on ages.
     let mut taken: BTreeSet<IpAddr> = owners.into_keys().collect();
     for service in services.values_mut() {
-        if service.addresses.is_empty() && !service.headless {
+        if service.addresses.is_empty() && !service.headless && can_be_asked_for(service) {
             service
                 .addresses
                 .extend(address::allocate(&service.host, &mut taken));
@@ -89,6 +94,100 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
         .into_iter()
         .map(|(host, service)| (host, Arc::new(service)))
         .collect()
+}
+
+/// Whether a name server could give an address for it: not for a wildcard, nor where calls go to
+/// addresses that callers know.
+fn can_be_asked_for(service: &Service) -> bool {
+    let elsewhere = service.external.as_ref();
+    !service.host.as_str().starts_with('*')
+        && elsewhere.is_none_or(|external| external.resolution != Resolution::None)
+}
+
+/// Hosts outside the mesh, and those that it has by other means. A service of that name goes before,
+/// then the oldest entry.
+fn entries(
+    objects: &Objects,
+    (services, owners): (
+        &mut BTreeMap<Hostname, Service>,
+        &mut BTreeMap<IpAddr, Hostname>,
+    ),
+    findings: &mut Vec<Finding>,
+) {
+    let written = of_kind(objects, |kind| match kind {
+        Kind::ServiceEntry(entry) => Some(entry),
+        _ => None,
+    });
+    for (object, entry) in written {
+        for (at, host) in entry.hosts.iter().enumerate() {
+            if let Some(other) = services.get(host) {
+                let path = format!("spec.hosts[{at}]");
+                let message = format!("{host} is what {} says already", other.origin);
+                findings.push(
+                    object
+                        .finding(Severity::Warning, codes::HOST_CONFLICT, &path, message)
+                        .hint("this entry has no effect on it: remove the host from one of them"),
+                );
+                continue;
+            }
+            // Of hosts that share an address only requests can be told apart, and those by their host.
+            let mut addresses = Vec::new();
+            for address in entry.addresses.iter().filter(|_| at == 0) {
+                if let Some(owner) = owners.get(address) {
+                    let message = format!("{address} is the address of {owner} already");
+                    findings.push(
+                        object
+                            .finding(
+                                Severity::Error,
+                                codes::ADDRESS_CONFLICT,
+                                "spec.addresses",
+                                message,
+                            )
+                            .hint("remove it, and the mesh gives it an address"),
+                    );
+                } else {
+                    owners.insert(*address, host.clone());
+                    addresses.push(*address);
+                }
+            }
+            services.insert(host.clone(), external(object, entry, host, addresses));
+        }
+    }
+}
+
+fn external(
+    object: &Object,
+    entry: &ServiceEntry,
+    host: &Hostname,
+    addresses: Vec<IpAddr>,
+) -> Service {
+    let own = &object.metadata.namespace;
+    let export = &entry.export_to;
+    let everybody = export.is_empty() || export.iter().any(|to| to == "*");
+    // "~" is nobody, and no namespace.
+    let export = export
+        .iter()
+        .filter(|_| !everybody)
+        .map(|to| match to.as_str() {
+            "." => own.clone(),
+            other => other.to_owned(),
+        });
+    Service {
+        host: host.clone(),
+        name: host.to_string(),
+        namespace: own.clone(),
+        ports: entry.ports.clone(),
+        selector: entry.selector.clone(),
+        addresses,
+        headless: false,
+        export: export.collect(),
+        // What is chosen by labels are instances like any other's.
+        external: entry
+            .selector
+            .is_empty()
+            .then(|| Box::new(entry.external.clone())),
+        origin: object.origin.clone(),
+    }
 }
 
 /// A service without a selector is backed by the instances that name it, as endpoint slices do.

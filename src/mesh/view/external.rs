@@ -1,0 +1,116 @@
+//! Clusters of hosts that the mesh does not run.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::mesh::dns::{Family, Lookup, Names, Target};
+use crate::mesh::service::{Entry, External, Resolution, TargetPort};
+use crate::mesh::world::selects;
+use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Service, ServicePort, SpiffeId};
+
+/// Istio's label of endpoints that speak the mesh's mTLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+/// How names are asked for: every minute as Istio does, or as their answers say, and soon again when
+/// nobody answers. IPv4 goes first, as there are more hosts without IPv6 than without that.
+const LOOKUP: Lookup = Lookup {
+    family: Family::V4Preferred,
+    refresh: Duration::from_mins(1),
+    failed: Some((Duration::from_secs(1), Duration::from_secs(30))),
+    respect_ttl: true,
+    jitter: Duration::ZERO,
+};
+
+/// Says where the endpoints of `cluster` are; gives those whose addresses are known. Only those that
+/// carry `labels`.
+pub(super) fn place(
+    cluster: &mut Cluster,
+    external: &External,
+    port: &ServicePort,
+    labels: Option<&BTreeMap<String, String>>,
+) -> Option<Assignment> {
+    let chosen = |entry: &&Entry| labels.is_none_or(|labels| selects(labels, &entry.labels));
+    let entries = external.endpoints.iter().filter(chosen);
+    let names = |logical, entries: Vec<(&str, Endpoint)>| {
+        ClusterKind::Dns(Box::new(Names {
+            logical,
+            lookup: LOOKUP,
+            targets: entries
+                .into_iter()
+                .map(|(host, endpoint)| Target {
+                    host: host.to_owned(),
+                    endpoint,
+                })
+                .collect(),
+            rest: Assignment::default(),
+        }))
+    };
+    match external.resolution {
+        Resolution::None => {
+            cluster.kind = ClusterKind::OriginalDestination;
+            None
+        }
+        Resolution::Static => {
+            cluster.kind = ClusterKind::Discovered;
+            let endpoints = entries.filter_map(|entry| {
+                let address = entry.address.parse().ok()?;
+                Some(endpoint(entry, address, port))
+            });
+            Some(Assignment::new(endpoints.collect()))
+        }
+        Resolution::Dns | Resolution::DnsRoundRobin => {
+            let logical = external.resolution == Resolution::DnsRoundRobin;
+            let mut targets: Vec<(&str, Endpoint)> = entries
+                .map(|entry| {
+                    (
+                        entry.address.as_str(),
+                        endpoint(entry, Target::NOWHERE, port),
+                    )
+                })
+                .collect();
+            let host = cluster.service.as_ref().map(|service| service.host.clone());
+            if let Some(host) = host.as_ref().filter(|_| external.endpoints.is_empty()) {
+                let own = Entry {
+                    weight: 1,
+                    ..Entry::default()
+                };
+                targets.push((host.as_str(), endpoint(&own, Target::NOWHERE, port)));
+            }
+            cluster.kind = names(logical, targets);
+            None
+        }
+    }
+}
+
+fn endpoint(entry: &Entry, address: IpAddr, port: &ServicePort) -> Endpoint {
+    let number = match (entry.ports.get(&port.name), &port.target) {
+        (Some(own), _) => *own,
+        (None, TargetPort::Number(target)) => *target,
+        (None, TargetPort::Name(_)) => port.port,
+    };
+    Endpoint {
+        locality: entry.locality.clone(),
+        weight: entry.weight.max(1),
+        mtls: entry
+            .labels
+            .get(TLS_MODE)
+            .is_some_and(|mode| mode == "istio"),
+        ..Endpoint::at(SocketAddr::new(address, number))
+    }
+}
+
+/// Who the endpoints of `service` may be, where they are no instances of the mesh.
+pub(super) fn accounts<'a>(
+    service: &'a Service,
+    trust_domain: &'a str,
+) -> impl Iterator<Item = SpiffeId> + 'a {
+    service.external.iter().flat_map(move |external| {
+        let named = external.names.iter().filter_map(|name| name.parse().ok());
+        let accounts = external.endpoints.iter().map(|entry| &entry.account);
+        let accounts = accounts.filter(|account| !account.is_empty());
+        named.chain(
+            accounts.map(move |account| SpiffeId::new(trust_domain, &service.namespace, account)),
+        )
+    })
+}
