@@ -14,6 +14,7 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("Secret", "secrets", &[], true),
     ("VirtualService", "virtualservices", &["vs"], true),
     ("DestinationRule", "destinationrules", &["dr"], true),
+    ("ServiceEntry", "serviceentries", &["se"], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
 ];
 

@@ -21,6 +21,7 @@ mod envoy_chains;
 mod grpc;
 mod hot_restart;
 mod joined;
+mod outside;
 mod load;
 mod mesh;
 mod power_cut;

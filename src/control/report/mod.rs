@@ -16,6 +16,8 @@ pub fn find_service<'a>(world: &'a World, name: &str, namespace: &str) -> Option
     let name = name.split(':').next().unwrap_or(name);
     let candidates = [
         name.parse::<Hostname>().ok(),
+        // The last part of a host outside the mesh was taken for a namespace.
+        format!("{name}.{namespace}").parse::<Hostname>().ok(),
         Some(Hostname::service(name, namespace)),
         name.split_once('.').map(|(service, namespace)| {
             let namespace = namespace.split('.').next().unwrap_or(namespace);
@@ -29,8 +31,11 @@ pub fn find_service<'a>(world: &'a World, name: &str, namespace: &str) -> Option
         .map(AsRef::as_ref)
 }
 
-/// `name.namespace`.
+/// `name.namespace`; of a host outside the mesh, the host.
 pub fn short(service: &Service) -> String {
+    if service.host.kubernetes().is_none() {
+        return service.host.to_string();
+    }
     format!("{}.{}", service.name, service.namespace)
 }
 

@@ -69,6 +69,7 @@ fn place(kind: &str) -> (&'static str, &'static str) {
         "EndpointSlice" => ("discovery.k8s.io/v1", "endpointslices"),
         "VirtualService" => ("networking.istio.io/v1", "virtualservices"),
         "DestinationRule" => ("networking.istio.io/v1", "destinationrules"),
+        "ServiceEntry" => ("networking.istio.io/v1", "serviceentries"),
         "PeerAuthentication" => ("security.istio.io/v1beta1", "peerauthentications"),
         other => panic!("{other}"),
     }
