@@ -205,13 +205,17 @@ async fn weighted_routes(api: &str) {
     );
     assert!(caller.count(HOST, 20).await.contains_key("v4"));
 
-    // The control plane goes and comes; calls do not notice, and nothing is sent twice.
+    // The control plane goes and comes; calls do not notice, and nothing is sent twice but what a client
+    // of the state of the world may lack: it says a version, not what it has.
     let served = stand.stop().await;
     let counts = caller.count(HOST, 200).await;
     assert_eq!(counts.get("v4"), Some(&200), "{counts:?}");
     let stand = Stand::start(served, address, None);
     synced(&stand).await;
     for kind in &stand.hub.status()[0].types {
+        if api == "GRPC" && matches!(kind.kind.as_str(), "EDS" | "RDS") {
+            continue;
+        }
         assert_eq!(kind.revision_sent, None, "{} was sent again", kind.kind);
     }
     changed(&stand, |view| {
