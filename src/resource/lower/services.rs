@@ -37,27 +37,16 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
             );
             continue;
         }
-        let mut addresses = Vec::new();
-        if let ClusterIp::Fixed(fixed) = &service.cluster_ip {
-            for address in fixed {
-                if let Some(owner) = owners.get(address) {
-                    let message = format!("{address} is the address of {owner} already");
-                    findings.push(
-                        object
-                            .finding(
-                                Severity::Error,
-                                codes::ADDRESS_CONFLICT,
-                                "spec.clusterIP",
-                                message,
-                            )
-                            .hint("remove clusterIP, and the mesh gives it an address"),
-                    );
-                } else {
-                    owners.insert(*address, host.clone());
-                    addresses.push(*address);
-                }
-            }
-        }
+        let addresses = match &service.cluster_ip {
+            ClusterIp::Fixed(fixed) => claim(
+                (object, "spec.clusterIP"),
+                &host,
+                fixed,
+                &mut owners,
+                findings,
+            ),
+            ClusterIp::Allocated | ClusterIp::Headless => Vec::new(),
+        };
         let ports = service.ports.iter().map(|port| ServicePort {
             name: port.name.clone(),
             port: port.port,
@@ -96,6 +85,31 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
         .collect()
 }
 
+/// Gives `host` those of the addresses that nobody has yet.
+fn claim(
+    (object, path): (&Object, &str),
+    host: &Hostname,
+    written: &[IpAddr],
+    owners: &mut BTreeMap<IpAddr, Hostname>,
+    findings: &mut Vec<Finding>,
+) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for address in written {
+        if let Some(owner) = owners.get(address) {
+            let message = format!("{address} is the address of {owner} already");
+            findings.push(
+                object
+                    .finding(Severity::Error, codes::ADDRESS_CONFLICT, path, message)
+                    .hint("remove it, and the mesh gives it an address"),
+            );
+        } else {
+            owners.insert(*address, host.clone());
+            addresses.push(*address);
+        }
+    }
+    addresses
+}
+
 /// Whether a name server could give an address for it: not for a wildcard, nor where calls go to
 /// addresses that callers know.
 fn can_be_asked_for(service: &Service) -> bool {
@@ -131,25 +145,8 @@ fn entries(
                 continue;
             }
             // Of hosts that share an address only requests can be told apart, and those by their host.
-            let mut addresses = Vec::new();
-            for address in entry.addresses.iter().filter(|_| at == 0) {
-                if let Some(owner) = owners.get(address) {
-                    let message = format!("{address} is the address of {owner} already");
-                    findings.push(
-                        object
-                            .finding(
-                                Severity::Error,
-                                codes::ADDRESS_CONFLICT,
-                                "spec.addresses",
-                                message,
-                            )
-                            .hint("remove it, and the mesh gives it an address"),
-                    );
-                } else {
-                    owners.insert(*address, host.clone());
-                    addresses.push(*address);
-                }
-            }
+            let written = if at == 0 { &entry.addresses[..] } else { &[] };
+            let addresses = claim((object, "spec.addresses"), host, written, owners, findings);
             services.insert(host.clone(), external(object, entry, host, addresses));
         }
     }
