@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Limits, OutlierDetection};
+use super::cluster::{Limits, OutlierDetection, RetryBudget};
+use super::listener::ProxyVersion;
 use super::route::HashPolicy;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
@@ -164,6 +165,10 @@ pub struct TrafficPolicy {
     pub panic_threshold: Option<u32>,
     /// TLS towards the endpoints.
     pub tls: Option<TlsPolicy>,
+    /// Connections begin with a PROXY header that says who calls.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// Retries at once, as a share of the requests.
+    pub retry_budget: Option<RetryBudget>,
 }
 
 /// DestinationRule `loadBalancer`, as far as it is honoured.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Common, external};
-use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
+use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
@@ -148,8 +148,12 @@ fn cluster(
             None => Some(tls(false)),
         },
         connect_timeout: pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
-        limits: pool.limits,
+        limits: Limits {
+            retry_budget: policy.retry_budget,
+            ..pool.limits
+        },
         outlier: policy.outlier,
+        proxy_protocol: policy.proxy_protocol,
         ..Cluster::default()
     }
 }
@@ -168,22 +172,27 @@ fn upstream(protocol: Protocol, pool: &ConnectionPool, tls: Option<TlsPolicy>) -
 }
 
 /// Istio's inheritance: a subset overrides the service group by group; settings of a port take the
-/// place of all groups of their level.
+/// place of all groups of their level that ports can have.
 pub(super) fn effective(
     destination: &Destination,
     subset: Option<&Subset>,
     port: u16,
 ) -> TrafficPolicy {
-    let base = destination
-        .ports
-        .get(&port)
-        .unwrap_or(&destination.policy)
-        .clone();
+    let all = &destination.policy;
+    let mut base = destination.ports.get(&port).unwrap_or(all).clone();
+    base.proxy_protocol = all.proxy_protocol;
+    base.retry_budget = all.retry_budget;
     let Some(subset) = subset else { return base };
-    if let Some(own) = subset.ports.get(&port) {
-        return own.clone();
-    }
     let own = subset.policy.clone();
+    let proxy_protocol = own.proxy_protocol.or(base.proxy_protocol);
+    let retry_budget = own.retry_budget.or(base.retry_budget);
+    if let Some(own) = subset.ports.get(&port) {
+        return TrafficPolicy {
+            proxy_protocol,
+            retry_budget,
+            ..own.clone()
+        };
+    }
     TrafficPolicy {
         load_balancer: own.load_balancer.or(base.load_balancer),
         connection_pool: own.connection_pool.or(base.connection_pool),
@@ -194,5 +203,7 @@ pub(super) fn effective(
         },
         outlier: own.outlier.or(base.outlier),
         tls: own.tls.or(base.tls),
+        proxy_protocol,
+        retry_budget,
     }
 }

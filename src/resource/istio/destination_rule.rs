@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::load_balancer::load_balancer;
 use super::virtual_service::host;
-use crate::mesh::cluster::OutlierDetection;
+use crate::mesh::cluster::{OutlierDetection, RetryBudget};
+use crate::mesh::listener::ProxyVersion;
 use crate::mesh::world::{ConnectionPool, H2Upgrade, TlsPolicy, TrafficPolicy};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
@@ -112,12 +113,13 @@ fn policy(value: Option<Value<'_>>) -> Policy {
     };
     let fields = value.fields();
     fields.refuse("tunnel", "call the target itself");
-    fields.refuse("proxyProtocol", "the mesh's own identity says who calls");
-    fields.ignore(
-        "retryBudget",
-        "retries are limited by connectionPool.http.maxRetries",
-    );
-    let all = groups(&fields);
+    let all = TrafficPolicy {
+        proxy_protocol: fields
+            .get("proxyProtocol")
+            .and_then(|value| proxy_protocol(&value)),
+        retry_budget: fields.get("retryBudget").map(|value| retry_budget(&value)),
+        ..groups(&fields)
+    };
     let mut ports = BTreeMap::new();
     for item in fields.list("portLevelSettings") {
         let fields = item.fields();
@@ -142,6 +144,38 @@ fn policy(value: Option<Value<'_>>) -> Policy {
     Policy { all, ports }
 }
 
+fn proxy_protocol(value: &Value<'_>) -> Option<ProxyVersion> {
+    let fields = value.fields();
+    let version = fields.get("version");
+    let version = version.map_or(Some(ProxyVersion::V1), |value| {
+        value.choice(&[("V1", ProxyVersion::V1), ("V2", ProxyVersion::V2)])
+    });
+    fields.finish();
+    version
+}
+
+fn retry_budget(value: &Value<'_>) -> RetryBudget {
+    let fields = value.fields();
+    let mut budget = RetryBudget::default();
+    if let Some(value) = fields.get("percent")
+        && let Some(percent) = value.thousandths()
+    {
+        if percent > 100_000 {
+            value.error("expected at most 100");
+        }
+        budget.percent_milli = percent;
+    }
+    if let Some(least) = fields.count("minRetryConcurrency", u32::MAX) {
+        budget.min_concurrency = least;
+    }
+    fields.ignore(
+        "budgetInterval",
+        "the budget is a share of the requests that are under way",
+    );
+    fields.finish();
+    budget
+}
+
 fn groups(fields: &Fields<'_>) -> TrafficPolicy {
     let (outlier, panic_threshold) = fields
         .get("outlierDetection")
@@ -158,6 +192,7 @@ fn groups(fields: &Fields<'_>) -> TrafficPolicy {
         outlier,
         panic_threshold: panic_threshold.flatten(),
         tls: fields.get("tls").and_then(|value| tls(&value)),
+        ..TrafficPolicy::default()
     }
 }
 
