@@ -80,9 +80,15 @@ async fn hosts_outside_are_called_by_name_and_by_address() {
             (200, "fixed /moved".to_owned())
         );
     }
-    // What they are is what `routes` and metrics call them.
-    let metrics = mesh.run(&["routes", "named.example.com"], None);
-    assert!(metrics.contains("fixed.example.com"), "{metrics}");
+    // Lists call them by their own names, and count them to the namespace of their entry.
+    let routes = mesh.run(&["routes", "named.example.com"], None);
+    assert!(routes.contains("fixed.example.com"), "{routes}");
+    let stats = |namespace: &str| mesh.run(&["stats", "-n", namespace], None);
+    crate::stand::until("numbers", 20, || {
+        stats("default").contains("fixed.example.com").then_some(())
+    })
+    .await;
+    assert!(!stats("other").contains("example.com"));
     drop(mesh);
     tasks.end().await;
 }

@@ -268,7 +268,7 @@ async fn list_endpoints(
     let only = named(&world, &parameters)?;
     let mut rows = services::endpoints(&world, only);
     if let (None, Some(namespace)) = (only, parameters.get("namespace")) {
-        rows.retain(|row| row.service.ends_with(&format!(".{namespace}")));
+        rows.retain(|row| is_of(&world, &row.service, namespace));
     }
     Ok(Json(rows))
 }
@@ -282,6 +282,14 @@ fn named<'a>(
         None => Ok(None),
         Some(name) => known(world, name, space(parameters)).map(Some),
     }
+}
+
+/// Whether the service that reports call `short` is of `namespace`; one that is gone by its name.
+fn is_of(world: &World, short: &str, namespace: &str) -> bool {
+    find_service(world, short, namespace).map_or_else(
+        || short.ends_with(&format!(".{namespace}")),
+        |service| service.namespace == namespace,
+    )
 }
 
 fn space(parameters: &BTreeMap<String, String>) -> &str {
@@ -436,7 +444,7 @@ async fn stats(
     if let (None, Some(namespace)) = (&query.service, parameters.get("namespace")) {
         report
             .rows
-            .retain(|row| row.service.ends_with(&format!(".{namespace}")));
+            .retain(|row| is_of(&world, &row.service, namespace));
     }
     Ok(Json(report))
 }
