@@ -8,6 +8,7 @@
 pub mod balancing;
 pub mod check;
 pub mod cluster;
+pub mod credential;
 pub mod dns;
 pub mod endpoint;
 pub mod filter;
@@ -28,6 +29,7 @@ pub mod world;
 
 pub use balancing::{Balancing, LoadBalancer};
 pub use cluster::{Cluster, ClusterKind};
+pub use credential::{OwnTls, Secret};
 pub use endpoint::{Assignment, DropOverload, Endpoint, Health, LocalityWeight};
 pub use finding::{Finding, Origin, Severity};
 pub use health_check::HealthCheck;

@@ -28,6 +28,7 @@ mod buffer;
 mod client_cert;
 mod connect;
 mod context;
+mod credentials;
 mod detect;
 mod dns;
 mod filter;

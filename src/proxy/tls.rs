@@ -112,3 +112,12 @@ pub(crate) fn caller(
     let element = client_cert::element(chain, (by, &id), details)?;
     Some((id, element))
 }
+
+/// What `x-forwarded-client-cert` says of a verified caller from outside the mesh; nothing when it
+/// showed no certificate.
+pub(crate) fn stranger(
+    chain: &[CertificateDer<'_>],
+    details: ClientCertDetails,
+) -> Option<Vec<u8>> {
+    client_cert::element(chain, ("", ""), details)
+}

@@ -57,6 +57,7 @@ fn chain(name: &str, matches: ChainMatch, tls: bool, action: ChainAction) -> Cha
             alpn: ["istio-http/1.1", "istio-h2", "istio"]
                 .map(str::to_owned)
                 .to_vec(),
+            own: None,
         }),
         action,
         filters: Vec::new(),

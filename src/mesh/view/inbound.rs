@@ -253,6 +253,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
         matches: on(Some(Transport::Tls), alpn),
         tls: Some(ServerTls {
             alpn: offered.iter().map(|name| (*name).to_owned()).collect(),
+            own: None,
         }),
         action: action.clone(),
         filters: Vec::new(),

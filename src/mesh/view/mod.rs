@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
-use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, World};
+use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, Secret, World};
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
 /// must dirty one assignment and nothing else.
@@ -31,6 +31,9 @@ pub struct View {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// By cluster name.
     pub endpoints: BTreeMap<String, Arc<Assignment>>,
+    /// Credentials that listeners name, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Arc<Secret>>,
 }
 
 /// What is the same for every proxy of a world.

@@ -10,11 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use smallvec::SmallVec;
 
 use crate::mesh::listener::{
     Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, TcpOptions, Transport,
 };
+
+use crate::mesh::Secret;
+use crate::tls;
 
 use super::super::balance::smooth::Smooth;
 use super::super::filter::{self, Filter};
@@ -42,6 +46,8 @@ pub(crate) struct ChainTable {
     matches: ChainMatch,
     /// TLS to terminate.
     pub(crate) tls: Option<ServerTls>,
+    /// How, where it is not with the workload's own identity. Without one nobody is taken.
+    pub(crate) own: Option<Arc<ServerConfig>>,
     /// What happens to the bytes.
     pub(crate) action: ChainAction,
     /// Run over each request.
@@ -142,12 +148,14 @@ pub(crate) struct Hello {
 }
 
 impl ListenerTable {
-    /// `before` is the listener of this name until now.
+    /// `before` is the listener of this name until now, and whether credentials are the same since.
     pub(crate) fn build(
         config: &Arc<Listener>,
-        clusters: &BTreeMap<String, usize>,
-        before: Option<&Self>,
+        (clusters, secrets): (&BTreeMap<String, usize>, &BTreeMap<String, Arc<Secret>>),
+        before: Option<(&Self, bool)>,
     ) -> Self {
+        let same_secrets = before.is_some_and(|(_, same)| same);
+        let before = before.map(|(before, _)| before);
         let chain = |chain: &Chain| ChainTable {
             filters: {
                 let old = before.and_then(|before| before.named(&chain.name));
@@ -165,6 +173,22 @@ impl ListenerTable {
                 .unwrap_or_default(),
             matches: chain.matches.clone(),
             tls: chain.tls.clone(),
+            own: chain.tls.as_ref().and_then(|tls| {
+                let own = tls.own.as_deref()?;
+                let old = before.and_then(|before| before.named(&chain.name));
+                // Sessions are resumed through it, so it is made anew only when it must be.
+                match old.filter(|old| same_secrets && old.tls.as_ref() == Some(tls)) {
+                    Some(old) => old.own.clone(),
+                    None => {
+                        tls::own_server_config(own, &tls.alpn, |name| secrets.get(name).cloned())
+                            .inspect_err(|error| {
+                                let (listener, chain) = (&config.name, &chain.name);
+                                tracing::warn!(%error, listener, chain, "callers cannot be served");
+                            })
+                            .ok()
+                    }
+                }
+            }),
             action: match &chain.action {
                 Config::Http {
                     routes,
@@ -394,7 +418,7 @@ mod tests {
             detect_timeout: Duration::ZERO,
             options: ListenerOptions::default(),
         };
-        let table = ListenerTable::build(&Arc::new(listener), &clusters, None);
+        let table = ListenerTable::build(&Arc::new(listener), (&clusters, &BTreeMap::new()), None);
         let chain = table.narrow(meant.parse().unwrap()).choose(hello)?;
         match &chain.action {
             ChainAction::Tcp { targets, .. } => targets[0],

@@ -19,6 +19,7 @@ mod listener;
 mod route;
 mod route_fields;
 mod route_policy;
+mod server_tls;
 mod sockets;
 mod mtls;
 pub mod support;
@@ -104,8 +105,10 @@ pub enum Item {
     Listener(Arc<Listener>, Vec<Arc<RouteTable>>),
     /// A route table.
     Route(Arc<RouteTable>),
-    /// A secret, which views do not hold.
-    Secret,
+    /// The text of a credential.
+    Secret(Arc<crate::mesh::Secret>),
+    /// A secret that nothing here names.
+    OtherSecret,
 }
 
 /// Where the endpoints of a cluster are.
@@ -159,7 +162,9 @@ pub fn item(
         }
         Kind::Secret => {
             let message: pb::sockets::Secret = parse("Secret", bytes)?;
-            same(&message.name).map(|()| Item::Secret)
+            same(&message.name)?;
+            let text = server_tls::text(message)?;
+            Ok(text.map_or(Item::OtherSecret, |text| Item::Secret(Arc::new(text))))
         }
     }
 }
@@ -194,7 +199,10 @@ pub fn assemble<'a>(items: impl IntoIterator<Item = (&'a str, &'a Item)>) -> Vie
             Item::Route(table) => {
                 view.routes.insert(name.to_owned(), Arc::clone(table));
             }
-            Item::Secret => {}
+            Item::Secret(secret) => {
+                view.secrets.insert(name.to_owned(), Arc::clone(secret));
+            }
+            Item::OtherSecret => {}
         }
     }
     for (name, assignment) in assignments {

@@ -4,7 +4,7 @@
 use super::super::encode::{CERTIFICATE, ROOTS};
 use super::super::pb::{core, is, is_ads, matcher, sockets};
 use super::fields::Fields;
-use super::{Fault, unpack};
+use super::{Fault, server_tls, unpack};
 use crate::mesh::SpiffeId;
 use crate::mesh::cluster::ClientTls;
 use crate::mesh::listener::ServerTls;
@@ -12,7 +12,7 @@ use crate::mesh::listener::ServerTls;
 /// For the page of what is supported.
 pub(super) const FIELDS: &[&Fields] = &[&DOWNSTREAM, &UPSTREAM, &COMMON, &VALIDATION];
 
-const DOWNSTREAM: Fields = Fields {
+pub(super) const DOWNSTREAM: Fields = Fields {
     message: "DownstreamTlsContext",
     understood: &[(1, "common_tls_context"), (2, "require_client_certificate")],
     tuning: &[
@@ -91,6 +91,14 @@ pub(super) fn server(
     ignored: &mut Vec<String>,
 ) -> Result<ServerTls, Fault> {
     let context: sockets::DownstreamTlsContext = config(socket)?;
+    let common_context = context.common_tls_context.as_ref();
+    let own = common_context.is_some_and(|common| {
+        let named = &common.tls_certificate_sds_secret_configs;
+        !common.tls_certificates.is_empty() || named.iter().any(|secret| secret.name != CERTIFICATE)
+    });
+    if own {
+        return server_tls::decode(&context, ignored);
+    }
     DOWNSTREAM.audit(&context, ignored)?;
     if !context
         .require_client_certificate
@@ -108,7 +116,7 @@ pub(super) fn server(
             field: "match_typed_subject_alt_names of a listener".to_owned(),
         });
     }
-    Ok(ServerTls { alpn })
+    Ok(ServerTls { alpn, own: None })
 }
 
 /// `required` is left false.
@@ -203,7 +211,7 @@ fn common(
 }
 
 /// Istio has an agent of its own for secrets; what counts is that there is a source.
-fn has_source(secret: &sockets::SdsSecretConfig) -> bool {
+pub(super) fn has_source(secret: &sockets::SdsSecretConfig) -> bool {
     is_ads(secret.sds_config.as_ref()) || secret.sds_config.is_some()
 }
 

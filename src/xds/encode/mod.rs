@@ -19,12 +19,15 @@ mod listener;
 mod route;
 mod route_policy;
 pub mod secret;
+mod server_tls;
 mod sockets;
 mod mtls;
 
 pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};
 
 use std::collections::BTreeSet;
+
+use prost::Message as _;
 
 use super::canonical;
 use super::snapshot::{Kind, Snapshot};
@@ -85,6 +88,10 @@ fn proxy(view: &View, client: Client) -> Snapshot {
             name,
             canonical::encode(&message, &canonical::ROUTE),
         );
+    }
+    for (name, secret) in &view.secrets {
+        let message = server_tls::text(name, secret);
+        snapshot.insert(Kind::Secret, name, message.encode_to_vec());
     }
     snapshot
 }
