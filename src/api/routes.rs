@@ -22,6 +22,9 @@ pub struct RouteReport {
     pub action: String,
     /// Where requests go.
     pub backends: Vec<BackendReport>,
+    /// Where copies of requests go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<MirrorReport>,
     /// For the whole request; absent is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -53,6 +56,23 @@ pub struct BackendReport {
     /// All endpoints.
     pub endpoints: usize,
     /// Why it cannot be used; absent when it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorReport {
+    /// Cluster, Istio's name.
+    pub cluster: String,
+    /// `name.namespace`.
+    pub service: String,
+    /// Subset; empty for the whole service.
+    pub subset: String,
+    /// Of how many requests.
+    pub percent: f64,
+    /// Why nothing is copied; absent when it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalid: Option<String>,
 }

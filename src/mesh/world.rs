@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::listener::ProxyVersion;
-use super::route::HashPolicy;
+use super::route::{HashPolicy, Share};
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
 /// Immutable; a change makes a new one that shares what did not change.
@@ -100,6 +100,17 @@ pub struct Rule {
     pub targets: Vec<RouteTarget>,
     /// Only for callers with these labels (`sourceLabels`), and in this namespace.
     pub source: SourceMatch,
+    /// Where copies of requests go.
+    pub mirrors: Vec<MirrorTarget>,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MirrorTarget {
+    /// Where to; its weight says nothing.
+    pub target: RouteTarget,
+    /// Of how many requests.
+    pub share: Share,
 }
 
 /// Which callers a rule is for.

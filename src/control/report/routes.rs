@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::api::registry::EndpointReport;
-use crate::api::routes::{BackendReport, ExplainReport, ExplainRequest, RouteReport};
-use crate::mesh::route::{Action, Route, explain};
+use crate::api::routes::{BackendReport, ExplainReport, ExplainRequest, MirrorReport, RouteReport};
+use crate::mesh::route::{Action, Mirror, Route, explain};
 use crate::mesh::{Health, Node, Request, Router, Service, View, World};
 
 use super::{find_service, short};
@@ -58,6 +58,14 @@ fn describe(
     (index, route): (usize, &Route),
     measured: &Measured,
 ) -> RouteReport {
+    let mirrors = match &route.action {
+        Action::Forward(forward) => forward
+            .mirrors
+            .iter()
+            .map(|mirror| self::mirror(view, mirror))
+            .collect(),
+        Action::Redirect(_) | Action::Respond(_) => Vec::new(),
+    };
     let (action, timeout, retries, backends) = match &route.action {
         Action::Forward(forward) => {
             let sum: u64 = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
@@ -94,9 +102,39 @@ fn describe(
         matches: explain::narrowing(&route.matches),
         action,
         backends,
+        mirrors,
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         retries,
         origin: route.origin.to_string(),
+    }
+}
+
+/// Service and subset of a cluster, `outbound|PORT|SUBSET|HOST`, also of one that the view does not
+/// hold.
+fn parts(view: &View, name: &str) -> (String, String) {
+    let mut parts = name.split('|').skip(2);
+    let subset = parts.next().unwrap_or_default().to_owned();
+    let host = parts.next().unwrap_or_default();
+    let known = view.clusters.get(name);
+    let service = known
+        .and_then(|cluster| cluster.service.as_ref())
+        .map_or_else(
+            || host.trim_end_matches(".svc.cluster.local").to_owned(),
+            |service| format!("{}.{}", service.name, service.namespace),
+        );
+    (service, subset)
+}
+
+fn mirror(view: &View, mirror: &Mirror) -> MirrorReport {
+    let (service, subset) = parts(view, &mirror.cluster);
+    let (parts, of) = (u64::from(mirror.share.parts), u64::from(mirror.share.of));
+    MirrorReport {
+        cluster: mirror.cluster.clone(),
+        service,
+        subset,
+        percent: crate::aggregate::report::percent(parts, of).unwrap_or(0.0),
+        invalid: (!view.clusters.contains_key(&mirror.cluster))
+            .then(|| "the destination does not exist; nothing is copied".to_owned()),
     }
 }
 
@@ -106,16 +144,7 @@ fn backend(view: &View, name: &str, weight: u32, sum: u64, measured: &Measured) 
         .endpoints
         .get(name)
         .map_or(&[][..], |assignment| &assignment.endpoints);
-    // outbound|PORT|SUBSET|HOST, also for clusters that the view does not hold.
-    let mut parts = name.split('|').skip(2);
-    let subset = parts.next().unwrap_or_default().to_owned();
-    let host = parts.next().unwrap_or_default();
-    let service = cluster
-        .and_then(|cluster| cluster.service.as_ref())
-        .map_or_else(
-            || host.trim_end_matches(".svc.cluster.local").to_owned(),
-            |service| format!("{}.{}", service.name, service.namespace),
-        );
+    let (service, subset) = parts(view, name);
     let versions: Vec<&str> = endpoints
         .iter()
         .map(|endpoint| endpoint.workload.version.as_str())

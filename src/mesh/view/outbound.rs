@@ -16,7 +16,7 @@ use crate::mesh::listener::{
     Transport,
 };
 use crate::mesh::route::{
-    Action, Forward, HashPolicy, HeaderEdits, Match, Respond, Retry, WeightedCluster,
+    Action, Forward, HashPolicy, HeaderEdits, Match, Mirror, Respond, Retry, WeightedCluster,
 };
 use crate::mesh::service::Resolution;
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
@@ -492,6 +492,16 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
                 }
             }
         }
+        forward.mirrors = rule
+            .mirrors
+            .iter()
+            .map(|mirror| Mirror {
+                cluster: target_cluster(config, &mirror.target, port),
+                share: mirror.share,
+                // Istio's choice, since 1.28.
+                plain_host: true,
+            })
+            .collect();
     }
     route
 }

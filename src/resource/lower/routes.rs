@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{of_kind, resolve, similar};
-use crate::mesh::route::{Action, Forward, PathMatch, PathRewrite, Retry, Rewrite};
-use crate::mesh::world::{Config, HostRoutes, RouteTarget, Rule, SourceMatch};
+use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
+use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{
-    HttpAction, HttpMatch, HttpRoute, RouteDestination, UriRewrite, VirtualService,
+    Destination, HttpAction, HttpMatch, HttpRoute, UriRewrite, VirtualService,
 };
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::suggest::nearest;
@@ -175,13 +175,26 @@ impl Lowering<'_, '_> {
                     .enumerate()
                     .map(|(number, destination)| {
                         let path = format!("{path}.route[{number}].destination");
-                        self.target(destination, &path)
+                        RouteTarget {
+                            weight: destination.weight,
+                            headers: destination.headers.clone(),
+                            ..self.target(&destination.to, &path)
+                        }
                     })
                     .collect(),
                 _ => Vec::new(),
             };
+            let mirrors: Vec<MirrorTarget> = route
+                .mirrors
+                .iter()
+                .map(|mirror| MirrorTarget {
+                    target: self.target(&mirror.to, &format!("{path}.{}", mirror.path)),
+                    share: mirror.share,
+                })
+                .collect();
             for condition in matches {
-                rules.push(self.rule(route, condition, targets.clone(), &path));
+                let to = (targets.clone(), mirrors.clone());
+                rules.push(self.rule(route, condition, to, &path));
             }
         }
         rules
@@ -191,7 +204,7 @@ impl Lowering<'_, '_> {
         &self,
         route: &HttpRoute,
         condition: HttpMatch,
-        targets: Vec<RouteTarget>,
+        (targets, mirrors): (Vec<RouteTarget>, Vec<MirrorTarget>),
         path: &str,
     ) -> Rule {
         let action = match &route.action {
@@ -231,10 +244,12 @@ impl Lowering<'_, '_> {
                 labels: condition.source_labels,
                 namespace: condition.source_namespace,
             },
+            mirrors,
         }
     }
 
-    fn target(&mut self, destination: &RouteDestination, path: &str) -> RouteTarget {
+    /// A service that is named at `path`.
+    fn target(&mut self, destination: &Destination, path: &str) -> RouteTarget {
         let services = &self.config.services;
         let resolved = resolve(&destination.host, &self.object.metadata.namespace, services);
         let mut target = RouteTarget {
@@ -242,8 +257,8 @@ impl Lowering<'_, '_> {
             host: resolved.unwrap_or_else(|| Hostname::service("invalid", "invalid")),
             subset: destination.subset.clone(),
             port: destination.port,
-            weight: destination.weight,
-            headers: destination.headers.clone(),
+            weight: 1,
+            headers: HeaderEdits::default(),
             invalid: None,
         };
         if let Some(fault) = self.fault(&target) {

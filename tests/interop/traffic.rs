@@ -1,0 +1,146 @@
+//! What VirtualServices do to requests besides sending them on, through a sidecar.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use meshctl::net::{BindOptions, ConnectOptions, bind, connect};
+use meshctl::rt::Tasks;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::backend::backend;
+use crate::mesh::{App, Mesh, Sidecar, service};
+use crate::stand::until;
+
+/// A server that answers with its name, and keeps the heads that it was sent.
+struct Heard {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Heard {
+    fn start(name: &'static str, tasks: &Tasks) -> Self {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (kept, connections) = (Arc::clone(&heads), tasks.clone());
+        tasks.spawn("heard", async move {
+            while let Ok((mut io, _)) = listener.accept().await {
+                let kept = Arc::clone(&kept);
+                connections.spawn("connection", async move {
+                    let mut text = String::new();
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = io.read(&mut buffer).await {
+                        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+                        if !text.ends_with("\r\n\r\n") {
+                            continue;
+                        }
+                        kept.lock().unwrap().push(std::mem::take(&mut text));
+                        let length = name.len();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{name}");
+                        if io.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, heads }
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+/// Hosts outside of the mesh, by name and port of what listens there.
+fn hosts(of: &[(&str, SocketAddr)]) -> String {
+    of.iter()
+        .map(|(name, at)| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+                 spec:\n  hosts: [{name}.example.com]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n  \
+                 ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \
+                 endpoints: [{{address: 127.0.0.1, ports: {{http: {}}}}}]\n---\n",
+                at.port()
+            )
+        })
+        .collect()
+}
+
+/// A VirtualService for `a.example.com` with these routes.
+fn rules(http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a}}\n\
+         spec:\n  hosts: [a.example.com]\n  http:\n{http}"
+    )
+}
+
+/// A sidecar whose application may call `a` and `b`.
+async fn stage(mesh: &Mesh, tasks: &Tasks, of: &[(&str, SocketAddr)]) -> Sidecar {
+    mesh.apply(&service("shop", &[("http", 9080)]));
+    let sidecar = mesh
+        .sidecar(&App {
+            service: "shop",
+            version: "v1",
+            port: 9080,
+            at: backend("shop", tasks),
+            flags: &[],
+        })
+        .await;
+    mesh.apply(&hosts(of));
+    sidecar
+}
+
+/// Sends one request for `a.example.com` and gives the whole answer.
+async fn ask(sidecar: &Sidecar, line: &str, fields: &str) -> String {
+    let to = sidecar.outbound();
+    let mut io = connect(to, ConnectOptions::default()).await.unwrap();
+    let request =
+        format!("{line} HTTP/1.1\r\nhost: a.example.com\r\nconnection: close\r\n{fields}\r\n");
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_go_where_mirrors_say() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let (a, b) = (Heard::start("a", &tasks), Heard::start("b", &tasks));
+    let sidecar = stage(&mesh, &tasks, &[("a", a.address), ("b", b.address)]).await;
+    mesh.apply(&rules(
+        "
+  - match: [{uri: {prefix: /copied}}]
+    route: [{destination: {host: a.example.com}}]
+    mirror: {host: b.example.com}
+  - route: [{destination: {host: a.example.com}}]
+    mirrors: [{destination: {host: b.example.com}, percentage: {}}]
+",
+    ));
+    mesh.settled().await;
+    for path in ["/copied/1", "/alone", "/copied/2"] {
+        let answer = ask(&sidecar, &format!("GET {path}"), "x-own: 1\r\n").await;
+        assert!(answer.ends_with("\r\n\r\na"), "{answer}");
+    }
+    until("two copies", 20, || (b.heads().len() == 2).then_some(())).await;
+    let copies = b.heads();
+    assert!(copies.iter().all(|head| head.starts_with("GET /copied/")));
+    for line in ["host: a.example.com\r\n", "x-own: 1\r\n"] {
+        assert!(copies.iter().all(|head| head.contains(line)), "{copies:?}");
+    }
+    assert_eq!(a.heads().len(), 3);
+    let routes = mesh.run(&["routes", "a.example.com"], None);
+    assert!(routes.contains("mirror b.example.com"), "{routes}");
+    let why = mesh.run(
+        &["routes", "--explain", "GET", "http://a.example.com/copied"],
+        None,
+    );
+    assert!(
+        why.contains("Mirror  b.example.com.default, 100.0% of requests"),
+        "{why}"
+    );
+    drop(mesh);
+    tasks.end().await;
+}
