@@ -25,6 +25,9 @@ pub struct RouteReport {
     /// Where copies of requests go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<MirrorReport>,
+    /// What goes wrong on purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultReport>,
     /// For the whole request; absent is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -75,6 +78,16 @@ pub struct MirrorReport {
     /// Why nothing is copied; absent when it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalid: Option<String>,
+}
+
+/// What goes wrong on purpose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultReport {
+    /// In words, such as `delay 2000ms` and `abort 503`.
+    pub what: String,
+    /// Of how many requests.
+    pub percent: f64,
 }
 
 /// `POST /routes/explain`.

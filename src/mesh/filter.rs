@@ -17,6 +17,56 @@ pub enum HttpFilter {
     /// Refuses requests beyond a number that follows the application's own speed
     /// (`envoy.filters.http.adaptive_concurrency`).
     AdaptiveConcurrency(AdaptiveConcurrency),
+    /// Delays requests and answers them with errors, on purpose (`envoy.filters.http.fault`). One
+    /// that says nothing is the place where those of routes act.
+    Fault(Arc<Fault>),
+}
+
+/// Requests that go wrong on purpose: first delayed, then answered with an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fault {
+    /// Held back before anything else happens.
+    pub delay: Option<Delay>,
+    /// Answered by the proxy itself.
+    pub abort: Option<Abort>,
+    /// Only for requests that go to this cluster; empty is any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
+    /// Only for requests for which all of these hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A delay of some requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delay {
+    /// How long.
+    pub time: Duration,
+    /// Of how many.
+    pub share: Share,
+}
+
+/// An error for some requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort {
+    /// What callers are told.
+    pub with: AbortWith,
+    /// Of how many.
+    pub share: Share,
+}
+
+/// What the caller of an aborted request is told. Callers that do not speak gRPC are told the
+/// HTTP status that a gRPC status stands for, and the other way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AbortWith {
+    /// An HTTP status.
+    Http(u16),
+    /// A gRPC status.
+    Grpc(u8),
 }
 
 /// Tokens that requests take, filled up in steps. Shared by all workers.

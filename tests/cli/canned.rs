@@ -12,7 +12,7 @@ use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, 
 use meshctl::api::resources::{
     ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
-use meshctl::api::routes::{BackendReport, ExplainReport, MirrorReport, RouteReport};
+use meshctl::api::routes::{BackendReport, ExplainReport, FaultReport, MirrorReport, RouteReport};
 use meshctl::api::stats::{StatsReport, StatsRow};
 use meshctl::mesh::route::explain::{Condition, RouteTrace};
 use meshctl::mesh::{Finding, Health, Instance, Locality, Origin, Severity};
@@ -156,6 +156,10 @@ pub(crate) fn routes() -> Vec<RouteReport> {
             percent: 12.5,
             invalid: None,
         }],
+        faults: vec![FaultReport {
+            what: "abort 503".to_owned(),
+            percent: 1.0,
+        }],
         timeout_ms: Some(500),
         retries: 2,
         origin: "VirtualService default/reviews".to_owned(),
@@ -174,6 +178,7 @@ pub(crate) fn routes() -> Vec<RouteReport> {
             },
         ],
         mirrors: vec![],
+        faults: vec![],
         timeout_ms: None,
         ..route.clone()
     };
@@ -182,6 +187,7 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         action: "redirect 301 https://ratings/".to_owned(),
         backends: vec![],
         mirrors: vec![],
+        faults: vec![],
         matches: vec![],
         ..route.clone()
     };

@@ -7,7 +7,7 @@ use meshctl::net::{BindOptions, ConnectOptions, bind, connect};
 use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::backend::backend;
+use crate::backend::{Caller, backend};
 use crate::mesh::{App, Mesh, Sidecar, service};
 use crate::stand::until;
 
@@ -141,6 +141,45 @@ async fn copies_go_where_mirrors_say() {
         why.contains("Mirror  b.example.com.default, 100.0% of requests"),
         "{why}"
     );
+    drop(mesh);
+    tasks.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_are_injected_on_connections_that_were_there() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let a = Heard::start("a", &tasks);
+    let sidecar = stage(&mesh, &tasks, &[("a", a.address)]).await;
+    mesh.settled().await;
+    let caller = Caller::new(sidecar.outbound());
+    assert_eq!(caller.get("a.example.com", "/x").await.unwrap().0, 200);
+    mesh.apply(&rules(
+        "
+  - match: [{uri: {prefix: /slow}}]
+    fault: {delay: {fixedDelay: 200ms, percentage: {value: 100}}}
+    route: [{destination: {host: a.example.com}}]
+  - fault: {abort: {httpStatus: 418, percentage: {value: 100}}}
+    route: [{destination: {host: a.example.com}}]
+",
+    ));
+    mesh.settled().await;
+    let refused = caller.get("a.example.com", "/x").await.unwrap();
+    assert_eq!(refused, (418, "fault filter abort".to_owned()));
+    let begun = meshctl::rt::now();
+    assert_eq!(caller.get("a.example.com", "/slow").await.unwrap().0, 200);
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(200));
+    assert_eq!(a.heads().len(), 2);
+    let routes = mesh.run(&["routes", "a.example.com"], None);
+    assert!(
+        routes.contains("delay 200ms") && routes.contains("abort 418"),
+        "{routes}"
+    );
+    mesh.apply(&rules(
+        "  - route: [{destination: {host: a.example.com}}]\n",
+    ));
+    mesh.settled().await;
+    assert_eq!(caller.get("a.example.com", "/x").await.unwrap().0, 200);
     drop(mesh);
     tasks.end().await;
 }

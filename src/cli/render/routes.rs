@@ -91,17 +91,24 @@ impl Render for Vec<RouteReport> {
                         .collect::<Vec<_>>(),
                 );
             }
-            for mirror in &route.mirrors {
+            let faults = route.faults.iter().map(|fault| {
+                let what = Cell::new(fault.what.as_str(), Tone::Warn);
+                (what, fault.percent)
+            });
+            let mirrors = route.mirrors.iter().map(|mirror| {
                 let to = name(&mirror.service, &mirror.subset, &route.service);
                 let tone = if mirror.invalid.is_some() {
                     Tone::Bad
                 } else {
                     Tone::Faint
                 };
+                (Cell::new(format!("mirror {to}"), tone), mirror.percent)
+            });
+            for (what, percent) in faults.chain(mirrors) {
                 let middle = [
-                    Cell::new(format!("mirror {to}"), tone),
+                    what,
                     Cell::or_dash(""),
-                    number::share(mirror.percent).into(),
+                    number::share(percent).into(),
                     Cell::or_dash(""),
                     Cell::or_dash(""),
                 ];
@@ -236,6 +243,10 @@ fn outcome_text(outcome: &RouteReport, report: &ExplainReport, page: &Page, text
     }
     if outcome.retries > 0 {
         text.push_str(&format!("Retries {}\n", outcome.retries));
+    }
+    for fault in &outcome.faults {
+        let share = number::share(fault.percent);
+        text.push_str(&format!("Fault   {}, {share} of requests\n", fault.what));
     }
     for mirror in &outcome.mirrors {
         let to = name(&mirror.service, &mirror.subset, "");

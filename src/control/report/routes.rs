@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::api::registry::EndpointReport;
-use crate::api::routes::{BackendReport, ExplainReport, ExplainRequest, MirrorReport, RouteReport};
-use crate::mesh::route::{Action, Mirror, Route, explain};
+use crate::api::routes::{
+    BackendReport, ExplainReport, ExplainRequest, FaultReport, MirrorReport, RouteReport,
+};
+use crate::mesh::filter::{AbortWith, HttpFilter};
+use crate::mesh::route::{Action, Mirror, Route, Share, explain};
 use crate::mesh::{Health, Node, Request, Router, Service, View, World};
 
 use super::{find_service, short};
@@ -103,6 +106,7 @@ fn describe(
         action,
         backends,
         mirrors,
+        faults: faults(route),
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         retries,
         origin: route.origin.to_string(),
@@ -125,14 +129,42 @@ fn parts(view: &View, name: &str) -> (String, String) {
     (service, subset)
 }
 
+fn percent(share: Share) -> f64 {
+    let (parts, of) = (u64::from(share.parts), u64::from(share.of));
+    crate::aggregate::report::percent(parts, of).unwrap_or(0.0)
+}
+
+fn faults(route: &Route) -> Vec<FaultReport> {
+    let Action::Forward(forward) = &route.action else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for filter in &forward.filters {
+        let HttpFilter::Fault(fault) = filter else {
+            continue;
+        };
+        out.extend(fault.delay.map(|delay| FaultReport {
+            what: format!("delay {}ms", delay.time.as_millis()),
+            percent: percent(delay.share),
+        }));
+        out.extend(fault.abort.map(|abort| FaultReport {
+            what: match abort.with {
+                AbortWith::Http(status) => format!("abort {status}"),
+                AbortWith::Grpc(status) => format!("abort grpc-status {status}"),
+            },
+            percent: percent(abort.share),
+        }));
+    }
+    out
+}
+
 fn mirror(view: &View, mirror: &Mirror) -> MirrorReport {
     let (service, subset) = parts(view, &mirror.cluster);
-    let (parts, of) = (u64::from(mirror.share.parts), u64::from(mirror.share.of));
     MirrorReport {
         cluster: mirror.cluster.clone(),
         service,
         subset,
-        percent: crate::aggregate::report::percent(parts, of).unwrap_or(0.0),
+        percent: percent(mirror.share),
         invalid: (!view.clusters.contains_key(&mirror.cluster))
             .then(|| "the destination does not exist; nothing is copied".to_owned()),
     }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::cluster::{CONNECT_TIMEOUT, effective};
 use super::{TCP_IDLE, View, tcp_chain};
 use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::http::Upgrades;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
@@ -59,7 +60,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
                 codec: HttpCodec::Auto,
                 options: Arc::new(explicit()),
             },
-            filters: Vec::new(),
+            filters: places(),
             limits: ChainLimits::default(),
         };
         (Vec::new(), chain)
@@ -81,6 +82,12 @@ fn explicit() -> HttpOptions {
     let mut options = HttpOptions::default();
     options.upgrades.0.push(Upgrades::CONNECT.to_owned());
     options
+}
+
+/// Where the filters of routes act. Every chain has them (as Istio's do), so that a rule is in force
+/// on connections that were there before it; without a rule they cost nothing.
+fn places() -> Vec<HttpFilter> {
+    vec![HttpFilter::Fault(Arc::default())]
 }
 
 /// A cluster that stands for no service.
@@ -185,7 +192,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 },
                 tls: None,
                 action,
-                filters: Vec::new(),
+                filters: places(),
                 limits: ChainLimits::default(),
             });
         }
@@ -241,8 +248,11 @@ fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
             ..ChainMatch::default()
         },
         tls: None,
+        filters: match action {
+            ChainAction::Tcp { .. } => Vec::new(),
+            ChainAction::Http { .. } | ChainAction::Detect { .. } => places(),
+        },
         action,
-        filters: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

@@ -1,13 +1,16 @@
 //! HTTP routes of a VirtualService.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::fault::fault;
 use super::header_edits::edits;
 use super::http_answer::{redirect, respond};
 use super::http_match::{HttpMatch, http_match, pattern};
 use super::percent::percentage;
 use super::retries::retries;
 use super::virtual_service::host;
+use crate::mesh::filter::Fault;
 use crate::mesh::route::{HeaderEdits, Pattern, Redirect, Respond, Retry, Share};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
@@ -33,6 +36,8 @@ pub struct HttpRoute {
     pub headers: HeaderEdits,
     /// Where copies of requests go.
     pub mirrors: Vec<MirrorDestination>,
+    /// What goes wrong on purpose.
+    pub fault: Option<Arc<Fault>>,
 }
 
 /// What a route does.
@@ -90,14 +95,8 @@ pub enum UriRewrite {
 
 pub(super) fn http_route(value: &Value<'_>) -> HttpRoute {
     let fields = value.fields();
-    for name in ["fault", "delegate", "corsPolicy"] {
-        let hint = match name {
-            "delegate" => "write the routes of the delegate here",
-            "corsPolicy" => "let the application answer CORS requests",
-            _ => "remove it until it is",
-        };
-        fields.refuse(name, hint);
-    }
+    fields.refuse("delegate", "write the routes of the delegate here");
+    fields.refuse("corsPolicy", "let the application answer CORS requests");
     let written = fields.list("match");
     let (rewrite_uri, rewrite_authority) = fields
         .get("rewrite")
@@ -115,15 +114,30 @@ pub(super) fn http_route(value: &Value<'_>) -> HttpRoute {
         retries: fields.get("retries").map(|value| retries(&value)),
         headers: edits(fields.get("headers")),
         mirrors: mirrors(&fields),
+        fault: fields.get("fault").and_then(|value| {
+            if !forwards(&fields) {
+                value.error_hint(
+                    "only what is sent on can go wrong on purpose",
+                    "remove the fault, or write a route",
+                );
+            }
+            fault(&value)
+        }),
     };
     fields.finish();
     route
 }
 
+/// Whether a route sends requests on.
+fn forwards(fields: &Fields<'_>) -> bool {
+    let written = |name| fields.value.tree.get(name).is_some();
+    !written("redirect") && !written("directResponse")
+}
+
 fn mirrors(fields: &Fields<'_>) -> Vec<MirrorDestination> {
     let one = fields.get("mirror");
     let several = fields.get("mirrors");
-    let share = percentage(fields, "mirrorPercentage", "mirrorPercent");
+    let share = percentage(fields, "mirrorPercentage", Some("mirrorPercent"));
     if let (None, Some((value, _))) = (&one, &share) {
         value.warn(
             codes::SCHEMA_WARNING,
@@ -140,7 +154,6 @@ fn mirrors(fields: &Fields<'_>) -> Vec<MirrorDestination> {
     let mut found = Vec::new();
     let mut add = |value: &Value<'_>, share: Option<Share>| {
         let share = share.unwrap_or_default();
-        // A destination that gets no copies is checked all the same.
         if let Some(to) = destination(value)
             && share.parts > 0
         {
@@ -154,15 +167,13 @@ fn mirrors(fields: &Fields<'_>) -> Vec<MirrorDestination> {
     }
     for item in several.map(|value| value.list()).unwrap_or_default() {
         let fields = item.fields();
-        let share = percentage(&fields, "percentage", "percent");
+        let share = percentage(&fields, "percentage", None);
         if let Some(value) = fields.require("destination") {
             add(&value, share.map(|(_, share)| share));
         }
         fields.finish();
     }
-    let forwards = fields.value.tree.get("redirect").is_none()
-        && fields.value.tree.get("directResponse").is_none();
-    if !forwards && !found.is_empty() {
+    if !forwards(fields) && !found.is_empty() {
         fields.value.error_hint(
             "only what is sent on can be mirrored",
             "remove the mirror, or write a route",

@@ -4,6 +4,7 @@
 //! only tunes is left out with a warning.
 
 mod destination_rule;
+mod fault;
 mod header_edits;
 mod http_answer;
 mod http_match;

@@ -8,9 +8,10 @@ use crate::resource::reader::{Fields, Value};
 pub(super) fn percentage<'a>(
     fields: &Fields<'a>,
     name: &'static str,
-    older: &'static str,
+    older: Option<&'static str>,
 ) -> Option<(Value<'a>, Share)> {
-    let old = fields.get(older).and_then(|value| {
+    let old = older.and_then(|older| {
+        let value = fields.get(older)?;
         value.warn(
             codes::DEPRECATED,
             format!("{older:?} is the old form of {name:?}"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{of_kind, resolve, similar};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
 use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
@@ -221,6 +222,7 @@ impl Lowering<'_, '_> {
                     path: rewrite(route, &condition.matches.path),
                     authority: route.rewrite_authority.clone(),
                 },
+                filters: route.fault.iter().cloned().map(HttpFilter::Fault).collect(),
                 ..Forward::default()
             }),
         };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, dns, endpoint, filter, health, http, http2, limits, listener, mtls,
+    balancing, cluster, dns, endpoint, fault, filter, health, http, http2, limits, listener, mtls,
     route_fields, sockets,
 };
 
@@ -13,6 +13,7 @@ const TABLES: &[&[&Fields]] = &[
     listener::FIELDS,
     http::FIELDS,
     filter::FIELDS,
+    fault::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     dns::FIELDS,

@@ -99,15 +99,14 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
         _ => None,
     };
     let filters = match (&from.action, &action) {
-        (Action::Forward(forward), route::route::Action::Route(_)) if client != Client::Grpc => {
-            forward.filters.as_slice()
-        }
+        (Action::Forward(forward), route::route::Action::Route(_)) => forward.filters.as_slice(),
         _ => &[],
     };
     Some(route::Route {
         name: from.name.clone(),
         typed_per_filter_config: filters
             .iter()
+            .filter(|own| filter::is_known(own, client))
             .map(|own| filter::encode(own, client))
             .map(|(name, config)| (name.to_owned(), config))
             .collect(),

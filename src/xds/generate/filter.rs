@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::route::{header_matches, share};
 use super::{positive, text, word};
 use crate::mesh::filter::{
-    AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
-    RateLimitRule, TokenBucket,
+    Abort, AbortWith, AdaptiveConcurrency, Delay, DescriptorLimit, Fault, HttpFilter,
+    LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
 
 fn bucket() -> impl Strategy<Value = TokenBucket> {
@@ -63,7 +63,7 @@ pub(super) fn rules() -> impl Strategy<Value = Vec<RateLimitRule>> {
     vec(rule, 0..2)
 }
 
-pub(super) fn local_rate_limit() -> impl Strategy<Value = LocalRateLimit> {
+fn local_rate_limit() -> impl Strategy<Value = LocalRateLimit> {
     let descriptor =
         (pairs(), bucket()).prop_map(|(entries, bucket)| DescriptorLimit { entries, bucket });
     (
@@ -114,7 +114,38 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
     prop_oneof![
         local_rate_limit().prop_map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit))),
         adaptive_concurrency().prop_map(HttpFilter::AdaptiveConcurrency),
+        fault().prop_map(|fault| HttpFilter::Fault(Arc::new(fault))),
     ]
+}
+
+/// What a route says: at most one of each kind, by name.
+pub(super) fn overrides() -> impl Strategy<Value = Vec<HttpFilter>> {
+    (option::of(fault()), option::of(local_rate_limit())).prop_map(|(fault, limit)| {
+        let fault = fault.map(|fault| HttpFilter::Fault(Arc::new(fault)));
+        let limit = limit.map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)));
+        fault.into_iter().chain(limit).collect()
+    })
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let delay = (super::duration(), share()).prop_map(|(time, share)| Delay { time, share });
+    let with = prop_oneof![
+        (200..600_u16).prop_map(AbortWith::Http),
+        any::<u8>().prop_map(AbortWith::Grpc),
+    ];
+    let abort = (with, share()).prop_map(|(with, share)| Abort { with, share });
+    (
+        option::of(delay),
+        option::of(abort),
+        text(),
+        header_matches(),
+    )
+        .prop_map(|(delay, abort, cluster, headers)| Fault {
+            delay,
+            abort,
+            cluster,
+            headers,
+        })
 }
 
 fn adaptive_concurrency() -> impl Strategy<Value = AdaptiveConcurrency> {

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{duration, filter, positive, text, word};
-use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{
     Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf, HashPolicy,
     HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, PathMatch, PathRewrite, Pattern,
@@ -207,7 +206,7 @@ fn forward() -> impl Strategy<Value = Forward> {
             select(vec![Priority::Default, Priority::High]),
             vec(hash_policy(), 0..3),
         ),
-        (option::of(filter::local_rate_limit()), filter::rules()),
+        (filter::overrides(), filter::rules()),
     )
         .prop_map(
             |(
@@ -218,12 +217,9 @@ fn forward() -> impl Strategy<Value = Forward> {
                 (deadlines, hedge, replay_limit),
                 mirrors,
                 (priority, hash),
-                (limit, rate_limits),
+                (filters, rate_limits),
             )| Forward {
-                filters: limit
-                    .into_iter()
-                    .map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)))
-                    .collect(),
+                filters,
                 rate_limits,
                 hash,
                 clusters,

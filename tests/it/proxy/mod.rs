@@ -14,6 +14,7 @@ mod http1;
 mod http2;
 mod http2_connect;
 mod http2_safety;
+mod injected;
 mod introduced;
 mod lifecycle;
 mod mirror;
