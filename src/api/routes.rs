@@ -28,6 +28,9 @@ pub struct RouteReport {
     /// What goes wrong on purpose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultReport>,
+    /// Origins whose pages may call, in words; empty leaves that to the application.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
     /// For the whole request; absent is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

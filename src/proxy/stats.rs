@@ -123,6 +123,7 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
             Filter::AdaptiveConcurrency(adaptive) => {
                 (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
             }
+            Filter::Cors(_) => continue,
             Filter::Fault(fault) => (Arc::as_ptr(fault).addr(), faults(fault)),
         };
         if !seen.insert(address) {

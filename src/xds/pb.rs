@@ -14,6 +14,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as rate
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_delay;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::adaptive_concurrency::v3 as adaptive;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as local_ratelimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;

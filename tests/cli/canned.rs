@@ -160,6 +160,7 @@ pub(crate) fn routes() -> Vec<RouteReport> {
             what: "abort 503".to_owned(),
             percent: 1.0,
         }],
+        origins: vec![],
         timeout_ms: Some(500),
         retries: 2,
         origin: "VirtualService default/reviews".to_owned(),

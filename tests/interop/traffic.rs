@@ -183,3 +183,45 @@ async fn faults_are_injected_on_connections_that_were_there() {
     drop(mesh);
     tasks.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_origins_are_told_what_they_may() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let a = Heard::start("a", &tasks);
+    let sidecar = stage(&mesh, &tasks, &[("a", a.address)]).await;
+    mesh.apply(&rules(
+        "
+  - corsPolicy:
+      allowOrigins: [{exact: \"https://shop.example.com\"}]
+      allowMethods: [GET]
+      maxAge: 1m
+    route: [{destination: {host: a.example.com}}]
+",
+    ));
+    mesh.settled().await;
+    let origin = "origin: https://shop.example.com\r\n";
+    let asked = format!("{origin}access-control-request-method: GET\r\n");
+    let answer = ask(&sidecar, "OPTIONS /", &asked).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for line in [
+        "access-control-allow-origin: https://shop.example.com\r\n",
+        "access-control-allow-methods: GET\r\n",
+        "access-control-max-age: 60\r\n",
+    ] {
+        assert!(answer.contains(line), "{answer}");
+    }
+    assert!(a.heads().is_empty());
+    let answer = ask(&sidecar, "GET /", origin).await;
+    let told = "access-control-allow-origin: https://shop.example.com\r\n";
+    assert!(answer.contains(told), "{answer}");
+    let answer = ask(&sidecar, "GET /", "origin: https://evil.example.com\r\n").await;
+    assert!(!answer.contains("access-control"), "{answer}");
+    let why = mesh.run(
+        &["routes", "--explain", "GET", "http://a.example.com/"],
+        None,
+    );
+    assert!(why.contains("CORS    origin = "), "{why}");
+    drop(mesh);
+    tasks.end().await;
+}

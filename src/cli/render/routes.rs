@@ -248,6 +248,10 @@ fn outcome_text(outcome: &RouteReport, report: &ExplainReport, page: &Page, text
         let share = number::share(fault.percent);
         text.push_str(&format!("Fault   {}, {share} of requests\n", fault.what));
     }
+    if !outcome.origins.is_empty() {
+        let origins = outcome.origins.join(" or ");
+        text.push_str(&format!("CORS    origin {origins}\n"));
+    }
     for mirror in &outcome.mirrors {
         let to = name(&mirror.service, &mirror.subset, "");
         let share = number::share(mirror.percent);

@@ -107,6 +107,7 @@ fn describe(
         backends,
         mirrors,
         faults: faults(route),
+        origins: origins(route),
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         retries,
         origin: route.origin.to_string(),
@@ -156,6 +157,17 @@ fn faults(route: &Route) -> Vec<FaultReport> {
         }));
     }
     out
+}
+
+fn origins(route: &Route) -> Vec<String> {
+    let Action::Forward(forward) = &route.action else {
+        return Vec::new();
+    };
+    let policies = forward.filters.iter().filter_map(|filter| match filter {
+        HttpFilter::Cors(policy) => Some(&policy.origins),
+        _ => None,
+    });
+    policies.flatten().map(ToString::to_string).collect()
 }
 
 fn mirror(view: &View, mirror: &Mirror) -> MirrorReport {

@@ -87,7 +87,10 @@ fn explicit() -> HttpOptions {
 /// Where the filters of routes act. Every chain has them (as Istio's do), so that a rule is in force
 /// on connections that were there before it; without a rule they cost nothing.
 fn places() -> Vec<HttpFilter> {
-    vec![HttpFilter::Fault(Arc::default())]
+    vec![
+        HttpFilter::Cors(Arc::default()),
+        HttpFilter::Fault(Arc::default()),
+    ]
 }
 
 /// A cluster that stands for no service.

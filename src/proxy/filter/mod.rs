@@ -6,6 +6,7 @@
 //! configuration can say, so a filter is a variant, not an object; an empty list costs one branch.
 
 pub(crate) mod bucket;
+pub(crate) mod cors;
 pub(crate) mod fault;
 pub(crate) mod gradient;
 pub(crate) mod rate_limit;
@@ -18,10 +19,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::mesh::filter::{HttpFilter, RateLimitRule};
+use crate::mesh::filter::{Cors, HttpFilter, RateLimitRule};
 use crate::mesh::route::Request;
 use crate::telemetry::Flag;
 
+use cors::Granted;
 use fault::Fault;
 use gradient::Gradient;
 use rate_limit::{Buckets, RateLimit};
@@ -32,6 +34,7 @@ pub(crate) enum Filter {
     LocalRateLimit(Arc<RateLimit>),
     AdaptiveConcurrency(Arc<Adaptive>),
     Fault(Arc<Fault>),
+    Cors(Arc<Cors>),
 }
 
 /// The filters of a chain, in order.
@@ -48,6 +51,7 @@ impl Filters {
         let acts = all.iter().any(|filter| match filter {
             Filter::LocalRateLimit(_) | Filter::AdaptiveConcurrency(_) => true,
             Filter::Fault(fault) => fault.acts(),
+            Filter::Cors(_) => false,
         });
         (!all.is_empty()).then(|| Arc::new(Self { all, acts }))
     }
@@ -91,6 +95,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                         config: config.clone(),
                     }))
                 }
+                (None, HttpFilter::Cors(config)) => Filter::Cors(Arc::clone(config)),
                 (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
             }
         })
@@ -99,12 +104,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
 
 impl Filter {
     fn is_like(&self, other: &Self) -> bool {
-        matches!(
-            (self, other),
-            (Self::LocalRateLimit(_), Self::LocalRateLimit(_))
-                | (Self::AdaptiveConcurrency(_), Self::AdaptiveConcurrency(_))
-                | (Self::Fault(_), Self::Fault(_))
-        )
+        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }
 
@@ -143,7 +143,7 @@ impl Own {
     }
 }
 
-/// Why a filter refused a request.
+/// What a filter answers in the place of the application, mostly a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
@@ -162,6 +162,8 @@ pub(crate) struct Passed {
     permits: SmallVec<[Permit; 1]>,
     /// Added to the request.
     pub(crate) headers: Vec<(String, String)>,
+    /// A page of another origin gets the answer.
+    pub(crate) granted: Option<Box<Granted>>,
 }
 
 impl Passed {
@@ -206,13 +208,23 @@ pub(crate) fn run(
     let mut passed = Passed::default();
     for filter in filters {
         let own = overrides.iter().find(|own| own.is_like(filter));
-        match own.unwrap_or(filter) {
-            Filter::LocalRateLimit(limit) => limit.run(asked, &mut passed)?,
-            Filter::AdaptiveConcurrency(adaptive) => adaptive.run(asked, &mut passed, *delay)?,
-            Filter::Fault(fault) => fault.run(asked, delay, || fastrand::u32(..))?,
+        let ran = match own.unwrap_or(filter) {
+            Filter::LocalRateLimit(limit) => limit.run(asked, &mut passed),
+            Filter::AdaptiveConcurrency(adaptive) => adaptive.run(asked, &mut passed, *delay),
+            Filter::Fault(fault) => fault.run(asked, delay, || fastrand::u32(..)),
+            Filter::Cors(policy) => cors::run(policy, asked, &mut passed),
+        };
+        if let Err(mut refusal) = ran {
+            // Pages may read why they are refused.
+            if let Some(granted) = &passed.granted {
+                granted.each(|name, value| {
+                    refusal.headers.push((name.to_owned(), value.to_owned()));
+                });
+            }
+            return Err(refusal);
         }
     }
-    let empty = passed.permits.is_empty() && passed.headers.is_empty();
+    let empty = passed.permits.is_empty() && passed.headers.is_empty() && passed.granted.is_none();
     Ok((!empty).then_some(passed))
 }
 

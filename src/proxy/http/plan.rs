@@ -14,6 +14,7 @@ use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Live, Worker};
 use super::super::filter::Passed;
+use super::super::filter::cors::Granted;
 use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
@@ -201,6 +202,11 @@ impl Chosen {
     /// What filters gave it.
     pub(crate) fn passed(&self) -> Option<&Passed> {
         self.rare.as_ref()?.passed.as_ref()
+    }
+
+    /// What a page of another origin is told in the answer.
+    pub(crate) fn granted(&self) -> Option<&Granted> {
+        self.passed()?.granted.as_deref()
     }
 
     /// Copies to be sent when the request has gone up, the first time that this is asked.

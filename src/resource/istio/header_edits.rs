@@ -50,7 +50,7 @@ fn operations(value: Option<Value<'_>>) -> HeaderOperations {
     operations
 }
 
-fn header_name(value: &Value<'_>, name: &str) -> Option<String> {
+pub(super) fn header_name(value: &Value<'_>, name: &str) -> Option<String> {
     let lowered = name.to_ascii_lowercase();
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if lowered == ":authority" || (!lowered.is_empty() && lowered.bytes().all(token)) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cors::cors;
 use super::fault::fault;
 use super::header_edits::edits;
 use super::http_answer::{redirect, respond};
@@ -10,7 +11,7 @@ use super::http_match::{HttpMatch, http_match, pattern};
 use super::percent::percentage;
 use super::retries::retries;
 use super::virtual_service::host;
-use crate::mesh::filter::Fault;
+use crate::mesh::filter::{Cors, Fault};
 use crate::mesh::route::{HeaderEdits, Pattern, Redirect, Respond, Retry, Share};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
@@ -38,6 +39,8 @@ pub struct HttpRoute {
     pub mirrors: Vec<MirrorDestination>,
     /// What goes wrong on purpose.
     pub fault: Option<Arc<Fault>>,
+    /// What pages of other origins may.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// What a route does.
@@ -96,7 +99,6 @@ pub enum UriRewrite {
 pub(super) fn http_route(value: &Value<'_>) -> HttpRoute {
     let fields = value.fields();
     fields.refuse("delegate", "write the routes of the delegate here");
-    fields.refuse("corsPolicy", "let the application answer CORS requests");
     let written = fields.list("match");
     let (rewrite_uri, rewrite_authority) = fields
         .get("rewrite")
@@ -122,6 +124,16 @@ pub(super) fn http_route(value: &Value<'_>) -> HttpRoute {
                 );
             }
             fault(&value)
+        }),
+        cors: fields.get("corsPolicy").map(|value| {
+            if !forwards(&fields) {
+                value.warn(
+                    codes::IGNORED,
+                    "what the proxy answers by itself has no CORS policy, as in Envoy",
+                    "remove the policy, or write a route",
+                );
+            }
+            cors(&value)
         }),
     };
     fields.finish();

@@ -222,7 +222,11 @@ impl Lowering<'_, '_> {
                     path: rewrite(route, &condition.matches.path),
                     authority: route.rewrite_authority.clone(),
                 },
-                filters: route.fault.iter().cloned().map(HttpFilter::Fault).collect(),
+                filters: {
+                    let cors = route.cors.iter().cloned().map(HttpFilter::Cors);
+                    let fault = route.fault.iter().cloned().map(HttpFilter::Fault);
+                    cors.chain(fault).collect()
+                },
                 ..Forward::default()
             }),
         };

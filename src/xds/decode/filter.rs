@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, is, local_ratelimit,
-    ratelimit, route,
+    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors, is,
+    local_ratelimit, ratelimit, route,
 };
 use super::fields::Fields;
 use super::route::header_match;
@@ -132,6 +132,9 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
         let adaptive = concurrency(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::AdaptiveConcurrency(adaptive)));
     }
+    if is::<cors::Cors>(config) {
+        return Ok(Some(HttpFilter::Cors(Arc::default())));
+    }
     if is::<HttpFault>(config) {
         let fault = fault::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::Fault(Arc::new(fault))));
@@ -150,6 +153,10 @@ pub(super) fn overrides<'a>(
     names
         .into_iter()
         .map(|(name, config)| {
+            if is::<cors::CorsPolicy>(config) {
+                let policy = super::cors::decode(&unpack(config)?, ignored)?;
+                return Ok(HttpFilter::Cors(Arc::new(policy)));
+            }
             // The other filter has no configuration by route in Envoy either.
             if let Some(filter @ (HttpFilter::LocalRateLimit(_) | HttpFilter::Fault(_))) =
                 decode(config, ignored)?

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, dns, endpoint, fault, filter, health, http, http2, limits, listener, mtls,
-    route_fields, sockets,
+    balancing, cluster, cors, dns, endpoint, fault, filter, health, http, http2, limits, listener,
+    mtls, route_fields, sockets,
 };
 
 /// Every table, in the order of the page.
@@ -14,6 +14,7 @@ const TABLES: &[&[&Fields]] = &[
     http::FIELDS,
     filter::FIELDS,
     fault::FIELDS,
+    cors::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     dns::FIELDS,

@@ -1,7 +1,7 @@
 //! HTTP filters, and what routes say of them.
 
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, duration,
+    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, cors, duration,
     local_ratelimit, ratelimit, route, u32_value,
 };
 use super::fault;
@@ -13,6 +13,7 @@ use crate::mesh::filter::{
 };
 use crate::mesh::route::Share;
 
+const CORS: &str = "envoy.filters.http.cors";
 const FAULT: &str = "envoy.filters.http.fault";
 
 /// Whether clients of a kind know the filter.
@@ -31,7 +32,16 @@ pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
             "envoy.filters.http.adaptive_concurrency",
             any(&concurrency(adaptive)),
         ),
+        HttpFilter::Cors(_) => (CORS, any(&cors::Cors {})),
         HttpFilter::Fault(fault) => (FAULT, any(&fault::encode(fault, client))),
+    }
+}
+
+/// The same for what a route says of a filter.
+pub(super) fn of_route(from: &HttpFilter, client: Client) -> (&'static str, Any) {
+    match from {
+        HttpFilter::Cors(policy) => (CORS, any(&super::cors::encode(policy, client))),
+        other => encode(other, client),
     }
 }
 

@@ -107,7 +107,7 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
         typed_per_filter_config: filters
             .iter()
             .filter(|own| filter::is_known(own, client))
-            .map(|own| filter::encode(own, client))
+            .map(|own| filter::of_route(own, client))
             .map(|(name, config)| (name.to_owned(), config))
             .collect(),
         request_body_buffer_limit: replay_limit.and_then(u64_value),

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use super::route::{header_matches, share};
 use super::{positive, text, word};
 use crate::mesh::filter::{
-    Abort, AbortWith, AdaptiveConcurrency, Delay, DescriptorLimit, Fault, HttpFilter,
+    Abort, AbortWith, AdaptiveConcurrency, Cors, Delay, DescriptorLimit, Fault, HttpFilter,
     LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
+use crate::mesh::route::TextMatch;
 
 fn bucket() -> impl Strategy<Value = TokenBucket> {
     (any::<u32>(), any::<u32>(), positive()).prop_map(|(max_tokens, tokens_per_fill, interval)| {
@@ -115,16 +116,51 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
         local_rate_limit().prop_map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit))),
         adaptive_concurrency().prop_map(HttpFilter::AdaptiveConcurrency),
         fault().prop_map(|fault| HttpFilter::Fault(Arc::new(fault))),
+        Just(HttpFilter::Cors(Arc::default())),
     ]
+    .boxed()
 }
 
-/// What a route says: at most one of each kind, by name.
+/// What a route says: at most one of each kind, by name. Boxed, as all in one fills a stack.
 pub(super) fn overrides() -> impl Strategy<Value = Vec<HttpFilter>> {
-    (option::of(fault()), option::of(local_rate_limit())).prop_map(|(fault, limit)| {
+    let all = (
+        option::of(cors().boxed()),
+        option::of(fault().boxed()),
+        option::of(local_rate_limit().boxed()),
+    );
+    all.prop_map(|(cors, fault, limit)| {
+        let cors = cors.map(|cors| HttpFilter::Cors(Arc::new(cors)));
         let fault = fault.map(|fault| HttpFilter::Fault(Arc::new(fault)));
         let limit = limit.map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)));
-        fault.into_iter().chain(limit).collect()
+        cors.into_iter().chain(fault).chain(limit).collect()
     })
+    .boxed()
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let some = |found: &TextMatch| *found != TextMatch::Present;
+    (
+        vec(super::route::text_match().prop_filter("a text", some), 0..3),
+        (text(), text(), text(), text()),
+        any::<[Option<bool>; 3]>(),
+        share(),
+    )
+        .prop_map(
+            |(origins, (methods, headers, expose, max_age), said, enabled)| {
+                let [credentials, forward_unmatched, private_network] = said;
+                Cors {
+                    origins,
+                    methods,
+                    headers,
+                    expose,
+                    max_age,
+                    credentials,
+                    forward_unmatched,
+                    private_network,
+                    enabled,
+                }
+            },
+        )
 }
 
 fn fault() -> impl Strategy<Value = Fault> {

@@ -7,6 +7,7 @@ mod breakers;
 mod checked;
 mod choice;
 mod corpus;
+mod cors;
 mod detection;
 mod faults;
 mod filters;

@@ -13,6 +13,7 @@ use crate::telemetry::{AccessRecord, ServiceId};
 
 use super::super::super::buffer::{Buffer, LARGE};
 use super::super::super::context::{Conn, Live, Worker};
+use super::super::super::filter::cors::Granted;
 use super::super::super::observe;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
@@ -144,7 +145,7 @@ impl Request<'_> {
                 if let HeadOut::Text(used) = &mut chosen.head {
                     *text = std::mem::take(used);
                 }
-                (ended, Some(at))
+                (ended, Some((at, chosen.granted())))
             }
             // Nothing is held back twice.
             Then::Delayed(_) => return After::End,
@@ -306,16 +307,16 @@ impl Request<'_> {
         down: &mut Leg,
         failure: &Failure,
         facts: Facts,
-        at: Option<RouteAt>,
+        of: Option<(RouteAt, Option<&Granted>)>,
         close: bool,
     ) -> bool {
         let mut answer = failed(failure, facts.grpc);
         answer.undelivered &= self.conn.by_peer();
         let none = HeaderOperations::default();
-        let edits = at
-            .and_then(|at| at.route(self.live))
-            .map_or_else(Edits::default, |route| {
-                Edits::new(&none, &route.headers.response)
+        let edits = of
+            .and_then(|(at, granted)| Some((at.route(self.live)?, granted)))
+            .map_or_else(Edits::default, |(route, granted)| {
+                Edits::new(&none, &route.headers.response).with_granted(granted)
             });
         self.write(down, &answer, edits, (close, facts)).await
     }

@@ -280,7 +280,14 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             if let Some((mut up, _shared)) = ended.switched.take() {
                 Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
             }
-            finish(&mut down, conn, &ended, facts, edits(chosen.at)).await;
+            finish(
+                &mut down,
+                conn,
+                &ended,
+                facts,
+                edits(chosen.at).with_granted(chosen.granted()),
+            )
+            .await;
             ended
         }
         // Nothing is held back twice.
