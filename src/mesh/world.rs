@@ -102,6 +102,8 @@ pub struct Rule {
     pub source: SourceMatch,
     /// Where copies of requests go.
     pub mirrors: Vec<MirrorTarget>,
+    /// A redirect is to the port that was asked for.
+    pub redirect_to_port: bool,
 }
 
 /// Where copies of requests go.

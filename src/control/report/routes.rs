@@ -89,7 +89,11 @@ fn describe(
                 "redirect {} {}{}",
                 redirect.status,
                 redirect.authority.as_deref().unwrap_or(""),
-                redirect.path.as_deref().unwrap_or("")
+                redirect
+                    .path
+                    .as_ref()
+                    .or(redirect.prefix.as_ref())
+                    .map_or("", String::as_str)
             ),
             None,
             0,

@@ -59,7 +59,10 @@ pub(super) fn decide(
         drop(passed.map_err(Failure::Filtered)?);
     }
     match (&found.route.action, action) {
-        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), Some(at))),
+        (Action::Redirect(redirect), _) => Ok(Then::Answer(
+            redirected(redirect, &found.route.matches.path, seen),
+            Some(at),
+        )),
         (Action::Respond(respond), _) => Ok(Then::Answer(
             Answer {
                 status: respond.status,

@@ -48,8 +48,8 @@ pub struct HttpRoute {
 pub enum HttpAction {
     /// Sends on, by weight.
     Route(Vec<RouteDestination>),
-    /// Sends the caller elsewhere.
-    Redirect(Redirect),
+    /// Sends the caller elsewhere; to the port that was asked for, if so.
+    Redirect(Redirect, bool),
     /// Answers by itself.
     Respond(Respond),
 }
@@ -208,7 +208,8 @@ fn action(fields: &Fields<'_>) -> HttpAction {
         );
     }
     if let Some(value) = redirect_to {
-        HttpAction::Redirect(redirect(&value))
+        let (redirect, to_port) = redirect(&value);
+        HttpAction::Redirect(redirect, to_port)
     } else if let Some(value) = respond_with {
         HttpAction::Respond(respond(&value))
     } else {

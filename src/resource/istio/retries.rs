@@ -49,10 +49,7 @@ fn conditions(value: &Value<'_>, retry: &mut Retry) {
             }
         } else if let Some(condition) = RetryOn::parse(name) {
             on.push(condition);
-        } else if matches!(
-            name,
-            "retriable-headers" | "envoy-ratelimited" | "http3-post-connect-failure"
-        ) {
+        } else if name == "http3-post-connect-failure" {
             value.warn(
                 codes::IGNORED,
                 format!(

@@ -209,7 +209,7 @@ impl Lowering<'_, '_> {
         path: &str,
     ) -> Rule {
         let action = match &route.action {
-            HttpAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
+            HttpAction::Redirect(redirect, _) => Action::Redirect(redirect.clone()),
             HttpAction::Respond(respond) => Action::Respond(respond.clone()),
             HttpAction::Route(_) => Action::Forward(Forward {
                 clusters: Vec::new(),
@@ -251,6 +251,7 @@ impl Lowering<'_, '_> {
                 namespace: condition.source_namespace,
             },
             mirrors,
+            redirect_to_port: matches!(route.action, HttpAction::Redirect(_, true)),
         }
     }
 

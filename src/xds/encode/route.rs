@@ -409,7 +409,11 @@ fn redirected(from: &Redirect) -> route::RedirectAction {
         path_rewrite_specifier: from
             .path
             .clone()
-            .map(options::PathRewriteSpecifier::PathRedirect),
+            .map(options::PathRewriteSpecifier::PathRedirect)
+            .or(from
+                .prefix
+                .clone()
+                .map(options::PathRewriteSpecifier::PrefixRewrite)),
         ..Default::default()
     }
 }

@@ -266,14 +266,23 @@ fn action() -> impl Strategy<Value = Action> {
         option::of(select(vec!["http".to_owned(), "https".to_owned()])),
         option::of(word()),
         option::of(1..=u16::MAX),
-        option::of(text()),
+        // One of them at most.
+        option::of((any::<bool>(), text())),
     )
-        .prop_map(|(status, scheme, authority, port, path)| Redirect {
-            status,
-            scheme,
-            authority,
-            port,
-            path,
+        .prop_map(|(status, scheme, authority, port, path)| {
+            let (path, prefix) = match path {
+                None => (None, None),
+                Some((true, path)) => (Some(path), None),
+                Some((false, prefix)) => (None, Some(prefix)),
+            };
+            Redirect {
+                status,
+                scheme,
+                authority,
+                port,
+                path,
+                prefix,
+            }
         });
     prop_oneof![
         3 => forward().prop_map(Action::Forward),
