@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
@@ -83,6 +84,8 @@ pub struct HostRoutes {
     /// In order. Clusters in them are named for the port of the request when the destination says none:
     /// see [`RouteTarget`].
     pub rules: Vec<Rule>,
+    /// For bytes, in order.
+    pub streams: Vec<StreamRule>,
     /// Namespaces whose workloads see them; empty is all.
     pub export: BTreeSet<String>,
     /// The object that they were written in.
@@ -113,6 +116,23 @@ pub struct MirrorTarget {
     pub target: RouteTarget,
     /// Of how many requests.
     pub share: Share,
+}
+
+/// One rule for connections whose bytes nobody reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamRule {
+    /// TLS server names, exact or `*.suffix`, for ports of TLS; none is for bytes of any other kind.
+    pub server_names: Vec<String>,
+    /// Networks that the caller means; none is the addresses of the service.
+    pub destinations: Vec<IpNet>,
+    /// Only for connections to this port.
+    pub port: Option<u16>,
+    /// Only for these callers.
+    pub source: SourceMatch,
+    /// Weighted destinations.
+    pub targets: Vec<RouteTarget>,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// Which callers a rule is for.

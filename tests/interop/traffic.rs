@@ -225,3 +225,79 @@ async fn pages_of_other_origins_are_told_what_they_may() {
     drop(mesh);
     tasks.end().await;
 }
+
+/// One byte stream through a tunnel of the sidecar: what the other end says first.
+async fn tunnelled(sidecar: &Sidecar, to: &str) -> String {
+    let mut io = connect(sidecar.outbound(), ConnectOptions::default())
+        .await
+        .unwrap();
+    let request = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\n");
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, said) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    said.to_owned()
+}
+
+/// A server that says its name and ends.
+fn speaking(name: &'static str, tasks: &Tasks) -> SocketAddr {
+    let listener = bind("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("speaking", async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            // Callers go as they please.
+            let _said = io.write_all(name.as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_split_by_weight() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let (a, b) = (speaking("a", &tasks), speaking("b", &tasks));
+    let sidecar = stage(&mesh, &tasks, &[]).await;
+    let entries: String = [("a", a), ("b", b)]
+        .iter()
+        .map(|(name, at)| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+                 spec:\n  hosts: [{name}.example.com]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n  \
+                 ports: [{{number: 7000, name: tcp, protocol: TCP}}]\n  \
+                 endpoints: [{{address: 127.0.0.1, ports: {{tcp: {}}}}}]\n---\n",
+                at.port()
+            )
+        })
+        .collect();
+    mesh.apply(&entries);
+    mesh.settled().await;
+    assert_eq!(tunnelled(&sidecar, "a.example.com:7000").await, "a");
+    mesh.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec:
+  hosts: [a.example.com]
+  tcp:
+  - match: [{port: 7000, sourceLabels: {app: nobody}}]
+    route: [{destination: {host: b.example.com}}]
+  - match: [{port: 7000}]
+    route:
+    - {destination: {host: a.example.com}, weight: 25}
+    - {destination: {host: b.example.com}, weight: 75}
+",
+    );
+    mesh.settled().await;
+    let mut said = String::new();
+    for _ in 0..40 {
+        said += &tunnelled(&sidecar, "a.example.com:7000").await;
+    }
+    assert_eq!(said.matches('a').count(), 10, "{said}");
+    assert_eq!(tunnelled(&sidecar, "b.example.com:7000").await, "b");
+    drop(mesh);
+    tasks.end().await;
+}

@@ -8,6 +8,7 @@ mod cluster;
 mod external;
 mod inbound;
 mod outbound;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -213,7 +213,11 @@ fn action(fields: &Fields<'_>) -> HttpAction {
     } else if let Some(value) = respond_with {
         HttpAction::Respond(respond(&value))
     } else {
-        HttpAction::Route(routes.map(|value| destinations(&value)).unwrap_or_default())
+        HttpAction::Route(
+            routes
+                .map(|value| destinations(&value, true))
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -236,7 +240,8 @@ fn destination(value: &Value<'_>) -> Option<Destination> {
     })
 }
 
-fn destinations(value: &Value<'_>) -> Vec<RouteDestination> {
+/// Weighted destinations; those of requests may edit headers.
+pub(super) fn destinations(value: &Value<'_>, requests: bool) -> Vec<RouteDestination> {
     let written = value.list();
     if written.is_empty() {
         value.error("a route needs a destination");
@@ -259,7 +264,11 @@ fn destinations(value: &Value<'_>) -> Vec<RouteDestination> {
         // A single destination gets everything, whatever is written.
         let weight = if single { weight.max(1) } else { weight };
         sum += u64::from(weight);
-        let headers = edits(fields.get("headers"));
+        let headers = edits(if requests {
+            fields.get("headers")
+        } else {
+            None
+        });
         fields.finish();
         if let Some(target) = target {
             if let Some(to) = destination(&target) {

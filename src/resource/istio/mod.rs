@@ -15,6 +15,7 @@ mod peer_authentication;
 mod percent;
 mod retries;
 mod service_entry;
+mod stream_route;
 mod virtual_service;
 
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
@@ -24,6 +25,7 @@ pub use http_route::{
 };
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::ServiceEntry;
+pub use stream_route::{StreamMatch, StreamRoute};
 pub use virtual_service::VirtualService;
 
 pub(super) use destination_rule::destination_rule;

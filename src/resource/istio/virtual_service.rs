@@ -1,6 +1,7 @@
 //! VirtualService.
 
 use super::http_route::{HttpRoute, http_route};
+use super::stream_route::{StreamRoute, stream_route};
 use crate::mesh::Hostname;
 use crate::resource::reader::{Fields, Value};
 
@@ -15,9 +16,11 @@ pub struct VirtualService {
     pub export_to: Vec<String>,
     /// The first match wins.
     pub http: Vec<HttpRoute>,
+    /// Bytes of TLS, by server name.
+    pub tls: Vec<StreamRoute>,
+    /// Bytes.
+    pub tcp: Vec<StreamRoute>,
 }
-
-const TCP: &str = "bytes go to the service itself; split them by the weights of its pods";
 
 pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualService {
     let Some(spec) = fields.require("spec") else {
@@ -29,15 +32,19 @@ pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualServic
         spec.value
             .error_hint("a VirtualService needs a host", "hosts: [reviews]");
     }
+    let streams = |name: &'static str, tls| {
+        let list = spec.list(name);
+        list.iter().map(|value| stream_route(value, tls)).collect()
+    };
     let service = VirtualService {
         hosts: hosts.iter().filter_map(host).collect(),
         gateways: spec.text_list("gateways"),
         export_to: spec.text_list("exportTo"),
         http: spec.list("http").iter().map(http_route).collect(),
+        tls: streams("tls", true),
+        tcp: streams("tcp", false),
     };
-    spec.refuse("tls", TCP);
-    spec.refuse("tcp", TCP);
-    if service.http.is_empty() && spec.get("tls").is_none() && spec.get("tcp").is_none() {
+    if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() {
         spec.value.error_hint(
             "a VirtualService needs a route",
             "http: [{route: [{destination: {host: reviews}}]}]",

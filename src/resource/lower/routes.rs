@@ -6,11 +6,14 @@ use std::sync::Arc;
 use super::{of_kind, resolve, similar};
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
-use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
-use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
+use crate::mesh::world::{
+    Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch, StreamRule,
+};
+use crate::mesh::{Finding, Hostname, Protocol, Route, Service, ServicePort, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{
-    Destination, HttpAction, HttpMatch, HttpRoute, UriRewrite, VirtualService,
+    Destination, HttpAction, HttpMatch, HttpRoute, RouteDestination, StreamMatch, UriRewrite,
+    VirtualService,
 };
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::suggest::nearest;
@@ -35,11 +38,13 @@ pub(super) fn lower(
             findings,
         };
         let rules = lowering.rules(service);
-        if rules.is_empty() {
+        let streams = lowering.streams(service);
+        if rules.is_empty() && streams.is_empty() {
             continue;
         }
         let own = Arc::new(HostRoutes {
             rules,
+            streams,
             export: export(service, &object.metadata.namespace),
             origin: object.origin.clone(),
         });
@@ -90,11 +95,17 @@ impl Lowering<'_, '_> {
             let Some(host) = resolve(written, &self.object.metadata.namespace, services) else {
                 continue;
             };
-            if !services.keys().any(|service| host.covers(service)) {
+            let known = services.keys().any(|service| host.covers(service));
+            // A server name may be any name.
+            if !known && (service.tls.is_empty() || !service.http.is_empty()) {
                 let path = format!("spec.hosts[{index}]");
-                let message = format!(
-                    "host {host} is no service of the mesh; its routes are for requests to port 80 that name it"
-                );
+                let message = if service.http.is_empty() {
+                    format!("host {host} is no service of the mesh, so its routes have no effect")
+                } else {
+                    format!(
+                        "host {host} is no service of the mesh; its routes are for requests to port 80 that name it"
+                    )
+                };
                 let mut finding = self.object.finding(
                     Severity::Warning,
                     codes::UNKNOWN_ROUTE_HOST,
@@ -145,8 +156,13 @@ impl Lowering<'_, '_> {
         mesh
     }
 
+    /// Whether rules that say nothing else are for sidecars.
+    fn mesh(&mut self, service: &VirtualService) -> bool {
+        self.for_mesh(&service.gateways, "spec.gateways")
+    }
+
     fn rules(&mut self, service: &VirtualService) -> Vec<Rule> {
-        let mesh = self.for_mesh(&service.gateways, "spec.gateways");
+        let mesh = self.mesh(service);
         let mut rules = Vec::new();
         for (index, route) in service.http.iter().enumerate() {
             let path = format!("spec.http[{index}]");
@@ -171,18 +187,7 @@ impl Lowering<'_, '_> {
                 continue;
             }
             let targets = match &route.action {
-                HttpAction::Route(destinations) => destinations
-                    .iter()
-                    .enumerate()
-                    .map(|(number, destination)| {
-                        let path = format!("{path}.route[{number}].destination");
-                        RouteTarget {
-                            weight: destination.weight,
-                            headers: destination.headers.clone(),
-                            ..self.target(&destination.to, &path)
-                        }
-                    })
-                    .collect(),
+                HttpAction::Route(destinations) => self.targets(destinations, &path),
                 _ => Vec::new(),
             };
             let mirrors: Vec<MirrorTarget> = route
@@ -253,6 +258,139 @@ impl Lowering<'_, '_> {
             mirrors,
             redirect_to_port: matches!(route.action, HttpAction::Redirect(_, true)),
         }
+    }
+
+    /// The destinations of the route at `path`.
+    fn targets(&mut self, destinations: &[RouteDestination], path: &str) -> Vec<RouteTarget> {
+        let mut targets = Vec::new();
+        for (number, destination) in destinations.iter().enumerate() {
+            let path = format!("{path}.route[{number}].destination");
+            targets.push(RouteTarget {
+                weight: destination.weight,
+                headers: destination.headers.clone(),
+                ..self.target(&destination.to, &path)
+            });
+        }
+        targets
+    }
+
+    /// The rules for bytes.
+    fn streams(&mut self, service: &VirtualService) -> Vec<StreamRule> {
+        let mesh = self.mesh(service);
+        let mut rules = Vec::new();
+        let tls = service.tls.iter().enumerate().map(|route| (true, route));
+        let tcp = service.tcp.iter().enumerate().map(|route| (false, route));
+        for (tls, (index, route)) in tls.chain(tcp) {
+            let path = format!("spec.{}[{index}]", if tls { "tls" } else { "tcp" });
+            let mut matches = Vec::new();
+            if route.matches.is_empty() {
+                matches.extend(mesh.then(StreamMatch::default));
+            }
+            for (number, found) in route.matches.iter().enumerate() {
+                let at = format!("{path}.match[{number}]");
+                let gateways = format!("{at}.gateways");
+                let wanted = if found.gateways.is_empty() {
+                    mesh
+                } else {
+                    self.for_mesh(&found.gateways, &gateways)
+                };
+                if wanted {
+                    self.named(service, found, &at);
+                    matches.push(found.clone());
+                }
+            }
+            if matches.is_empty() {
+                continue;
+            }
+            self.carried(service, (tls, &matches), &path);
+            let targets = self.targets(&route.destinations, &path);
+            rules.extend(matches.into_iter().map(|found| StreamRule {
+                server_names: found.server_names,
+                destinations: found.destinations,
+                port: found.port,
+                source: SourceMatch {
+                    labels: found.source_labels,
+                    namespace: found.source_namespace,
+                },
+                targets: targets.clone(),
+                origin: self.object.origin_of(&path),
+            }));
+        }
+        rules
+    }
+
+    /// Server names must be among the hosts.
+    fn named(&mut self, service: &VirtualService, found: &StreamMatch, path: &str) {
+        let namespace = &self.object.metadata.namespace;
+        let hosts: Vec<Hostname> = service
+            .hosts
+            .iter()
+            .filter_map(|host| resolve(host, namespace, &self.config.services))
+            .collect();
+        for (index, name) in found.server_names.iter().enumerate() {
+            let Ok(name) = name.parse::<Hostname>() else {
+                continue;
+            };
+            if !hosts.iter().any(|host| *host == name || host.covers(&name)) {
+                let path = format!("{path}.sniHosts[{index}]");
+                let message = format!("server name {name} is none of the hosts");
+                let hint = "add it to the hosts of the VirtualService";
+                let finding = self
+                    .object
+                    .finding(Severity::Error, codes::SCHEMA, &path, message);
+                self.findings.push(finding.hint(hint));
+            }
+        }
+    }
+
+    /// Whether any port of a host carries what a route for bytes is for; else it is reported.
+    fn carried(
+        &mut self,
+        service: &VirtualService,
+        (tls, matches): (bool, &[StreamMatch]),
+        path: &str,
+    ) {
+        let services = &self.config.services;
+        let namespace = &self.object.metadata.namespace;
+        let hosts = service.hosts.iter();
+        let known: Vec<&Service> = hosts
+            .filter_map(|host| resolve(host, namespace, services))
+            .flat_map(|host| {
+                let of = services.iter().filter(move |(own, _)| host.covers(own));
+                of.map(|(_, service)| &**service)
+            })
+            .collect();
+        let carries = |port: &ServicePort| match port.protocol {
+            Protocol::Tls => tls,
+            Protocol::Tcp => !tls,
+            // Where requests have rules, what is none of them goes to the service itself.
+            Protocol::Auto => !tls && service.http.is_empty(),
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Udp => false,
+        };
+        let meant = |port: &ServicePort| {
+            let mut ports = matches.iter().map(|found| found.port);
+            ports.any(|wanted| wanted.is_none_or(|wanted| wanted == port.port))
+        };
+        let mut ports = known.iter().flat_map(|service| &service.ports);
+        if known.is_empty() || ports.any(|port| meant(port) && carries(port)) {
+            return;
+        }
+        let (what, hint) = if tls {
+            (
+                "no port of the hosts carries TLS of the application's own, so the route has no effect",
+                "name the port tls-… or https-…, or write an http or tcp route",
+            )
+        } else {
+            (
+                "no port of the hosts carries bytes, so the route has no effect",
+                "name the port tcp-…, or write an http or tls route",
+            )
+        };
+        self.findings.push(
+            self.object
+                .finding(Severity::Warning, codes::SCHEMA_WARNING, path, what)
+                .hint(hint),
+        );
     }
 
     /// A service that is named at `path`.
