@@ -142,6 +142,8 @@ pub struct SourceMatch {
     pub labels: BTreeMap<String, String>,
     /// The caller's namespace.
     pub namespace: Option<String>,
+    /// Namespaces that see the rule, where those of one host differ; empty is all that see the host.
+    pub namespaces: BTreeSet<String>,
 }
 
 /// One weighted destination of a rule.

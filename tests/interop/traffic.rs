@@ -301,3 +301,55 @@ spec:
     drop(mesh);
     tasks.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_share_a_host_and_delegate() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let (a, b) = (Heard::start("a", &tasks), Heard::start("b", &tasks));
+    let sidecar = stage(&mesh, &tasks, &[("a", a.address), ("b", b.address)]).await;
+    // The delegate is there before anybody leads to it.
+    let delegate = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: team}
+spec:
+  http:
+  - match: [{uri: {prefix: /team/b}}]
+    route: [{destination: {host: b.example.com}}]
+  - directResponse: {status: 404, body: {string: nothing here}}
+";
+    mesh.apply(delegate);
+    mesh.apply(&rules(
+        "  - route: [{destination: {host: a.example.com}}]\n",
+    ));
+    let second = rules(
+        "
+  - match: [{uri: {prefix: /team}}]
+    delegate: {name: team}
+",
+    )
+    .replace("{name: a}", "{name: second}");
+    let output = mesh.try_run(&["apply", "-f", "-"], Some(&second));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("IST0109"),
+        "{told}"
+    );
+    mesh.settled().await;
+    for (path, expected) in [
+        ("/", "a"),
+        ("/team/b/1", "b"),
+        ("/team/c", "nothing here"),
+        ("/tea", "a"),
+    ] {
+        let answer = ask(&sidecar, &format!("GET {path}"), "").await;
+        assert!(
+            answer.ends_with(&format!("\r\n\r\n{expected}")),
+            "{path}: {answer}"
+        );
+    }
+    drop(mesh);
+    tasks.end().await;
+}

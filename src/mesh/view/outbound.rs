@@ -468,6 +468,7 @@ pub(super) fn whole(cluster: String) -> WeightedCluster {
 /// Whether a rule for a port and for callers is for calls of `node` to `port`.
 pub(super) fn is_for(wanted: Option<u16>, source: &SourceMatch, node: &Node, port: u16) -> bool {
     wanted.is_none_or(|wanted| wanted == port)
+        && (source.namespaces.is_empty() || source.namespaces.contains(&node.namespace))
         && source
             .namespace
             .as_ref()

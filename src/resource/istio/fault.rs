@@ -29,8 +29,8 @@ const GRPC: [(&str, u8); 17] = [
     ("UNAUTHENTICATED", 16),
 ];
 
-/// `None` when no request has one.
-pub(super) fn fault(value: &Value<'_>) -> Option<Arc<Fault>> {
+/// One that says nothing is for no request.
+pub(super) fn fault(value: &Value<'_>) -> Arc<Fault> {
     let fields = value.fields();
     let (delay_at, abort_at) = (fields.get("delay"), fields.get("abort"));
     fields.finish();
@@ -40,12 +40,11 @@ pub(super) fn fault(value: &Value<'_>) -> Option<Arc<Fault>> {
             "delay: {fixedDelay: 5s, percentage: {value: 10}}",
         );
     }
-    let fault = Fault {
+    Arc::new(Fault {
         delay: delay_at.and_then(|value| delay(&value)),
         abort: abort_at.and_then(|value| abort(&value)),
         ..Fault::default()
-    };
-    (fault != Fault::default()).then(|| Arc::new(fault))
+    })
 }
 
 /// Of how many requests; without a word of none, as in Istio.

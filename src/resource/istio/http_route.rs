@@ -29,7 +29,7 @@ pub struct HttpRoute {
     pub rewrite_uri: Option<UriRewrite>,
     /// What takes the place of the host.
     pub rewrite_authority: Option<String>,
-    /// For the request with its retries.
+    /// For the request with its retries; zero is no limit.
     pub timeout: Option<Duration>,
     /// `None` when nothing is written (Istio's defaults); `Some(None)` never retries.
     pub retries: Option<Option<Retry>>,
@@ -52,6 +52,17 @@ pub enum HttpAction {
     Redirect(Redirect, bool),
     /// Answers by itself.
     Respond(Respond),
+    /// Leaves it to the routes of another VirtualService.
+    Delegate(DelegateTo),
+}
+
+/// A VirtualService without hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelegateTo {
+    /// Its name.
+    pub name: String,
+    /// Its namespace; `None` is that of the one which delegates.
+    pub namespace: Option<String>,
 }
 
 /// A service, or a part of it.
@@ -98,7 +109,6 @@ pub enum UriRewrite {
 
 pub(super) fn http_route(value: &Value<'_>) -> HttpRoute {
     let fields = value.fields();
-    fields.refuse("delegate", "write the routes of the delegate here");
     let written = fields.list("match");
     let (rewrite_uri, rewrite_authority) = fields
         .get("rewrite")
@@ -110,13 +120,11 @@ pub(super) fn http_route(value: &Value<'_>) -> HttpRoute {
         action: action(&fields),
         rewrite_uri,
         rewrite_authority,
-        timeout: fields
-            .duration("timeout")
-            .filter(|timeout| !timeout.is_zero()),
+        timeout: fields.duration("timeout"),
         retries: fields.get("retries").map(|value| retries(&value)),
         headers: edits(fields.get("headers")),
         mirrors: mirrors(&fields),
-        fault: fields.get("fault").and_then(|value| {
+        fault: fields.get("fault").map(|value| {
             if !forwards(&fields) {
                 value.error_hint(
                     "only what is sent on can go wrong on purpose",
@@ -198,12 +206,11 @@ fn action(fields: &Fields<'_>) -> HttpAction {
     let routes = fields.get("route");
     let redirect_to = fields.get("redirect");
     let respond_with = fields.get("directResponse");
-    let written = [&routes, &redirect_to, &respond_with];
-    if written.iter().filter(|field| field.is_some()).count() != 1
-        && fields.get("delegate").is_none()
-    {
+    let delegate_to = fields.get("delegate");
+    let written = [&routes, &redirect_to, &respond_with, &delegate_to];
+    if written.iter().filter(|field| field.is_some()).count() != 1 {
         fields.value.error_hint(
-            "a route needs exactly one of route, redirect and directResponse",
+            "a route needs exactly one of route, redirect, directResponse and delegate",
             "route: [{destination: {host: reviews}}]",
         );
     }
@@ -212,6 +219,15 @@ fn action(fields: &Fields<'_>) -> HttpAction {
         HttpAction::Redirect(redirect, to_port)
     } else if let Some(value) = respond_with {
         HttpAction::Respond(respond(&value))
+    } else if let Some(value) = delegate_to {
+        let fields = value.fields();
+        let name = fields.require("name").and_then(|value| value.text());
+        let namespace = fields.text("namespace").filter(|name| !name.is_empty());
+        fields.finish();
+        HttpAction::Delegate(DelegateTo {
+            name: name.unwrap_or_default(),
+            namespace,
+        })
     } else {
         HttpAction::Route(
             routes

@@ -21,7 +21,7 @@ mod virtual_service;
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
 pub use http_match::HttpMatch;
 pub use http_route::{
-    Destination, HttpAction, HttpRoute, MirrorDestination, RouteDestination, UriRewrite,
+    DelegateTo, Destination, HttpAction, HttpRoute, MirrorDestination, RouteDestination, UriRewrite,
 };
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::ServiceEntry;

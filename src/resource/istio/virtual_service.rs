@@ -8,7 +8,8 @@ use crate::resource::reader::{Fields, Value};
 /// A VirtualService.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VirtualService {
-    /// As written; short names are of the rule's own namespace.
+    /// As written; short names are of the rule's own namespace. None is a delegate, which is in force
+    /// where others lead to it.
     pub hosts: Vec<String>,
     /// As written; empty is `mesh`.
     pub gateways: Vec<String>,
@@ -29,8 +30,7 @@ pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualServic
     let spec = spec.fields();
     let hosts = spec.list("hosts");
     if hosts.is_empty() {
-        spec.value
-            .error_hint("a VirtualService needs a host", "hosts: [reviews]");
+        delegate(&spec);
     }
     let streams = |name: &'static str, tls| {
         let list = spec.list(name);
@@ -52,6 +52,28 @@ pub(in crate::resource) fn virtual_service(fields: &Fields<'_>) -> VirtualServic
     }
     spec.finish();
     service
+}
+
+/// What may not stand in a delegate.
+fn delegate(spec: &Fields<'_>) {
+    let none = |fields: &Fields<'_>, name: &'static str| {
+        if let Some(value) = fields.get(name) {
+            value.error_hint(
+                format!("a VirtualService without hosts, to which others delegate, has no {name}"),
+                "give it hosts, such as hosts: [reviews], or remove this",
+            );
+        }
+    };
+    for name in ["gateways", "tls", "tcp"] {
+        none(spec, name);
+    }
+    for route in spec.list("http") {
+        let fields = route.fields();
+        none(&fields, "delegate");
+        for condition in fields.list("match") {
+            none(&condition.fields(), "gateways");
+        }
+    }
 }
 
 /// A host name, short or full; addresses are for gateways only.

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::delegate;
+use super::merge::{Part, merge};
 use super::{of_kind, resolve, similar};
-use crate::mesh::filter::HttpFilter;
+use crate::mesh::filter::{Fault, HttpFilter};
 use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
-use crate::mesh::world::{
-    Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch, StreamRule,
-};
-use crate::mesh::{Finding, Hostname, Protocol, Route, Service, ServicePort, Severity};
+use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
+use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{
-    Destination, HttpAction, HttpMatch, HttpRoute, RouteDestination, StreamMatch, UriRewrite,
+    DelegateTo, Destination, HttpAction, HttpMatch, HttpRoute, RouteDestination, UriRewrite,
     VirtualService,
 };
 use crate::resource::object::{Kind, Object, Objects};
@@ -30,13 +30,18 @@ pub(super) fn lower(
         Kind::VirtualService(service) => Some(service),
         _ => None,
     });
-    let mut routes: BTreeMap<Hostname, Arc<HostRoutes>> = BTreeMap::new();
-    for (object, service) in written {
+    let mut parts: BTreeMap<Hostname, Vec<Part<'_>>> = BTreeMap::new();
+    for (object, service) in &written {
         let mut lowering = Lowering {
             object,
             config,
+            all: &written,
             findings,
         };
+        if service.hosts.is_empty() {
+            lowering.delegated_to();
+            continue;
+        }
         let rules = lowering.rules(service);
         let streams = lowering.streams(service);
         if rules.is_empty() && streams.is_empty() {
@@ -49,21 +54,19 @@ pub(super) fn lower(
             origin: object.origin.clone(),
         });
         for (index, host) in lowering.hosts(service) {
-            if let Some(other) = routes.get(&host) {
-                let message = format!("{host} has routes already, of {}", other.origin);
-                findings.push(
-                    object
-                        .finding(
-                            Severity::Error,
-                            codes::DUPLICATE_HOST,
-                            &format!("spec.hosts[{index}]"),
-                            message,
-                        )
-                        .hint("put all routes of a host into one VirtualService"),
-                );
-            } else {
-                routes.insert(host, Arc::clone(&own));
-            }
+            parts.entry(host).or_default().push(Part {
+                object,
+                index,
+                routes: Arc::clone(&own),
+            });
+        }
+    }
+    let mut routes = BTreeMap::new();
+    for (host, mut parts) in parts {
+        // One object that names a host twice says nothing new.
+        parts.dedup_by_key(|part| std::ptr::from_ref(part.object));
+        if let Some(merged) = merge(&host, &parts, findings) {
+            routes.insert(host, merged);
         }
     }
     routes
@@ -81,13 +84,20 @@ fn export(service: &VirtualService, namespace: &str) -> BTreeSet<String> {
         .collect()
 }
 
-struct Lowering<'a, 'f> {
-    object: &'a Object,
-    config: &'a Config,
-    findings: &'f mut Vec<Finding>,
+fn sees(export: &BTreeSet<String>, namespace: &str) -> bool {
+    export.is_empty() || export.contains(namespace)
 }
 
-impl Lowering<'_, '_> {
+/// The meaning of one VirtualService.
+pub(super) struct Lowering<'a, 'f> {
+    pub(super) object: &'a Object,
+    pub(super) config: &'a Config,
+    /// All of them.
+    all: &'a [(&'a Object, &'a VirtualService)],
+    pub(super) findings: &'f mut Vec<Finding>,
+}
+
+impl<'a> Lowering<'a, '_> {
     fn hosts(&mut self, service: &VirtualService) -> Vec<(usize, Hostname)> {
         let services = &self.config.services;
         let mut hosts = Vec::new();
@@ -122,7 +132,7 @@ impl Lowering<'_, '_> {
     }
 
     /// Whether rules for `gateways` are for sidecars; others are reported.
-    fn for_mesh(&mut self, gateways: &[String], path: &str) -> bool {
+    pub(super) fn for_mesh(&mut self, gateways: &[String], path: &str) -> bool {
         let mesh = gateways.is_empty() || gateways.iter().any(|name| name == MESH);
         let others: Vec<&str> = gateways
             .iter()
@@ -157,7 +167,7 @@ impl Lowering<'_, '_> {
     }
 
     /// Whether rules that say nothing else are for sidecars.
-    fn mesh(&mut self, service: &VirtualService) -> bool {
+    pub(super) fn mesh(&mut self, service: &VirtualService) -> bool {
         self.for_mesh(&service.gateways, "spec.gateways")
     }
 
@@ -186,24 +196,141 @@ impl Lowering<'_, '_> {
             if matches.is_empty() {
                 continue;
             }
-            let targets = match &route.action {
-                HttpAction::Route(destinations) => self.targets(destinations, &path),
-                _ => Vec::new(),
-            };
-            let mirrors: Vec<MirrorTarget> = route
-                .mirrors
-                .iter()
-                .map(|mirror| MirrorTarget {
-                    target: self.target(&mirror.to, &format!("{path}.{}", mirror.path)),
-                    share: mirror.share,
-                })
-                .collect();
+            let to = self.goals(route, &path);
+            if let HttpAction::Delegate(delegate) = &route.action {
+                rules.extend(self.delegated((route, delegate), &matches, &to.1, &path));
+                continue;
+            }
             for condition in matches {
-                let to = (targets.clone(), mirrors.clone());
-                rules.push(self.rule(route, condition, to, &path));
+                rules.push(self.rule(route, condition, to.clone(), &path));
             }
         }
         rules
+    }
+
+    /// Where requests of the route at `path` go, and copies of them.
+    fn goals(&mut self, route: &HttpRoute, path: &str) -> (Vec<RouteTarget>, Vec<MirrorTarget>) {
+        let targets = match &route.action {
+            HttpAction::Route(destinations) => self.targets(destinations, path),
+            _ => Vec::new(),
+        };
+        let mut mirrors = Vec::new();
+        for mirror in &route.mirrors {
+            mirrors.push(MirrorTarget {
+                target: self.target(&mirror.to, &format!("{path}.{}", mirror.path)),
+                share: mirror.share,
+            });
+        }
+        (targets, mirrors)
+    }
+
+    /// The rules of the VirtualService that the route at `path` leads to.
+    fn delegated(
+        &mut self,
+        (root, to): (&HttpRoute, &DelegateTo),
+        matches: &[HttpMatch],
+        mirrors: &[MirrorTarget],
+        path: &str,
+    ) -> Vec<Rule> {
+        let own = &self.object.metadata.namespace;
+        let namespace = to.namespace.as_ref().unwrap_or(own);
+        let found = self.all.iter().find(|(object, _)| {
+            object.metadata.name == to.name && object.metadata.namespace == *namespace
+        });
+        let name = format!("VirtualService {namespace}/{}", to.name);
+        let (message, hint) = match found {
+            None => (
+                format!("{name} does not exist"),
+                "a delegate is a VirtualService without hosts",
+            ),
+            Some((_, service)) if !service.hosts.is_empty() => (
+                format!("{name} has hosts of its own, so nothing can be delegated to it"),
+                "remove its hosts",
+            ),
+            Some((_, service)) if !sees(&export(service, namespace), own) => (
+                format!("{name} is not exported to namespace {own}"),
+                "add the namespace to its exportTo",
+            ),
+            Some((object, service)) => {
+                let mut inner = Lowering {
+                    object,
+                    config: self.config,
+                    all: self.all,
+                    findings: &mut *self.findings,
+                };
+                return inner.within(service, root, matches, mirrors);
+            }
+        };
+        let at = format!("{path}.delegate");
+        let code = codes::MISSING_REFERENCE;
+        let finding = self.object.finding(Severity::Error, code, &at, message);
+        self.findings.push(finding.hint(hint));
+        Vec::new()
+    }
+
+    /// The rules of a delegate, as a part of the route `root` that leads to it by `matches`.
+    fn within(
+        &mut self,
+        service: &VirtualService,
+        root: &HttpRoute,
+        matches: &[HttpMatch],
+        mirrors: &[MirrorTarget],
+    ) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (index, route) in service.http.iter().enumerate() {
+            let path = format!("spec.http[{index}]");
+            let Some(conditions) = delegate::matches(matches, &route.matches) else {
+                let message = "no request that gets here by delegation fulfils the conditions of this route, so it has no effect";
+                let finding = self.object.finding(
+                    Severity::Warning,
+                    codes::INEFFECTIVE_MATCH,
+                    &format!("{path}.match"),
+                    message,
+                );
+                self.findings.push(
+                    finding.hint("narrow what the route that delegates matches, and no other"),
+                );
+                continue;
+            };
+            let merged = delegate::route(root, route);
+            let (targets, own) = self.goals(route, &path);
+            let copies = if own.is_empty() {
+                mirrors.to_vec()
+            } else {
+                own
+            };
+            for condition in conditions {
+                let to = (targets.clone(), copies.clone());
+                rules.push(self.rule(&merged, condition, to, &path));
+            }
+        }
+        rules
+    }
+
+    /// Reports a delegate that nobody delegates to.
+    fn delegated_to(&mut self) {
+        let own = &self.object.metadata;
+        let leads = |(object, service): &(&Object, &VirtualService)| {
+            service.http.iter().any(|route| match &route.action {
+                HttpAction::Delegate(to) => {
+                    let namespace = to.namespace.as_ref();
+                    to.name == own.name
+                        && *namespace.unwrap_or(&object.metadata.namespace) == own.namespace
+                }
+                _ => false,
+            })
+        };
+        if self.all.iter().any(leads) {
+            return;
+        }
+        let finding = self.object.finding(
+            Severity::Warning,
+            codes::SCHEMA_WARNING,
+            "spec",
+            "a VirtualService without hosts is for others to delegate to, and none does",
+        );
+        self.findings
+            .push(finding.hint("give it hosts, or name it as the delegate of a route"));
     }
 
     fn rule(
@@ -216,9 +343,9 @@ impl Lowering<'_, '_> {
         let action = match &route.action {
             HttpAction::Redirect(redirect, _) => Action::Redirect(redirect.clone()),
             HttpAction::Respond(respond) => Action::Respond(respond.clone()),
-            HttpAction::Route(_) => Action::Forward(Forward {
+            HttpAction::Route(_) | HttpAction::Delegate(_) => Action::Forward(Forward {
                 clusters: Vec::new(),
-                timeout: route.timeout,
+                timeout: route.timeout.filter(|timeout| !timeout.is_zero()),
                 retry: match &route.retries {
                     None => Some(Retry::default()),
                     Some(written) => written.clone(),
@@ -229,7 +356,11 @@ impl Lowering<'_, '_> {
                 },
                 filters: {
                     let cors = route.cors.iter().cloned().map(HttpFilter::Cors);
-                    let fault = route.fault.iter().cloned().map(HttpFilter::Fault);
+                    let faults = route
+                        .fault
+                        .iter()
+                        .filter(|fault| ***fault != Fault::default());
+                    let fault = faults.cloned().map(HttpFilter::Fault);
                     cors.chain(fault).collect()
                 },
                 ..Forward::default()
@@ -254,6 +385,7 @@ impl Lowering<'_, '_> {
             source: SourceMatch {
                 labels: condition.source_labels,
                 namespace: condition.source_namespace,
+                ..SourceMatch::default()
             },
             mirrors,
             redirect_to_port: matches!(route.action, HttpAction::Redirect(_, true)),
@@ -261,7 +393,11 @@ impl Lowering<'_, '_> {
     }
 
     /// The destinations of the route at `path`.
-    fn targets(&mut self, destinations: &[RouteDestination], path: &str) -> Vec<RouteTarget> {
+    pub(super) fn targets(
+        &mut self,
+        destinations: &[RouteDestination],
+        path: &str,
+    ) -> Vec<RouteTarget> {
         let mut targets = Vec::new();
         for (number, destination) in destinations.iter().enumerate() {
             let path = format!("{path}.route[{number}].destination");
@@ -272,125 +408,6 @@ impl Lowering<'_, '_> {
             });
         }
         targets
-    }
-
-    /// The rules for bytes.
-    fn streams(&mut self, service: &VirtualService) -> Vec<StreamRule> {
-        let mesh = self.mesh(service);
-        let mut rules = Vec::new();
-        let tls = service.tls.iter().enumerate().map(|route| (true, route));
-        let tcp = service.tcp.iter().enumerate().map(|route| (false, route));
-        for (tls, (index, route)) in tls.chain(tcp) {
-            let path = format!("spec.{}[{index}]", if tls { "tls" } else { "tcp" });
-            let mut matches = Vec::new();
-            if route.matches.is_empty() {
-                matches.extend(mesh.then(StreamMatch::default));
-            }
-            for (number, found) in route.matches.iter().enumerate() {
-                let at = format!("{path}.match[{number}]");
-                let gateways = format!("{at}.gateways");
-                let wanted = if found.gateways.is_empty() {
-                    mesh
-                } else {
-                    self.for_mesh(&found.gateways, &gateways)
-                };
-                if wanted {
-                    self.named(service, found, &at);
-                    matches.push(found.clone());
-                }
-            }
-            if matches.is_empty() {
-                continue;
-            }
-            self.carried(service, (tls, &matches), &path);
-            let targets = self.targets(&route.destinations, &path);
-            rules.extend(matches.into_iter().map(|found| StreamRule {
-                server_names: found.server_names,
-                destinations: found.destinations,
-                port: found.port,
-                source: SourceMatch {
-                    labels: found.source_labels,
-                    namespace: found.source_namespace,
-                },
-                targets: targets.clone(),
-                origin: self.object.origin_of(&path),
-            }));
-        }
-        rules
-    }
-
-    /// Server names must be among the hosts.
-    fn named(&mut self, service: &VirtualService, found: &StreamMatch, path: &str) {
-        let namespace = &self.object.metadata.namespace;
-        let hosts: Vec<Hostname> = service
-            .hosts
-            .iter()
-            .filter_map(|host| resolve(host, namespace, &self.config.services))
-            .collect();
-        for (index, name) in found.server_names.iter().enumerate() {
-            let Ok(name) = name.parse::<Hostname>() else {
-                continue;
-            };
-            if !hosts.iter().any(|host| *host == name || host.covers(&name)) {
-                let path = format!("{path}.sniHosts[{index}]");
-                let message = format!("server name {name} is none of the hosts");
-                let hint = "add it to the hosts of the VirtualService";
-                let finding = self
-                    .object
-                    .finding(Severity::Error, codes::SCHEMA, &path, message);
-                self.findings.push(finding.hint(hint));
-            }
-        }
-    }
-
-    /// Whether any port of a host carries what a route for bytes is for; else it is reported.
-    fn carried(
-        &mut self,
-        service: &VirtualService,
-        (tls, matches): (bool, &[StreamMatch]),
-        path: &str,
-    ) {
-        let services = &self.config.services;
-        let namespace = &self.object.metadata.namespace;
-        let hosts = service.hosts.iter();
-        let known: Vec<&Service> = hosts
-            .filter_map(|host| resolve(host, namespace, services))
-            .flat_map(|host| {
-                let of = services.iter().filter(move |(own, _)| host.covers(own));
-                of.map(|(_, service)| &**service)
-            })
-            .collect();
-        let carries = |port: &ServicePort| match port.protocol {
-            Protocol::Tls => tls,
-            Protocol::Tcp => !tls,
-            // Where requests have rules, what is none of them goes to the service itself.
-            Protocol::Auto => !tls && service.http.is_empty(),
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Udp => false,
-        };
-        let meant = |port: &ServicePort| {
-            let mut ports = matches.iter().map(|found| found.port);
-            ports.any(|wanted| wanted.is_none_or(|wanted| wanted == port.port))
-        };
-        let mut ports = known.iter().flat_map(|service| &service.ports);
-        if known.is_empty() || ports.any(|port| meant(port) && carries(port)) {
-            return;
-        }
-        let (what, hint) = if tls {
-            (
-                "no port of the hosts carries TLS of the application's own, so the route has no effect",
-                "name the port tls-… or https-…, or write an http or tcp route",
-            )
-        } else {
-            (
-                "no port of the hosts carries bytes, so the route has no effect",
-                "name the port tcp-…, or write an http or tls route",
-            )
-        };
-        self.findings.push(
-            self.object
-                .finding(Severity::Warning, codes::SCHEMA_WARNING, path, what)
-                .hint(hint),
-        );
     }
 
     /// A service that is named at `path`.
@@ -423,10 +440,10 @@ impl Lowering<'_, '_> {
         target
     }
 
-    fn fault(&self, target: &RouteTarget) -> Option<Fault> {
+    fn fault(&self, target: &RouteTarget) -> Option<Broken> {
         let host = &target.host;
         let Some(service) = self.config.services.get(host) else {
-            return Some(Fault {
+            return Some(Broken {
                 code: codes::MISSING_REFERENCE,
                 field: "host",
                 message: format!("service {host} does not exist"),
@@ -447,7 +464,7 @@ impl Lowering<'_, '_> {
         if let Some(port) = target.port
             && !carried.contains(&port)
         {
-            return Some(Fault {
+            return Some(Broken {
                 code: codes::MISSING_REFERENCE,
                 field: "port",
                 message: format!("service {host} has no port {port}"),
@@ -472,7 +489,7 @@ impl Lowering<'_, '_> {
                         },
                     )
                 };
-                return Some(Fault {
+                return Some(Broken {
                     code: codes::MISSING_REFERENCE,
                     field: "subset",
                     message: format!("service {host} has no subset {:?}", target.subset),
@@ -481,7 +498,7 @@ impl Lowering<'_, '_> {
             }
         }
         if target.port.is_none() && carried.len() > 1 {
-            return Some(Fault {
+            return Some(Broken {
                 code: codes::PORT_NEEDED,
                 field: "port",
                 message: format!("service {host} has several ports, and the destination says none"),
@@ -492,7 +509,7 @@ impl Lowering<'_, '_> {
     }
 }
 
-struct Fault {
+struct Broken {
     code: &'static str,
     field: &'static str,
     message: String,
