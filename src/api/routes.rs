@@ -18,7 +18,7 @@ pub struct RouteReport {
     pub name: String,
     /// Conditions in words; empty matches everything.
     pub matches: Vec<String>,
-    /// What it does, in words: `forward`, `redirect 301 …`, `respond 200`.
+    /// What it does, in words: `forward`, `redirect 301 …`, `respond 200`, and `carry` for bytes.
     pub action: String,
     /// Where requests go.
     pub backends: Vec<BackendReport>,

@@ -73,6 +73,7 @@ pub struct Cors {
 
 impl Cors {
     /// With what `outer` says where this says nothing.
+    #[must_use]
     pub fn within(&self, outer: &Self) -> Self {
         let text = |own: &String, outer: &String| if own.is_empty() { outer } else { own }.clone();
         Self {

@@ -8,6 +8,7 @@ use crate::api::routes::{
 };
 use crate::mesh::filter::{AbortWith, HttpFilter};
 use crate::mesh::route::{Action, Mirror, Route, Share, explain};
+use crate::mesh::view::Stream;
 use crate::mesh::{Health, Node, Request, Router, Service, View, World};
 
 use super::{find_service, short};
@@ -29,6 +30,13 @@ pub fn routes(
             continue;
         }
         for port in &service.ports {
+            let streams = world.streams(node, service, port);
+            if !port.protocol.is_http() && !streams.is_empty() {
+                let own = (short(service), port.port);
+                let streams = streams.iter().enumerate();
+                out.extend(streams.map(|of| carried(&view, &own, of, measured)));
+                continue;
+            }
             let Some(table) = view.routes.get(&port.port.to_string()) else {
                 continue;
             };
@@ -52,6 +60,35 @@ pub fn routes(
         }
     }
     out
+}
+
+/// A rule for bytes.
+fn carried(
+    view: &View,
+    (service, port): &(String, u16),
+    (index, stream): (usize, &Stream),
+    measured: &Measured,
+) -> RouteReport {
+    let sum: u64 = stream.clusters.iter().map(|(_, w)| u64::from(*w)).sum();
+    RouteReport {
+        service: service.clone(),
+        port: *port,
+        index,
+        name: String::new(),
+        matches: stream.matches.clone(),
+        action: "carry".to_owned(),
+        backends: stream
+            .clusters
+            .iter()
+            .map(|(cluster, weight)| backend(view, cluster, *weight, sum, measured))
+            .collect(),
+        mirrors: Vec::new(),
+        faults: Vec::new(),
+        origins: Vec::new(),
+        timeout_ms: None,
+        retries: 0,
+        origin: stream.origin.to_string(),
+    }
 }
 
 fn describe(

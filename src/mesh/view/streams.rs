@@ -7,7 +7,7 @@ use super::{TCP_IDLE, tcp_chain};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, TcpOptions, Transport};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, WeightedCluster};
 use crate::mesh::world::{Config, StreamRule};
-use crate::mesh::{Cluster, Hostname, Node, Protocol, Route, Service, ServicePort};
+use crate::mesh::{Cluster, Hostname, Node, Origin, Protocol, Route, Service, ServicePort};
 
 /// Clusters with their weights.
 type Clusters = Vec<(String, u32)>;
@@ -35,6 +35,46 @@ pub(super) fn rules<'a>(
         .flat_map(|routes| &routes.streams)
         .filter(move |rule| rule.server_names.is_empty() != tls)
         .filter(move |rule| is_for(rule.port, &rule.source, node, port))
+}
+
+/// A rule for bytes as a caller has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Conditions in words; empty is everything.
+    pub matches: Vec<String>,
+    /// Clusters with their weights.
+    pub clusters: Clusters,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// The rules for bytes to a port of `service`, in order; none where they go to the service itself.
+pub(super) fn described(
+    config: &Config,
+    node: &Node,
+    service: &Service,
+    service_port: &ServicePort,
+) -> Vec<Stream> {
+    let words = |what: &str, of: Vec<String>| match of.as_slice() {
+        [] => None,
+        of => Some(format!("{what} {}", of.join(" or "))),
+    };
+    rules(config, node, service, service_port)
+        .map(|rule| Stream {
+            matches: [
+                words("server name is", rule.server_names.clone()),
+                words(
+                    "destination is in",
+                    rule.destinations.iter().map(IpNet::to_string).collect(),
+                ),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+            clusters: clusters(config, rule, service_port.port),
+            origin: rule.origin.clone(),
+        })
+        .collect()
 }
 
 /// The chains for bytes to `port` of `service`, which is no HTTP.
@@ -86,15 +126,15 @@ fn by_server_name(
     for (at, rule) in rules(config, node, service, service_port).enumerate() {
         ruled = true;
         let mut places = Vec::new();
-        if !rule.destinations.is_empty() {
-            places.push(rule.destinations.clone());
-        } else {
+        if rule.destinations.is_empty() {
             if !service.addresses.is_empty() {
                 places.push(addresses(service));
             }
             if anywhere {
                 places.push(Vec::new());
             }
+        } else {
+            places.push(rule.destinations.clone());
         }
         // Any name is no condition.
         let any = rule.server_names.iter().any(|name| name == "*");

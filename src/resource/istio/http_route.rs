@@ -286,14 +286,12 @@ pub(super) fn destinations(value: &Value<'_>, requests: bool) -> Vec<RouteDestin
             None
         });
         fields.finish();
-        if let Some(target) = target {
-            if let Some(to) = destination(&target) {
-                destinations.push(RouteDestination {
-                    to,
-                    weight,
-                    headers,
-                });
-            }
+        if let Some(to) = target.and_then(|target| destination(&target)) {
+            destinations.push(RouteDestination {
+                to,
+                weight,
+                headers,
+            });
         }
     }
     if !single && !written.is_empty() && !failed {

@@ -191,7 +191,7 @@ mod tests {
                 false,
             ),
         ] {
-            let found = matches(&[root.clone()], &[own.clone()]);
+            let found = matches(std::slice::from_ref(&root), std::slice::from_ref(&own));
             assert_eq!(found.is_some(), fits, "{root:?} {own:?}");
         }
     }

@@ -97,7 +97,7 @@ pub(super) struct Lowering<'a, 'f> {
     pub(super) findings: &'f mut Vec<Finding>,
 }
 
-impl<'a> Lowering<'a, '_> {
+impl Lowering<'_, '_> {
     fn hosts(&mut self, service: &VirtualService) -> Vec<(usize, Hostname)> {
         let services = &self.config.services;
         let mut hosts = Vec::new();
