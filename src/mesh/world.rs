@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::listener::ProxyVersion;
-use super::route::HashPolicy;
+use super::route::{HashPolicy, Share};
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
 /// Immutable; a change makes a new one that shares what did not change.
@@ -83,6 +84,8 @@ pub struct HostRoutes {
     /// In order. Clusters in them are named for the port of the request when the destination says none:
     /// see [`RouteTarget`].
     pub rules: Vec<Rule>,
+    /// For bytes, in order.
+    pub streams: Vec<StreamRule>,
     /// Namespaces whose workloads see them; empty is all.
     pub export: BTreeSet<String>,
     /// The object that they were written in.
@@ -100,6 +103,36 @@ pub struct Rule {
     pub targets: Vec<RouteTarget>,
     /// Only for callers with these labels (`sourceLabels`), and in this namespace.
     pub source: SourceMatch,
+    /// Where copies of requests go.
+    pub mirrors: Vec<MirrorTarget>,
+    /// A redirect is to the port that was asked for.
+    pub redirect_to_port: bool,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MirrorTarget {
+    /// Where to; its weight says nothing.
+    pub target: RouteTarget,
+    /// Of how many requests.
+    pub share: Share,
+}
+
+/// One rule for connections whose bytes nobody reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamRule {
+    /// TLS server names, exact or `*.suffix`, for ports of TLS; none is for bytes of any other kind.
+    pub server_names: Vec<String>,
+    /// Networks that the caller means; none is the addresses of the service.
+    pub destinations: Vec<IpNet>,
+    /// Only for connections to this port.
+    pub port: Option<u16>,
+    /// Only for these callers.
+    pub source: SourceMatch,
+    /// Weighted destinations.
+    pub targets: Vec<RouteTarget>,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// Which callers a rule is for.
@@ -109,6 +142,8 @@ pub struct SourceMatch {
     pub labels: BTreeMap<String, String>,
     /// The caller's namespace.
     pub namespace: Option<String>,
+    /// Namespaces that see the rule, where those of one host differ; empty is all that see the host.
+    pub namespaces: BTreeSet<String>,
 }
 
 /// One weighted destination of a rule.

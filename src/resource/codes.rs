@@ -29,6 +29,8 @@ pub const SCHEMA: &str = "IST0106";
 pub const DUPLICATE_HOST: &str = "IST0109";
 /// A destination without a port, on a service with several.
 pub const PORT_NEEDED: &str = "IST0112";
+/// A condition that no request fulfils which gets to it.
+pub const INEFFECTIVE_MATCH: &str = "IST0131";
 /// A rule for gateways that do not exist here.
 pub const GATEWAY_NOT_FOUND: &str = "IST0132";
 /// Of two rules for one host the later has no effect.

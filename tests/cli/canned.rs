@@ -12,7 +12,7 @@ use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, 
 use meshctl::api::resources::{
     ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
-use meshctl::api::routes::{BackendReport, ExplainReport, RouteReport};
+use meshctl::api::routes::{BackendReport, ExplainReport, FaultReport, MirrorReport, RouteReport};
 use meshctl::api::stats::{StatsReport, StatsRow};
 use meshctl::mesh::route::explain::{Condition, RouteTrace};
 use meshctl::mesh::{Finding, Health, Instance, Locality, Origin, Severity};
@@ -149,6 +149,18 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         ],
         action: "forward".to_owned(),
         backends: vec![backend("v2", 100, None)],
+        mirrors: vec![MirrorReport {
+            cluster: "outbound|9080|v3|reviews.default.svc.cluster.local".to_owned(),
+            service: "reviews.default".to_owned(),
+            subset: "v3".to_owned(),
+            percent: 12.5,
+            invalid: None,
+        }],
+        faults: vec![FaultReport {
+            what: "abort 503".to_owned(),
+            percent: 1.0,
+        }],
+        origins: vec![],
         timeout_ms: Some(500),
         retries: 2,
         origin: "VirtualService default/reviews".to_owned(),
@@ -166,6 +178,8 @@ pub(crate) fn routes() -> Vec<RouteReport> {
                 ..backend("v9", 10, Some(10.3))
             },
         ],
+        mirrors: vec![],
+        faults: vec![],
         timeout_ms: None,
         ..route.clone()
     };
@@ -173,6 +187,8 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         service: "ratings.default".to_owned(),
         action: "redirect 301 https://ratings/".to_owned(),
         backends: vec![],
+        mirrors: vec![],
+        faults: vec![],
         matches: vec![],
         ..route.clone()
     };

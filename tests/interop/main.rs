@@ -35,5 +35,6 @@ mod steady;
 mod stream;
 mod strict;
 mod tcp_backends;
+mod traffic;
 mod websocket;
 mod writer;

@@ -25,7 +25,7 @@ pub fn current(
     service: &Service,
     virtual_services: &[Value],
 ) -> Option<(Vec<(String, u32)>, String)> {
-    let object = virtual_services.iter().find(|vs| serves(vs, service))?;
+    let object = serving(service, virtual_services, &[])?;
     let rules = object.pointer("/spec/http")?.as_array()?;
     let rule = rules.get(position(rules, &[])?)?;
     let name = format!(
@@ -52,9 +52,7 @@ pub fn shift(
     check(&request.weights)?;
     let (rule_object, rule_changed) =
         with_subsets(service, destination_rules, versions, &request.weights)?;
-    let mut route = virtual_services
-        .iter()
-        .find(|vs| serves(vs, service))
+    let mut route = serving(service, virtual_services, &matches)
         .cloned()
         .unwrap_or_else(|| new_object("VirtualService", service));
     let namespace = text(&route, "/metadata/namespace").to_owned();
@@ -289,6 +287,20 @@ fn add_subsets(
         changed = true;
     }
     Ok(changed)
+}
+
+/// The object to edit: of several the one that has the rule for `matches` already.
+fn serving<'a>(
+    service: &Service,
+    virtual_services: &'a [Value],
+    matches: &[(String, String)],
+) -> Option<&'a Value> {
+    let all = || virtual_services.iter().filter(|vs| serves(vs, service));
+    let has_rule = |vs: &&Value| {
+        let rules = vs.pointer("/spec/http").and_then(Value::as_array);
+        rules.is_some_and(|rules| position(rules, matches).is_some())
+    };
+    all().find(has_rule).or_else(|| all().next())
 }
 
 fn serves(virtual_service: &Value, service: &Service) -> bool {

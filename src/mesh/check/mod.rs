@@ -7,6 +7,8 @@ mod endpoints;
 mod ports;
 mod shadowed;
 
+pub(crate) use shadowed::covers;
+
 use super::{Finding, World};
 
 /// Every analysis; findings in the order of files and lines.

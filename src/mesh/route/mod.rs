@@ -184,6 +184,9 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// Replaces the whole path.
     pub path: Option<String>,
+    /// Replaces the prefix that matched, where no whole path is given.
+    #[serde(skip_serializing_if = "is_default")]
+    pub prefix: Option<String>,
 }
 
 /// Answering by itself.

@@ -8,6 +8,7 @@ mod cluster;
 mod external;
 mod inbound;
 mod outbound;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
-use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, Secret, World};
+use super::{
+    Assignment, Cluster, Listener, Node, NodeKind, RouteTable, Secret, Service, ServicePort, World,
+};
+pub use streams::Stream;
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
 /// must dirty one assignment and nothing else.
@@ -57,6 +61,11 @@ impl World {
     /// Everything that the proxy of `node` needs.
     pub fn view(&self, node: &Node) -> View {
         self.view_with(&self.common(), node)
+    }
+
+    /// The rules for bytes of `node` to a port of `service`; none where they go to the service itself.
+    pub fn streams(&self, node: &Node, service: &Service, port: &ServicePort) -> Vec<Stream> {
+        streams::described(&self.config, node, service, port)
     }
 
     /// As [`World::view`], with clusters and endpoints that are made already.

@@ -1,9 +1,8 @@
 //! What becomes of a request's target: rewritten for the endpoint, or a place to send the caller to.
 
-use std::borrow::Cow;
-
 use crate::mesh::route::matching::split_query;
-use crate::mesh::route::{PathMatch, PathRewrite, Redirect};
+use crate::mesh::route::router::without_port;
+use crate::mesh::route::{PathMatch, PathRewrite, Redirect, Request as _};
 
 use super::answer::Answer;
 use super::plan::Seen;
@@ -44,31 +43,50 @@ pub(super) fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, target: &[u8
     out
 }
 
-pub(super) fn redirected(redirect: &Redirect, seen: &Seen<'_>) -> Answer {
-    let (path, query) = split_query(seen.path);
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
-    let host = match &redirect.authority {
-        Some(host) => Cow::Borrowed(host.as_str()),
-        None => String::from_utf8_lossy(seen.authority),
-    };
-    let mut location = format!("{scheme}://");
+/// The port that a scheme means without saying it.
+fn usual(scheme: &str) -> u16 {
+    if scheme == "https" { 443 } else { 80 }
+}
+
+/// Where a request is redirected to; its path had matched by `matched`.
+pub(super) fn redirected(redirect: &Redirect, matched: &PathMatch, seen: &Seen<'_>) -> Answer {
+    let asked = std::str::from_utf8(seen.scheme()).unwrap_or("http");
+    let scheme = redirect.scheme.as_deref().unwrap_or(asked);
+    let host = redirect
+        .authority
+        .as_ref()
+        .map_or(seen.authority, |host| host.as_bytes());
+    let name = without_port(host);
+    let written = host.get(name.len() + 1..).unwrap_or_default();
+    // What only said the scheme's own port says nothing under another scheme (Envoy).
+    let stale = scheme != asked && written == itoa::Buffer::new().format(usual(asked)).as_bytes();
+    let mut location = format!("{scheme}://").into_bytes();
     match redirect.port {
         Some(port) => {
-            let name = crate::mesh::route::router::without_port(host.as_bytes());
-            location.push_str(&String::from_utf8_lossy(name));
-            location.push(':');
-            location.push_str(itoa::Buffer::new().format(port));
+            location.extend_from_slice(name);
+            if port != usual(scheme) {
+                location.push(b':');
+                location.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+            }
         }
-        None => location.push_str(&host),
+        None if stale => location.extend_from_slice(name),
+        None => location.extend_from_slice(host),
     }
-    match &redirect.path {
-        Some(path) => location.push_str(path),
-        None => location.push_str(&String::from_utf8_lossy(path)),
+    match (&redirect.path, &redirect.prefix) {
+        (Some(path), _) => {
+            location.extend_from_slice(path.as_bytes());
+            if let Some(query) = split_query(seen.path).1 {
+                location.push(b'?');
+                location.extend_from_slice(query);
+            }
+        }
+        (None, Some(prefix)) => {
+            let rewrite = PathRewrite::Prefix(prefix.clone());
+            location.extend_from_slice(&rewritten(&rewrite, matched, seen.path));
+        }
+        (None, None) => location.extend_from_slice(seen.path),
     }
-    if let Some(query) = query {
-        location.push('?');
-        location.push_str(&String::from_utf8_lossy(query));
-    }
+    let location = String::from_utf8_lossy(&location);
     Answer {
         status: redirect.status,
         location: Some(location.chars().filter(|c| !c.is_control()).collect()),

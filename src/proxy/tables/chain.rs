@@ -21,7 +21,7 @@ use crate::mesh::Secret;
 use crate::tls;
 
 use super::super::balance::smooth::Smooth;
-use super::super::filter::{self, Filter};
+use super::super::filter::{self, Filter, Filters};
 use super::http::HttpTable;
 
 /// A caller must complete its handshake within this (Istio's default at gateways).
@@ -51,7 +51,7 @@ pub(crate) struct ChainTable {
     /// What happens to the bytes.
     pub(crate) action: ChainAction,
     /// Run over each request.
-    pub(crate) filters: Option<Arc<Vec<Filter>>>,
+    pub(crate) filters: Option<Arc<Filters>>,
     /// For a TLS handshake.
     pub(crate) handshake_timeout: Duration,
     most: Option<u64>,
@@ -121,7 +121,7 @@ impl ChainTable {
     fn filters(&self) -> &[Filter] {
         self.filters
             .as_ref()
-            .map(|filters| filters.as_slice())
+            .map(|filters| filters.all.as_slice())
             .unwrap_or_default()
     }
 }
@@ -160,10 +160,7 @@ impl ListenerTable {
             filters: {
                 let old = before.and_then(|before| before.named(&chain.name));
                 let kept = old.map(ChainTable::filters).unwrap_or_default();
-                match filter::prepare(&chain.filters, kept) {
-                    none if none.is_empty() => None,
-                    some => Some(Arc::new(some)),
-                }
+                Filters::new(filter::prepare(&chain.filters, kept))
             },
             handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
             most: chain.limits.max_connections,

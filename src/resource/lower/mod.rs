@@ -5,9 +5,12 @@
 
 mod address;
 mod authentication;
+mod delegate;
 mod destinations;
+mod merge;
 mod routes;
 mod services;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,6 +8,8 @@ mod balancing;
 mod cluster;
 mod dns;
 mod endpoint;
+mod cors;
+mod fault;
 mod filter;
 mod fields;
 mod hash;

@@ -146,7 +146,7 @@ fn api_listener(name: &str, routes: &str) -> listener::Listener {
                     config_source: Some(ads()),
                     route_config_name: routes.to_owned(),
                 })),
-                http_filters: vec![proxied::router()],
+                http_filters: vec![proxied::fault(), proxied::router()],
                 ..Default::default()
             })),
         }),
