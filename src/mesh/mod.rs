@@ -8,6 +8,7 @@
 pub mod balancing;
 pub mod check;
 pub mod cluster;
+pub mod destinations;
 pub mod dns;
 pub mod endpoint;
 pub mod filter;
@@ -16,6 +17,7 @@ pub mod health_check;
 pub mod http;
 pub mod http2;
 pub mod listener;
+pub mod locality;
 pub mod name;
 pub mod node;
 pub mod outlier;

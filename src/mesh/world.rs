@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
+use super::destinations::{Caller, Destinations};
 use super::listener::ProxyVersion;
+use super::locality::LocalitySetting;
 use super::route::HashPolicy;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
@@ -29,7 +31,7 @@ pub struct Config {
     /// Routes of the mesh's own hosts; the first match wins. A host without an entry goes to its service.
     pub routes: BTreeMap<Hostname, Arc<HostRoutes>>,
     /// How services are called.
-    pub destinations: BTreeMap<Hostname, Arc<Destination>>,
+    pub destinations: Destinations,
     /// Who must speak mTLS.
     pub authentication: Authentication,
     /// What happens to calls to hosts outside the mesh.
@@ -42,7 +44,7 @@ impl Default for Config {
             trust_domain: "cluster.local".to_owned(),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
-            destinations: BTreeMap::new(),
+            destinations: Destinations::default(),
             authentication: Authentication::default(),
             outbound: OutboundPolicy::default(),
         }
@@ -57,9 +59,11 @@ impl Config {
             .filter(|routes| routes.export.is_empty() || routes.export.contains(namespace))
     }
 
-    /// How `host` is called, found like [`Config::routes`].
-    pub fn destination(&self, host: &Hostname) -> Option<&Arc<Destination>> {
-        nearest(&self.destinations, host)
+    /// How `caller` calls `host`.
+    pub fn destination(&self, host: &Hostname, caller: Caller<'_>) -> Option<&Arc<Destination>> {
+        let owner = self.services.get(host);
+        let owner = owner.map(|service| service.namespace.as_str());
+        self.destinations.find(host, owner, caller)
     }
 }
 
@@ -131,6 +135,12 @@ pub struct RouteTarget {
 /// How one service is called (DestinationRule).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Destination {
+    /// Where it was written, which decides whom it is for.
+    pub namespace: String,
+    /// Labels of the callers in that namespace that it is for; none: all.
+    pub selector: BTreeMap<String, String>,
+    /// Namespaces whose callers it is for; empty is all.
+    pub export: BTreeSet<String>,
     /// For every subset and port that says nothing else.
     pub policy: TrafficPolicy,
     /// By port.
@@ -182,6 +192,8 @@ pub struct LoadBalancing {
     pub hash: Vec<HashPolicy>,
     /// Calls go to the address that the caller meant.
     pub passthrough: bool,
+    /// How localities count.
+    pub locality: Option<LocalitySetting>,
 }
 
 /// DestinationRule `connectionPool`, as far as it is honoured.

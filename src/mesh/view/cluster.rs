@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Common, external};
-use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
+use super::common::Scope;
+use super::external;
+use crate::mesh::cluster::{ClientTls, Limits, LocalityBalancing, ServiceRef, UpstreamProtocol};
+use crate::mesh::locality::{Place, Ranks, is_weighted, rank};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
@@ -20,12 +22,18 @@ use crate::mesh::{
 /// Istio's default.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) fn common(world: &World) -> Common {
-    let index = Selection::new(world);
-    let mut common = Common::default();
-    for service in world.config.services.values() {
-        let backends = index.select(service);
-        let destination = world.config.destination(&service.host);
+/// A service, and what stands behind it.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) service: Arc<Service>,
+    backends: Vec<Arc<Instance>>,
+    /// Who they may be.
+    accounts: Vec<SpiffeId>,
+}
+
+impl Parts {
+    pub(super) fn new(world: &World, index: &Selection<'_>, service: &Arc<Service>) -> Self {
+        let backends: Vec<Arc<Instance>> = index.select(service).into_iter().cloned().collect();
         let mut accounts: Vec<SpiffeId> = backends
             .iter()
             .map(|instance| instance.identity(&world.config.trust_domain))
@@ -33,42 +41,115 @@ pub(super) fn common(world: &World) -> Common {
             .collect();
         accounts.sort();
         accounts.dedup();
-        for port in &service.ports {
+        Self {
+            service: Arc::clone(service),
+            backends,
+            accounts,
+        }
+    }
+
+    /// Whether anything tells its endpoints apart by place.
+    pub(super) fn has_places(&self) -> bool {
+        let entries = self.service.external.iter().flat_map(|own| &own.endpoints);
+        self.backends.len() + entries.count() > 1
+    }
+
+    /// Adds its clusters as `rule` has them for callers at `place`.
+    pub(super) fn add(
+        &self,
+        world: &World,
+        rule: Option<&Destination>,
+        place: Place<'_>,
+        into: &mut Scope,
+    ) {
+        for port in &self.service.ports {
             if port.protocol == Protocol::Udp {
                 continue;
             }
-            let mut add = |subset: &str, labels: Option<&BTreeMap<String, String>>| {
-                let mut cluster = cluster(service, port, subset, destination, &accounts);
-                if let Some(outside) = &service.external {
-                    let assignment = external::place(&mut cluster, outside, port, labels);
-                    let name = cluster.name.clone();
-                    common
-                        .endpoints
-                        .extend(assignment.map(|endpoints| (name.clone(), Arc::new(endpoints))));
-                    common.clusters.insert(name, Arc::new(cluster));
-                    return;
-                }
-                let endpoints = backends
-                    .iter()
-                    .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
-                    .filter_map(|instance| endpoint(world, instance, &port.target))
-                    .collect();
-                if cluster.kind == ClusterKind::Discovered {
-                    common
-                        .endpoints
-                        .insert(cluster.name.clone(), Arc::new(Assignment::new(endpoints)));
-                }
-                common
-                    .clusters
-                    .insert(cluster.name.clone(), Arc::new(cluster));
-            };
-            add("", None);
-            for (name, subset) in destination.iter().flat_map(|d| &d.subsets) {
-                add(name, Some(&subset.labels));
+            self.add_cluster(world, port, ("", None), (rule, place), into);
+            for (name, subset) in rule.iter().flat_map(|rule| &rule.subsets) {
+                self.add_cluster(world, port, (name, Some(subset)), (rule, place), into);
             }
         }
     }
-    common
+
+    fn add_cluster(
+        &self,
+        world: &World,
+        port: &ServicePort,
+        (name, subset): (&str, Option<&Subset>),
+        (rule, place): (Option<&Destination>, Place<'_>),
+        into: &mut Scope,
+    ) {
+        let policy = rule
+            .map(|rule| effective(rule, subset, port.port))
+            .unwrap_or_default();
+        let labels = subset.map(|subset| &subset.labels);
+        let mut cluster = cluster(&self.service, port, name, &policy, &self.accounts);
+        let ranking = Ranking {
+            policy: &policy,
+            place,
+        };
+        let assignment = if let Some(outside) = &self.service.external {
+            external::place(&mut cluster, outside, port, (labels, ranking))
+        } else {
+            let members = self
+                .backends
+                .iter()
+                .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
+                .filter_map(|instance| {
+                    let endpoint = endpoint(world, instance, &port.target)?;
+                    Some((endpoint, &instance.labels))
+                });
+            let discovered = cluster.kind == ClusterKind::Discovered;
+            discovered.then(|| ranking.assign(members.collect()))
+        };
+        let name = cluster.name.clone();
+        into.endpoints
+            .extend(assignment.map(|endpoints| (name.clone(), Arc::new(endpoints))));
+        into.clusters.insert(name, Arc::new(cluster));
+    }
+}
+
+/// How endpoints are ranked for a caller.
+#[derive(Clone, Copy)]
+pub(super) struct Ranking<'a> {
+    policy: &'a TrafficPolicy,
+    place: Place<'a>,
+}
+
+impl Ranking<'_> {
+    /// The endpoints that get something, each with the labels of its workload, in their ranks.
+    pub(super) fn assign(&self, members: Vec<(Endpoint, &BTreeMap<String, String>)>) -> Assignment {
+        let Ranks {
+            priorities,
+            weights,
+        } = self.ranks(members.iter().map(|(endpoint, labels)| (endpoint, *labels)));
+        let ranked = members.into_iter().zip(priorities);
+        let endpoints = ranked.filter_map(|((endpoint, _), priority)| {
+            Some(Endpoint {
+                priority: priority?,
+                ..endpoint
+            })
+        });
+        Assignment {
+            locality_weights: weights,
+            ..Assignment::new(endpoints.collect())
+        }
+    }
+
+    pub(super) fn ranks<'b>(
+        &self,
+        members: impl Iterator<Item = (&'b Endpoint, &'b BTreeMap<String, String>)>,
+    ) -> Ranks {
+        let members: Vec<(Place<'b>, u32)> = members
+            .map(|(endpoint, labels)| {
+                let locality = &endpoint.locality;
+                (Place { locality, labels }, endpoint.weight)
+            })
+            .collect();
+        rank(self.policy, self.place, &members)
+    }
 }
 
 fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<Endpoint> {
@@ -103,14 +184,11 @@ fn cluster(
     service: &Service,
     port: &ServicePort,
     subset: &str,
-    destination: Option<&Arc<Destination>>,
+    policy: &TrafficPolicy,
     accounts: &[SpiffeId],
 ) -> Cluster {
-    let policy = destination
-        .map(|destination| effective(destination, destination.subsets.get(subset), port.port))
-        .unwrap_or_default();
-    let pool = policy.connection_pool.unwrap_or_default();
-    let balancer = *policy.load_balancer.unwrap_or_default();
+    let pool = policy.connection_pool.clone().unwrap_or_default();
+    let balancer = *policy.load_balancer.clone().unwrap_or_default();
     let tls = |required| ClientTls {
         sni: format!("outbound_.{}_.{subset}_.{}", port.port, service.host),
         principals: accounts.to_vec(),
@@ -139,6 +217,11 @@ fn cluster(
         load_balancer: balancer.policy,
         balancing: Balancing {
             panic_threshold: policy.panic_threshold.unwrap_or_default(),
+            locality: if is_weighted(policy) {
+                LocalityBalancing::Weighted
+            } else {
+                LocalityBalancing::None
+            },
             ..balancer.balancing
         },
         protocol: upstream(port.protocol, &pool, mtls),
@@ -152,7 +235,7 @@ fn cluster(
             retry_budget: policy.retry_budget,
             ..pool.limits
         },
-        outlier: policy.outlier,
+        outlier: policy.outlier.clone(),
         proxy_protocol: policy.proxy_protocol,
         ..Cluster::default()
     }

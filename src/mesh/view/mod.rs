@@ -2,12 +2,15 @@
 //!
 //! [`World::view`] is total and deterministic: the same world and node give the same view, and a
 //! broken reference becomes a route to a cluster that the view does not hold, which answers 503.
-//! Clusters and endpoints are the same for every proxy, so [`World::common`] makes them once a world.
+//! Clusters and endpoints are the same for most proxies, so [`World::common`] makes them once a world.
 
 mod cluster;
+mod common;
 mod external;
 mod inbound;
 mod outbound;
+
+pub use common::Common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,22 +36,13 @@ pub struct View {
     pub endpoints: BTreeMap<String, Arc<Assignment>>,
 }
 
-/// What is the same for every proxy of a world.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Common {
-    /// By name.
-    pub clusters: BTreeMap<String, Arc<Cluster>>,
-    /// By cluster name.
-    pub endpoints: BTreeMap<String, Arc<Assignment>>,
-}
-
 /// Istio's default for connections that only carry bytes.
 const TCP_IDLE: Duration = Duration::from_hours(1);
 
 impl World {
     /// Clusters and endpoints, for [`World::view_with`].
     pub fn common(&self) -> Common {
-        cluster::common(self)
+        Common::new(self)
     }
 
     /// Everything that the proxy of `node` needs.
@@ -58,9 +52,10 @@ impl World {
 
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
+        let scope = common.of(self, node);
         let mut view = View {
-            clusters: common.clusters.clone(),
-            endpoints: common.endpoints.clone(),
+            clusters: scope.clusters,
+            endpoints: scope.endpoints,
             ..View::default()
         };
         // What a gateway listens on is its own objects' business.

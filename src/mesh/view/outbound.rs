@@ -427,7 +427,7 @@ fn routes(
     let found: Vec<Route> = rules
         .iter()
         .filter(|rule| is_for(rule, node, port))
-        .map(|rule| resolve(config, rule, port))
+        .map(|rule| resolve(config, node, rule, port))
         .collect();
     if !found.is_empty() || service_port.is_none() {
         return found;
@@ -438,7 +438,7 @@ fn routes(
         action: Action::Forward(Forward {
             clusters: vec![whole(Cluster::outbound_name(port, "", host))],
             retry: requests.then(Retry::default),
-            hash: hash(config, host, "", port),
+            hash: hash(config, node, (host, ""), port),
             ..Forward::default()
         }),
         headers: HeaderEdits::default(),
@@ -468,7 +468,7 @@ fn is_for(rule: &Rule, node: &Node, port: u16) -> bool {
         && selects(&source.labels, &node.labels)
 }
 
-fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
+fn resolve(config: &Config, node: &Node, rule: &Rule, port: u16) -> Route {
     let mut route = rule.route.clone();
     if let Action::Forward(forward) = &mut route.action
         && !rule.targets.is_empty()
@@ -486,7 +486,7 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
         // Of several destinations each brings what its own policy hashes (Istio's choice).
         for target in rule.targets.iter().filter(|target| target.weight > 0) {
             let port = target_port(config, target, port);
-            for part in hash(config, &target.host, &target.subset, port) {
+            for part in hash(config, node, (&target.host, &target.subset), port) {
                 if !forward.hash.contains(&part) {
                     forward.hash.push(part);
                 }
@@ -496,10 +496,15 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
     route
 }
 
-/// What is hashed of requests to a service.
-fn hash(config: &Config, host: &Hostname, subset: &str, port: u16) -> Vec<HashPolicy> {
+/// What is hashed of the node's requests to a service.
+fn hash(
+    config: &Config,
+    node: &Node,
+    (host, subset): (&Hostname, &str),
+    port: u16,
+) -> Vec<HashPolicy> {
     config
-        .destination(host)
+        .destination(host, node.into())
         .map(|destination| effective(destination, destination.subsets.get(subset), port))
         .and_then(|policy| policy.load_balancer)
         .map(|balancer| balancer.hash)

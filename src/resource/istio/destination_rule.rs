@@ -19,6 +19,10 @@ pub struct DestinationRule {
     pub policy: Policy,
     /// In order.
     pub subsets: Vec<RuleSubset>,
+    /// Labels of the calling workloads that it is for; none: all.
+    pub selector: BTreeMap<String, String>,
+    /// Namespaces whose callers it is for, as written (`.` is its own, `*` all); empty is all.
+    pub export_to: Vec<String>,
 }
 
 /// A policy and its exceptions by port.
@@ -46,22 +50,7 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
         return DestinationRule::default();
     };
     let spec = spec.fields();
-    spec.refuse(
-        "workloadSelector",
-        "the rule would be for every caller; remove it",
-    );
-    if let Some(export) = spec.get("exportTo")
-        && export
-            .list()
-            .iter()
-            .any(|value| value.text().as_deref() != Some("*"))
-    {
-        export.warn(
-            codes::IGNORED,
-            "a DestinationRule is for callers in all namespaces yet",
-            "write exportTo: [\"*\"], or remove it",
-        );
-    }
+    let (selector, export_to) = scope(&spec);
     let written = spec.list("subsets");
     let subsets: Vec<RuleSubset> = written.iter().map(subset).collect();
     for (index, (value, subset)) in written.iter().zip(&subsets).enumerate() {
@@ -73,16 +62,71 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
             );
         }
     }
+    let policy = policy(spec.get("trafficPolicy"));
+    let preferring = |policy: &TrafficPolicy| {
+        let balancer = policy.load_balancer.as_ref();
+        let setting = balancer.and_then(|balancer| balancer.locality.as_ref());
+        setting.is_some_and(|own| !(own.failover.is_empty() && own.priority.is_empty()))
+    };
+    if preferring(&policy.all)
+        && policy.all.outlier.is_none()
+        && let Some(value) = spec.get("trafficPolicy")
+    {
+        value.warn(
+            codes::IGNORED,
+            "without outlierDetection nobody notices that endpoints are ill, so calls never fail over",
+            "add outlierDetection: {}",
+        );
+    }
     let rule = DestinationRule {
         host: spec
             .require("host")
             .and_then(|value| host(&value))
             .unwrap_or_default(),
-        policy: policy(spec.get("trafficPolicy")),
+        policy,
         subsets,
+        selector,
+        export_to,
     };
     spec.finish();
     rule
+}
+
+/// For whose calls it is.
+fn scope(spec: &Fields<'_>) -> (BTreeMap<String, String>, Vec<String>) {
+    let value = spec.get("workloadSelector");
+    let export_to = export_to(spec, value.is_some());
+    let Some(value) = value else {
+        return (BTreeMap::new(), export_to);
+    };
+    let fields = value.fields();
+    let labels = fields.texts("matchLabels");
+    fields.finish();
+    // Even one that chooses all chooses among those of its namespace.
+    (labels, vec![".".to_owned()])
+}
+
+/// Istio's own rules of what can be exported.
+fn export_to(spec: &Fields<'_>, selects: bool) -> Vec<String> {
+    let Some(value) = spec.get("exportTo") else {
+        return Vec::new();
+    };
+    let written: Vec<String> = value.list().iter().filter_map(Value::text).collect();
+    let others = written.iter().any(|to| to != ".");
+    if written.iter().any(|to| to == "~") {
+        value.error_hint(
+            "a DestinationRule for nobody has no effect",
+            "name a namespace, \".\" for its own, or \"*\" for all",
+        );
+    } else if selects && others {
+        value.error_hint(
+            "a rule with a workloadSelector is for workloads of its own namespace",
+            "write exportTo: [\".\"], or remove it",
+        );
+    } else if written.len() > 1 && written.iter().any(|to| to == "*") {
+        value.error_hint("\"*\" is every namespace already", "remove the others");
+    }
+    written
 }
 
 fn subset(value: &Value<'_>) -> RuleSubset {

@@ -5,6 +5,7 @@
 
 mod destination_rule;
 mod load_balancer;
+mod locality;
 mod http_match;
 mod peer_authentication;
 mod service_entry;
