@@ -20,6 +20,7 @@ pub mod listener;
 pub mod locality;
 pub mod name;
 pub mod node;
+pub mod origination;
 pub mod outlier;
 pub mod route;
 mod selection;

@@ -9,6 +9,7 @@ use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::destinations::{Caller, Destinations};
 use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
+use super::origination::Origination;
 use super::route::HashPolicy;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
@@ -221,14 +222,15 @@ pub enum H2Upgrade {
     Always,
 }
 
-/// DestinationRule `tls.mode`, as far as the mesh's own identities go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// DestinationRule `tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsPolicy {
     /// Never.
     Disable,
     /// Always, with the mesh's certificates.
     Mutual,
+    /// Always, with others: the endpoints are no peers of the mesh.
+    Originate(Box<Origination>),
 }
 
 /// Who must speak mTLS (PeerAuthentication).

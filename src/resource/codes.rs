@@ -29,6 +29,10 @@ pub const SCHEMA: &str = "IST0106";
 pub const DUPLICATE_HOST: &str = "IST0109";
 /// A destination without a port, on a service with several.
 pub const PORT_NEEDED: &str = "IST0112";
+/// TLS to a service whose policy does not say whom it believes.
+pub const UNVERIFIED_DESTINATION: &str = "IST0128";
+/// As [`UNVERIFIED_DESTINATION`], for a port of it.
+pub const UNVERIFIED_PORT: &str = "IST0129";
 /// A rule for gateways that do not exist here.
 pub const GATEWAY_NOT_FOUND: &str = "IST0132";
 /// Of two rules for one host the later has no effect.

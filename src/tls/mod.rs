@@ -35,6 +35,7 @@ pub mod csr;
 pub mod issuer;
 pub mod join;
 pub mod material;
+pub mod outside;
 mod tickets;
 mod verified;
 mod verify;

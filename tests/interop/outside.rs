@@ -1,9 +1,14 @@
 //! Hosts that the mesh does not run, called through a sidecar.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use meshctl::rt::Tasks;
 
 use crate::backend::{Caller, backend};
 use crate::mesh::{App, Mesh, STRICT, service};
+use crate::processes::{Process, free};
+use crate::stand::until;
 
 /// A host by name and one by address, with routes of their own.
 fn entries(named: u16, fixed: u16) -> String {
@@ -89,6 +94,114 @@ async fn hosts_outside_are_called_by_name_and_by_address() {
     })
     .await;
     assert!(!stats("other").contains("example.com"));
+    drop(mesh);
+    tasks.end().await;
+}
+
+/// Certificates of an authority that is nobody's in the mesh, made by openssl in `dir`.
+fn certificates(dir: &Path) {
+    let script = "set -e; cd \"$1\"; \
+        ec() { openssl ecparam -name prime256v1 -genkey -noout -out $1.key; }; \
+        ec ca; openssl req -x509 -new -key ca.key -subj /CN=outside -days 2 -out ca.pem; \
+        for who in server client; do ec $who; \
+          openssl req -new -key $who.key -subj /CN=$who -out $who.csr; \
+          printf 'subjectAltName=DNS:tls.example.com' > $who.ext; \
+          openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+            -extfile $who.ext -out $who.pem; done";
+    let made = Command::new("sh")
+        .args(["-c", script, "sh", dir.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+}
+
+/// openssl as a server that asks its callers for a certificate and answers with what it knows of them.
+fn server(dir: &Path, port: u16) -> Process {
+    let child = Command::new("openssl")
+        .args(["s_server", "-www", "-Verify", "1", "-verify_return_error"])
+        .args(["-accept", &port.to_string()])
+        .args([
+            "-cert",
+            "server.pem",
+            "-key",
+            "server.key",
+            "-CAfile",
+            "ca.pem",
+        ])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+fn secured(dir: &Path, port: u16, mode: &str) -> String {
+    let dir = dir.display();
+    format!(
+        r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: tls}}
+spec:
+  hosts: [tls.example.com]
+  resolution: STATIC
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {port}}}]
+  endpoints: [{{address: 127.0.0.1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: tls}}
+spec:
+  host: tls.example.com
+  trafficPolicy:
+    tls: {{mode: {mode}, caCertificates: {dir}/ca.pem}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_outside_is_called_by_tls_that_the_application_does_not_speak() {
+    let tasks = Tasks::new();
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let port = free().port();
+    let _server = server(dir.path(), port);
+    until("the server", 20, || {
+        std::net::TcpStream::connect(("127.0.0.1", port))
+            .is_ok()
+            .then_some(())
+    })
+    .await;
+    let mesh = Mesh::start().await;
+    mesh.apply(&service("shop", &[("http", 9080)]));
+    let app = App {
+        service: "shop",
+        version: "v1",
+        port: 9080,
+        at: backend("shop", &tasks),
+        flags: &[],
+    };
+    let sidecar = mesh.sidecar(&app).await;
+    let caller = Caller::new(sidecar.outbound());
+    // Without a certificate nobody is served.
+    mesh.apply(&secured(dir.path(), port, "SIMPLE"));
+    mesh.settled().await;
+    let (status, _) = caller.get("tls.example.com", "/").await.unwrap();
+    assert_ne!(status, 200);
+    let files = dir.path().display();
+    let mutual =
+        format!("MUTUAL, clientCertificate: {files}/client.pem, privateKey: {files}/client.key");
+    mesh.apply(&secured(dir.path(), port, &mutual));
+    mesh.settled().await;
+    let (status, body) = caller.get("tls.example.com", "/").await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    assert!(
+        body.contains("Client certificate") && body.contains("CN = client"),
+        "{body}"
+    );
     drop(mesh);
     tasks.end().await;
 }

@@ -8,6 +8,7 @@ use super::common::Scope;
 use super::external;
 use crate::mesh::cluster::{ClientTls, Limits, LocalityBalancing, ServiceRef, UpstreamProtocol};
 use crate::mesh::locality::{Place, Ranks, is_weighted, rank};
+use crate::mesh::origination::{NameMatch, Named, Origination};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
@@ -199,7 +200,7 @@ fn cluster(
         .external
         .as_ref()
         .filter(|outside| !outside.internal);
-    let mtls = policy.tls.or(outside.map(|_| TlsPolicy::Disable));
+    let secured = policy.tls.clone().or(outside.map(|_| TlsPolicy::Disable));
     Cluster {
         name: Cluster::outbound_name(port.port, subset, &service.host),
         kind: if balancer.passthrough {
@@ -224,11 +225,15 @@ fn cluster(
             },
             ..balancer.balancing
         },
-        protocol: upstream(port.protocol, &pool, mtls),
-        tls: match mtls {
-            Some(TlsPolicy::Disable) => None,
+        protocol: upstream(port.protocol, &pool, secured.as_ref()),
+        tls: match &secured {
+            Some(TlsPolicy::Disable | TlsPolicy::Originate(_)) => None,
             Some(TlsPolicy::Mutual) => Some(tls(true)),
             None => Some(tls(false)),
+        },
+        origination: match secured {
+            Some(TlsPolicy::Originate(how)) => Some(originate(*how, service)),
+            _ => None,
         },
         connect_timeout: pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         limits: Limits {
@@ -241,13 +246,32 @@ fn cluster(
     }
 }
 
-fn upstream(protocol: Protocol, pool: &ConnectionPool, tls: Option<TlsPolicy>) -> UpstreamProtocol {
+/// The names that an entry gives its hosts count where the rule gives none.
+fn originate(mut how: Origination, service: &Service) -> Box<Origination> {
+    let known = service.external.iter().flat_map(|own| &own.names);
+    let known: Vec<NameMatch> = known.cloned().map(NameMatch::Exact).collect();
+    if let Some(verify) = &mut how.verify
+        && !known.is_empty()
+    {
+        match &mut verify.names {
+            Named::Any(names) if !names.is_empty() => {}
+            names => *names = Named::Any(known),
+        }
+    }
+    Box::new(how)
+}
+
+fn upstream(
+    protocol: Protocol,
+    pool: &ConnectionPool,
+    tls: Option<&TlsPolicy>,
+) -> UpstreamProtocol {
     match (protocol, pool.h2_upgrade) {
         (Protocol::Http2 | Protocol::Grpc, _) => UpstreamProtocol::Http2,
         _ if pool.use_client_protocol => UpstreamProtocol::Downstream,
         (_, H2Upgrade::Always) => UpstreamProtocol::Http2,
         (Protocol::Auto, _) => UpstreamProtocol::Downstream,
-        (Protocol::Http, H2Upgrade::Default) if tls != Some(TlsPolicy::Disable) => {
+        (Protocol::Http, H2Upgrade::Default) if matches!(tls, None | Some(TlsPolicy::Mutual)) => {
             UpstreamProtocol::Negotiated
         }
         _ => UpstreamProtocol::Http1,

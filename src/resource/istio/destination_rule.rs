@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::client_tls::tls;
 use super::load_balancer::load_balancer;
 use super::virtual_service::host;
 use crate::mesh::cluster::{OutlierDetection, RetryBudget};
 use crate::mesh::listener::ProxyVersion;
-use crate::mesh::world::{ConnectionPool, H2Upgrade, TlsPolicy, TrafficPolicy};
+use crate::mesh::world::{ConnectionPool, H2Upgrade, TrafficPolicy};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 
@@ -162,7 +163,7 @@ fn policy(value: Option<Value<'_>>) -> Policy {
             .get("proxyProtocol")
             .and_then(|value| proxy_protocol(&value)),
         retry_budget: fields.get("retryBudget").map(|value| retry_budget(&value)),
-        ..groups(&fields)
+        ..groups(&fields, codes::UNVERIFIED_DESTINATION)
     };
     let mut ports = BTreeMap::new();
     for item in fields.list("portLevelSettings") {
@@ -173,7 +174,7 @@ fn policy(value: Option<Value<'_>>) -> Policy {
             fields.finish();
             number
         });
-        let policy = groups(&fields);
+        let policy = groups(&fields, codes::UNVERIFIED_PORT);
         fields.finish();
         if let Some(number) = number
             && ports.insert(number, policy).is_some()
@@ -220,7 +221,8 @@ fn retry_budget(value: &Value<'_>) -> RetryBudget {
     budget
 }
 
-fn groups(fields: &Fields<'_>) -> TrafficPolicy {
+/// `unverified` is the code of `tls` that does not say whom it believes.
+fn groups(fields: &Fields<'_>, unverified: &str) -> TrafficPolicy {
     let (outlier, panic_threshold) = fields
         .get("outlierDetection")
         .map(|value| outlier(&value))
@@ -235,7 +237,7 @@ fn groups(fields: &Fields<'_>) -> TrafficPolicy {
             .map(|value| connection_pool(&value)),
         outlier,
         panic_threshold: panic_threshold.flatten(),
-        tls: fields.get("tls").and_then(|value| tls(&value)),
+        tls: fields.get("tls").and_then(|value| tls(&value, unverified)),
         ..TrafficPolicy::default()
     }
 }
@@ -348,38 +350,4 @@ fn outlier(value: &Value<'_>) -> (OutlierDetection, Option<u32>) {
     );
     fields.finish();
     (outlier, panic_threshold)
-}
-
-fn tls(value: &Value<'_>) -> Option<TlsPolicy> {
-    let fields = value.fields();
-    let mode = fields.require("mode")?;
-    let found = mode.choice(&[
-        ("DISABLE", Some(TlsPolicy::Disable)),
-        ("ISTIO_MUTUAL", Some(TlsPolicy::Mutual)),
-        ("SIMPLE", None),
-        ("MUTUAL", None),
-    ]);
-    if found == Some(None) {
-        mode.refuse(
-            format!(
-                "tls.mode {} is not honoured by meshctl yet",
-                mode.tree.text().unwrap_or_default()
-            ),
-            "ISTIO_MUTUAL uses the mesh's own certificates; DISABLE uses none",
-        );
-    }
-    for name in [
-        "clientCertificate",
-        "privateKey",
-        "caCertificates",
-        "caCrl",
-        "credentialName",
-        "subjectAltNames",
-        "sni",
-        "insecureSkipVerify",
-    ] {
-        fields.refuse(name, "certificates and names are the mesh's own");
-    }
-    fields.finish();
-    found.flatten()
 }

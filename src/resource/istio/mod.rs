@@ -3,6 +3,7 @@
 //! One rule for what is not: a field that changes routing or security is refused by name; one that
 //! only tunes is left out with a warning.
 
+mod client_tls;
 mod destination_rule;
 mod load_balancer;
 mod locality;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::fields::Fields;
 use super::{
     balancing, cluster, dns, endpoint, filter, health, http, http2, limits, listener, mtls,
-    route_fields, sockets,
+    origination, route_fields, sockets,
 };
 
 /// Every table, in the order of the page.
@@ -22,6 +22,7 @@ const TABLES: &[&[&Fields]] = &[
     health::FIELDS,
     endpoint::FIELDS,
     mtls::FIELDS,
+    origination::FIELDS,
     sockets::FIELDS,
 ];
 

@@ -44,7 +44,7 @@ pub(super) fn raw() -> core::TransportSocket {
     }
 }
 
-fn socket(config: super::super::pb::Any) -> core::TransportSocket {
+pub(super) fn socket(config: super::super::pb::Any) -> core::TransportSocket {
     core::TransportSocket {
         name: TLS.to_owned(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(config)),
