@@ -198,10 +198,9 @@ async fn openssl_outside_is_called_by_tls_that_the_application_does_not_speak() 
     mesh.settled().await;
     let (status, body) = caller.get("tls.example.com", "/").await.unwrap();
     assert_eq!(status, 200, "{body}");
-    assert!(
-        body.contains("Client certificate") && body.contains("CN = client"),
-        "{body}"
-    );
+    // The spaces are a matter of openssl's version.
+    let shown = body.replace(" = ", "=");
+    assert!(shown.contains("Client certificate") && shown.contains("CN=client"));
     drop(mesh);
     tasks.end().await;
 }
