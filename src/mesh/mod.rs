@@ -25,6 +25,7 @@ pub mod outlier;
 pub mod route;
 mod selection;
 pub mod service;
+pub mod sidecar;
 pub mod view;
 pub mod workload;
 pub mod world;

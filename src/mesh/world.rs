@@ -11,6 +11,7 @@ use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
 use super::origination::Origination;
 use super::route::HashPolicy;
+use super::sidecar::Sidecar;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
 
 /// Immutable; a change makes a new one that shares what did not change.
@@ -37,6 +38,8 @@ pub struct Config {
     pub authentication: Authentication,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
+    /// What some proxies know of all this, in order of age.
+    pub sidecars: Vec<Arc<Sidecar>>,
 }
 
 impl Default for Config {
@@ -48,6 +51,7 @@ impl Default for Config {
             destinations: Destinations::default(),
             authentication: Authentication::default(),
             outbound: OutboundPolicy::default(),
+            sidecars: Vec::new(),
         }
     }
 }

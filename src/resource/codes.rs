@@ -25,6 +25,8 @@ pub const DEPRECATED: &str = "IST0002";
 pub const MISSING_REFERENCE: &str = "IST0101";
 /// Not what the kind's schema says.
 pub const SCHEMA: &str = "IST0106";
+/// Two Sidecars for all workloads of a namespace.
+pub const SEVERAL_SIDECARS: &str = "IST0111";
 /// Two VirtualServices for one host.
 pub const DUPLICATE_HOST: &str = "IST0109";
 /// A destination without a port, on a service with several.

@@ -15,6 +15,7 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("VirtualService", "virtualservices", &["vs"], true),
     ("DestinationRule", "destinationrules", &["dr"], true),
     ("ServiceEntry", "serviceentries", &["se"], true),
+    ("Sidecar", "sidecars", &[], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
 ];
 

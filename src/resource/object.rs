@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::istio::{DestinationRule, PeerAuthentication, ServiceEntry, VirtualService};
+use super::istio::{DestinationRule, PeerAuthentication, ServiceEntry, Sidecar, VirtualService};
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -90,6 +90,8 @@ pub enum Kind {
     DestinationRule(DestinationRule),
     /// `networking.istio.io`.
     ServiceEntry(ServiceEntry),
+    /// `networking.istio.io`.
+    Sidecar(Sidecar),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
 }

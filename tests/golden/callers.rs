@@ -168,3 +168,101 @@ fn endpoints_are_ranked_by_where_the_caller_is() {
     assert_eq!(weights, [("z1", 30), ("z3", 70)]);
     assert_eq!(view.endpoints[name].endpoints.len(), 3, "z2 gets nothing");
 }
+
+fn sidecar(name: &str, namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n---\n"
+    )
+}
+
+/// The services that `caller` can call by name, and those of its clusters.
+fn known(views: &[(String, View)], caller: &str) -> (Vec<String>, Vec<String>) {
+    let (_, view) = views.iter().find(|(name, _)| name == caller).unwrap();
+    let hosts = view.routes["80"].hosts.iter();
+    let named = hosts.filter_map(|host| host.name.strip_suffix(".svc.cluster.local:80"));
+    let clusters = view.clusters.values();
+    let services = clusters.filter_map(|cluster| cluster.service.as_ref());
+    let outward = services.filter(|service| service.subset.is_empty() && service.port == 80);
+    let outward: std::collections::BTreeSet<String> = outward
+        .map(|service| format!("{}.{}", service.name, service.namespace))
+        .collect();
+    for name in view.endpoints.keys() {
+        assert!(view.clusters.contains_key(name), "{name}");
+    }
+    (
+        named.map(str::to_owned).collect(),
+        outward.into_iter().collect(),
+    )
+}
+
+#[test]
+fn a_sidecar_says_what_its_workloads_know() {
+    let mut text =
+        pod("a", "one", "app: a") + &pod("b", "one", "app: b") + &pod("c", "two", "app: c");
+    text += &(pod("d", "three", "app: d") + &service("a", "one") + &service("b", "one"));
+    text += &(service("c", "two") + &service("d", "three"));
+    text += "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: one}\nspec: {hosts: [a.one.svc.cluster.local], http: [{route: [{destination: {host: c.two.svc.cluster.local}}]}]}\n---\n";
+    text += &sidecar("root", "istio-system", "egress: [{hosts: [\"./*\"]}]");
+    text += &sidecar(
+        "one",
+        "one",
+        "egress: [{hosts: [\"./a.one.svc.cluster.local\", \"~two/*\", \"two/*\"]}]",
+    );
+    text += &sidecar(
+        "b",
+        "one",
+        "workloadSelector: {labels: {app: b}}, egress: [{hosts: [\"*/*\", \"~three/*\"]}], outboundTrafficPolicy: {mode: REGISTRY_ONLY}",
+    );
+    text += &sidecar("nothing", "three", "egress: [{hosts: [\"~/*\"]}]");
+    let (objects, world) = world(&text);
+    let views = views(&objects, &world);
+    let list = |of: &[&str]| -> Vec<String> { of.iter().map(|name| (*name).to_owned()).collect() };
+    // Where a route that is known leads to is called, though nobody knows it by name.
+    let inbound = "a.one";
+    assert_eq!(
+        known(&views, "one/a"),
+        (list(&["a.one"]), list(&[inbound, "c.two"]))
+    );
+    let (named, called) = known(&views, "one/b");
+    assert_eq!(named, list(&["a.one", "b.one", "c.two"]));
+    assert_eq!(called, list(&["a.one", "b.one", "c.two"]));
+    assert_eq!(known(&views, "two/c").0, list(&["c.two"]));
+    let (_, three) = views.iter().find(|(name, _)| name == "three/d").unwrap();
+    assert!(!three.routes.contains_key("80"));
+    let last = |caller: &str| {
+        let (_, view) = views.iter().find(|(name, _)| name == caller).unwrap();
+        view.routes["80"].hosts.last().unwrap().name.clone()
+    };
+    assert_eq!(
+        (last("one/a"), last("one/b")),
+        ("allow_any".to_owned(), "block_all".to_owned())
+    );
+}
+
+#[test]
+fn a_sidecar_says_where_calls_are_taken() {
+    let mut text = pod("a", "one", "app: a") + &service("a", "one");
+    text += &sidecar(
+        "a",
+        "one",
+        "ingress: [{port: {number: 8080, protocol: TCP, name: tcp}, defaultEndpoint: \"127.0.0.1:9000\"}, {port: {number: 8081, protocol: HTTP, name: http}, defaultEndpoint: \"0.0.0.0:8081\"}]",
+    );
+    let (objects, world) = world(&text);
+    let views = views(&objects, &world);
+    let clusters = &views[0].1.clusters;
+    let to = |name: &str| format!("{:?}", clusters[name].kind);
+    assert_eq!(to("inbound|8080||"), "Static([127.0.0.1:9000])");
+    assert_eq!(to("inbound|8081||"), "Static([10.0.0.1:8081])");
+    let chains = &views[0].1.listeners["virtualInbound"].chains;
+    let action = |name: &str| {
+        let chain = chains.iter().find(|chain| chain.name == name).unwrap();
+        format!("{:?}", chain.action)
+    };
+    // What it declares goes before what the service says.
+    assert!(
+        action("8080_plaintext").starts_with("Tcp"),
+        "{}",
+        action("8080_plaintext")
+    );
+    assert!(action("8081_plaintext").starts_with("Http"));
+}

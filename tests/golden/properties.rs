@@ -23,7 +23,7 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "List", "Policy"]),
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "List", "Policy"]),
         body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |\"|x){0,40}",
     ) {
         for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1"] {
@@ -88,7 +88,19 @@ fn manifests() -> impl Strategy<Value = String> {
     let peer = (names(), spaces(), select(vec!["STRICT", "PERMISSIVE", "DISABLE"])).prop_map(|(name, space, mode)| {
         format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {name}}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{9999: {{mode: STRICT}}}}}}")
     });
-    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 2 => destination, 1 => peer];
+    let hosts = select(vec![
+        "./*",
+        "*/*",
+        "one/*",
+        "*/a.one.svc.cluster.local",
+        "~/*",
+        "*/*.example.com",
+    ]);
+    let sidecar = (names(), spaces(), hosts, select(vec!["", "workloadSelector: {labels: {version: v1}}, "])).prop_map(|(name, space, hosts, selector)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{selector}egress: [{{hosts: [\"{hosts}\"]}}], ingress: [{{port: {{number: 8080, protocol: HTTP}}}}]}}")
+    });
+    let any =
+        prop_oneof![4 => service, 4 => pod, 3 => rule, 2 => destination, 1 => peer, 1 => sidecar];
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 

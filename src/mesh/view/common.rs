@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cluster::Parts;
+use super::scope;
 use crate::mesh::destinations::{Caller, Distinctions};
 use crate::mesh::locality::{Place, counts};
 use crate::mesh::selection::Selection;
+use crate::mesh::sidecar::Sidecar;
 use crate::mesh::world::{Destination, TrafficPolicy};
 use crate::mesh::{Assignment, Cluster, Locality, Node, World};
 
@@ -25,6 +27,8 @@ pub struct Common {
     /// Whether it matters where callers are.
     by_place: bool,
     made: Mutex<BTreeMap<Standpoint, Arc<Scope>>>,
+    /// The world as it is known, by the place of a Sidecar and the namespace that it is for.
+    known: Mutex<BTreeMap<(usize, String), Arc<World>>>,
 }
 
 /// Clusters and their endpoints.
@@ -120,6 +124,21 @@ impl Common {
             .endpoints
             .extend(endpoints.map(|(name, all)| (name.clone(), Arc::clone(all))));
         scope
+    }
+
+    /// `world` as it is known where `sidecar`, which has this place among all, is in force.
+    pub(super) fn known(
+        &self,
+        world: &World,
+        (at, sidecar): (usize, &Sidecar),
+        node: &Node,
+    ) -> Arc<World> {
+        // Nothing under this lock leaves the map half changed.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = known
+            .entry((at, node.namespace.clone()))
+            .or_insert_with(|| Arc::new(scope::known(world, sidecar, &node.namespace)));
+        Arc::clone(made)
     }
 
     fn varying(&self, world: &World, node: &Node) -> Arc<Scope> {

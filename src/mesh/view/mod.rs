@@ -9,6 +9,7 @@ mod common;
 mod external;
 mod inbound;
 mod outbound;
+mod scope;
 
 pub use common::Common;
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
-use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, World};
+use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, World, sidecar};
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
 /// must dirty one assignment and nothing else.
@@ -52,16 +53,34 @@ impl World {
 
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
-        let scope = common.of(self, node);
+        let mut scope = common.of(self, node);
+        // What a gateway listens on is its own objects' business.
+        let sidecar = (node.kind == NodeKind::Sidecar)
+            .then(|| sidecar::of(&self.config.sidecars, node))
+            .flatten();
+        let known = sidecar.map(|(at, sidecar)| common.known(self, (at, sidecar), node));
+        if let Some(known) = &known {
+            scope
+                .clusters
+                .retain(|_, cluster| scope::holds(known, cluster));
+            let clusters = &scope.clusters;
+            scope
+                .endpoints
+                .retain(|name, _| clusters.contains_key(name));
+        }
         let mut view = View {
             clusters: scope.clusters,
             endpoints: scope.endpoints,
             ..View::default()
         };
-        // What a gateway listens on is its own objects' business.
         if node.kind == NodeKind::Sidecar {
-            outbound::add(self, node, &mut view);
-            inbound::add(self, node, &mut view);
+            outbound::add(known.as_deref().unwrap_or(self), node, &mut view);
+            match sidecar.filter(|(_, sidecar)| !sidecar.ingress.is_empty()) {
+                Some((_, sidecar)) => {
+                    inbound::add(self, &scope::ports(node, sidecar), true, &mut view);
+                }
+                None => inbound::add(self, node, false, &mut view),
+            }
         }
         view
     }

@@ -10,15 +10,18 @@ mod locality;
 mod http_match;
 mod peer_authentication;
 mod service_entry;
+mod sidecar;
 mod virtual_service;
 
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
 pub use http_match::HttpMatch;
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
 pub use virtual_service::{HttpAction, HttpRoute, RouteDestination, UriRewrite, VirtualService};
 
 pub(super) use destination_rule::destination_rule;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
 pub(super) use service_entry::service_entry;
+pub(super) use sidecar::sidecar;
 pub(super) use virtual_service::virtual_service;

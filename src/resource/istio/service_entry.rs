@@ -151,7 +151,7 @@ fn port(value: &Value<'_>) -> Option<ServicePort> {
     })
 }
 
-fn protocol(value: &Value<'_>) -> Option<Protocol> {
+pub(super) fn protocol(value: &Value<'_>) -> Option<Protocol> {
     let text = value.text()?;
     let known = match text.to_ascii_uppercase().as_str() {
         "HTTP" | "HTTP_PROXY" | "GRPC-WEB" => Protocol::Http,

@@ -8,6 +8,7 @@ mod authentication;
 mod destinations;
 mod routes;
 mod services;
+mod sidecars;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         services,
         destinations,
         authentication: authentication::lower(objects),
+        sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
     config.routes = routes::lower(objects, &config, &mut findings);
