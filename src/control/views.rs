@@ -1,5 +1,6 @@
 //! Views of the world that is being served; what proxies share of it is made once.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::mesh::view::Common;
@@ -14,7 +15,7 @@ pub(super) struct Views {
 impl Views {
     /// What `node` is to have of `world`.
     pub(super) fn of(&self, world: &World, node: &Node) -> View {
-        world.view_with(&self.common(world), node)
+        world.view_with(&self.common(world), &labelled(world, node))
     }
 
     fn common(&self, world: &World) -> Arc<Common> {
@@ -30,6 +31,28 @@ impl Views {
         *last = Some((world.clone(), Arc::clone(&common)));
         common
     }
+}
+
+/// `node` with the labels that its registration was given beside its own.
+fn labelled<'n>(world: &World, node: &'n Node) -> Cow<'n, Node> {
+    let key = (node.namespace.clone(), node.name.clone());
+    let Some(instance) = world.instances.get(&key) else {
+        return Cow::Borrowed(node);
+    };
+    let own = &node.labels;
+    let more = || {
+        let all = instance.labels.iter();
+        all.filter(|(label, _)| !own.contains_key(*label))
+    };
+    if more().next().is_none() {
+        return Cow::Borrowed(node);
+    }
+    let mut labels = own.clone();
+    labels.extend(more().map(|(label, value)| (label.clone(), value.clone())));
+    Cow::Owned(Node {
+        labels,
+        ..node.clone()
+    })
 }
 
 #[cfg(test)]

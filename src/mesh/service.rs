@@ -96,6 +96,17 @@ impl Service {
     }
 }
 
+/// Istio's label of endpoints that speak the mesh's mTLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+/// Whether an endpoint that somebody wrote down speaks the mesh's mTLS: as its label says, else where it
+/// has an account (Istio's rule).
+pub fn speaks_mtls(labels: &BTreeMap<String, String>, account: &str) -> bool {
+    labels
+        .get(TLS_MODE)
+        .map_or(!account.is_empty(), |mode| mode == "istio")
+}
+
 /// What stands behind a host that the mesh does not run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

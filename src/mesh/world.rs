@@ -38,6 +38,8 @@ pub struct Config {
     pub authentication: Authentication,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
+    /// Workloads that somebody wrote down, by `(namespace, name)`.
+    pub workloads: BTreeMap<(String, String), Arc<Instance>>,
     /// What some proxies know of all this, in order of age.
     pub sidecars: Vec<Arc<Sidecar>>,
 }
@@ -51,6 +53,7 @@ impl Default for Config {
             destinations: Destinations::default(),
             authentication: Authentication::default(),
             outbound: OutboundPolicy::default(),
+            workloads: BTreeMap::new(),
             sidecars: Vec::new(),
         }
     }

@@ -394,6 +394,7 @@ fn instance(options: &SidecarOptions) -> Instance {
         address: options.address,
         ports,
         port_names: options.port_names.clone(),
+        service_ports: BTreeMap::new(),
         weight: 1,
         health: Health::Unhealthy,
         mtls: true,

@@ -16,6 +16,8 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("DestinationRule", "destinationrules", &["dr"], true),
     ("ServiceEntry", "serviceentries", &["se"], true),
     ("Sidecar", "sidecars", &[], true),
+    ("WorkloadEntry", "workloadentries", &["we"], true),
+    ("WorkloadGroup", "workloadgroups", &["wg"], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
 ];
 

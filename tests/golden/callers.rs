@@ -266,3 +266,63 @@ fn a_sidecar_says_where_calls_are_taken() {
     );
     assert!(action("8081_plaintext").starts_with("Http"));
 }
+
+#[test]
+fn workloads_that_are_written_down_stand_behind_services_and_entries() {
+    let entry = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}, namespace: one, labels: {{from: metadata}}}}\nspec: {{{spec}}}\n---\n"
+        )
+    };
+    let mut text = pod("caller", "one", "app: caller")
+        + &pod("vm-2", "one", "app: vm")
+        + &service("vm", "one");
+    text += &entry(
+        "vm-1",
+        "address: 192.0.2.1, labels: {app: vm, from: spec}, ports: {http: 9000}, weight: 3, locality: r1/z1, serviceAccount: vm",
+    );
+    // A pod of that name runs, so what somebody wrote down is not believed.
+    text += &entry("vm-2", "address: 192.0.2.2, labels: {app: vm}");
+    text += &entry(
+        "other",
+        "address: 192.0.2.3, labels: {app: other, security.istio.io/tlsMode: disabled}, serviceAccount: x",
+    );
+    text += "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: chosen, namespace: one}\nspec: {hosts: [chosen.internal], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {from: metadata}}, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 81}]}\n---\n";
+    let (objects, world) = world(&text);
+    let views = views(&objects, &world);
+    let (_, view) = views.iter().find(|(name, _)| name == "one/caller").unwrap();
+    let found = |name: &str| -> Vec<(String, u32, bool, String)> {
+        let all = view.endpoints[name].endpoints.iter();
+        let mut found: Vec<_> = all
+            .map(|e| {
+                (
+                    e.address.to_string(),
+                    e.weight,
+                    e.mtls,
+                    e.locality.region.clone(),
+                )
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    let entry = |address: &str, weight, mtls, region: &str| {
+        (address.to_owned(), weight, mtls, region.to_owned())
+    };
+    let vm = entry("192.0.2.1:9000", 3, true, "r1");
+    assert_eq!(
+        found("outbound|80||vm.one.svc.cluster.local"),
+        [entry("10.0.0.2:8080", 1, true, ""), vm.clone()]
+    );
+    assert_eq!(
+        found("outbound|80||chosen.internal"),
+        [vm, entry("192.0.2.3:81", 1, false, "")]
+    );
+    let cluster = &view.clusters["outbound|80||vm.one.svc.cluster.local"];
+    let principals = &cluster.tls.as_ref().unwrap().principals;
+    let names: Vec<String> = principals.iter().map(ToString::to_string).collect();
+    assert!(
+        names.contains(&"spiffe://cluster.local/ns/one/sa/vm".to_owned()),
+        "{names:?}"
+    );
+}

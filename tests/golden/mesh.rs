@@ -51,6 +51,7 @@ fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> In
             .filter(|port| !port.name.is_empty())
             .map(|port| (port.name.clone(), port.port))
             .collect(),
+        service_ports: BTreeMap::new(),
         weight: 1,
         health: Health::Healthy,
         mtls: template

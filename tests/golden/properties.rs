@@ -23,7 +23,7 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "List", "Policy"]),
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "List", "Policy"]),
         body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |\"|x){0,40}",
     ) {
         for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1"] {

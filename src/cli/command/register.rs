@@ -175,6 +175,7 @@ fn instance(args: &Args, cx: &Context) -> Result<Instance, CliError> {
             .filter_map(|(port, reach)| Some((*port, (*reach)?)))
             .collect(),
         port_names: args.port_name.iter().cloned().collect(),
+        service_ports: BTreeMap::new(),
         weight: args.weight,
         health: Health::Healthy,
         mtls: args.mtls,

@@ -99,7 +99,7 @@ impl Parts {
                 .iter()
                 .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
                 .filter_map(|instance| {
-                    let endpoint = endpoint(world, instance, &port.target)?;
+                    let endpoint = endpoint(world, instance, port)?;
                     Some((endpoint, &instance.labels))
                 });
             let discovered = cluster.kind == ClusterKind::Discovered;
@@ -153,10 +153,11 @@ impl Ranking<'_> {
     }
 }
 
-fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<Endpoint> {
-    let port = match target {
-        TargetPort::Number(port) => *port,
-        TargetPort::Name(name) => *instance.port_names.get(name)?,
+fn endpoint(world: &World, instance: &Instance, of: &ServicePort) -> Option<Endpoint> {
+    let port = match (instance.service_ports.get(&of.name), &of.target) {
+        (Some(own), _) => *own,
+        (None, TargetPort::Number(port)) => *port,
+        (None, TargetPort::Name(name)) => *instance.port_names.get(name)?,
     };
     let mode = world
         .config

@@ -7,12 +7,9 @@ use std::time::Duration;
 use super::cluster::Ranking;
 use crate::mesh::dns::{Family, Lookup, Names, Target};
 use crate::mesh::locality::Ranks;
-use crate::mesh::service::{Entry, External, Resolution, TargetPort};
+use crate::mesh::service::{Entry, External, Resolution, TargetPort, speaks_mtls};
 use crate::mesh::world::selects;
 use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Service, ServicePort, SpiffeId};
-
-/// Istio's label of endpoints that speak the mesh's mTLS.
-const TLS_MODE: &str = "security.istio.io/tlsMode";
 
 /// How names are asked for: every minute as Istio does, or as their answers say, and soon again when
 /// nobody answers. IPv4 goes first, as there are more hosts without IPv6 than without that.
@@ -109,10 +106,7 @@ fn endpoint(entry: &Entry, address: IpAddr, port: &ServicePort) -> Endpoint {
     Endpoint {
         locality: entry.locality.clone(),
         weight: entry.weight.max(1),
-        mtls: entry
-            .labels
-            .get(TLS_MODE)
-            .is_some_and(|mode| mode == "istio"),
+        mtls: speaks_mtls(&entry.labels, &entry.account),
         ..Endpoint::at(SocketAddr::new(address, number))
     }
 }

@@ -12,6 +12,7 @@ mod peer_authentication;
 mod service_entry;
 mod sidecar;
 mod virtual_service;
+mod workload_entry;
 
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
 pub use http_match::HttpMatch;
@@ -19,9 +20,11 @@ pub use peer_authentication::PeerAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
 pub use virtual_service::{HttpAction, HttpRoute, RouteDestination, UriRewrite, VirtualService};
+pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
 pub(super) use destination_rule::destination_rule;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;
 pub(super) use virtual_service::virtual_service;
+pub(super) use workload_entry::{workload_entry, workload_group};

@@ -9,6 +9,7 @@ mod destinations;
 mod routes;
 mod services;
 mod sidecars;
+mod workloads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         services,
         destinations,
         authentication: authentication::lower(objects),
+        workloads: workloads::lower(objects),
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
