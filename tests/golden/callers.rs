@@ -178,7 +178,7 @@ fn sidecar(name: &str, namespace: &str, spec: &str) -> String {
 /// The services that `caller` can call by name, and those of its clusters.
 fn known(views: &[(String, View)], caller: &str) -> (Vec<String>, Vec<String>) {
     let (_, view) = views.iter().find(|(name, _)| name == caller).unwrap();
-    let hosts = view.routes["80"].hosts.iter();
+    let hosts = view.routes.get("80").unwrap().hosts.iter();
     let named = hosts.filter_map(|host| host.name.strip_suffix(".svc.cluster.local:80"));
     let clusters = view.clusters.values();
     let services = clusters.filter_map(|cluster| cluster.service.as_ref());

@@ -80,8 +80,7 @@ impl Common {
         };
         for service in config.services.values() {
             let parts = Parts::new(world, &index, service);
-            let placed =
-                parts.has_places() && rules.around(&service.host).any(|rule| by_place(rule));
+            let placed = parts.has_places() && rules.around(&service.host).any(by_place);
             common.by_place |= placed;
             if placed || rules.differ(&service.host, &service.namespace) {
                 common.varying.push(parts);

@@ -17,7 +17,7 @@ pub struct DestinationRule {
     /// As written; a short name is of the rule's own namespace.
     pub host: String,
     /// For every subset that says nothing else.
-    pub policy: Policy,
+    pub policy: Box<Policy>,
     /// In order.
     pub subsets: Vec<RuleSubset>,
     /// Labels of the calling workloads that it is for; none: all.
@@ -84,7 +84,7 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
             .require("host")
             .and_then(|value| host(&value))
             .unwrap_or_default(),
-        policy,
+        policy: Box::new(policy),
         subsets,
         selector,
         export_to,

@@ -21,9 +21,8 @@ pub(super) fn setting(value: &Value<'_>) -> LocalitySetting {
             .collect(),
     };
     fields.finish();
-    if !setting.distribute.is_empty()
-        && !(setting.failover.is_empty() && setting.priority.is_empty())
-    {
+    let fails_over = !setting.failover.is_empty() || !setting.priority.is_empty();
+    if fails_over && !setting.distribute.is_empty() {
         value.error_hint(
             "calls are distributed, or they fail over",
             "remove distribute, or failover and failoverPriority",

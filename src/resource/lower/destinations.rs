@@ -107,7 +107,7 @@ fn merge(
     rule: &DestinationRule,
     findings: &mut Vec<Finding>,
 ) {
-    let has_policy = rule.policy != Policy::default();
+    let has_policy = *rule.policy != Policy::default();
     let free = destination.policy == TrafficPolicy::default() && destination.ports.is_empty();
     if has_policy && free {
         destination.policy = rule.policy.all.clone();
