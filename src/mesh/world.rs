@@ -12,7 +12,7 @@ use super::locality::LocalitySetting;
 use super::origination::Origination;
 use super::route::HashPolicy;
 use super::sidecar::Sidecar;
-use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
+use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
 
 /// Immutable; a change makes a new one that shares what did not change.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -235,7 +235,12 @@ pub enum TlsPolicy {
     /// Never.
     Disable,
     /// Always, with the mesh's certificates.
-    Mutual,
+    Mutual {
+        /// Server name to send in place of the service's; may be empty.
+        sni: String,
+        /// Whom the endpoints must be in place of those whose accounts are known; may be none.
+        principals: Vec<SpiffeId>,
+    },
     /// Always, with others: the endpoints are no peers of the mesh.
     Originate(Box<Origination>),
 }

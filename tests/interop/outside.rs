@@ -2,13 +2,18 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use meshctl::mesh::origination::{
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify,
+};
 use meshctl::rt::Tasks;
 
 use crate::backend::{Caller, backend};
+use crate::envoy::{any_port, changed, envoy, synced};
 use crate::mesh::{App, Mesh, STRICT, service};
 use crate::processes::{Process, free};
-use crate::stand::until;
+use crate::stand::{Stand, cluster, table, until, view};
 
 /// A host by name and one by address, with routes of their own.
 fn entries(named: u16, fixed: u16) -> String {
@@ -95,6 +100,118 @@ async fn hosts_outside_are_called_by_name_and_by_address() {
     .await;
     assert!(!stats("other").contains("example.com"));
     drop(mesh);
+    tasks.end().await;
+}
+
+/// Envoy begins TLS by our configuration as our proxy does: the server is asked for by the request's host,
+/// must be it, and is shown the certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_begins_tls_by_our_configuration() {
+    let tasks = Tasks::new();
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let (at, to) = (free(), free());
+    let _server = server(dir.path(), to.port());
+    let file = |name: &str| Pem::File(dir.path().join(name).to_str().unwrap().to_owned());
+    let how = Origination {
+        asks: Asks::Requested,
+        verify: Some(Verify {
+            roots: Roots::Given(file("ca.pem")),
+            revoked: None,
+            names: Named::Asked,
+        }),
+        certificate: Some(KeyPair {
+            chain: file("client.pem"),
+            key: file("client.key"),
+        }),
+    };
+    let mut served = view(at, &[("outside", 1, &[to])]);
+    let of_all = |name: &str| {
+        let mut table = (*table(&[(name, 1)])).clone();
+        table.hosts[0].domains = vec!["*".to_owned()];
+        Arc::new(table)
+    };
+    served.routes.insert("9080".to_owned(), of_all("outside"));
+    let mut cluster = (*cluster("outside")).clone();
+    cluster.origination = Some(Box::new(how.clone()));
+    served
+        .clusters
+        .insert("outside".to_owned(), Arc::new(cluster.clone()));
+    let stand = Stand::start(served, any_port(), None);
+    let Some((_envoy, _logs)) = envoy(stand.address, "DELTA_GRPC") else {
+        return;
+    };
+    synced(&stand).await;
+    let caller = Caller::new(at);
+    let (status, body) = caller.get("tls.example.com", "/").await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    assert!(body.replace(" = ", "=").contains("CN=client"));
+    let (status, body) = caller.get("other.example.com", "/").await.unwrap();
+    assert_eq!(status, 503, "{body}");
+    // All that it may be told, it takes.
+    for (asks, roots, names) in [
+        (
+            Asks::Name("tls.example.com".to_owned()),
+            Roots::Given(file("ca.pem")),
+            Named::Any(Vec::new()),
+        ),
+        (
+            Asks::Name(String::new()),
+            Roots::Given(file("ca.pem")),
+            Named::Any(vec![
+                NameMatch::Exact("tls.example.com".to_owned()),
+                NameMatch::Exact("spiffe://a/b".to_owned()),
+                NameMatch::Exact("10.1.1.1".to_owned()),
+                NameMatch::Prefix("spiffe://c/".to_owned()),
+            ]),
+        ),
+    ] {
+        let how = Origination {
+            asks,
+            verify: Some(Verify {
+                roots,
+                revoked: None,
+                names,
+            }),
+            ..how.clone()
+        };
+        let cluster = Arc::new(meshctl::mesh::Cluster {
+            origination: Some(Box::new(how)),
+            ..cluster.clone()
+        });
+        changed(&stand, |view| {
+            view.clusters.insert("outside".to_owned(), cluster);
+        })
+        .await;
+        let (status, body) = caller.get("whatever", "/").await.unwrap();
+        assert_eq!(status, 200, "{body}");
+    }
+    for verify in [
+        None,
+        Some(Verify {
+            roots: Roots::System,
+            revoked: None,
+            names: Named::Asked,
+        }),
+    ] {
+        let open = verify.is_none();
+        let how = Origination {
+            asks: Asks::Requested,
+            verify,
+            ..how.clone()
+        };
+        let cluster = Arc::new(meshctl::mesh::Cluster {
+            origination: Some(Box::new(how)),
+            ..cluster.clone()
+        });
+        changed(&stand, |view| {
+            view.clusters.insert("outside".to_owned(), cluster);
+        })
+        .await;
+        let (status, body) = caller.get("tls.example.com", "/").await.unwrap();
+        assert_eq!(status == 200, open, "{status} {body}");
+    }
+    drop(stand);
     tasks.end().await;
 }
 

@@ -191,9 +191,17 @@ fn cluster(
 ) -> Cluster {
     let pool = policy.connection_pool.clone().unwrap_or_default();
     let balancer = *policy.load_balancer.clone().unwrap_or_default();
-    let tls = |required| ClientTls {
-        sni: format!("outbound_.{}_.{subset}_.{}", port.port, service.host),
-        principals: accounts.to_vec(),
+    let tls = |sni: &str, principals: &[SpiffeId], required| ClientTls {
+        sni: if sni.is_empty() {
+            format!("outbound_.{}_.{subset}_.{}", port.port, service.host)
+        } else {
+            sni.to_owned()
+        },
+        principals: if principals.is_empty() {
+            accounts.to_vec()
+        } else {
+            principals.to_vec()
+        },
         required,
     };
     // Outside the mesh nobody has a certificate of it.
@@ -229,8 +237,8 @@ fn cluster(
         protocol: upstream(port.protocol, &pool, secured.as_ref()),
         tls: match &secured {
             Some(TlsPolicy::Disable | TlsPolicy::Originate(_)) => None,
-            Some(TlsPolicy::Mutual) => Some(tls(true)),
-            None => Some(tls(false)),
+            Some(TlsPolicy::Mutual { sni, principals }) => Some(tls(sni, principals, true)),
+            None => Some(tls("", &[], false)),
         },
         origination: match secured {
             Some(TlsPolicy::Originate(how)) => Some(originate(*how, service)),
@@ -272,7 +280,9 @@ fn upstream(
         _ if pool.use_client_protocol => UpstreamProtocol::Downstream,
         (_, H2Upgrade::Always) => UpstreamProtocol::Http2,
         (Protocol::Auto, _) => UpstreamProtocol::Downstream,
-        (Protocol::Http, H2Upgrade::Default) if matches!(tls, None | Some(TlsPolicy::Mutual)) => {
+        (Protocol::Http, H2Upgrade::Default)
+            if matches!(tls, None | Some(TlsPolicy::Mutual { .. })) =>
+        {
             UpstreamProtocol::Negotiated
         }
         _ => UpstreamProtocol::Http1,

@@ -1,5 +1,6 @@
 //! `tls` of a DestinationRule's policy.
 
+use crate::mesh::SpiffeId;
 use crate::mesh::origination::{Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify};
 use crate::mesh::world::TlsPolicy;
 use crate::resource::codes;
@@ -35,16 +36,17 @@ pub(super) fn tls(value: &Value<'_>, code: &str) -> Option<TlsPolicy> {
                 "caCertificates",
                 "caCrl",
                 "credentialName",
-                "subjectAltNames",
-                "sni",
                 "insecureSkipVerify",
             ] {
-                fields.refuse(name, "certificates and names are the mesh's own");
+                fields.refuse(name, "certificates are the mesh's own");
             }
+            let sni = fields.text("sni").unwrap_or_default();
+            let principals = fields.list("subjectAltNames");
+            let principals = principals.iter().filter_map(principal).collect();
             if mode == Mode::Disable {
                 TlsPolicy::Disable
             } else {
-                TlsPolicy::Mutual
+                TlsPolicy::Mutual { sni, principals }
             }
         }
         mode => {
@@ -54,6 +56,18 @@ pub(super) fn tls(value: &Value<'_>, code: &str) -> Option<TlsPolicy> {
     };
     fields.finish();
     Some(found)
+}
+
+/// A workload of the mesh has one name, and it is of this form.
+fn principal(value: &Value<'_>) -> Option<SpiffeId> {
+    let text = value.text()?;
+    match text.parse() {
+        Ok(id) => Some(id),
+        Err(error) => {
+            value.error(format!("{error}"));
+            None
+        }
+    }
 }
 
 fn originate(value: &Value<'_>, fields: &Fields<'_>, mutual: bool, code: &str) -> Origination {

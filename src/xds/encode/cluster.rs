@@ -35,7 +35,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         // One entry, so its order is no question.
         typed_extension_protocol_options: [(
             HTTP_PROTOCOL_OPTIONS.to_owned(),
-            any(&protocol(from, client)),
+            any(&protocol(from, client, bytes_only)),
         )]
         .into(),
         metadata: about(from, client),
@@ -70,8 +70,8 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
     if let Some(mtls) = &from.tls {
         secure(&mut to, mtls, alpn(from.protocol, bytes_only, client));
     }
-    if let Some(how) = &from.origination {
-        to.transport_socket = Some(origination::socket(how, from.protocol, bytes_only));
+    if let Some(how) = origination::of(from, client, bytes_only) {
+        to.transport_socket = Some(origination::socket(&how, from.protocol, bytes_only));
     }
     if let Some(version) = from.proxy_protocol {
         sockets::introduce(version, &mut to);
@@ -195,7 +195,7 @@ fn thresholds(
     }
 }
 
-fn protocol(from: &Cluster, client: Client) -> upstream::HttpProtocolOptions {
+fn protocol(from: &Cluster, client: Client, bytes_only: bool) -> upstream::HttpProtocolOptions {
     use options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options as options;
     let explicit = |config| {
@@ -206,8 +206,7 @@ fn protocol(from: &Cluster, client: Client) -> upstream::HttpProtocolOptions {
     let two = http2::options(&from.http2);
     let most = from.limits.max_requests_per_connection;
     upstream::HttpProtocolOptions {
-        upstream_http_protocol_options: from
-            .origination
+        upstream_http_protocol_options: origination::of(from, client, bytes_only)
             .as_deref()
             .and_then(origination::by_request),
         common_http_protocol_options: (most > 0).then(|| core::HttpProtocolOptions {

@@ -1,11 +1,34 @@
 //! TLS to servers that are no peers of the mesh. Certificates are files of the proxy's machine.
 
+use std::borrow::Cow;
+
 use super::super::pb::{any, core, matcher, sockets};
 use super::mtls;
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::origination::{
     Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Verify,
 };
+use crate::mesh::{Client, Cluster};
+
+/// What `from` is secured with, as `client` is told. Of bytes Envoy knows no request that names a host,
+/// so it is told the service's, which is what ours takes there.
+pub(super) fn of(from: &Cluster, client: Client, bytes_only: bool) -> Option<Cow<'_, Origination>> {
+    let how = from.origination.as_deref()?;
+    let service = from.service.as_ref().map(|service| service.host.as_str());
+    let named = service.filter(|host| !host.starts_with('*'));
+    let (Some(host), Asks::Requested, Client::Envoy, true) = (named, &how.asks, client, bytes_only)
+    else {
+        return Some(Cow::Borrowed(how));
+    };
+    let mut told = how.clone();
+    told.asks = Asks::Name(host.to_owned());
+    if let Some(verify) = &mut told.verify
+        && verify.names == Named::Asked
+    {
+        verify.names = Named::Any(vec![NameMatch::Exact(host.to_owned())]);
+    }
+    Some(Cow::Owned(told))
+}
 
 /// What of it depends on the request, which Envoy has beside the socket.
 pub(super) fn by_request(from: &Origination) -> Option<core::UpstreamHttpProtocolOptions> {
