@@ -6,8 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use super::service::Distribution;
 use super::world::TrafficPolicy;
 use super::{Locality, LocalityWeight};
+
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const SUBZONE: &str = "topology.istio.io/subzone";
 
 /// What is said of localities (`localityLbSetting`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,9 +96,9 @@ impl Place<'_> {
     fn label(&self, label: &str) -> &str {
         let own = self.labels.get(label).map(String::as_str);
         own.unwrap_or(match label {
-            "topology.kubernetes.io/region" => &self.locality.region,
-            "topology.kubernetes.io/zone" => &self.locality.zone,
-            "topology.istio.io/subzone" => &self.locality.subzone,
+            REGION => &self.locality.region,
+            ZONE => &self.locality.zone,
+            SUBZONE => &self.locality.subzone,
             _ => "",
         })
     }
@@ -108,37 +113,70 @@ pub struct Ranks {
     pub weights: Vec<LocalityWeight>,
 }
 
-/// The setting in force, if localities count.
-fn setting(policy: &TrafficPolicy) -> Option<LocalitySetting> {
-    let balancer = policy.load_balancer.as_ref();
-    let written = balancer.and_then(|balancer| balancer.locality.clone());
-    written.map_or_else(
-        || Some(LocalitySetting::default()),
-        |own| (!own.disabled).then_some(own),
-    )
+/// How endpoints of a service are called, as far as localities go.
+#[derive(Debug, Clone, Copy)]
+pub struct Called<'a> {
+    /// By rules.
+    pub policy: &'a TrafficPolicy,
+    /// By the service's own word, which counts where rules say nothing.
+    pub distribution: Option<Distribution>,
 }
 
-/// Whether endpoints of a service that is called by `policy` have different ranks for different callers.
-pub fn counts(policy: &TrafficPolicy) -> bool {
-    setting(policy)
-        .is_some_and(|setting| !setting.distribute.is_empty() || policy.outlier.is_some())
+impl Called<'_> {
+    /// The setting in force, if localities count, and whether endpoints are preferred by it.
+    fn setting(&self) -> Option<(LocalitySetting, bool)> {
+        let balancer = self.policy.load_balancer.as_ref();
+        let written = balancer.and_then(|balancer| balancer.locality.clone());
+        let ejects = self.policy.outlier.is_some();
+        match (written, self.distribution) {
+            (Some(own), _) => (!own.disabled).then_some((own, ejects)),
+            // Kubernetes does so whether or not somebody watches.
+            (None, Some(distribution)) => Some((LocalitySetting::of(distribution), true)),
+            (None, None) => Some((LocalitySetting::default(), ejects)),
+        }
+    }
+
+    /// Whether endpoints have different ranks for different callers.
+    pub fn counts(&self) -> bool {
+        self.setting()
+            .is_some_and(|(setting, prefers)| prefers || !setting.distribute.is_empty())
+    }
+
+    /// Whether a locality is chosen before an endpoint of it: not by default, as it bends the policy.
+    pub fn is_weighted(&self) -> bool {
+        self.setting().is_some_and(|(setting, prefers)| {
+            let preferred = !setting.failover.is_empty() || !setting.priority.is_empty();
+            !setting.distribute.is_empty() || (preferred && prefers)
+        })
+    }
 }
 
-/// Whether a locality is chosen before an endpoint of it: not by default, as it bends the policy.
-pub fn is_weighted(policy: &TrafficPolicy) -> bool {
-    setting(policy).is_some_and(|setting| {
-        let preferred = !setting.failover.is_empty() || !setting.priority.is_empty();
-        !setting.distribute.is_empty() || (preferred && policy.outlier.is_some())
-    })
+impl LocalitySetting {
+    /// Labels that Kubernetes' preference goes by, in Istio's order. Which machine an endpoint runs on is
+    /// not known.
+    pub const DISTRIBUTION: [&'static str; 4] =
+        ["topology.istio.io/network", REGION, ZONE, SUBZONE];
+
+    fn of(distribution: Distribution) -> Self {
+        let labels = match distribution {
+            Distribution::SameZone => 3,
+            Distribution::SameNode => 4,
+        };
+        let labels = Self::DISTRIBUTION.iter().take(labels);
+        Self {
+            priority: labels.map(|label| ((*label).to_owned(), None)).collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Ranks `endpoints`, each with its weight, for calls of `caller`.
-pub fn rank(policy: &TrafficPolicy, caller: Place<'_>, endpoints: &[(Place<'_>, u32)]) -> Ranks {
+pub fn rank(called: Called<'_>, caller: Place<'_>, endpoints: &[(Place<'_>, u32)]) -> Ranks {
     let alike = Ranks {
         priorities: vec![Some(0); endpoints.len()],
         weights: Vec::new(),
     };
-    let Some(setting) = setting(policy) else {
+    let Some((setting, prefers)) = called.setting() else {
         return alike;
     };
     if !setting.distribute.is_empty() {
@@ -148,7 +186,7 @@ pub fn rank(policy: &TrafficPolicy, caller: Place<'_>, endpoints: &[(Place<'_>, 
             None => alike,
         };
     }
-    if policy.outlier.is_none() {
+    if !prefers {
         return alike;
     }
     let by_label = |endpoint: &Place<'_>| by_label(&setting, caller, *endpoint);
@@ -294,7 +332,11 @@ mod tests {
             locality: &from,
             labels: &labels,
         };
-        rank(policy, caller, &endpoints)
+        let called = Called {
+            policy,
+            distribution: None,
+        };
+        rank(called, caller, &endpoints)
     }
 
     const WHERE: [&str; 5] = ["r1/z1/s1", "r1/z1/s2", "r1/z2", "r2", "r3"];

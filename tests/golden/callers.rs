@@ -151,6 +151,21 @@ fn endpoints_are_ranked_by_where_the_caller_is() {
         priorities(&ejecting, "one/b1"),
         ranked(&[("z3", 0), ("z1", 1), ("z2", 1)])
     );
+    // A service's own word needs nobody who watches, and is no word against a rule.
+    let close = text.replace(
+        "spec: {selector: {app: a}",
+        "spec: {trafficDistribution: PreferClose, selector: {app: a}",
+    );
+    assert_ne!(close, text);
+    assert_eq!(
+        priorities(&close, "one/a2"),
+        ranked(&[("z2", 0), ("z1", 1), ("z3", 2)])
+    );
+    let off = "host: a, trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: false}}}";
+    assert_eq!(
+        priorities(&(close + &rule("a", "one", off)), "one/a2"),
+        alike
+    );
     let shares = text.clone()
         + &rule(
             "a",

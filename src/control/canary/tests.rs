@@ -18,6 +18,7 @@ fn reviews() -> Service {
         addresses: Vec::new(),
         headless: false,
         export: std::collections::BTreeSet::new(),
+        distribution: None,
         external: None,
         origin: Origin::default(),
     }

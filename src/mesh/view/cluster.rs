@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::common::Scope;
 use super::external;
 use crate::mesh::cluster::{ClientTls, Limits, LocalityBalancing, ServiceRef, UpstreamProtocol};
-use crate::mesh::locality::{Place, Ranks, is_weighted, rank};
+use crate::mesh::locality::{Called, Place, Ranks, rank};
 use crate::mesh::origination::{NameMatch, Named, Origination};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
@@ -87,10 +87,11 @@ impl Parts {
             .unwrap_or_default();
         let labels = subset.map(|subset| &subset.labels);
         let mut cluster = cluster(&self.service, port, name, &policy, &self.accounts);
-        let ranking = Ranking {
+        let called = Called {
             policy: &policy,
-            place,
+            distribution: self.service.distribution,
         };
+        let ranking = Ranking { called, place };
         let assignment = if let Some(outside) = &self.service.external {
             external::place(&mut cluster, outside, port, (labels, ranking))
         } else {
@@ -115,7 +116,7 @@ impl Parts {
 /// How endpoints are ranked for a caller.
 #[derive(Clone, Copy)]
 pub(super) struct Ranking<'a> {
-    policy: &'a TrafficPolicy,
+    called: Called<'a>,
     place: Place<'a>,
 }
 
@@ -149,7 +150,7 @@ impl Ranking<'_> {
                 (Place { locality, labels }, endpoint.weight)
             })
             .collect();
-        rank(self.policy, self.place, &members)
+        rank(self.called, self.place, &members)
     }
 }
 
@@ -189,6 +190,10 @@ fn cluster(
     policy: &TrafficPolicy,
     accounts: &[SpiffeId],
 ) -> Cluster {
+    let called = Called {
+        policy,
+        distribution: service.distribution,
+    };
     let pool = policy.connection_pool.clone().unwrap_or_default();
     let balancer = *policy.load_balancer.clone().unwrap_or_default();
     let tls = |sni: &str, principals: &[SpiffeId], required| ClientTls {
@@ -227,7 +232,7 @@ fn cluster(
         load_balancer: balancer.policy,
         balancing: Balancing {
             panic_threshold: policy.panic_threshold.unwrap_or_default(),
-            locality: if is_weighted(policy) {
+            locality: if called.is_weighted() {
                 LocalityBalancing::Weighted
             } else {
                 LocalityBalancing::None

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::cluster::Parts;
 use super::scope;
 use crate::mesh::destinations::{Caller, Distinctions};
-use crate::mesh::locality::{Place, counts};
+use crate::mesh::locality::{Called, LocalitySetting, Place};
 use crate::mesh::selection::Selection;
 use crate::mesh::sidecar::Sidecar;
 use crate::mesh::world::{Destination, TrafficPolicy};
@@ -80,8 +80,13 @@ impl Common {
         };
         for service in config.services.values() {
             let parts = Parts::new(world, &index, service);
-            let placed = parts.has_places() && rules.around(&service.host).any(by_place);
+            let told = service.distribution.is_some() || rules.around(&service.host).any(by_place);
+            let placed = told && parts.has_places();
             common.by_place |= placed;
+            if placed && service.distribution.is_some() {
+                let labels = LocalitySetting::DISTRIBUTION.map(str::to_owned);
+                common.told_apart.labels.extend(labels);
+            }
             if placed || rules.differ(&service.host, &service.namespace) {
                 common.varying.push(parts);
                 continue;
@@ -183,7 +188,13 @@ impl Common {
 }
 
 fn by_place(rule: &Arc<Destination>) -> bool {
-    policies(rule).any(counts)
+    policies(rule).any(|policy| {
+        let called = Called {
+            policy,
+            distribution: None,
+        };
+        called.counts()
+    })
 }
 
 /// Every policy of a rule.

@@ -8,6 +8,7 @@ mod cluster;
 mod common;
 mod external;
 mod inbound;
+mod node;
 mod outbound;
 mod scope;
 
@@ -53,6 +54,7 @@ impl World {
 
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
+        let node = &*node::completed(self, node);
         let mut scope = common.of(self, node);
         // What a gateway listens on is its own objects' business.
         let sidecar = (node.kind == NodeKind::Sidecar)
