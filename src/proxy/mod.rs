@@ -41,6 +41,7 @@ mod limit;
 mod listening;
 mod observe;
 mod options;
+mod origination;
 mod overload;
 mod pool;
 pub mod push;

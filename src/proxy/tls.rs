@@ -39,6 +39,16 @@ impl Speak {
             Self::Bytes => &["istio"],
         }
     }
+
+    /// As [`Speak::alpn`], to servers outside the mesh.
+    pub(crate) fn alpn_outside(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 => &["http/1.1"],
+            Self::Http2 => &["h2"],
+            Self::Http => &["h2", "http/1.1"],
+            Self::Bytes => &[],
+        }
+    }
 }
 
 type Kept<K, V> = Mutex<BTreeMap<K, Arc<V>>>;

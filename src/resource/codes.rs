@@ -25,12 +25,18 @@ pub const DEPRECATED: &str = "IST0002";
 pub const MISSING_REFERENCE: &str = "IST0101";
 /// Not what the kind's schema says.
 pub const SCHEMA: &str = "IST0106";
+/// Two Sidecars for all workloads of a namespace.
+pub const SEVERAL_SIDECARS: &str = "IST0111";
 /// Two VirtualServices for one host.
 pub const DUPLICATE_HOST: &str = "IST0109";
 /// A destination without a port, on a service with several.
 pub const PORT_NEEDED: &str = "IST0112";
 /// A condition that no request fulfils which gets to it.
 pub const INEFFECTIVE_MATCH: &str = "IST0131";
+/// TLS to a service whose policy does not say whom it believes.
+pub const UNVERIFIED_DESTINATION: &str = "IST0128";
+/// As [`UNVERIFIED_DESTINATION`], for a port of it.
+pub const UNVERIFIED_PORT: &str = "IST0129";
 /// A rule for gateways that do not exist here.
 pub const GATEWAY_NOT_FOUND: &str = "IST0132";
 /// Of two rules for one host the later has no effect.

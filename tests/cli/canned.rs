@@ -110,6 +110,7 @@ pub(crate) fn instances() -> Vec<InstanceReport> {
             address: "10.0.0.7".parse().unwrap(),
             ports: [].into(),
             port_names: [].into(),
+            service_ports: [].into(),
             weight: 1,
             health: Health::Healthy,
             mtls: false,

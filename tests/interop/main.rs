@@ -26,6 +26,7 @@ mod load;
 mod mesh;
 mod power_cut;
 mod processes;
+mod scoped;
 mod short_of_files;
 mod sidecars;
 mod smuggling;

@@ -40,13 +40,15 @@ const HTTP_ALPN: [&str; 6] = [
 ];
 const TCP_ALPN: [&str; 1] = ["istio"];
 
-pub(super) fn add(world: &World, node: &Node, view: &mut View) {
+/// `declared`: the node's ports say what is spoken, whatever services in front of them say.
+pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
     let ports = ports(world, node);
     let protocol = |application: &Application| {
         ports
             .get(&application.port)
             .map(|front| front.protocol)
             .filter(|protocol| *protocol != Protocol::Auto)
+            .filter(|_| !declared || application.protocol == Protocol::Auto)
             .unwrap_or(application.protocol)
     };
     let mut applications: Vec<&Application> = node.applications.iter().collect();

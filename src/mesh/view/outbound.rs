@@ -430,7 +430,7 @@ fn routes(
     let found: Vec<Route> = rules
         .iter()
         .filter(|rule| is_for(rule.port, &rule.source, node, port))
-        .map(|rule| resolve(config, rule, port))
+        .map(|rule| resolve(config, node, rule, port))
         .collect();
     if !found.is_empty() || service_port.is_none() {
         return found;
@@ -447,7 +447,7 @@ fn routes(
         action: Action::Forward(Forward {
             clusters: vec![whole(Cluster::outbound_name(port, "", host))],
             retry: requests.then(Retry::default),
-            hash: hash(config, host, "", port),
+            hash: hash(config, node, (host, ""), port),
             ..Forward::default()
         }),
         headers: HeaderEdits::default(),
@@ -476,7 +476,7 @@ pub(super) fn is_for(wanted: Option<u16>, source: &SourceMatch, node: &Node, por
         && selects(&source.labels, &node.labels)
 }
 
-fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
+fn resolve(config: &Config, node: &Node, rule: &Rule, port: u16) -> Route {
     let mut route = rule.route.clone();
     if let Action::Redirect(redirect) = &mut route.action
         && rule.redirect_to_port
@@ -499,7 +499,7 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
         // Of several destinations each brings what its own policy hashes (Istio's choice).
         for target in rule.targets.iter().filter(|target| target.weight > 0) {
             let port = target_port(config, target, port);
-            for part in hash(config, &target.host, &target.subset, port) {
+            for part in hash(config, node, (&target.host, &target.subset), port) {
                 if !forward.hash.contains(&part) {
                     forward.hash.push(part);
                 }
@@ -519,10 +519,15 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
     route
 }
 
-/// What is hashed of requests to a service.
-fn hash(config: &Config, host: &Hostname, subset: &str, port: u16) -> Vec<HashPolicy> {
+/// What is hashed of the node's requests to a service.
+fn hash(
+    config: &Config,
+    node: &Node,
+    (host, subset): (&Hostname, &str),
+    port: u16,
+) -> Vec<HashPolicy> {
     config
-        .destination(host)
+        .destination(host, node.into())
         .map(|destination| effective(destination, destination.subsets.get(subset), port))
         .and_then(|policy| policy.load_balancer)
         .map(|balancer| balancer.hash)

@@ -242,7 +242,7 @@ impl Out<'_, '_> {
         // Every server knows how to be asked for another protocol by HTTP/1.1, few by HTTP/2.
         let only_http2 = cluster.config.protocol == UpstreamProtocol::Http2;
         if speaks_http2(cluster, facts.version) && (!facts.upgrade || only_http2) {
-            let tls = cluster.config.tls.is_some();
+            let tls = cluster.config.tls.is_some() || cluster.config.origination.is_some();
             return HeadOut::H2(Box::new(out.to_block(tls)));
         }
         text.clear();

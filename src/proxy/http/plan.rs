@@ -247,6 +247,22 @@ pub(crate) enum HeadOut {
     H2(Box<Block>),
 }
 
+impl HeadOut {
+    /// The authority of the request as it leaves.
+    pub(crate) fn authority(&self) -> Option<&[u8]> {
+        match self {
+            Self::H2(head) => head.authority(),
+            Self::Text(head) => head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+                let at = line.iter().position(|byte| *byte == b':')?;
+                let (name, value) = line.split_at_checked(at)?;
+                let host = name.eq_ignore_ascii_case(b"host");
+                host.then(|| value.trim_ascii_start().strip_prefix(b":"))?
+                    .map(<[u8]>::trim_ascii)
+            }),
+        }
+    }
+}
+
 /// A route's parts again, from its indexes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Routed<'t> {

@@ -471,14 +471,15 @@ impl Lowering<'_, '_> {
                 hint: Some(format!("its ports: {}", list(&carried))),
             });
         }
-        let destination = self.config.destination(host);
         if !target.subset.is_empty() {
-            let subsets: Vec<&str> = destination
-                .iter()
+            // Which rule is in force depends on who calls.
+            let rules = self.config.destinations.around(host);
+            let subsets: BTreeSet<&str> = rules
                 .flat_map(|destination| destination.subsets.keys())
                 .map(String::as_str)
                 .collect();
-            if !subsets.contains(&target.subset.as_str()) {
+            if !subsets.contains(target.subset.as_str()) {
+                let subsets: Vec<&str> = subsets.into_iter().collect();
                 let hint = if subsets.is_empty() {
                     format!("define it in a DestinationRule whose host is {host}")
                 } else {

@@ -18,6 +18,7 @@ mod http;
 mod http2;
 mod limits;
 mod listener;
+mod origination;
 mod route;
 mod route_fields;
 mod route_policy;

@@ -1,9 +1,11 @@
-//! TLS contexts. The mesh has one kind: both sides show a certificate of the mesh, which comes by
-//! its name. Everything else is refused, because passing over it would trust someone else.
+//! TLS contexts of the mesh, which has one kind: both sides show a certificate of the mesh, which comes
+//! by its name. Everything else is refused, because passing over it would trust someone else; servers
+//! outside the mesh are `origination`'s.
 
 use super::super::encode::{CERTIFICATE, ROOTS};
 use super::super::pb::{core, is, is_ads, matcher, sockets};
 use super::fields::Fields;
+use super::origination::is_outside;
 use super::{Fault, server_tls, unpack};
 use crate::mesh::SpiffeId;
 use crate::mesh::cluster::ClientTls;
@@ -119,13 +121,23 @@ pub(super) fn server(
     Ok(ServerTls { alpn, own: None })
 }
 
-/// `required` is left false.
-pub(super) fn client(
+/// The context of `socket`, and whether it is for servers outside the mesh.
+pub(super) fn upstream(
     socket: &core::TransportSocket,
     ignored: &mut Vec<String>,
-) -> Result<ClientTls, Fault> {
+) -> Result<(sockets::UpstreamTlsContext, bool), Fault> {
     let context: sockets::UpstreamTlsContext = config(socket)?;
     UPSTREAM.audit(&context, ignored)?;
+    let common = context.common_tls_context.as_ref();
+    let outside = common.is_some_and(|common| is_outside(common, (CERTIFICATE, ROOTS)));
+    Ok((context, outside))
+}
+
+/// `required` is left false.
+pub(super) fn client(
+    context: sockets::UpstreamTlsContext,
+    ignored: &mut Vec<String>,
+) -> Result<ClientTls, Fault> {
     let (_, principals) = common(context.common_tls_context, ignored)?;
     Ok(ClientTls {
         sni: context.sni,

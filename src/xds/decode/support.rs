@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::fields::Fields;
 use super::{
     balancing, cluster, cors, dns, endpoint, fault, filter, health, http, http2, limits, listener,
-    mtls, route_fields, server_tls, sockets,
+    mtls, origination, route_fields, server_tls, sockets,
 };
 
 /// Every table, in the order of the page.
@@ -25,6 +25,7 @@ const TABLES: &[&[&Fields]] = &[
     endpoint::FIELDS,
     mtls::FIELDS,
     server_tls::FIELDS,
+    origination::FIELDS,
     sockets::FIELDS,
 ];
 

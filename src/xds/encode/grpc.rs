@@ -189,6 +189,10 @@ fn table_of(name: &str, host: &VirtualHost, view: &View) -> pb_route::RouteConfi
 
 /// Whether these libraries have such a cluster: of names, only one (gRFC A37).
 fn is_known(cluster: &Cluster) -> bool {
+    // They would be called without TLS.
+    if cluster.origination.is_some() {
+        return false;
+    }
     match &cluster.kind {
         ClusterKind::Discovered | ClusterKind::Static(_) => true,
         ClusterKind::OriginalDestination => false,

@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod http2;
 mod listener;
+mod origination;
 mod route;
 mod route_policy;
 pub mod secret;

@@ -23,6 +23,7 @@ mod mtls;
 mod mutations;
 mod names;
 mod options;
+mod origination;
 mod outlier;
 mod reader;
 mod resilience;
