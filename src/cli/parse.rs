@@ -1,6 +1,6 @@
 //! Values as people type them: durations, `name.namespace`, `KEY=VALUE`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::mesh::{Hostname, Locality};
@@ -117,6 +117,36 @@ pub(crate) fn app(text: &str) -> Result<(u16, SocketAddr), String> {
     match port.unwrap_or(address.port()) {
         0 => Err(wrong()),
         port => Ok((port, address)),
+    }
+}
+
+/// A port of Gateways, and where it is listened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// As Gateways name it.
+    pub(crate) port: u16,
+    /// That of the proxy when absent.
+    pub(crate) ip: Option<IpAddr>,
+    /// As it is bound.
+    pub(crate) own: u16,
+}
+
+/// `PORT`, `IP:PORT`, and `PORT=` before either.
+pub(crate) fn listen(text: &str) -> Result<Listen, String> {
+    let wrong =
+        || format!("{text:?} is not PORT, IP:PORT, or PORT= before either, such as 80=8080");
+    let (port, place) = match text.split_once('=') {
+        Some((port, place)) => (Some(port.parse().map_err(|_| wrong())?), place),
+        None => (None, text),
+    };
+    let (ip, own) = match (place.parse::<u16>(), place.parse::<SocketAddr>()) {
+        (Ok(own), _) => (None, own),
+        (_, Ok(address)) => (Some(address.ip()), address.port()),
+        _ => return Err(wrong()),
+    };
+    match (port.unwrap_or(own), own) {
+        (0, _) | (_, 0) => Err(wrong()),
+        (port, own) => Ok(Listen { port, ip, own }),
     }
 }
 

@@ -380,7 +380,11 @@ impl Session {
     /// What this client may have of `revised`.
     pub(crate) fn snapshot(&self, revised: &Revised) -> Arc<Snapshot> {
         let options = &self.hub.shared.options;
-        let view = (options.view)(&revised.world, &self.node);
+        let mut view = (options.view)(&revised.world, &self.node);
+        // What a caller says of its namespace is only held against a certificate.
+        if self.proven.is_none() {
+            view.secrets.clear();
+        }
         let mut snapshot = encode(&view, &self.node);
         if self.node.client == Client::Envoy {
             for (name, bytes) in (options.secrets)(&self.node, self.proven.as_ref()) {

@@ -14,6 +14,7 @@ pub mod dns;
 pub mod endpoint;
 pub mod filter;
 pub mod finding;
+pub mod gateway;
 pub mod health_check;
 pub mod http;
 pub mod http2;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::destinations::{Caller, Destinations};
+use super::gateway::{Bound, Credential, Gateway, GatewayName};
 use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
 use super::origination::Origination;
@@ -33,6 +34,12 @@ pub struct Config {
     pub services: BTreeMap<Hostname, Arc<Service>>,
     /// Routes of the mesh's own hosts; the first match wins. A host without an entry goes to its service.
     pub routes: BTreeMap<Hostname, Arc<HostRoutes>>,
+    /// Where callers from outside are taken.
+    pub gateways: BTreeMap<GatewayName, Arc<Gateway>>,
+    /// What is routed there: the rules of the oldest object first.
+    pub bound: BTreeMap<GatewayName, Vec<Arc<Bound>>>,
+    /// What gateways can show, by namespace and name of the Secret.
+    pub credentials: BTreeMap<(String, String), Arc<Credential>>,
     /// How services are called.
     pub destinations: Destinations,
     /// Who must speak mTLS.
@@ -50,6 +57,9 @@ impl Default for Config {
         Self {
             trust_domain: "cluster.local".to_owned(),
             services: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            credentials: BTreeMap::new(),
             routes: BTreeMap::new(),
             destinations: Destinations::default(),
             authentication: Authentication::default(),

@@ -1,4 +1,4 @@
-//! A sidecar from its command line: identity, configuration, registration and the data path.
+//! A sidecar or gateway from its command line: identity, configuration, registration and the data path.
 //!
 //! Owns the order in which they start and end. The data path runs on threads of its own; all else
 //! is on this runtime. Without a control plane it serves from what it has on disk.
@@ -63,6 +63,9 @@ pub struct SidecarOptions {
     pub locality: Locality,
     /// Where peers reach it.
     pub address: IpAddr,
+    /// It serves Gateways, for no application: `applications` are their ports that it serves, and where it
+    /// listens for them; all ports when there are none.
+    pub gateway: bool,
     /// Container port and where the application listens for it.
     pub applications: Vec<(u16, SocketAddr)>,
     /// Names of container ports, for services that target a name.
@@ -260,7 +263,13 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
                 control_plane: options.control_plane,
                 server,
                 instance: instance(&options),
-                applications: options.applications.iter().map(|(_, at)| *at).collect(),
+                // A gateway is well as soon as it serves.
+                applications: options
+                    .applications
+                    .iter()
+                    .filter(|_| !options.gateway)
+                    .map(|(_, at)| *at)
+                    .collect(),
                 refused,
             },
             material.clone(),
@@ -327,15 +336,15 @@ fn node(options: &SidecarOptions) -> Node {
         own_address(options)
     };
     let address = options.address;
+    let kind = if options.gateway {
+        NodeKind::Gateway
+    } else {
+        NodeKind::Sidecar
+    };
     Node {
-        id: node_id(
-            NodeKind::Sidecar,
-            address,
-            &options.name,
-            &options.namespace,
-        ),
+        id: node_id(kind, address, &options.name, &options.namespace),
         client: Client::Meshctl,
-        kind: NodeKind::Sidecar,
+        kind,
         name: options.name.clone(),
         namespace: options.namespace.clone(),
         service_account: options.service_account.clone(),
@@ -368,6 +377,9 @@ fn port_name(options: &SidecarOptions, port: u16) -> String {
 /// Where peers connect for `port`: at its own number where the application leaves that free, else
 /// at the inbound port.
 fn reach(options: &SidecarOptions, port: u16, application: SocketAddr) -> SocketAddr {
+    if options.gateway {
+        return application;
+    }
     let own = SocketAddr::new(options.address, port);
     if own == application {
         SocketAddr::new(options.address, options.inbound_port)
@@ -383,7 +395,13 @@ fn instance(options: &SidecarOptions) -> Instance {
         options
             .applications
             .iter()
-            .map(|(port, application)| (*port, reach(options, *port, *application)))
+            .map(|(port, application)| {
+                let mut at = reach(options, *port, *application);
+                if at.ip().is_unspecified() {
+                    at.set_ip(options.address);
+                }
+                (*port, at)
+            })
             .collect()
     };
     Instance {
@@ -399,7 +417,8 @@ fn instance(options: &SidecarOptions) -> Instance {
         service_ports: BTreeMap::new(),
         weight: 1,
         health: Health::Unhealthy,
-        mtls: true,
+        // What a gateway speaks at a port is for its Gateways to say.
+        mtls: !options.gateway,
     }
 }
 

@@ -36,10 +36,11 @@ const CORE: [&str; 6] = [
     "ConfigMap",
     "Secret",
 ];
-const ISTIO: [(&str, &str); 7] = [
+const ISTIO: [(&str, &str); 8] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
+    ("Gateway", "networking.istio.io"),
     ("Sidecar", "networking.istio.io"),
     ("WorkloadEntry", "networking.istio.io"),
     ("WorkloadGroup", "networking.istio.io"),
@@ -95,8 +96,7 @@ const SPLIT: &str =
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 46] = [
-    ("Gateway", "networking.istio.io", GATEWAYS),
+const REFUSED: [(&str, &str, &str); 45] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
     (
         "ProxyConfig",

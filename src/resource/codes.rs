@@ -37,7 +37,7 @@ pub const INEFFECTIVE_MATCH: &str = "IST0131";
 pub const UNVERIFIED_DESTINATION: &str = "IST0128";
 /// As [`UNVERIFIED_DESTINATION`], for a port of it.
 pub const UNVERIFIED_PORT: &str = "IST0129";
-/// A rule for gateways that do not exist here.
+/// A rule for a host that its gateway does not serve.
 pub const GATEWAY_NOT_FOUND: &str = "IST0132";
 /// Of two rules for one host the later has no effect.
 pub const SCHEMA_WARNING: &str = "IST0133";

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::istio::{
-    DestinationRule, PeerAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
-    WorkloadGroup,
+    DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
+    WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
 use super::tree::{Node, Place, Tree, join};
@@ -99,6 +99,8 @@ pub enum Kind {
     WorkloadEntry(WorkloadEntry),
     /// `networking.istio.io`.
     WorkloadGroup(WorkloadGroup),
+    /// `networking.istio.io`.
+    Gateway(Gateway),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
 }

@@ -355,6 +355,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
         "ServiceEntry" => Kind::ServiceEntry(istio::service_entry(fields)),
+        "Gateway" => Kind::Gateway(istio::gateway(fields)),
         "Sidecar" => Kind::Sidecar(istio::sidecar(fields)),
         "WorkloadEntry" => Kind::WorkloadEntry(istio::workload_entry(fields)),
         "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),

@@ -19,36 +19,18 @@ use x509_parser::extensions::GeneralName;
 use super::material::certificates;
 use super::tickets::{LONGEST, ShortTickets};
 use super::{Error, hex, provider, sha256};
-use crate::mesh::credential::{ClientTrust, NameKind, TlsVersion};
+use crate::mesh::credential::{CIPHER_SUITES, ClientTrust, NameKind, TlsVersion};
 use crate::mesh::{OwnTls, Secret};
 use crate::rt::Wall;
 
-/// The suites of TLS 1.2 that can be asked for, in OpenSSL's names.
-pub const CIPHER_SUITES: [(&str, CipherSuite); 6] = [
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    ),
-    (
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    ),
-    (
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    ),
-    (
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-    ),
-    (
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-    (
-        "ECDHE-RSA-CHACHA20-POLY1305",
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
+/// What [`CIPHER_SUITES`] are on the wire.
+const SUITES: [CipherSuite; CIPHER_SUITES.len()] = [
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
 /// What a listener shows and asks for as `own` says, with the texts that `secret` finds by name. One
@@ -105,8 +87,10 @@ fn limited(own: &OwnTls) -> Result<Arc<CryptoProvider>, Error> {
     let asked: Vec<CipherSuite> = own
         .cipher_suites
         .iter()
-        .filter_map(|name| CIPHER_SUITES.iter().find(|(known, _)| known == name))
-        .map(|(_, suite)| *suite)
+        .filter_map(|name| {
+            let at = CIPHER_SUITES.iter().position(|known| known == name)?;
+            SUITES.get(at).copied()
+        })
         .collect();
     if asked.is_empty() {
         return Err(Error::Pem {

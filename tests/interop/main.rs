@@ -18,6 +18,7 @@ mod backend;
 mod corpus;
 mod envoy;
 mod envoy_chains;
+mod gateway;
 mod grpc;
 mod hot_restart;
 mod joined;

@@ -194,6 +194,36 @@ impl Mesh {
         sidecar
     }
 
+    /// Starts a gateway that serves `ports` of Gateways, and waits until it is in sync. Its address.
+    pub(crate) async fn gateway(&self, name: &str, ports: &[u16]) -> (Process, IpAddr) {
+        let address = self.spare();
+        let token = self.run(&["token", "create", "-q", "--service-account", name], None);
+        let child = Command::new(PROGRAM)
+            .arg("--home")
+            .arg(self.dir.path().join(name))
+            .args(["proxy", "--gateway", name, "--name", name])
+            .args(["--service-account", name])
+            .args(["--address", &address.to_string()])
+            .args(["--control-plane", &Self::tls().to_string()])
+            .args(ports.iter().map(|port| format!("--listen={port}")))
+            .env("MESHCTL_JOIN_TOKEN", token.trim())
+            .stdin(Stdio::null())
+            .stdout(self.log(name))
+            .stderr(self.log(name))
+            .spawn()
+            .unwrap();
+        let process = Process(child);
+        until("the gateway to be in sync", 30, || {
+            let proxies = self.json(&["proxies"]);
+            let mut proxies = proxies.as_array().unwrap().iter();
+            proxies
+                .any(|one| one["name"] == name && one["synced"] == true)
+                .then_some(())
+        })
+        .await;
+        (process, address)
+    }
+
     fn process(
         &self,
         app: &App<'_>,

@@ -1,4 +1,4 @@
-//! `proxy`: a sidecar for one application.
+//! `proxy`: a sidecar for one application, or a gateway.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +19,14 @@ use crate::proxy::{self, AccessLog};
 use crate::rt::{self, Drain};
 use crate::telemetry::LogFormat;
 
-/// Run a sidecar for one application
+/// Run a sidecar for one application, or a gateway
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   meshctl proxy --service reviews --version v1 --app 127.0.0.1:9080
   MESHCTL_JOIN_TOKEN=… meshctl proxy --service cart --service-account cart \\
       --app 8080=127.0.0.1:18080 --control-plane mesh.example.com:15012
+  meshctl proxy --gateway ingressgateway --listen 80=0.0.0.0:8080
 
 Calls of the application go to the outbound port
 (HTTP_PROXY=http://127.0.0.1:15001).
@@ -33,14 +34,20 @@ The sidecar starts from its last configuration when the control plane is away.
 SIGTERM drains: what is under way is finished, nothing new is taken.")]
 pub(crate) struct Args {
     /// The service that the application is part of: its label `app`
-    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present = "static_pair")]
+    #[arg(long, value_name = "NAME", value_parser = parse::name, required_unless_present_any = ["static_pair", "gateway"])]
     service: Option<String>,
     /// Version of the application: its label `version`
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
     /// Where the application listens; may be repeated
-    #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present = "static_pair", value_parser = parse::app)]
+    #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present_any = ["static_pair", "gateway"], value_parser = parse::app)]
     app: Vec<(u16, SocketAddr)>,
+    /// Serve the Gateways that choose it: by its label `istio`, which is NAME without `istio-`, or by `app`
+    #[arg(long, value_name = "NAME", value_parser = parse::name, conflicts_with_all = ["service", "app", "static_pair", "capture"])]
+    gateway: Option<String>,
+    /// A port of Gateways that is served, and where; all of them, on --address, without it
+    #[arg(long, value_name = "[PORT=][IP:]PORT", requires = "gateway", value_parser = parse::listen)]
+    listen: Vec<parse::Listen>,
     /// Name of a port of --app, for services that target a name; may be repeated
     #[arg(long, value_name = "NAME=PORT", value_parser = parse::named_port)]
     port_name: Vec<(String, u16)>,
@@ -172,6 +179,8 @@ pub(crate) struct Options {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) locality: Locality,
     pub(crate) address: IpAddr,
+    /// It serves Gateways, and `apps` are their ports with where it listens for them.
+    pub(crate) gateway: bool,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
     pub(crate) port_names: BTreeMap<String, u16>,
@@ -220,8 +229,28 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         )));
     }
     // The parser sees to it: only `--static` goes without, and has gone elsewhere.
-    let service = args.service.unwrap_or_default();
+    let service = args.service.or(args.gateway.clone()).unwrap_or_default();
     let mut labels: BTreeMap<String, String> = args.labels.into_iter().collect();
+    if let Some(name) = &args.gateway {
+        let short = name.strip_prefix("istio-").unwrap_or(name);
+        labels
+            .entry("istio".to_owned())
+            .or_insert_with(|| short.to_owned());
+        labels
+            .entry("gateway.networking.k8s.io/gateway-name".to_owned())
+            .or_insert_with(|| name.clone());
+    }
+    let ports = match args.gateway {
+        None => args.app,
+        Some(_) => {
+            let listen = args.listen.iter();
+            let at = |listen: &parse::Listen| {
+                let ip = listen.ip.unwrap_or(args.address);
+                (listen.port, SocketAddr::new(ip, listen.own))
+            };
+            listen.map(at).collect()
+        }
+    };
     labels
         .entry("app".to_owned())
         .or_insert_with(|| service.clone());
@@ -231,7 +260,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .or_insert_with(|| version.clone());
     }
     for (name, port) in &args.port_name {
-        if args.app.iter().all(|(own, _)| own != port) {
+        if ports.iter().all(|(own, _)| own != port) {
             return Err(CliError::usage(format!(
                 "--port-name {name}={port} names a port that no --app has"
             )));
@@ -250,7 +279,8 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         labels,
         locality: args.locality.unwrap_or_default(),
         address: args.address,
-        apps: args.app,
+        apps: ports,
+        gateway: args.gateway.is_some(),
         port_names: args.port_name.into_iter().collect(),
         protocol: args.protocol,
         join: args
@@ -349,6 +379,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         locality: options.locality,
         address: options.address,
+        gateway: options.gateway,
         applications: options.apps,
         port_names: options.port_names,
         protocol: match options.protocol {

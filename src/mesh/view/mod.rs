@@ -7,6 +7,7 @@
 mod cluster;
 mod common;
 mod external;
+mod gateway;
 mod inbound;
 mod node;
 mod outbound;
@@ -88,6 +89,9 @@ impl World {
             endpoints: scope.endpoints,
             ..View::default()
         };
+        if node.kind == NodeKind::Gateway {
+            gateway::add(self, node, &mut view);
+        }
         if node.kind == NodeKind::Sidecar {
             outbound::add(known.as_deref().unwrap_or(self), node, &mut view);
             match sidecar.filter(|(_, sidecar)| !sidecar.ingress.is_empty()) {

@@ -85,7 +85,7 @@ fn explicit() -> HttpOptions {
 
 /// Where the filters of routes act. Every chain has them (as Istio's do), so that a rule is in force
 /// on connections that were there before it; without a rule they cost nothing.
-fn places() -> Vec<HttpFilter> {
+pub(super) fn places() -> Vec<HttpFilter> {
     vec![
         HttpFilter::Cors(Arc::default()),
         HttpFilter::Fault(Arc::default()),
@@ -476,7 +476,7 @@ pub(super) fn is_for(wanted: Option<u16>, source: &SourceMatch, node: &Node, por
         && selects(&source.labels, &node.labels)
 }
 
-fn resolve(config: &Config, node: &Node, rule: &Rule, port: u16) -> Route {
+pub(super) fn resolve(config: &Config, node: &Node, rule: &Rule, port: u16) -> Route {
     let mut route = rule.route.clone();
     if let Action::Redirect(redirect) = &mut route.action
         && rule.redirect_to_port

@@ -215,7 +215,7 @@ pub(super) fn tunnel(
     })
 }
 
-fn clusters(config: &Config, rule: &StreamRule, port: u16) -> Clusters {
+pub(super) fn clusters(config: &Config, rule: &StreamRule, port: u16) -> Clusters {
     rule.targets
         .iter()
         .filter(|target| target.weight > 0)

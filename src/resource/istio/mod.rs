@@ -7,6 +7,7 @@ mod client_tls;
 mod cors;
 mod destination_rule;
 mod fault;
+mod gateway;
 mod header_edits;
 mod http_answer;
 mod http_match;
@@ -23,6 +24,7 @@ mod virtual_service;
 mod workload_entry;
 
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
+pub use gateway::{Gateway, GatewayProtocol, GatewayServer, GatewayTls};
 pub use http_match::HttpMatch;
 pub use http_route::{
     DelegateTo, Destination, HttpAction, HttpRoute, MirrorDestination, RouteDestination, UriRewrite,
@@ -35,6 +37,7 @@ pub use virtual_service::VirtualService;
 pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
 pub(super) use destination_rule::destination_rule;
+pub(super) use gateway::gateway;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;

@@ -7,6 +7,7 @@ mod address;
 mod authentication;
 mod delegate;
 mod destinations;
+mod gateways;
 mod merge;
 mod routes;
 mod services;
@@ -29,7 +30,10 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let mut findings = Vec::new();
     let services = services::lower(objects, &mut findings);
     let destinations = destinations::lower(objects, &services, &mut findings);
+    let credentials = gateways::credentials(objects);
     let mut config = Config {
+        gateways: gateways::lower(objects, &credentials, &mut findings),
+        credentials,
         services,
         destinations,
         authentication: authentication::lower(objects),
@@ -37,7 +41,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
-    config.routes = routes::lower(objects, &config, &mut findings);
+    (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

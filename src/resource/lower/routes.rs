@@ -7,6 +7,7 @@ use super::delegate;
 use super::merge::{Part, merge};
 use super::{of_kind, resolve, similar};
 use crate::mesh::filter::{Fault, HttpFilter};
+use crate::mesh::gateway::{Bound, GatewayName, Server};
 use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
 use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
@@ -25,23 +26,48 @@ pub(super) fn lower(
     objects: &Objects,
     config: &Config,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<Hostname, Arc<HostRoutes>> {
+) -> (
+    BTreeMap<Hostname, Arc<HostRoutes>>,
+    BTreeMap<GatewayName, Vec<Arc<Bound>>>,
+) {
     let written = of_kind(objects, |kind| match kind {
         Kind::VirtualService(service) => Some(service),
         _ => None,
     });
     let mut parts: BTreeMap<Hostname, Vec<Part<'_>>> = BTreeMap::new();
+    let mut bound: BTreeMap<GatewayName, Vec<Arc<Bound>>> = BTreeMap::new();
     for (object, service) in &written {
         let mut lowering = Lowering {
             object,
             config,
             all: &written,
+            place: None,
             findings,
         };
         if service.hosts.is_empty() {
             lowering.delegated_to();
             continue;
         }
+        for gateway in lowering.gateways(service) {
+            lowering.place = Some(gateway.clone());
+            let rules = lowering.rules(service);
+            let streams = lowering.streams(service);
+            if rules.is_empty() && streams.is_empty() {
+                continue;
+            }
+            bound
+                .entry(gateway.clone())
+                .or_default()
+                .push(Arc::new(Bound {
+                    namespace: object.metadata.namespace.clone(),
+                    hosts: lowering.bound_hosts(service, &gateway),
+                    rules,
+                    streams,
+                    export: export(service, &object.metadata.namespace),
+                    origin: object.origin.clone(),
+                }));
+        }
+        lowering.place = None;
         let rules = lowering.rules(service);
         let streams = lowering.streams(service);
         if rules.is_empty() && streams.is_empty() {
@@ -69,7 +95,7 @@ pub(super) fn lower(
             routes.insert(host, merged);
         }
     }
-    routes
+    (routes, bound)
 }
 
 fn export(service: &VirtualService, namespace: &str) -> BTreeSet<String> {
@@ -94,10 +120,42 @@ pub(super) struct Lowering<'a, 'f> {
     pub(super) config: &'a Config,
     /// All of them.
     all: &'a [(&'a Object, &'a VirtualService)],
+    /// What rules are wanted for: a gateway, or the mesh.
+    place: Option<GatewayName>,
     pub(super) findings: &'f mut Vec<Finding>,
 }
 
 impl Lowering<'_, '_> {
+    /// The hosts that are routed at a gateway. One that no server there is for is reported.
+    fn bound_hosts(&mut self, service: &VirtualService, gateway: &GatewayName) -> Vec<Hostname> {
+        let own = &self.object.metadata.namespace;
+        let mut hosts = Vec::new();
+        for (index, written) in service.hosts.iter().enumerate() {
+            let Some(host) = resolve(written, own, &self.config.services) else {
+                continue;
+            };
+            let servers = self.config.gateways.get(gateway);
+            let mut served = servers.iter().flat_map(|gateway| &gateway.servers);
+            let meets = |server: &Server| {
+                let mut hosts = server.hosts.iter();
+                hosts.any(|of| of.meets(&host, own, &gateway.0).is_some())
+            };
+            if !served.any(meets) {
+                let path = format!("spec.hosts[{index}]");
+                let message = format!(
+                    "no server of Gateway {}/{} is for host {host}, so it is not routed there",
+                    gateway.0, gateway.1
+                );
+                let hint = "add the host to a server of the Gateway";
+                let code = codes::GATEWAY_NOT_FOUND;
+                let finding = self.object.finding(Severity::Warning, code, &path, message);
+                self.findings.push(finding.hint(hint));
+            }
+            hosts.push(host);
+        }
+        hosts
+    }
+
     fn hosts(&mut self, service: &VirtualService) -> Vec<(usize, Hostname)> {
         let services = &self.config.services;
         let mut hosts = Vec::new();
@@ -131,48 +189,69 @@ impl Lowering<'_, '_> {
         hosts
     }
 
-    /// Whether rules for `gateways` are for sidecars; others are reported.
-    pub(super) fn for_mesh(&mut self, gateways: &[String], path: &str) -> bool {
-        let mesh = gateways.is_empty() || gateways.iter().any(|name| name == MESH);
-        let others: Vec<&str> = gateways
-            .iter()
-            .map(String::as_str)
-            .filter(|name| *name != MESH)
-            .collect();
-        if !others.is_empty() {
-            let (message, hint) = if mesh {
-                (
-                    format!(
-                        "meshctl runs no gateways yet: nothing is routed at {}",
-                        others.join(", ")
-                    ),
-                    "calls inside the mesh are routed by this rule all the same",
-                )
-            } else {
-                (
-                    format!(
-                        "the rule is for {} only, and meshctl runs no gateways yet, so it has no effect",
-                        others.join(", ")
-                    ),
-                    "add mesh to the gateways for calls inside the mesh",
-                )
-            };
-            self.findings.push(
-                self.object
-                    .finding(Severity::Warning, codes::GATEWAY_NOT_FOUND, path, message)
-                    .hint(hint),
-            );
+    /// Whether rules for `gateways` are for where this lowering is for; those that do not exist are
+    /// reported.
+    pub(super) fn for_place(&mut self, gateways: &[String], path: &str) -> bool {
+        for (index, name) in gateways.iter().enumerate() {
+            let known = |name: &GatewayName| self.config.gateways.contains_key(name);
+            if name != MESH && !known(&self.gateway(name)) {
+                let at = match gateways.len() {
+                    1 => path.to_owned(),
+                    _ => format!("{path}[{index}]"),
+                };
+                let message = format!("Gateway {name} does not exist, so nothing is routed there");
+                let hint = "write the Gateway, or correct its name: NAME or NAMESPACE/NAME";
+                let code = codes::MISSING_REFERENCE;
+                let finding = self.object.finding(Severity::Warning, code, &at, message);
+                self.findings.push(finding.hint(hint));
+            }
         }
-        mesh
+        match &self.place {
+            None => gateways.is_empty() || gateways.iter().any(|name| name == MESH),
+            Some(place) => gateways
+                .iter()
+                .any(|name| name != MESH && self.gateway(name) == *place),
+        }
     }
 
-    /// Whether rules that say nothing else are for sidecars.
-    pub(super) fn mesh(&mut self, service: &VirtualService) -> bool {
-        self.for_mesh(&service.gateways, "spec.gateways")
+    /// Whether this is about calls inside the mesh.
+    pub(super) fn is_mesh(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// The gateway that is called `name` here.
+    fn gateway(&self, name: &str) -> GatewayName {
+        let (namespace, name) = name
+            .split_once('/')
+            .unwrap_or((&self.object.metadata.namespace, name));
+        (namespace.to_owned(), name.to_owned())
+    }
+
+    /// Whether rules that say nothing else are for this place.
+    pub(super) fn here(&mut self, service: &VirtualService) -> bool {
+        self.for_place(&service.gateways, "spec.gateways")
+    }
+
+    /// The gateways that any of the rules is for.
+    fn gateways(&self, service: &VirtualService) -> BTreeSet<GatewayName> {
+        let http = service.http.iter().flat_map(|route| &route.matches);
+        let streams = service.tls.iter().chain(&service.tcp);
+        let streams = streams.flat_map(|route| &route.matches);
+        let conditions = http
+            .flat_map(|found| &found.gateways)
+            .chain(streams.flat_map(|found| &found.gateways));
+        service
+            .gateways
+            .iter()
+            .chain(conditions)
+            .filter(|name| *name != MESH)
+            .map(|name| self.gateway(name))
+            .filter(|name| self.config.gateways.contains_key(name))
+            .collect()
     }
 
     fn rules(&mut self, service: &VirtualService) -> Vec<Rule> {
-        let mesh = self.mesh(service);
+        let mesh = self.here(service);
         let mut rules = Vec::new();
         for (index, route) in service.http.iter().enumerate() {
             let path = format!("spec.http[{index}]");
@@ -185,7 +264,7 @@ impl Lowering<'_, '_> {
                     let wanted = if condition.gateways.is_empty() {
                         mesh
                     } else {
-                        self.for_mesh(&condition.gateways, &path)
+                        self.for_place(&condition.gateways, &path)
                     };
                     if wanted {
                         kept.push(condition.clone());
@@ -256,6 +335,7 @@ impl Lowering<'_, '_> {
                     object,
                     config: self.config,
                     all: self.all,
+                    place: self.place.clone(),
                     findings: &mut *self.findings,
                 };
                 return inner.within(service, root, matches, mirrors);

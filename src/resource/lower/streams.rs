@@ -10,7 +10,7 @@ use crate::resource::istio::{StreamMatch, VirtualService};
 impl Lowering<'_, '_> {
     /// The rules for bytes.
     pub(super) fn streams(&mut self, service: &VirtualService) -> Vec<StreamRule> {
-        let mesh = self.mesh(service);
+        let mesh = self.here(service);
         let mut rules = Vec::new();
         let tls = service.tls.iter().enumerate().map(|route| (true, route));
         let tcp = service.tcp.iter().enumerate().map(|route| (false, route));
@@ -26,7 +26,7 @@ impl Lowering<'_, '_> {
                 let wanted = if found.gateways.is_empty() {
                     mesh
                 } else {
-                    self.for_mesh(&found.gateways, &gateways)
+                    self.for_place(&found.gateways, &gateways)
                 };
                 if wanted {
                     self.named(service, found, &at);
@@ -36,7 +36,9 @@ impl Lowering<'_, '_> {
             if matches.is_empty() {
                 continue;
             }
-            self.carried(service, (tls, &matches), &path);
+            if self.is_mesh() {
+                self.carried(service, (tls, &matches), &path);
+            }
             let targets = self.targets(&route.destinations, &path);
             rules.extend(matches.into_iter().map(|found| StreamRule {
                 server_names: found.server_names,

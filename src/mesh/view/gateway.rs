@@ -1,0 +1,416 @@
+//! What a gateway proxy takes: listeners, chains and tables from the Gateways that its labels choose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::View;
+use super::outbound::{is_for, places, resolve};
+use super::streams::{clusters, weighted};
+use crate::mesh::cluster::Cluster;
+use crate::mesh::cluster::ClusterKind;
+use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
+use crate::mesh::gateway::{Bound, Gateway, Server, ServerSecurity, Serves};
+use crate::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert, RemoteOptions};
+use crate::mesh::listener::{
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
+    Transport,
+};
+use crate::mesh::route::{Action, HeaderEdits, Match, Redirect};
+use crate::mesh::world::{Config, selects};
+use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
+
+/// ALPN of requests from outside.
+const HTTP_ALPN: [&str; 2] = ["h2", "http/1.1"];
+/// ALPN of requests from sidecars.
+const MESH_ALPN: [&str; 4] = ["istio-h2", "istio-http/1.1", "h2", "http/1.1"];
+
+/// A server with the gateway that it is of.
+#[derive(Clone, Copy)]
+struct Served<'a> {
+    gateway: &'a Gateway,
+    server: &'a Server,
+}
+
+pub(super) fn add(world: &World, node: &Node, view: &mut View) {
+    let config = &*world.config;
+    view.add_cluster(super::outbound::unresolved(
+        Cluster::BLACK_HOLE,
+        ClusterKind::Static(Vec::new()),
+    ));
+    let mut ports: BTreeMap<SocketAddr, Vec<Served<'_>>> = BTreeMap::new();
+    for gateway in config.gateways.values() {
+        if !selects(&gateway.selector, &node.labels) {
+            continue;
+        }
+        for server in &gateway.servers {
+            if let Some(bind) = bind(node, server) {
+                ports
+                    .entry(bind)
+                    .or_default()
+                    .push(Served { gateway, server });
+            }
+        }
+    }
+    for (bind, servers) in ports {
+        let listener = listener(config, node, bind, &servers, view);
+        if listener.chains.is_empty() && listener.default_chain.is_none() {
+            continue;
+        }
+        view.add_listener(listener);
+    }
+    secrets(config, view);
+}
+
+/// Where `server` listens: where the proxy was told to for its port, and nowhere when it was told of
+/// other ports only.
+fn bind(node: &Node, server: &Server) -> Option<SocketAddr> {
+    let mut told = node.applications.iter();
+    match told.find(|port| port.port == server.port) {
+        Some(told) => Some(told.bind),
+        None if node.applications.is_empty() => Some(SocketAddr::new(
+            server.bind.unwrap_or(node.address),
+            server.port,
+        )),
+        None => None,
+    }
+}
+
+fn listener(
+    config: &Config,
+    node: &Node,
+    bind: SocketAddr,
+    servers: &[Served<'_>],
+    view: &mut View,
+) -> Listener {
+    let mut chains: Vec<Chain> = Vec::new();
+    let mut plain: Vec<Served<'_>> = Vec::new();
+    let mut taken = BTreeSet::new();
+    let mut bytes = None;
+    for served in servers {
+        let server = served.server;
+        let name = format!(
+            "{}.{}.{}.{}",
+            server.port, server.name, served.gateway.name, served.gateway.namespace
+        );
+        match &server.serves {
+            Serves::Http { .. } => plain.push(*served),
+            Serves::Https(security) => {
+                let Some(matches) = by_name(hosts(server), &mut taken) else {
+                    continue;
+                };
+                let table = format!("https.{name}");
+                view.add_routes(table_of(config, node, &table, &[*served]));
+                chains.push(Chain {
+                    name: name.clone(),
+                    matches,
+                    tls: Some(terminated(security, node, true)),
+                    ..requests(&table)
+                });
+            }
+            Serves::Tls(security) => {
+                let Some(matches) = by_name(hosts(server), &mut taken) else {
+                    continue;
+                };
+                if let Some(found) = stream(config, node, *served, None) {
+                    chains.push(Chain {
+                        tls: Some(terminated(security, node, false)),
+                        ..weighted(&name, matches, found)
+                    });
+                }
+            }
+            Serves::Passthrough => {
+                for (at, (names, found)) in passed(config, node, *served).into_iter().enumerate() {
+                    if let Some(matches) = by_name(names, &mut taken) {
+                        chains.push(weighted(&format!("{name}_{at}"), matches, found));
+                    }
+                }
+            }
+            Serves::Tcp => {
+                if bytes.is_none()
+                    && let Some(found) = stream(config, node, *served, None)
+                {
+                    bytes = Some(weighted(&name, ChainMatch::default(), found));
+                }
+            }
+        }
+    }
+    if let (Some(first), true) = (plain.first(), bytes.is_none()) {
+        let table = format!("http.{}", first.server.port);
+        view.add_routes(table_of(config, node, &table, &plain));
+        bytes = Some(Chain {
+            name: table.clone(),
+            ..requests(&table)
+        });
+    }
+    Listener {
+        name: format!("{}_{}", bind.ip(), bind.port()),
+        bind,
+        // As Istio's gateways: what they do is call others.
+        direction: Direction::Outbound,
+        transparent: false,
+        chains,
+        default_chain: bytes,
+        detect_timeout: Duration::ZERO,
+        options: ListenerOptions::default(),
+    }
+}
+
+fn hosts(server: &Server) -> Vec<String> {
+    let names = server.hosts.iter().map(|host| host.host.to_string());
+    names.collect()
+}
+
+/// TLS for these names, as far as nobody before has them; `*` is every name, and callers that name none.
+fn by_name(names: Vec<String>, taken: &mut BTreeSet<String>) -> Option<ChainMatch> {
+    let names: Vec<String> = names
+        .into_iter()
+        .filter(|name| taken.insert(name.clone()))
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    let any = names.iter().any(|name| name == "*");
+    Some(ChainMatch {
+        transport: Some(Transport::Tls),
+        server_names: if any { Vec::new() } else { names },
+        ..ChainMatch::default()
+    })
+}
+
+fn terminated(security: &ServerSecurity, node: &Node, http: bool) -> ServerTls {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    match security {
+        ServerSecurity::Mesh => ServerTls {
+            alpn: names(if http { &MESH_ALPN } else { &["istio"] }),
+            own: None,
+        },
+        ServerSecurity::Own(own) => ServerTls {
+            alpn: names(if http { &HTTP_ALPN } else { &[] }),
+            own: Some(Box::new(placed(own, &node.namespace))),
+        },
+    }
+}
+
+/// Names of Secrets are those of the proxy's namespace (Istio's rule), whoever wrote the Gateway.
+fn placed(own: &OwnTls, namespace: &str) -> OwnTls {
+    let mut own = own.clone();
+    for source in &mut own.certificates {
+        if let CertificateSource::Secret(name) = source {
+            *name = Secret::name_of(namespace, name);
+        }
+    }
+    if let Some(clients) = &mut own.clients
+        && let RootsSource::Secret(name) = &mut clients.roots
+    {
+        *name = Secret::roots_of(namespace, name);
+    }
+    own
+}
+
+/// A chain of requests, without a name.
+fn requests(table: &str) -> Chain {
+    Chain {
+        name: String::new(),
+        matches: ChainMatch::default(),
+        tls: None,
+        action: ChainAction::Http {
+            routes: table.to_owned(),
+            codec: HttpCodec::Auto,
+            options: Arc::new(edge()),
+        },
+        filters: places(),
+        limits: ChainLimits::default(),
+    }
+}
+
+/// Callers are strangers: what they say of themselves is not believed.
+fn edge() -> HttpOptions {
+    HttpOptions {
+        remote: RemoteOptions {
+            use_remote_address: true,
+            ..RemoteOptions::default()
+        },
+        client_cert: ClientCertOptions {
+            forward: ForwardClientCert::SanitizeSet,
+            details: ClientCertDetails {
+                subject: true,
+                cert: true,
+                dns: true,
+                uri: true,
+                ..ClientCertDetails::default()
+            },
+        },
+        ..HttpOptions::default()
+    }
+}
+
+/// What is bound to a gateway and seen by the node.
+fn bound<'a>(
+    config: &'a Config,
+    node: &'a Node,
+    gateway: &Gateway,
+) -> impl Iterator<Item = &'a Bound> {
+    config
+        .bound
+        .get(&(gateway.namespace.clone(), gateway.name.clone()))
+        .into_iter()
+        .flatten()
+        .map(|bound| &**bound)
+        .filter(|bound| bound.export.is_empty() || bound.export.contains(&node.namespace))
+}
+
+/// The routes of some servers of one port: by host, the oldest object's first.
+fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) -> RouteTable {
+    let mut hosts: BTreeMap<Hostname, VirtualHost> = BTreeMap::new();
+    let virtual_host = |host: &Hostname, port: u16| VirtualHost {
+        name: format!("{host}:{port}"),
+        domains: vec![host.to_string()],
+        ..VirtualHost::default()
+    };
+    for served in servers {
+        let Served { gateway, server } = *served;
+        let port = server.port;
+        if matches!(server.serves, Serves::Http { redirect: true }) {
+            for of in &server.hosts {
+                let host = hosts
+                    .entry(of.host.clone())
+                    .or_insert_with(|| virtual_host(&of.host, port));
+                host.routes.push(redirected(server));
+            }
+            continue;
+        }
+        for bound in bound(config, node, gateway) {
+            let rules: Vec<Route> = bound
+                .rules
+                .iter()
+                .filter(|rule| is_for(rule.port, &rule.source, node, port))
+                .map(|rule| resolve(config, node, rule, port))
+                .collect();
+            if rules.is_empty() {
+                continue;
+            }
+            let meets = |host: &Hostname| -> Vec<Hostname> {
+                let own = &gateway.namespace;
+                let of = server.hosts.iter();
+                of.filter_map(|of| of.meets(host, &bound.namespace, own))
+                    .collect()
+            };
+            let at: BTreeSet<Hostname> = bound.hosts.iter().flat_map(meets).collect();
+            for host in at {
+                let routes = rules.iter().cloned();
+                hosts
+                    .entry(host.clone())
+                    .or_insert_with(|| virtual_host(&host, port))
+                    .routes
+                    .extend(routes);
+            }
+        }
+    }
+    RouteTable {
+        name: name.to_owned(),
+        ignore_port: true,
+        hosts: hosts.into_values().collect(),
+    }
+}
+
+fn redirected(server: &Server) -> Route {
+    Route {
+        name: "https-redirect".to_owned(),
+        matches: Match::default(),
+        action: Action::Redirect(Redirect {
+            status: 301,
+            scheme: Some("https".to_owned()),
+            ..Redirect::default()
+        }),
+        headers: HeaderEdits::default(),
+        origin: server.origin.clone(),
+    }
+}
+
+/// Where the bytes of a server go: by the first rule for them.
+fn stream(
+    config: &Config,
+    node: &Node,
+    served: Served<'_>,
+    name: Option<&str>,
+) -> Option<Vec<(String, u32)>> {
+    let Served { gateway, server } = served;
+    bound(config, node, gateway)
+        .filter(|bound| {
+            let mut pairs = server.hosts.iter().flat_map(|of| {
+                let hosts = bound.hosts.iter();
+                hosts.map(move |host| of.meets(host, &bound.namespace, &gateway.namespace))
+            });
+            pairs.any(|meets| meets.is_some())
+        })
+        .flat_map(|bound| &bound.streams)
+        .filter(|rule| rule.server_names.is_empty() == name.is_none())
+        .find(|rule| is_for(rule.port, &rule.source, node, server.port))
+        .map(|rule| clusters(config, rule, server.port))
+}
+
+/// Where TLS goes that passes, by its server names.
+fn passed(
+    config: &Config,
+    node: &Node,
+    served: Served<'_>,
+) -> Vec<(Vec<String>, Vec<(String, u32)>)> {
+    let Served { gateway, server } = served;
+    let own = &gateway.namespace;
+    let mut found = Vec::new();
+    for bound in bound(config, node, gateway) {
+        for rule in &bound.streams {
+            if rule.server_names.is_empty() || !is_for(rule.port, &rule.source, node, server.port) {
+                continue;
+            }
+            let names: Vec<String> = rule
+                .server_names
+                .iter()
+                .filter_map(|name| name.parse::<Hostname>().ok())
+                .flat_map(|name| {
+                    let of = server.hosts.iter();
+                    let met = of.filter_map(|of| of.meets(&name, &bound.namespace, own));
+                    met.collect::<Vec<_>>()
+                })
+                .map(|name| name.to_string())
+                .collect();
+            if !names.is_empty() {
+                found.push((names, clusters(config, rule, server.port)));
+            }
+        }
+    }
+    found
+}
+
+/// The texts of the credentials that listeners name.
+fn secrets(config: &Config, view: &mut View) {
+    let mut texts = BTreeMap::new();
+    for ((namespace, name), credential) in &config.credentials {
+        if let Some(certificate) = &credential.certificate {
+            texts.insert(Secret::name_of(namespace, name), Arc::clone(certificate));
+        }
+        if let Some(roots) = &credential.roots {
+            // Those in a Secret of their own come before those beside a certificate.
+            if let Some(of) = name.strip_suffix("-cacert") {
+                texts.insert(Secret::roots_of(namespace, of), Arc::clone(roots));
+            }
+            texts
+                .entry(Secret::roots_of(namespace, name))
+                .or_insert_with(|| Arc::clone(roots));
+        }
+    }
+    let wanted: BTreeSet<String> = view
+        .listeners
+        .values()
+        .flat_map(|listener| &listener.chains)
+        .filter_map(|chain| chain.tls.as_ref()?.own.as_deref())
+        .flat_map(|own| own.secrets().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    for name in wanted {
+        if let Some(text) = texts.get(&name) {
+            view.secrets.insert(name, Arc::clone(text));
+        }
+    }
+}

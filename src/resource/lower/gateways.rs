@@ -1,0 +1,158 @@
+//! Gateways, and the Secrets that they show.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+
+use super::of_kind;
+use crate::mesh::credential::{CertificateSource, RootsSource};
+use crate::mesh::gateway::{Credential, Gateway, GatewayName, Server, ServerSecurity, Serves};
+use crate::mesh::{Finding, OwnTls, Secret, Severity};
+use crate::resource::codes;
+use crate::resource::istio::{GatewayProtocol, GatewayServer, GatewayTls};
+use crate::resource::object::{Kind, Object, Objects};
+
+/// Credentials by namespace and name.
+pub(super) type Credentials = BTreeMap<(String, String), Arc<Credential>>;
+
+pub(super) fn lower(
+    objects: &Objects,
+    credentials: &Credentials,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<GatewayName, Arc<Gateway>> {
+    let written = of_kind(objects, |kind| match kind {
+        Kind::Gateway(gateway) => Some(gateway),
+        _ => None,
+    });
+    let mut gateways = BTreeMap::new();
+    for (object, written) in written {
+        let metadata = &object.metadata;
+        let mut servers = Vec::new();
+        for (index, server) in written.servers.iter().enumerate() {
+            let path = format!("spec.servers[{index}]");
+            if let GatewayTls::Own(own) = &server.tls {
+                missing(object, own, &path, credentials, findings);
+            }
+            servers.push(Server {
+                name: server.name.clone(),
+                port: server.port,
+                bind: server.bind,
+                serves: serves(server),
+                hosts: server.hosts.clone(),
+                origin: object.origin_of(&path),
+            });
+        }
+        gateways.insert(
+            (metadata.namespace.clone(), metadata.name.clone()),
+            Arc::new(Gateway {
+                namespace: metadata.namespace.clone(),
+                name: metadata.name.clone(),
+                selector: written.selector.clone(),
+                servers,
+                origin: object.origin.clone(),
+            }),
+        );
+    }
+    gateways
+}
+
+fn serves(server: &GatewayServer) -> Serves {
+    let security = match &server.tls {
+        GatewayTls::None { redirect } => {
+            return match server.protocol {
+                GatewayProtocol::Tcp => Serves::Tcp,
+                _ => Serves::Http {
+                    redirect: *redirect,
+                },
+            };
+        }
+        GatewayTls::Passthrough => return Serves::Passthrough,
+        GatewayTls::Mesh => ServerSecurity::Mesh,
+        GatewayTls::Own(own) => ServerSecurity::Own(own.clone()),
+    };
+    match server.protocol {
+        GatewayProtocol::Tls | GatewayProtocol::Tcp => Serves::Tls(security),
+        GatewayProtocol::Http | GatewayProtocol::Https => Serves::Https(security),
+    }
+}
+
+/// Says which Secrets are not there. They may come later, and until then nobody is served; so that is
+/// no error.
+fn missing(
+    object: &Object,
+    own: &OwnTls,
+    path: &str,
+    credentials: &Credentials,
+    findings: &mut Vec<Finding>,
+) {
+    let mut say = |name: &str, what: &str, field: &str| {
+        let path = format!("{path}.tls.{field}");
+        let message = format!("no Secret {name:?} with {what} exists, so nobody is served here");
+        let hint = format!("make it in the namespace of the proxy, with {what}");
+        let finding = object.finding(Severity::Warning, codes::MISSING_REFERENCE, &path, message);
+        findings.push(finding.hint(hint));
+    };
+    let has = |name: &str, of: &dyn Fn(&Credential) -> bool| {
+        credentials
+            .iter()
+            .any(|((_, known), credential)| known == name && of(credential))
+    };
+    for source in &own.certificates {
+        if let CertificateSource::Secret(name) = source
+            && !has(name, &|credential| credential.certificate.is_some())
+        {
+            say(name, "tls.crt and tls.key", "credentialName");
+        }
+    }
+    if let Some(clients) = &own.clients
+        && let RootsSource::Secret(name) = &clients.roots
+    {
+        let roots = |credential: &Credential| credential.roots.is_some();
+        if !has(name, &roots) && !has(&format!("{name}-cacert"), &roots) {
+            say(name, "ca.crt", "credentialName");
+        }
+    }
+}
+
+/// What Secrets hold that can be shown or held against others: in the form of Kubernetes
+/// (`tls.crt`, `tls.key`, `ca.crt`, `ca.crl`), or in Istio's old one (`cert`, `key`, `cacert`).
+pub(super) fn credentials(objects: &Objects) -> Credentials {
+    objects
+        .values()
+        .filter(|object| matches!(object.body, Kind::Secret))
+        .filter_map(|object| {
+            let text = |names: [&str; 2]| names.iter().find_map(|name| entry(object, name));
+            let chain = text(["tls.crt", "cert"]);
+            let key = text(["tls.key", "key"]);
+            let roots = text(["ca.crt", "cacert"]);
+            let crl = text(["ca.crl", "crl"]).unwrap_or_default();
+            let credential = Credential {
+                certificate: chain
+                    .zip(key)
+                    .map(|(chain, key)| Arc::new(Secret::Certificate { chain, key })),
+                roots: roots.map(|certificates| Arc::new(Secret::Roots { certificates, crl })),
+            };
+            let used = credential.certificate.is_some() || credential.roots.is_some();
+            let metadata = &object.metadata;
+            used.then(|| {
+                let name = (metadata.namespace.clone(), metadata.name.clone());
+                (name, Arc::new(credential))
+            })
+        })
+        .collect()
+}
+
+/// An entry of a Secret, as text.
+fn entry(object: &Object, name: &str) -> Option<String> {
+    let within = |field: &str| object.raw.get(field)?.get(name)?.as_str();
+    // What is written as text has the last word, as in Kubernetes.
+    if let Some(text) = within("stringData") {
+        return Some(text.to_owned());
+    }
+    let coded: String = within("data")?.split_whitespace().collect();
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(coded)
+        .ok()?;
+    String::from_utf8(bytes).ok()
+}
