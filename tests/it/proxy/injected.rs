@@ -16,16 +16,16 @@ use super::support::*;
 
 const DELAY: Duration = Duration::from_millis(150);
 
-fn abort(with: AbortWith) -> Option<Abort> {
+fn abort(with: AbortWith) -> Abort {
     let share = Share::default();
-    Some(Abort { with, share })
+    Abort { with, share }
 }
 
-fn delay() -> Option<Delay> {
-    Some(Delay {
+fn delay() -> Delay {
+    Delay {
         time: DELAY,
         share: Share::default(),
-    })
+    }
 }
 
 /// Carries HTTP from `bind` to `app`: `/plain` as it comes, `/own` answered here, and all the rest
@@ -83,7 +83,7 @@ async fn an_abort_never_reaches_the_application() {
     ] {
         let (bind, admin) = (free(), free());
         let own = Fault {
-            abort: abort(with),
+            abort: Some(abort(with)),
             ..Fault::default()
         };
         let _proxy = started(admin, view(bind, app.address, Fault::default(), own)).await;
@@ -127,7 +127,7 @@ async fn a_delay_comes_before_everything_and_off_no_limit() {
     let app = App::start("a");
     let (bind, admin) = (free(), free());
     let own = Fault {
-        delay: delay(),
+        delay: Some(delay()),
         ..Fault::default()
     };
     let _proxy = started(admin, view(bind, app.address, Fault::default(), own)).await;
@@ -168,8 +168,8 @@ async fn a_delayed_request_may_be_aborted_and_its_caller_may_leave() {
     let app = App::start("a");
     let (bind, admin) = (free(), free());
     let own = Fault {
-        delay: delay(),
-        abort: abort(AbortWith::Http(504)),
+        delay: Some(delay()),
+        abort: Some(abort(AbortWith::Http(504))),
         ..Fault::default()
     };
     let _proxy = started(admin, view(bind, app.address, Fault::default(), own)).await;
@@ -201,7 +201,7 @@ async fn a_chains_own_fault_is_for_all_but_routes_that_have_theirs() {
     let app = App::start("a");
     let (bind, admin) = (free(), free());
     let chain = Fault {
-        abort: abort(AbortWith::Http(500)),
+        abort: Some(abort(AbortWith::Http(500))),
         headers: vec![HeaderMatch {
             name: "x-fault".to_owned(),
             value: TextMatch::Present,
@@ -210,7 +210,7 @@ async fn a_chains_own_fault_is_for_all_but_routes_that_have_theirs() {
         ..Fault::default()
     };
     let own = Fault {
-        abort: abort(AbortWith::Http(501)),
+        abort: Some(abort(AbortWith::Http(501))),
         cluster: "another".to_owned(),
         ..Fault::default()
     };
