@@ -69,8 +69,11 @@ fn manifests() -> impl Strategy<Value = String> {
     });
     let rule = (names(), spaces(), names(), select(vec!["", "subset: v1, ", "subset: v9, "]), select(vec!["", ", port: {number: 80}", ", port: {number: 1}"]), 0..3_u32, select(vec!["", "match: [{uri: {prefix: /a}}, {headers: {x: {exact: y}}}], ", "match: [{port: 80}], ", "match: [{sourceLabels: {app: a}}], "]))
         .prop_map(|(name, space, to, subset, port, weight, matches)| {
-            format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{hosts: [{name}, {name}.example.com, \"*\"], http: [{{{matches}route: [{{destination: {{{subset}host: {to}{port}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}]}}")
+            // Older than others, or not, so that merging has an order.
+            let made = format!("creationTimestamp: \"2026-01-0{}T00:00:00Z\"", weight + 1);
+            format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-{weight}, namespace: {space}, {made}}}\nspec: {{hosts: [{name}, {name}.example.com, \"*\"], http: [{{mirror: {{host: {to}}}, fault: {{abort: {{httpStatus: 500, percentage: {{value: 1}}}}}}, {matches}route: [{{destination: {{{subset}host: {to}{port}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}]}}")
         });
+<<<<<<< HEAD
     let scope = select(vec![
         "",
         "exportTo: [.], ",
@@ -84,10 +87,22 @@ fn manifests() -> impl Strategy<Value = String> {
     ]);
     let destination = (names(), spaces(), select(vec!["DISABLE", "ISTIO_MUTUAL"]), scope, to).prop_map(|(name, space, mode, scope, to)| {
         format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{scope}host: \"{to}\", trafficPolicy: {{tls: {{mode: {mode}}}}}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}")
+=======
+    let streams = (names(), spaces(), names(), 0..3_u32).prop_map(|(name, space, to, weight)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-streams, namespace: {space}}}\nspec: {{hosts: [{name}], tcp: [{{match: [{{port: 5432, destinationSubnets: [10.0.0.0/8]}}, {{port: 9080}}], route: [{{destination: {{host: {to}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}], tls: [{{match: [{{sniHosts: [{name}]}}], route: [{{destination: {{host: {to}}}}}]}}]}}")
+    });
+    let delegate = (names(), spaces(), select(vec!["", "match: [{uri: {prefix: /a/b}}], "])).prop_map(|(name, space, matches)| {
+        let root = format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-root, namespace: {space}}}\nspec: {{hosts: [{name}], http: [{{match: [{{uri: {{prefix: /a}}}}], delegate: {{name: {name}-team}}}}]}}");
+        format!("{root}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-team, namespace: {space}}}\nspec: {{http: [{{{matches}route: [{{destination: {{host: {name}}}}}]}}]}}")
+    });
+    let destination = (names(), spaces(), select(vec!["DISABLE", "ISTIO_MUTUAL"])).prop_map(|(name, space, mode)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{host: {name}, trafficPolicy: {{tls: {{mode: {mode}}}}}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}")
+>>>>>>> a
     });
     let peer = (names(), spaces(), select(vec!["STRICT", "PERMISSIVE", "DISABLE"])).prop_map(|(name, space, mode)| {
         format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {name}}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{9999: {{mode: STRICT}}}}}}")
     });
+<<<<<<< HEAD
     let hosts = select(vec![
         "./*",
         "*/*",
@@ -101,6 +116,9 @@ fn manifests() -> impl Strategy<Value = String> {
     });
     let any =
         prop_oneof![4 => service, 4 => pod, 3 => rule, 2 => destination, 1 => peer, 1 => sidecar];
+=======
+    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer];
+>>>>>>> a
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 
@@ -140,11 +158,25 @@ fn invalid(world: &World) -> BTreeSet<(String, String)> {
         .routes
         .values()
         .flat_map(|routes| &routes.rules);
+    let streams = world
+        .config
+        .routes
+        .values()
+        .flat_map(|routes| &routes.streams);
     rules
         .flat_map(|rule| &rule.targets)
+        .chain(streams.flat_map(|rule| &rule.targets))
         .filter(|target| target.invalid.is_some() || target.port.is_none())
         .map(|target| (target.host.to_string(), target.subset.clone()))
         .collect()
+}
+
+/// Host and subset of a cluster.
+fn named(cluster: &str) -> (String, String) {
+    let mut parts = cluster.split('|').skip(2);
+    let (subset, host) = (parts.next(), parts.next());
+    let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
+    (text(host), text(subset))
 }
 
 /// Nothing in a view dangles but what the world calls invalid.
@@ -165,7 +197,8 @@ fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
             };
             prop_assert!(routes.is_none_or(|name| view.routes.contains_key(name)));
             for cluster in clusters {
-                prop_assert!(view.clusters.contains_key(cluster), "{cluster}");
+                let known = view.clusters.contains_key(cluster);
+                prop_assert!(known || broken.contains(&named(cluster)), "{cluster}");
             }
         }
         let mut matches: Vec<_> = listener.chains.iter().map(|c| &c.matches).collect();
@@ -193,6 +226,7 @@ fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
                 };
                 prop_assert!(!forward.clusters.is_empty());
                 for target in &forward.clusters {
+<<<<<<< HEAD
                     let mut parts = target.cluster.split('|').skip(2);
                     let (subset, host) = (parts.next(), parts.next());
                     let named = (
@@ -208,6 +242,11 @@ fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
                     let known = view.clusters.contains_key(&target.cluster);
                     prop_assert!(
                         known || missing || broken.contains(&named),
+=======
+                    let known = view.clusters.contains_key(&target.cluster);
+                    prop_assert!(
+                        known || broken.contains(&named(&target.cluster)),
+>>>>>>> a
                         "{}",
                         target.cluster
                     );

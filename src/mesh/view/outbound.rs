@@ -135,13 +135,15 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
         let mut guess = false;
         // Bytes for whatever address callers mean.
         let mut open = None;
+        let (from, mut ruled) = (chains.len(), Vec::new());
         for (service, service_port) in &services {
             match service_port.protocol {
                 Protocol::Http | Protocol::Http2 | Protocol::Grpc => http = true,
                 Protocol::Auto if service.addresses.is_empty() => guess = true,
                 // Whoever splits bytes means bytes, unless requests have rules too.
                 Protocol::Auto if splits(config, node, service, service_port) => {
-                    chains.extend(streams::chains(config, node, service, service_port).chains);
+                    let streams = streams::chains(config, node, service, service_port);
+                    streams.add_to(&mut chains, from, &mut ruled);
                 }
                 Protocol::Auto => {
                     let cluster = Cluster::outbound_name(port, "", &service.host);
@@ -156,9 +158,9 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                     ));
                 }
                 Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
-                    let streams = streams::chains(config, node, service, service_port);
-                    chains.extend(streams.chains);
-                    open = open.or(streams.open);
+                    let mut streams = streams::chains(config, node, service, service_port);
+                    open = open.or(streams.open.take());
+                    streams.add_to(&mut chains, from, &mut ruled);
                 }
             }
         }

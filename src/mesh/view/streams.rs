@@ -15,9 +15,28 @@ type Clusters = Vec<(String, u32)>;
 /// What carries the bytes to a port of a service.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    pub(super) chains: Vec<Chain>,
+    /// By rules, which may speak for any address.
+    pub(super) ruled: Vec<Chain>,
+    /// To the addresses of the service.
+    pub(super) own: Option<Chain>,
     /// For whatever address callers mean.
     pub(super) open: Option<Clusters>,
+}
+
+impl Streams {
+    /// Adds the chains to those of their port, which begin at `from`. Of two for the same
+    /// connections the first stays.
+    pub(super) fn add_to(self, chains: &mut Vec<Chain>, from: usize, ruled: &mut Vec<ChainMatch>) {
+        for chain in self.ruled {
+            let own = chains.get(from..).unwrap_or_default();
+            if own.iter().all(|other| other.matches != chain.matches) {
+                ruled.push(chain.matches.clone());
+                chains.push(chain);
+            }
+        }
+        // Addresses are of one service: only rules can be in the way.
+        chains.extend(self.own.filter(|own| !ruled.contains(&own.matches)));
+    }
 }
 
 /// The rules for bytes that `node` sends to `port` of `service`.
@@ -98,12 +117,12 @@ pub(super) fn chains(
         }
         let name = format!("{}_{port}_{at}", service.host);
         let place = at_networks(port, rule.destinations.clone());
-        streams.chains.push(weighted(&name, place, clusters));
+        streams.ruled.push(weighted(&name, place, clusters));
     }
     if !service.addresses.is_empty() {
         let name = format!("{}_{port}", service.host);
         let place = at_networks(port, addresses(service));
-        streams.chains.push(weighted(&name, place, rest));
+        streams.own = Some(weighted(&name, place, rest));
     } else if goes_anywhere(service) {
         streams.open = Some(rest);
     }
@@ -153,7 +172,7 @@ fn by_server_name(
                 _ => format!("{}_{port}_tls_{at}_anywhere", service.host),
             };
             let clusters = clusters(config, rule, port);
-            streams.chains.push(weighted(&name, matches, clusters));
+            streams.ruled.push(weighted(&name, matches, clusters));
         }
     }
     let own = Cluster::outbound_name(port, "", &service.host);
@@ -164,14 +183,14 @@ fn by_server_name(
             ..at_networks(port, Vec::new())
         };
         let name = format!("{}_{port}_tls", service.host);
-        streams.chains.push(tcp_chain(&name, matches, &own));
+        streams.ruled.push(tcp_chain(&name, matches, &own));
     }
     if !service.addresses.is_empty() {
         // Where rules name what they are for, nothing else goes there (Istio).
         let to = if ruled { Cluster::BLACK_HOLE } else { &own };
         let name = format!("{}_{port}", service.host);
         let matches = at_networks(port, addresses(service));
-        streams.chains.push(tcp_chain(&name, matches, to));
+        streams.own = Some(tcp_chain(&name, matches, to));
     }
     streams
 }

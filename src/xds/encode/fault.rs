@@ -9,11 +9,15 @@ use crate::mesh::filter::{AbortWith, Fault};
 pub(super) fn encode(from: &Fault, client: Client) -> pb_fault::HttpFault {
     use pb_fault::fault_abort::ErrorType;
     pb_fault::HttpFault {
-        delay: from.delay.map(|delay| fault_delay::FaultDelay {
-            percentage: Some(fraction(delay.share)),
-            fault_delay_secifier: duration(delay.time)
-                .map(fault_delay::fault_delay::FaultDelaySecifier::FixedDelay),
-        }),
+        // Envoy refuses a delay of nothing.
+        delay: from
+            .delay
+            .filter(|delay| client == Client::Meshctl || !delay.time.is_zero())
+            .map(|delay| fault_delay::FaultDelay {
+                percentage: Some(fraction(delay.share)),
+                fault_delay_secifier: duration(delay.time)
+                    .map(fault_delay::fault_delay::FaultDelaySecifier::FixedDelay),
+            }),
         abort: from.abort.map(|abort| pb_fault::FaultAbort {
             percentage: Some(fraction(abort.share)),
             error_type: Some(match abort.with {

@@ -250,8 +250,11 @@ fn cluster_of(from: &Cluster) -> cluster::Cluster {
 mod tests {
     use std::sync::Arc;
 
+    use prost::Message as _;
+
     use super::*;
     use crate::mesh::Route;
+    use crate::mesh::filter::HttpFilter;
     use crate::mesh::route::{Forward, HeaderEdits, Match, WeightedCluster};
 
     #[test]
@@ -271,6 +274,10 @@ mod tests {
                         weight: 1,
                         ..WeightedCluster::default()
                     }],
+                    filters: vec![
+                        HttpFilter::Cors(Arc::default()),
+                        HttpFilter::Fault(Arc::default()),
+                    ],
                     ..Forward::default()
                 }),
                 headers: HeaderEdits::default(),
@@ -296,6 +303,23 @@ mod tests {
             ]
         );
         assert_eq!(snapshot.of(Kind::Route).count(), 1);
+        // Of filters faults alone are known there, in the place that every listener has for them.
+        let (_, routes) = snapshot.of(Kind::Route).next().unwrap();
+        let table = pb_route::RouteConfiguration::decode(&*routes.bytes).unwrap();
+        let filters = &table.virtual_hosts[0].routes[0].typed_per_filter_config;
+        assert_eq!(
+            filters.keys().collect::<Vec<_>>(),
+            ["envoy.filters.http.fault"]
+        );
+        let listener = snapshot.get(Kind::Listener, "reviews").unwrap();
+        let listener = listener::Listener::decode(&*listener.bytes).unwrap();
+        let manager = listener.api_listener.unwrap().api_listener.unwrap();
+        let manager = hcm::HttpConnectionManager::decode(&*manager.value).unwrap();
+        let names: Vec<_> = manager.http_filters.iter().map(|f| &f.name).collect();
+        assert_eq!(
+            names,
+            ["envoy.filters.http.fault", "envoy.filters.http.router"]
+        );
         assert_eq!(snapshot.of(Kind::Secret).count(), 0);
     }
 }

@@ -8,24 +8,25 @@ use meshctl::mesh::View;
 use meshctl::mesh::filter::{Abort, AbortWith, Delay, Fault, HttpFilter};
 use meshctl::mesh::listener::{ChainAction, Direction, HttpCodec};
 use meshctl::mesh::route::{Action, HeaderMatch, Match, PathMatch, Respond, Share, TextMatch};
-use meshctl::proxy::Options;
+use meshctl::proxy::{AccessLog, Options};
 use meshctl::rt::{self, Tasks};
+use meshctl::telemetry::LogFormat;
 use tokio::io::AsyncWriteExt as _;
 
 use super::support::*;
 
 const DELAY: Duration = Duration::from_millis(150);
 
-fn abort(with: AbortWith) -> Option<Abort> {
+fn abort(with: AbortWith) -> Abort {
     let share = Share::default();
-    Some(Abort { with, share })
+    Abort { with, share }
 }
 
-fn delay() -> Option<Delay> {
-    Some(Delay {
+fn delay() -> Delay {
+    Delay {
         time: DELAY,
         share: Share::default(),
-    })
+    }
 }
 
 /// Carries HTTP from `bind` to `app`: `/plain` as it comes, `/own` answered here, and all the rest
@@ -83,7 +84,7 @@ async fn an_abort_never_reaches_the_application() {
     ] {
         let (bind, admin) = (free(), free());
         let own = Fault {
-            abort: abort(with),
+            abort: Some(abort(with)),
             ..Fault::default()
         };
         let _proxy = started(admin, view(bind, app.address, Fault::default(), own)).await;
@@ -127,7 +128,7 @@ async fn a_delay_comes_before_everything_and_off_no_limit() {
     let app = App::start("a");
     let (bind, admin) = (free(), free());
     let own = Fault {
-        delay: delay(),
+        delay: Some(delay()),
         ..Fault::default()
     };
     let _proxy = started(admin, view(bind, app.address, Fault::default(), own)).await;
@@ -168,8 +169,8 @@ async fn a_delayed_request_may_be_aborted_and_its_caller_may_leave() {
     let app = App::start("a");
     let (bind, admin) = (free(), free());
     let own = Fault {
-        delay: delay(),
-        abort: abort(AbortWith::Http(504)),
+        delay: Some(delay()),
+        abort: Some(abort(AbortWith::Http(504))),
         ..Fault::default()
     };
     let _proxy = started(admin, view(bind, app.address, Fault::default(), own)).await;
@@ -201,7 +202,7 @@ async fn a_chains_own_fault_is_for_all_but_routes_that_have_theirs() {
     let app = App::start("a");
     let (bind, admin) = (free(), free());
     let chain = Fault {
-        abort: abort(AbortWith::Http(500)),
+        abort: Some(abort(AbortWith::Http(500))),
         headers: vec![HeaderMatch {
             name: "x-fault".to_owned(),
             value: TextMatch::Present,
@@ -210,7 +211,7 @@ async fn a_chains_own_fault_is_for_all_but_routes_that_have_theirs() {
         ..Fault::default()
     };
     let own = Fault {
-        abort: abort(AbortWith::Http(501)),
+        abort: Some(abort(AbortWith::Http(501))),
         cluster: "another".to_owned(),
         ..Fault::default()
     };
@@ -225,6 +226,49 @@ async fn a_chains_own_fault_is_for_all_but_routes_that_have_theirs() {
     assert_eq!(ask("/own", "x-fault: 1\r\n").await, 500);
     // The route's own is for another cluster.
     assert_eq!(ask("/x", "x-fault: 1\r\n").await, 200);
+}
+
+/// What was refused on purpose is told from what failed, with where it would have gone.
+#[tokio::test]
+async fn the_access_log_says_what_was_injected() {
+    let app = App::start("a");
+    let bind = free();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let options = Options {
+        workers: 1,
+        access_log: Some(AccessLog {
+            path: Some(file.clone()),
+            format: LogFormat::Json,
+        }),
+        ..Options::default()
+    };
+    let own = Fault {
+        abort: Some(abort(AbortWith::Http(503))),
+        ..Fault::default()
+    };
+    let chain = Fault {
+        delay: Some(delay()),
+        ..Fault::default()
+    };
+    let view = view(bind, app.address, chain, own);
+    let proxy = Proxy::with(options, view, None).await;
+    get(bind, "/x").await;
+    get(bind, "/plain").await;
+    proxy.stop().await.unwrap();
+    let log = std::fs::read_to_string(file).unwrap();
+    for (path, code, flag, details) in [
+        ("/x", 503, "FI", "fault_filter_abort"),
+        ("/plain", 200, "DI", "via_upstream"),
+    ] {
+        let line = log.lines().find(|line| line.contains(path)).unwrap();
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(record["response_code"], code, "{line}");
+        assert_eq!(record["response_flags"], flag, "{line}");
+        assert_eq!(record["response_code_details"], details, "{line}");
+        assert_eq!(record["upstream_cluster"], "app", "{line}");
+        assert_eq!(record["route_name"], "r", "{line}");
+    }
 }
 
 #[tokio::test]
