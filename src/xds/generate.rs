@@ -237,6 +237,16 @@ fn listener() -> impl Strategy<Value = Listener> {
         )
 }
 
+/// Names of the secrets that listeners need.
+fn named(listeners: &[Listener]) -> impl Iterator<Item = String> {
+    let chains = listeners
+        .iter()
+        .flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
+    let own = chains.filter_map(|chain| chain.tls.as_ref()?.own.as_deref());
+    own.flat_map(crate::mesh::OwnTls::secrets)
+        .map(str::to_owned)
+}
+
 /// Any view that a world could give.
 pub(crate) fn view() -> impl Strategy<Value = View> {
     (
@@ -244,12 +254,12 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
         vec(route::table(), 0..3),
         vec(cluster::cluster(), 0..4),
         btree_map(word(), cluster::assignment(), 0..4),
-        btree_map(word(), credential::secret(), 0..3),
+        vec(credential::secret(), 1..3),
     )
         .prop_map(|(listeners, routes, clusters, endpoints, secrets)| View {
-            secrets: secrets
-                .into_iter()
-                .map(|(name, secret)| (name, Arc::new(secret)))
+            // What no listener names is sent to nobody.
+            secrets: named(&listeners)
+                .zip(secrets.into_iter().map(Arc::new).cycle())
                 .collect(),
             listeners: listeners
                 .into_iter()

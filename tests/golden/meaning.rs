@@ -1,6 +1,7 @@
 //! Text → objects → world → view.
 
 use meshctl::mesh::{Finding, World};
+use meshctl::mesh::{Node, NodeKind};
 use meshctl::resource::{Objects, collect, lower, parse};
 
 use crate::mesh::{instances, node};
@@ -61,7 +62,21 @@ fn manifests_become_worlds_and_views() {
                 let view = world.view(&node(&objects, first, transparent));
                 insta::assert_yaml_snapshot!(format!("{name}.{how}"), view);
             }
+            if !world.config.gateways.is_empty() {
+                let view = world.view(&gateway(&node(&objects, first, false)));
+                insta::assert_yaml_snapshot!(format!("{name}.gateway"), view);
+            }
         });
+    }
+}
+
+/// A gateway proxy where `node` is.
+fn gateway(node: &Node) -> Node {
+    Node {
+        kind: NodeKind::Gateway,
+        labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+        applications: Vec::new(),
+        ..node.clone()
     }
 }
 

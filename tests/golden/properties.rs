@@ -73,7 +73,13 @@ fn manifests() -> impl Strategy<Value = String> {
             let made = format!("creationTimestamp: \"2026-01-0{}T00:00:00Z\"", weight + 1);
             format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-{weight}, namespace: {space}, {made}}}\nspec: {{hosts: [{name}, {name}.example.com, \"*\"], http: [{{mirror: {{host: {to}}}, fault: {{abort: {{httpStatus: 500, percentage: {{value: 1}}}}}}, {matches}route: [{{destination: {{{subset}host: {to}{port}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}]}}")
         });
-<<<<<<< HEAD
+    let streams = (names(), spaces(), names(), 0..3_u32).prop_map(|(name, space, to, weight)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-streams, namespace: {space}}}\nspec: {{hosts: [{name}], tcp: [{{match: [{{port: 5432, destinationSubnets: [10.0.0.0/8]}}, {{port: 9080}}], route: [{{destination: {{host: {to}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}], tls: [{{match: [{{sniHosts: [{name}]}}], route: [{{destination: {{host: {to}}}}}]}}]}}")
+    });
+    let delegate = (names(), spaces(), select(vec!["", "match: [{uri: {prefix: /a/b}}], "])).prop_map(|(name, space, matches)| {
+        let root = format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-root, namespace: {space}}}\nspec: {{hosts: [{name}], http: [{{match: [{{uri: {{prefix: /a}}}}], delegate: {{name: {name}-team}}}}]}}");
+        format!("{root}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-team, namespace: {space}}}\nspec: {{http: [{{{matches}route: [{{destination: {{host: {name}}}}}]}}]}}")
+    });
     let scope = select(vec![
         "",
         "exportTo: [.], ",
@@ -87,22 +93,10 @@ fn manifests() -> impl Strategy<Value = String> {
     ]);
     let destination = (names(), spaces(), select(vec!["DISABLE", "ISTIO_MUTUAL"]), scope, to).prop_map(|(name, space, mode, scope, to)| {
         format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{scope}host: \"{to}\", trafficPolicy: {{tls: {{mode: {mode}}}}}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}")
-=======
-    let streams = (names(), spaces(), names(), 0..3_u32).prop_map(|(name, space, to, weight)| {
-        format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-streams, namespace: {space}}}\nspec: {{hosts: [{name}], tcp: [{{match: [{{port: 5432, destinationSubnets: [10.0.0.0/8]}}, {{port: 9080}}], route: [{{destination: {{host: {to}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}], tls: [{{match: [{{sniHosts: [{name}]}}], route: [{{destination: {{host: {to}}}}}]}}]}}")
-    });
-    let delegate = (names(), spaces(), select(vec!["", "match: [{uri: {prefix: /a/b}}], "])).prop_map(|(name, space, matches)| {
-        let root = format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-root, namespace: {space}}}\nspec: {{hosts: [{name}], http: [{{match: [{{uri: {{prefix: /a}}}}], delegate: {{name: {name}-team}}}}]}}");
-        format!("{root}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}-team, namespace: {space}}}\nspec: {{http: [{{{matches}route: [{{destination: {{host: {name}}}}}]}}]}}")
-    });
-    let destination = (names(), spaces(), select(vec!["DISABLE", "ISTIO_MUTUAL"])).prop_map(|(name, space, mode)| {
-        format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{host: {name}, trafficPolicy: {{tls: {{mode: {mode}}}}}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}")
->>>>>>> a
     });
     let peer = (names(), spaces(), select(vec!["STRICT", "PERMISSIVE", "DISABLE"])).prop_map(|(name, space, mode)| {
         format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {name}}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{9999: {{mode: STRICT}}}}}}")
     });
-<<<<<<< HEAD
     let hosts = select(vec![
         "./*",
         "*/*",
@@ -114,11 +108,7 @@ fn manifests() -> impl Strategy<Value = String> {
     let sidecar = (names(), spaces(), hosts, select(vec!["", "workloadSelector: {labels: {version: v1}}, "])).prop_map(|(name, space, hosts, selector)| {
         format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{selector}egress: [{{hosts: [\"{hosts}\"]}}], ingress: [{{port: {{number: 8080, protocol: HTTP}}}}]}}")
     });
-    let any =
-        prop_oneof![4 => service, 4 => pod, 3 => rule, 2 => destination, 1 => peer, 1 => sidecar];
-=======
-    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer];
->>>>>>> a
+    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar];
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 
@@ -179,6 +169,14 @@ fn named(cluster: &str) -> (String, String) {
     (text(host), text(subset))
 }
 
+/// A subset is there for those who have the rule that says it.
+fn missing((host, subset): &(String, String), world: &World, node: &Node) -> bool {
+    host.parse().is_ok_and(|host| {
+        let rule = world.config.destination(&host, node.into());
+        !subset.is_empty() && rule.is_none_or(|rule| !rule.subsets.contains_key(subset))
+    })
+}
+
 /// Nothing in a view dangles but what the world calls invalid.
 fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
     let broken = invalid(world);
@@ -198,7 +196,11 @@ fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
             prop_assert!(routes.is_none_or(|name| view.routes.contains_key(name)));
             for cluster in clusters {
                 let known = view.clusters.contains_key(cluster);
-                prop_assert!(known || broken.contains(&named(cluster)), "{cluster}");
+                let named = named(cluster);
+                prop_assert!(
+                    known || missing(&named, world, node) || broken.contains(&named),
+                    "{cluster}"
+                );
             }
         }
         let mut matches: Vec<_> = listener.chains.iter().map(|c| &c.matches).collect();
@@ -226,27 +228,10 @@ fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
                 };
                 prop_assert!(!forward.clusters.is_empty());
                 for target in &forward.clusters {
-<<<<<<< HEAD
-                    let mut parts = target.cluster.split('|').skip(2);
-                    let (subset, host) = (parts.next(), parts.next());
-                    let named = (
-                        host.unwrap_or_default().to_owned(),
-                        subset.unwrap_or_default().to_owned(),
-                    );
-                    // A subset is there for those who have the rule that says it.
-                    let missing = named.0.parse().is_ok_and(|host| {
-                        let rule = world.config.destination(&host, node.into());
-                        !named.1.is_empty()
-                            && rule.is_none_or(|rule| !rule.subsets.contains_key(&named.1))
-                    });
+                    let named = named(&target.cluster);
                     let known = view.clusters.contains_key(&target.cluster);
                     prop_assert!(
-                        known || missing || broken.contains(&named),
-=======
-                    let known = view.clusters.contains_key(&target.cluster);
-                    prop_assert!(
-                        known || broken.contains(&named(&target.cluster)),
->>>>>>> a
+                        known || missing(&named, world, node) || broken.contains(&named),
                         "{}",
                         target.cluster
                     );

@@ -65,7 +65,7 @@ spec:
     hosts: [secure.example.com]
     tls: {{httpsRedirect: true}}
   - port: {{number: 18443, name: https, protocol: HTTPS}}
-    hosts: [shop.example.com]
+    hosts: [shop.example.com, '*.example.com']
     tls: {{mode: SIMPLE, credentialName: shop-certificate}}
   - port: {{number: 18443, name: mutual, protocol: HTTPS}}
     hosts: [mutual.example.com]
@@ -243,8 +243,12 @@ async fn callers_from_outside_come_in_by_a_gateway() {
     assert!(secure.contains("\n200 2"), "HTTP/2 is agreed on: {secure}");
     let (old, said) = outside.get("https://shop.example.com:18443/", &["--tls-max", "1.1"]);
     assert!(!old, "{said}");
-    let (other, said) = outside.get("https://other.example.com:18443/", &["--insecure"]);
+    let (other, said) = outside.get("https://other.example.org:18443/", &["--insecure"]);
     assert!(!other, "{said}");
+    // Who is let in for one host asks for another on the same connection, which wants a certificate.
+    let around = ["-H", "host: mutual.example.com"];
+    let around = found(outside.get("https://shop.example.com:18443/", &around));
+    assert!(around.contains("\n421 "), "{around}");
 
     // Callers with a certificate of the right authority and name only.
     let mutual = "https://mutual.example.com:18443/";

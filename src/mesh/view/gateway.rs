@@ -17,7 +17,7 @@ use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     Transport,
 };
-use crate::mesh::route::{Action, HeaderEdits, Match, Redirect};
+use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, selects};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
 
@@ -101,7 +101,9 @@ fn listener(
                     continue;
                 };
                 let table = format!("https.{name}");
-                view.add_routes(table_of(config, node, &table, &[*served]));
+                let mut routes = table_of(config, node, &table, &[*served]);
+                misdirected(&mut routes, served.server, servers);
+                view.add_routes(routes);
                 chains.push(Chain {
                     name: name.clone(),
                     matches,
@@ -312,6 +314,51 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
         name: name.to_owned(),
         ignore_port: true,
         hosts: hosts.into_values().collect(),
+    }
+}
+
+/// What another server of the port is for by a narrower name is not served by this one, though requests
+/// for it may come on connections to this one: the other may ask more of its callers. They are told to
+/// make a connection of their own (RFC 9110, section 15.5.20).
+fn misdirected(table: &mut RouteTable, own: &Server, servers: &[Served<'_>]) {
+    let secure = servers
+        .iter()
+        .map(|served| served.server)
+        .filter(|server| !matches!(server.serves, Serves::Http { .. } | Serves::Tcp));
+    let all: Vec<(&Hostname, &Server)> = secure
+        .flat_map(|server| server.hosts.iter().map(move |of| (&of.host, server)))
+        .collect();
+    let elsewhere = |host: &Hostname| {
+        let mut of = all.iter().filter(|(of, _)| *of == host || of.covers(host));
+        let longest = of.clone().map(|(of, _)| of.as_str().len()).max();
+        // Of two servers for one name the first has it.
+        of.find(|(of, _)| Some(of.as_str().len()) == longest)
+            .is_some_and(|(_, server)| !std::ptr::eq(*server, own))
+    };
+    table.hosts.retain(|host| {
+        let mut domains = host.domains.iter().filter_map(|domain| domain.parse().ok());
+        !domains.any(|domain| elsewhere(&domain))
+    });
+    let others: BTreeSet<&Hostname> = all.iter().map(|(host, _)| *host).collect();
+    for host in others {
+        let covered = own.hosts.iter().any(|of| of.host.covers(host));
+        if covered && elsewhere(host) {
+            table.hosts.push(VirtualHost {
+                name: format!("{host}:{}", own.port),
+                domains: vec![host.to_string()],
+                routes: vec![Route {
+                    name: "misdirected".to_owned(),
+                    matches: Match::default(),
+                    action: Action::Respond(Respond {
+                        status: 421,
+                        body: String::new(),
+                    }),
+                    headers: HeaderEdits::default(),
+                    origin: own.origin.clone(),
+                }],
+                ..VirtualHost::default()
+            });
+        }
     }
 }
 

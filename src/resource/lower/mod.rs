@@ -5,6 +5,7 @@
 
 mod address;
 mod authentication;
+mod bound;
 mod delegate;
 mod destinations;
 mod gateways;

@@ -7,7 +7,7 @@ use super::delegate;
 use super::merge::{Part, merge};
 use super::{of_kind, resolve, similar};
 use crate::mesh::filter::{Fault, HttpFilter};
-use crate::mesh::gateway::{Bound, GatewayName, Server};
+use crate::mesh::gateway::{Bound, GatewayName};
 use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
 use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
@@ -18,9 +18,6 @@ use crate::resource::istio::{
 };
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::suggest::nearest;
-
-/// All sidecars, among gateways.
-const MESH: &str = "mesh";
 
 pub(super) fn lower(
     objects: &Objects,
@@ -121,41 +118,11 @@ pub(super) struct Lowering<'a, 'f> {
     /// All of them.
     all: &'a [(&'a Object, &'a VirtualService)],
     /// What rules are wanted for: a gateway, or the mesh.
-    place: Option<GatewayName>,
+    pub(super) place: Option<GatewayName>,
     pub(super) findings: &'f mut Vec<Finding>,
 }
 
 impl Lowering<'_, '_> {
-    /// The hosts that are routed at a gateway. One that no server there is for is reported.
-    fn bound_hosts(&mut self, service: &VirtualService, gateway: &GatewayName) -> Vec<Hostname> {
-        let own = &self.object.metadata.namespace;
-        let mut hosts = Vec::new();
-        for (index, written) in service.hosts.iter().enumerate() {
-            let Some(host) = resolve(written, own, &self.config.services) else {
-                continue;
-            };
-            let servers = self.config.gateways.get(gateway);
-            let mut served = servers.iter().flat_map(|gateway| &gateway.servers);
-            let meets = |server: &Server| {
-                let mut hosts = server.hosts.iter();
-                hosts.any(|of| of.meets(&host, own, &gateway.0).is_some())
-            };
-            if !served.any(meets) {
-                let path = format!("spec.hosts[{index}]");
-                let message = format!(
-                    "no server of Gateway {}/{} is for host {host}, so it is not routed there",
-                    gateway.0, gateway.1
-                );
-                let hint = "add the host to a server of the Gateway";
-                let code = codes::GATEWAY_NOT_FOUND;
-                let finding = self.object.finding(Severity::Warning, code, &path, message);
-                self.findings.push(finding.hint(hint));
-            }
-            hosts.push(host);
-        }
-        hosts
-    }
-
     fn hosts(&mut self, service: &VirtualService) -> Vec<(usize, Hostname)> {
         let services = &self.config.services;
         let mut hosts = Vec::new();
@@ -187,67 +154,6 @@ impl Lowering<'_, '_> {
             hosts.push((index, host));
         }
         hosts
-    }
-
-    /// Whether rules for `gateways` are for where this lowering is for; those that do not exist are
-    /// reported.
-    pub(super) fn for_place(&mut self, gateways: &[String], path: &str) -> bool {
-        for (index, name) in gateways.iter().enumerate() {
-            let known = |name: &GatewayName| self.config.gateways.contains_key(name);
-            if name != MESH && !known(&self.gateway(name)) {
-                let at = match gateways.len() {
-                    1 => path.to_owned(),
-                    _ => format!("{path}[{index}]"),
-                };
-                let message = format!("Gateway {name} does not exist, so nothing is routed there");
-                let hint = "write the Gateway, or correct its name: NAME or NAMESPACE/NAME";
-                let code = codes::MISSING_REFERENCE;
-                let finding = self.object.finding(Severity::Warning, code, &at, message);
-                self.findings.push(finding.hint(hint));
-            }
-        }
-        match &self.place {
-            None => gateways.is_empty() || gateways.iter().any(|name| name == MESH),
-            Some(place) => gateways
-                .iter()
-                .any(|name| name != MESH && self.gateway(name) == *place),
-        }
-    }
-
-    /// Whether this is about calls inside the mesh.
-    pub(super) fn is_mesh(&self) -> bool {
-        self.place.is_none()
-    }
-
-    /// The gateway that is called `name` here.
-    fn gateway(&self, name: &str) -> GatewayName {
-        let (namespace, name) = name
-            .split_once('/')
-            .unwrap_or((&self.object.metadata.namespace, name));
-        (namespace.to_owned(), name.to_owned())
-    }
-
-    /// Whether rules that say nothing else are for this place.
-    pub(super) fn here(&mut self, service: &VirtualService) -> bool {
-        self.for_place(&service.gateways, "spec.gateways")
-    }
-
-    /// The gateways that any of the rules is for.
-    fn gateways(&self, service: &VirtualService) -> BTreeSet<GatewayName> {
-        let http = service.http.iter().flat_map(|route| &route.matches);
-        let streams = service.tls.iter().chain(&service.tcp);
-        let streams = streams.flat_map(|route| &route.matches);
-        let conditions = http
-            .flat_map(|found| &found.gateways)
-            .chain(streams.flat_map(|found| &found.gateways));
-        service
-            .gateways
-            .iter()
-            .chain(conditions)
-            .filter(|name| *name != MESH)
-            .map(|name| self.gateway(name))
-            .filter(|name| self.config.gateways.contains_key(name))
-            .collect()
     }
 
     fn rules(&mut self, service: &VirtualService) -> Vec<Rule> {
