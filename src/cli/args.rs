@@ -99,6 +99,7 @@ pub(crate) enum Command {
     Logs(c::logs::Args),
     ControlPlane(Box<c::control_plane::Args>),
     Proxy(Box<c::proxy::Args>),
+    Analyze(c::analyze::Args),
     Apply(c::apply::Args),
     Get(c::get::Args),
     Delete(c::delete::Args),
@@ -132,7 +133,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Configure",
-        &["apply", "get", "delete", "history", "inject"],
+        &["analyze", "apply", "get", "delete", "history", "inject"],
     ),
     (
         "Shift and watch traffic",

@@ -59,6 +59,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cx) => cx,
         Err(error) => return error::tell_plainly(&error).into(),
     };
+    let findings = matches!(typed.command, Command::Analyze(_));
+    if cx.settings.format == settings::Format::Sarif && !findings {
+        let error = CliError::usage("SARIF is for findings, which `meshctl analyze` prints");
+        return cx.out.error(&error).into();
+    }
     match dispatch(typed.command, &cx) {
         Ok(exit) => exit,
         Err(error) => cx.out.error(&error),
@@ -80,6 +85,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Logs(args) => one(cx, c::logs::run(args, cx)),
         Command::ControlPlane(args) => many(c::control_plane::run(*args, cx)),
         Command::Proxy(args) => c::proxy::run(*args, cx),
+        Command::Analyze(args) => one(cx, c::analyze::run(args, cx)),
         Command::Apply(args) => one(cx, c::apply::run(args, cx)),
         Command::Get(args) => one(cx, c::get::run(args, cx)),
         Command::Delete(args) => one(cx, c::delete::run(args, cx)),

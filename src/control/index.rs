@@ -63,6 +63,50 @@ pub struct Edit {
     pub what: String,
     /// Only says what would happen.
     pub dry_run: bool,
+    /// Which errors it may bring.
+    pub tolerance: Tolerance,
+}
+
+/// Which errors do not stop a change. None of them is half-honoured: a broken reference is in the
+/// world as a target that fails closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tolerance {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those of references whose code says so ([`Code::forced`](resource::codes::Code::forced)).
+    References,
+    /// All: a delete may leave a reference dangling.
+    Everything,
+}
+
+impl Tolerance {
+    fn covers(self, finding: &Finding) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::References => is_forced(finding),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// Says that there is a way, where all that is wrong may be forced.
+fn offer_force(problem: Problem) -> Problem {
+    let mut errors = problem
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .peekable();
+    if errors.peek().is_none() || !errors.all(is_forced) {
+        return problem;
+    }
+    problem.hint(
+        "`meshctl apply --force` applies it all the same: until what is missing exists, requests that are sent there are answered 503",
+    )
+}
+
+fn is_forced(finding: &Finding) -> bool {
+    resource::codes::find(&finding.code).is_some_and(|code| code.forced)
 }
 
 impl Index {
@@ -151,16 +195,24 @@ impl Index {
         }
         let (_, doubles) = resource::collect(put.clone());
         findings.extend(doubles);
-        refuse_errors(&findings)?;
+        // What cannot be read cannot be applied, whoever insists.
+        refuse_errors(&findings, Tolerance::Nothing)?;
+        let (what, tolerance) = if request.force {
+            ("apply --force", Tolerance::References)
+        } else {
+            ("apply", Tolerance::Nothing)
+        };
         let (mut report, generation) = self
             .change(Edit {
                 put,
-                remove: Vec::new(),
                 who: request.who,
-                what: "apply".to_owned(),
+                what: what.to_owned(),
                 dry_run: request.dry_run,
+                tolerance,
+                ..Edit::default()
             })
-            .await?;
+            .await
+            .map_err(offer_force)?;
         report.findings.splice(0..0, findings);
         Ok((report, generation))
     }
@@ -190,7 +242,6 @@ impl Index {
                 objects.insert(key, Arc::new(object));
             }
         }
-        let deletes = !edit.remove.is_empty();
         for key in edit.remove {
             let Some(old) = objects.remove(&key) else {
                 return Err(Problem::new(Reason::NotFound, format!("there is no {key}")));
@@ -206,10 +257,7 @@ impl Index {
             .filter(|finding| !known.contains(finding))
             .cloned()
             .collect();
-        // A delete may leave a reference dangling: that is said, and the reference fails closed.
-        if !deletes {
-            refuse_errors(&new)?;
-        }
+        refuse_errors(&new, edit.tolerance)?;
         let mut new = new;
         new.extend(
             analyses(&world)
@@ -373,18 +421,18 @@ pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
         .map_err(|error| Problem::new(Reason::Internal, format!("cannot be written: {error}")))
 }
 
-fn refuse_errors(findings: &[Finding]) -> Result<(), Problem> {
-    let errors = findings
+pub(super) fn refuse_errors(findings: &[Finding], tolerance: Tolerance) -> Result<(), Problem> {
+    let errors: Vec<&Finding> = findings
         .iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .count();
-    if errors == 0 {
+        .filter(|finding| finding.severity == Severity::Error && !tolerance.covers(finding))
+        .collect();
+    if errors.is_empty() {
         return Ok(());
     }
-    let noun = if errors == 1 { "error" } else { "errors" };
+    let noun = if errors.len() == 1 { "error" } else { "errors" };
     let mut problem = Problem::new(
         Reason::Invalid,
-        format!("{errors} {noun}; nothing was applied"),
+        format!("{} {noun}; nothing was applied", errors.len()),
     );
     problem.findings = findings.to_vec();
     Err(problem)

@@ -20,6 +20,7 @@ pub mod check;
 mod follow;
 pub mod index;
 mod known;
+mod preview;
 pub mod push;
 pub mod registry;
 pub mod report;
@@ -372,6 +373,7 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
         sources,
         namespace: "default".to_owned(),
         dry_run: false,
+        force: false,
         who: "files".to_owned(),
     };
     match index.apply(request).await {

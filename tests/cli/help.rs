@@ -7,6 +7,7 @@ use super::run::Home;
 /// Every command that has a page, by the manual: a command that is forgotten here fails.
 const COMMANDS: &[&str] = &[
     "",
+    "analyze",
     "apply",
     "canary",
     "canary list",

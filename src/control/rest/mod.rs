@@ -5,6 +5,7 @@
 //! may speak for itself only.
 
 mod canaries;
+mod changes;
 mod registry;
 
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ use crate::rt::now;
 
 use super::Control;
 use super::check;
-use super::index::Edit;
+use super::index::{Edit, Tolerance};
 use super::report::{caller, find_service, routes, services, short};
 pub use registry::registry_routes;
 
@@ -71,6 +72,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/resources/{kind}/{namespace}/{name}", delete(remove))
         .route("/history", get(history))
         .route("/findings", get(findings))
+        .route("/analyze", post(changes::analyze))
         .route("/services", get(list_services))
         .route("/endpoints", get(list_endpoints))
         .route("/proxies", get(list_proxies))
@@ -229,6 +231,7 @@ async fn remove(
         remove: vec![key],
         who: parameters.get("who").cloned().unwrap_or_default(),
         what: "delete".to_owned(),
+        tolerance: Tolerance::Everything,
         ..Edit::default()
     };
     let since = now();
