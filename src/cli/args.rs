@@ -104,6 +104,8 @@ pub(crate) enum Command {
     Get(c::get::Args),
     Delete(c::delete::Args),
     History(c::history::Args),
+    Diff(c::diff::Args),
+    Rollback(c::rollback::Args),
     Inject(c::inject::Args),
     Routes(c::routes::Args),
     Canary(c::canary::Args),
@@ -133,7 +135,9 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Configure",
-        &["analyze", "apply", "get", "delete", "history", "inject"],
+        &[
+            "analyze", "diff", "apply", "get", "delete", "history", "rollback", "inject",
+        ],
     ),
     (
         "Shift and watch traffic",

@@ -90,6 +90,8 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Get(args) => one(cx, c::get::run(args, cx)),
         Command::Delete(args) => one(cx, c::delete::run(args, cx)),
         Command::History(args) => one(cx, c::history::run(args, cx)),
+        Command::Diff(args) => one(cx, c::diff::run(args, cx)),
+        Command::Rollback(args) => one(cx, c::rollback::run(args, cx)),
         Command::Inject(args) => c::inject::run(args, cx),
         Command::Routes(args) => one(cx, c::routes::run(args, cx)),
         Command::Canary(args) => one(cx, c::canary::run(args, cx)),

@@ -20,6 +20,7 @@ use crate::resource::{self, Key, Object};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
+use super::history::Change;
 use super::known::{Registered, Stamp, State};
 use super::push::Revised;
 
@@ -40,14 +41,6 @@ struct Kept {
     /// The file that it came from, for findings.
     file: String,
     object: Value,
-}
-
-/// A change as it is kept: what was done, and what stood there before.
-#[derive(Debug, Serialize, Deserialize)]
-struct Change {
-    #[serde(flatten)]
-    entry: HistoryEntry,
-    before: Vec<Option<Value>>,
 }
 
 /// What to change.
@@ -138,12 +131,12 @@ impl Index {
                 state.instances.insert(registered.key(), registered);
             }
         }
-        state.revision = store
-            .iter(Tree::History)
-            .collect::<Result<Vec<_>, _>>()?
-            .last()
-            .and_then(|(key, _)| key.as_slice().try_into().ok())
-            .map_or(0, u64::from_be_bytes);
+        for (key, bytes) in store.iter(Tree::History).collect::<Result<Vec<_>, _>>()? {
+            if let Ok(number) = key.as_slice().try_into() {
+                state.revision = u64::from_be_bytes(number);
+                state.history.add(state.revision, bytes.len());
+            }
+        }
         let (world, findings) = state.lower(&state.objects);
         state.findings = findings;
         Ok(Self {
@@ -221,6 +214,15 @@ impl Index {
     /// world that holds it.
     pub async fn change(&self, edit: Edit) -> Result<(ApplyReport, u64), Problem> {
         let mut state = self.state.lock().await;
+        self.change_in(&mut state, edit).await
+    }
+
+    /// The same, by whoever looked at the state to decide what to change.
+    pub(super) async fn change_in(
+        &self,
+        state: &mut State,
+        edit: Edit,
+    ) -> Result<(ApplyReport, u64), Problem> {
         let put: Vec<Key> = edit.put.iter().map(Object::key).collect();
         state.followed.refuse(put.iter().chain(&edit.remove))?;
         let mut objects = state.objects.clone();
@@ -311,7 +313,13 @@ impl Index {
             },
             before,
         };
-        batch.put(Tree::History, revision.to_be_bytes(), encode(&change)?);
+        let change = encode(&change)?;
+        let size = change.len();
+        let forgotten = state.history.surplus(size);
+        for old in &forgotten {
+            batch.remove(Tree::History, old.to_be_bytes());
+        }
+        batch.put(Tree::History, revision.to_be_bytes(), change);
         self.store
             .commit_async(batch)
             .await
@@ -322,11 +330,13 @@ impl Index {
                 None => state.stored.remove(&key),
             };
         }
+        state.history.forget(forgotten.len());
+        state.history.add(revision, size);
         state.objects = objects;
         state.findings = findings;
         state.revision = revision;
         report.revision = revision;
-        self.publish(&mut state, world);
+        self.publish(state, world);
         Ok((report, state.generation))
     }
 
@@ -377,22 +387,6 @@ impl Index {
         let state = self.state.lock().await;
         let union = state.union(&state.objects);
         union.keys().map(|key| key.kind.clone()).collect()
-    }
-
-    /// The newest changes first.
-    pub fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Problem> {
-        let records = self
-            .store
-            .iter(Tree::History)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| problem(&error))?;
-        Ok(records
-            .iter()
-            .rev()
-            .take(limit)
-            .filter_map(|(_, bytes)| serde_json::from_slice::<Change>(bytes).ok())
-            .map(|change| change.entry)
-            .collect())
     }
 }
 

@@ -18,9 +18,10 @@ pub mod ca;
 pub mod canary;
 pub mod check;
 mod follow;
+mod history;
 pub mod index;
 mod known;
-mod preview;
+pub mod preview;
 pub mod push;
 pub mod registry;
 pub mod report;
@@ -504,6 +505,7 @@ fn serve_api(
 ) {
     let router = rest::router(Arc::clone(control));
     tasks.spawn("api", async move {
+        let router = router.into_make_service_with_connect_info::<rest::peer::Peer>();
         let served = axum::serve(listener, router).await;
         report_end("API", served, &ended).await;
     });

@@ -280,8 +280,9 @@ mod tests {
                 };
                 let code: String = rest.chars().take_while(|c| *c != '"').collect();
                 let prefix = code.starts_with("IST") || code.starts_with("MSH");
-                if prefix && code.len() == 7 {
-                    let name = head.rsplit(' ').next().unwrap();
+                let name = head.rsplit(' ').next().unwrap();
+                let constant = name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                if prefix && constant && code.len() == 7 {
                     found.insert((code, name.to_owned()));
                 }
             }

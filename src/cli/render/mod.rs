@@ -7,6 +7,7 @@ pub(crate) mod analysis;
 pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod config;
+mod diff;
 pub(crate) mod generic;
 pub(crate) mod grid;
 pub(crate) mod identity;

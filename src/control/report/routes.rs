@@ -51,7 +51,7 @@ pub fn routes(
     out
 }
 
-fn describe(
+pub(super) fn describe(
     view: &View,
     service: &str,
     port: u16,

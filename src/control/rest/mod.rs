@@ -6,12 +6,14 @@
 
 mod canaries;
 mod changes;
+pub(super) mod peer;
 mod registry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -33,6 +35,7 @@ use super::Control;
 use super::check;
 use super::index::{Edit, Tolerance};
 use super::report::{caller, find_service, routes, services, short};
+use peer::Peer;
 pub use registry::registry_routes;
 
 /// How long an answer waits for proxies to acknowledge a change.
@@ -70,7 +73,9 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/resources", post(apply))
         .route("/resources/{kind}", get(list))
         .route("/resources/{kind}/{namespace}/{name}", delete(remove))
-        .route("/history", get(history))
+        .route("/history", get(changes::history))
+        .route("/diff", post(changes::diff))
+        .route("/rollback", post(changes::rollback))
         .route("/findings", get(findings))
         .route("/analyze", post(changes::analyze))
         .route("/services", get(list_services))
@@ -140,8 +145,13 @@ async fn version(State(control): Shared) -> Json<Version> {
     })
 }
 
-async fn apply(State(control): Shared, Json(request): Json<ApplyRequest>) -> Answer<ApplyReport> {
+async fn apply(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(mut request): Json<ApplyRequest>,
+) -> Answer<ApplyReport> {
     let since = now();
+    request.who = peer.for_whom(&request.who);
     let (mut report, generation) = control.index.apply(request).await?;
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
@@ -217,6 +227,7 @@ async fn remove(
     State(control): Shared,
     Path((kind, namespace, name)): Path<(String, String, String)>,
     Query(parameters): Parameters,
+    ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Answer<ApplyReport> {
     let key = Key {
         kind: kind_of(&kind)?.to_owned(),
@@ -229,7 +240,7 @@ async fn remove(
     };
     let edit = Edit {
         remove: vec![key],
-        who: parameters.get("who").cloned().unwrap_or_default(),
+        who: peer.for_whom(parameters.get("who").map_or("", String::as_str)),
         what: "delete".to_owned(),
         tolerance: Tolerance::Everything,
         ..Edit::default()
@@ -238,17 +249,6 @@ async fn remove(
     let (mut report, generation) = control.index.change(edit).await?;
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
-}
-
-async fn history(
-    State(control): Shared,
-    Query(parameters): Parameters,
-) -> Answer<Vec<crate::api::resources::HistoryEntry>> {
-    let limit = parameters
-        .get("limit")
-        .and_then(|limit| limit.parse().ok())
-        .unwrap_or(50);
-    Ok(Json(control.index.history(limit)?))
 }
 
 async fn findings(State(control): Shared) -> Json<Vec<crate::mesh::Finding>> {
