@@ -14,8 +14,9 @@ use tokio::sync::Mutex;
 use crate::api::resources::{
     ApplyReport, ApplyRequest, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
+use crate::api::routes::SourceReport;
 use crate::api::{Problem, Reason};
-use crate::mesh::{Finding, Severity, World};
+use crate::mesh::{Finding, Origin, Severity, World};
 use crate::resource::{self, Key, Object};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
@@ -380,6 +381,38 @@ impl Index {
                 }
             })
             .collect()
+    }
+
+    /// The state of each object that `origins` name.
+    pub async fn sources(&self, origins: &[&Origin]) -> Vec<SourceReport> {
+        let state = self.state.lock().await;
+        let named: BTreeSet<Key> = origins
+            .iter()
+            .map(|origin| Key {
+                kind: origin.kind.clone(),
+                namespace: origin.namespace.clone(),
+                name: origin.name.clone(),
+            })
+            .collect();
+        let union = named.into_iter().filter_map(|key| {
+            let followed = state.followed.objects.get(&key);
+            let object = followed.or_else(|| state.objects.get(&key))?;
+            let generation = object.raw.pointer("/metadata/generation");
+            let file = object
+                .origin
+                .file
+                .as_deref()
+                .filter(|file| !file.is_empty());
+            Some(SourceReport {
+                file: file.map(str::to_owned),
+                revision: state.stored.get(&key).map_or(0, |stamp| stamp.revision),
+                generation: followed.and(generation).and_then(serde_json::Value::as_u64),
+                kind: key.kind,
+                namespace: key.namespace,
+                name: key.name,
+            })
+        });
+        union.collect()
     }
 
     /// Every kind of which there is an object.

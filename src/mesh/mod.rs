@@ -19,6 +19,7 @@ pub mod listener;
 pub mod name;
 pub mod node;
 pub mod outlier;
+pub mod path;
 pub mod route;
 mod selection;
 pub mod service;

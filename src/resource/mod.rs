@@ -29,3 +29,4 @@ pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_value, parse};
 pub use running::Running;
+pub(crate) use suggest::nearest;

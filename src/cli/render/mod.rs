@@ -8,6 +8,7 @@ pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod config;
 mod diff;
+mod explain;
 pub(crate) mod generic;
 pub(crate) mod grid;
 pub(crate) mod identity;

@@ -4,9 +4,11 @@
 //! view that a proxy gets, so that what is shown is what runs.
 
 pub mod diff;
+pub mod explain;
 mod fields;
 pub mod routes;
 pub mod services;
+mod words;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

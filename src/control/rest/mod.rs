@@ -34,7 +34,7 @@ use crate::rt::now;
 use super::Control;
 use super::check;
 use super::index::{Edit, Tolerance};
-use super::report::{caller, find_service, routes, services, short};
+use super::report::{caller, explain as explaining, find_service, routes, services, short};
 use peer::Peer;
 pub use registry::registry_routes;
 
@@ -383,10 +383,16 @@ async fn explain(
     Json(request): Json<ExplainRequest>,
 ) -> Answer<crate::api::routes::ExplainReport> {
     let world = control.index.world();
-    let node = calling(&world, &request.from, &request.namespace)?;
+    // Whoever is connected has its own way of taking traffic; others are taken for what they would be.
+    let connected = control.hub.client(&request.from);
+    let node = match connected {
+        Some((node, _)) if !request.from.is_empty() => node,
+        _ => calling(&world, &request.from, &request.namespace)?,
+    };
     let measured = control.measured(&world);
-    let report = routes::explain_request(&world, &node, &request, &measured)
+    let mut report = explaining::explain_request(&world, &node, &request, &measured)
         .map_err(|reason| Problem::new(Reason::Invalid, reason))?;
+    report.sources = control.index.sources(&explaining::named(&report)).await;
     Ok(Json(report))
 }
 

@@ -19,7 +19,6 @@ mod head;
 pub(crate) mod leg;
 pub(crate) mod marks;
 mod name;
-pub(crate) mod path;
 pub(crate) mod plan;
 mod record;
 pub(crate) mod replay;

@@ -8,6 +8,7 @@ mod checked;
 mod choice;
 mod corpus;
 mod detection;
+mod explained;
 mod faults;
 mod filters;
 mod http1;
