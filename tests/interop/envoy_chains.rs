@@ -531,6 +531,7 @@ fn kitchen_sink() -> View {
                 authority: Some(text("a.example")),
                 port: Some(8443),
                 path: Some(text("/new")),
+                ..Redirect::default()
             }),
         ),
         route(

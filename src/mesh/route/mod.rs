@@ -186,6 +186,9 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// Replaces the whole path.
     pub path: Option<String>,
+    /// The port of the request, which is known where a table is made: a view has it in `port`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub port_of_request: bool,
 }
 
 /// Answering by itself.

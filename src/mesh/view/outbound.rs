@@ -470,6 +470,11 @@ fn is_for(rule: &Rule, node: &Node, port: u16) -> bool {
 
 fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
     let mut route = rule.route.clone();
+    if let Action::Redirect(redirect) = &mut route.action
+        && std::mem::take(&mut redirect.port_of_request)
+    {
+        redirect.port = Some(port);
+    }
     if let Action::Forward(forward) = &mut route.action
         && !rule.targets.is_empty()
     {

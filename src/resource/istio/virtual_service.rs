@@ -321,6 +321,7 @@ fn redirect(value: &Value<'_>) -> Redirect {
         .get("scheme")
         .and_then(|value| value.choice(&[("http", "http"), ("https", "https")]));
     let mut port = fields.port("port");
+    let mut port_of_request = false;
     if let Some(derive) = fields.get("derivePort") {
         match (
             derive.choice(&[
@@ -331,11 +332,9 @@ fn redirect(value: &Value<'_>) -> Redirect {
         ) {
             (Some(true), Some("https")) => port = Some(443),
             (Some(true), Some(_)) => port = Some(80),
-            (Some(true), None) => derive.error_hint(
-                "the default port of which scheme?",
-                "write scheme: http or scheme: https beside it",
-            ),
-            _ => {}
+            (Some(false), _) => port_of_request = true,
+            // What names no port means the scheme's own.
+            (Some(true), None) | (None, _) => {}
         }
     }
     let status = fields.get("redirectCode").and_then(|value| {
@@ -353,6 +352,7 @@ fn redirect(value: &Value<'_>) -> Redirect {
         authority: fields.text("authority"),
         port,
         path: fields.text("uri"),
+        port_of_request,
     };
     fields.finish();
     redirect

@@ -369,6 +369,7 @@ fn redirect(from: &route::RedirectAction, ignored: &mut Vec<String>) -> Result<R
             Some(_) => return unsupported("RedirectAction", "path_rewrite_specifier"),
             None => None,
         },
+        ..Redirect::default()
     })
 }
 

@@ -278,6 +278,7 @@ fn action() -> impl Strategy<Value = Action> {
             authority,
             port,
             path,
+            ..Redirect::default()
         });
     prop_oneof![
         3 => forward().prop_map(Action::Forward),
