@@ -106,16 +106,25 @@ impl Index {
     /// The change that `request` asks about. Objects of the cluster are compared with its files, too,
     /// though it is not here that they are changed.
     pub async fn preview(&self, request: &DiffRequest) -> Result<Preview, Problem> {
-        let state = self.state.lock().await;
-        let before = state.union(&state.objects);
-        let instances = Arc::new(state.running());
-        let (after, mut findings) = if let Some(revision) = request.revision {
-            let edit = self.way_back(&state, revision)?;
-            let mut applied = state.objects.clone();
-            applied.retain(|key, _| !edit.remove.contains(key));
-            let put = edit.put.into_iter();
-            applied.extend(put.map(|object| (object.key(), Arc::new(object))));
-            (state.union(&applied), Vec::new())
+        let (before, instances, known, back, now) = {
+            let state = self.state.lock().await;
+            let back = match request.revision {
+                Some(revision) => {
+                    let edit = self.way_back(&state, revision)?;
+                    let mut applied = state.objects.clone();
+                    applied.retain(|key, _| !edit.remove.contains(key));
+                    let put = edit.put.into_iter();
+                    applied.extend(put.map(|object| (object.key(), Arc::new(object))));
+                    Some(state.union(&applied))
+                }
+                None => None,
+            };
+            let known: BTreeSet<Finding> = state.findings.iter().cloned().collect();
+            let before = state.union(&state.objects);
+            (before, Arc::new(state.running()), known, back, self.world())
+        };
+        let (after, mut findings) = if let Some(back) = back {
+            (back, Vec::new())
         } else {
             let texts = request.sources.iter();
             let texts = texts.map(|source| (source.name.as_str(), source.text.as_str()));
@@ -125,9 +134,7 @@ impl Index {
             (read.objects, read.reading)
         };
         let (world, meaning) = resource::lower(&after, instances);
-        let known: BTreeSet<&Finding> = state.findings.iter().collect();
         findings.extend(meaning.into_iter().filter(|f| !known.contains(f)));
-        let now = self.world();
         findings.extend(analyses(&world).difference(&analyses(&now)).cloned());
         Ok(Preview {
             objects: (before, after),

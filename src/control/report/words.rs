@@ -15,19 +15,20 @@ pub(super) fn retry(retry: Option<&Retry>) -> String {
     let Some(retry) = retry.filter(|retry| retry.attempts > 0) else {
         return "none".to_owned();
     };
-    let on: Vec<String> = retry.on.iter().map(|on| word(on)).collect();
-    let mut words = format!(
-        "{} after the first try, on {}",
+    let on: Vec<String> = retry.on.iter().map(word).collect();
+    let limit = retry
+        .per_try_timeout
+        .map_or_else(String::new, |limit| format!(", each within {limit:?}"));
+    let whose = if *retry == Retry::default() {
+        " (Istio's default)"
+    } else {
+        ""
+    };
+    format!(
+        "{} after the first try, on {}{limit}{whose}",
         retry.attempts,
         on.join(", ")
-    );
-    if let Some(limit) = retry.per_try_timeout {
-        words.push_str(&format!(", each within {limit:?}"));
-    }
-    if *retry == Retry::default() {
-        words.push_str(" (Istio's default)");
-    }
-    words
+    )
 }
 
 /// A value of an enum as it is written.

@@ -383,12 +383,12 @@ async fn explain(
     Json(request): Json<ExplainRequest>,
 ) -> Answer<crate::api::routes::ExplainReport> {
     let world = control.index.world();
+    let mut node = calling(&world, &request.from, &request.namespace)?;
     // Whoever is connected has its own way of taking traffic; others are taken for what they would be.
-    let connected = control.hub.client(&request.from);
-    let node = match connected {
-        Some((node, _)) if !request.from.is_empty() => node,
-        _ => calling(&world, &request.from, &request.namespace)?,
-    };
+    let name = format!("{}.{}", node.name, node.namespace);
+    if let Some((connected, _)) = control.hub.client(&name) {
+        node = connected;
+    }
     let measured = control.measured(&world);
     let mut report = explaining::explain_request(&world, &node, &request, &measured)
         .map_err(|reason| Problem::new(Reason::Invalid, reason))?;
