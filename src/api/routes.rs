@@ -92,6 +92,9 @@ pub struct ExplainReport {
     pub host: Option<String>,
     /// Every rule of the host in order, with all conditions.
     pub routes: Vec<RouteTrace>,
+    /// Rules of the host that are not for this caller or this port, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Fact>,
     /// What happens: the chosen route's effect.
     pub outcome: Option<RouteReport>,
     /// What is so for the request as a whole: the service, timeout, retries.

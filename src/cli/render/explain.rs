@@ -27,6 +27,10 @@ impl Render for ExplainReport {
         for route in &self.routes {
             rule(route, page, &mut text);
         }
+        if !self.left_out.is_empty() {
+            text.push_str("Not for this call\n");
+            facts(2, &self.left_out, page, &mut text);
+        }
         if !self.routes.is_empty() {
             text.push('\n');
         }

@@ -8,7 +8,6 @@ pub mod explain;
 mod fields;
 pub mod routes;
 pub mod services;
-mod words;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -327,23 +328,73 @@ struct Answered {
     body: String,
 }
 
-async fn send(to: SocketAddr, asked: &Asked) -> Answered {
-    let tasks = Tasks::new();
-    let io = TokioIo::new(connect(to).await);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tasks.spawn("caller", async move {
-        let _ended = connection.await;
-    });
-    let mut request = hyper::Request::builder()
-        .method(asked.method)
-        .uri(&asked.target)
-        .header("host", &asked.host);
-    for (name, value) in &asked.headers {
-        request = request.header(*name, *value);
+/// A connection to the proxy, which is one of its workers.
+struct Line {
+    to: SocketAddr,
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    /// Ends with the line.
+    _tasks: Tasks,
+}
+
+impl Line {
+    async fn open(to: SocketAddr) -> Self {
+        let tasks = Tasks::new();
+        let io = TokioIo::new(connect(to).await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tasks.spawn("caller", async move {
+            let _ended = connection.await;
+        });
+        Self {
+            to,
+            sender,
+            _tasks: tasks,
+        }
     }
-    let request = request.body(Full::<Bytes>::default()).unwrap();
-    let answer = tokio::time::timeout(DEADLINE, sender.send_request(request));
-    let answer = answer.await.expect("no answer in time").unwrap();
+
+    /// Asks until the worker at the other end has the view that says `marker`.
+    async fn until(&mut self, marker: &str) {
+        let ask = Asked {
+            method: "GET",
+            host: "marker.test".to_owned(),
+            target: "/".to_owned(),
+            headers: Vec::new(),
+        };
+        let deadline = meshctl::rt::now() + DEADLINE;
+        loop {
+            if self.sender.ready().await.is_err() {
+                *self = Self::open(self.to).await;
+            }
+            if self.send(&ask).await.body == marker {
+                return;
+            }
+            assert!(meshctl::rt::now() < deadline, "no {marker:?} in time");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Sends one request; where the connection has ended, another to a worker that has the view.
+    async fn ask(&mut self, asked: &Asked, marker: &str) -> Answered {
+        if self.sender.ready().await.is_err() {
+            self.until(marker).await;
+        }
+        self.send(asked).await
+    }
+
+    async fn send(&mut self, asked: &Asked) -> Answered {
+        let mut request = hyper::Request::builder()
+            .method(asked.method)
+            .uri(&asked.target)
+            .header("host", &asked.host);
+        for (name, value) in &asked.headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let answer = tokio::time::timeout(DEADLINE, self.sender.send_request(request));
+        answered(answer.await.expect("no answer in time").unwrap()).await
+    }
+}
+
+async fn answered(answer: hyper::Response<hyper::body::Incoming>) -> Answered {
     let status = answer.status().as_u16();
     let header = |name: &str| {
         let value = answer.headers().get(name)?;
@@ -413,7 +464,9 @@ fn compare(report: &ExplainReport, answered: &Answered) -> Result<(), String> {
 struct Stand {
     apps: Vec<(App, String, &'static str)>,
     node: Node,
-    bind: SocketAddr,
+    /// Of a proxy that is asked openly, and of one that takes the connections of a port. A connection
+    /// keeps the chain that it was sorted into, so one proxy is not both.
+    binds: [SocketAddr; 2],
 }
 
 impl Stand {
@@ -423,7 +476,7 @@ impl Stand {
             let name = format!("{app}-{version}");
             (App::start(&name), name, version)
         });
-        let bind = free();
+        let binds = [free(), free()];
         let node = Node {
             id: "sidecar~127.0.0.1~caller.default~default.svc.cluster.local".to_owned(),
             client: Client::Meshctl,
@@ -435,7 +488,7 @@ impl Stand {
             labels: BTreeMap::from([("app".to_owned(), "caller".to_owned())]),
             locality: Locality::default(),
             address: [127, 0, 0, 1].into(),
-            outbound: bind,
+            outbound: binds[0],
             inbound: free(),
             transparent: false,
             applications: Vec::new(),
@@ -443,7 +496,7 @@ impl Stand {
         Self {
             apps: apps.into(),
             node,
-            bind,
+            binds,
         }
     }
 
@@ -482,29 +535,34 @@ impl Stand {
         );
         world
     }
+}
 
-    /// What the proxy gets: through the wire, and listening where a test can connect.
-    fn view(&self, world: &World, node: &Node) -> View {
-        let view = world.view(node);
-        let decoded = decode(&encode(&view, node));
-        assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
-        let mut view = decoded.view;
-        view.listeners.remove("virtualInbound");
-        if node.transparent {
-            // Nothing redirects connections here, so the table of one port is served by itself.
-            let action = ChainAction::Http {
-                routes: PORT.to_string(),
-                codec: meshctl::mesh::listener::HttpCodec::Auto,
-                options: Arc::new(HttpOptions::default()),
-            };
-            let listener = Views::default()
-                .listener("virtualOutbound", self.bind, Direction::Outbound, action)
-                .0
-                .listeners;
-            view.listeners = listener;
-        }
-        view
+/// What the proxy gets: through the wire, and listening where a test can connect.
+fn view(world: &World, node: &Node) -> View {
+    let view = world.view(node);
+    let decoded = decode(&encode(&view, node));
+    assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
+    let mut view = decoded.view;
+    view.listeners.remove("virtualInbound");
+    if node.transparent {
+        // Nothing redirects connections here, so the table of one port is served by itself.
+        let action = ChainAction::Http {
+            routes: PORT.to_string(),
+            codec: meshctl::mesh::listener::HttpCodec::Auto,
+            options: Arc::new(HttpOptions::default()),
+        };
+        let listener = Views::default()
+            .listener(
+                "virtualOutbound",
+                node.outbound,
+                Direction::Outbound,
+                action,
+            )
+            .0
+            .listeners;
+        view.listeners = listener;
     }
+    view
 }
 
 fn variable(name: &str, default: u64) -> u64 {
@@ -521,7 +579,7 @@ async fn what_is_explained_is_what_happens() {
     let pairs = variable("EXPLAIN_PAIRS", PAIRS);
     let begin = variable("EXPLAIN_SEED", 1);
     let mut stand = Stand::new();
-    let mut proxy: Option<Proxy> = None;
+    let mut proxies: [Option<Proxy>; 2] = [None, None];
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut tried = 0;
     for seed in begin.. {
@@ -531,25 +589,18 @@ async fn what_is_explained_is_what_happens() {
         let mut dice = Dice::new(seed);
         let text = manifests(&mut dice, seed);
         stand.node.transparent = dice.now_and_then(2);
+        let mode = usize::from(stand.node.transparent);
+        stand.node.outbound = stand.binds[mode];
         let world = stand.world(&text);
-        let view = stand.view(&world, &stand.node);
-        match &proxy {
+        let view = view(&world, &stand.node);
+        let proxy = &mut proxies[mode];
+        match proxy {
             Some(running) => running.views.publish(view),
-            None => proxy = Some(Proxy::start(view).await),
+            None => *proxy = Some(Proxy::start(view).await),
         }
         let marker = format!("marker {seed}.");
-        let ask = Asked {
-            method: "GET",
-            host: "marker.test".to_owned(),
-            target: "/".to_owned(),
-            headers: Vec::new(),
-        };
-        // Two workers take views one after the other.
-        let mut seen = 0;
-        eventually(async || send(stand.bind, &ask).await.body == marker).await;
-        while seen < 4 {
-            seen += u32::from(send(stand.bind, &ask).await.body == marker);
-        }
+        let mut line = Line::open(stand.node.outbound).await;
+        line.until(&marker).await;
         for _ in 0..REQUESTS.min(pairs - tried) {
             let asked = request(&mut dice);
             // Through a port there is one port only, and nothing says where else a caller wanted to go.
@@ -569,7 +620,7 @@ async fn what_is_explained_is_what_happens() {
                 namespace: "default".to_owned(),
             };
             let report = explain_request(&world, &stand.node, &explain, &Measured::new()).unwrap();
-            let answered = send(stand.bind, &asked).await;
+            let answered = line.ask(&asked, &marker).await;
             if let Err(difference) = compare(&report, &answered) {
                 panic!(
                     "EXPLAIN_SEED={seed}: {difference}\n{} {} {:?} {:?} transparent: {}\ncame: {answered:?}\nsaid: {}\n{text}",
@@ -607,5 +658,7 @@ async fn what_is_explained_is_what_happens() {
             );
         }
     }
-    proxy.unwrap().stop().await.unwrap();
+    for proxy in proxies.into_iter().flatten() {
+        proxy.stop().await.unwrap();
+    }
 }

@@ -1,6 +1,9 @@
 //! Why a request goes where it goes: the listener's chain, the rules one by one, what is done to the
 //! request, and who may get it, each with the object that says so.
 
+mod hosts;
+mod words;
+
 use std::net::IpAddr;
 
 use crate::api::routes::{ExplainReport, ExplainRequest, Fact, SentReport};
@@ -9,14 +12,15 @@ use crate::mesh::route::{
     Action, Forward, HeaderOperations, Respond, Retry, explain, location, rewritten,
 };
 use crate::mesh::{
-    Chain, ChainAction, Cluster, Hostname, HttpOptions, Node, Origin, Request, Route, Router,
-    Service, View, World,
+    Chain, ChainAction, Cluster, HttpOptions, Node, Origin, Request, Route, Router, Service, View,
+    World,
 };
-use crate::resource::nearest;
+
+use hosts::{left_out, meant};
+use words::{backend_facts, candidates, others, retry, worded};
 
 use super::find_service;
 use super::routes::{Measured, describe};
-use super::words::{backend_facts, candidates, others, retry, worded};
 
 /// A request as `explain` was asked about it.
 struct Asked {
@@ -126,6 +130,12 @@ pub fn explain_request(
     let trace = explain::explain(&router, &asked);
     report.host = trace.host;
     report.routes = trace.routes;
+    let called = service
+        .map(|service| service.host.clone())
+        .or_else(|| lowered.split(':').next()?.parse().ok());
+    if let Some(host) = &called {
+        report.left_out = left_out(world, node, host, port);
+    }
     if let Some(service) = service {
         report.facts.push(Fact::new(
             "service",
@@ -256,42 +266,6 @@ fn spell(asked: &mut Asked, options: &HttpOptions) -> Result<(), String> {
             String::from_utf8_lossy(&path)
         )),
     }
-}
-
-/// What was perhaps meant by a host that nobody has.
-fn meant(world: &World, authority: &str, port: u16, namespace: &str) -> Vec<String> {
-    let services = &world.config.services;
-    let name = authority.split(':').next().unwrap_or(authority);
-    if let Some(service) = find_service(world, name, namespace) {
-        let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
-        if !service.ports.iter().any(|known| known.port == port) {
-            return vec![format!(
-                "{} has no port {port}, but {}",
-                super::short(service),
-                ports.join(", ")
-            )];
-        }
-    }
-    let short = name.split('.').next().unwrap_or(name);
-    let elsewhere: Vec<String> = services
-        .values()
-        .filter(|service| service.name == short)
-        .map(|service| super::short(service))
-        .collect();
-    if !elsewhere.is_empty() {
-        return elsewhere;
-    }
-    let names = services.values().map(|service| service.name.as_str());
-    let full = services.keys().map(Hostname::as_str);
-    let near = nearest(short, names).or_else(|| nearest(name, full));
-    near.into_iter()
-        .flat_map(|near| {
-            let named = services
-                .values()
-                .filter(move |service| service.name == near || service.host.as_str() == near);
-            named.map(|service| super::short(service))
-        })
-        .collect()
 }
 
 /// What the rule that matched does with the request.
@@ -462,6 +436,7 @@ pub fn named(report: &ExplainReport) -> Vec<&Origin> {
         .facts
         .iter()
         .chain(&report.steps)
+        .chain(&report.left_out)
         .chain(report.backends.iter().flatten());
     let rules = report.routes.iter().map(|route| &route.origin);
     facts
@@ -470,3 +445,6 @@ pub fn named(report: &ExplainReport) -> Vec<&Origin> {
         .filter(|origin| !origin.kind.is_empty())
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
