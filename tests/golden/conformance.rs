@@ -362,6 +362,32 @@ fn every_field_changes_the_world_or_is_answered_and_the_page_says_which() {
     }
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(192))]
+
+    /// Fields together: whatever they make of each other, it is an effect or an answer.
+    #[test]
+    fn fields_together_change_the_world_or_are_answered(
+        kind in 0..KINDS.len(),
+        picks in proptest::collection::vec(proptest::prelude::any::<proptest::sample::Index>(), 1..7),
+    ) {
+        let kind = &KINDS[kind];
+        let all = cases(kind);
+        let chosen: Vec<&Case> = picks.iter().map(|pick| pick.get(&all)).collect();
+        let parts: Vec<&[(String, Value)]> = chosen
+            .iter()
+            .flat_map(|case| [case.with.as_slice(), case.set.as_slice()])
+            .collect();
+        // A value may be that of the base again, but then it is not that of what it stands in.
+        let grounds: Vec<&[(String, Value)]> = chosen.iter().map(|case| case.with.as_slice()).collect();
+        let before = [&[][..], &grounds].map(|parts| meant(&object(kind, parts)).0);
+        let (after, findings) = meant(&object(kind, &parts));
+        let names: Vec<&str> = chosen.iter().map(|case| case.field.as_str()).collect();
+        let same = before.iter().all(|before| *before == after);
+        proptest::prop_assert!(!same || !findings.is_empty(), "{names:?}");
+    }
+}
+
 /// A field that nobody has, put beside each field of the tables: what is known there is named by the
 /// finding about it, and has a line.
 #[test]

@@ -156,6 +156,11 @@ fn fits(pattern: &str, text: &str) -> bool {
 
 pub(crate) async fn run(mut args: Args, cx: &Context) -> Result<Exit, CliError> {
     if args.list_analyzers {
+        if cx.out.format() == Format::Sarif {
+            return Err(CliError::usage(
+                "SARIF is for findings, and this lists codes",
+            ));
+        }
         cx.out.report(&known())?;
         return Ok(Exit::Ok);
     }
