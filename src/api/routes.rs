@@ -20,10 +20,19 @@ pub struct RouteReport {
     pub name: String,
     /// Conditions in words; empty matches everything.
     pub matches: Vec<String>,
-    /// What it does, in words: `forward`, `redirect 301 …`, `respond 200`.
+    /// What it does, in words: `forward`, `redirect 301 …`, `respond 200`, and `carry` for bytes.
     pub action: String,
     /// Where requests go.
     pub backends: Vec<BackendReport>,
+    /// Where copies of requests go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<MirrorReport>,
+    /// What goes wrong on purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultReport>,
+    /// Origins whose pages may call, in words; empty leaves that to the application.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
     /// For the whole request; absent is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -57,6 +66,33 @@ pub struct BackendReport {
     /// Why it cannot be used; absent when it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalid: Option<String>,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorReport {
+    /// Cluster, Istio's name.
+    pub cluster: String,
+    /// `name.namespace`.
+    pub service: String,
+    /// Subset; empty for the whole service.
+    pub subset: String,
+    /// Of how many requests.
+    pub percent: f64,
+    /// Why nothing is copied; absent when it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
+}
+
+/// What goes wrong on purpose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultReport {
+    /// In words, such as `delay 2000ms` and `abort 503`.
+    pub what: String,
+    /// Of how many requests.
+    pub percent: f64,
 }
 
 /// `POST /routes/explain`.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::mesh::Hostname;
+use crate::mesh::{Hostname, Locality};
 
 /// Go's durations: `300ms`, `30s`, `5m`, `1h30m`, `7d`; `0` alone needs no unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -49,6 +49,20 @@ pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?} is not KEY=VALUE")),
     }
+}
+
+/// `REGION`, `REGION/ZONE` or `REGION/ZONE/SUBZONE`.
+pub(crate) fn locality(text: &str) -> Result<Locality, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    if parts.len() > 3 || parts.contains(&"") {
+        return Err(format!("{text:?} is not REGION/ZONE/SUBZONE"));
+    }
+    let part = |at: usize| parts.get(at).map(|part| (*part).to_owned());
+    Ok(Locality {
+        region: part(0).unwrap_or_default(),
+        zone: part(1).unwrap_or_default(),
+        subzone: part(2).unwrap_or_default(),
+    })
 }
 
 /// `VERSION=WEIGHT`; a percent sign after the weight is allowed.

@@ -30,6 +30,7 @@ pub mod series;
 pub mod serve_tls;
 pub mod token;
 pub mod trust;
+mod views;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,7 +45,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
-use crate::mesh::{Client, World};
+use crate::mesh::Client;
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
@@ -57,6 +58,7 @@ use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
 use trust::{Trust, TrustError};
+use views::Views;
 
 /// How a control plane is run.
 #[derive(Debug, Clone)]
@@ -390,8 +392,9 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
 
 fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
     let trust = Arc::clone(trust);
+    let views = Views::default();
     HubOptions {
-        view: Arc::new(World::view),
+        view: Arc::new(move |world, node| views.of(world, node)),
         // Only to those who proved who they are, and only what is theirs.
         secrets: Arc::new(move |node, proven| match proven {
             Some(id) if node.client == Client::Envoy => trust.secrets(id).unwrap_or_else(|error| {

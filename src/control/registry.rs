@@ -3,15 +3,16 @@
 //! A registration is kept in the store before it is acknowledged; heartbeats are not, so after a
 //! restart every instance has one whole term to show itself again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::registry::{InstanceReport, Lease, Registration};
 use crate::api::{Problem, Reason};
 use crate::mesh::world::selects;
-use crate::mesh::{Health, Instance, World};
-use crate::resource::Kind;
+use crate::mesh::{Health, Instance, Locality, World};
+use crate::resource::kube::PodTemplate;
+use crate::resource::{Kind, Object};
 use crate::source::store::{Batch, Tree};
 
 use super::index::{Index, encode, problem};
@@ -29,6 +30,7 @@ impl Index {
         } = registration;
         check(&instance)?;
         let mut state = self.state.lock().await;
+        let instance = completed(&state, instance)?;
         let registered = Registered {
             instance: Arc::new(instance),
             ttl_seconds,
@@ -150,6 +152,12 @@ impl Index {
             .map(|registered| registered.instance.service_account.clone())
     }
 
+    /// As the WorkloadGroup of its workload completes `instance`; refuses one of another account.
+    pub async fn completed(&self, instance: &Instance) -> Result<Instance, Problem> {
+        let state = self.state.lock().await;
+        completed(&state, instance.clone())
+    }
+
     /// Why an instance of `account` may not stand behind a service that its labels claim: the
     /// manifests name the accounts that the service's workloads run under, and it is none of them.
     /// A service without workloads in the manifests is open to every account of its namespace.
@@ -166,15 +174,15 @@ impl Index {
                 .written()
                 .filter(|object| object.metadata.namespace == service.namespace)
                 .filter_map(|object| match &object.body {
-                    Kind::Pod(pod) => Some(&pod.template),
-                    Kind::Workload(workload) => Some(&workload.template),
+                    Kind::Pod(pod) => Some(account_of(&pod.template)),
+                    Kind::Workload(workload) => Some(account_of(&workload.template)),
+                    Kind::WorkloadGroup(group) if !group.about.account.is_empty() => {
+                        Some((&group.about.labels, group.about.account.as_str()))
+                    }
                     _ => None,
                 })
-                .filter(|template| selects(&service.selector, &template.labels))
-                .map(|template| match template.spec.service_account.as_str() {
-                    "" => "default",
-                    account => account,
-                })
+                .filter(|(labels, _)| selects(&service.selector, labels))
+                .map(|(_, account)| account)
                 .collect();
             if accounts.is_empty() || accounts.contains(instance.service_account.as_str()) {
                 continue;
@@ -220,6 +228,58 @@ impl Index {
         };
         self.publish(state, world);
     }
+}
+
+/// Labels and account of a pod.
+fn account_of(template: &PodTemplate) -> (&BTreeMap<String, String>, &str) {
+    let account = match template.spec.service_account.as_str() {
+        "" => "default",
+        account => account,
+    };
+    (&template.labels, account)
+}
+
+/// What an instance says of itself goes before what the group of its workload, or else of its service,
+/// says of all of them; only its account is the group's to say.
+fn completed(state: &State, mut instance: Instance) -> Result<Instance, Problem> {
+    let group = |name: &str| {
+        let here = |object: &&Object| {
+            object.metadata.namespace == instance.namespace && object.metadata.name == name
+        };
+        let mut found = state.written().filter(here);
+        found.find_map(|object| match &object.body {
+            Kind::WorkloadGroup(group) => Some(&group.about),
+            _ => None,
+        })
+    };
+    let found = group(&instance.workload).or_else(|| group(instance.canonical_service()));
+    let Some(group) = found else {
+        return Ok(instance);
+    };
+    if !group.account.is_empty() && group.account != instance.service_account {
+        return Err(Problem::new(
+            Reason::Denied,
+            format!(
+                "workloads of this group run as account {}, not as {}",
+                group.account, instance.service_account
+            ),
+        )
+        .hint(format!("join with --service-account {}", group.account)));
+    }
+    for (label, value) in &group.labels {
+        let said = instance.labels.entry(label.clone());
+        said.or_insert_with(|| value.clone());
+    }
+    if instance.locality == Locality::default() {
+        instance.locality = group.locality.clone();
+    }
+    if instance.weight == 1 {
+        instance.weight = group.weight.unwrap_or(1);
+    }
+    if instance.service_ports.is_empty() {
+        instance.service_ports.clone_from(&group.ports);
+    }
+    Ok(instance)
 }
 
 fn check(instance: &Instance) -> Result<(), Problem> {
@@ -285,4 +345,52 @@ fn not_found(namespace: &str, name: &str) -> Problem {
 
 fn store_key((namespace, name): &(String, String)) -> String {
     format!("{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource;
+
+    const GROUP: &str = "apiVersion: networking.istio.io/v1
+kind: WorkloadGroup
+metadata: {name: cart}
+spec:
+  metadata: {labels: {app: cart, tier: web, version: v1}}
+  template: {serviceAccount: cart, locality: r1/z1, weight: 5, ports: {http: 9000}}";
+
+    fn instance(workload: &str, account: &str) -> Instance {
+        let json = serde_json::json!({
+            "name": "vm-1", "namespace": "default", "workload": workload, "serviceAccount": account,
+            "labels": {"app": "cart", "version": "v2"}, "address": "192.0.2.1", "health": "healthy",
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_group_completes_what_registers_under_its_account() {
+        let (objects, findings) = resource::parse(GROUP, "x", "default");
+        assert!(findings.is_empty(), "{findings:?}");
+        let (objects, _) = resource::collect(objects);
+        let state = State {
+            objects,
+            ..State::default()
+        };
+        for workload in ["cart", "cart-v2"] {
+            let made = completed(&state, instance(workload, "cart")).unwrap();
+            // What the instance says itself stays.
+            assert_eq!(made.labels["version"], "v2");
+            assert_eq!(made.labels["tier"], "web");
+            assert_eq!((made.weight, made.locality.zone.as_str()), (5, "z1"));
+            assert_eq!(made.service_ports["http"], 9000);
+            assert_eq!(completed(&state, made.clone()).unwrap(), made);
+        }
+        let refused = completed(&state, instance("cart", "thief")).unwrap_err();
+        assert_eq!(refused.reason, Reason::Denied);
+        let other = Instance {
+            namespace: "other".to_owned(),
+            ..instance("cart", "thief")
+        };
+        assert_eq!(completed(&state, other.clone()).unwrap(), other);
+    }
 }

@@ -12,6 +12,7 @@ pub use super::balancing::{
 use super::dns::Names;
 use super::http2::Http2Options;
 use super::listener::ProxyVersion;
+use super::origination::Origination;
 pub use super::outlier::OutlierDetection;
 use super::{HealthCheck, Hostname, SpiffeId};
 
@@ -38,6 +39,9 @@ pub struct Cluster {
     pub http2: Http2Options,
     /// mTLS towards endpoints that speak it; others get plaintext unless `tls.required`.
     pub tls: Option<ClientTls>,
+    /// TLS to endpoints that are no peers of the mesh, in place of `tls`, which is then none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origination: Option<Box<Origination>>,
     /// Istio's default is 10 s.
     pub connect_timeout: Duration,
     /// Circuit breakers.
@@ -69,6 +73,7 @@ impl Default for Cluster {
             protocol: UpstreamProtocol::default(),
             http2: Http2Options::default(),
             tls: None,
+            origination: None,
             connect_timeout: Duration::from_secs(10),
             limits: Limits::default(),
             outlier: None,

@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::route::{HeaderMatch, Share};
+use super::route::{HeaderMatch, Share, TextMatch};
+
+/// Whether a field says nothing: it is left out then.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 /// One filter. Filters run in the order in which a chain names them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +22,125 @@ pub enum HttpFilter {
     /// Refuses requests beyond a number that follows the application's own speed
     /// (`envoy.filters.http.adaptive_concurrency`).
     AdaptiveConcurrency(AdaptiveConcurrency),
+    /// Delays requests and answers them with errors, on purpose (`envoy.filters.http.fault`). One
+    /// that says nothing is the place where those of routes act.
+    Fault(Arc<Fault>),
+    /// Answers what browsers ask before they let pages of other origins call
+    /// (`envoy.filters.http.cors`). In a chain only its place counts; routes say what is allowed.
+    Cors(Arc<Cors>),
+}
+
+impl HttpFilter {
+    /// Whether one takes the place of the other.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// Which pages of other origins may call. Values of fields are as they are sent; empty sends none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cors {
+    /// Any of these; `*` is all.
+    #[serde(skip_serializing_if = "is_default")]
+    pub origins: Vec<TextMatch>,
+    /// `access-control-allow-methods`; `*` is what is asked for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub methods: String,
+    /// `access-control-allow-headers`; `*` is what is asked for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub headers: String,
+    /// `access-control-expose-headers`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub expose: String,
+    /// `access-control-max-age`, in seconds.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_age: String,
+    /// `access-control-allow-credentials`. Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub credentials: Option<bool>,
+    /// What is asked for an origin that is not allowed is for the application to answer; else it is
+    /// answered without leave. Default true.
+    #[serde(skip_serializing_if = "is_default")]
+    pub forward_unmatched: Option<bool>,
+    /// Pages may call networks that are more private than theirs. Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub private_network: Option<bool>,
+    /// Requests that are looked at. Default all.
+    #[serde(skip_serializing_if = "is_default")]
+    pub enabled: Share,
+}
+
+impl Cors {
+    /// With what `outer` says where this says nothing.
+    #[must_use]
+    pub fn within(&self, outer: &Self) -> Self {
+        let text = |own: &String, outer: &String| if own.is_empty() { outer } else { own }.clone();
+        Self {
+            origins: if self.origins.is_empty() {
+                outer.origins.clone()
+            } else {
+                self.origins.clone()
+            },
+            methods: text(&self.methods, &outer.methods),
+            headers: text(&self.headers, &outer.headers),
+            expose: text(&self.expose, &outer.expose),
+            max_age: text(&self.max_age, &outer.max_age),
+            credentials: self.credentials.or(outer.credentials),
+            forward_unmatched: self.forward_unmatched.or(outer.forward_unmatched),
+            private_network: self.private_network.or(outer.private_network),
+            enabled: self.enabled,
+        }
+    }
+}
+
+/// Requests that go wrong on purpose: first delayed, then answered with an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fault {
+    /// Held back before anything else happens.
+    #[serde(skip_serializing_if = "is_default")]
+    pub delay: Option<Delay>,
+    /// Answered by the proxy itself.
+    #[serde(skip_serializing_if = "is_default")]
+    pub abort: Option<Abort>,
+    /// Only for requests that go to this cluster; empty is any.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cluster: String,
+    /// Only for requests for which all of these hold.
+    #[serde(skip_serializing_if = "is_default")]
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A delay of some requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delay {
+    /// How long.
+    pub time: Duration,
+    /// Of how many.
+    pub share: Share,
+}
+
+/// An error for some requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort {
+    /// What callers are told.
+    pub with: AbortWith,
+    /// Of how many.
+    pub share: Share,
+}
+
+/// What the caller of an aborted request is told. Callers that do not speak gRPC are told the
+/// HTTP status that a gRPC status stands for, and the other way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AbortWith {
+    /// An HTTP status.
+    Http(u16),
+    /// A gRPC status.
+    Grpc(u8),
 }
 
 /// Tokens that requests take, filled up in steps. Shared by all workers.

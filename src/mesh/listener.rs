@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::HttpOptions;
+use super::credential::OwnTls;
 use super::filter::HttpFilter;
 
 /// A bound address and the chains that its connections are sorted into.
@@ -151,13 +152,16 @@ pub enum Transport {
     Plain,
 }
 
-/// TLS that a listener terminates with the workload's own certificate. The caller must show a
-/// certificate of the mesh.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// TLS that a listener terminates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerTls {
     /// ALPN names offered, in order.
     pub alpn: Vec<String>,
+    /// With what; when absent with the workload's certificate of the mesh, and the caller must show
+    /// one of the mesh too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Box<OwnTls>>,
 }
 
 /// What happens to the bytes of a connection.

@@ -15,7 +15,11 @@ pub(crate) struct Selection<'a> {
 impl<'a> Selection<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
         let mut by_label: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for instance in world.instances.values() {
+        // What runs goes before what somebody wrote down.
+        let written = world.config.workloads.iter();
+        let written = written.filter(|(key, _)| !world.instances.contains_key(key));
+        let all = world.instances.values();
+        for instance in all.chain(written.map(|(_, instance)| instance)) {
             for (key, value) in &instance.labels {
                 by_label
                     .entry((instance.namespace.as_str(), key.as_str(), value.as_str()))

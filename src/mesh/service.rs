@@ -82,6 +82,9 @@ pub struct Service {
     /// Namespaces whose workloads see it; empty is all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub export: BTreeSet<String>,
+    /// Which of its endpoints are preferred, where no rule says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
     /// Its instances are not the mesh's (ServiceEntry).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<Box<External>>,
@@ -94,6 +97,27 @@ impl Service {
     pub fn is_seen_from(&self, namespace: &str) -> bool {
         self.export.is_empty() || self.export.contains(namespace)
     }
+}
+
+/// Which endpoints a service's callers prefer (Kubernetes' `trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Distribution {
+    /// Those of their zone, then of their region.
+    SameZone,
+    /// Those of their subzone, then as [`Distribution::SameZone`].
+    SameNode,
+}
+
+/// Istio's label of endpoints that speak the mesh's mTLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+/// Whether an endpoint that somebody wrote down speaks the mesh's mTLS: as its label says, else where it
+/// has an account (Istio's rule).
+pub fn speaks_mtls(labels: &BTreeMap<String, String>, account: &str) -> bool {
+    labels
+        .get(TLS_MODE)
+        .map_or(!account.is_empty(), |mode| mode == "istio")
 }
 
 /// What stands behind a host that the mesh does not run.

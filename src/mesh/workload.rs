@@ -33,6 +33,9 @@ pub struct Instance {
     /// Names of container ports, for services that target a name.
     #[serde(default)]
     pub port_names: BTreeMap<String, u16>,
+    /// Ports by the name of a service's port, where they are others than the service says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_ports: BTreeMap<String, u16>,
     /// Relative share of requests; 1 where nothing else is said.
     #[serde(default = "one")]
     pub weight: u32,

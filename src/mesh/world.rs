@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
+use super::destinations::{Caller, Destinations};
 use super::listener::ProxyVersion;
-use super::route::HashPolicy;
-use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service};
+use super::locality::LocalitySetting;
+use super::origination::Origination;
+use super::route::{HashPolicy, Share};
+use super::sidecar::Sidecar;
+use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
 
 /// Immutable; a change makes a new one that shares what did not change.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,11 +34,15 @@ pub struct Config {
     /// Routes of the mesh's own hosts; the first match wins. A host without an entry goes to its service.
     pub routes: BTreeMap<Hostname, Arc<HostRoutes>>,
     /// How services are called.
-    pub destinations: BTreeMap<Hostname, Arc<Destination>>,
+    pub destinations: Destinations,
     /// Who must speak mTLS.
     pub authentication: Authentication,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
+    /// Workloads that somebody wrote down, by `(namespace, name)`.
+    pub workloads: BTreeMap<(String, String), Arc<Instance>>,
+    /// What some proxies know of all this, in order of age.
+    pub sidecars: Vec<Arc<Sidecar>>,
 }
 
 impl Default for Config {
@@ -42,9 +51,11 @@ impl Default for Config {
             trust_domain: "cluster.local".to_owned(),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
-            destinations: BTreeMap::new(),
+            destinations: Destinations::default(),
             authentication: Authentication::default(),
             outbound: OutboundPolicy::default(),
+            workloads: BTreeMap::new(),
+            sidecars: Vec::new(),
         }
     }
 }
@@ -57,9 +68,11 @@ impl Config {
             .filter(|routes| routes.export.is_empty() || routes.export.contains(namespace))
     }
 
-    /// How `host` is called, found like [`Config::routes`].
-    pub fn destination(&self, host: &Hostname) -> Option<&Arc<Destination>> {
-        nearest(&self.destinations, host)
+    /// How `caller` calls `host`.
+    pub fn destination(&self, host: &Hostname, caller: Caller<'_>) -> Option<&Arc<Destination>> {
+        let owner = self.services.get(host);
+        let owner = owner.map(|service| service.namespace.as_str());
+        self.destinations.find(host, owner, caller)
     }
 }
 
@@ -83,6 +96,8 @@ pub struct HostRoutes {
     /// In order. Clusters in them are named for the port of the request when the destination says none:
     /// see [`RouteTarget`].
     pub rules: Vec<Rule>,
+    /// For bytes, in order.
+    pub streams: Vec<StreamRule>,
     /// Namespaces whose workloads see them; empty is all.
     pub export: BTreeSet<String>,
     /// The object that they were written in.
@@ -100,6 +115,36 @@ pub struct Rule {
     pub targets: Vec<RouteTarget>,
     /// Only for callers with these labels (`sourceLabels`), and in this namespace.
     pub source: SourceMatch,
+    /// Where copies of requests go.
+    pub mirrors: Vec<MirrorTarget>,
+    /// A redirect is to the port that was asked for.
+    pub redirect_to_port: bool,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MirrorTarget {
+    /// Where to; its weight says nothing.
+    pub target: RouteTarget,
+    /// Of how many requests.
+    pub share: Share,
+}
+
+/// One rule for connections whose bytes nobody reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamRule {
+    /// TLS server names, exact or `*.suffix`, for ports of TLS; none is for bytes of any other kind.
+    pub server_names: Vec<String>,
+    /// Networks that the caller means; none is the addresses of the service.
+    pub destinations: Vec<IpNet>,
+    /// Only for connections to this port.
+    pub port: Option<u16>,
+    /// Only for these callers.
+    pub source: SourceMatch,
+    /// Weighted destinations.
+    pub targets: Vec<RouteTarget>,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// Which callers a rule is for.
@@ -109,6 +154,8 @@ pub struct SourceMatch {
     pub labels: BTreeMap<String, String>,
     /// The caller's namespace.
     pub namespace: Option<String>,
+    /// Namespaces that see the rule, where those of one host differ; empty is all that see the host.
+    pub namespaces: BTreeSet<String>,
 }
 
 /// One weighted destination of a rule.
@@ -131,6 +178,12 @@ pub struct RouteTarget {
 /// How one service is called (DestinationRule).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Destination {
+    /// Where it was written, which decides whom it is for.
+    pub namespace: String,
+    /// Labels of the callers in that namespace that it is for; none: all.
+    pub selector: BTreeMap<String, String>,
+    /// Namespaces whose callers it is for; empty is all.
+    pub export: BTreeSet<String>,
     /// For every subset and port that says nothing else.
     pub policy: TrafficPolicy,
     /// By port.
@@ -182,6 +235,8 @@ pub struct LoadBalancing {
     pub hash: Vec<HashPolicy>,
     /// Calls go to the address that the caller meant.
     pub passthrough: bool,
+    /// How localities count.
+    pub locality: Option<LocalitySetting>,
 }
 
 /// DestinationRule `connectionPool`, as far as it is honoured.
@@ -209,14 +264,20 @@ pub enum H2Upgrade {
     Always,
 }
 
-/// DestinationRule `tls.mode`, as far as the mesh's own identities go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// DestinationRule `tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsPolicy {
     /// Never.
     Disable,
     /// Always, with the mesh's certificates.
-    Mutual,
+    Mutual {
+        /// Server name to send in place of the service's; may be empty.
+        sni: String,
+        /// Whom the endpoints must be in place of those whose accounts are known; may be none.
+        principals: Vec<SpiffeId>,
+    },
+    /// Always, with others: the endpoints are no peers of the mesh.
+    Originate(Box<Origination>),
 }
 
 /// Who must speak mTLS (PeerAuthentication).

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::mesh::listener::{HttpCodec, TcpOptions};
+use crate::mesh::listener::{HttpCodec, ServerTls, TcpOptions};
 use crate::net;
 use crate::telemetry::{PeerId, PeerLabels};
 
@@ -163,12 +163,11 @@ async fn open(
         return None;
     };
     if let Some(config) = &chain.tls {
-        let timeout = chain.handshake_timeout;
-        let accepting = handshake(&live, config, (stream, first_bytes), &conn, timeout);
+        let accepting = handshake(&live, (config, chain), (stream, first_bytes), &conn);
         stream = Box::pin(accepting).await?;
         first_bytes = Buffer::default();
         first = None;
-        trust(&worker, &live, &stream, &mut conn);
+        trust(&worker, &live, &stream, &mut conn, config.own.is_some());
     }
     let from = (stream, first_bytes, first);
     let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
@@ -181,42 +180,56 @@ async fn open(
 
 async fn handshake(
     live: &Live,
-    config: &crate::mesh::listener::ServerTls,
+    (config, chain): (&ServerTls, &ChainTable),
     (stream, first): (Stream, Buffer),
     conn: &Conn,
-    timeout: Duration,
 ) -> Option<Stream> {
     let Stream::Plain(raw) = stream else {
         return None;
     };
-    let Some(identity) = &live.identity else {
-        tracing::debug!(remote = %conn.remote, "mTLS caller refused: no identity yet");
-        return None;
-    };
-    let server = match identity.server(&config.alpn) {
-        Ok(server) => server,
-        Err(error) => {
-            tracing::warn!(%error, "identity cannot be used");
+    let server = if config.own.is_some() {
+        let Some(server) = &chain.own else {
+            tracing::debug!(remote = %conn.remote, "TLS caller refused: no certificate");
             return None;
+        };
+        Arc::clone(server)
+    } else {
+        let Some(identity) = &live.identity else {
+            tracing::debug!(remote = %conn.remote, "mTLS caller refused: no identity yet");
+            return None;
+        };
+        match identity.server(&config.alpn) {
+            Ok(server) => server,
+            Err(error) => {
+                tracing::warn!(%error, "identity cannot be used");
+                return None;
+            }
         }
     };
+    let timeout = chain.handshake_timeout;
     let raw = Raw::new(raw.into_tcp(), first);
     let accepted = tokio::time::timeout(timeout, TlsAcceptor::from(server).accept(raw)).await;
     match accepted {
         Ok(Ok(stream)) => Some(Stream::Server(Box::new(stream))),
         Ok(Err(error)) => {
             let reason = crate::tls::explain(&error);
-            tracing::debug!(remote = %conn.remote, reason, "mTLS caller refused");
+            tracing::debug!(remote = %conn.remote, reason, "TLS caller refused");
             None
         }
         Err(_) => None,
     }
 }
 
-/// Takes the caller's identity from a finished handshake.
-fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn) {
+/// Takes the caller's identity from a finished handshake. Of a caller from outside the mesh (`own`) only
+/// what its certificate says is told on: it is no principal, whatever names are in it.
+fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, own: bool) {
     let Stream::Server(tls) = stream else { return };
     conn.tls = true;
+    if own {
+        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        conn.client_cert = tls::stranger(chain, conn.http().options.client_cert.details);
+        return;
+    }
     let by = live.identity.as_ref().map_or("", |identity| &identity.id);
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     if let Some((principal, header)) =

@@ -10,7 +10,8 @@ use x509_parser::objects::{oid_registry, oid2abbrev};
 use crate::mesh::http::ClientCertDetails;
 use crate::tls::material::certificate_pem;
 
-/// An element for the caller that showed `chain`; `by` is whom it called.
+/// An element for the caller that showed `chain`; `by` is whom it called, `id` its own name, and either
+/// may be empty.
 pub(crate) fn element(
     chain: &[CertificateDer<'_>],
     (by, id): (&str, &str),
@@ -18,14 +19,18 @@ pub(crate) fn element(
 ) -> Option<Vec<u8>> {
     let leaf = chain.first()?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
-    let mut text = format!("By={by};Hash=");
+    // Who shows a certificate of its own has no name in the mesh to be called by.
+    let mut text = match by {
+        "" => "Hash=".to_owned(),
+        by => format!("By={by};Hash="),
+    };
     for byte in digest.as_ref() {
         for nibble in [byte >> 4, byte & 0xf] {
             text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
         }
     }
     // Only parsed where it is asked for what rustls has not told already.
-    let parsed = (details.subject || details.dns)
+    let parsed = (details.subject || details.dns || (details.uri && id.is_empty()))
         .then(|| x509_parser::parse_x509_certificate(leaf).ok())
         .flatten()
         .map(|(_, parsed)| parsed);
@@ -40,8 +45,12 @@ pub(crate) fn element(
         let all: String = chain.iter().map(|one| certificate_pem(one)).collect();
         let _infallible = write!(text, ";Chain=\"{}\"", escaped(&all));
     }
-    if details.uri {
+    if details.uri && !id.is_empty() {
         let _infallible = write!(text, ";URI={id}");
+    } else if details.uri {
+        for name in parsed.as_ref().map(uris).unwrap_or_default() {
+            let _infallible = write!(text, ";URI={name}");
+        }
     }
     if details.dns {
         for name in parsed.as_ref().map(dns_names).unwrap_or_default() {
@@ -102,6 +111,21 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
         })
         // What would begin another part, or another element, is no name.
         .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._*".contains(&b)))
+        .collect()
+}
+
+fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::URI(name) => Some((*name).to_owned()),
+            _ => None,
+        })
+        // As above.
+        .filter(|name| name.bytes().all(|b| b.is_ascii_graphic() && !b"\",;=".contains(&b)))
         .collect()
 }
 

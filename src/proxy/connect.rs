@@ -7,7 +7,9 @@ use rustls_pki_types::ServerName;
 use smallvec::SmallVec;
 use tokio_rustls::TlsConnector;
 
+use crate::mesh::origination::Asks;
 use crate::net::{self, ConnectOptions};
+use crate::rt;
 use crate::tls;
 
 use super::buffer::Buffer;
@@ -15,6 +17,7 @@ use super::context::{Conn, Live, Worker};
 use super::http::respond::Failure;
 use super::introduced;
 use super::limit::ConnectionSlot;
+use super::origination;
 use super::pool::Key;
 use super::stream::{Raw, Stream};
 use super::tables::{ClusterTable, EndpointEntry};
@@ -30,6 +33,8 @@ pub(crate) struct Target<'t> {
     pub(crate) entry: Option<&'t EndpointEntry>,
     /// Whom the endpoint is told of, where it wants to know.
     pub(crate) caller: Option<&'t Conn>,
+    /// The authority of the request, where its connection is made for that.
+    pub(crate) name: Option<&'t [u8]>,
 }
 
 impl<'t> Target<'t> {
@@ -71,6 +76,7 @@ impl<'t> Target<'t> {
             other: None,
             entry: None,
             caller: None,
+            name: None,
         }
     }
 
@@ -81,6 +87,7 @@ impl<'t> Target<'t> {
             other: None,
             entry: Some(entry),
             caller: None,
+            name: None,
         }
     }
 
@@ -90,8 +97,28 @@ impl<'t> Target<'t> {
         self
     }
 
+    /// For a request to `name`, which matters where the server is asked for by that.
+    pub(crate) fn asked_for(
+        mut self,
+        cluster: &ClusterTable,
+        name: impl FnOnce() -> Option<&'t [u8]>,
+    ) -> Self {
+        let asks = cluster.config.origination.as_ref().map(|how| &how.asks);
+        if asks == Some(&Asks::Requested) {
+            self.name = name();
+        }
+        self
+    }
+
     /// What its pool is found by.
     pub(crate) fn key(&self) -> Key {
+        if let Some(name) = self.name {
+            let told = origination::fingerprint(name, self.caller.map(|conn| conn.state.id.get()));
+            return match self.entry {
+                Some(entry) => Key::Told(entry.state.id, told),
+                None => Key::ToldAddress(self.address, told),
+            };
+        }
         match (self.entry, self.caller) {
             (Some(entry), None) => Key::Endpoint(entry.state.id),
             (None, None) => Key::Address(self.address),
@@ -188,6 +215,11 @@ pub(crate) async fn dial(
     if tls.is_none() && config.tls.as_ref().is_some_and(|tls| tls.required) {
         return Err(Failure::Tls("the endpoint does not speak mTLS".to_owned()));
     }
+    let outside = cluster.originator.as_ref().map(|originator| {
+        let asked = (target.name, target.address.ip());
+        originator.secure(config, asked, speak, rt::now())
+    });
+    let outside = outside.transpose().map_err(Failure::Tls)?;
     let outward = config.kind.is_outward();
     let options = ConnectOptions {
         timeout: config.connect_timeout,
@@ -203,6 +235,20 @@ pub(crate) async fn dial(
         Box::pin(header).await.map_err(failed)?;
     }
     let local = tcp.local_addr().ok();
+    if let Some((client, name)) = outside {
+        let handshake = TlsConnector::from(client).connect(name, Raw::new(tcp, Buffer::default()));
+        let stream = tokio::time::timeout(config.connect_timeout, handshake)
+            .await
+            .map_err(|_| Failure::Tls("no handshake in time".to_owned()))?
+            .map_err(|error| Failure::Tls(tls::outside::explain_outside(&error)))?;
+        return Ok(Dialed {
+            http2: stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            stream: Stream::Client(Box::new(stream)),
+            mtls: false,
+            generation: 0,
+            local,
+        });
+    }
     let Some(tls) = tls else {
         return Ok(Dialed {
             stream: tcp.into(),

@@ -16,7 +16,7 @@ use crate::rt::{self, HashMap, Wall};
 use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
 
 use super::access_log::LogSink;
-use super::filter::{self, Filter};
+use super::filter::{self, Filters};
 use super::options::Options;
 use super::overload::Overload;
 use super::pool::Pools;
@@ -290,7 +290,7 @@ pub(crate) struct Conn {
     pub(crate) peer: Cell<PeerId>,
     pub(crate) server_name: Option<String>,
     /// Filters of the chain that took the connection.
-    pub(crate) filters: Option<Arc<Vec<Filter>>>,
+    pub(crate) filters: Option<Arc<Filters>>,
     /// What filters keep for this connection.
     pub(crate) own: filter::Own,
     /// How HTTP is spoken with this caller, once it is known to be HTTP.
@@ -336,11 +336,8 @@ impl Conn {
     }
 
     /// What its requests go through.
-    pub(crate) fn filters(&self) -> &[Filter] {
-        self.filters
-            .as_ref()
-            .map(|filters| filters.as_slice())
-            .unwrap_or_default()
+    pub(crate) fn filters(&self) -> Option<&Filters> {
+        self.filters.as_deref()
     }
 
     /// For a copy of a request: the caller's, but nothing that it could be told by.

@@ -68,7 +68,7 @@ pub fn static_view(
         chains: vec![Chain {
             name: NAME.to_owned(),
             matches: ChainMatch::default(),
-            tls: inside.mtls.then_some(ServerTls { alpn }),
+            tls: inside.mtls.then_some(ServerTls { alpn, own: None }),
             action,
             filters: Vec::new(),
             limits: ChainLimits::default(),

@@ -42,9 +42,9 @@ pub(crate) enum Key {
     Endpoint(u64),
     /// An address that a caller meant.
     Address(SocketAddr),
-    /// An endpoint that is told of the caller, and the number of the caller's connection.
+    /// An endpoint that is told of the caller or asked for by a name, and what tells those apart.
     Told(u64, u64),
-    /// An address that a caller meant and that is told of it, likewise.
+    /// An address that a caller meant, likewise.
     ToldAddress(SocketAddr, u64),
 }
 
@@ -346,7 +346,8 @@ pub(crate) async fn http2(
 pub(crate) fn chose_http1(worker: &Worker, cluster: &ClusterTable, target: &Target<'_>) -> bool {
     let mtls = || cluster.config.tls.is_some() && target.entry.is_some_and(|entry| entry.mtls);
     cluster.config.protocol == UpstreamProtocol::Negotiated
-        && (!mtls() || worker.pools.only_http1(target.key(), None))
+        && (!(mtls() || cluster.originator.is_some())
+            || worker.pools.only_http1(target.key(), None))
 }
 
 /// A connection in the version that the endpoint likes better. `fresh` never takes an idle one of

@@ -28,7 +28,7 @@ use super::retired::Retired;
 use super::tables::Tables;
 use super::tls::Identity;
 use super::worker::{self, Command, Handle, Update};
-use super::{health, overload, resolve};
+use super::{credentials, health, overload, resolve};
 
 /// A listener that could not be opened is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -164,6 +164,7 @@ pub async fn run_after(
         quit: Notify::new(),
     });
     let tasks = Tasks::new();
+    let views = credentials::stage(views, &tasks);
     let mut views = resolve::stage(views, shared.options.name_servers.clone(), &tasks);
     tasks.spawn("overload", overload::watch(Arc::clone(&shared)));
     let endpoints = Tasks::new();

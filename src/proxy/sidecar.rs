@@ -59,6 +59,8 @@ pub struct SidecarOptions {
     pub workload: String,
     /// Labels, which selectors and subsets read.
     pub labels: BTreeMap<String, String>,
+    /// Where it runs; parts may be unknown.
+    pub locality: Locality,
     /// Where peers reach it.
     pub address: IpAddr,
     /// Container port and where the application listens for it.
@@ -339,7 +341,7 @@ fn node(options: &SidecarOptions) -> Node {
         service_account: options.service_account.clone(),
         workload: options.workload.clone(),
         labels: options.labels.clone(),
-        locality: Locality::default(),
+        locality: options.locality.clone(),
         address,
         outbound: SocketAddr::new(anywhere, options.outbound_port),
         inbound: SocketAddr::new(anywhere, options.inbound_port),
@@ -390,10 +392,11 @@ fn instance(options: &SidecarOptions) -> Instance {
         workload: options.workload.clone(),
         service_account: options.service_account.clone(),
         labels: options.labels.clone(),
-        locality: Locality::default(),
+        locality: options.locality.clone(),
         address: options.address,
         ports,
         port_names: options.port_names.clone(),
+        service_ports: BTreeMap::new(),
         weight: 1,
         health: Health::Unhealthy,
         mtls: true,
@@ -417,6 +420,7 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
             version: instance.canonical_revision().to_owned(),
         },
         workers: options.workers,
+        locality: options.locality.clone(),
         address: Some(options.address),
         admin: Some(SocketAddr::new(own, options.admin_port)),
         status,

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::mesh::route::Priority;
 use crate::telemetry::names::{Kind, Metric};
 use crate::telemetry::{Family, Sample, Value};
 
+use super::filter::fault::Fault;
 use super::filter::rate_limit::RateLimit;
 use super::filter::{Adaptive, Filter};
 use super::tables::{ClusterTable, Tables};
@@ -122,6 +123,8 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
             Filter::AdaptiveConcurrency(adaptive) => {
                 (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
             }
+            Filter::Cors(_) => continue,
+            Filter::Fault(fault) => (Arc::as_ptr(fault).addr(), faults(fault)),
         };
         if !seen.insert(address) {
             continue;
@@ -195,6 +198,24 @@ fn rate_limit(limit: &RateLimit) -> Vec<Row> {
         (name, help, value, Some(label.clone()))
     })
     .collect()
+}
+
+fn faults(fault: &Fault) -> Vec<Row> {
+    let counter = |of: &AtomicU64| Value::Counter(of.load(Ordering::Relaxed));
+    vec![
+        (
+            "envoy_http_fault_delays_injected",
+            "Requests that were held back on purpose.",
+            counter(&fault.delays),
+            None,
+        ),
+        (
+            "envoy_http_fault_aborts_injected",
+            "Requests that were answered with an error on purpose.",
+            counter(&fault.aborts),
+            None,
+        ),
+    ]
 }
 
 fn concurrency(adaptive: &Adaptive) -> Vec<Row> {

@@ -39,6 +39,16 @@ impl Speak {
             Self::Bytes => &["istio"],
         }
     }
+
+    /// As [`Speak::alpn`], to servers outside the mesh.
+    pub(crate) fn alpn_outside(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 => &["http/1.1"],
+            Self::Http2 => &["h2"],
+            Self::Http => &["h2", "http/1.1"],
+            Self::Bytes => &[],
+        }
+    }
 }
 
 type Kept<K, V> = Mutex<BTreeMap<K, Arc<V>>>;
@@ -111,4 +121,13 @@ pub(crate) fn caller(
     let id = tls::peer_id(chain)?.to_string();
     let element = client_cert::element(chain, (by, &id), details)?;
     Some((id, element))
+}
+
+/// What `x-forwarded-client-cert` says of a verified caller from outside the mesh; nothing when it
+/// showed no certificate.
+pub(crate) fn stranger(
+    chain: &[CertificateDer<'_>],
+    details: ClientCertDetails,
+) -> Option<Vec<u8>> {
+    client_cert::element(chain, ("", ""), details)
 }

@@ -36,10 +36,13 @@ const CORE: [&str; 6] = [
     "ConfigMap",
     "Secret",
 ];
-const ISTIO: [(&str, &str); 4] = [
+const ISTIO: [(&str, &str); 7] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
+    ("Sidecar", "networking.istio.io"),
+    ("WorkloadEntry", "networking.istio.io"),
+    ("WorkloadGroup", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
 ];
 
@@ -92,23 +95,8 @@ const SPLIT: &str =
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 49] = [
+const REFUSED: [(&str, &str, &str); 46] = [
     ("Gateway", "networking.istio.io", GATEWAYS),
-    (
-        "Sidecar",
-        "networking.istio.io",
-        "every proxy sees every service yet; remove it",
-    ),
-    (
-        "WorkloadEntry",
-        "networking.istio.io",
-        "register the machine with `meshctl proxy --join TOKEN`",
-    ),
-    (
-        "WorkloadGroup",
-        "networking.istio.io",
-        "register the machine with `meshctl proxy --join TOKEN`",
-    ),
     ("EnvoyFilter", "networking.istio.io", ENVOY),
     (
         "ProxyConfig",

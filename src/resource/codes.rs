@@ -27,10 +27,18 @@ pub const DEPRECATED: &str = "IST0002";
 pub const MISSING_REFERENCE: &str = "IST0101";
 /// Not what the kind's schema says.
 pub const SCHEMA: &str = "IST0106";
+/// Two Sidecars for all workloads of a namespace.
+pub const SEVERAL_SIDECARS: &str = "IST0111";
 /// Two VirtualServices for one host.
 pub const DUPLICATE_HOST: &str = "IST0109";
 /// A destination without a port, on a service with several.
 pub const PORT_NEEDED: &str = "IST0112";
+/// A condition that no request fulfils which gets to it.
+pub const INEFFECTIVE_MATCH: &str = "IST0131";
+/// TLS to a service whose policy does not say whom it believes.
+pub const UNVERIFIED_DESTINATION: &str = "IST0128";
+/// As [`UNVERIFIED_DESTINATION`], for a port of it.
+pub const UNVERIFIED_PORT: &str = "IST0129";
 /// A rule for gateways that do not exist here.
 pub const GATEWAY_NOT_FOUND: &str = "IST0132";
 /// Of two rules for one host the later has no effect.
@@ -113,11 +121,25 @@ pub const ALL: &[Code] = &[
         "Write it as the finding's hint says.",
     ),
     code(
-        Severity::Error,
+        Severity::Warning,
         DUPLICATE_HOST,
         "ConflictingMeshGatewayVirtualServiceHosts",
         "two VirtualServices have routes for one host",
         "Put all routes of a host into one VirtualService.",
+    ),
+    code(
+        Severity::Warning,
+        "IST0110",
+        "ConflictingSidecarWorkloadSelectors",
+        "two Sidecars choose one workload",
+        "Let each workload be chosen by one of them.",
+    ),
+    code(
+        Severity::Error,
+        SEVERAL_SIDECARS,
+        "MultipleSidecarsWithoutWorkloadSelectors",
+        "two Sidecars are for all workloads of a namespace",
+        "Leave one of them, or give the others a workloadSelector.",
     ),
     forced(code(
         Severity::Error,
@@ -142,10 +164,31 @@ pub const ALL: &[Code] = &[
     ),
     code(
         Severity::Warning,
+        UNVERIFIED_DESTINATION,
+        "NoServerCertificateVerificationDestinationLevel",
+        "a policy asks for TLS to a service and does not say whom it believes",
+        "Write caCertificates, or credentialName.",
+    ),
+    code(
+        Severity::Warning,
+        UNVERIFIED_PORT,
+        "NoServerCertificateVerificationPortLevel",
+        "a policy asks for TLS to a port and does not say whom it believes",
+        "Write caCertificates, or credentialName.",
+    ),
+    code(
+        Severity::Warning,
         "IST0130",
         "VirtualServiceUnreachableRule",
         "no request reaches a rule, because an earlier one takes all of them",
         "The first match wins: put the narrower rule first, or remove it.",
+    ),
+    code(
+        Severity::Warning,
+        INEFFECTIVE_MATCH,
+        "VirtualServiceIneffectiveMatch",
+        "a condition that no request fulfils which gets to it",
+        "Remove it, or put it in front of what takes its requests.",
     ),
     code(
         Severity::Warning,

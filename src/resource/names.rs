@@ -15,6 +15,9 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("VirtualService", "virtualservices", &["vs"], true),
     ("DestinationRule", "destinationrules", &["dr"], true),
     ("ServiceEntry", "serviceentries", &["se"], true),
+    ("Sidecar", "sidecars", &[], true),
+    ("WorkloadEntry", "workloadentries", &["we"], true),
+    ("WorkloadGroup", "workloadgroups", &["wg"], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
 ];
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::istio::{DestinationRule, PeerAuthentication, ServiceEntry, VirtualService};
+use super::istio::{
+    DestinationRule, PeerAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    WorkloadGroup,
+};
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -90,6 +93,12 @@ pub enum Kind {
     DestinationRule(DestinationRule),
     /// `networking.istio.io`.
     ServiceEntry(ServiceEntry),
+    /// `networking.istio.io`.
+    Sidecar(Sidecar),
+    /// `networking.istio.io`.
+    WorkloadEntry(WorkloadEntry),
+    /// `networking.istio.io`.
+    WorkloadGroup(WorkloadGroup),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
 }

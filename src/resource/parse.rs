@@ -355,6 +355,9 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
         "ServiceEntry" => Kind::ServiceEntry(istio::service_entry(fields)),
+        "Sidecar" => Kind::Sidecar(istio::sidecar(fields)),
+        "WorkloadEntry" => Kind::WorkloadEntry(istio::workload_entry(fields)),
+        "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }

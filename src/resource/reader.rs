@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::suggest::nearest;
 use super::tree::{Node, Place, Tree, join};
 use super::{codes, duration};
+use crate::mesh::route::Share;
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Collects the findings of one document.
@@ -183,6 +184,32 @@ impl<'a> Value<'a> {
             self.expected("a number above 0");
         }
         whole
+    }
+
+    /// A number from 0 to 100, in steps of a ten-thousandth (Istio's precision).
+    pub(crate) fn percent(&self) -> Option<Share> {
+        let number = match &self.tree.node {
+            Node::Number(number) => number.as_f64(),
+            _ => None,
+        };
+        let parts = number
+            .filter(|number| (0.0..=100.0).contains(number))
+            .and_then(|number| format!("{:.0}", number * 10_000.0).parse::<u32>().ok());
+        if parts.is_none() {
+            self.expected("a percentage from 0 to 100");
+        }
+        let parts = parts?;
+        Some(if parts.is_multiple_of(10_000) {
+            Share {
+                of: 100,
+                parts: parts / 10_000,
+            }
+        } else {
+            Share {
+                of: 1_000_000,
+                parts,
+            }
+        })
     }
 
     pub(crate) fn duration(&self) -> Option<Duration> {

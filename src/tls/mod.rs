@@ -17,6 +17,7 @@
 //! | a caller of the CA | the CA over TLS | [`Authority::sign`] takes the id from the caller's proof (token or client certificate); the request contributes its public key and nothing else |
 //! | a stolen join token | the CA | one use, an expiry, one namespace and account; only its SHA-256 is stored ([`JoinToken`], `control::token`) |
 //! | someone who reads the disk as another user | key files | mode 0600, written to a new file and renamed; keys are never in `Debug`, logs or errors |
+//! | who answers in place of a server outside the mesh | calls that the proxy secures | [`outside`]: a chain to the policy's roots and a name that the policy or the request asks for; nothing of the mesh's roots counts there, and nothing of the mesh's identities is shown |
 //! | a stolen certificate and key | everything its id may reach | short lives (24 h by default, 90 days at most); a ticket cannot resume a session for longer than ten minutes or a tenth of the certificate's life, and never past a change of trust, since each configuration has ticket keys of its own |
 //!
 //! That a chain is good is found out once for each configuration and remembered until the first of its
@@ -35,6 +36,8 @@ pub mod csr;
 pub mod issuer;
 pub mod join;
 pub mod material;
+mod own;
+pub mod outside;
 mod tickets;
 mod verified;
 mod verify;
@@ -56,6 +59,7 @@ pub use csr::Request;
 pub use issuer::{Authority, Issued};
 pub use join::JoinToken;
 pub use material::Material;
+pub use own::{CIPHER_SUITES, own_server_config};
 pub use verify::{explain, is_stranger, peer_id};
 
 /// Namespace of the control plane's own identity.

@@ -238,7 +238,7 @@ impl Trust {
 }
 
 /// Keeps the reasons that have an alert of their own; the rest is told in words.
-fn refused_by_pki(error: webpki::Error) -> rustls::Error {
+pub(super) fn refused_by_pki(error: webpki::Error) -> rustls::Error {
     let certificate = match error {
         webpki::Error::CertExpired { .. } => CertificateError::Expired,
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,

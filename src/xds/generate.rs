@@ -1,10 +1,12 @@
 //! Arbitrary canonical views, for properties.
 
 mod cluster;
+mod credential;
 mod filter;
 mod health;
 mod http;
 mod http2;
+mod origination;
 mod route;
 
 use std::collections::BTreeMap;
@@ -172,7 +174,12 @@ fn listener() -> impl Strategy<Value = Listener> {
     let chain = (
         text(),
         prop_oneof![Just(ChainMatch::default()), matches],
-        option::of(vec(word(), 0..3).prop_map(|alpn| ServerTls { alpn })),
+        option::of(
+            (vec(word(), 0..3), option::of(credential::own())).prop_map(|(alpn, own)| ServerTls {
+                alpn,
+                own: own.map(Box::new),
+            }),
+        ),
         action,
         (
             (option::of(any::<u64>()), option::of(positive())),
@@ -237,8 +244,13 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
         vec(route::table(), 0..3),
         vec(cluster::cluster(), 0..4),
         btree_map(word(), cluster::assignment(), 0..4),
+        btree_map(word(), credential::secret(), 0..3),
     )
-        .prop_map(|(listeners, routes, clusters, endpoints)| View {
+        .prop_map(|(listeners, routes, clusters, endpoints, secrets)| View {
+            secrets: secrets
+                .into_iter()
+                .map(|(name, secret)| (name, Arc::new(secret)))
+                .collect(),
             listeners: listeners
                 .into_iter()
                 .map(|l| (l.name.clone(), Arc::new(l)))

@@ -13,7 +13,8 @@ use meshctl::api::resources::{
     ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
 use meshctl::api::routes::{
-    BackendReport, CandidateReport, ExplainReport, Fact, RouteReport, SentReport, SourceReport,
+    BackendReport, CandidateReport, ExplainReport, Fact, FaultReport, MirrorReport, RouteReport,
+    SentReport, SourceReport,
 };
 use meshctl::api::stats::{StatsReport, StatsRow};
 use meshctl::mesh::route::explain::{Condition, RouteTrace};
@@ -112,6 +113,7 @@ pub(crate) fn instances() -> Vec<InstanceReport> {
             address: "10.0.0.7".parse().unwrap(),
             ports: [].into(),
             port_names: [].into(),
+            service_ports: [].into(),
             weight: 1,
             health: Health::Healthy,
             mtls: false,
@@ -151,6 +153,18 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         ],
         action: "forward".to_owned(),
         backends: vec![backend("v2", 100, None)],
+        mirrors: vec![MirrorReport {
+            cluster: "outbound|9080|v3|reviews.default.svc.cluster.local".to_owned(),
+            service: "reviews.default".to_owned(),
+            subset: "v3".to_owned(),
+            percent: 12.5,
+            invalid: None,
+        }],
+        faults: vec![FaultReport {
+            what: "abort 503".to_owned(),
+            percent: 1.0,
+        }],
+        origins: vec![],
         timeout_ms: Some(500),
         retries: 2,
         origin: "VirtualService default/reviews".to_owned(),
@@ -168,6 +182,8 @@ pub(crate) fn routes() -> Vec<RouteReport> {
                 ..backend("v9", 10, Some(10.3))
             },
         ],
+        mirrors: vec![],
+        faults: vec![],
         timeout_ms: None,
         ..route.clone()
     };
@@ -175,6 +191,8 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         service: "ratings.default".to_owned(),
         action: "redirect 301 https://ratings/".to_owned(),
         backends: vec![],
+        mirrors: vec![],
+        faults: vec![],
         matches: vec![],
         ..route.clone()
     };

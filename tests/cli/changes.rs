@@ -45,16 +45,19 @@ fn files_are_analyzed_over_what_runs_and_references_may_be_forced() {
     home.run(&["get", "vs", "web"]).exits(1);
 
     // What cannot be read is refused, whoever insists; so is what is not about a reference.
-    let second = ROUTE.replace("name: web}", "name: other}");
     let unread = ROUTE.replace("subset: v1", "subest: v1");
     let refused = home
         .feed(&["apply", "-f", "-", "--force"], &unread)
         .exits(1);
     assert!(refused.stderr.contains("[IST0106]"), "{refused}");
     assert!(!refused.stderr.contains("apply --force"), "{refused}");
-    let both = format!("{ROUTE}---\n{second}");
+    let at = |name: &str| {
+        let named = SERVICE.replace("name: web}", &format!("name: {name}}}"));
+        named.replace("selector:", "clusterIP: 10.9.9.9, selector:")
+    };
+    let both = format!("{}---\n{}", at("one"), at("two"));
     let refused = home.feed(&["apply", "-f", "-", "--force"], &both).exits(1);
-    assert!(refused.stderr.contains("[IST0109]"), "{refused}");
+    assert!(refused.stderr.contains("[MSH0006]"), "{refused}");
     home.run(&["get", "vs", "web"]).exits(1);
 
     let forced = home.feed(&["apply", "-f", "-", "--force"], ROUTE).exits(0);

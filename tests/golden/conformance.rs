@@ -65,10 +65,20 @@ fn around() -> Vec<Value> {
     let subsets = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
         "metadata": {"name": "around"},
         "spec": {"host": "b", "subsets": [{"name": "v1", "labels": {"version": "v1"}}]}});
-    let delegate = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
-        "metadata": {"name": "delegated"},
-        "spec": {"hosts": ["b"], "http": [{"route": [{"destination": {"host": "b", "port": {"number": 80}}}]}]}});
-    vec![service("a"), service("b"), subsets, delegate]
+    let delegate = |name: &str, namespace: &str| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"http": [{"name": format!("{name}-{namespace}"),
+                "route": [{"destination": {"host": "b.default.svc.cluster.local", "port": {"number": 80}}}]}]}})
+    };
+    vec![
+        service("a"),
+        service("b"),
+        subsets,
+        delegate("delegated", "default"),
+        delegate("another", "default"),
+        delegate("delegated", "shop"),
+    ]
 }
 
 /// One field, what it stands in, and its value.

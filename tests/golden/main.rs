@@ -8,6 +8,7 @@
     reason = "a failed read should fail the test, and snapshots are put together from lines"
 )]
 
+mod callers;
 mod conformance;
 mod inject;
 mod meaning;

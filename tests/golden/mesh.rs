@@ -32,6 +32,7 @@ pub(crate) fn instances(objects: &Objects) -> Instances {
 }
 
 fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> Instance {
+    let label = |name: &str| template.labels.get(name).cloned().unwrap_or_default();
     let ports = || template.spec.containers.iter().flat_map(|c| &c.ports);
     Instance {
         name: name.to_owned(),
@@ -39,13 +40,18 @@ fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> In
         workload: object.metadata.name.clone(),
         service_account: template.spec.service_account.clone(),
         labels: template.labels.clone(),
-        locality: Locality::default(),
+        locality: Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+            subzone: label("topology.istio.io/subzone"),
+        },
         address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)),
         ports: BTreeMap::new(),
         port_names: ports()
             .filter(|port| !port.name.is_empty())
             .map(|port| (port.name.clone(), port.port))
             .collect(),
+        service_ports: BTreeMap::new(),
         weight: 1,
         health: Health::Healthy,
         mtls: template

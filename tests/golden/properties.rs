@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use meshctl::mesh::route::explain::explain;
 use meshctl::mesh::route::{Action, Request};
-use meshctl::mesh::{ChainAction, Router, View, World};
+use meshctl::mesh::{ChainAction, Node, Router, View, World};
 use meshctl::resource::{Objects, collect, lower, parse};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -23,7 +23,7 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "List", "Policy"]),
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "List", "Policy"]),
         body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |\"|x){0,40}",
     ) {
         for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1"] {
@@ -71,13 +71,36 @@ fn manifests() -> impl Strategy<Value = String> {
         .prop_map(|(name, space, to, subset, port, weight, matches)| {
             format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{hosts: [{name}, {name}.example.com, \"*\"], http: [{{{matches}route: [{{destination: {{{subset}host: {to}{port}}}, weight: {weight}}}, {{destination: {{host: {name}}}, weight: 1}}]}}]}}")
         });
-    let destination = (names(), spaces(), select(vec!["DISABLE", "ISTIO_MUTUAL"])).prop_map(|(name, space, mode)| {
-        format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{host: {name}, trafficPolicy: {{tls: {{mode: {mode}}}}}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}")
+    let scope = select(vec![
+        "",
+        "exportTo: [.], ",
+        "exportTo: [one], ",
+        "workloadSelector: {matchLabels: {version: v1}}, ",
+    ]);
+    let to = select(vec![
+        "a",
+        "b.one.svc.cluster.local",
+        "*.two.svc.cluster.local",
+    ]);
+    let destination = (names(), spaces(), select(vec!["DISABLE", "ISTIO_MUTUAL"]), scope, to).prop_map(|(name, space, mode, scope, to)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{scope}host: \"{to}\", trafficPolicy: {{tls: {{mode: {mode}}}}}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}")
     });
     let peer = (names(), spaces(), select(vec!["STRICT", "PERMISSIVE", "DISABLE"])).prop_map(|(name, space, mode)| {
         format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {name}}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{9999: {{mode: STRICT}}}}}}")
     });
-    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 2 => destination, 1 => peer];
+    let hosts = select(vec![
+        "./*",
+        "*/*",
+        "one/*",
+        "*/a.one.svc.cluster.local",
+        "~/*",
+        "*/*.example.com",
+    ]);
+    let sidecar = (names(), spaces(), hosts, select(vec!["", "workloadSelector: {labels: {version: v1}}, "])).prop_map(|(name, space, hosts, selector)| {
+        format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{selector}egress: [{{hosts: [\"{hosts}\"]}}], ingress: [{{port: {{number: 8080, protocol: HTTP}}}}]}}")
+    });
+    let any =
+        prop_oneof![4 => service, 4 => pod, 3 => rule, 2 => destination, 1 => peer, 1 => sidecar];
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 
@@ -125,7 +148,7 @@ fn invalid(world: &World) -> BTreeSet<(String, String)> {
 }
 
 /// Nothing in a view dangles but what the world calls invalid.
-fn whole(view: &View, world: &World) -> Result<(), TestCaseError> {
+fn whole(view: &View, world: &World, node: &Node) -> Result<(), TestCaseError> {
     let broken = invalid(world);
     for listener in view.listeners.values() {
         let mut names = BTreeSet::new();
@@ -176,8 +199,15 @@ fn whole(view: &View, world: &World) -> Result<(), TestCaseError> {
                         host.unwrap_or_default().to_owned(),
                         subset.unwrap_or_default().to_owned(),
                     );
+                    // A subset is there for those who have the rule that says it.
+                    let missing = named.0.parse().is_ok_and(|host| {
+                        let rule = world.config.destination(&host, node.into());
+                        !named.1.is_empty()
+                            && rule.is_none_or(|rule| !rule.subsets.contains_key(&named.1))
+                    });
+                    let known = view.clusters.contains_key(&target.cluster);
                     prop_assert!(
-                        view.clusters.contains_key(&target.cluster) || broken.contains(&named),
+                        known || missing || broken.contains(&named),
                         "{}",
                         target.cluster
                     );
@@ -201,7 +231,7 @@ proptest! {
             for transparent in [false, true] {
                 let node = node(&objects, instance, transparent);
                 let view = world.view(&node);
-                whole(&view, &world)?;
+                whole(&view, &world, &node)?;
                 prop_assert_eq!(&world.view_with(&world.common(), &node), &view);
             }
         }

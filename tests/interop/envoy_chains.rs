@@ -57,6 +57,7 @@ fn chain(name: &str, matches: ChainMatch, tls: bool, action: ChainAction) -> Cha
             alpn: ["istio-http/1.1", "istio-h2", "istio"]
                 .map(str::to_owned)
                 .to_vec(),
+            own: None,
         }),
         action,
         filters: Vec::new(),
@@ -531,7 +532,7 @@ fn kitchen_sink() -> View {
                 authority: Some(text("a.example")),
                 port: Some(8443),
                 path: Some(text("/new")),
-                ..Redirect::default()
+                prefix: None,
             }),
         ),
         route(

@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
-use crate::mesh;
+use crate::mesh::{self, Locality};
 use crate::proxy::identity::TokenSource;
 use crate::proxy::sidecar::{self, SidecarOptions};
 use crate::proxy::{self, AccessLog};
@@ -71,6 +71,9 @@ pub(crate) struct Args {
     /// More labels, which selectors and subsets read
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = parse::key_value)]
     labels: Vec<(String, String)>,
+    /// Where it runs, for callers and endpoints that go by that
+    #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = parse::locality)]
+    locality: Option<Locality>,
     /// Address at which peers reach it
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,
@@ -167,6 +170,7 @@ pub(crate) struct Options {
     pub(crate) service_account: String,
     /// With `app` and `version`.
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) locality: Locality,
     pub(crate) address: IpAddr,
     /// Container port → where the application listens.
     pub(crate) apps: Vec<(u16, SocketAddr)>,
@@ -244,6 +248,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         service,
         service_account: args.service_account,
         labels,
+        locality: args.locality.unwrap_or_default(),
         address: args.address,
         apps: args.app,
         port_names: args.port_name.into_iter().collect(),
@@ -342,6 +347,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         namespace: options.namespace,
         service_account: options.service_account,
         labels: options.labels,
+        locality: options.locality,
         address: options.address,
         applications: options.apps,
         port_names: options.port_names,

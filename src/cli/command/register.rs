@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Another label; may be repeated
     #[arg(short = 'l', long, value_name = "KEY=VALUE", value_parser = parse::key_value)]
     label: Vec<(String, String)>,
+    /// Where it runs, for callers that go by that
+    #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = parse::locality)]
+    locality: Option<Locality>,
     /// Its address
     #[arg(long, value_name = "IP", required_unless_present = "list")]
     address: Option<IpAddr>,
@@ -167,7 +170,7 @@ fn instance(args: &Args, cx: &Context) -> Result<Instance, CliError> {
         workload,
         service_account: args.service_account.clone(),
         labels,
-        locality: Locality::default(),
+        locality: args.locality.clone().unwrap_or_default(),
         address,
         ports: args
             .port
@@ -175,6 +178,7 @@ fn instance(args: &Args, cx: &Context) -> Result<Instance, CliError> {
             .filter_map(|(port, reach)| Some((*port, (*reach)?)))
             .collect(),
         port_names: args.port_name.iter().cloned().collect(),
+        service_ports: BTreeMap::new(),
         weight: args.weight,
         health: Health::Healthy,
         mtls: args.mtls,

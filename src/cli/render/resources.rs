@@ -196,6 +196,7 @@ fn about(kind: &str, object: &Value) -> String {
         }
         "PeerAuthentication" => vec![named("mtls", vec![text(spec("/mtls/mode"))])],
         "ServiceEntry" => vec![named("hosts", list(spec("/hosts"), ""))],
+        "Sidecar" => vec![named("egress", list(spec("/egress/0/hosts"), ""))],
         _ => Vec::new(),
     };
     let parts: Vec<String> = parts

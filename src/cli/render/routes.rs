@@ -1,6 +1,6 @@
 //! Route tables.
 
-use crate::api::routes::{BackendReport, RouteReport};
+use crate::api::routes::RouteReport;
 
 use super::registry::ready;
 use super::{Cell, Column, Grid, Page, Render, Tone, number};
@@ -71,7 +71,7 @@ impl Render for Vec<RouteReport> {
             for backend in &route.backends {
                 let middle = [
                     Cell::new(
-                        name(backend, &route.service),
+                        name(&backend.service, &backend.subset, &route.service),
                         if backend.invalid.is_some() {
                             Tone::Bad
                         } else {
@@ -91,19 +91,52 @@ impl Render for Vec<RouteReport> {
                         .collect::<Vec<_>>(),
                 );
             }
+            let faults = route.faults.iter().map(|fault| {
+                let what = Cell::new(fault.what.as_str(), Tone::Warn);
+                (what, fault.percent)
+            });
+            let mirrors = route.mirrors.iter().map(|mirror| {
+                let to = name(&mirror.service, &mirror.subset, &route.service);
+                let tone = if mirror.invalid.is_some() {
+                    Tone::Bad
+                } else {
+                    Tone::Faint
+                };
+                (Cell::new(format!("mirror {to}"), tone), mirror.percent)
+            });
+            for (what, percent) in faults.chain(mirrors) {
+                let middle = [
+                    what,
+                    Cell::or_dash(""),
+                    number::share(percent).into(),
+                    Cell::or_dash(""),
+                    Cell::or_dash(""),
+                ];
+                let head = <[Cell; 2]>::default();
+                grid.row(
+                    head.into_iter()
+                        .chain(middle)
+                        .chain(tail.clone())
+                        .collect::<Vec<_>>(),
+                );
+            }
         }
         let mut text = grid.draw(page);
-        for (route, backend) in self
-            .iter()
-            .flat_map(|route| route.backends.iter().map(move |backend| (route, backend)))
-        {
-            if let Some(reason) = &backend.invalid {
+        for route in self {
+            let backends = route
+                .backends
+                .iter()
+                .map(|backend| (&backend.service, &backend.subset, &backend.invalid));
+            let mirrors = route
+                .mirrors
+                .iter()
+                .map(|mirror| (&mirror.service, &mirror.subset, &mirror.invalid));
+            for (service, subset, invalid) in backends.chain(mirrors) {
+                let Some(reason) = invalid else { continue };
                 let label = page.paint.bad("invalid:");
                 text.push_str(&format!(
-                    "{label} {} of {}
-  {reason}
-",
-                    name(backend, &route.service),
+                    "{label} {} of {}\n  {reason}\n",
+                    name(service, subset, &route.service),
                     if route.origin.is_empty() {
                         &route.service
                     } else {
@@ -135,10 +168,10 @@ fn conditions(route: &RouteReport) -> String {
 }
 
 /// The subset alone where the service is the one that was called.
-fn name(backend: &BackendReport, service: &str) -> String {
-    match (backend.subset.as_str(), backend.service == service) {
-        ("", _) => backend.service.clone(),
+fn name(service: &str, subset: &str, called: &str) -> String {
+    match (subset, service == called) {
+        ("", _) => service.to_owned(),
         (subset, true) => subset.to_owned(),
-        (subset, false) => format!("{} {subset}", backend.service),
+        (subset, false) => format!("{service} {subset}"),
     }
 }

@@ -25,7 +25,7 @@ pub fn current(
     service: &Service,
     virtual_services: &[Value],
 ) -> Option<(Vec<(String, u32)>, String)> {
-    let object = virtual_services.iter().find(|vs| serves(vs, service))?;
+    let object = serving(service, virtual_services, &[])?;
     let rules = object.pointer("/spec/http")?.as_array()?;
     let rule = rules.get(position(rules, &[])?)?;
     let name = format!(
@@ -50,11 +50,8 @@ pub fn shift(
 ) -> Result<Shift, Problem> {
     let matches = conditions(&request.matches)?;
     check(&request.weights)?;
-    let (rule_object, rule_changed) =
-        with_subsets(service, destination_rules, versions, &request.weights)?;
-    let mut route = virtual_services
-        .iter()
-        .find(|vs| serves(vs, service))
+    let rules = with_subsets(service, destination_rules, versions, &request.weights)?;
+    let mut route = serving(service, virtual_services, &matches)
         .cloned()
         .unwrap_or_else(|| new_object("VirtualService", service));
     let namespace = text(&route, "/metadata/namespace").to_owned();
@@ -77,10 +74,7 @@ pub fn shift(
         }
         before
     });
-    let mut objects = Vec::new();
-    if rule_changed {
-        objects.push(rule_object);
-    }
+    let mut objects = rules;
     objects.push(route);
     Ok(Shift {
         before,
@@ -223,32 +217,50 @@ fn target(service: &Service, old: &[Value], version: &str, weight: u32) -> Value
     target
 }
 
-/// The destination rule with a subset for each version, and whether it had to be changed.
+/// The destination rules that lack a subset for a version, with it: all that some caller goes by, and a
+/// new one where none is for everybody.
 fn with_subsets(
     service: &Service,
     destination_rules: &[Value],
     versions: &BTreeMap<String, usize>,
     weights: &[(String, u32)],
-) -> Result<(Value, bool), Problem> {
-    let found = destination_rules.iter().find(|rule| {
-        is_host(
-            text(rule, "/spec/host"),
-            text(rule, "/metadata/namespace"),
-            service,
-        )
-    });
-    let mut rule = found.cloned().unwrap_or_else(|| {
-        let mut rule = new_object("DestinationRule", service);
-        if let Some(spec) = rule.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.remove("hosts");
-            spec.insert("host".to_owned(), json!(service.host.as_str()));
+) -> Result<Vec<Value>, Problem> {
+    let named = |rule: &&Value| {
+        let namespace = text(rule, "/metadata/namespace");
+        is_host(text(rule, "/spec/host"), namespace, service)
+    };
+    let mut rules: Vec<Value> = destination_rules.iter().filter(named).cloned().collect();
+    let all = rules.len();
+    if !rules.iter().any(|rule| is_for_everybody(rule, service)) {
+        rules.push(new_rule(service, destination_rules));
+    }
+    let mut changed = Vec::new();
+    for (at, mut rule) in rules.into_iter().enumerate() {
+        let added = edit_list(&mut rule, "subsets", |subsets| {
+            add_subsets(service, subsets, versions, weights)
+        })?;
+        if added || at >= all {
+            changed.push(rule);
         }
-        rule
+    }
+    Ok(changed)
+}
+
+/// A rule for every caller, under a name that no other has.
+fn new_rule(service: &Service, others: &[Value]) -> Value {
+    let mut rule = new_object("DestinationRule", service);
+    if let Some(spec) = rule.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("hosts");
+        spec.insert("host".to_owned(), json!(service.host.as_str()));
+    }
+    let taken = others.iter().any(|other| {
+        text(other, "/metadata/namespace") == service.namespace
+            && text(other, "/metadata/name") == service.name
     });
-    let added = edit_list(&mut rule, "subsets", |subsets| {
-        add_subsets(service, subsets, versions, weights)
-    })?;
-    Ok((rule, added || found.is_none()))
+    if taken && let Some(name) = rule.pointer_mut("/metadata/name") {
+        *name = json!(format!("{}-versions", service.name));
+    }
+    rule
 }
 
 /// Adds the subsets that are missing; says whether there were any.
@@ -289,6 +301,30 @@ fn add_subsets(
         changed = true;
     }
     Ok(changed)
+}
+
+/// The object to edit: of several the one that has the rule for `matches` already.
+fn serving<'a>(
+    service: &Service,
+    virtual_services: &'a [Value],
+    matches: &[(String, String)],
+) -> Option<&'a Value> {
+    let all = || virtual_services.iter().filter(|vs| serves(vs, service));
+    let has_rule = |vs: &&Value| {
+        let rules = vs.pointer("/spec/http").and_then(Value::as_array);
+        rules.is_some_and(|rules| position(rules, matches).is_some())
+    };
+    all().find(has_rule).or_else(|| all().next())
+}
+
+/// Whether `rule` is the service's word to all of its callers.
+fn is_for_everybody(rule: &Value, service: &Service) -> bool {
+    let namespace = text(rule, "/metadata/namespace");
+    let export = rule.pointer("/spec/exportTo").and_then(Value::as_array);
+    namespace == service.namespace
+        && is_host(text(rule, "/spec/host"), namespace, service)
+        && rule.pointer("/spec/workloadSelector").is_none()
+        && export.is_none_or(|to| to.is_empty() || to.iter().any(|to| to == "*"))
 }
 
 fn serves(virtual_service: &Value, service: &Service) -> bool {

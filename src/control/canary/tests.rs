@@ -18,6 +18,7 @@ fn reviews() -> Service {
         addresses: Vec::new(),
         headless: false,
         export: std::collections::BTreeSet::new(),
+        distribution: None,
         external: None,
         origin: Origin::default(),
     }
@@ -111,6 +112,56 @@ fn a_route_keeps_what_people_wrote() {
             "weight": 50,
         })
     );
+}
+
+#[test]
+fn whoever_has_a_rule_of_his_own_has_the_versions_too() {
+    let rule = |name: &str, namespace: &str, more: &str, subsets: &[&str]| {
+        let subsets: Vec<_> = subsets
+            .iter()
+            .map(|version| json!({ "name": version, "labels": { "version": version } }))
+            .collect();
+        let mut rule = json!({
+            "kind": "DestinationRule",
+            "metadata": { "name": name, "namespace": namespace },
+            "spec": { "host": "reviews.default.svc.cluster.local", "subsets": subsets },
+        });
+        if more == "private" {
+            rule["spec"]["exportTo"] = json!(["."]);
+        } else if more == "chosen" {
+            rule["spec"]["workloadSelector"] = json!({ "matchLabels": { "app": "a" } });
+        }
+        rule
+    };
+    let rules = [
+        rule("reviews", "default", "private", &["v1"]),
+        rule("some", "default", "chosen", &["v1", "v2"]),
+        rule("theirs", "other", "", &[]),
+    ];
+    let shift = shift(
+        &reviews(),
+        &[],
+        &rules,
+        &versions(),
+        &ask(&[("v1", 50), ("v2", 50)], &[]),
+    )
+    .unwrap();
+    let (route, rules) = shift.objects.split_last().unwrap();
+    assert_eq!(route["kind"], "VirtualService");
+    let names: Vec<&str> = rules
+        .iter()
+        .map(|rule| rule["metadata"]["name"].as_str().unwrap())
+        .collect();
+    // What is there already stays, and what is for some is not made everybody's.
+    assert_eq!(names, ["reviews", "theirs", "reviews-versions"]);
+    for rule in rules {
+        assert_eq!(
+            rule["spec"]["subsets"].as_array().unwrap().len(),
+            2,
+            "{rule}"
+        );
+    }
+    assert_eq!(rules[0]["spec"]["exportTo"], json!(["."]));
 }
 
 #[test]

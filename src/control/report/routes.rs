@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::routes::{BackendReport, RouteReport};
-use crate::mesh::route::{Action, Route, explain};
+use crate::api::routes::{BackendReport, FaultReport, MirrorReport, RouteReport};
+use crate::mesh::filter::{AbortWith, HttpFilter};
+use crate::mesh::route::{Action, Mirror, Route, Share, explain};
+use crate::mesh::view::Stream;
 use crate::mesh::{Health, Node, Router, Service, View, World};
 
 use super::short;
@@ -25,6 +27,13 @@ pub fn routes(
             continue;
         }
         for port in &service.ports {
+            let streams = world.streams(node, service, port);
+            if !port.protocol.is_http() && !streams.is_empty() {
+                let own = (short(service), port.port);
+                let streams = streams.iter().enumerate();
+                out.extend(streams.map(|of| carried(&view, &own, of, measured)));
+                continue;
+            }
             let Some(table) = view.routes.get(&port.port.to_string()) else {
                 continue;
             };
@@ -50,6 +59,35 @@ pub fn routes(
     out
 }
 
+/// A rule for bytes.
+fn carried(
+    view: &View,
+    (service, port): &(String, u16),
+    (index, stream): (usize, &Stream),
+    measured: &Measured,
+) -> RouteReport {
+    let sum: u64 = stream.clusters.iter().map(|(_, w)| u64::from(*w)).sum();
+    RouteReport {
+        service: service.clone(),
+        port: *port,
+        index,
+        name: String::new(),
+        matches: stream.matches.clone(),
+        action: "carry".to_owned(),
+        backends: stream
+            .clusters
+            .iter()
+            .map(|(cluster, weight)| backend(view, cluster, *weight, sum, measured))
+            .collect(),
+        mirrors: Vec::new(),
+        faults: Vec::new(),
+        origins: Vec::new(),
+        timeout_ms: None,
+        retries: 0,
+        origin: stream.origin.to_string(),
+    }
+}
+
 pub(super) fn describe(
     view: &View,
     service: &str,
@@ -57,6 +95,14 @@ pub(super) fn describe(
     (index, route): (usize, &Route),
     measured: &Measured,
 ) -> RouteReport {
+    let mirrors = match &route.action {
+        Action::Forward(forward) => forward
+            .mirrors
+            .iter()
+            .map(|mirror| self::mirror(view, mirror))
+            .collect(),
+        Action::Redirect(_) | Action::Respond(_) => Vec::new(),
+    };
     let (action, timeout, retries, backends) = match &route.action {
         Action::Forward(forward) => {
             let sum: u64 = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
@@ -77,7 +123,11 @@ pub(super) fn describe(
                 "redirect {} {}{}",
                 redirect.status,
                 redirect.authority.as_deref().unwrap_or(""),
-                redirect.path.as_deref().unwrap_or("")
+                redirect
+                    .path
+                    .as_ref()
+                    .or(redirect.prefix.as_ref())
+                    .map_or("", String::as_str)
             ),
             None,
             0,
@@ -93,9 +143,80 @@ pub(super) fn describe(
         matches: explain::narrowing(&route.matches),
         action,
         backends,
+        mirrors,
+        faults: faults(route),
+        origins: origins(route),
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         retries,
         origin: route.origin.to_string(),
+    }
+}
+
+/// Service and subset of a cluster, `outbound|PORT|SUBSET|HOST`, also of one that the view does not
+/// hold.
+fn parts(view: &View, name: &str) -> (String, String) {
+    let mut parts = name.split('|').skip(2);
+    let subset = parts.next().unwrap_or_default().to_owned();
+    let host = parts.next().unwrap_or_default();
+    let known = view.clusters.get(name);
+    let service = known
+        .and_then(|cluster| cluster.service.as_ref())
+        .map_or_else(
+            || host.trim_end_matches(".svc.cluster.local").to_owned(),
+            |service| format!("{}.{}", service.name, service.namespace),
+        );
+    (service, subset)
+}
+
+fn percent(share: Share) -> f64 {
+    let (parts, of) = (u64::from(share.parts), u64::from(share.of));
+    crate::aggregate::report::percent(parts, of).unwrap_or(0.0)
+}
+
+fn faults(route: &Route) -> Vec<FaultReport> {
+    let Action::Forward(forward) = &route.action else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for filter in &forward.filters {
+        let HttpFilter::Fault(fault) = filter else {
+            continue;
+        };
+        out.extend(fault.delay.map(|delay| FaultReport {
+            what: format!("delay {}ms", delay.time.as_millis()),
+            percent: percent(delay.share),
+        }));
+        out.extend(fault.abort.map(|abort| FaultReport {
+            what: match abort.with {
+                AbortWith::Http(status) => format!("abort {status}"),
+                AbortWith::Grpc(status) => format!("abort grpc-status {status}"),
+            },
+            percent: percent(abort.share),
+        }));
+    }
+    out
+}
+
+fn origins(route: &Route) -> Vec<String> {
+    let Action::Forward(forward) = &route.action else {
+        return Vec::new();
+    };
+    let policies = forward.filters.iter().filter_map(|filter| match filter {
+        HttpFilter::Cors(policy) => Some(&policy.origins),
+        _ => None,
+    });
+    policies.flatten().map(ToString::to_string).collect()
+}
+
+fn mirror(view: &View, mirror: &Mirror) -> MirrorReport {
+    let (service, subset) = parts(view, &mirror.cluster);
+    MirrorReport {
+        cluster: mirror.cluster.clone(),
+        service,
+        subset,
+        percent: percent(mirror.share),
+        invalid: (!view.clusters.contains_key(&mirror.cluster))
+            .then(|| "the destination does not exist; nothing is copied".to_owned()),
     }
 }
 
@@ -105,16 +226,7 @@ fn backend(view: &View, name: &str, weight: u32, sum: u64, measured: &Measured) 
         .endpoints
         .get(name)
         .map_or(&[][..], |assignment| &assignment.endpoints);
-    // outbound|PORT|SUBSET|HOST, also for clusters that the view does not hold.
-    let mut parts = name.split('|').skip(2);
-    let subset = parts.next().unwrap_or_default().to_owned();
-    let host = parts.next().unwrap_or_default();
-    let service = cluster
-        .and_then(|cluster| cluster.service.as_ref())
-        .map_or_else(
-            || host.trim_end_matches(".svc.cluster.local").to_owned(),
-            |service| format!("{}.{}", service.name, service.namespace),
-        );
+    let (service, subset) = parts(view, name);
     let versions: Vec<&str> = endpoints
         .iter()
         .map(|endpoint| endpoint.workload.version.as_str())

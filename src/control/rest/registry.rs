@@ -119,7 +119,8 @@ pub(super) async fn register_self(
         &instance.name,
     )
     .await?;
-    if let Some(problem) = control.index.impostor(instance).await {
+    let completed = control.index.completed(instance).await?;
+    if let Some(problem) = control.index.impostor(&completed).await {
         return Err(problem.into());
     }
     register(control, Json(registration)).await

@@ -88,14 +88,13 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
                 );
             }
         }
-        let Some(destination) = world.config.destination(&service.host) else {
-            continue;
-        };
         // A wildcard's subsets are for whichever services have them.
-        if !world.config.destinations.contains_key(&service.host) {
-            continue;
-        }
-        for (name, subset) in &destination.subsets {
+        let rules = world.config.destinations.of(&service.host);
+        let subsets = rules.iter().flat_map(|rule| {
+            let named = rule.subsets.iter();
+            named.map(move |(name, subset)| (&rule.origin, name, subset))
+        });
+        for (origin, name, subset) in subsets {
             if !behind
                 .iter()
                 .any(|instance| selects(&subset.labels, &instance.labels))
@@ -109,7 +108,7 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
                     Finding::new(
                         Severity::Warning,
                         SUBSET_EMPTY,
-                        &destination.origin,
+                        origin,
                         format!(
                             "subset {name:?} of service {} chooses no instance ({})",
                             service.name,

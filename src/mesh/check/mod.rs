@@ -6,6 +6,9 @@
 mod endpoints;
 mod ports;
 mod shadowed;
+mod sidecars;
+
+pub(crate) use shadowed::covers;
 
 use super::{Finding, World};
 
@@ -15,6 +18,7 @@ pub fn run(world: &World) -> Vec<Finding> {
     endpoints::check(world, &mut findings);
     ports::check(world, &mut findings);
     shadowed::check(world, &mut findings);
+    sidecars::check(world, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

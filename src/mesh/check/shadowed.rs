@@ -19,16 +19,22 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
                 "" => "the rule".to_owned(),
                 name => format!("rule {name:?}"),
             };
+            let own = &rule.route.origin;
+            // Several objects may have rules for one host.
+            let place = if (&at.namespace, &at.name) == (&own.namespace, &own.name) {
+                format!("at line {}", at.line)
+            } else {
+                format!("of {at}")
+            };
             findings.push(
                 Finding::new(
                     Severity::Warning,
                     UNREACHABLE,
                     &rule.route.origin,
                     format!(
-                        "no request reaches {}: {} at line {} takes all of them",
+                        "no request reaches {}: {} {place} takes all of them",
                         name(rule),
                         name(earlier),
-                        at.line
                     ),
                 )
                 .at("spec.http")
@@ -44,7 +50,10 @@ fn takes(earlier: &Rule, later: &Rule) -> bool {
     let port = earlier.port.is_none() || earlier.port == later.port;
     let namespace =
         earlier.source.namespace.is_none() || earlier.source.namespace == later.source.namespace;
+    let (seen, needed) = (&earlier.source.namespaces, &later.source.namespaces);
+    let everywhere = seen.is_empty() || (!needed.is_empty() && needed.is_subset(seen));
     port && namespace
+        && everywhere
         && selects(&earlier.source.labels, &later.source.labels)
         && covers(&earlier.route.matches, &later.route.matches)
 }

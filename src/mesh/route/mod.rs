@@ -186,9 +186,9 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// Replaces the whole path.
     pub path: Option<String>,
-    /// The port of the request, which is known where a table is made: a view has it in `port`.
+    /// Replaces the prefix that matched, where no whole path is given.
     #[serde(skip_serializing_if = "is_default")]
-    pub port_of_request: bool,
+    pub prefix: Option<String>,
 }
 
 /// Answering by itself.

@@ -1,7 +1,5 @@
 //! What becomes of a request's target: rewritten for the endpoint, or a place to send the caller to.
 
-use std::borrow::Cow;
-
 use super::matching::split_query;
 use super::router::without_port;
 use super::{PathMatch, PathRewrite, Redirect};
@@ -43,32 +41,54 @@ pub fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, target: &[u8]) -> V
     out
 }
 
-/// Where a caller that asked `authority` for `target` is sent.
-pub fn location(redirect: &Redirect, authority: &[u8], target: &[u8]) -> String {
-    let (path, query) = split_query(target);
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
-    let host = match &redirect.authority {
-        Some(host) => Cow::Borrowed(host.as_str()),
-        None => String::from_utf8_lossy(authority),
-    };
-    let mut location = format!("{scheme}://");
+/// The port that a scheme means without saying it.
+fn usual(scheme: &str) -> u16 {
+    if scheme == "https" { 443 } else { 80 }
+}
+
+/// Where a caller is sent that asked, by a scheme, a host for a target; the path had matched by
+/// `matched`.
+pub fn location(
+    redirect: &Redirect,
+    matched: &PathMatch,
+    (asked, authority, target): (&str, &[u8], &[u8]),
+) -> String {
+    let scheme = redirect.scheme.as_deref().unwrap_or(asked);
+    let host = redirect
+        .authority
+        .as_ref()
+        .map_or(authority, |host| host.as_bytes());
+    let name = without_port(host);
+    let written = host.get(name.len() + 1..).unwrap_or_default();
+    // What only said the scheme's own port says nothing under another scheme (Envoy).
+    let stale = scheme != asked && written == itoa::Buffer::new().format(usual(asked)).as_bytes();
+    let mut location = format!("{scheme}://").into_bytes();
     match redirect.port {
         Some(port) => {
-            let name = without_port(host.as_bytes());
-            location.push_str(&String::from_utf8_lossy(name));
-            location.push(':');
-            location.push_str(itoa::Buffer::new().format(port));
+            location.extend_from_slice(name);
+            if port != usual(scheme) {
+                location.push(b':');
+                location.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+            }
         }
-        None => location.push_str(&host),
+        None if stale => location.extend_from_slice(name),
+        None => location.extend_from_slice(host),
     }
-    match &redirect.path {
-        Some(path) => location.push_str(path),
-        None => location.push_str(&String::from_utf8_lossy(path)),
+    match (&redirect.path, &redirect.prefix) {
+        (Some(path), _) => {
+            location.extend_from_slice(path.as_bytes());
+            if let Some(query) = split_query(target).1 {
+                location.push(b'?');
+                location.extend_from_slice(query);
+            }
+        }
+        (None, Some(prefix)) => {
+            let rewrite = PathRewrite::Prefix(prefix.clone());
+            location.extend_from_slice(&rewritten(&rewrite, matched, target));
+        }
+        (None, None) => location.extend_from_slice(target),
     }
-    if let Some(query) = query {
-        location.push('?');
-        location.push_str(&String::from_utf8_lossy(query));
-    }
+    let mut location = String::from_utf8_lossy(&location).into_owned();
     location.retain(|c| !c.is_control());
     location
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Common, external};
-use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, UpstreamProtocol};
+use super::common::Scope;
+use super::external;
+use crate::mesh::cluster::{ClientTls, Limits, LocalityBalancing, ServiceRef, UpstreamProtocol};
+use crate::mesh::locality::{Called, Place, Ranks, rank};
+use crate::mesh::origination::{NameMatch, Named, Origination};
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
@@ -20,12 +23,18 @@ use crate::mesh::{
 /// Istio's default.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) fn common(world: &World) -> Common {
-    let index = Selection::new(world);
-    let mut common = Common::default();
-    for service in world.config.services.values() {
-        let backends = index.select(service);
-        let destination = world.config.destination(&service.host);
+/// A service, and what stands behind it.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) service: Arc<Service>,
+    backends: Vec<Arc<Instance>>,
+    /// Who they may be.
+    accounts: Vec<SpiffeId>,
+}
+
+impl Parts {
+    pub(super) fn new(world: &World, index: &Selection<'_>, service: &Arc<Service>) -> Self {
+        let backends: Vec<Arc<Instance>> = index.select(service).into_iter().cloned().collect();
         let mut accounts: Vec<SpiffeId> = backends
             .iter()
             .map(|instance| instance.identity(&world.config.trust_domain))
@@ -33,48 +42,123 @@ pub(super) fn common(world: &World) -> Common {
             .collect();
         accounts.sort();
         accounts.dedup();
-        for port in &service.ports {
+        Self {
+            service: Arc::clone(service),
+            backends,
+            accounts,
+        }
+    }
+
+    /// Whether anything tells its endpoints apart by place.
+    pub(super) fn has_places(&self) -> bool {
+        let entries = self.service.external.iter().flat_map(|own| &own.endpoints);
+        self.backends.len() + entries.count() > 1
+    }
+
+    /// Adds its clusters as `rule` has them for callers at `place`.
+    pub(super) fn add(
+        &self,
+        world: &World,
+        rule: Option<&Destination>,
+        place: Place<'_>,
+        into: &mut Scope,
+    ) {
+        for port in &self.service.ports {
             if port.protocol == Protocol::Udp {
                 continue;
             }
-            let mut add = |subset: &str, labels: Option<&BTreeMap<String, String>>| {
-                let mut cluster = cluster(service, port, subset, destination, &accounts);
-                if let Some(outside) = &service.external {
-                    let assignment = external::place(&mut cluster, outside, port, labels);
-                    let name = cluster.name.clone();
-                    common
-                        .endpoints
-                        .extend(assignment.map(|endpoints| (name.clone(), Arc::new(endpoints))));
-                    common.clusters.insert(name, Arc::new(cluster));
-                    return;
-                }
-                let endpoints = backends
-                    .iter()
-                    .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
-                    .filter_map(|instance| endpoint(world, instance, &port.target))
-                    .collect();
-                if cluster.kind == ClusterKind::Discovered {
-                    common
-                        .endpoints
-                        .insert(cluster.name.clone(), Arc::new(Assignment::new(endpoints)));
-                }
-                common
-                    .clusters
-                    .insert(cluster.name.clone(), Arc::new(cluster));
-            };
-            add("", None);
-            for (name, subset) in destination.iter().flat_map(|d| &d.subsets) {
-                add(name, Some(&subset.labels));
+            self.add_cluster(world, port, ("", None), (rule, place), into);
+            for (name, subset) in rule.iter().flat_map(|rule| &rule.subsets) {
+                self.add_cluster(world, port, (name, Some(subset)), (rule, place), into);
             }
         }
     }
-    common
+
+    fn add_cluster(
+        &self,
+        world: &World,
+        port: &ServicePort,
+        (name, subset): (&str, Option<&Subset>),
+        (rule, place): (Option<&Destination>, Place<'_>),
+        into: &mut Scope,
+    ) {
+        let policy = rule
+            .map(|rule| effective(rule, subset, port.port))
+            .unwrap_or_default();
+        let labels = subset.map(|subset| &subset.labels);
+        let mut cluster = cluster(&self.service, port, name, &policy, &self.accounts);
+        let called = Called {
+            policy: &policy,
+            distribution: self.service.distribution,
+        };
+        let ranking = Ranking { called, place };
+        let assignment = if let Some(outside) = &self.service.external {
+            external::place(&mut cluster, outside, port, (labels, ranking))
+        } else {
+            let members = self
+                .backends
+                .iter()
+                .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
+                .filter_map(|instance| {
+                    let endpoint = endpoint(world, instance, port)?;
+                    Some((endpoint, &instance.labels))
+                });
+            let discovered = cluster.kind == ClusterKind::Discovered;
+            discovered.then(|| ranking.assign(members.collect()))
+        };
+        let name = cluster.name.clone();
+        into.endpoints
+            .extend(assignment.map(|endpoints| (name.clone(), Arc::new(endpoints))));
+        into.clusters.insert(name, Arc::new(cluster));
+    }
 }
 
-fn endpoint(world: &World, instance: &Instance, target: &TargetPort) -> Option<Endpoint> {
-    let port = match target {
-        TargetPort::Number(port) => *port,
-        TargetPort::Name(name) => *instance.port_names.get(name)?,
+/// How endpoints are ranked for a caller.
+#[derive(Clone, Copy)]
+pub(super) struct Ranking<'a> {
+    called: Called<'a>,
+    place: Place<'a>,
+}
+
+impl Ranking<'_> {
+    /// The endpoints that get something, each with the labels of its workload, in their ranks.
+    pub(super) fn assign(&self, members: Vec<(Endpoint, &BTreeMap<String, String>)>) -> Assignment {
+        let Ranks {
+            priorities,
+            weights,
+        } = self.ranks(members.iter().map(|(endpoint, labels)| (endpoint, *labels)));
+        let ranked = members.into_iter().zip(priorities);
+        let endpoints = ranked.filter_map(|((endpoint, _), priority)| {
+            Some(Endpoint {
+                priority: priority?,
+                ..endpoint
+            })
+        });
+        Assignment {
+            locality_weights: weights,
+            ..Assignment::new(endpoints.collect())
+        }
+    }
+
+    pub(super) fn ranks<'b>(
+        &self,
+        members: impl Iterator<Item = (&'b Endpoint, &'b BTreeMap<String, String>)>,
+    ) -> Ranks {
+        let members: Vec<(Place<'b>, u32)> = members
+            .map(|(endpoint, labels)| {
+                let locality = &endpoint.locality;
+                (Place { locality, labels }, endpoint.weight)
+            })
+            .collect();
+        rank(self.called, self.place, &members)
+    }
+}
+
+fn endpoint(world: &World, instance: &Instance, of: &ServicePort) -> Option<Endpoint> {
+    let port = match (instance.service_ports.get(&of.name), &of.target) {
+        (Some(own), _) => *own,
+        (None, TargetPort::Number(port)) => *port,
+        (None, TargetPort::Name(name)) => *instance.port_names.get(name)?,
     };
     let mode = world
         .config
@@ -103,17 +187,26 @@ fn cluster(
     service: &Service,
     port: &ServicePort,
     subset: &str,
-    destination: Option<&Arc<Destination>>,
+    policy: &TrafficPolicy,
     accounts: &[SpiffeId],
 ) -> Cluster {
-    let policy = destination
-        .map(|destination| effective(destination, destination.subsets.get(subset), port.port))
-        .unwrap_or_default();
-    let pool = policy.connection_pool.unwrap_or_default();
-    let balancer = *policy.load_balancer.unwrap_or_default();
-    let tls = |required| ClientTls {
-        sni: format!("outbound_.{}_.{subset}_.{}", port.port, service.host),
-        principals: accounts.to_vec(),
+    let called = Called {
+        policy,
+        distribution: service.distribution,
+    };
+    let pool = policy.connection_pool.clone().unwrap_or_default();
+    let balancer = *policy.load_balancer.clone().unwrap_or_default();
+    let tls = |sni: &str, principals: &[SpiffeId], required| ClientTls {
+        sni: if sni.is_empty() {
+            format!("outbound_.{}_.{subset}_.{}", port.port, service.host)
+        } else {
+            sni.to_owned()
+        },
+        principals: if principals.is_empty() {
+            accounts.to_vec()
+        } else {
+            principals.to_vec()
+        },
         required,
     };
     // Outside the mesh nobody has a certificate of it.
@@ -121,7 +214,7 @@ fn cluster(
         .external
         .as_ref()
         .filter(|outside| !outside.internal);
-    let mtls = policy.tls.or(outside.map(|_| TlsPolicy::Disable));
+    let secured = policy.tls.clone().or(outside.map(|_| TlsPolicy::Disable));
     Cluster {
         name: Cluster::outbound_name(port.port, subset, &service.host),
         kind: if balancer.passthrough {
@@ -139,32 +232,62 @@ fn cluster(
         load_balancer: balancer.policy,
         balancing: Balancing {
             panic_threshold: policy.panic_threshold.unwrap_or_default(),
+            locality: if called.is_weighted() {
+                LocalityBalancing::Weighted
+            } else {
+                LocalityBalancing::None
+            },
             ..balancer.balancing
         },
-        protocol: upstream(port.protocol, &pool, mtls),
-        tls: match mtls {
-            Some(TlsPolicy::Disable) => None,
-            Some(TlsPolicy::Mutual) => Some(tls(true)),
-            None => Some(tls(false)),
+        protocol: upstream(port.protocol, &pool, secured.as_ref()),
+        tls: match &secured {
+            Some(TlsPolicy::Disable | TlsPolicy::Originate(_)) => None,
+            Some(TlsPolicy::Mutual { sni, principals }) => Some(tls(sni, principals, true)),
+            None => Some(tls("", &[], false)),
+        },
+        origination: match secured {
+            Some(TlsPolicy::Originate(how)) => Some(originate(*how, service)),
+            _ => None,
         },
         connect_timeout: pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         limits: Limits {
             retry_budget: policy.retry_budget,
             ..pool.limits
         },
-        outlier: policy.outlier,
+        outlier: policy.outlier.clone(),
         proxy_protocol: policy.proxy_protocol,
         ..Cluster::default()
     }
 }
 
-fn upstream(protocol: Protocol, pool: &ConnectionPool, tls: Option<TlsPolicy>) -> UpstreamProtocol {
+/// The names that an entry gives its hosts count where the rule gives none.
+fn originate(mut how: Origination, service: &Service) -> Box<Origination> {
+    let known = service.external.iter().flat_map(|own| &own.names);
+    let known: Vec<NameMatch> = known.cloned().map(NameMatch::Exact).collect();
+    if let Some(verify) = &mut how.verify
+        && !known.is_empty()
+    {
+        match &mut verify.names {
+            Named::Any(names) if !names.is_empty() => {}
+            names => *names = Named::Any(known),
+        }
+    }
+    Box::new(how)
+}
+
+fn upstream(
+    protocol: Protocol,
+    pool: &ConnectionPool,
+    tls: Option<&TlsPolicy>,
+) -> UpstreamProtocol {
     match (protocol, pool.h2_upgrade) {
         (Protocol::Http2 | Protocol::Grpc, _) => UpstreamProtocol::Http2,
         _ if pool.use_client_protocol => UpstreamProtocol::Downstream,
         (_, H2Upgrade::Always) => UpstreamProtocol::Http2,
         (Protocol::Auto, _) => UpstreamProtocol::Downstream,
-        (Protocol::Http, H2Upgrade::Default) if tls != Some(TlsPolicy::Disable) => {
+        (Protocol::Http, H2Upgrade::Default)
+            if matches!(tls, None | Some(TlsPolicy::Mutual { .. })) =>
+        {
             UpstreamProtocol::Negotiated
         }
         _ => UpstreamProtocol::Http1,

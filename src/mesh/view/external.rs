@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::cluster::Ranking;
 use crate::mesh::dns::{Family, Lookup, Names, Target};
-use crate::mesh::service::{Entry, External, Resolution, TargetPort};
+use crate::mesh::locality::Ranks;
+use crate::mesh::service::{Entry, External, Resolution, TargetPort, speaks_mtls};
 use crate::mesh::world::selects;
 use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint, Service, ServicePort, SpiffeId};
-
-/// Istio's label of endpoints that speak the mesh's mTLS.
-const TLS_MODE: &str = "security.istio.io/tlsMode";
 
 /// How names are asked for: every minute as Istio does, or as their answers say, and soon again when
 /// nobody answers. IPv4 goes first, as there are more hosts without IPv6 than without that.
@@ -28,24 +27,10 @@ pub(super) fn place(
     cluster: &mut Cluster,
     external: &External,
     port: &ServicePort,
-    labels: Option<&BTreeMap<String, String>>,
+    (labels, ranking): (Option<&BTreeMap<String, String>>, Ranking<'_>),
 ) -> Option<Assignment> {
     let chosen = |entry: &&Entry| labels.is_none_or(|labels| selects(labels, &entry.labels));
     let entries = external.endpoints.iter().filter(chosen);
-    let names = |logical, entries: Vec<(&str, Endpoint)>| {
-        ClusterKind::Dns(Box::new(Names {
-            logical,
-            lookup: LOOKUP,
-            targets: entries
-                .into_iter()
-                .map(|(host, endpoint)| Target {
-                    host: host.to_owned(),
-                    endpoint,
-                })
-                .collect(),
-            rest: Assignment::default(),
-        }))
-    };
     match external.resolution {
         Resolution::None => {
             cluster.kind = ClusterKind::OriginalDestination;
@@ -55,31 +40,60 @@ pub(super) fn place(
             cluster.kind = ClusterKind::Discovered;
             let endpoints = entries.filter_map(|entry| {
                 let address = entry.address.parse().ok()?;
-                Some(endpoint(entry, address, port))
+                Some((endpoint(entry, address, port), &entry.labels))
             });
-            Some(Assignment::new(endpoints.collect()))
+            Some(ranking.assign(endpoints.collect()))
         }
         Resolution::Dns | Resolution::DnsRoundRobin => {
             let logical = external.resolution == Resolution::DnsRoundRobin;
-            let mut targets: Vec<(&str, Endpoint)> = entries
-                .map(|entry| {
-                    (
-                        entry.address.as_str(),
-                        endpoint(entry, Target::NOWHERE, port),
-                    )
-                })
-                .collect();
             let host = cluster.service.as_ref().map(|service| service.host.clone());
-            if let Some(host) = host.as_ref().filter(|_| external.endpoints.is_empty()) {
-                let own = Entry {
+            let own = host
+                .filter(|_| external.endpoints.is_empty())
+                .map(|host| Entry {
+                    address: host.to_string(),
                     weight: 1,
                     ..Entry::default()
-                };
-                targets.push((host.as_str(), endpoint(&own, Target::NOWHERE, port)));
-            }
-            cluster.kind = names(logical, targets);
+                });
+            let entries: Vec<&Entry> = entries.chain(&own).collect();
+            cluster.kind = ClusterKind::Dns(Box::new(names(logical, &entries, port, ranking)));
             None
         }
+    }
+}
+
+fn names(logical: bool, entries: &[&Entry], port: &ServicePort, ranking: Ranking<'_>) -> Names {
+    let found = entries
+        .iter()
+        .map(|entry| endpoint(entry, Target::NOWHERE, port));
+    let found: Vec<Endpoint> = found.collect();
+    let members = found.iter().zip(entries);
+    let Ranks {
+        priorities,
+        weights,
+    } = ranking.ranks(members.map(|(endpoint, entry)| (endpoint, &entry.labels)));
+    let ranked = found.into_iter().zip(entries).zip(priorities);
+    let mut targets: Vec<Target> = ranked
+        .filter_map(|((endpoint, entry), priority)| {
+            Some(Target {
+                host: entry.address.clone(),
+                endpoint: Endpoint {
+                    priority: priority?,
+                    ..endpoint
+                },
+            })
+        })
+        .collect();
+    // As they stand on the wire.
+    targets
+        .sort_by_cached_key(|target| (target.endpoint.priority, target.endpoint.locality.clone()));
+    Names {
+        logical,
+        lookup: LOOKUP,
+        targets,
+        rest: Assignment {
+            locality_weights: weights,
+            ..Assignment::default()
+        },
     }
 }
 
@@ -92,10 +106,7 @@ fn endpoint(entry: &Entry, address: IpAddr, port: &ServicePort) -> Endpoint {
     Endpoint {
         locality: entry.locality.clone(),
         weight: entry.weight.max(1),
-        mtls: entry
-            .labels
-            .get(TLS_MODE)
-            .is_some_and(|mode| mode == "istio"),
+        mtls: speaks_mtls(&entry.labels, &entry.account),
         ..Endpoint::at(SocketAddr::new(address, number))
     }
 }

@@ -40,13 +40,15 @@ const HTTP_ALPN: [&str; 6] = [
 ];
 const TCP_ALPN: [&str; 1] = ["istio"];
 
-pub(super) fn add(world: &World, node: &Node, view: &mut View) {
+/// `declared`: the node's ports say what is spoken, whatever services in front of them say.
+pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
     let ports = ports(world, node);
     let protocol = |application: &Application| {
         ports
             .get(&application.port)
             .map(|front| front.protocol)
             .filter(|protocol| *protocol != Protocol::Auto)
+            .filter(|_| !declared || application.protocol == Protocol::Auto)
             .unwrap_or(application.protocol)
     };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
@@ -253,6 +255,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
         matches: on(Some(Transport::Tls), alpn),
         tls: Some(ServerTls {
             alpn: offered.iter().map(|name| (*name).to_owned()).collect(),
+            own: None,
         }),
         action: action.clone(),
         filters: Vec::new(),

@@ -2,12 +2,18 @@
 //!
 //! [`World::view`] is total and deterministic: the same world and node give the same view, and a
 //! broken reference becomes a route to a cluster that the view does not hold, which answers 503.
-//! Clusters and endpoints are the same for every proxy, so [`World::common`] makes them once a world.
+//! Clusters and endpoints are the same for most proxies, so [`World::common`] makes them once a world.
 
 mod cluster;
+mod common;
 mod external;
 mod inbound;
+mod node;
 mod outbound;
+mod scope;
+mod streams;
+
+pub use common::Common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +22,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
-use super::{Assignment, Cluster, Listener, Node, NodeKind, RouteTable, World};
+use super::{
+    Assignment, Cluster, Listener, Node, NodeKind, RouteTable, Secret, Service, ServicePort, World,
+    sidecar,
+};
+pub use streams::Stream;
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
 /// must dirty one assignment and nothing else.
@@ -31,15 +41,9 @@ pub struct View {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// By cluster name.
     pub endpoints: BTreeMap<String, Arc<Assignment>>,
-}
-
-/// What is the same for every proxy of a world.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Common {
-    /// By name.
-    pub clusters: BTreeMap<String, Arc<Cluster>>,
-    /// By cluster name.
-    pub endpoints: BTreeMap<String, Arc<Assignment>>,
+    /// Credentials that listeners name, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Arc<Secret>>,
 }
 
 /// Istio's default for connections that only carry bytes.
@@ -48,7 +52,7 @@ const TCP_IDLE: Duration = Duration::from_hours(1);
 impl World {
     /// Clusters and endpoints, for [`World::view_with`].
     pub fn common(&self) -> Common {
-        cluster::common(self)
+        Common::new(self)
     }
 
     /// Everything that the proxy of `node` needs.
@@ -56,17 +60,42 @@ impl World {
         self.view_with(&self.common(), node)
     }
 
+    /// The rules for bytes of `node` to a port of `service`; none where they go to the service itself.
+    pub fn streams(&self, node: &Node, service: &Service, port: &ServicePort) -> Vec<Stream> {
+        streams::described(&self.config, node, service, port)
+    }
+
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
+        let node = &*node::completed(self, node);
+        let mut scope = common.of(self, node);
+        // What a gateway listens on is its own objects' business.
+        let sidecar = (node.kind == NodeKind::Sidecar)
+            .then(|| sidecar::of(&self.config.sidecars, node))
+            .flatten();
+        let known = sidecar.map(|(at, sidecar)| common.known(self, (at, sidecar), node));
+        if let Some(known) = &known {
+            scope
+                .clusters
+                .retain(|_, cluster| scope::holds(known, cluster));
+            let clusters = &scope.clusters;
+            scope
+                .endpoints
+                .retain(|name, _| clusters.contains_key(name));
+        }
         let mut view = View {
-            clusters: common.clusters.clone(),
-            endpoints: common.endpoints.clone(),
+            clusters: scope.clusters,
+            endpoints: scope.endpoints,
             ..View::default()
         };
-        // What a gateway listens on is its own objects' business.
         if node.kind == NodeKind::Sidecar {
-            outbound::add(self, node, &mut view);
-            inbound::add(self, node, &mut view);
+            outbound::add(known.as_deref().unwrap_or(self), node, &mut view);
+            match sidecar.filter(|(_, sidecar)| !sidecar.ingress.is_empty()) {
+                Some((_, sidecar)) => {
+                    inbound::add(self, &scope::ports(node, sidecar), true, &mut view);
+                }
+                None => inbound::add(self, node, false, &mut view),
+            }
         }
         view
     }

@@ -8,18 +8,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::cluster::{CONNECT_TIMEOUT, effective};
-use super::{TCP_IDLE, View, tcp_chain};
+use super::{View, streams, tcp_chain};
 use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::http::Upgrades;
 use crate::mesh::listener::{
-    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, TcpOptions,
-    Transport,
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions,
 };
 use crate::mesh::route::{
-    Action, Forward, HashPolicy, HeaderEdits, Match, Respond, Retry, WeightedCluster,
+    Action, Forward, HashPolicy, HeaderEdits, Match, Mirror, Respond, Retry, WeightedCluster,
 };
 use crate::mesh::service::Resolution;
-use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, selects};
+use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, SourceMatch, selects};
 use crate::mesh::{
     Cluster, ClusterKind, Hostname, HttpOptions, Listener, Node, Origin, Protocol, Route,
     RouteTable, Service, ServicePort, VirtualHost, World,
@@ -59,7 +59,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
                 codec: HttpCodec::Auto,
                 options: Arc::new(explicit()),
             },
-            filters: Vec::new(),
+            filters: places(),
             limits: ChainLimits::default(),
         };
         (Vec::new(), chain)
@@ -81,6 +81,15 @@ fn explicit() -> HttpOptions {
     let mut options = HttpOptions::default();
     options.upgrades.0.push(Upgrades::CONNECT.to_owned());
     options
+}
+
+/// Where the filters of routes act. Every chain has them (as Istio's do), so that a rule is in force
+/// on connections that were there before it; without a rule they cost nothing.
+fn places() -> Vec<HttpFilter> {
+    vec![
+        HttpFilter::Cors(Arc::default()),
+        HttpFilter::Fault(Arc::default()),
+    ]
 }
 
 /// A cluster that stands for no service.
@@ -127,12 +136,13 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
         // Bytes for whatever address callers mean.
         let mut open = None;
         for (service, service_port) in &services {
-            if service_port.protocol == Protocol::Tls && service.external.is_some() {
-                chains.push(by_server_name(service, port));
-            }
             match service_port.protocol {
                 Protocol::Http | Protocol::Http2 | Protocol::Grpc => http = true,
                 Protocol::Auto if service.addresses.is_empty() => guess = true,
+                // Whoever splits bytes means bytes, unless requests have rules too.
+                Protocol::Auto if splits(config, node, service, service_port) => {
+                    chains.extend(streams::chains(config, node, service, service_port).chains);
+                }
                 Protocol::Auto => {
                     let cluster = Cluster::outbound_name(port, "", &service.host);
                     chains.push(at_addresses(
@@ -145,21 +155,10 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                         },
                     ));
                 }
-                Protocol::Tcp if goes_anywhere(service) => {
-                    open.get_or_insert_with(|| Cluster::outbound_name(port, "", &service.host));
-                }
-                // Without an address of its own nothing tells its connections from others.
-                _ if service.addresses.is_empty() => {}
-                _ => {
-                    let cluster = Cluster::outbound_name(port, "", &service.host);
-                    chains.push(at_addresses(
-                        service,
-                        port,
-                        ChainAction::Tcp {
-                            clusters: vec![(cluster, 1)],
-                            options: TcpOptions::idle(TCP_IDLE),
-                        },
-                    ));
+                Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
+                    let streams = streams::chains(config, node, service, service_port);
+                    chains.extend(streams.chains);
+                    open = open.or(streams.open);
                 }
             }
         }
@@ -185,16 +184,17 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 },
                 tls: None,
                 action,
-                filters: Vec::new(),
+                filters: places(),
                 limits: ChainLimits::default(),
             });
         }
-        if let Some(cluster) = open.filter(|_| !http && !guess) {
+        if let Some(clusters) = open.filter(|_| !http && !guess) {
             let matches = ChainMatch {
                 port: Some(port),
                 ..ChainMatch::default()
             };
-            chains.push(tcp_chain(&format!("0.0.0.0_{port}"), matches, &cluster));
+            let name = format!("0.0.0.0_{port}");
+            chains.push(streams::weighted(&name, matches, clusters));
         }
         if services.iter().any(|(_, port)| routed(port)) || http {
             view.add_routes(port_table(config, node, port, &services));
@@ -214,22 +214,21 @@ fn seen<'a>(config: &'a Config, node: &Node) -> impl Iterator<Item = &'a Service
 }
 
 /// Whether calls go to the address that their caller means, and no address tells them from others.
-fn goes_anywhere(service: &Service) -> bool {
+pub(super) fn goes_anywhere(service: &Service) -> bool {
     let external = service.external.as_ref();
     service.addresses.is_empty()
         && external.is_some_and(|external| external.resolution == Resolution::None)
 }
 
-/// TLS of the application's own, which says whom it is for wherever it goes.
-fn by_server_name(service: &Service, port: u16) -> Chain {
-    let matches = ChainMatch {
-        port: Some(port),
-        server_names: vec![service.host.to_string()],
-        transport: Some(Transport::Tls),
-        ..ChainMatch::default()
-    };
-    let cluster = Cluster::outbound_name(port, "", &service.host);
-    tcp_chain(&format!("{}_{port}_tls", service.host), matches, &cluster)
+/// Whether rules split the bytes to a port whose protocol nobody names, and none is for requests.
+fn splits(config: &Config, node: &Node, service: &Service, port: &ServicePort) -> bool {
+    let requests = config
+        .routes(&service.host, &node.namespace)
+        .is_some_and(|routes| {
+            let mut rules = routes.rules.iter();
+            rules.any(|rule| is_for(rule.port, &rule.source, node, port.port))
+        });
+    !requests && streams::rules(config, node, service, port).next().is_some()
 }
 
 fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
@@ -241,8 +240,11 @@ fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
             ..ChainMatch::default()
         },
         tls: None,
+        filters: match action {
+            ChainAction::Tcp { .. } => Vec::new(),
+            ChainAction::Http { .. } | ChainAction::Detect { .. } => places(),
+        },
         action,
-        filters: Vec::new(),
         limits: ChainLimits::default(),
     }
 }
@@ -378,11 +380,12 @@ impl Table {
     }
 }
 
-/// Hosts of rules that are no services, nor stand for any.
+/// Hosts of rules for requests that are no services, nor stand for any.
 fn foreign_hosts<'a>(config: &'a Config, node: &Node) -> Vec<&'a Hostname> {
     config
         .routes
         .iter()
+        .filter(|(_, routes)| !routes.rules.is_empty())
         .filter(|(_, routes)| routes.export.is_empty() || routes.export.contains(&node.namespace))
         .map(|(host, _)| host)
         .filter(|host| !config.services.keys().any(|service| host.covers(service)))
@@ -426,11 +429,17 @@ fn routes(
         .unwrap_or_default();
     let found: Vec<Route> = rules
         .iter()
-        .filter(|rule| is_for(rule, node, port))
-        .map(|rule| resolve(config, rule, port))
+        .filter(|rule| is_for(rule.port, &rule.source, node, port))
+        .map(|rule| resolve(config, node, rule, port))
         .collect();
     if !found.is_empty() || service_port.is_none() {
         return found;
+    }
+    let service = config.services.get(host);
+    if let (false, Some(service), Some(service_port)) = (requests, service, service_port)
+        && let Some(route) = streams::tunnel(config, node, service, service_port)
+    {
+        return vec![route];
     }
     vec![Route {
         name: "default".to_owned(),
@@ -438,13 +447,11 @@ fn routes(
         action: Action::Forward(Forward {
             clusters: vec![whole(Cluster::outbound_name(port, "", host))],
             retry: requests.then(Retry::default),
-            hash: hash(config, host, "", port),
+            hash: hash(config, node, (host, ""), port),
             ..Forward::default()
         }),
         headers: HeaderEdits::default(),
-        origin: config
-            .services
-            .get(host)
+        origin: service
             .map(|service| service.origin.clone())
             .unwrap_or_default(),
     }]
@@ -458,9 +465,10 @@ pub(super) fn whole(cluster: String) -> WeightedCluster {
     }
 }
 
-fn is_for(rule: &Rule, node: &Node, port: u16) -> bool {
-    let source = &rule.source;
-    rule.port.is_none_or(|wanted| wanted == port)
+/// Whether a rule for a port and for callers is for calls of `node` to `port`.
+pub(super) fn is_for(wanted: Option<u16>, source: &SourceMatch, node: &Node, port: u16) -> bool {
+    wanted.is_none_or(|wanted| wanted == port)
+        && (source.namespaces.is_empty() || source.namespaces.contains(&node.namespace))
         && source
             .namespace
             .as_ref()
@@ -468,10 +476,10 @@ fn is_for(rule: &Rule, node: &Node, port: u16) -> bool {
         && selects(&source.labels, &node.labels)
 }
 
-fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
+fn resolve(config: &Config, node: &Node, rule: &Rule, port: u16) -> Route {
     let mut route = rule.route.clone();
     if let Action::Redirect(redirect) = &mut route.action
-        && std::mem::take(&mut redirect.port_of_request)
+        && rule.redirect_to_port
     {
         redirect.port = Some(port);
     }
@@ -491,20 +499,35 @@ fn resolve(config: &Config, rule: &Rule, port: u16) -> Route {
         // Of several destinations each brings what its own policy hashes (Istio's choice).
         for target in rule.targets.iter().filter(|target| target.weight > 0) {
             let port = target_port(config, target, port);
-            for part in hash(config, &target.host, &target.subset, port) {
+            for part in hash(config, node, (&target.host, &target.subset), port) {
                 if !forward.hash.contains(&part) {
                     forward.hash.push(part);
                 }
             }
         }
+        forward.mirrors = rule
+            .mirrors
+            .iter()
+            .map(|mirror| Mirror {
+                cluster: target_cluster(config, &mirror.target, port),
+                share: mirror.share,
+                // Istio's choice, since 1.28.
+                plain_host: true,
+            })
+            .collect();
     }
     route
 }
 
-/// What is hashed of requests to a service.
-fn hash(config: &Config, host: &Hostname, subset: &str, port: u16) -> Vec<HashPolicy> {
+/// What is hashed of the node's requests to a service.
+fn hash(
+    config: &Config,
+    node: &Node,
+    (host, subset): (&Hostname, &str),
+    port: u16,
+) -> Vec<HashPolicy> {
     config
-        .destination(host)
+        .destination(host, node.into())
         .map(|destination| effective(destination, destination.subsets.get(subset), port))
         .and_then(|policy| policy.load_balancer)
         .map(|balancer| balancer.hash)
@@ -512,7 +535,7 @@ fn hash(config: &Config, host: &Hostname, subset: &str, port: u16) -> Vec<HashPo
 }
 
 /// A broken reference keeps its name: the view does not hold it, so requests there answer 503.
-fn target_cluster(config: &Config, target: &RouteTarget, port: u16) -> String {
+pub(super) fn target_cluster(config: &Config, target: &RouteTarget, port: u16) -> String {
     let port = target_port(config, target, port);
     Cluster::outbound_name(port, &target.subset, &target.host)
 }

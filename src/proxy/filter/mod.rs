@@ -6,20 +6,25 @@
 //! configuration can say, so a filter is a variant, not an object; an empty list costs one branch.
 
 pub(crate) mod bucket;
+pub(crate) mod cors;
+pub(crate) mod fault;
 pub(crate) mod gradient;
 pub(crate) mod rate_limit;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::mesh::filter::{HttpFilter, RateLimitRule};
+use crate::mesh::filter::{Cors, HttpFilter, RateLimitRule};
 use crate::mesh::route::Request;
 use crate::telemetry::Flag;
 
+use cors::Granted;
+use fault::Fault;
 use gradient::Gradient;
 use rate_limit::{Buckets, RateLimit};
 
@@ -28,6 +33,33 @@ use rate_limit::{Buckets, RateLimit};
 pub(crate) enum Filter {
     LocalRateLimit(Arc<RateLimit>),
     AdaptiveConcurrency(Arc<Adaptive>),
+    Fault(Arc<Fault>),
+    Cors(Arc<Cors>),
+}
+
+/// The filters of a chain, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Filters {
+    pub(crate) all: Vec<Filter>,
+    /// One of them does something of its own accord; else only routes give them anything to do.
+    acts: bool,
+}
+
+impl Filters {
+    /// `None` without any filter.
+    pub(crate) fn new(all: Vec<Filter>) -> Option<Arc<Self>> {
+        let acts = all.iter().any(|filter| match filter {
+            Filter::LocalRateLimit(_) | Filter::AdaptiveConcurrency(_) => true,
+            Filter::Fault(fault) => fault.acts(),
+            Filter::Cors(_) => false,
+        });
+        (!all.is_empty()).then(|| Arc::new(Self { all, acts }))
+    }
+
+    /// Whether there is anything to do for a route with these filters of its own.
+    pub(crate) fn act(&self, overrides: &[Filter]) -> bool {
+        self.acts || !overrides.is_empty()
+    }
 }
 
 /// A concurrency limit and its configuration.
@@ -49,6 +81,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                 (Filter::AdaptiveConcurrency(old), HttpFilter::AdaptiveConcurrency(config)) => {
                     old.config == *config
                 }
+                (Filter::Fault(old), HttpFilter::Fault(config)) => old.config == *config,
                 _ => false,
             });
             match (old, config) {
@@ -62,6 +95,8 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                         config: config.clone(),
                     }))
                 }
+                (None, HttpFilter::Cors(config)) => Filter::Cors(Arc::clone(config)),
+                (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
             }
         })
         .collect()
@@ -69,11 +104,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
 
 impl Filter {
     fn is_like(&self, other: &Self) -> bool {
-        matches!(
-            (self, other),
-            (Self::LocalRateLimit(_), Self::LocalRateLimit(_))
-                | (Self::AdaptiveConcurrency(_), Self::AdaptiveConcurrency(_))
-        )
+        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }
 
@@ -89,7 +120,7 @@ pub(crate) struct Asked<'r> {
     /// What its connection has of its own.
     pub(crate) own: &'r Own,
     /// Since the proxy began.
-    pub(crate) since: std::time::Duration,
+    pub(crate) since: Duration,
     pub(crate) now: Instant,
 }
 
@@ -112,7 +143,7 @@ impl Own {
     }
 }
 
-/// Why a filter refused a request.
+/// What a filter answers in the place of the application, mostly a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
@@ -131,6 +162,8 @@ pub(crate) struct Passed {
     permits: SmallVec<[Permit; 1]>,
     /// Added to the request.
     pub(crate) headers: Vec<(String, String)>,
+    /// A page of another origin gets the answer.
+    pub(crate) granted: Option<Box<Granted>>,
 }
 
 impl Passed {
@@ -148,7 +181,7 @@ struct Permit {
     adaptive: Arc<Adaptive>,
     begun: Instant,
     /// Since the proxy began.
-    since: std::time::Duration,
+    since: Duration,
     answered: Cell<bool>,
 }
 
@@ -159,39 +192,58 @@ impl Drop for Permit {
             return gradient.gone();
         }
         let took = self.begun.elapsed();
-        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(0);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(0);
         gradient.done(micros(took), micros(self.since + took), fastrand::f64());
     }
 }
 
-/// Runs `filters` over a request; `overrides` are the route's own.
+/// Runs `filters` over a request; `overrides` are the route's own. Whether it passes or not, it is
+/// to be held back for as long as `delay` says then.
 pub(crate) fn run(
     filters: &[Filter],
     overrides: &[Filter],
     asked: &Asked<'_>,
+    delay: &mut Duration,
 ) -> Result<Option<Passed>, Box<Refusal>> {
     let mut passed = Passed::default();
     for filter in filters {
         let own = overrides.iter().find(|own| own.is_like(filter));
-        match own.unwrap_or(filter) {
-            Filter::LocalRateLimit(limit) => limit.run(asked, &mut passed)?,
-            Filter::AdaptiveConcurrency(adaptive) => adaptive.run(asked, &mut passed)?,
+        let ran = match own.unwrap_or(filter) {
+            Filter::LocalRateLimit(limit) => limit.run(asked, &mut passed),
+            Filter::AdaptiveConcurrency(adaptive) => adaptive.run(asked, &mut passed, *delay),
+            Filter::Fault(fault) => fault.run(asked, delay, || fastrand::u32(..)),
+            Filter::Cors(policy) => cors::run(policy, asked, &mut passed),
+        };
+        if let Err(mut refusal) = ran {
+            // Pages may read why they are refused.
+            if let Some(granted) = &passed.granted {
+                granted.each(|name, value| {
+                    refusal.headers.push((name.to_owned(), value.to_owned()));
+                });
+            }
+            return Err(refusal);
         }
     }
-    let empty = passed.permits.is_empty() && passed.headers.is_empty();
+    let empty = passed.permits.is_empty() && passed.headers.is_empty() && passed.granted.is_none();
     Ok((!empty).then_some(passed))
 }
 
 impl Adaptive {
-    fn run(self: &Arc<Self>, asked: &Asked<'_>, passed: &mut Passed) -> Result<(), Box<Refusal>> {
+    /// What was held back before counts as not begun yet.
+    fn run(
+        self: &Arc<Self>,
+        asked: &Asked<'_>,
+        passed: &mut Passed,
+        delay: Duration,
+    ) -> Result<(), Box<Refusal>> {
         if !self.config.enabled {
             return Ok(());
         }
         if self.gradient.enter() {
             passed.permits.push(Permit {
                 adaptive: Arc::clone(self),
-                begun: asked.now,
-                since: asked.since,
+                begun: asked.now + delay,
+                since: asked.since + delay,
                 answered: Cell::new(false),
             });
             return Ok(());

@@ -399,7 +399,8 @@ mod tests {
             since: Duration::from_millis(millis),
             now: crate::rt::now(),
         };
-        run(std::slice::from_ref(filter), &[], &asked)
+        let mut delay = Duration::ZERO;
+        run(std::slice::from_ref(filter), &[], &asked, &mut delay)
             .map(|_| ())
             .map_err(|refused| refused.status)
     }

@@ -248,6 +248,7 @@ fn target(
         hostname: own.map(|own| own.hostname.clone()).unwrap_or_default(),
         from: shared.options.address.filter(|_| outward),
         mtls: entry.mtls,
+        originator: cluster.originator.clone(),
         identity: identity.cloned(),
     }
 }

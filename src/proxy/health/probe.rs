@@ -22,6 +22,7 @@ use crate::rt::Tasks;
 
 use super::super::client::Io;
 use super::super::introduced;
+use super::super::origination::Originator;
 use super::super::tls::{Identity, Speak};
 use super::check::Verdict;
 
@@ -45,6 +46,8 @@ pub(crate) struct Target {
     pub(crate) from: Option<IpAddr>,
     /// It speaks the mesh's mTLS.
     pub(crate) mtls: bool,
+    /// TLS to servers outside the mesh.
+    pub(crate) originator: Option<Arc<Originator>>,
     pub(crate) identity: Option<Arc<Identity>>,
 }
 
@@ -202,6 +205,16 @@ async fn connect(target: &Target, speak: Speak) -> Result<Box<dyn Io>, Broken> {
     if tls.is_none() && cluster.tls.as_ref().is_some_and(|tls| tls.required) {
         return Err(Broken::Tls("the endpoint does not speak mTLS".to_owned()));
     }
+    let outside = target.originator.as_ref().map(|originator| {
+        let named = Some(target.hostname.as_bytes()).filter(|name| !name.is_empty());
+        originator.secure(
+            cluster,
+            (named, target.address.ip()),
+            speak,
+            crate::rt::now(),
+        )
+    });
+    let outside = outside.transpose().map_err(Broken::Tls)?;
     let options = ConnectOptions {
         timeout: cluster.connect_timeout,
         from: target.from,
@@ -209,6 +222,12 @@ async fn connect(target: &Target, speak: Speak) -> Result<Box<dyn Io>, Broken> {
     let mut tcp = net::connect(target.address, options).await?;
     if let Some(version) = cluster.proxy_protocol {
         introduced::write(&mut tcp, version, None).await?;
+    }
+    if let Some((client, name)) = outside {
+        let handshake = TlsConnector::from(client).connect(name, tcp).await;
+        let stream =
+            handshake.map_err(|error| Broken::Tls(crate::tls::outside::explain_outside(&error)))?;
+        return Ok(Box::new(stream));
     }
     let Some(tls) = tls else {
         return Ok(Box::new(tcp));

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::time::Duration;
 
 use crate::mesh::ClusterKind;
 use crate::mesh::cluster::UpstreamProtocol;
@@ -11,7 +12,7 @@ use crate::rt;
 
 use super::super::buffer::take_text;
 use super::super::context::{Conn, Live, Worker};
-use super::super::filter::{self, Filter, Passed};
+use super::super::filter::{self, Filter, Filters, Passed, Refusal};
 use super::super::tables::route::ForwardTable;
 use super::super::tables::{ClusterTable, RouteAction};
 use super::Version;
@@ -20,20 +21,23 @@ use super::control::{self, Control};
 use super::hash;
 use super::head::{Edits, RequestOut};
 use super::marks::{Caller, RequestMarks};
-use super::plan::{Chosen, Facts, HeadOut, MirrorOut, Rare, RouteAt, Seen, Then, answer_marks};
+use super::plan::{
+    Chosen, Facts, HeadOut, Meant, MirrorOut, Rare, RouteAt, Seen, Then, answer_marks,
+};
 use super::respond::Failure;
 use super::rewrite::{redirected, rewritten};
 use super::upgrade::Upgrade;
 
-/// Decides about `seen`. `text` is a byte string to write an HTTP/1 head into.
+/// Decides about `seen`. `text` is a byte string to write an HTTP/1 head into. Whatever the decision,
+/// it waits for as long as `delay` says then.
 pub(super) fn decide(
     worker: &Worker,
     live: &Live,
     conn: &Conn,
     routes: Option<usize>,
     seen: &Seen<'_>,
-    facts: Facts,
-    text: Vec<u8>,
+    (facts, text): (Facts, Vec<u8>),
+    delay: &mut Duration,
 ) -> Result<Then, Failure> {
     let table_index = routes.ok_or(Failure::NoRoute)?;
     let table = live
@@ -47,12 +51,18 @@ pub(super) fn decide(
         host: found.host_index,
         route: found.route_index,
     };
-    if !conn.filters().is_empty() && !matches!(action, RouteAction::Forward(_)) {
+    if let Some(filters) = conn.filters().filter(|filters| filters.act(&[]))
+        && !matches!(action, RouteAction::Forward(_))
+    {
         // What is answered here takes no place for longer than that.
-        drop(filtered(worker, conn, seen, "", (&[], &[]))?);
+        let passed = filtered(worker, (conn, filters), seen, "", (&[], &[]), delay);
+        drop(passed.map_err(Failure::Filtered)?);
     }
     match (&found.route.action, action) {
-        (Action::Redirect(redirect), _) => Ok(Then::Answer(redirected(redirect, seen), Some(at))),
+        (Action::Redirect(redirect), _) => Ok(Then::Answer(
+            redirected(redirect, &found.route.matches.path, seen),
+            Some(at),
+        )),
         (Action::Respond(respond), _) => Ok(Then::Answer(
             Answer {
                 status: respond.status,
@@ -62,15 +72,27 @@ pub(super) fn decide(
             Some(at),
         )),
         (Action::Forward(forward), RouteAction::Forward(table)) => {
-            let (target, cluster) = table.next().ok_or(Failure::NoCluster)?;
-            let index = cluster.ok_or(Failure::NoCluster)?;
-            let cluster = live.tables.cluster(cluster).ok_or(Failure::NoCluster)?;
-            let edits = forward
-                .clusters
-                .get(target)
-                .map_or_else(Edits::default, |target| {
-                    Edits::new(&target.headers.request, &found.route.headers.request)
-                });
+            let (target, index) = table.next().ok_or(Failure::NoCluster)?;
+            let drawn = forward.clusters.get(target);
+            let passed = match conn.filters() {
+                Some(filters) if filters.act(&table.filters) => {
+                    let own = (forward.rate_limits.as_slice(), table.filters.as_slice());
+                    let cluster = drawn.map_or("", |drawn| drawn.cluster.as_str());
+                    match filtered(worker, (conn, filters), seen, cluster, own, delay) {
+                        Ok(passed) => passed,
+                        Err(refusal) => {
+                            let meant = Box::new(Meant { at, cluster: index });
+                            return Ok(Then::Fail(Failure::Filtered(refusal), Some(meant)));
+                        }
+                    }
+                }
+                _ => None,
+            };
+            let index = index.ok_or(Failure::NoCluster)?;
+            let cluster = live.tables.cluster(Some(index)).ok_or(Failure::NoCluster)?;
+            let edits = drawn.map_or_else(Edits::default, |drawn| {
+                Edits::new(&drawn.headers.request, &found.route.headers.request)
+            });
             let http = conn.http();
             let marks = http.marks_requests.then(|| {
                 let caller = Caller::of(conn.remote.ip(), seen.ask.fields, &http.options.remote);
@@ -85,12 +107,6 @@ pub(super) fn decide(
                 let whom = (control::is_trusted(conn, seen.ask.fields), facts.grpc);
                 control::read(seen, seen.ask.fields, whom, (forward, table))
             });
-            let passed = if conn.filters().is_empty() {
-                None
-            } else {
-                let own = (forward.rate_limits.as_slice(), table.filters.as_slice());
-                filtered(worker, conn, seen, &cluster.config.name, own)?
-            };
             let authority = edits
                 .host()
                 .or(forward.rewrite.authority.as_deref())
@@ -159,11 +175,12 @@ pub(super) fn decide(
 /// What a chain's filters say of a request.
 fn filtered(
     worker: &Worker,
-    conn: &Conn,
+    (conn, filters): (&Conn, &Filters),
     seen: &Seen<'_>,
     cluster: &str,
     (rules, overrides): (&[RateLimitRule], &[Filter]),
-) -> Result<Option<Passed>, Failure> {
+    delay: &mut Duration,
+) -> Result<Option<Passed>, Box<Refusal>> {
     let now = rt::now();
     let believed = &conn.http().options.remote;
     let asked = filter::Asked {
@@ -175,7 +192,7 @@ fn filtered(
         since: worker.shared.since(now),
         now,
     };
-    filter::run(conn.filters(), overrides, &asked).map_err(Failure::Filtered)
+    filter::run(&filters.all, overrides, &asked, delay)
 }
 
 /// What the head for an endpoint is made from.
@@ -225,7 +242,7 @@ impl Out<'_, '_> {
         // Every server knows how to be asked for another protocol by HTTP/1.1, few by HTTP/2.
         let only_http2 = cluster.config.protocol == UpstreamProtocol::Http2;
         if speaks_http2(cluster, facts.version) && (!facts.upgrade || only_http2) {
-            let tls = cluster.config.tls.is_some();
+            let tls = cluster.config.tls.is_some() || cluster.config.origination.is_some();
             return HeadOut::H2(Box::new(out.to_block(tls)));
         }
         text.clear();

@@ -169,25 +169,14 @@ impl<'t> Drive<'_, 't> {
         }
     }
 
-    /// While the endpoint thinks, the caller may go away. Its half-close is not that: some callers
-    /// send their request and then shut down their side.
+    /// While the endpoint thinks, the caller may go away.
     fn poll_caller_gone(&mut self, cx: &mut Context<'_>) -> Poll<End<'t>> {
         match self.down {
             Leg::H2(leg) => leg.poll_reset(cx).map(|_| End::CallerGone),
             Leg::Nobody => Poll::Pending,
             Leg::H1(leg) => {
-                if self.uploaded
-                    && !leg.ended
-                    && leg.input.is_empty()
-                    && leg.io.poll_readable(cx).is_ready()
-                {
-                    let filled = leg.poll_fill(cx);
-                    if leg.input.is_empty() {
-                        leg.input.release();
-                    }
-                    if let Poll::Ready(Err(_)) = filled {
-                        return Poll::Ready(End::CallerGone);
-                    }
+                if self.uploaded && leg.poll_gone(cx).is_ready() {
+                    return Poll::Ready(End::CallerGone);
                 }
                 // Informational answers wait here to be written.
                 match leg.poll_flush(cx) {

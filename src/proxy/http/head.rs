@@ -5,6 +5,7 @@
 
 use crate::mesh::route::HeaderOperations;
 
+use super::super::filter::cors::Granted;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
@@ -102,6 +103,8 @@ pub(crate) struct Edits<'t> {
     parts: [Option<&'t HeaderOperations>; 2],
     /// What may hold a cookie for the caller.
     hashed: Option<&'t Hashed>,
+    /// What a page of another origin is told.
+    granted: Option<&'t Granted>,
 }
 
 impl<'t> Edits<'t> {
@@ -110,7 +113,18 @@ impl<'t> Edits<'t> {
         Self {
             parts: [some(cluster), some(route)],
             hashed: None,
+            granted: None,
         }
+    }
+
+    /// With what `granted` tells a page of another origin.
+    pub(crate) fn with_granted(self, granted: Option<&'t Granted>) -> Self {
+        Self { granted, ..self }
+    }
+
+    /// Whether a field of the same name is written last.
+    fn is_granted(&self, name: &[u8]) -> bool {
+        self.granted.is_some_and(|granted| granted.replaces(name))
     }
 
     /// With the cookie that `hashed` may hold for the caller.
@@ -119,6 +133,9 @@ impl<'t> Edits<'t> {
     }
 
     fn touches(&self, name: &[u8]) -> bool {
+        if self.is_granted(name) {
+            return true;
+        }
         if let [None, None] = self.parts {
             return false;
         }
@@ -135,6 +152,9 @@ impl<'t> Edits<'t> {
         if let Some(cookie) = self.hashed.and_then(|hashed| hashed.cookie.as_deref()) {
             sink.put(b"set-cookie", cookie.as_bytes());
         }
+        if let Some(granted) = self.granted {
+            granted.each(|name, value| sink.put(name.as_bytes(), value.as_bytes()));
+        }
         for (at, edits) in self.parts.iter().enumerate() {
             let Some(edits) = edits else { continue };
             for (name, value) in &edits.set {
@@ -145,12 +165,12 @@ impl<'t> Edits<'t> {
                         .copied()
                         .flatten()
                         .is_some_and(|inner| inner.set.contains_key(name));
-                if !set_before && !is_host(name) {
+                if !set_before && !is_host(name) && !self.is_granted(name.as_bytes()) {
                     sink.put(name.as_bytes(), value.as_bytes());
                 }
             }
             for (name, value) in &edits.add {
-                if !is_host(name) {
+                if !is_host(name) && !self.is_granted(name.as_bytes()) {
                     sink.put(name.as_bytes(), value.as_bytes());
                 }
             }

@@ -16,6 +16,7 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod hash;
 mod head;
+mod hold;
 pub(crate) mod leg;
 pub(crate) mod marks;
 mod name;

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::mesh::http::Upgrades;
 use crate::mesh::path::{BadPath, normalise};
@@ -14,6 +15,7 @@ use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Live, Worker};
 use super::super::filter::Passed;
+use super::super::filter::cors::Granted;
 use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
@@ -83,7 +85,7 @@ impl Plan {
     pub(crate) fn refused(ask: &Ask<'_>, failure: Failure) -> Self {
         Self {
             facts: facts(ask, false),
-            then: Then::Fail(failure),
+            then: Then::Fail(failure, None),
             head_bytes: 0,
             log: None,
         }
@@ -97,8 +99,36 @@ pub(crate) enum Then {
     Forward(Chosen),
     /// Answered here, with the edits of this route.
     Answer(Answer, Option<RouteAt>),
-    /// Refused.
-    Fail(Failure),
+    /// Refused; where it would have gone, if that is known.
+    Fail(Failure, Option<Box<Meant>>),
+    /// Held back on purpose first.
+    Delayed(Box<Delayed>),
+}
+
+/// What happens to a request that is held back.
+#[derive(Debug)]
+pub(crate) struct Delayed {
+    pub(crate) time: Duration,
+    pub(crate) then: Then,
+}
+
+/// Where a request would have gone.
+#[derive(Debug)]
+pub(crate) struct Meant {
+    pub(crate) at: RouteAt,
+    /// Cluster index, if the view holds it.
+    pub(crate) cluster: Option<usize>,
+}
+
+impl Then {
+    /// The route and the cluster that are meant.
+    fn meant(&self) -> Option<(RouteAt, Option<usize>)> {
+        match self {
+            Self::Forward(chosen) => Some((chosen.at, Some(chosen.cluster))),
+            Self::Fail(_, meant) => meant.as_ref().map(|meant| (meant.at, meant.cluster)),
+            Self::Answer(..) | Self::Delayed(_) => None,
+        }
+    }
 }
 
 /// A route, by its indexes.
@@ -174,6 +204,11 @@ impl Chosen {
         self.rare.as_ref()?.passed.as_ref()
     }
 
+    /// What a page of another origin is told in the answer.
+    pub(crate) fn granted(&self) -> Option<&Granted> {
+        self.passed()?.granted.as_deref()
+    }
+
     /// Copies to be sent when the request has gone up, the first time that this is asked.
     pub(crate) fn mirrors(&self) -> Vec<MirrorOut> {
         self.rare
@@ -210,6 +245,22 @@ pub(crate) enum HeadOut {
     Text(Vec<u8>),
     /// HTTP/2.
     H2(Box<Block>),
+}
+
+impl HeadOut {
+    /// The authority of the request as it leaves.
+    pub(crate) fn authority(&self) -> Option<&[u8]> {
+        match self {
+            Self::H2(head) => head.authority(),
+            Self::Text(head) => head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+                let at = line.iter().position(|byte| *byte == b':')?;
+                let (name, value) = line.split_at_checked(at)?;
+                let host = name.eq_ignore_ascii_case(b"host");
+                host.then(|| value.trim_ascii_start().strip_prefix(b":"))?
+                    .map(<[u8]>::trim_ascii)
+            }),
+        }
+    }
 }
 
 /// A route's parts again, from its indexes.
@@ -342,27 +393,33 @@ pub(crate) fn plan(
     let overload = &worker.shared.overload;
     let mut facts = facts;
     facts.keep &= !overload.ends_connections() || facts.version == Version::Http2;
+    let mut delay = Duration::ZERO;
     let then = if overload.refuses() {
         overload.refused.fetch_add(1, Ordering::Relaxed);
-        Then::Fail(Failure::Overloaded)
+        Then::Fail(Failure::Overloaded, None)
     } else {
+        let out = (facts, text);
         switchable(ask, facts, http)
-            .and_then(|()| decide(worker, live, conn, routes, &seen, facts, text))
-            .unwrap_or_else(Then::Fail)
+            .and_then(|()| decide(worker, live, conn, routes, &seen, out, &mut delay))
+            .unwrap_or_else(|failure| Then::Fail(failure, None))
     };
     let mut log = log;
-    if let (Some(record), Then::Forward(chosen)) = (&mut log, &then) {
-        record.route = chosen
-            .at
+    if let (Some(record), Some((at, cluster))) = (&mut log, then.meant()) {
+        record.route = at
             .route(live)
             .map(|route| route.name.clone())
             .unwrap_or_default();
         record.upstream_cluster = live
             .tables
-            .cluster(Some(chosen.cluster))
+            .cluster(cluster)
             .map(|cluster| cluster.config.name.clone())
             .unwrap_or_default();
     }
+    let then = if delay.is_zero() {
+        then
+    } else {
+        Then::Delayed(Box::new(Delayed { time: delay, then }))
+    };
     Ok(Plan {
         facts,
         then,

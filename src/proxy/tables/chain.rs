@@ -10,14 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use smallvec::SmallVec;
 
 use crate::mesh::listener::{
     Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, TcpOptions, Transport,
 };
 
+use crate::mesh::Secret;
+use crate::tls;
+
 use super::super::balance::smooth::Smooth;
-use super::super::filter::{self, Filter};
+use super::super::filter::{self, Filter, Filters};
 use super::http::HttpTable;
 
 /// A caller must complete its handshake within this (Istio's default at gateways).
@@ -42,10 +46,12 @@ pub(crate) struct ChainTable {
     matches: ChainMatch,
     /// TLS to terminate.
     pub(crate) tls: Option<ServerTls>,
+    /// How, where it is not with the workload's own identity. Without one nobody is taken.
+    pub(crate) own: Option<Arc<ServerConfig>>,
     /// What happens to the bytes.
     pub(crate) action: ChainAction,
     /// Run over each request.
-    pub(crate) filters: Option<Arc<Vec<Filter>>>,
+    pub(crate) filters: Option<Arc<Filters>>,
     /// For a TLS handshake.
     pub(crate) handshake_timeout: Duration,
     most: Option<u64>,
@@ -115,7 +121,7 @@ impl ChainTable {
     fn filters(&self) -> &[Filter] {
         self.filters
             .as_ref()
-            .map(|filters| filters.as_slice())
+            .map(|filters| filters.all.as_slice())
             .unwrap_or_default()
     }
 }
@@ -142,20 +148,19 @@ pub(crate) struct Hello {
 }
 
 impl ListenerTable {
-    /// `before` is the listener of this name until now.
+    /// `before` is the listener of this name until now, and whether credentials are the same since.
     pub(crate) fn build(
         config: &Arc<Listener>,
-        clusters: &BTreeMap<String, usize>,
-        before: Option<&Self>,
+        (clusters, secrets): (&BTreeMap<String, usize>, &BTreeMap<String, Arc<Secret>>),
+        before: Option<(&Self, bool)>,
     ) -> Self {
+        let same_secrets = before.is_some_and(|(_, same)| same);
+        let before = before.map(|(before, _)| before);
         let chain = |chain: &Chain| ChainTable {
             filters: {
                 let old = before.and_then(|before| before.named(&chain.name));
                 let kept = old.map(ChainTable::filters).unwrap_or_default();
-                match filter::prepare(&chain.filters, kept) {
-                    none if none.is_empty() => None,
-                    some => Some(Arc::new(some)),
-                }
+                Filters::new(filter::prepare(&chain.filters, kept))
             },
             handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
             most: chain.limits.max_connections,
@@ -165,6 +170,22 @@ impl ListenerTable {
                 .unwrap_or_default(),
             matches: chain.matches.clone(),
             tls: chain.tls.clone(),
+            own: chain.tls.as_ref().and_then(|tls| {
+                let own = tls.own.as_deref()?;
+                let old = before.and_then(|before| before.named(&chain.name));
+                // Sessions are resumed through it, so it is made anew only when it must be.
+                match old.filter(|old| same_secrets && old.tls.as_ref() == Some(tls)) {
+                    Some(old) => old.own.clone(),
+                    None => {
+                        tls::own_server_config(own, &tls.alpn, |name| secrets.get(name).cloned())
+                            .inspect_err(|error| {
+                                let (listener, chain) = (&config.name, &chain.name);
+                                tracing::warn!(%error, listener, chain, "callers cannot be served");
+                            })
+                            .ok()
+                    }
+                }
+            }),
             action: match &chain.action {
                 Config::Http {
                     routes,
@@ -394,7 +415,7 @@ mod tests {
             detect_timeout: Duration::ZERO,
             options: ListenerOptions::default(),
         };
-        let table = ListenerTable::build(&Arc::new(listener), &clusters, None);
+        let table = ListenerTable::build(&Arc::new(listener), (&clusters, &BTreeMap::new()), None);
         let chain = table.narrow(meant.parse().unwrap()).choose(hello)?;
         match &chain.action {
             ChainAction::Tcp { targets, .. } => targets[0],

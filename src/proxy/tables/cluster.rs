@@ -19,6 +19,7 @@ use super::super::balance::outlier::{Detector, Monitor};
 use super::super::health::check::CheckStats;
 use super::super::health::flags::{Flags, Why};
 use super::super::limit::{Counters, Gate};
+use super::super::origination::Originator;
 use super::Surroundings;
 
 /// A cluster, ready to be called.
@@ -42,6 +43,8 @@ pub(crate) struct ClusterTable {
     lingering: Vec<Arc<EndpointState>>,
     /// For telemetry.
     pub(crate) service: ServiceId,
+    /// TLS to servers outside the mesh.
+    pub(crate) originator: Option<Arc<Originator>>,
 }
 
 /// The endpoints of a cluster and what a choice among them is made from.
@@ -180,7 +183,8 @@ impl ClusterTable {
         }
         // What is spoken to an endpoint is part of what its connections are.
         let kept = before
-            .filter(|old| old.config.tls == config.tls && old.config.protocol == config.protocol);
+            .filter(|old| old.config.tls == config.tls && old.config.protocol == config.protocol)
+            .filter(|old| old.config.origination == config.origination);
         let members = match &config.kind {
             ClusterKind::Discovered | ClusterKind::Dns(_) => {
                 assignment.cloned().unwrap_or_default()
@@ -211,6 +215,11 @@ impl ClusterTable {
             let old = before.and_then(|old| old.checks.as_ref());
             old.map_or_else(Arc::default, Arc::clone)
         });
+        let originator = config.origination.as_ref().map(|how| {
+            let old = before.filter(|old| old.config.origination == config.origination);
+            let old = old.and_then(|old| old.originator.as_ref());
+            old.map_or_else(|| Originator::new(how), Arc::clone)
+        });
         await_checks(&set, config.health_check.is_some(), known);
         set.begin(known);
         Arc::new(Self {
@@ -226,6 +235,7 @@ impl ClusterTable {
             checks,
             lingering,
             service,
+            originator,
         })
     }
 

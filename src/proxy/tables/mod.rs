@@ -143,15 +143,19 @@ impl Tables {
                 }
             })
             .collect();
+        let same_secrets = view.secrets == before.view.secrets;
         let listeners = view
             .listeners
             .iter()
             .map(|(name, config)| {
                 let table = match before.listeners.get(name) {
-                    Some(old) if same_clusters && old.config == *config => Arc::clone(old),
+                    Some(old) if same_clusters && same_secrets && old.config == *config => {
+                        Arc::clone(old)
+                    }
                     old => {
-                        let old = old.map(|old| &**old);
-                        Arc::new(ListenerTable::build(config, &cluster_names, old))
+                        let old = old.map(|old| (&**old, same_secrets));
+                        let with = (&*cluster_names, &view.secrets);
+                        Arc::new(ListenerTable::build(config, with, old))
                     }
                 };
                 (name.clone(), table)

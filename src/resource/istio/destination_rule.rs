@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::client_tls::tls;
 use super::load_balancer::load_balancer;
 use super::virtual_service::host;
 use crate::mesh::cluster::{OutlierDetection, RetryBudget};
 use crate::mesh::listener::ProxyVersion;
-use crate::mesh::world::{ConnectionPool, H2Upgrade, TlsPolicy, TrafficPolicy};
+use crate::mesh::world::{ConnectionPool, H2Upgrade, TrafficPolicy};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 
@@ -16,9 +17,13 @@ pub struct DestinationRule {
     /// As written; a short name is of the rule's own namespace.
     pub host: String,
     /// For every subset that says nothing else.
-    pub policy: Policy,
+    pub policy: Box<Policy>,
     /// In order.
     pub subsets: Vec<RuleSubset>,
+    /// Labels of the calling workloads that it is for; none: all.
+    pub selector: BTreeMap<String, String>,
+    /// Namespaces whose callers it is for, as written (`.` is its own, `*` all); empty is all.
+    pub export_to: Vec<String>,
 }
 
 /// A policy and its exceptions by port.
@@ -46,22 +51,7 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
         return DestinationRule::default();
     };
     let spec = spec.fields();
-    spec.refuse(
-        "workloadSelector",
-        "the rule would be for every caller; remove it",
-    );
-    if let Some(export) = spec.get("exportTo")
-        && export
-            .list()
-            .iter()
-            .any(|value| value.text().as_deref() != Some("*"))
-    {
-        export.warn(
-            codes::IGNORED,
-            "a DestinationRule is for callers in all namespaces yet",
-            "write exportTo: [\"*\"], or remove it",
-        );
-    }
+    let (selector, export_to) = scope(&spec);
     let written = spec.list("subsets");
     let subsets: Vec<RuleSubset> = written.iter().map(subset).collect();
     for (index, (value, subset)) in written.iter().zip(&subsets).enumerate() {
@@ -73,16 +63,71 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
             );
         }
     }
+    let policy = policy(spec.get("trafficPolicy"));
+    let preferring = |policy: &TrafficPolicy| {
+        let balancer = policy.load_balancer.as_ref();
+        let setting = balancer.and_then(|balancer| balancer.locality.as_ref());
+        setting.is_some_and(|own| !(own.failover.is_empty() && own.priority.is_empty()))
+    };
+    if preferring(&policy.all)
+        && policy.all.outlier.is_none()
+        && let Some(value) = spec.get("trafficPolicy")
+    {
+        value.warn(
+            codes::IGNORED,
+            "without outlierDetection nobody notices that endpoints are ill, so calls never fail over",
+            "add outlierDetection: {}",
+        );
+    }
     let rule = DestinationRule {
         host: spec
             .require("host")
             .and_then(|value| host(&value))
             .unwrap_or_default(),
-        policy: policy(spec.get("trafficPolicy")),
+        policy: Box::new(policy),
         subsets,
+        selector,
+        export_to,
     };
     spec.finish();
     rule
+}
+
+/// For whose calls it is.
+fn scope(spec: &Fields<'_>) -> (BTreeMap<String, String>, Vec<String>) {
+    let value = spec.get("workloadSelector");
+    let export_to = export_to(spec, value.is_some());
+    let Some(value) = value else {
+        return (BTreeMap::new(), export_to);
+    };
+    let fields = value.fields();
+    let labels = fields.texts("matchLabels");
+    fields.finish();
+    // Even one that chooses all chooses among those of its namespace.
+    (labels, vec![".".to_owned()])
+}
+
+/// Istio's own rules of what can be exported.
+fn export_to(spec: &Fields<'_>, selects: bool) -> Vec<String> {
+    let Some(value) = spec.get("exportTo") else {
+        return Vec::new();
+    };
+    let written: Vec<String> = value.list().iter().filter_map(Value::text).collect();
+    let others = written.iter().any(|to| to != ".");
+    if written.iter().any(|to| to == "~") {
+        value.error_hint(
+            "a DestinationRule for nobody has no effect",
+            "name a namespace, \".\" for its own, or \"*\" for all",
+        );
+    } else if selects && others {
+        value.error_hint(
+            "a rule with a workloadSelector is for workloads of its own namespace",
+            "write exportTo: [\".\"], or remove it",
+        );
+    } else if written.len() > 1 && written.iter().any(|to| to == "*") {
+        value.error_hint("\"*\" is every namespace already", "remove the others");
+    }
+    written
 }
 
 fn subset(value: &Value<'_>) -> RuleSubset {
@@ -118,7 +163,7 @@ fn policy(value: Option<Value<'_>>) -> Policy {
             .get("proxyProtocol")
             .and_then(|value| proxy_protocol(&value)),
         retry_budget: fields.get("retryBudget").map(|value| retry_budget(&value)),
-        ..groups(&fields)
+        ..groups(&fields, codes::UNVERIFIED_DESTINATION)
     };
     let mut ports = BTreeMap::new();
     for item in fields.list("portLevelSettings") {
@@ -129,7 +174,7 @@ fn policy(value: Option<Value<'_>>) -> Policy {
             fields.finish();
             number
         });
-        let policy = groups(&fields);
+        let policy = groups(&fields, codes::UNVERIFIED_PORT);
         fields.finish();
         if let Some(number) = number
             && ports.insert(number, policy).is_some()
@@ -176,7 +221,8 @@ fn retry_budget(value: &Value<'_>) -> RetryBudget {
     budget
 }
 
-fn groups(fields: &Fields<'_>) -> TrafficPolicy {
+/// `unverified` is the code of `tls` that does not say whom it believes.
+fn groups(fields: &Fields<'_>, unverified: &str) -> TrafficPolicy {
     let (outlier, panic_threshold) = fields
         .get("outlierDetection")
         .map(|value| outlier(&value))
@@ -191,7 +237,7 @@ fn groups(fields: &Fields<'_>) -> TrafficPolicy {
             .map(|value| connection_pool(&value)),
         outlier,
         panic_threshold: panic_threshold.flatten(),
-        tls: fields.get("tls").and_then(|value| tls(&value)),
+        tls: fields.get("tls").and_then(|value| tls(&value, unverified)),
         ..TrafficPolicy::default()
     }
 }
@@ -304,38 +350,4 @@ fn outlier(value: &Value<'_>) -> (OutlierDetection, Option<u32>) {
     );
     fields.finish();
     (outlier, panic_threshold)
-}
-
-fn tls(value: &Value<'_>) -> Option<TlsPolicy> {
-    let fields = value.fields();
-    let mode = fields.require("mode")?;
-    let found = mode.choice(&[
-        ("DISABLE", Some(TlsPolicy::Disable)),
-        ("ISTIO_MUTUAL", Some(TlsPolicy::Mutual)),
-        ("SIMPLE", None),
-        ("MUTUAL", None),
-    ]);
-    if found == Some(None) {
-        mode.refuse(
-            format!(
-                "tls.mode {} is not honoured by meshctl yet",
-                mode.tree.text().unwrap_or_default()
-            ),
-            "ISTIO_MUTUAL uses the mesh's own certificates; DISABLE uses none",
-        );
-    }
-    for name in [
-        "clientCertificate",
-        "privateKey",
-        "caCertificates",
-        "caCrl",
-        "credentialName",
-        "subjectAltNames",
-        "sni",
-        "insecureSkipVerify",
-    ] {
-        fields.refuse(name, "certificates and names are the mesh's own");
-    }
-    fields.finish();
-    found.flatten()
 }

@@ -108,7 +108,7 @@ fn headers(fields: &Fields<'_>, field: &'static str, invert: bool, into: &mut Ve
 }
 
 /// Istio's `StringMatch`; `{}` is presence.
-fn text_match(value: &Value<'_>) -> Option<TextMatch> {
+pub(super) fn text_match(value: &Value<'_>) -> Option<TextMatch> {
     if let Node::Text(text) = &value.tree.node {
         value.error_hint(
             format!("expected a condition, found the text {text:?}"),

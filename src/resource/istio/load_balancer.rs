@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::locality;
 use crate::mesh::LoadBalancer;
 use crate::mesh::balancing::{Balancing, RingHash, SlowStart};
 use crate::mesh::route::{HashCookie, HashOf, HashPolicy};
@@ -20,9 +21,13 @@ enum Simple {
 
 pub(super) fn load_balancer(value: &Value<'_>) -> Option<LoadBalancing> {
     let fields = value.fields();
-    for name in ["localityLbSetting", "zoneAwareLbSetting"] {
-        fields.ignore(name, "calls are spread over all endpoints alike");
-    }
+    fields.ignore(
+        "zoneAwareLbSetting",
+        "localityLbSetting is honoured: its distribute, failover and failoverPriority",
+    );
+    let locality = fields
+        .get("localityLbSetting")
+        .map(|value| locality::setting(&value));
     let simple = fields.get("simple").and_then(|value| simple(&value));
     let hashed = fields
         .get("consistentHash")
@@ -46,10 +51,11 @@ pub(super) fn load_balancer(value: &Value<'_>) -> Option<LoadBalancing> {
             policy,
             ..LoadBalancing::default()
         },
-        // Istio's default with a slow start is still its default policy.
-        (None, None) if slow_start.is_some() => LoadBalancing::default(),
+        // Istio's default with a slow start or localities is still its default policy.
+        (None, None) if slow_start.is_some() || locality.is_some() => LoadBalancing::default(),
         (None, None) => return None,
     };
+    found.locality = locality;
     if let Some(slow) = slow_start {
         if matches!(
             found.policy,

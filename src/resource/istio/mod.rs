@@ -3,20 +3,40 @@
 //! One rule for what is not: a field that changes routing or security is refused by name; one that
 //! only tunes is left out with a warning.
 
+mod client_tls;
+mod cors;
 mod destination_rule;
-mod load_balancer;
+mod fault;
+mod header_edits;
+mod http_answer;
 mod http_match;
+mod http_route;
+mod load_balancer;
+mod locality;
 mod peer_authentication;
+mod percent;
+mod retries;
 mod service_entry;
+mod sidecar;
+mod stream_route;
 mod virtual_service;
+mod workload_entry;
 
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
 pub use http_match::HttpMatch;
+pub use http_route::{
+    DelegateTo, Destination, HttpAction, HttpRoute, MirrorDestination, RouteDestination, UriRewrite,
+};
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::ServiceEntry;
-pub use virtual_service::{HttpAction, HttpRoute, RouteDestination, UriRewrite, VirtualService};
+pub use sidecar::Sidecar;
+pub use stream_route::{StreamMatch, StreamRoute};
+pub use virtual_service::VirtualService;
+pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
 pub(super) use destination_rule::destination_rule;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
 pub(super) use service_entry::service_entry;
+pub(super) use sidecar::sidecar;
 pub(super) use virtual_service::virtual_service;
+pub(super) use workload_entry::{workload_entry, workload_group};

@@ -151,7 +151,7 @@ fn port(value: &Value<'_>) -> Option<ServicePort> {
     })
 }
 
-fn protocol(value: &Value<'_>) -> Option<Protocol> {
+pub(super) fn protocol(value: &Value<'_>) -> Option<Protocol> {
     let text = value.text()?;
     let known = match text.to_ascii_uppercase().as_str() {
         "HTTP" | "HTTP_PROXY" | "GRPC-WEB" => Protocol::Http,
@@ -234,24 +234,28 @@ fn endpoint(value: &Value<'_>, resolution: Resolution, ports: &[ServicePort]) ->
             own.extend(value.port().map(|port| (name.to_owned(), port)));
         }
     }
-    let locality = fields.text("locality").unwrap_or_default();
-    let mut parts = locality.splitn(3, '/').map(str::to_owned);
-    let mut part = || parts.next().unwrap_or_default();
     let entry = Entry {
         address: address.clone().unwrap_or_default(),
         ports: own,
         labels: fields.texts("labels"),
-        locality: Locality {
-            region: part(),
-            zone: part(),
-            subzone: part(),
-        },
+        locality: locality(&fields.text("locality").unwrap_or_default()),
         weight: fields.count("weight", u32::MAX).unwrap_or(1),
         account: fields.text("serviceAccount").unwrap_or_default(),
     };
     fields.ignore("network", "meshctl reaches all endpoints directly");
     fields.finish();
     address.map(|_| entry)
+}
+
+/// `region/zone/subzone`, as far as it is known.
+pub(super) fn locality(text: &str) -> Locality {
+    let mut parts = text.splitn(3, '/').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    Locality {
+        region: part(),
+        zone: part(),
+        subzone: part(),
+    }
 }
 
 /// Istio's own rules of what goes together.

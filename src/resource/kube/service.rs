@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::mesh::Protocol;
-use crate::mesh::service::TargetPort;
+use crate::mesh::service::{Distribution, TargetPort};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 use crate::resource::tree::Node;
@@ -20,6 +20,8 @@ pub struct Service {
     pub cluster_ip: ClusterIp,
     /// `type: ExternalName`: the name that it stands for.
     pub external_name: Option<String>,
+    /// Which endpoints callers prefer.
+    pub distribution: Option<Distribution>,
 }
 
 /// Where a service's virtual address comes from.
@@ -67,10 +69,9 @@ pub(in crate::resource) fn service(fields: &Fields<'_>) -> Service {
         "sessionAffinityConfig",
         "topologyKeys",
     ]);
-    spec.ignore(
-        "trafficDistribution",
-        "calls are spread over all endpoints alike",
-    );
+    let distribution = spec
+        .get("trafficDistribution")
+        .and_then(|value| distribution(&value));
     if let Some(affinity) = spec.get("sessionAffinity")
         && affinity.text().as_deref() == Some("ClientIP")
     {
@@ -115,9 +116,26 @@ pub(in crate::resource) fn service(fields: &Fields<'_>) -> Service {
         selector: spec.texts("selector"),
         cluster_ip: cluster_ip(&spec),
         external_name: headless_or_external.then_some(external_name).flatten(),
+        distribution,
     };
     spec.finish();
     service
+}
+
+fn distribution(value: &Value<'_>) -> Option<Distribution> {
+    let found = value.choice(&[
+        ("PreferClose", Distribution::SameZone),
+        ("PreferSameZone", Distribution::SameZone),
+        ("PreferSameNode", Distribution::SameNode),
+    ]);
+    if found == Some(Distribution::SameNode) {
+        value.warn(
+            codes::IGNORED,
+            "meshctl does not know yet which machine an endpoint runs on; those nearest beside are preferred",
+            "write PreferSameZone",
+        );
+    }
+    found
 }
 
 fn cluster_ip(spec: &Fields<'_>) -> ClusterIp {

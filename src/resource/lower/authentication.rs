@@ -1,11 +1,9 @@
 //! Who must speak mTLS: PeerAuthentications.
 
 use super::of_kind;
+use crate::mesh::destinations::ROOTS;
 use crate::mesh::world::{Authentication, WorkloadAuthentication};
 use crate::resource::object::{Kind, Objects};
-
-/// Namespaces whose rules are for the whole mesh: ours, and Istio's default.
-const ROOTS: [&str; 2] = ["meshctl-system", "istio-system"];
 
 pub(super) fn lower(objects: &Objects) -> Authentication {
     let written = of_kind(objects, |kind| match kind {

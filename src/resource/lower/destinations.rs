@@ -1,27 +1,32 @@
 //! How services are called: DestinationRules, merged by host.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Services, of_kind, resolve};
+use crate::mesh::destinations::Destinations;
 use crate::mesh::world::{Destination, Subset, TrafficPolicy};
 use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{DestinationRule, Policy};
 use crate::resource::object::{Kind, Object, Objects};
 
+/// What makes rules of one host one: they are merged, others stand beside each other.
+type Group = (String, BTreeMap<String, String>, BTreeSet<String>);
+
 pub(super) fn lower(
     objects: &Objects,
     services: &Services,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<Hostname, Arc<Destination>> {
+) -> Destinations {
     let written = of_kind(objects, |kind| match kind {
         Kind::DestinationRule(rule) => Some(rule),
         _ => None,
     });
-    let mut by_host: BTreeMap<Hostname, Vec<(&Object, &DestinationRule)>> = BTreeMap::new();
+    // In order of age, as what is older goes before.
+    let mut by_host: BTreeMap<Hostname, Vec<(Group, Destination)>> = BTreeMap::new();
     for (object, rule) in written {
-        let Some(host) = resolve(&rule.host, &object.metadata.namespace, services) else {
+        let namespace = &object.metadata.namespace;
+        let Some(host) = resolve(&rule.host, namespace, services) else {
             continue;
         };
         if !services.keys().any(|service| host.covers(service)) {
@@ -37,36 +42,72 @@ pub(super) fn lower(
                 .map(|service| format!("did you mean {}?", service.host));
             findings.push(finding);
         }
-        by_host.entry(host).or_default().push((object, rule));
-    }
-    let mut destinations = BTreeMap::new();
-    for (host, mut rules) in by_host {
-        // The owner of the service has the first word.
-        let owner = services
-            .get(&host)
-            .map(|service| service.namespace.as_str());
-        rules.sort_by_key(|(object, _)| Some(object.metadata.namespace.as_str()) != owner);
-        let mut destination = Destination::default();
-        for (index, (object, rule)) in rules.iter().enumerate() {
-            merge(&mut destination, index == 0, object, rule, findings);
+        let group = (
+            namespace.clone(),
+            rule.selector.clone(),
+            export(object, rule),
+        );
+        let groups = by_host.entry(host).or_default();
+        if let Some((_, destination)) = groups.iter_mut().find(|(of, _)| *of == group) {
+            merge(destination, object, rule, findings);
+            continue;
         }
-        destinations.insert(host, Arc::new(destination));
+        if let Some((_, other)) = groups.iter().find(|(of, _)| overlap(of, &group)) {
+            let message = format!(
+                "another rule for this host is for some of the same callers ({}), so this one has no effect for those",
+                other.origin
+            );
+            findings.push(
+                object
+                    .finding(Severity::Warning, codes::SCHEMA_WARNING, "spec", message)
+                    .hint("give both one exportTo, and they are merged"),
+            );
+        }
+        let mut destination = Destination {
+            namespace: group.0.clone(),
+            selector: group.1.clone(),
+            export: group.2.clone(),
+            origin: object.origin.clone(),
+            ..Destination::default()
+        };
+        merge(&mut destination, object, rule, findings);
+        groups.push((group, destination));
+    }
+    let mut destinations = Destinations::default();
+    for (host, groups) in by_host {
+        for (_, destination) in groups {
+            destinations.add(host.clone(), destination);
+        }
     }
     destinations
+}
+
+/// The namespaces that `rule` is for; empty is all.
+fn export(object: &Object, rule: &DestinationRule) -> BTreeSet<String> {
+    let own = &object.metadata.namespace;
+    let everybody = rule.export_to.iter().any(|to| to == "*");
+    let named = rule.export_to.iter().filter(|_| !everybody);
+    named
+        .map(|to| if to == "." { own.clone() } else { to.clone() })
+        .collect()
+}
+
+/// Whether both are for all workloads of a namespace, so that one of them cannot be.
+fn overlap((namespace, selector, export): &Group, other: &Group) -> bool {
+    *namespace == other.0
+        && selector.is_empty()
+        && other.1.is_empty()
+        && (export.is_empty() || other.2.is_empty() || !export.is_disjoint(&other.2))
 }
 
 /// Istio's merge: subsets of all rules, the policy of the first that has one.
 fn merge(
     destination: &mut Destination,
-    first: bool,
     object: &Object,
     rule: &DestinationRule,
     findings: &mut Vec<Finding>,
 ) {
-    if first {
-        destination.origin = object.origin.clone();
-    }
-    let has_policy = rule.policy != Policy::default();
+    let has_policy = *rule.policy != Policy::default();
     let free = destination.policy == TrafficPolicy::default() && destination.ports.is_empty();
     if has_policy && free {
         destination.policy = rule.policy.all.clone();

@@ -5,9 +5,14 @@
 
 mod address;
 mod authentication;
+mod delegate;
 mod destinations;
+mod merge;
 mod routes;
 mod services;
+mod streams;
+mod sidecars;
+mod workloads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +33,8 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         services,
         destinations,
         authentication: authentication::lower(objects),
+        workloads: workloads::lower(objects),
+        sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
     config.routes = routes::lower(objects, &config, &mut findings);

@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::delegate;
+use super::merge::{Part, merge};
 use super::{of_kind, resolve, similar};
-use crate::mesh::route::{Action, Forward, PathMatch, PathRewrite, Retry, Rewrite};
-use crate::mesh::world::{Config, HostRoutes, RouteTarget, Rule, SourceMatch};
+use crate::mesh::filter::{Fault, HttpFilter};
+use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
+use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{
-    HttpAction, HttpMatch, HttpRoute, RouteDestination, UriRewrite, VirtualService,
+    DelegateTo, Destination, HttpAction, HttpMatch, HttpRoute, RouteDestination, UriRewrite,
+    VirtualService,
 };
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::suggest::nearest;
@@ -26,38 +30,43 @@ pub(super) fn lower(
         Kind::VirtualService(service) => Some(service),
         _ => None,
     });
-    let mut routes: BTreeMap<Hostname, Arc<HostRoutes>> = BTreeMap::new();
-    for (object, service) in written {
+    let mut parts: BTreeMap<Hostname, Vec<Part<'_>>> = BTreeMap::new();
+    for (object, service) in &written {
         let mut lowering = Lowering {
             object,
             config,
+            all: &written,
             findings,
         };
+        if service.hosts.is_empty() {
+            lowering.delegated_to();
+            continue;
+        }
         let rules = lowering.rules(service);
-        if rules.is_empty() {
+        let streams = lowering.streams(service);
+        if rules.is_empty() && streams.is_empty() {
             continue;
         }
         let own = Arc::new(HostRoutes {
             rules,
+            streams,
             export: export(service, &object.metadata.namespace),
             origin: object.origin.clone(),
         });
         for (index, host) in lowering.hosts(service) {
-            if let Some(other) = routes.get(&host) {
-                let message = format!("{host} has routes already, of {}", other.origin);
-                findings.push(
-                    object
-                        .finding(
-                            Severity::Error,
-                            codes::DUPLICATE_HOST,
-                            &format!("spec.hosts[{index}]"),
-                            message,
-                        )
-                        .hint("put all routes of a host into one VirtualService"),
-                );
-            } else {
-                routes.insert(host, Arc::clone(&own));
-            }
+            parts.entry(host).or_default().push(Part {
+                object,
+                index,
+                routes: Arc::clone(&own),
+            });
+        }
+    }
+    let mut routes = BTreeMap::new();
+    for (host, mut parts) in parts {
+        // One object that names a host twice says nothing new.
+        parts.dedup_by_key(|part| std::ptr::from_ref(part.object));
+        if let Some(merged) = merge(&host, &parts, findings) {
+            routes.insert(host, merged);
         }
     }
     routes
@@ -75,10 +84,17 @@ fn export(service: &VirtualService, namespace: &str) -> BTreeSet<String> {
         .collect()
 }
 
-struct Lowering<'a, 'f> {
-    object: &'a Object,
-    config: &'a Config,
-    findings: &'f mut Vec<Finding>,
+fn sees(export: &BTreeSet<String>, namespace: &str) -> bool {
+    export.is_empty() || export.contains(namespace)
+}
+
+/// The meaning of one VirtualService.
+pub(super) struct Lowering<'a, 'f> {
+    pub(super) object: &'a Object,
+    pub(super) config: &'a Config,
+    /// All of them.
+    all: &'a [(&'a Object, &'a VirtualService)],
+    pub(super) findings: &'f mut Vec<Finding>,
 }
 
 impl Lowering<'_, '_> {
@@ -89,11 +105,17 @@ impl Lowering<'_, '_> {
             let Some(host) = resolve(written, &self.object.metadata.namespace, services) else {
                 continue;
             };
-            if !services.keys().any(|service| host.covers(service)) {
+            let known = services.keys().any(|service| host.covers(service));
+            // A server name may be any name.
+            if !known && (service.tls.is_empty() || !service.http.is_empty()) {
                 let path = format!("spec.hosts[{index}]");
-                let message = format!(
-                    "host {host} is no service of the mesh; its routes are for requests to port 80 that name it"
-                );
+                let message = if service.http.is_empty() {
+                    format!("host {host} is no service of the mesh, so its routes have no effect")
+                } else {
+                    format!(
+                        "host {host} is no service of the mesh; its routes are for requests to port 80 that name it"
+                    )
+                };
                 let mut finding = self.object.finding(
                     Severity::Warning,
                     codes::UNKNOWN_ROUTE_HOST,
@@ -110,7 +132,7 @@ impl Lowering<'_, '_> {
     }
 
     /// Whether rules for `gateways` are for sidecars; others are reported.
-    fn for_mesh(&mut self, gateways: &[String], path: &str) -> bool {
+    pub(super) fn for_mesh(&mut self, gateways: &[String], path: &str) -> bool {
         let mesh = gateways.is_empty() || gateways.iter().any(|name| name == MESH);
         let others: Vec<&str> = gateways
             .iter()
@@ -144,8 +166,13 @@ impl Lowering<'_, '_> {
         mesh
     }
 
+    /// Whether rules that say nothing else are for sidecars.
+    pub(super) fn mesh(&mut self, service: &VirtualService) -> bool {
+        self.for_mesh(&service.gateways, "spec.gateways")
+    }
+
     fn rules(&mut self, service: &VirtualService) -> Vec<Rule> {
-        let mesh = self.for_mesh(&service.gateways, "spec.gateways");
+        let mesh = self.mesh(service);
         let mut rules = Vec::new();
         for (index, route) in service.http.iter().enumerate() {
             let path = format!("spec.http[{index}]");
@@ -169,37 +196,156 @@ impl Lowering<'_, '_> {
             if matches.is_empty() {
                 continue;
             }
-            let targets = match &route.action {
-                HttpAction::Route(destinations) => destinations
-                    .iter()
-                    .enumerate()
-                    .map(|(number, destination)| {
-                        let path = format!("{path}.route[{number}].destination");
-                        self.target(destination, &path)
-                    })
-                    .collect(),
-                _ => Vec::new(),
-            };
+            let to = self.goals(route, &path);
+            if let HttpAction::Delegate(delegate) = &route.action {
+                rules.extend(self.delegated((route, delegate), &matches, &to.1, &path));
+                continue;
+            }
             for condition in matches {
-                rules.push(self.rule(route, condition, targets.clone(), &path));
+                rules.push(self.rule(route, condition, to.clone(), &path));
             }
         }
         rules
+    }
+
+    /// Where requests of the route at `path` go, and copies of them.
+    fn goals(&mut self, route: &HttpRoute, path: &str) -> (Vec<RouteTarget>, Vec<MirrorTarget>) {
+        let targets = match &route.action {
+            HttpAction::Route(destinations) => self.targets(destinations, path),
+            _ => Vec::new(),
+        };
+        let mut mirrors = Vec::new();
+        for mirror in &route.mirrors {
+            mirrors.push(MirrorTarget {
+                target: self.target(&mirror.to, &format!("{path}.{}", mirror.path)),
+                share: mirror.share,
+            });
+        }
+        (targets, mirrors)
+    }
+
+    /// The rules of the VirtualService that the route at `path` leads to.
+    fn delegated(
+        &mut self,
+        (root, to): (&HttpRoute, &DelegateTo),
+        matches: &[HttpMatch],
+        mirrors: &[MirrorTarget],
+        path: &str,
+    ) -> Vec<Rule> {
+        let own = &self.object.metadata.namespace;
+        let namespace = to.namespace.as_ref().unwrap_or(own);
+        let found = self.all.iter().find(|(object, _)| {
+            object.metadata.name == to.name && object.metadata.namespace == *namespace
+        });
+        let name = format!("VirtualService {namespace}/{}", to.name);
+        let (message, hint) = match found {
+            None => (
+                format!("{name} does not exist"),
+                "a delegate is a VirtualService without hosts",
+            ),
+            Some((_, service)) if !service.hosts.is_empty() => (
+                format!("{name} has hosts of its own, so nothing can be delegated to it"),
+                "remove its hosts",
+            ),
+            Some((_, service)) if !sees(&export(service, namespace), own) => (
+                format!("{name} is not exported to namespace {own}"),
+                "add the namespace to its exportTo",
+            ),
+            Some((object, service)) => {
+                let mut inner = Lowering {
+                    object,
+                    config: self.config,
+                    all: self.all,
+                    findings: &mut *self.findings,
+                };
+                return inner.within(service, root, matches, mirrors);
+            }
+        };
+        let at = format!("{path}.delegate");
+        let code = codes::MISSING_REFERENCE;
+        let finding = self.object.finding(Severity::Error, code, &at, message);
+        self.findings.push(finding.hint(hint));
+        Vec::new()
+    }
+
+    /// The rules of a delegate, as a part of the route `root` that leads to it by `matches`.
+    fn within(
+        &mut self,
+        service: &VirtualService,
+        root: &HttpRoute,
+        matches: &[HttpMatch],
+        mirrors: &[MirrorTarget],
+    ) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (index, route) in service.http.iter().enumerate() {
+            let path = format!("spec.http[{index}]");
+            let Some(conditions) = delegate::matches(matches, &route.matches) else {
+                let message = "no request that gets here by delegation fulfils the conditions of this route, so it has no effect";
+                let finding = self.object.finding(
+                    Severity::Warning,
+                    codes::INEFFECTIVE_MATCH,
+                    &format!("{path}.match"),
+                    message,
+                );
+                self.findings.push(
+                    finding.hint("narrow what the route that delegates matches, and no other"),
+                );
+                continue;
+            };
+            let merged = delegate::route(root, route);
+            let (targets, own) = self.goals(route, &path);
+            let copies = if own.is_empty() {
+                mirrors.to_vec()
+            } else {
+                own
+            };
+            for condition in conditions {
+                let to = (targets.clone(), copies.clone());
+                rules.push(self.rule(&merged, condition, to, &path));
+            }
+        }
+        rules
+    }
+
+    /// Reports a delegate that nobody delegates to.
+    fn delegated_to(&mut self) {
+        let own = &self.object.metadata;
+        let leads = |(object, service): &(&Object, &VirtualService)| {
+            service.http.iter().any(|route| match &route.action {
+                HttpAction::Delegate(to) => {
+                    let namespace = to.namespace.as_ref();
+                    to.name == own.name
+                        && *namespace.unwrap_or(&object.metadata.namespace) == own.namespace
+                }
+                _ => false,
+            })
+        };
+        if self.all.iter().any(leads) {
+            return;
+        }
+        let finding = self.object.finding(
+            Severity::Warning,
+            codes::SCHEMA_WARNING,
+            "spec",
+            "a VirtualService without hosts is for others to delegate to, and none does",
+        );
+        self.findings
+            .push(finding.hint("give it hosts, or name it as the delegate of a route"));
     }
 
     fn rule(
         &self,
         route: &HttpRoute,
         condition: HttpMatch,
-        targets: Vec<RouteTarget>,
+        (targets, mirrors): (Vec<RouteTarget>, Vec<MirrorTarget>),
         path: &str,
     ) -> Rule {
         let action = match &route.action {
-            HttpAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
+            HttpAction::Redirect(redirect, _) => Action::Redirect(redirect.clone()),
             HttpAction::Respond(respond) => Action::Respond(respond.clone()),
-            HttpAction::Route(_) => Action::Forward(Forward {
+            HttpAction::Route(_) | HttpAction::Delegate(_) => Action::Forward(Forward {
                 clusters: Vec::new(),
-                timeout: route.timeout,
+                timeout: route.timeout.filter(|timeout| !timeout.is_zero()),
                 retry: match &route.retries {
                     None => Some(Retry::default()),
                     Some(written) => written.clone(),
@@ -207,6 +353,15 @@ impl Lowering<'_, '_> {
                 rewrite: Rewrite {
                     path: rewrite(route, &condition.matches.path),
                     authority: route.rewrite_authority.clone(),
+                },
+                filters: {
+                    let cors = route.cors.iter().cloned().map(HttpFilter::Cors);
+                    let faults = route
+                        .fault
+                        .iter()
+                        .filter(|fault| ***fault != Fault::default());
+                    let fault = faults.cloned().map(HttpFilter::Fault);
+                    cors.chain(fault).collect()
                 },
                 ..Forward::default()
             }),
@@ -230,11 +385,33 @@ impl Lowering<'_, '_> {
             source: SourceMatch {
                 labels: condition.source_labels,
                 namespace: condition.source_namespace,
+                ..SourceMatch::default()
             },
+            mirrors,
+            redirect_to_port: matches!(route.action, HttpAction::Redirect(_, true)),
         }
     }
 
-    fn target(&mut self, destination: &RouteDestination, path: &str) -> RouteTarget {
+    /// The destinations of the route at `path`.
+    pub(super) fn targets(
+        &mut self,
+        destinations: &[RouteDestination],
+        path: &str,
+    ) -> Vec<RouteTarget> {
+        let mut targets = Vec::new();
+        for (number, destination) in destinations.iter().enumerate() {
+            let path = format!("{path}.route[{number}].destination");
+            targets.push(RouteTarget {
+                weight: destination.weight,
+                headers: destination.headers.clone(),
+                ..self.target(&destination.to, &path)
+            });
+        }
+        targets
+    }
+
+    /// A service that is named at `path`.
+    fn target(&mut self, destination: &Destination, path: &str) -> RouteTarget {
         let services = &self.config.services;
         let resolved = resolve(&destination.host, &self.object.metadata.namespace, services);
         let mut target = RouteTarget {
@@ -242,8 +419,8 @@ impl Lowering<'_, '_> {
             host: resolved.unwrap_or_else(|| Hostname::service("invalid", "invalid")),
             subset: destination.subset.clone(),
             port: destination.port,
-            weight: destination.weight,
-            headers: destination.headers.clone(),
+            weight: 1,
+            headers: HeaderEdits::default(),
             invalid: None,
         };
         if let Some(fault) = self.fault(&target) {
@@ -263,10 +440,10 @@ impl Lowering<'_, '_> {
         target
     }
 
-    fn fault(&self, target: &RouteTarget) -> Option<Fault> {
+    fn fault(&self, target: &RouteTarget) -> Option<Broken> {
         let host = &target.host;
         let Some(service) = self.config.services.get(host) else {
-            return Some(Fault {
+            return Some(Broken {
                 code: codes::MISSING_REFERENCE,
                 field: "host",
                 message: format!("service {host} does not exist"),
@@ -287,21 +464,22 @@ impl Lowering<'_, '_> {
         if let Some(port) = target.port
             && !carried.contains(&port)
         {
-            return Some(Fault {
+            return Some(Broken {
                 code: codes::MISSING_REFERENCE,
                 field: "port",
                 message: format!("service {host} has no port {port}"),
                 hint: Some(format!("its ports: {}", list(&carried))),
             });
         }
-        let destination = self.config.destination(host);
         if !target.subset.is_empty() {
-            let subsets: Vec<&str> = destination
-                .iter()
+            // Which rule is in force depends on who calls.
+            let rules = self.config.destinations.around(host);
+            let subsets: BTreeSet<&str> = rules
                 .flat_map(|destination| destination.subsets.keys())
                 .map(String::as_str)
                 .collect();
-            if !subsets.contains(&target.subset.as_str()) {
+            if !subsets.contains(target.subset.as_str()) {
+                let subsets: Vec<&str> = subsets.into_iter().collect();
                 let hint = if subsets.is_empty() {
                     format!("define it in a DestinationRule whose host is {host}")
                 } else {
@@ -312,7 +490,7 @@ impl Lowering<'_, '_> {
                         },
                     )
                 };
-                return Some(Fault {
+                return Some(Broken {
                     code: codes::MISSING_REFERENCE,
                     field: "subset",
                     message: format!("service {host} has no subset {:?}", target.subset),
@@ -321,7 +499,7 @@ impl Lowering<'_, '_> {
             }
         }
         if target.port.is_none() && carried.len() > 1 {
-            return Some(Fault {
+            return Some(Broken {
                 code: codes::PORT_NEEDED,
                 field: "port",
                 message: format!("service {host} has several ports, and the destination says none"),
@@ -332,7 +510,7 @@ impl Lowering<'_, '_> {
     }
 }
 
-struct Fault {
+struct Broken {
     code: &'static str,
     field: &'static str,
     message: String,

@@ -64,6 +64,7 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
                 addresses,
                 headless: service.cluster_ip == ClusterIp::Headless,
                 export: BTreeSet::new(),
+                distribution: service.distribution,
                 external: None,
                 origin: object.origin.clone(),
             },
@@ -178,6 +179,7 @@ fn external(
         addresses,
         headless: false,
         export: export.collect(),
+        distribution: None,
         // What is chosen by labels are instances like any other's.
         external: entry
             .selector

@@ -8,10 +8,12 @@ use super::super::structs::{ISTIO, as_list, as_number, as_struct, as_text, part}
 use super::fields::Fields;
 use super::limits::limits;
 use super::{
-    Fault, Members, balancing, dns, duration_or, endpoint, health, http2, mtls, sockets, unpack,
+    Fault, Members, balancing, dns, duration_or, endpoint, health, http2, mtls, origination,
+    sockets, unpack,
 };
 use crate::mesh::cluster::{ClientTls, ServiceRef, UpstreamProtocol};
 use crate::mesh::http2::Http2Options;
+use crate::mesh::origination::Origination;
 use crate::mesh::{Assignment, Cluster, ClusterKind, Endpoint};
 
 /// For the page of what is supported.
@@ -90,11 +92,9 @@ const OPTIONS: Fields = Fields {
         (3, "explicit_http_config"),
         (4, "use_downstream_protocol_config"),
         (5, "auto_config"),
-    ],
-    tuning: &[
         (2, "upstream_http_protocol_options"),
-        (8, "outlier_detection"),
     ],
+    tuning: &[(8, "outlier_detection")],
     refused: &[
         (6, "http_filters"),
         (7, "header_validation_config"),
@@ -115,6 +115,7 @@ pub(super) fn decode(
     let ((protocol, http2), max_requests_per_connection) = protocol(from, ignored)?;
     let original = kind == ClusterKind::OriginalDestination;
     let (load_balancer, balancing) = balancing::decode(from, original, ignored)?;
+    let (tls, origination) = security(from, ignored)?;
     Ok((
         Cluster {
             name: from.name.clone(),
@@ -123,7 +124,8 @@ pub(super) fn decode(
             balancing,
             protocol,
             http2,
-            tls: security(from, ignored)?,
+            tls,
+            origination,
             // Envoy's default; Istio always says its own.
             connect_timeout: duration_or(
                 "connect_timeout",
@@ -278,24 +280,53 @@ fn protocol(
     Ok((protocol, most))
 }
 
-/// mTLS for endpoints that say so, or for all. Any other arrangement is refused.
-fn security(
-    from: &cluster::Cluster,
-    ignored: &mut Vec<String>,
-) -> Result<Option<ClientTls>, Fault> {
+/// The mesh's TLS, or another's.
+type Secured = (Option<ClientTls>, Option<Box<Origination>>);
+
+/// mTLS for endpoints that say so, or for all; or TLS for all that is not the mesh's. Any other
+/// arrangement is refused.
+fn security(from: &cluster::Cluster, ignored: &mut Vec<String>) -> Result<Secured, Fault> {
+    let http = from
+        .typed_extension_protocol_options
+        .get(HTTP_PROTOCOL_OPTIONS);
+    let http: Option<upstream::HttpProtocolOptions> = http.map(unpack).transpose()?;
+    if from.transport_socket_matches.is_empty()
+        && let Some(socket) = &from.transport_socket
+        && !mtls::is_raw(Some(socket))
+    {
+        let (context, outside) = mtls::upstream(socket, ignored)?;
+        if outside {
+            let found = origination::decode(context, http.as_ref(), ignored)?;
+            return Ok((None, Some(Box::new(found))));
+        }
+        ignore_names(http.as_ref(), ignored);
+        let found = ClientTls {
+            required: true,
+            ..mtls::client(context, ignored)?
+        };
+        return Ok((Some(found), None));
+    }
+    ignore_names(http.as_ref(), ignored);
+    Ok((matched(from, ignored)?, None))
+}
+
+/// Peers of the mesh are not asked for by the names of hosts.
+fn ignore_names(http: Option<&upstream::HttpProtocolOptions>, ignored: &mut Vec<String>) {
+    if http.is_some_and(|http| http.upstream_http_protocol_options.is_some()) {
+        ignored.push(format!(
+            "{}.upstream_http_protocol_options",
+            OPTIONS.message
+        ));
+    }
+}
+
+fn matched(from: &cluster::Cluster, ignored: &mut Vec<String>) -> Result<Option<ClientTls>, Fault> {
     let unsupported = |field: String| Fault::Unsupported {
         message: "Cluster",
         field,
     };
     if from.transport_socket_matches.is_empty() {
-        return match &from.transport_socket {
-            socket if mtls::is_raw(socket.as_ref()) => Ok(None),
-            Some(socket) => Ok(Some(ClientTls {
-                required: true,
-                ..mtls::client(socket, ignored)?
-            })),
-            None => Ok(None),
-        };
+        return Ok(None);
     }
     let mut found = None;
     let mut plain = mtls::is_raw(from.transport_socket.as_ref());
@@ -307,7 +338,8 @@ fn security(
                     .transport_socket
                     .as_ref()
                     .ok_or_else(|| unsupported(format!("match {:?}", entry.name)))?;
-                found = Some(mtls::client(socket, ignored)?);
+                let (context, _) = mtls::upstream(socket, ignored)?;
+                found = Some(mtls::client(context, ignored)?);
             }
             (0, None) => {
                 plain = mtls::is_raw(entry.transport_socket.as_ref());

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::pb::fault::HttpFault;
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, is, local_ratelimit,
-    ratelimit, route,
+    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors, is,
+    local_ratelimit, ratelimit, route,
 };
 use super::fields::Fields;
 use super::route::header_match;
 use super::route_fields::HEADER;
 use super::route_policy::share;
-use super::{Fault, duration_or, unpack};
+use super::{Fault, duration_or, fault, unpack};
 use crate::mesh::filter::{
     AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
     RateLimitRule, TokenBucket,
@@ -131,6 +132,13 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
         let adaptive = concurrency(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::AdaptiveConcurrency(adaptive)));
     }
+    if is::<cors::Cors>(config) {
+        return Ok(Some(HttpFilter::Cors(Arc::default())));
+    }
+    if is::<HttpFault>(config) {
+        let fault = fault::decode(&unpack(config)?, ignored)?;
+        return Ok(Some(HttpFilter::Fault(Arc::new(fault))));
+    }
     Ok(None)
 }
 
@@ -145,8 +153,14 @@ pub(super) fn overrides<'a>(
     names
         .into_iter()
         .map(|(name, config)| {
+            if is::<cors::CorsPolicy>(config) {
+                let policy = super::cors::decode(&unpack(config)?, ignored)?;
+                return Ok(HttpFilter::Cors(Arc::new(policy)));
+            }
             // The other filter has no configuration by route in Envoy either.
-            if let Some(filter @ HttpFilter::LocalRateLimit(_)) = decode(config, ignored)? {
+            if let Some(filter @ (HttpFilter::LocalRateLimit(_) | HttpFilter::Fault(_))) =
+                decode(config, ignored)?
+            {
                 return Ok(filter);
             }
             Err(Fault::Unsupported {

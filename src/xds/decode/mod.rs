@@ -8,6 +8,8 @@ mod balancing;
 mod cluster;
 mod dns;
 mod endpoint;
+mod cors;
+mod fault;
 mod filter;
 mod fields;
 mod hash;
@@ -16,9 +18,11 @@ mod http;
 mod http2;
 mod limits;
 mod listener;
+mod origination;
 mod route;
 mod route_fields;
 mod route_policy;
+mod server_tls;
 mod sockets;
 mod mtls;
 pub mod support;
@@ -104,8 +108,10 @@ pub enum Item {
     Listener(Arc<Listener>, Vec<Arc<RouteTable>>),
     /// A route table.
     Route(Arc<RouteTable>),
-    /// A secret, which views do not hold.
-    Secret,
+    /// The text of a credential.
+    Secret(Arc<crate::mesh::Secret>),
+    /// A secret that nothing here names.
+    OtherSecret,
 }
 
 /// Where the endpoints of a cluster are.
@@ -159,7 +165,9 @@ pub fn item(
         }
         Kind::Secret => {
             let message: pb::sockets::Secret = parse("Secret", bytes)?;
-            same(&message.name).map(|()| Item::Secret)
+            same(&message.name)?;
+            let text = server_tls::text(message)?;
+            Ok(text.map_or(Item::OtherSecret, |text| Item::Secret(Arc::new(text))))
         }
     }
 }
@@ -194,7 +202,10 @@ pub fn assemble<'a>(items: impl IntoIterator<Item = (&'a str, &'a Item)>) -> Vie
             Item::Route(table) => {
                 view.routes.insert(name.to_owned(), Arc::clone(table));
             }
-            Item::Secret => {}
+            Item::Secret(secret) => {
+                view.secrets.insert(name.to_owned(), Arc::clone(secret));
+            }
+            Item::OtherSecret => {}
         }
     }
     for (name, assignment) in assignments {

@@ -1,10 +1,12 @@
-//! TLS contexts. The mesh has one kind: both sides show a certificate of the mesh, which comes by
-//! its name. Everything else is refused, because passing over it would trust someone else.
+//! TLS contexts of the mesh, which has one kind: both sides show a certificate of the mesh, which comes
+//! by its name. Everything else is refused, because passing over it would trust someone else; servers
+//! outside the mesh are `origination`'s.
 
 use super::super::encode::{CERTIFICATE, ROOTS};
 use super::super::pb::{core, is, is_ads, matcher, sockets};
 use super::fields::Fields;
-use super::{Fault, unpack};
+use super::origination::is_outside;
+use super::{Fault, server_tls, unpack};
 use crate::mesh::SpiffeId;
 use crate::mesh::cluster::ClientTls;
 use crate::mesh::listener::ServerTls;
@@ -12,7 +14,7 @@ use crate::mesh::listener::ServerTls;
 /// For the page of what is supported.
 pub(super) const FIELDS: &[&Fields] = &[&DOWNSTREAM, &UPSTREAM, &COMMON, &VALIDATION];
 
-const DOWNSTREAM: Fields = Fields {
+pub(super) const DOWNSTREAM: Fields = Fields {
     message: "DownstreamTlsContext",
     understood: &[(1, "common_tls_context"), (2, "require_client_certificate")],
     tuning: &[
@@ -91,6 +93,14 @@ pub(super) fn server(
     ignored: &mut Vec<String>,
 ) -> Result<ServerTls, Fault> {
     let context: sockets::DownstreamTlsContext = config(socket)?;
+    let common_context = context.common_tls_context.as_ref();
+    let own = common_context.is_some_and(|common| {
+        let named = &common.tls_certificate_sds_secret_configs;
+        !common.tls_certificates.is_empty() || named.iter().any(|secret| secret.name != CERTIFICATE)
+    });
+    if own {
+        return server_tls::decode(&context, ignored);
+    }
     DOWNSTREAM.audit(&context, ignored)?;
     if !context
         .require_client_certificate
@@ -108,16 +118,26 @@ pub(super) fn server(
             field: "match_typed_subject_alt_names of a listener".to_owned(),
         });
     }
-    Ok(ServerTls { alpn })
+    Ok(ServerTls { alpn, own: None })
+}
+
+/// The context of `socket`, and whether it is for servers outside the mesh.
+pub(super) fn upstream(
+    socket: &core::TransportSocket,
+    ignored: &mut Vec<String>,
+) -> Result<(sockets::UpstreamTlsContext, bool), Fault> {
+    let context: sockets::UpstreamTlsContext = config(socket)?;
+    UPSTREAM.audit(&context, ignored)?;
+    let common = context.common_tls_context.as_ref();
+    let outside = common.is_some_and(|common| is_outside(common, (CERTIFICATE, ROOTS)));
+    Ok((context, outside))
 }
 
 /// `required` is left false.
 pub(super) fn client(
-    socket: &core::TransportSocket,
+    context: sockets::UpstreamTlsContext,
     ignored: &mut Vec<String>,
 ) -> Result<ClientTls, Fault> {
-    let context: sockets::UpstreamTlsContext = config(socket)?;
-    UPSTREAM.audit(&context, ignored)?;
     let (_, principals) = common(context.common_tls_context, ignored)?;
     Ok(ClientTls {
         sni: context.sni,
@@ -203,7 +223,7 @@ fn common(
 }
 
 /// Istio has an agent of its own for secrets; what counts is that there is a source.
-fn has_source(secret: &sockets::SdsSecretConfig) -> bool {
+pub(super) fn has_source(secret: &sockets::SdsSecretConfig) -> bool {
     is_ads(secret.sds_config.as_ref()) || secret.sds_config.is_some()
 }
 

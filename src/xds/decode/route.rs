@@ -366,10 +366,13 @@ fn redirect(from: &route::RedirectAction, ignored: &mut Vec<String>) -> Result<R
             .map_err(|_| Fault::Invalid("port_redirect is not a port".to_owned()))?,
         path: match &from.path_rewrite_specifier {
             Some(options::PathRewriteSpecifier::PathRedirect(path)) => Some(path.clone()),
+            Some(options::PathRewriteSpecifier::PrefixRewrite(_)) | None => None,
             Some(_) => return unsupported("RedirectAction", "path_rewrite_specifier"),
-            None => None,
         },
-        ..Redirect::default()
+        prefix: match &from.path_rewrite_specifier {
+            Some(options::PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(prefix.clone()),
+            _ => None,
+        },
     })
 }
 

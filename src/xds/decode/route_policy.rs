@@ -1,5 +1,6 @@
 //! Retries, deadlines and mirrors of routes, and what routes inherit of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pb::{FractionalPercent, percent, route, to_duration};
@@ -48,14 +49,15 @@ impl Inherited {
                 .map(|policy| hedge(policy, ignored))
                 .transpose()?,
             mirrors: mirrors(policies, ignored)?,
-            filters: if host.typed_per_filter_config.is_empty() {
-                overrides(
-                    "RouteConfiguration",
-                    &table.typed_per_filter_config,
-                    ignored,
-                )?
-            } else {
-                overrides("VirtualHost", &host.typed_per_filter_config, ignored)?
+            filters: {
+                let own = &host.typed_per_filter_config;
+                let mut filters = overrides("VirtualHost", own, ignored)?;
+                let outer = &table.typed_per_filter_config;
+                inherit(
+                    &mut filters,
+                    &overrides("RouteConfiguration", outer, ignored)?,
+                );
+                filters
             },
             rate_limits: rules(&host.rate_limits, ignored)?,
             replay_limit: limit(
@@ -74,13 +76,25 @@ impl Inherited {
         if forward.mirrors.is_empty() {
             forward.mirrors.clone_from(&self.mirrors);
         }
-        if forward.filters.is_empty() {
-            forward.filters.clone_from(&self.filters);
-        }
+        inherit(&mut forward.filters, &self.filters);
         if forward.rate_limits.is_empty() {
             forward.rate_limits.clone_from(&self.rate_limits);
         }
         forward.replay_limit = replay_limit.or(self.replay_limit);
+    }
+}
+
+/// Adds to `own` what only `outer` says. The most specific word counts alone, but for CORS, whose
+/// parts are each asked for (Envoy).
+fn inherit(own: &mut Vec<HttpFilter>, outer: &[HttpFilter]) {
+    for outer in outer {
+        match (own.iter_mut().find(|own| own.is_like(outer)), outer) {
+            (None, outer) => own.push(outer.clone()),
+            (Some(HttpFilter::Cors(own)), HttpFilter::Cors(outer)) => {
+                *own = Arc::new(own.within(outer));
+            }
+            (Some(_), _) => {}
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, dns, endpoint, filter, health, http, http2, limits, listener, mtls,
-    route_fields, sockets,
+    balancing, cluster, cors, dns, endpoint, fault, filter, health, http, http2, limits, listener,
+    mtls, origination, route_fields, server_tls, sockets,
 };
 
 /// Every table, in the order of the page.
@@ -13,6 +13,8 @@ const TABLES: &[&[&Fields]] = &[
     listener::FIELDS,
     http::FIELDS,
     filter::FIELDS,
+    fault::FIELDS,
+    cors::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     dns::FIELDS,
@@ -22,6 +24,8 @@ const TABLES: &[&[&Fields]] = &[
     health::FIELDS,
     endpoint::FIELDS,
     mtls::FIELDS,
+    server_tls::FIELDS,
+    origination::FIELDS,
     sockets::FIELDS,
 ];
 

@@ -9,7 +9,7 @@ use super::super::pb::{
     u32_value, upstream,
 };
 use super::super::structs::{ISTIO, MESHCTL, list, metadata, nested, number, object, text};
-use super::{balancing, dns, health, http2, mtls, sockets};
+use super::{balancing, dns, health, http2, mtls, origination, sockets};
 use crate::mesh::cluster::{ClientTls, Limits, ServiceRef, Thresholds, UpstreamProtocol};
 use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
 
@@ -35,7 +35,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
         // One entry, so its order is no question.
         typed_extension_protocol_options: [(
             HTTP_PROTOCOL_OPTIONS.to_owned(),
-            any(&protocol(from, client)),
+            any(&protocol(from, client, bytes_only)),
         )]
         .into(),
         metadata: about(from, client),
@@ -69,6 +69,9 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
     to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
     if let Some(mtls) = &from.tls {
         secure(&mut to, mtls, alpn(from.protocol, bytes_only, client));
+    }
+    if let Some(how) = origination::of(from, client, bytes_only) {
+        to.transport_socket = Some(origination::socket(&how, from.protocol, bytes_only));
     }
     if let Some(version) = from.proxy_protocol {
         sockets::introduce(version, &mut to);
@@ -192,7 +195,7 @@ fn thresholds(
     }
 }
 
-fn protocol(from: &Cluster, client: Client) -> upstream::HttpProtocolOptions {
+fn protocol(from: &Cluster, client: Client, bytes_only: bool) -> upstream::HttpProtocolOptions {
     use options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options as options;
     let explicit = |config| {
@@ -203,6 +206,9 @@ fn protocol(from: &Cluster, client: Client) -> upstream::HttpProtocolOptions {
     let two = http2::options(&from.http2);
     let most = from.limits.max_requests_per_connection;
     upstream::HttpProtocolOptions {
+        upstream_http_protocol_options: origination::of(from, client, bytes_only)
+            .as_deref()
+            .and_then(origination::by_request),
         common_http_protocol_options: (most > 0).then(|| core::HttpProtocolOptions {
             max_requests_per_connection: u32_value(most),
             ..Default::default()

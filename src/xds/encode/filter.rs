@@ -1,9 +1,10 @@
 //! HTTP filters, and what routes say of them.
 
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, duration,
+    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, cors, duration,
     local_ratelimit, ratelimit, route, u32_value,
 };
+use super::fault;
 use super::route::header_match;
 use super::route_policy::fraction;
 use crate::mesh::Client;
@@ -11,6 +12,14 @@ use crate::mesh::filter::{
     AdaptiveConcurrency, HttpFilter, LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
 use crate::mesh::route::Share;
+
+const CORS: &str = "envoy.filters.http.cors";
+const FAULT: &str = "envoy.filters.http.fault";
+
+/// Whether clients of a kind know the filter.
+pub(super) fn is_known(filter: &HttpFilter, client: Client) -> bool {
+    client != Client::Grpc || matches!(filter, HttpFilter::Fault(_))
+}
 
 /// Envoy's name of a filter, and its configuration.
 pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
@@ -23,6 +32,16 @@ pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
             "envoy.filters.http.adaptive_concurrency",
             any(&concurrency(adaptive)),
         ),
+        HttpFilter::Cors(_) => (CORS, any(&cors::Cors {})),
+        HttpFilter::Fault(fault) => (FAULT, any(&fault::encode(fault, client))),
+    }
+}
+
+/// The same for what a route says of a filter.
+pub(super) fn of_route(from: &HttpFilter, client: Client) -> (&'static str, Any) {
+    match from {
+        HttpFilter::Cors(policy) => (CORS, any(&super::cors::encode(policy, client))),
+        other => encode(other, client),
     }
 }
 

@@ -146,7 +146,7 @@ fn api_listener(name: &str, routes: &str) -> listener::Listener {
                     config_source: Some(ads()),
                     route_config_name: routes.to_owned(),
                 })),
-                http_filters: vec![proxied::router()],
+                http_filters: vec![proxied::fault(), proxied::router()],
                 ..Default::default()
             })),
         }),
@@ -189,6 +189,10 @@ fn table_of(name: &str, host: &VirtualHost, view: &View) -> pb_route::RouteConfi
 
 /// Whether these libraries have such a cluster: of names, only one (gRFC A37).
 fn is_known(cluster: &Cluster) -> bool {
+    // They would be called without TLS.
+    if cluster.origination.is_some() {
+        return false;
+    }
     match &cluster.kind {
         ClusterKind::Discovered | ClusterKind::Static(_) => true,
         ClusterKind::OriginalDestination => false,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::super::pb::fault::HttpFault;
 use super::super::pb::{Any, Buffer, Router, ads, any, bool_value, core, duration, hcm, u32_value};
 use super::listener::range;
 use crate::mesh::http::{
@@ -203,6 +204,11 @@ fn buffer(most: u32) -> hcm::HttpFilter {
             max_request_bytes: u32_value(most),
         }),
     )
+}
+
+/// The place where faults of routes act.
+pub(super) fn fault() -> hcm::HttpFilter {
+    filter("fault", any(&HttpFault::default()))
 }
 
 pub(super) fn router() -> hcm::HttpFilter {

@@ -8,6 +8,8 @@ mod balancing;
 mod cluster;
 mod dns;
 mod endpoint;
+mod cors;
+mod fault;
 mod filter;
 mod grpc;
 mod hash;
@@ -16,15 +18,19 @@ mod health;
 mod http;
 mod http2;
 mod listener;
+mod origination;
 mod route;
 mod route_policy;
 pub mod secret;
+mod server_tls;
 mod sockets;
 mod mtls;
 
 pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};
 
 use std::collections::BTreeSet;
+
+use prost::Message as _;
 
 use super::canonical;
 use super::snapshot::{Kind, Snapshot};
@@ -85,6 +91,10 @@ fn proxy(view: &View, client: Client) -> Snapshot {
             name,
             canonical::encode(&message, &canonical::ROUTE),
         );
+    }
+    for (name, secret) in &view.secrets {
+        let message = server_tls::text(name, secret);
+        snapshot.insert(Kind::Secret, name, message.encode_to_vec());
     }
     snapshot
 }

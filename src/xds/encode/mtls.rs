@@ -1,6 +1,7 @@
 //! TLS contexts. Certificates and roots come by name over SDS: `default` and `ROOTCA`, as Istio's.
 
 use super::super::pb::{ads, any, bool_value, core, matcher, sockets};
+use super::server_tls;
 use crate::mesh::SpiffeId;
 use crate::mesh::cluster::ClientTls;
 use crate::mesh::listener::ServerTls;
@@ -15,6 +16,9 @@ pub(crate) const TLS: &str = "envoy.transport_sockets.tls";
 pub(crate) const RAW: &str = "envoy.transport_sockets.raw_buffer";
 
 pub(super) fn server(server: &ServerTls) -> core::TransportSocket {
+    if let Some(own) = &server.own {
+        return server_tls::encode(own, &server.alpn);
+    }
     socket(any(&sockets::DownstreamTlsContext {
         common_tls_context: Some(common(server.alpn.clone(), &[])),
         require_client_certificate: bool_value(true),
@@ -44,7 +48,7 @@ pub(super) fn raw() -> core::TransportSocket {
     }
 }
 
-fn socket(config: super::super::pb::Any) -> core::TransportSocket {
+pub(super) fn socket(config: super::super::pb::Any) -> core::TransportSocket {
     core::TransportSocket {
         name: TLS.to_owned(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(config)),

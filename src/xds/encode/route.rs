@@ -99,16 +99,15 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
         _ => None,
     };
     let filters = match (&from.action, &action) {
-        (Action::Forward(forward), route::route::Action::Route(_)) if client != Client::Grpc => {
-            forward.filters.as_slice()
-        }
+        (Action::Forward(forward), route::route::Action::Route(_)) => forward.filters.as_slice(),
         _ => &[],
     };
     Some(route::Route {
         name: from.name.clone(),
         typed_per_filter_config: filters
             .iter()
-            .map(|own| filter::encode(own, client))
+            .filter(|own| filter::is_known(own, client))
+            .map(|own| filter::of_route(own, client))
             .map(|(name, config)| (name.to_owned(), config))
             .collect(),
         request_body_buffer_limit: replay_limit.and_then(u64_value),
@@ -410,7 +409,11 @@ fn redirected(from: &Redirect) -> route::RedirectAction {
         path_rewrite_specifier: from
             .path
             .clone()
-            .map(options::PathRewriteSpecifier::PathRedirect),
+            .map(options::PathRewriteSpecifier::PathRedirect)
+            .or(from
+                .prefix
+                .clone()
+                .map(options::PathRewriteSpecifier::PrefixRewrite)),
         ..Default::default()
     }
 }

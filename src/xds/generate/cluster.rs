@@ -129,6 +129,11 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
             principals,
             required,
         });
+    let secured = prop_oneof![
+        Just((None, None)),
+        tls.prop_map(|tls| (Some(tls), None)),
+        super::origination::origination().prop_map(|how| (None, Some(Box::new(how)))),
+    ];
     let budget =
         || {
             option::of((0..=100_000_u32, any::<u32>()).prop_map(
@@ -173,7 +178,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
         option::of(service),
         balancing(),
         super::http2::upstream(),
-        option::of(tls),
+        secured,
         duration(),
         limits,
         option::of(health::outlier()),
@@ -187,7 +192,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                 service,
                 (load_balancer, mut balancing),
                 (protocol, http2),
-                tls,
+                (tls, origination),
                 connect_timeout,
                 limits,
                 outlier,
@@ -206,6 +211,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                     protocol,
                     http2,
                     tls,
+                    origination,
                     connect_timeout,
                     limits,
                     outlier,

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use super::route::{header_matches, share};
 use super::{positive, text, word};
 use crate::mesh::filter::{
-    AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
-    RateLimitRule, TokenBucket,
+    Abort, AbortWith, AdaptiveConcurrency, Cors, Delay, DescriptorLimit, Fault, HttpFilter,
+    LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
+use crate::mesh::route::TextMatch;
 
 fn bucket() -> impl Strategy<Value = TokenBucket> {
     (any::<u32>(), any::<u32>(), positive()).prop_map(|(max_tokens, tokens_per_fill, interval)| {
@@ -63,7 +64,7 @@ pub(super) fn rules() -> impl Strategy<Value = Vec<RateLimitRule>> {
     vec(rule, 0..2)
 }
 
-pub(super) fn local_rate_limit() -> impl Strategy<Value = LocalRateLimit> {
+fn local_rate_limit() -> impl Strategy<Value = LocalRateLimit> {
     let descriptor =
         (pairs(), bucket()).prop_map(|(entries, bucket)| DescriptorLimit { entries, bucket });
     (
@@ -114,7 +115,73 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
     prop_oneof![
         local_rate_limit().prop_map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit))),
         adaptive_concurrency().prop_map(HttpFilter::AdaptiveConcurrency),
+        fault().prop_map(|fault| HttpFilter::Fault(Arc::new(fault))),
+        Just(HttpFilter::Cors(Arc::default())),
     ]
+    .boxed()
+}
+
+/// What a route says: at most one of each kind, by name. Boxed, as all in one fills a stack.
+pub(super) fn overrides() -> impl Strategy<Value = Vec<HttpFilter>> {
+    let all = (
+        option::of(cors().boxed()),
+        option::of(fault().boxed()),
+        option::of(local_rate_limit().boxed()),
+    );
+    all.prop_map(|(cors, fault, limit)| {
+        let cors = cors.map(|cors| HttpFilter::Cors(Arc::new(cors)));
+        let fault = fault.map(|fault| HttpFilter::Fault(Arc::new(fault)));
+        let limit = limit.map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)));
+        cors.into_iter().chain(fault).chain(limit).collect()
+    })
+    .boxed()
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let some = |found: &TextMatch| *found != TextMatch::Present;
+    (
+        vec(super::route::text_match().prop_filter("a text", some), 0..3),
+        (text(), text(), text(), text()),
+        any::<[Option<bool>; 3]>(),
+        share(),
+    )
+        .prop_map(
+            |(origins, (methods, headers, expose, max_age), said, enabled)| {
+                let [credentials, forward_unmatched, private_network] = said;
+                Cors {
+                    origins,
+                    methods,
+                    headers,
+                    expose,
+                    max_age,
+                    credentials,
+                    forward_unmatched,
+                    private_network,
+                    enabled,
+                }
+            },
+        )
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let delay = (super::duration(), share()).prop_map(|(time, share)| Delay { time, share });
+    let with = prop_oneof![
+        (200..600_u16).prop_map(AbortWith::Http),
+        any::<u8>().prop_map(AbortWith::Grpc),
+    ];
+    let abort = (with, share()).prop_map(|(with, share)| Abort { with, share });
+    (
+        option::of(delay),
+        option::of(abort),
+        text(),
+        header_matches(),
+    )
+        .prop_map(|(delay, abort, cluster, headers)| Fault {
+            delay,
+            abort,
+            cluster,
+            headers,
+        })
 }
 
 fn adaptive_concurrency() -> impl Strategy<Value = AdaptiveConcurrency> {

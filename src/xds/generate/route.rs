@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{duration, filter, positive, text, word};
-use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{
     Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf, HashPolicy,
     HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, PathMatch, PathRewrite, Pattern,
@@ -207,7 +206,7 @@ fn forward() -> impl Strategy<Value = Forward> {
             select(vec![Priority::Default, Priority::High]),
             vec(hash_policy(), 0..3),
         ),
-        (option::of(filter::local_rate_limit()), filter::rules()),
+        (filter::overrides(), filter::rules()),
     )
         .prop_map(
             |(
@@ -218,12 +217,9 @@ fn forward() -> impl Strategy<Value = Forward> {
                 (deadlines, hedge, replay_limit),
                 mirrors,
                 (priority, hash),
-                (limit, rate_limits),
+                (filters, rate_limits),
             )| Forward {
-                filters: limit
-                    .into_iter()
-                    .map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)))
-                    .collect(),
+                filters,
                 rate_limits,
                 hash,
                 clusters,
@@ -270,15 +266,23 @@ fn action() -> impl Strategy<Value = Action> {
         option::of(select(vec!["http".to_owned(), "https".to_owned()])),
         option::of(word()),
         option::of(1..=u16::MAX),
-        option::of(text()),
+        // One of them at most.
+        option::of((any::<bool>(), text())),
     )
-        .prop_map(|(status, scheme, authority, port, path)| Redirect {
-            status,
-            scheme,
-            authority,
-            port,
-            path,
-            ..Redirect::default()
+        .prop_map(|(status, scheme, authority, port, path)| {
+            let (path, prefix) = match path {
+                None => (None, None),
+                Some((true, path)) => (Some(path), None),
+                Some((false, prefix)) => (None, Some(prefix)),
+            };
+            Redirect {
+                status,
+                scheme,
+                authority,
+                port,
+                path,
+                prefix,
+            }
         });
     prop_oneof![
         3 => forward().prop_map(Action::Forward),

@@ -66,7 +66,7 @@ impl DeltaClient {
                 }
             }
         }
-        for kind in [Kind::Endpoint, Kind::Route] {
+        for kind in [Kind::Endpoint, Kind::Route, Kind::Secret] {
             let wanted = client.names(kind);
             client.wanted.insert(kind, wanted);
         }
@@ -79,7 +79,13 @@ impl DeltaClient {
         self.absent.clear();
         self.rejected.clear();
         let mut requests = Vec::new();
-        for kind in [Kind::Cluster, Kind::Endpoint, Kind::Listener, Kind::Route] {
+        for kind in [
+            Kind::Cluster,
+            Kind::Endpoint,
+            Kind::Listener,
+            Kind::Route,
+            Kind::Secret,
+        ] {
             let names: Vec<String> = self
                 .wanted
                 .get(&kind)
@@ -222,7 +228,7 @@ impl DeltaClient {
     /// Follows what clusters and listeners name.
     fn resubscribe(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
-        for kind in [Kind::Endpoint, Kind::Route] {
+        for kind in [Kind::Endpoint, Kind::Route, Kind::Secret] {
             let now = self.names(kind);
             let before = self.wanted.entry(kind).or_default();
             let subscribe: Vec<String> = now.difference(before).cloned().collect();
@@ -265,7 +271,13 @@ impl DeltaClient {
                     _ => Vec::new(),
                 })
                 .collect(),
-            Kind::Cluster | Kind::Listener | Kind::Secret => BTreeSet::new(),
+            Kind::Secret => held(Kind::Listener)
+                .flat_map(|(_, (_, item))| match item {
+                    Item::Listener(listener, _) => secrets(listener).map(str::to_owned).collect(),
+                    _ => Vec::new(),
+                })
+                .collect(),
+            Kind::Cluster | Kind::Listener => BTreeSet::new(),
         }
     }
 
@@ -343,6 +355,14 @@ pub(super) fn tables(listener: &Listener) -> impl Iterator<Item = &str> {
             }
             ChainAction::Tcp { .. } => None,
         })
+}
+
+/// Credentials that a listener needs the text of.
+fn secrets(listener: &Listener) -> impl Iterator<Item = &str> {
+    let chains = listener.chains.iter().chain(&listener.default_chain);
+    chains
+        .filter_map(|chain| chain.tls.as_ref()?.own.as_ref())
+        .flat_map(|own| own.secrets())
 }
 
 fn rejected(kind: Kind, name: &str, reason: &str) -> Rejected {

@@ -57,10 +57,13 @@ fn bad() -> Vec<(&'static str, String, &'static [&'static str])> {
             ],
         ),
         (
-            "second",
-            ROUTE.replace("name: reviews", "name: second")
-                + "    - destination: {host: reviews, subset: v1}\n",
-            &["second.yaml:5:11", "has routes already", "[IST0109]"],
+            "delegate",
+            ROUTE.replace("  - route:\n", "  - delegate: {name: nowhere}\n"),
+            &[
+                "delegate.yaml:7:15",
+                "default/nowhere does not exist",
+                "[IST0101]",
+            ],
         ),
         // The first document is good, and yet it is not applied.
         (

@@ -518,6 +518,7 @@ impl Stand {
                 address: [127, 0, 0, 1].into(),
                 ports: BTreeMap::from([(8080, app.address)]),
                 port_names: BTreeMap::new(),
+                service_ports: BTreeMap::new(),
                 weight: 1,
                 health: Health::Healthy,
                 mtls: false,

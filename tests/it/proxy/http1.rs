@@ -433,3 +433,58 @@ async fn answers_of_the_proxy_itself() {
     .await;
     assert_eq!(answer.matches("HTTP/1.1 404").count(), 2, "{answer}");
 }
+
+#[tokio::test]
+async fn redirects_change_what_they_say_and_no_more() {
+    let some = |text: &str| Some(text.to_owned());
+    let cases = [
+        (
+            Redirect {
+                prefix: some("/v2"),
+                ..Redirect::default()
+            },
+            "http://app:80/v2/x?q",
+        ),
+        (
+            Redirect {
+                scheme: some("https"),
+                ..Redirect::default()
+            },
+            "https://app/1/x?q",
+        ),
+        (
+            Redirect {
+                scheme: some("https"),
+                authority: some("new:8443"),
+                port: Some(443),
+                path: some("/all"),
+                ..Redirect::default()
+            },
+            "https://new/all?q",
+        ),
+        (
+            Redirect {
+                port: Some(8080),
+                ..Redirect::default()
+            },
+            "http://app:8080/3/x?q",
+        ),
+    ];
+    let bind = free();
+    let routes = cases.iter().enumerate().map(|(at, (redirect, _))| {
+        let mut redirect = redirect.clone();
+        redirect.status = 302;
+        let mut route = route(Action::Redirect(redirect));
+        route.matches.path = meshctl::mesh::route::PathMatch::Prefix(format!("/{at}"));
+        route
+    });
+    let view = Views::default().http("t", bind);
+    let _proxy = Proxy::start(view.routes("t", routes.collect()).0).await;
+    for (at, (_, expected)) in cases.iter().enumerate() {
+        let request =
+            format!("GET /{at}/x?q HTTP/1.1\r\nHost: app:80\r\nConnection: close\r\n\r\n");
+        let answer = exchange(bind, request).await;
+        let line = format!("location: {expected}\r\n");
+        assert!(answer.contains(&line), "{line} {answer}");
+    }
+}

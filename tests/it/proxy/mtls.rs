@@ -83,6 +83,7 @@ pub(super) fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> 
         },
         tls: Some(ServerTls {
             alpn: ALPN.map(str::to_owned).to_vec(),
+            own: None,
         }),
         action,
         filters: Vec::new(),
@@ -208,7 +209,7 @@ async fn the_version_between_sidecars_is_the_peers_choice() {
         let mut view = strict(inbound, app.address, http());
         let listener = Arc::make_mut(view.listeners.get_mut("in").unwrap());
         let alpn = offered.iter().map(|name| (*name).to_owned()).collect();
-        listener.chains[0].tls = Some(ServerTls { alpn });
+        listener.chains[0].tls = Some(ServerTls { alpn, own: None });
         let _server = Proxy::with(options("server"), view, Some(mesh.identity("server"))).await;
         let view = outward(outbound, inbound, "server", UpstreamProtocol::Negotiated).0;
         let _client = Proxy::with(options("client"), view, Some(mesh.identity("client"))).await;

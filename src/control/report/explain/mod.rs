@@ -169,7 +169,7 @@ pub fn explain_request(
     for backend in &outcome.backends {
         report
             .backends
-            .push(backend_facts(world, &view, backend, found.route));
+            .push(backend_facts((world, node), &view, backend, found.route));
         report.endpoints.push(candidates(&view, backend, port));
     }
     report.outcome = Some(outcome);
@@ -273,7 +273,10 @@ fn taken(report: &mut ExplainReport, asked: &Asked, (chain, route): (&Chain, &Ro
     let origin = Some(&route.origin);
     for filter in &chain.filters {
         let (name, detail) = worded(filter);
-        report.steps.push(Fact::new(&name, detail, None));
+        // What says nothing itself is a place for what routes say.
+        if detail != "{}" {
+            report.steps.push(Fact::new(&name, detail, None));
+        }
     }
     match &route.action {
         Action::Forward(forward) => {
@@ -282,8 +285,12 @@ fn taken(report: &mut ExplainReport, asked: &Asked, (chain, route): (&Chain, &Ro
         Action::Redirect(redirect) => {
             let to = location(
                 redirect,
-                asked.authority.as_bytes(),
-                asked.target.as_bytes(),
+                &route.matches.path,
+                (
+                    &asked.scheme,
+                    asked.authority.as_bytes(),
+                    asked.target.as_bytes(),
+                ),
             );
             report.status = Some(redirect.status);
             report.answer = Some(format!(

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api::registry::EndpointReport;
 use crate::api::routes::{BackendReport, CandidateReport, Fact};
 use crate::mesh::route::{Action, Forward, Retry};
-use crate::mesh::{Locality, Route, View, World};
+use crate::mesh::{Locality, Node, Route, View, World};
 
 /// When a request is tried again.
 pub(super) fn retry(retry: Option<&Retry>) -> String {
@@ -62,7 +62,16 @@ pub(super) fn others(forward: &Forward) -> Vec<(String, String)> {
         return Vec::new();
     };
     map.into_iter()
-        .filter(|(name, value)| !TOLD.contains(&name.as_str()) && !value.is_null())
+        .filter(|(name, value)| {
+            // What says nothing is kept as nothing.
+            let empty = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Object(map) => map.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                _ => false,
+            };
+            !TOLD.contains(&name.as_str()) && !empty
+        })
         .map(|(name, value)| (spaced(&name), value.to_string()))
         .collect()
 }
@@ -81,7 +90,7 @@ fn spaced(name: &str) -> String {
 
 /// What is said of a backend, and where.
 pub(super) fn backend_facts(
-    world: &World,
+    (world, node): (&World, &Node),
     view: &View,
     backend: &BackendReport,
     route: &Route,
@@ -116,7 +125,7 @@ pub(super) fn backend_facts(
             Some(&service.origin),
         ));
     }
-    let destination = world.config.destination(&target.host);
+    let destination = world.config.destination(&target.host, node.into());
     let origin = destination.map(|destination| &destination.origin);
     if let Some(subset) = destination.and_then(|found| found.subsets.get(&target.subset)) {
         let labels: Vec<String> = subset

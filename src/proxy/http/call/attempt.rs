@@ -154,7 +154,8 @@ impl<'c> Calling<'c> {
                     &self.routed.route.headers.response,
                 )
             })
-            .with_cookie(call.chosen.hashed());
+            .with_cookie(call.chosen.hashed())
+            .with_granted(call.chosen.granted());
         Relay {
             edits,
             facts: call.facts,

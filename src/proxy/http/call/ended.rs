@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::telemetry::{Flag, PeerId, RouteId, ServiceId};
 
+use super::super::super::context::{Conn, Live};
 use super::super::super::pool::Multiplexed;
 use super::super::leg::Leg;
+use super::super::plan::Meant;
 use super::super::respond::Failure;
 
 /// How a request ended.
@@ -66,12 +68,38 @@ impl Ended {
         self.flag = reply.flag;
         self.details = reply.details;
         self.close |= reply.close;
+        if let Failure::Filtered(refusal) = &failure {
+            self.grpc_status = Some(refusal.grpc_status);
+        }
         self.failure = Some(failure);
         self
     }
 
+    /// Refused by `failure` before it was sent anywhere; where it would have gone is counted.
+    pub(crate) fn refused(
+        live: &Live,
+        conn: &Conn,
+        (failure, meant): (&Failure, Option<&Meant>),
+    ) -> Self {
+        let cluster = meant.and_then(|meant| live.tables.cluster(meant.cluster));
+        let mut ended = Self::new(cluster.map_or_else(ServiceId::default, |to| to.service));
+        if let Some(routed) = meant.and_then(|meant| meant.at.routed(live))
+            && !conn.inbound()
+        {
+            ended.route = routed.table.label;
+        }
+        ended.fail(failure.clone())
+    }
+
+    /// It was held back on purpose, which is said where nothing else is.
+    pub(crate) fn delayed(&mut self) {
+        if self.flag == Flag::None {
+            self.flag = Flag::Di;
+        }
+    }
+
     /// There is nobody to tell.
-    pub(super) fn unanswered(mut self) -> Self {
+    pub(crate) fn unanswered(mut self) -> Self {
         self.failure = None;
         self.close = true;
         self

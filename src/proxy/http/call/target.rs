@@ -22,15 +22,22 @@ impl<'c> Calling<'c> {
                 authority,
             ))
             .await
-            .map(|target| target.on_behalf(self.cluster, call.conn));
+            .map(|target| self.for_this(target));
         }
         let wish = Wish {
             refused: &self.refused,
             hash: call.chosen.hashed().and_then(|hashed| hashed.hash),
             ..Wish::default()
         };
-        pick(self.cluster, wish, call.worker)
-            .map(|target| target.on_behalf(self.cluster, call.conn))
+        pick(self.cluster, wish, call.worker).map(|target| self.for_this(target))
+    }
+
+    /// `target`, with what its connection is made for.
+    fn for_this(&self, target: Target<'c>) -> Target<'c> {
+        let call = self.call;
+        target
+            .on_behalf(self.cluster, call.conn)
+            .asked_for(self.cluster, || call.chosen.head.authority())
     }
 }
 

@@ -13,12 +13,14 @@ use crate::telemetry::{AccessRecord, ServiceId};
 
 use super::super::super::buffer::{Buffer, LARGE};
 use super::super::super::context::{Conn, Live, Worker};
+use super::super::super::filter::cors::Granted;
 use super::super::super::observe;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
 use super::super::call::{self, Call, Ended};
 use super::super::fields;
 use super::super::head::Edits;
+use super::super::hold::hold;
 use super::super::leg::{H1Leg, Leg, Writer};
 use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, named, plan};
 use super::super::respond::{Failure, grpc_status};
@@ -92,22 +94,33 @@ impl Request<'_> {
             return After::End;
         };
         leg.input.consume(length);
+        let head_bytes = u64::try_from(length).unwrap_or(0);
+        let delayed = matches!(then, Then::Delayed(_));
+        if delayed && !Box::pin(hold(down, alarm, &mut then)).await {
+            let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
+            self.report(Some(facts), head_bytes, log, &gone.unanswered());
+            return After::End;
+        }
+        let Leg::H1(leg) = down else {
+            return After::End;
+        };
         let raw = matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
         let most = self.conn.http().options.limits.max_request_bytes;
         leg.reader = BodyReader::new(facts.framing, raw).up_to(most);
-        let head_bytes = u64::try_from(length).unwrap_or(0);
         let close = self.conn.state.draining.get() || !facts.keep || self.last;
 
         let (mut ended, edits_of) = match &mut then {
-            Then::Fail(failure) => {
-                let mut ended = Ended::new(ServiceId::default()).fail(failure.clone());
+            Then::Fail(failure, meant) => {
+                let refused = (&*failure, meant.as_deref());
+                let mut ended = Ended::refused(self.live, self.conn, refused);
                 ended.close &= !self.conn.http().options.http1.keep_after_error;
                 // Who asks for a tunnel may begin to use it before it is there.
                 ended.close |= facts.connect;
                 (ended, None)
             }
             Then::Answer(answer, at) => {
-                let answered = self.answer(down, answer, (*at, facts, close), (head_bytes, log));
+                let report = (head_bytes, log, delayed);
+                let answered = self.answer(down, answer, (*at, facts, close), report);
                 return After::next_if(answered.await);
             }
             Then::Forward(chosen) if facts.connect => {
@@ -123,7 +136,8 @@ impl Request<'_> {
                     conn: self.conn,
                     facts,
                     chosen,
-                    begun: self.begun,
+                    // Limits in time are for what follows.
+                    begun: if delayed { rt::now() } else { self.begun },
                     close,
                 };
                 let ended = call::forward(&call, down, alarm).await;
@@ -131,9 +145,14 @@ impl Request<'_> {
                 if let HeadOut::Text(used) = &mut chosen.head {
                     *text = std::mem::take(used);
                 }
-                (ended, Some(at))
+                (ended, Some((at, chosen.granted())))
             }
+            // Nothing is held back twice.
+            Then::Delayed(_) => return After::End,
         };
+        if delayed {
+            ended.delayed();
+        }
         if let Some(failure) = ended.failure.clone() {
             let close = close || ended.close;
             let answered = Box::pin(self.fail(down, &failure, facts, edits_of, close)).await;
@@ -288,16 +307,16 @@ impl Request<'_> {
         down: &mut Leg,
         failure: &Failure,
         facts: Facts,
-        at: Option<RouteAt>,
+        of: Option<(RouteAt, Option<&Granted>)>,
         close: bool,
     ) -> bool {
         let mut answer = failed(failure, facts.grpc);
         answer.undelivered &= self.conn.by_peer();
         let none = HeaderOperations::default();
-        let edits = at
-            .and_then(|at| at.route(self.live))
-            .map_or_else(Edits::default, |route| {
-                Edits::new(&none, &route.headers.response)
+        let edits = of
+            .and_then(|(at, granted)| Some((at.route(self.live)?, granted)))
+            .map_or_else(Edits::default, |(route, granted)| {
+                Edits::new(&none, &route.headers.response).with_granted(granted)
             });
         self.write(down, &answer, edits, (close, facts)).await
     }
@@ -322,7 +341,7 @@ impl Request<'_> {
         down: &mut Leg,
         answer: &Answer,
         (at, facts, close): (Option<RouteAt>, Facts, bool),
-        (head_bytes, log): (u64, Option<Box<AccessRecord>>),
+        (head_bytes, log, delayed): (u64, Option<Box<AccessRecord>>, bool),
     ) -> bool {
         let none = HeaderOperations::default();
         let route = at.and_then(|at| at.route(self.live));
@@ -334,6 +353,9 @@ impl Request<'_> {
         ended.status = answer.status;
         ended.details = own_details(at);
         ended.sent = u64::try_from(answer.body().len()).unwrap_or(0);
+        if delayed {
+            ended.delayed();
+        }
         self.report(Some(facts), head_bytes, log, &ended);
         answered && !close && discard(down).await
     }

@@ -27,6 +27,7 @@ use super::super::fields::{self, Fields};
 use super::super::h1::request::{failed, own_details};
 use super::super::h1::serve::Routes;
 use super::super::head::Edits;
+use super::super::hold::hold;
 use super::super::leg::{H1Leg, H2Leg, Leg};
 use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, named, plan};
 use super::super::respond::Failure;
@@ -209,7 +210,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
     let planned = shared.plan(&live, &arrived);
     drop(arrived);
     let mut down = Leg::H2(leg);
-    let plan = match planned {
+    let mut plan = match planned {
         Ok(plan) => plan,
         Err(failure) => {
             let ended = Ended::new(ServiceId::default()).fail(failure.clone());
@@ -231,11 +232,17 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             Edits::new(&none, &route.headers.response)
         })
     };
-    let ended = match &plan.then {
-        Then::Fail(failure) => {
+    let delayed = matches!(plan.then, Then::Delayed(_));
+    let kept = !delayed || Box::pin(hold(&mut down, alarm, &mut plan.then)).await;
+    let mut ended = match &plan.then {
+        _ if !kept => {
+            let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
+            gone.unanswered()
+        }
+        Then::Fail(failure, meant) => {
             let own = failed(failure, facts.grpc);
             answer(&mut down, conn, &own, (Edits::default(), facts.head)).await;
-            Ended::new(ServiceId::default()).fail(failure.clone())
+            Ended::refused(&live, conn, (failure, meant.as_deref()))
         }
         Then::Answer(own, at) => {
             let edits = at.map_or_else(Edits::default, edits);
@@ -264,7 +271,8 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
                 conn,
                 facts,
                 chosen,
-                begun,
+                // Limits in time are for what follows.
+                begun: if delayed { rt::now() } else { begun },
                 close: false,
             };
             let mut ended = call::forward(&call, &mut down, alarm).await;
@@ -272,10 +280,22 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             if let Some((mut up, _shared)) = ended.switched.take() {
                 Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
             }
-            finish(&mut down, conn, &ended, facts, edits(chosen.at)).await;
+            finish(
+                &mut down,
+                conn,
+                &ended,
+                facts,
+                edits(chosen.at).with_granted(chosen.granted()),
+            )
+            .await;
             ended
         }
+        // Nothing is held back twice.
+        Then::Delayed(_) => Ended::new(ServiceId::default()),
     };
+    if delayed {
+        ended.delayed();
+    }
     observe::request(
         worker,
         &live,

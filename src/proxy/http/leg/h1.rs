@@ -69,6 +69,22 @@ impl H1Leg {
         Poll::Ready(Ok(count))
     }
 
+    /// Ready when the peer has broken off. Its half-close is not that: some callers send their
+    /// request and then shut down their side. Looks no further than the first bytes that come.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ended || !self.input.is_empty() || self.io.poll_readable(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let filled = self.poll_fill(cx);
+        if self.input.is_empty() {
+            self.input.release();
+        }
+        match filled {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Writes everything that waits.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {

@@ -155,6 +155,7 @@ fn a_view_is_complete_when_everything_named_has_come() {
         protocol: crate::mesh::cluster::UpstreamProtocol::default(),
         http2: crate::mesh::http2::Http2Options::default(),
         tls: None,
+        origination: None,
         connect_timeout: std::time::Duration::from_secs(1),
         limits: crate::mesh::cluster::Limits::default(),
         outlier: None,

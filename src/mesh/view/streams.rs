@@ -1,0 +1,247 @@
+//! Bytes to services: the chains that carry them, told apart by address and server name.
+
+use ipnet::IpNet;
+
+use super::outbound::{goes_anywhere, is_for, target_cluster, whole};
+use super::{TCP_IDLE, tcp_chain};
+use crate::mesh::listener::{Chain, ChainAction, ChainMatch, TcpOptions, Transport};
+use crate::mesh::route::{Action, Forward, HeaderEdits, Match, WeightedCluster};
+use crate::mesh::world::{Config, StreamRule};
+use crate::mesh::{Cluster, Hostname, Node, Origin, Protocol, Route, Service, ServicePort};
+
+/// Clusters with their weights.
+type Clusters = Vec<(String, u32)>;
+
+/// What carries the bytes to a port of a service.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    pub(super) chains: Vec<Chain>,
+    /// For whatever address callers mean.
+    pub(super) open: Option<Clusters>,
+}
+
+/// The rules for bytes that `node` sends to `port` of `service`.
+pub(super) fn rules<'a>(
+    config: &'a Config,
+    node: &'a Node,
+    service: &Service,
+    service_port: &ServicePort,
+) -> impl Iterator<Item = &'a StreamRule> {
+    let tls = service_port.protocol == Protocol::Tls;
+    let port = service_port.port;
+    config
+        .routes(&service.host, &node.namespace)
+        .into_iter()
+        .flat_map(|routes| &routes.streams)
+        .filter(move |rule| rule.server_names.is_empty() != tls)
+        .filter(move |rule| is_for(rule.port, &rule.source, node, port))
+}
+
+/// A rule for bytes as a caller has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Conditions in words; empty is everything.
+    pub matches: Vec<String>,
+    /// Clusters with their weights.
+    pub clusters: Clusters,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// The rules for bytes to a port of `service`, in order; none where they go to the service itself.
+pub(super) fn described(
+    config: &Config,
+    node: &Node,
+    service: &Service,
+    service_port: &ServicePort,
+) -> Vec<Stream> {
+    let words = |what: &str, of: Vec<String>| match of.as_slice() {
+        [] => None,
+        of => Some(format!("{what} {}", of.join(" or "))),
+    };
+    rules(config, node, service, service_port)
+        .map(|rule| Stream {
+            matches: [
+                words("server name is", rule.server_names.clone()),
+                words(
+                    "destination is in",
+                    rule.destinations.iter().map(IpNet::to_string).collect(),
+                ),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+            clusters: clusters(config, rule, service_port.port),
+            origin: rule.origin.clone(),
+        })
+        .collect()
+}
+
+/// The chains for bytes to `port` of `service`, which is no HTTP.
+pub(super) fn chains(
+    config: &Config,
+    node: &Node,
+    service: &Service,
+    service_port: &ServicePort,
+) -> Streams {
+    let port = service_port.port;
+    if service_port.protocol == Protocol::Tls {
+        return by_server_name(config, node, service, service_port);
+    }
+    let mut streams = Streams::default();
+    let mut rest = vec![(Cluster::outbound_name(port, "", &service.host), 1)];
+    for (at, rule) in rules(config, node, service, service_port).enumerate() {
+        let clusters = clusters(config, rule, port);
+        if rule.destinations.is_empty() {
+            rest = clusters;
+            break;
+        }
+        let name = format!("{}_{port}_{at}", service.host);
+        let place = at_networks(port, rule.destinations.clone());
+        streams.chains.push(weighted(&name, place, clusters));
+    }
+    if !service.addresses.is_empty() {
+        let name = format!("{}_{port}", service.host);
+        let place = at_networks(port, addresses(service));
+        streams.chains.push(weighted(&name, place, rest));
+    } else if goes_anywhere(service) {
+        streams.open = Some(rest);
+    }
+    // Without an address of its own nothing tells its connections from others.
+    streams
+}
+
+/// TLS of the application's own, which says whom it is for wherever it goes.
+fn by_server_name(
+    config: &Config,
+    node: &Node,
+    service: &Service,
+    service_port: &ServicePort,
+) -> Streams {
+    let port = service_port.port;
+    let mut streams = Streams::default();
+    let mut ruled = false;
+    // Who is outside may be called by addresses that nobody here knows.
+    let anywhere = service.external.is_some() || service.addresses.is_empty();
+    for (at, rule) in rules(config, node, service, service_port).enumerate() {
+        ruled = true;
+        let mut places = Vec::new();
+        if rule.destinations.is_empty() {
+            if !service.addresses.is_empty() {
+                places.push(addresses(service));
+            }
+            if anywhere {
+                places.push(Vec::new());
+            }
+        } else {
+            places.push(rule.destinations.clone());
+        }
+        // Any name is no condition.
+        let any = rule.server_names.iter().any(|name| name == "*");
+        for (place, networks) in places.into_iter().enumerate() {
+            let matches = ChainMatch {
+                server_names: if any {
+                    Vec::new()
+                } else {
+                    rule.server_names.clone()
+                },
+                transport: Some(Transport::Tls),
+                ..at_networks(port, networks)
+            };
+            let name = match place {
+                0 => format!("{}_{port}_tls_{at}", service.host),
+                _ => format!("{}_{port}_tls_{at}_anywhere", service.host),
+            };
+            let clusters = clusters(config, rule, port);
+            streams.chains.push(weighted(&name, matches, clusters));
+        }
+    }
+    let own = Cluster::outbound_name(port, "", &service.host);
+    if !ruled && service.external.is_some() {
+        let matches = ChainMatch {
+            server_names: vec![service.host.to_string()],
+            transport: Some(Transport::Tls),
+            ..at_networks(port, Vec::new())
+        };
+        let name = format!("{}_{port}_tls", service.host);
+        streams.chains.push(tcp_chain(&name, matches, &own));
+    }
+    if !service.addresses.is_empty() {
+        // Where rules name what they are for, nothing else goes there (Istio).
+        let to = if ruled { Cluster::BLACK_HOLE } else { &own };
+        let name = format!("{}_{port}", service.host);
+        let matches = at_networks(port, addresses(service));
+        streams.chains.push(tcp_chain(&name, matches, to));
+    }
+    streams
+}
+
+/// The route of a tunnel to `service` through an explicit proxy: nothing tells its bytes apart, so
+/// the first rule counts that is for the service as such.
+pub(super) fn tunnel(
+    config: &Config,
+    node: &Node,
+    service: &Service,
+    service_port: &ServicePort,
+) -> Option<Route> {
+    let named = |rule: &&StreamRule| {
+        let covers = |name: &String| {
+            let name = name.parse::<Hostname>();
+            name.is_ok_and(|name| name.covers(&service.host))
+        };
+        rule.server_names.is_empty() || rule.server_names.iter().any(covers)
+    };
+    let meant = |rule: &&StreamRule| {
+        let inside = |net: &IpNet| service.addresses.iter().any(|own| net.contains(own));
+        rule.destinations.is_empty() || rule.destinations.iter().any(inside)
+    };
+    let rule = rules(config, node, service, service_port)
+        .filter(named)
+        .find(meant)?;
+    let clusters = clusters(config, rule, service_port.port);
+    let weight = |(cluster, weight)| WeightedCluster {
+        weight,
+        ..whole(cluster)
+    };
+    Some(Route {
+        name: String::new(),
+        matches: Match::default(),
+        action: Action::Forward(Forward {
+            clusters: clusters.into_iter().map(weight).collect(),
+            ..Forward::default()
+        }),
+        headers: HeaderEdits::default(),
+        origin: rule.origin.clone(),
+    })
+}
+
+fn clusters(config: &Config, rule: &StreamRule, port: u16) -> Clusters {
+    rule.targets
+        .iter()
+        .filter(|target| target.weight > 0)
+        .map(|target| (target_cluster(config, target, port), target.weight))
+        .collect()
+}
+
+fn addresses(service: &Service) -> Vec<IpNet> {
+    service.addresses.iter().copied().map(IpNet::from).collect()
+}
+
+fn at_networks(port: u16, destinations: Vec<IpNet>) -> ChainMatch {
+    ChainMatch {
+        port: Some(port),
+        destinations,
+        ..ChainMatch::default()
+    }
+}
+
+/// A chain that carries bytes to `clusters`.
+pub(super) fn weighted(name: &str, matches: ChainMatch, clusters: Clusters) -> Chain {
+    Chain {
+        action: ChainAction::Tcp {
+            clusters,
+            options: TcpOptions::idle(TCP_IDLE),
+        },
+        ..tcp_chain(name, matches, "")
+    }
+}
