@@ -3,8 +3,10 @@
 //! Owns the keys: the API, `-o json` and the dashboard share these, so each is a promise: lowerCamelCase,
 //! numbers as numbers, the unit in the name. How they are computed and drawn is left to others.
 
+pub mod analysis;
 pub mod canary;
 pub mod check;
+pub mod diff;
 pub mod identity;
 pub mod local;
 pub mod proxies;

@@ -15,6 +15,9 @@ pub struct ApplyRequest {
     /// Only says what would happen.
     #[serde(default)]
     pub dry_run: bool,
+    /// Goes over errors about references, which fail closed until what they name exists.
+    #[serde(default)]
+    pub force: bool,
     /// Who asks, for the history.
     #[serde(default)]
     pub who: String,
@@ -38,7 +41,7 @@ pub struct ApplyReport {
     pub revision: u64,
     /// Object by object, in the order of the files.
     pub objects: Vec<ObjectOutcome>,
-    /// Warnings and notes; errors refuse the whole request.
+    /// Warnings and notes; errors refuse the whole request, but for those that were forced.
     pub findings: Vec<Finding>,
     /// How the proxies took it.
     pub convergence: Convergence,

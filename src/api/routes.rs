@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::registry::EndpointReport;
+use crate::mesh::Origin;
 use crate::mesh::route::explain::RouteTrace;
 
 /// `GET /routes`: one backend of one route, as a caller sees it.
@@ -112,21 +114,116 @@ pub struct ExplainRequest {
 }
 
 /// Why a request goes where it goes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ExplainReport {
     /// The caller whose configuration was walked.
     pub from: String,
+    /// The listener and its chain that take the connection.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub listener: String,
     /// Route table.
     pub table: String,
     /// Virtual host; absent: nothing serves this host.
     pub host: Option<String>,
-    /// Routes in order, up to the one that matched.
+    /// Every rule of the host in order, with all conditions.
     pub routes: Vec<RouteTrace>,
+    /// Rules of the host that are not for this caller or this port, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Fact>,
     /// What happens: the chosen route's effect.
     pub outcome: Option<RouteReport>,
+    /// What is so for the request as a whole: the service, timeout, retries.
+    pub facts: Vec<Fact>,
+    /// What is done to the request, and then to the answer, in this order.
+    pub steps: Vec<Fact>,
+    /// What is said of each backend, in the order of the backends.
+    pub backends: Vec<Vec<Fact>>,
     /// Endpoints of each backend, in the order of the backends.
-    pub endpoints: Vec<Vec<super::registry::EndpointReport>>,
+    pub endpoints: Vec<Vec<CandidateReport>>,
+    /// How the request is sent on, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<SentReport>,
     /// The answer that the proxy itself gives, if it gives one, such as `404 (NR route_not_found)`.
     pub answer: Option<String>,
+    /// Its status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Where it sends the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// What was perhaps meant by a host that no service has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub meant: Vec<String>,
+    /// The objects that say all this, in the state that counts.
+    pub sources: Vec<SourceReport>,
+}
+
+/// Something that is so, and the object that says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fact {
+    /// What it is about, such as `timeout`.
+    pub name: String,
+    /// What is so.
+    pub value: String,
+    /// Where it was written; absent: a default, or nobody's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+impl Fact {
+    /// `name` is `value`, says `origin`.
+    pub fn new(name: &str, value: impl Into<String>, origin: Option<&Origin>) -> Self {
+        Self {
+            name: name.to_owned(),
+            value: value.into(),
+            origin: origin.filter(|origin| !origin.kind.is_empty()).cloned(),
+        }
+    }
+}
+
+/// An endpoint that may be chosen, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CandidateReport {
+    /// What it is.
+    #[serde(flatten)]
+    pub endpoint: EndpointReport,
+    /// 0 is used first.
+    #[serde(default)]
+    pub priority: u32,
+    /// `region/zone/subzone`, as far as it is known.
+    #[serde(default)]
+    pub locality: String,
+}
+
+/// The target of a request as an endpoint gets it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SentReport {
+    /// Host.
+    pub authority: String,
+    /// Path and query.
+    pub path: String,
+}
+
+/// An object and the state that it is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceReport {
+    /// Such as `VirtualService`.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The file that it was applied from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The revision that last changed it; 0 where a cluster keeps it.
+    pub revision: u64,
+    /// The cluster's number for its state; absent where none keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }

@@ -99,10 +99,13 @@ pub(crate) enum Command {
     Logs(c::logs::Args),
     ControlPlane(Box<c::control_plane::Args>),
     Proxy(Box<c::proxy::Args>),
+    Analyze(c::analyze::Args),
     Apply(c::apply::Args),
     Get(c::get::Args),
     Delete(c::delete::Args),
     History(c::history::Args),
+    Diff(c::diff::Args),
+    Rollback(c::rollback::Args),
     Inject(c::inject::Args),
     Routes(c::routes::Args),
     Canary(c::canary::Args),
@@ -132,7 +135,9 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Configure",
-        &["apply", "get", "delete", "history", "inject"],
+        &[
+            "analyze", "diff", "apply", "get", "delete", "history", "rollback", "inject",
+        ],
     ),
     (
         "Shift and watch traffic",

@@ -59,6 +59,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cx) => cx,
         Err(error) => return error::tell_plainly(&error).into(),
     };
+    let findings = matches!(typed.command, Command::Analyze(_));
+    if cx.settings.format == settings::Format::Sarif && !findings {
+        let error = CliError::usage("SARIF is for findings, which `meshctl analyze` prints");
+        return cx.out.error(&error).into();
+    }
     match dispatch(typed.command, &cx) {
         Ok(exit) => exit,
         Err(error) => cx.out.error(&error),
@@ -80,10 +85,13 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Logs(args) => one(cx, c::logs::run(args, cx)),
         Command::ControlPlane(args) => many(c::control_plane::run(*args, cx)),
         Command::Proxy(args) => c::proxy::run(*args, cx),
+        Command::Analyze(args) => one(cx, c::analyze::run(args, cx)),
         Command::Apply(args) => one(cx, c::apply::run(args, cx)),
         Command::Get(args) => one(cx, c::get::run(args, cx)),
         Command::Delete(args) => one(cx, c::delete::run(args, cx)),
         Command::History(args) => one(cx, c::history::run(args, cx)),
+        Command::Diff(args) => one(cx, c::diff::run(args, cx)),
+        Command::Rollback(args) => one(cx, c::rollback::run(args, cx)),
         Command::Inject(args) => c::inject::run(args, cx),
         Command::Routes(args) => one(cx, c::routes::run(args, cx)),
         Command::Canary(args) => one(cx, c::canary::run(args, cx)),

@@ -75,7 +75,7 @@ impl Out {
                 }
                 self.data(&text)
             }
-            Format::Json | Format::Yaml => self.structure(report),
+            Format::Json | Format::Yaml | Format::Sarif => self.structure(report),
         }
     }
 

@@ -85,6 +85,9 @@ pub(crate) enum Format {
     Yaml,
     /// Only names, one a line
     Name,
+    /// Findings for code scanners, of `analyze` only
+    #[value(hide = true)]
+    Sarif,
 }
 
 /// When to use colours.

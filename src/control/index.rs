@@ -14,12 +14,14 @@ use tokio::sync::Mutex;
 use crate::api::resources::{
     ApplyReport, ApplyRequest, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
+use crate::api::routes::SourceReport;
 use crate::api::{Problem, Reason};
-use crate::mesh::{Finding, Severity, World};
+use crate::mesh::{Finding, Origin, Severity, World};
 use crate::resource::{self, Key, Object};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
+use super::history::Change;
 use super::known::{Registered, Stamp, State};
 use super::push::Revised;
 
@@ -42,14 +44,6 @@ struct Kept {
     object: Value,
 }
 
-/// A change as it is kept: what was done, and what stood there before.
-#[derive(Debug, Serialize, Deserialize)]
-struct Change {
-    #[serde(flatten)]
-    entry: HistoryEntry,
-    before: Vec<Option<Value>>,
-}
-
 /// What to change.
 #[derive(Debug, Default)]
 pub struct Edit {
@@ -63,6 +57,50 @@ pub struct Edit {
     pub what: String,
     /// Only says what would happen.
     pub dry_run: bool,
+    /// Which errors it may bring.
+    pub tolerance: Tolerance,
+}
+
+/// Which errors do not stop a change. None of them is half-honoured: a broken reference is in the
+/// world as a target that fails closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tolerance {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those of references whose code says so ([`Code::forced`](resource::codes::Code::forced)).
+    References,
+    /// All: a delete may leave a reference dangling.
+    Everything,
+}
+
+impl Tolerance {
+    fn covers(self, finding: &Finding) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::References => is_forced(finding),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// Says that there is a way, where all that is wrong may be forced.
+fn offer_force(problem: Problem) -> Problem {
+    let mut errors = problem
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .peekable();
+    if errors.peek().is_none() || !errors.all(is_forced) {
+        return problem;
+    }
+    problem.hint(
+        "`meshctl apply --force` applies it all the same: until what is missing exists, requests that are sent there are answered 503",
+    )
+}
+
+fn is_forced(finding: &Finding) -> bool {
+    resource::codes::find(&finding.code).is_some_and(|code| code.forced)
 }
 
 impl Index {
@@ -94,12 +132,12 @@ impl Index {
                 state.instances.insert(registered.key(), registered);
             }
         }
-        state.revision = store
-            .iter(Tree::History)
-            .collect::<Result<Vec<_>, _>>()?
-            .last()
-            .and_then(|(key, _)| key.as_slice().try_into().ok())
-            .map_or(0, u64::from_be_bytes);
+        for (key, bytes) in store.iter(Tree::History).collect::<Result<Vec<_>, _>>()? {
+            if let Ok(number) = key.as_slice().try_into() {
+                state.revision = u64::from_be_bytes(number);
+                state.history.add(state.revision, bytes.len());
+            }
+        }
         let (world, findings) = state.lower(&state.objects);
         state.findings = findings;
         Ok(Self {
@@ -151,16 +189,24 @@ impl Index {
         }
         let (_, doubles) = resource::collect(put.clone());
         findings.extend(doubles);
-        refuse_errors(&findings)?;
+        // What cannot be read cannot be applied, whoever insists.
+        refuse_errors(&findings, Tolerance::Nothing)?;
+        let (what, tolerance) = if request.force {
+            ("apply --force", Tolerance::References)
+        } else {
+            ("apply", Tolerance::Nothing)
+        };
         let (mut report, generation) = self
             .change(Edit {
                 put,
-                remove: Vec::new(),
                 who: request.who,
-                what: "apply".to_owned(),
+                what: what.to_owned(),
                 dry_run: request.dry_run,
+                tolerance,
+                ..Edit::default()
             })
-            .await?;
+            .await
+            .map_err(offer_force)?;
         report.findings.splice(0..0, findings);
         Ok((report, generation))
     }
@@ -169,6 +215,15 @@ impl Index {
     /// world that holds it.
     pub async fn change(&self, edit: Edit) -> Result<(ApplyReport, u64), Problem> {
         let mut state = self.state.lock().await;
+        self.change_in(&mut state, edit).await
+    }
+
+    /// The same, by whoever looked at the state to decide what to change.
+    pub(super) async fn change_in(
+        &self,
+        state: &mut State,
+        edit: Edit,
+    ) -> Result<(ApplyReport, u64), Problem> {
         let put: Vec<Key> = edit.put.iter().map(Object::key).collect();
         state.followed.refuse(put.iter().chain(&edit.remove))?;
         let mut objects = state.objects.clone();
@@ -190,7 +245,6 @@ impl Index {
                 objects.insert(key, Arc::new(object));
             }
         }
-        let deletes = !edit.remove.is_empty();
         for key in edit.remove {
             let Some(old) = objects.remove(&key) else {
                 return Err(Problem::new(Reason::NotFound, format!("there is no {key}")));
@@ -206,10 +260,7 @@ impl Index {
             .filter(|finding| !known.contains(finding))
             .cloned()
             .collect();
-        // A delete may leave a reference dangling: that is said, and the reference fails closed.
-        if !deletes {
-            refuse_errors(&new)?;
-        }
+        refuse_errors(&new, edit.tolerance)?;
         let mut new = new;
         new.extend(
             analyses(&world)
@@ -263,7 +314,13 @@ impl Index {
             },
             before,
         };
-        batch.put(Tree::History, revision.to_be_bytes(), encode(&change)?);
+        let change = encode(&change)?;
+        let size = change.len();
+        let forgotten = state.history.surplus(size);
+        for old in &forgotten {
+            batch.remove(Tree::History, old.to_be_bytes());
+        }
+        batch.put(Tree::History, revision.to_be_bytes(), change);
         self.store
             .commit_async(batch)
             .await
@@ -274,11 +331,13 @@ impl Index {
                 None => state.stored.remove(&key),
             };
         }
+        state.history.forget(forgotten.len());
+        state.history.add(revision, size);
         state.objects = objects;
         state.findings = findings;
         state.revision = revision;
         report.revision = revision;
-        self.publish(&mut state, world);
+        self.publish(state, world);
         Ok((report, state.generation))
     }
 
@@ -324,27 +383,43 @@ impl Index {
             .collect()
     }
 
+    /// The state of each object that `origins` name.
+    pub async fn sources(&self, origins: &[&Origin]) -> Vec<SourceReport> {
+        let state = self.state.lock().await;
+        let named: BTreeSet<Key> = origins
+            .iter()
+            .map(|origin| Key {
+                kind: origin.kind.clone(),
+                namespace: origin.namespace.clone(),
+                name: origin.name.clone(),
+            })
+            .collect();
+        let union = named.into_iter().filter_map(|key| {
+            let followed = state.followed.objects.get(&key);
+            let object = followed.or_else(|| state.objects.get(&key))?;
+            let generation = object.raw.pointer("/metadata/generation");
+            let file = object
+                .origin
+                .file
+                .as_deref()
+                .filter(|file| !file.is_empty());
+            Some(SourceReport {
+                file: file.map(str::to_owned),
+                revision: state.stored.get(&key).map_or(0, |stamp| stamp.revision),
+                generation: followed.and(generation).and_then(serde_json::Value::as_u64),
+                kind: key.kind,
+                namespace: key.namespace,
+                name: key.name,
+            })
+        });
+        union.collect()
+    }
+
     /// Every kind of which there is an object.
     pub async fn kinds(&self) -> BTreeSet<String> {
         let state = self.state.lock().await;
         let union = state.union(&state.objects);
         union.keys().map(|key| key.kind.clone()).collect()
-    }
-
-    /// The newest changes first.
-    pub fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Problem> {
-        let records = self
-            .store
-            .iter(Tree::History)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| problem(&error))?;
-        Ok(records
-            .iter()
-            .rev()
-            .take(limit)
-            .filter_map(|(_, bytes)| serde_json::from_slice::<Change>(bytes).ok())
-            .map(|change| change.entry)
-            .collect())
     }
 }
 
@@ -373,18 +448,18 @@ pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
         .map_err(|error| Problem::new(Reason::Internal, format!("cannot be written: {error}")))
 }
 
-fn refuse_errors(findings: &[Finding]) -> Result<(), Problem> {
-    let errors = findings
+pub(super) fn refuse_errors(findings: &[Finding], tolerance: Tolerance) -> Result<(), Problem> {
+    let errors: Vec<&Finding> = findings
         .iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .count();
-    if errors == 0 {
+        .filter(|finding| finding.severity == Severity::Error && !tolerance.covers(finding))
+        .collect();
+    if errors.is_empty() {
         return Ok(());
     }
-    let noun = if errors == 1 { "error" } else { "errors" };
+    let noun = if errors.len() == 1 { "error" } else { "errors" };
     let mut problem = Problem::new(
         Reason::Invalid,
-        format!("{errors} {noun}; nothing was applied"),
+        format!("{} {noun}; nothing was applied", errors.len()),
     );
     problem.findings = findings.to_vec();
     Err(problem)

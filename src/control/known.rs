@@ -15,6 +15,8 @@ use crate::mesh::{Finding, Instance, Severity, World};
 use crate::resource::{self, Key, Object, Objects, Running};
 use crate::source::kubernetes::Change;
 
+use super::history::Ledger;
+
 /// What the writer knows; held while a write is under way, so that writes have an order.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -27,6 +29,8 @@ pub(super) struct State {
     /// Number of the newest world, instances included.
     pub(super) generation: u64,
     pub(super) findings: Vec<Finding>,
+    /// How much of the past is kept.
+    pub(super) history: Ledger,
 }
 
 /// When an object was made and last changed.

@@ -18,8 +18,10 @@ pub mod ca;
 pub mod canary;
 pub mod check;
 mod follow;
+mod history;
 pub mod index;
 mod known;
+pub mod preview;
 pub mod push;
 pub mod registry;
 pub mod report;
@@ -374,6 +376,7 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
         sources,
         namespace: "default".to_owned(),
         dry_run: false,
+        force: false,
         who: "files".to_owned(),
     };
     match index.apply(request).await {
@@ -505,6 +508,7 @@ fn serve_api(
 ) {
     let router = rest::router(Arc::clone(control));
     tasks.spawn("api", async move {
+        let router = router.into_make_service_with_connect_info::<rest::peer::Peer>();
         let served = axum::serve(listener, router).await;
         report_end("API", served, &ended).await;
     });

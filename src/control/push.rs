@@ -235,6 +235,13 @@ impl Hub {
         all
     }
 
+    /// Every connected client.
+    pub fn nodes(&self) -> Vec<Node> {
+        let table = self.table();
+        let clients = table.clients.values();
+        clients.map(|client| client.node.clone()).collect()
+    }
+
     /// The client of this name (or node id) and the identity that it proved.
     pub fn client(&self, name: &str) -> Option<(Node, Option<SpiffeId>)> {
         self.table()

@@ -24,6 +24,7 @@ pub mod name;
 pub mod node;
 pub mod origination;
 pub mod outlier;
+pub mod path;
 pub mod route;
 mod selection;
 pub mod service;

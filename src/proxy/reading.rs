@@ -4,13 +4,13 @@
 use std::borrow::Cow;
 
 use crate::mesh::http::PathOptions;
+use crate::mesh::path;
 
 use super::detect::{First, Judge};
 use super::http::Framing;
 use super::http::fields::{self, Fields};
 use super::http::h1::chunked::Chunked;
 use super::http::h1::parse;
-use super::http::path;
 use super::http::respond::Failure;
 use super::tables::http::HttpTable;
 

@@ -1,5 +1,7 @@
 //! Codes of findings: Istio's where one fits, else ours. Stable, because scripts and
-//! suppressions name them.
+//! suppressions name them. [`ALL`] says of each what it is called and means.
+
+use crate::mesh::Severity;
 
 /// The text is no YAML or JSON.
 pub const SYNTAX: &str = "MSH0001";
@@ -45,3 +47,318 @@ pub const SCHEMA_WARNING: &str = "IST0133";
 pub const PORT_CONFLICT: &str = "IST0137";
 /// A DestinationRule for a host that is no service.
 pub const UNKNOWN_DESTINATION_HOST: &str = "IST0174";
+
+/// What a code is called and means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// Such as `IST0101`.
+    pub code: &'static str,
+    /// Istio's name where the code is Istio's.
+    pub name: &'static str,
+    /// How bad it is at worst.
+    pub severity: Severity,
+    /// What was found, in one sentence without a full stop.
+    pub about: &'static str,
+    /// What to do about it.
+    pub help: &'static str,
+    /// `apply --force` goes over it: what it is about fails closed, and works once the missing part comes.
+    pub forced: bool,
+}
+
+const fn code(
+    severity: Severity,
+    code: &'static str,
+    name: &'static str,
+    about: &'static str,
+    help: &'static str,
+) -> Code {
+    Code {
+        code,
+        name,
+        severity,
+        about,
+        help,
+        forced: false,
+    }
+}
+
+/// An error about a reference: see [`Code::forced`].
+const fn forced(code: Code) -> Code {
+    Code {
+        forced: true,
+        ..code
+    }
+}
+
+/// Every code that a finding may carry, in the order of `analyze --list-analyzers`.
+pub const ALL: &[Code] = &[
+    code(
+        Severity::Warning,
+        DEPRECATED,
+        "Deprecated",
+        "an old form that is read in its modern meaning",
+        "Write the modern form that the finding names.",
+    ),
+    forced(code(
+        Severity::Error,
+        MISSING_REFERENCE,
+        "ReferencedResourceNotFound",
+        "a reference to something that does not exist",
+        "Correct the name, or apply what is missing first. Until it exists, what is sent there is answered 503.",
+    )),
+    code(
+        Severity::Info,
+        "IST0103",
+        "PodMissingProxy",
+        "an instance has no proxy of the mesh, so calls to it are plaintext",
+        "Inject a sidecar with `meshctl inject`, or run the pod with `meshctl up`.",
+    ),
+    code(
+        Severity::Error,
+        SCHEMA,
+        "SchemaValidationError",
+        "a field or value that the kind's schema does not have",
+        "Write it as the finding's hint says.",
+    ),
+    code(
+        Severity::Warning,
+        DUPLICATE_HOST,
+        "ConflictingMeshGatewayVirtualServiceHosts",
+        "two VirtualServices have routes for one host",
+        "Put all routes of a host into one VirtualService.",
+    ),
+    code(
+        Severity::Warning,
+        "IST0110",
+        "ConflictingSidecarWorkloadSelectors",
+        "two Sidecars choose one workload",
+        "Let each workload be chosen by one of them.",
+    ),
+    code(
+        Severity::Error,
+        SEVERAL_SIDECARS,
+        "MultipleSidecarsWithoutWorkloadSelectors",
+        "two Sidecars are for all workloads of a namespace",
+        "Leave one of them, or give the others a workloadSelector.",
+    ),
+    forced(code(
+        Severity::Error,
+        PORT_NEEDED,
+        "VirtualServiceDestinationPortSelectorRequired",
+        "a destination says no port, and its service has several",
+        "Name the port: `port: {number: …}`. Without it the port of the request is taken.",
+    )),
+    code(
+        Severity::Warning,
+        "IST0116",
+        "DeploymentAssociatedToMultipleServices",
+        "two services lead to one container port and disagree about its protocol",
+        "Give both ports the same protocol, by name or appProtocol.",
+    ),
+    code(
+        Severity::Warning,
+        "IST0127",
+        "NoMatchingWorkloadsFound",
+        "a selector chooses no workload, or none that is healthy",
+        "Give a workload the labels, or correct the selector. Until then calls are answered 503.",
+    ),
+    code(
+        Severity::Warning,
+        UNVERIFIED_DESTINATION,
+        "NoServerCertificateVerificationDestinationLevel",
+        "a policy asks for TLS to a service and does not say whom it believes",
+        "Write caCertificates, or credentialName.",
+    ),
+    code(
+        Severity::Warning,
+        UNVERIFIED_PORT,
+        "NoServerCertificateVerificationPortLevel",
+        "a policy asks for TLS to a port and does not say whom it believes",
+        "Write caCertificates, or credentialName.",
+    ),
+    code(
+        Severity::Warning,
+        "IST0130",
+        "VirtualServiceUnreachableRule",
+        "no request reaches a rule, because an earlier one takes all of them",
+        "The first match wins: put the narrower rule first, or remove it.",
+    ),
+    code(
+        Severity::Warning,
+        INEFFECTIVE_MATCH,
+        "VirtualServiceIneffectiveMatch",
+        "a condition that no request fulfils which gets to it",
+        "Remove it, or put it in front of what takes its requests.",
+    ),
+    code(
+        Severity::Warning,
+        GATEWAY_NOT_FOUND,
+        "VirtualServiceHostNotFoundInGateway",
+        "a rule is for a gateway that does not exist here",
+        "Correct the gateway's name, or add mesh to the gateways for calls inside the mesh.",
+    ),
+    code(
+        Severity::Warning,
+        SCHEMA_WARNING,
+        "SchemaWarning",
+        "of two rules for one thing the later has no effect",
+        "Put both into one object.",
+    ),
+    code(
+        Severity::Warning,
+        PORT_CONFLICT,
+        "DeploymentConflictingPorts",
+        "two containers of a pod have one port",
+        "Give each container a port of its own.",
+    ),
+    code(
+        Severity::Warning,
+        "IST0173",
+        "DestinationRuleSubsetNotSelectPods",
+        "a subset chooses no instance",
+        "Give instances the subset's labels, or correct them. Requests that are sent there are answered 503.",
+    ),
+    code(
+        Severity::Warning,
+        UNKNOWN_DESTINATION_HOST,
+        "UnknownDestinationRuleHost",
+        "a DestinationRule is for a host that is no service of the mesh, and has no effect",
+        "Correct the host, or apply its Service or ServiceEntry.",
+    ),
+    code(
+        Severity::Error,
+        SYNTAX,
+        "Syntax",
+        "the text is no YAML or JSON",
+        "Correct it at the line and column of the finding.",
+    ),
+    code(
+        Severity::Error,
+        UNKNOWN_KIND,
+        "UnknownKind",
+        "no mesh and no cluster has this kind",
+        "Correct kind and apiVersion.",
+    ),
+    code(
+        Severity::Error,
+        NOT_HONOURED,
+        "NotHonoured",
+        "a known kind, field or value that changes routing or security and is not honoured",
+        "Use what the finding's hint names in its place, or remove it.",
+    ),
+    code(
+        Severity::Warning,
+        IGNORED,
+        "Ignored",
+        "a known kind, field or value that only tunes, and has no effect",
+        "Remove it, or live without its effect.",
+    ),
+    code(
+        Severity::Error,
+        DUPLICATE,
+        "Duplicate",
+        "one object is written twice",
+        "Remove one of them, or give it another name.",
+    ),
+    code(
+        Severity::Error,
+        ADDRESS_CONFLICT,
+        "AddressConflict",
+        "two services claim one address",
+        "Remove the address from one of them, and the mesh gives it another.",
+    ),
+    code(
+        Severity::Warning,
+        WEIGHT_SUM,
+        "WeightSum",
+        "the weights of a route do not sum to 100",
+        "Shares are parts of their sum; write weights that sum to 100 if percent is meant.",
+    ),
+    code(
+        Severity::Warning,
+        UNKNOWN_ROUTE_HOST,
+        "UnknownRouteHost",
+        "a rule names a host that is no service of the mesh",
+        "Correct the host, or apply its Service or ServiceEntry.",
+    ),
+    code(
+        Severity::Warning,
+        HOST_CONFLICT,
+        "HostConflict",
+        "two objects say what stands behind one host",
+        "Remove the host from one of them.",
+    ),
+    code(
+        Severity::Warning,
+        "MSH0020",
+        "NoTargetPort",
+        "a port of a service leads to a named container port that no instance has",
+        "Name the container port, or target its number.",
+    ),
+];
+
+/// What is known of `code`.
+pub fn find(code: &str) -> Option<&'static Code> {
+    ALL.iter().find(|known| known.code == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    use super::*;
+
+    /// Name and code of each `NAME: &str = "IST0101"` below `dir`.
+    fn constants(dir: &Path, found: &mut BTreeSet<(String, String)>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                constants(&path, found);
+                continue;
+            }
+            for line in std::fs::read_to_string(&path).unwrap().lines() {
+                let Some((head, rest)) = line.split_once(": &str = \"") else {
+                    continue;
+                };
+                let code: String = rest.chars().take_while(|c| *c != '"').collect();
+                let prefix = code.starts_with("IST") || code.starts_with("MSH");
+                let name = head.rsplit(' ').next().unwrap();
+                let constant = name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                if prefix && constant && code.len() == 7 {
+                    found.insert((code, name.to_owned()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_has_every_code_once_and_each_means_one_thing() {
+        let mut found = BTreeSet::new();
+        constants(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut found,
+        );
+        let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (code, name) in &found {
+            names.entry(code).or_default().push(name);
+        }
+        for (code, names) in &names {
+            assert_eq!(names.len(), 1, "{code} means several things: {names:?}");
+            assert!(find(code).is_some(), "{code} is missing in codes::ALL");
+        }
+        let listed: Vec<&str> = ALL.iter().map(|known| known.code).collect();
+        let once: BTreeSet<&str> = listed.iter().copied().collect();
+        assert_eq!(listed.len(), once.len(), "{listed:?}");
+        for code in listed {
+            assert!(names.contains_key(code), "nothing gives {code}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_forced_is_an_error() {
+        for known in ALL.iter().filter(|known| known.forced) {
+            assert_eq!(known.severity, Severity::Error, "{}", known.code);
+        }
+    }
+}

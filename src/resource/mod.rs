@@ -4,8 +4,9 @@
 //! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
 //! closed). One file a kind under `kube` and `istio`;
 //! what Kubernetes says of its pods becomes instances in `running`. Leaves to others where texts come from
-//! (`source`), what is asked of a whole world (`mesh::check`), and everything that touches a disk.
+//! (`source`), what is asked of a whole world (`mesh::check`, which `analysis` puts beside the rest), and everything that touches a disk.
 
+mod analysis;
 mod catalogue;
 pub mod codes;
 pub mod document;
@@ -22,8 +23,10 @@ mod running;
 mod suggest;
 mod tree;
 
+pub use analysis::{Analysis, analyze};
 pub use lower::{Instances, lower};
 pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_value, parse};
 pub use running::Running;
+pub(crate) use suggest::nearest;

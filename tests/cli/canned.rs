@@ -12,7 +12,10 @@ use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, 
 use meshctl::api::resources::{
     ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
-use meshctl::api::routes::{BackendReport, ExplainReport, FaultReport, MirrorReport, RouteReport};
+use meshctl::api::routes::{
+    BackendReport, CandidateReport, ExplainReport, Fact, FaultReport, MirrorReport, RouteReport,
+    SentReport, SourceReport,
+};
 use meshctl::api::stats::{StatsReport, StatsRow};
 use meshctl::mesh::route::explain::{Condition, RouteTrace};
 use meshctl::mesh::{Finding, Health, Instance, Locality, Origin, Severity};
@@ -197,9 +200,31 @@ pub(crate) fn routes() -> Vec<RouteReport> {
 }
 
 pub(crate) fn explained() -> ExplainReport {
-    let condition = |text: &str, holds| Condition {
+    let condition = |text: &str, holds, found: Option<&str>| Condition {
         text: text.to_owned(),
         holds,
+        found: found.map(str::to_owned),
+    };
+    let origin = |kind: &str, line| Origin {
+        kind: kind.to_owned(),
+        namespace: "default".to_owned(),
+        name: "reviews".to_owned(),
+        file: Some("reviews.yaml".into()),
+        line,
+        column: 5,
+    };
+    let rule = origin("VirtualService", 12);
+    let late = RouteTrace {
+        index: 2,
+        name: "late".to_owned(),
+        conditions: vec![condition(
+            "path starts with \"/\"",
+            true,
+            Some("/reviews/1"),
+        )],
+        matched: true,
+        late: true,
+        origin: origin("VirtualService", 30),
     };
     ExplainReport {
         from: "productpage-v1.default".to_owned(),
@@ -210,21 +235,74 @@ pub(crate) fn explained() -> ExplainReport {
                 index: 0,
                 name: "jason".to_owned(),
                 conditions: vec![
-                    condition("path starts with \"/reviews\"", true),
-                    condition("header end-user is \"jason\"", false),
+                    condition("path starts with \"/reviews\"", true, Some("/reviews/1")),
+                    condition("header end-user is \"jason\"", false, None),
                 ],
                 matched: false,
+                late: false,
+                origin: rule.clone(),
             },
             RouteTrace {
                 index: 1,
                 name: String::new(),
                 conditions: vec![],
                 matched: true,
+                late: false,
+                origin: origin("VirtualService", 20),
             },
+            late,
         ],
+        listener: "virtualOutbound, chain 0.0.0.0_9080".to_owned(),
         outcome: routes().into_iter().nth(1),
-        endpoints: vec![endpoints().into_iter().take(1).collect(), vec![]],
-        answer: None,
+        facts: vec![
+            Fact::new(
+                "service",
+                "reviews.default.svc.cluster.local",
+                Some(&origin("Service", 1)),
+            ),
+            Fact::new("timeout", "no limit", Some(&rule)),
+            Fact::new(
+                "retries",
+                "2 after the first try, on connect-failure (Istio's default)",
+                None,
+            ),
+        ],
+        steps: vec![
+            Fact::new("request headers", "sets x-canary: yes", Some(&rule)),
+            Fact::new("path", "/reviews/1 → /v2/1", Some(&rule)),
+        ],
+        backends: vec![
+            vec![Fact::new(
+                "subset",
+                "v1 (version=v1)",
+                Some(&origin("DestinationRule", 0)),
+            )],
+            vec![],
+        ],
+        endpoints: vec![
+            endpoints()
+                .into_iter()
+                .map(|endpoint| CandidateReport {
+                    endpoint,
+                    priority: 0,
+                    locality: "eu/eu-1".to_owned(),
+                })
+                .collect(),
+            vec![],
+        ],
+        sent: Some(SentReport {
+            authority: "reviews:9080".to_owned(),
+            path: "/v2/1".to_owned(),
+        }),
+        sources: vec![SourceReport {
+            kind: "VirtualService".to_owned(),
+            namespace: "default".to_owned(),
+            name: "reviews".to_owned(),
+            file: Some("reviews.yaml".to_owned()),
+            revision: 17,
+            generation: None,
+        }],
+        ..ExplainReport::default()
     }
 }
 
@@ -233,8 +311,14 @@ pub(crate) fn unexplained() -> ExplainReport {
         host: None,
         routes: vec![],
         outcome: None,
+        facts: vec![],
+        steps: vec![],
+        backends: vec![],
         endpoints: vec![],
+        sent: None,
+        sources: vec![],
         answer: Some("404 (NR route_not_found)".to_owned()),
+        meant: vec!["reviews.shop".to_owned()],
         ..explained()
     }
 }

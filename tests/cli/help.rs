@@ -7,6 +7,7 @@ use super::run::Home;
 /// Every command that has a page, by the manual: a command that is forgotten here fails.
 const COMMANDS: &[&str] = &[
     "",
+    "analyze",
     "apply",
     "canary",
     "canary list",
@@ -19,6 +20,7 @@ const COMMANDS: &[&str] = &[
     "delete",
     "demo",
     "deregister",
+    "diff",
     "down",
     "endpoints",
     "get",
@@ -34,6 +36,7 @@ const COMMANDS: &[&str] = &[
     "proxy",
     "ps",
     "register",
+    "rollback",
     "routes",
     "services",
     "stats",

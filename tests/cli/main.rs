@@ -10,7 +10,9 @@
     reason = "helpers of tests are tests, too: they fail by panicking and run against the real clock"
 )]
 
+mod analyze;
 mod canned;
+mod changes;
 mod fake;
 mod help;
 mod home;

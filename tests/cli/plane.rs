@@ -27,14 +27,14 @@ const ANYWHERE: [&str; 4] = [
 ];
 
 /// A control plane in the background, ended with the test.
-struct Plane<'h> {
+pub(crate) struct Plane<'h> {
     home: &'h Home,
     child: Child,
     log: PathBuf,
 }
 
 impl<'h> Plane<'h> {
-    fn start(home: &'h Home) -> Self {
+    pub(crate) fn start(home: &'h Home) -> Self {
         if !home.path().exists() {
             home.run(&["install"]).exits(0);
         }
@@ -83,7 +83,7 @@ impl<'h> Plane<'h> {
     }
 
     /// Ends it as systemd would.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let pid = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         assert!(self.child.wait().unwrap().success());

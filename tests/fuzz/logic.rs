@@ -236,11 +236,7 @@ fn agree(routes: Vec<Route>, request: &Lines<'_>) {
     }));
     let found = router.find(request).map(|found| found.route_index);
     let trace = explain(&router, request);
-    let explained = trace
-        .routes
-        .last()
-        .filter(|route| route.matched)
-        .map(|route| route.index);
+    let explained = trace.taken().map(|route| route.index);
     assert_eq!(found, explained, "{trace:?}");
 }
 

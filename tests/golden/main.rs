@@ -9,6 +9,7 @@
 )]
 
 mod callers;
+mod conformance;
 mod inject;
 mod meaning;
 mod mesh;

@@ -100,3 +100,44 @@ fn raw_forms_read_again_as_the_same_objects() {
     }
     assert!(seen > 10);
 }
+
+/// `derivePort: FROM_REQUEST_PORT` means another port in each table.
+#[test]
+fn a_redirect_to_the_port_of_the_request_has_that_of_its_table() {
+    let text = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80}, {name: http-alt, port: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {containers: [{name: c}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web}
+spec:
+  hosts: [web]
+  http: [{redirect: {authority: other, derivePort: FROM_REQUEST_PORT}}]
+";
+    let (objects, world, findings) = read("redirect", text);
+    assert_eq!(findings, []);
+    let instance = world.instances.values().next().unwrap();
+    for transparent in [true, false] {
+        let view = world.view(&node(&objects, instance, transparent));
+        for table in view.routes.values() {
+            for host in &table.hosts {
+                for route in &host.routes {
+                    let meshctl::mesh::route::Action::Redirect(redirect) = &route.action else {
+                        continue;
+                    };
+                    let port = host.name.rsplit(':').next().unwrap();
+                    assert_eq!(redirect.port.unwrap().to_string(), port, "{}", table.name);
+                }
+            }
+        }
+        assert!(view.routes.len() > 1);
+    }
+}

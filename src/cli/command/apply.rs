@@ -9,6 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::render::resources::convergence;
 use crate::cli::settings;
+use crate::mesh::Severity;
 
 use super::manifests;
 
@@ -21,7 +22,9 @@ Examples:
   meshctl inject -f pod.yaml | meshctl apply -f -
   meshctl apply -f route.yaml --dry-run       check only
 
-A problem is printed as FILE:LINE:COLUMN; warnings do not stop the apply.")]
+A problem is printed as FILE:LINE:COLUMN; warnings do not stop the apply, errors
+do. --force goes over errors about references (IST0101, IST0112) and names them;
+nothing goes over what cannot be read, or is not honoured.")]
 pub(crate) struct Args {
     /// File, directory, or - for standard input; may be repeated
     #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
@@ -32,6 +35,9 @@ pub(crate) struct Args {
     /// Only check, and say what would happen
     #[arg(long)]
     dry_run: bool,
+    /// Apply in spite of references to what does not exist; requests there are answered 503
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -39,6 +45,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         sources: manifests::read(&args.file, args.recursive)?,
         namespace: cx.settings.namespace().to_owned(),
         dry_run: args.dry_run,
+        force: args.force,
         who: settings::who(),
     };
     let report: ApplyReport = cx.client.post(&path(&["resources"], &[]), &request).await?;
@@ -46,6 +53,15 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         cx.out.finding(finding);
     }
     cx.out.report(&report)?;
+    let forced = report.findings.iter();
+    let forced = forced.filter(|finding| finding.severity == Severity::Error);
+    match forced.count() {
+        0 => {}
+        1 => cx.out.warn("1 error was overridden by --force"),
+        many => cx
+            .out
+            .warn(&format!("{many} errors were overridden by --force")),
+    }
     if args.dry_run {
         cx.out.note("nothing was changed (dry run)");
         return Ok(Exit::Ok);

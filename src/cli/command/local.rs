@@ -301,6 +301,7 @@ impl Mesh for Lent {
             let request = ApplyRequest {
                 sources: self.sources.clone(),
                 namespace: self.namespace.clone(),
+                force: false,
                 dry_run: false,
                 who: settings::who(),
             };

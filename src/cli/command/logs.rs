@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 fn text(line: &LogLine, timestamps: bool, cx: &Context) -> Result<String, CliError> {
     let wrong = |reason: String| CliError::failed(format!("cannot write the line: {reason}"));
     Ok(match cx.out.format() {
-        Format::Json => {
+        Format::Json | Format::Sarif => {
             let text = serde_json::to_string(line).map_err(|error| wrong(error.to_string()))?;
             format!("{text}\n")
         }

@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and what it finds out or does.
 
+pub(crate) mod analyze;
 pub(crate) mod apply;
 pub(crate) mod canary;
 mod carry;
@@ -10,6 +11,7 @@ pub(crate) mod control_plane;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod deregister;
+pub(crate) mod diff;
 pub(crate) mod down;
 pub(crate) mod endpoints;
 pub(crate) mod get;
@@ -25,6 +27,7 @@ pub(crate) mod proxies;
 pub(crate) mod proxy;
 pub(crate) mod ps;
 pub(crate) mod register;
+pub(crate) mod rollback;
 pub(crate) mod routes;
 pub(crate) mod services;
 pub(crate) mod stats;

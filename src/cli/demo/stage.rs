@@ -155,6 +155,7 @@ impl Stage {
         let request = ApplyRequest {
             sources,
             namespace: namespace.to_owned(),
+            force: false,
             dry_run: false,
             who: "demo".to_owned(),
         };

@@ -3,9 +3,12 @@
 //! Owns how things look; computes nothing about the mesh. Every report that the API answers with
 //! implements [`Render`] here, one file a part of the API, so that all of them obey `-o` alike.
 
+pub(crate) mod analysis;
 pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod config;
+mod diff;
+mod explain;
 pub(crate) mod generic;
 pub(crate) mod grid;
 pub(crate) mod identity;
@@ -16,6 +19,7 @@ pub(crate) mod registry;
 pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod stats;
+pub(crate) mod sarif;
 mod wrap;
 
 use serde::Serialize;

@@ -1,8 +1,10 @@
 //! Splits: what they are, and shifting them.
 
 use axum::Json;
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, State};
 
+use super::peer::Peer;
 use super::{Answer, Shared, converge, known};
 use crate::aggregate::{self, GroupBy};
 use crate::api::canary::{CanaryReport, CanarySet, CanaryStatus, VersionStatus, VersionWeight};
@@ -19,6 +21,7 @@ use crate::rt::now;
 pub(super) async fn canary_set(
     State(control): Shared,
     Path((namespace, name)): Path<(String, String)>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Json(request): Json<CanarySet>,
 ) -> Answer<CanaryReport> {
     let world = control.index.world();
@@ -49,7 +52,7 @@ pub(super) async fn canary_set(
         .index
         .change(Edit {
             put,
-            who: request.who.clone(),
+            who: peer.for_whom(&request.who),
             what: format!("canary set {name} {}", words.join(" ")),
             ..Edit::default()
         })

@@ -5,12 +5,15 @@
 //! may speak for itself only.
 
 mod canaries;
+mod changes;
+pub(super) mod peer;
 mod registry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -30,8 +33,9 @@ use crate::rt::now;
 
 use super::Control;
 use super::check;
-use super::index::Edit;
-use super::report::{caller, find_service, routes, services, short};
+use super::index::{Edit, Tolerance};
+use super::report::{caller, explain as explaining, find_service, routes, services, short};
+use peer::Peer;
 pub use registry::registry_routes;
 
 /// How long an answer waits for proxies to acknowledge a change.
@@ -69,8 +73,11 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/resources", post(apply))
         .route("/resources/{kind}", get(list))
         .route("/resources/{kind}/{namespace}/{name}", delete(remove))
-        .route("/history", get(history))
+        .route("/history", get(changes::history))
+        .route("/diff", post(changes::diff))
+        .route("/rollback", post(changes::rollback))
         .route("/findings", get(findings))
+        .route("/analyze", post(changes::analyze))
         .route("/services", get(list_services))
         .route("/endpoints", get(list_endpoints))
         .route("/proxies", get(list_proxies))
@@ -138,8 +145,13 @@ async fn version(State(control): Shared) -> Json<Version> {
     })
 }
 
-async fn apply(State(control): Shared, Json(request): Json<ApplyRequest>) -> Answer<ApplyReport> {
+async fn apply(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(mut request): Json<ApplyRequest>,
+) -> Answer<ApplyReport> {
     let since = now();
+    request.who = peer.for_whom(&request.who);
     let (mut report, generation) = control.index.apply(request).await?;
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
@@ -215,6 +227,7 @@ async fn remove(
     State(control): Shared,
     Path((kind, namespace, name)): Path<(String, String, String)>,
     Query(parameters): Parameters,
+    ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Answer<ApplyReport> {
     let key = Key {
         kind: kind_of(&kind)?.to_owned(),
@@ -227,25 +240,15 @@ async fn remove(
     };
     let edit = Edit {
         remove: vec![key],
-        who: parameters.get("who").cloned().unwrap_or_default(),
+        who: peer.for_whom(parameters.get("who").map_or("", String::as_str)),
         what: "delete".to_owned(),
+        tolerance: Tolerance::Everything,
         ..Edit::default()
     };
     let since = now();
     let (mut report, generation) = control.index.change(edit).await?;
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
-}
-
-async fn history(
-    State(control): Shared,
-    Query(parameters): Parameters,
-) -> Answer<Vec<crate::api::resources::HistoryEntry>> {
-    let limit = parameters
-        .get("limit")
-        .and_then(|limit| limit.parse().ok())
-        .unwrap_or(50);
-    Ok(Json(control.index.history(limit)?))
 }
 
 async fn findings(State(control): Shared) -> Json<Vec<crate::mesh::Finding>> {
@@ -380,10 +383,16 @@ async fn explain(
     Json(request): Json<ExplainRequest>,
 ) -> Answer<crate::api::routes::ExplainReport> {
     let world = control.index.world();
-    let node = calling(&world, &request.from, &request.namespace)?;
+    let mut node = calling(&world, &request.from, &request.namespace)?;
+    // Whoever is connected has its own way of taking traffic; others are taken for what they would be.
+    let name = format!("{}.{}", node.name, node.namespace);
+    if let Some((connected, _)) = control.hub.client(&name) {
+        node = connected;
+    }
     let measured = control.measured(&world);
-    let report = routes::explain_request(&world, &node, &request, &measured)
+    let mut report = explaining::explain_request(&world, &node, &request, &measured)
         .map_err(|reason| Problem::new(Reason::Invalid, reason))?;
+    report.sources = control.index.sources(&explaining::named(&report)).await;
     Ok(Json(report))
 }
 

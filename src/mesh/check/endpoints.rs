@@ -10,7 +10,7 @@ const SUBSET_EMPTY: &str = "IST0173";
 /// A selector that chooses nothing.
 const NO_WORKLOAD: &str = "IST0127";
 /// A port that leads nowhere.
-const NO_TARGET: &str = "MSH0009";
+const NO_TARGET: &str = "MSH0020";
 /// A workload that plaintext reaches.
 const NO_PROXY: &str = "IST0103";
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::matching::split_query;
-use super::{Match, PathMatch, Request, Route, Router};
+use super::{HeaderMatch, Match, PathMatch, QueryMatch, Request, Route, Router};
+use crate::mesh::Origin;
 
 /// One condition and whether it held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,9 @@ pub struct Condition {
     pub text: String,
     /// Whether it held.
     pub holds: bool,
+    /// What the request has there; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
 }
 
 /// One route and its conditions.
@@ -27,6 +31,12 @@ pub struct RouteTrace {
     pub conditions: Vec<Condition>,
     /// Whether all held.
     pub matched: bool,
+    /// Whether an earlier one had taken the request already.
+    #[serde(default)]
+    pub late: bool,
+    /// Where it was written.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// The walk through a table.
@@ -35,28 +45,33 @@ pub struct RouteTrace {
 pub struct Trace {
     /// The virtual host that took the request; none: 404 (`NR`).
     pub host: Option<String>,
-    /// Routes up to and with the one that matched.
+    /// Every route of it, in order.
     pub routes: Vec<RouteTrace>,
 }
 
-/// Walks `router` with `request`. The last route of the trace is the one that [`Router::find`] gives,
-/// if that finds any.
+impl Trace {
+    /// The route that takes the request: the one that [`Router::find`] gives, if that finds any.
+    pub fn taken(&self) -> Option<&RouteTrace> {
+        self.routes.iter().find(|route| route.matched)
+    }
+}
+
+/// Walks `router` with `request`.
 pub fn explain(router: &Router, request: &dyn Request) -> Trace {
     let host = router
         .host(request.authority())
         .and_then(|index| router.table().hosts.get(index));
-    let mut routes = Vec::new();
-    for (index, route) in host.map_or(&[][..], |host| &host.routes).iter().enumerate() {
-        let trace = conditions(index, route, request);
-        let matched = trace.matched;
-        routes.push(trace);
-        if matched {
-            break;
-        }
-    }
+    let mut late = false;
+    let routes = host.map_or(&[][..], |host| &host.routes).iter().enumerate();
+    let routes = routes.map(|(index, route)| {
+        let mut trace = conditions(index, route, request);
+        trace.late = late;
+        late |= trace.matched;
+        trace
+    });
     Trace {
+        routes: routes.collect(),
         host: host.map(|host| host.name.clone()),
-        routes,
     }
 }
 
@@ -116,18 +131,66 @@ pub fn describe(matches: &Match) -> Vec<String> {
 fn conditions(index: usize, route: &Route, request: &dyn Request) -> RouteTrace {
     let (path, query) = split_query(request.path_and_query());
     let matches = &route.matches;
-    let holds = std::iter::once(matches.path.holds(path, matches.ignore_case))
-        .chain(matches.headers.iter().map(|header| header.holds(request)))
-        .chain(matches.query.iter().map(|parameter| parameter.holds(query)));
+    let path = (
+        matches.path.holds(path, matches.ignore_case),
+        Some(text(path)),
+    );
+    let headers = matches
+        .headers
+        .iter()
+        .map(|header| (header.holds(request), header_found(header, request)));
+    let parameters = matches
+        .query
+        .iter()
+        .map(|parameter| (parameter.holds(query), query_found(parameter, query)));
     let conditions: Vec<Condition> = describe(matches)
         .into_iter()
-        .zip(holds)
-        .map(|(text, holds)| Condition { text, holds })
+        .zip(std::iter::once(path).chain(headers).chain(parameters))
+        .map(|(text, (holds, found))| Condition { text, holds, found })
         .collect();
     RouteTrace {
         index,
         name: route.name.clone(),
         matched: conditions.iter().all(|condition| condition.holds),
         conditions,
+        late: false,
+        origin: route.origin.clone(),
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn header_found(header: &HeaderMatch, request: &dyn Request) -> Option<String> {
+    match header.name.as_str() {
+        ":method" => return Some(text(request.method())),
+        ":authority" | "host" => return Some(text(request.authority())),
+        ":scheme" => return Some(text(request.scheme())),
+        ":path" => return Some(text(request.path_and_query())),
+        _ => {}
+    }
+    let mut found: Option<String> = None;
+    request.header(&header.name, &mut |value| {
+        let value = text(value);
+        found = Some(match found.take() {
+            Some(before) => format!("{before},{value}"),
+            None => value,
+        });
+        true
+    });
+    found
+}
+
+fn query_found(parameter: &QueryMatch, query: Option<&[u8]>) -> Option<String> {
+    let values: Vec<String> = query
+        .unwrap_or_default()
+        .split(|byte| *byte == b'&')
+        .filter_map(|pair| {
+            let mut parts = pair.splitn(2, |byte| *byte == b'=');
+            (parts.next()? == parameter.name.as_bytes())
+                .then(|| text(parts.next().unwrap_or_default()))
+        })
+        .collect();
+    (!values.is_empty()).then(|| values.join(","))
 }

@@ -9,6 +9,7 @@ pub mod hash;
 pub mod matching;
 pub mod policy;
 pub mod retry;
+pub mod rewrite;
 pub mod router;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use hash::{HashCookie, HashOf, HashPolicy};
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
 pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Priority, Share};
 pub use retry::{RateLimitedBackOff, ResetFormat, ResetHeader, Retry, RetryOn};
+pub use rewrite::{location, rewritten};
 pub use router::{Found, Router};
 
 /// Routes by host.

@@ -20,7 +20,6 @@ mod hold;
 pub(crate) mod leg;
 pub(crate) mod marks;
 mod name;
-pub(crate) mod path;
 pub(crate) mod plan;
 mod record;
 pub(crate) mod replay;

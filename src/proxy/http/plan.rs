@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::mesh::http::Upgrades;
+use crate::mesh::path::{BadPath, normalise};
 use crate::mesh::route::{Action, AttemptHeaders, Forward, Request, Route, VirtualHost};
 use crate::telemetry::AccessRecord;
 
@@ -25,7 +26,6 @@ use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::hash::Hashed;
 use super::marks::{AnswerMarks, RequestMarks};
-use super::path::{BadPath, normalise};
 use super::record::record;
 use super::respond::Failure;
 use super::target::effective;

@@ -114,7 +114,26 @@ pub(super) fn configuration(mesh: &Mesh) {
         json!([]),
         "a dry run does nothing"
     );
+    // Subsets are clusters that every proxy would get; nothing runs otherwise for it.
+    let diff = mesh.json(&["diff", "-f", &rule]);
+    assert_eq!(diff["objects"][0]["outcome"], "created");
+    let told: usize = diff["proxies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| {
+            assert_eq!(change["clusters"][0]["outcome"], "created", "{change}");
+            change["proxies"].as_array().unwrap().len()
+        })
+        .sum();
+    assert_eq!(told, 6, "{diff}");
     let applied = mesh.json(&["apply", "-f", &rule]);
+    let diff = mesh.json(&["diff", "-f", &rule]);
+    assert_eq!(
+        (&diff["objects"], &diff["proxies"]),
+        (&json!([]), &json!([]))
+    );
+    assert_eq!(diff["unchangedProxies"], 6);
     assert_eq!(
         applied["objects"],
         json!([{ "kind": "DestinationRule", "namespace": "default", "name": "reviews",

@@ -131,7 +131,9 @@ fn get(to: SocketAddr, target: &str, host: &str) -> (u16, String) {
 }
 
 /// Maps whose keys are names that people gave.
-const NAMED: [&str; 8] = [
+const NAMED: [&str; 10] = [
+    "before",
+    "after",
     "labels",
     "versions",
     "selector",

@@ -73,7 +73,7 @@ const PAGES: &[(&[&str], &[&str])] = &[
             "--from",
             "productpage-v1",
         ],
-        &["From", "Route 0: matched", "BACKEND", "ENDPOINTS"],
+        &["From", "Rule 0 (", "BACKEND", "ENDPOINT"],
     ),
     (
         &["canary", "status", "reviews"],

@@ -9,6 +9,7 @@ mod choice;
 mod corpus;
 mod cors;
 mod detection;
+mod explained;
 mod faults;
 mod filters;
 mod http1;

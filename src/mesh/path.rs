@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
-use crate::mesh::http::{EscapedSlashes, PathOptions};
+use super::http::{EscapedSlashes, PathOptions};
 
 /// Why a target is not taken as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum BadPath {
+pub enum BadPath {
     /// It is refused.
     Refused,
     /// The caller is to ask for this one.
@@ -18,7 +18,7 @@ pub(crate) enum BadPath {
 }
 
 /// `target` (path and query) in its one spelling. Borrowed when it has it already.
-pub(crate) fn normalise(target: &[u8], options: PathOptions) -> Result<Cow<'_, [u8]>, BadPath> {
+pub fn normalise(target: &[u8], options: PathOptions) -> Result<Cow<'_, [u8]>, BadPath> {
     let end = target
         .iter()
         .position(|byte| *byte == b'?')

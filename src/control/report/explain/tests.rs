@@ -1,0 +1,129 @@
+//! A request to a small mesh, and what is said of it.
+
+use super::*;
+use crate::resource::{Instances, collect, lower, parse};
+
+const MESH: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}, {name: tcp-db, port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ratings, namespace: shop}
+spec: {selector: {app: ratings}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - {name: other-port, match: [{port: 80}], route: [{destination: {host: reviews, port: {number: 9080}}}]}
+  - {name: others, match: [{sourceLabels: {app: page}, sourceNamespace: shop}], directResponse: {status: 403}}
+  - name: rest
+    match: [{method: {exact: GET}, queryParams: {q: {exact: x}}, headers: {end-user: {prefix: j}}}]
+    route: [{destination: {host: reviews, port: {number: 9080}}}]
+    headers: {request: {set: {x: edited}, remove: [x-y]}}
+    rewrite: {uri: /v2}
+    timeout: 3s
+";
+
+fn explain(url: &str, headers: &[(&str, &str)]) -> ExplainReport {
+    let (objects, findings) = parse(MESH, "mesh.yaml", "default");
+    assert_eq!(findings, []);
+    let (world, _) = lower(&collect(objects).0, Instances::default());
+    let node = super::super::caller(&world, "", "default").unwrap();
+    let request = ExplainRequest {
+        method: "GET".to_owned(),
+        url: url.to_owned(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        from: String::new(),
+        namespace: "default".to_owned(),
+    };
+    explain_request(&world, &node, &request, &Measured::new()).unwrap()
+}
+
+fn lines(facts: &[Fact]) -> Vec<String> {
+    facts
+        .iter()
+        .map(|fact| {
+            let line = fact.origin.as_ref().map_or(0, |origin| origin.line);
+            format!("{}: {} at {line}", fact.name, fact.value)
+        })
+        .collect()
+}
+
+#[test]
+fn every_condition_says_what_it_found_and_every_fact_its_line() {
+    let report = explain(
+        "http://reviews:9080/a/../b?q=x&q=y",
+        &[("End-User", "jason"), ("end-user", "other")],
+    );
+    let conditions: Vec<(bool, Option<&str>)> = report.routes[0]
+        .conditions
+        .iter()
+        .map(|condition| (condition.holds, condition.found.as_deref()))
+        .collect();
+    assert_eq!(
+        conditions,
+        [
+            (true, Some("/b")),
+            (true, Some("GET")),
+            (true, Some("jason,other")),
+            (true, Some("x,y")),
+        ]
+    );
+    assert_eq!(report.routes[0].origin.line, 19);
+    assert_eq!(
+        lines(&report.left_out),
+        [
+            "other-port: for port 80 at 17",
+            "others: for callers in namespace shop and for callers with app=page at 18",
+        ]
+    );
+    assert_eq!(
+        lines(&report.steps),
+        [
+            "request headers: removes x-y, sets x: edited at 19",
+            "path: /b?q=x&q=y → /v2b?q=x&q=y at 19",
+        ]
+    );
+    assert_eq!(
+        report.sent.as_ref().map(|sent| sent.path.as_str()),
+        Some("/v2b?q=x&q=y"),
+    );
+    assert!(lines(&report.facts).contains(&"timeout: 3s for the whole request at 19".to_owned()));
+    assert_eq!(report.status, Some(503), "nobody runs");
+    let none = explain("http://reviews:9080/", &[]);
+    assert_eq!((none.status, none.outcome), (Some(404), None));
+}
+
+#[test]
+fn a_host_that_nobody_has_is_told_with_what_becomes_of_it() {
+    let typo = explain("http://reveiws:9080/", &[]);
+    assert!(typo.answer.unwrap().contains("passed on to the address"));
+    assert_eq!(typo.meant, ["reviews.default"]);
+    let elsewhere = explain("http://ratings:9080/", &[]);
+    assert_eq!(elsewhere.meant, ["ratings.shop"]);
+    let port = explain("http://reviews:9081/", &[]);
+    assert_eq!(port.table, "9081");
+    assert!(
+        port.answer
+            .unwrap()
+            .contains("no service of the mesh has port 9081")
+    );
+    assert_eq!(
+        port.meant,
+        ["reviews.default has no port 9081, but 9080, 5432"]
+    );
+    let bytes = explain("http://reviews:5432/", &[]);
+    let words = bytes.answer.unwrap();
+    assert!(words.contains("carries bytes"), "{words}");
+    let odd = explain("http://reviews:9080/a%00", &[]);
+    assert!(odd.answer.unwrap().starts_with("400"));
+}
