@@ -68,7 +68,9 @@ async fn callers_prefer_what_is_near_and_know_what_their_sidecar_says() {
     ));
     mesh.settled().await;
     let shared = caller.count("shop:9080", 100).await;
-    assert_eq!((shared["near"], shared["far"]), (20, 80));
+    // Each worker keeps to the shares exactly, and begins elsewhere in its round.
+    assert!((19..=21).contains(&shared["near"]), "{shared:?}");
+    assert_eq!(shared["near"] + shared["far"], 100);
     mesh.apply(&rule("{outlierDetection: {consecutive5xxErrors: 1}}"));
     mesh.settled().await;
     let preferred = caller.count("shop:9080", 20).await;

@@ -240,16 +240,14 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .entry("gateway.networking.k8s.io/gateway-name".to_owned())
             .or_insert_with(|| name.clone());
     }
-    let ports = match args.gateway {
-        None => args.app,
-        Some(_) => {
-            let listen = args.listen.iter();
-            let at = |listen: &parse::Listen| {
-                let ip = listen.ip.unwrap_or(args.address);
-                (listen.port, SocketAddr::new(ip, listen.own))
-            };
-            listen.map(at).collect()
-        }
+    let ports = if args.gateway.is_some() {
+        let at = |listen: &parse::Listen| {
+            let ip = listen.ip.unwrap_or(args.address);
+            (listen.port, SocketAddr::new(ip, listen.own))
+        };
+        args.listen.iter().map(at).collect()
+    } else {
+        args.app
     };
     labels
         .entry("app".to_owned())

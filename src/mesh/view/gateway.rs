@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::View;
 use super::outbound::{is_for, places, resolve};
-use super::streams::{clusters, weighted};
+use super::streams::{Clusters, clusters, weighted};
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
@@ -382,7 +382,7 @@ fn stream(
     node: &Node,
     served: Served<'_>,
     name: Option<&str>,
-) -> Option<Vec<(String, u32)>> {
+) -> Option<Clusters> {
     let Served { gateway, server } = served;
     bound(config, node, gateway)
         .filter(|bound| {
@@ -399,11 +399,7 @@ fn stream(
 }
 
 /// Where TLS goes that passes, by its server names.
-fn passed(
-    config: &Config,
-    node: &Node,
-    served: Served<'_>,
-) -> Vec<(Vec<String>, Vec<(String, u32)>)> {
+fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>, Clusters)> {
     let Served { gateway, server } = served;
     let own = &gateway.namespace;
     let mut found = Vec::new();

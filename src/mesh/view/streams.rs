@@ -10,7 +10,7 @@ use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Cluster, Hostname, Node, Origin, Protocol, Route, Service, ServicePort};
 
 /// Clusters with their weights.
-type Clusters = Vec<(String, u32)>;
+pub(super) type Clusters = Vec<(String, u32)>;
 
 /// What carries the bytes to a port of a service.
 #[derive(Debug, Default)]

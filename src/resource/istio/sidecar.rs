@@ -8,6 +8,7 @@ use crate::mesh::Hostname;
 use crate::mesh::Protocol;
 use crate::mesh::sidecar::{Egress, EgressHost, Ingress, IngressEndpoint, Space};
 use crate::mesh::world::OutboundPolicy;
+use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 
 /// A Sidecar.
@@ -101,7 +102,20 @@ fn capture(fields: &Fields<'_>) {
 
 fn egress(value: &Value<'_>) -> Egress {
     let fields = value.fields();
-    let port = fields.get("port").and_then(|value| port(&value));
+    let port = fields.get("port").and_then(|value| {
+        let found = port(&value);
+        // Its name is only a name.
+        if let Some((_, name, _)) = &found
+            && !name.is_empty()
+        {
+            value.warn(
+                codes::IGNORED,
+                "the name of a port has no meaning here",
+                "remove it: hosts are chosen by number",
+            );
+        }
+        found
+    });
     capture(&fields);
     let hosts = fields.list("hosts");
     if hosts.is_empty() {

@@ -19,14 +19,16 @@ use crate::resource::istio::{
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::suggest::nearest;
 
+/// Rules inside the mesh.
+type Routes = BTreeMap<Hostname, Arc<HostRoutes>>;
+/// Rules at gateways.
+type BoundRoutes = BTreeMap<GatewayName, Vec<Arc<Bound>>>;
+
 pub(super) fn lower(
     objects: &Objects,
     config: &Config,
     findings: &mut Vec<Finding>,
-) -> (
-    BTreeMap<Hostname, Arc<HostRoutes>>,
-    BTreeMap<GatewayName, Vec<Arc<Bound>>>,
-) {
+) -> (Routes, BoundRoutes) {
     let written = of_kind(objects, |kind| match kind {
         Kind::VirtualService(service) => Some(service),
         _ => None,
