@@ -15,6 +15,7 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("VirtualService", "virtualservices", &["vs"], true),
     ("DestinationRule", "destinationrules", &["dr"], true),
     ("ServiceEntry", "serviceentries", &["se"], true),
+    ("Gateway", "gateways", &["gw"], true),
     ("Sidecar", "sidecars", &[], true),
     ("WorkloadEntry", "workloadentries", &["we"], true),
     ("WorkloadGroup", "workloadgroups", &["wg"], true),
@@ -54,7 +55,7 @@ mod tests {
         for text in ["VirtualService", "virtualservices", "VS"] {
             assert_eq!(kind_named(text), Some("VirtualService"));
         }
-        assert_eq!(kind_named("gateway"), None);
+        assert_eq!(kind_named("httproute"), None);
         assert!(!namespaced("Namespace") && namespaced("Service"));
     }
 }

@@ -317,3 +317,95 @@ fn backend_of_tls(dir: &Path) -> (crate::processes::Process, u16) {
         .unwrap();
     (crate::processes::Process(child), port)
 }
+
+const EGRESS: &str = r"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: egress}
+spec:
+  selector: {istio: egress}
+  servers:
+  - port: {number: 18445, name: out, protocol: HTTPS}
+    hosts: [outside.example.com]
+    tls: {mode: ISTIO_MUTUAL}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: outside}
+spec:
+  hosts: [outside.example.com]
+  gateways: [mesh, egress]
+  http:
+  - match: [{gateways: [mesh], port: 80}]
+    route: [{destination: {host: egress, port: {number: 18445}}}]
+  - match: [{gateways: [egress]}]
+    route: [{destination: {host: outside.example.com}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: egress}
+spec:
+  host: egress
+  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: outside.example.com}}
+";
+
+/// From an application to a host outside, by the sidecar and a gateway that takes only the mesh's callers.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_outside_go_through_an_egress_gateway() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let outside = backend("outside", &tasks);
+    mesh.apply(&service("shop", &[("http", 9080)]));
+    mesh.apply(&service("egress", &[("http-out", 18445)]));
+    mesh.apply(&format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: outside}}
+spec:
+  hosts: [outside.example.com]
+  resolution: STATIC
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {}}}]
+  endpoints: [{{address: 127.0.0.1}}]
+",
+        outside.port()
+    ));
+    let app = App {
+        service: "shop",
+        version: "v1",
+        port: 9080,
+        at: backend("shop", &tasks),
+        flags: &[],
+    };
+    let sidecar = mesh.sidecar(&app).await;
+    mesh.apply(EGRESS);
+    let (_process, address) = mesh.gateway("egress", &[18445]).await;
+    mesh.settled().await;
+    let caller = crate::backend::Caller::new(sidecar.outbound());
+    let deadline = meshctl::rt::now() + std::time::Duration::from_secs(20);
+    let body = loop {
+        match caller.get("outside.example.com", "/x").await {
+            Ok((200, body)) => break body,
+            other => assert!(meshctl::rt::now() < deadline, "{other:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    assert!(body.starts_with("outside /x"), "{body}");
+    // The gateway has it from a workload of the mesh, and nobody else is let in.
+    assert!(body.contains("/sa/shop-account"), "{body}");
+    let stranger = program(
+        "curl",
+        &[
+            "--silent",
+            "--insecure",
+            "--max-time",
+            "5",
+            "--connect-to",
+            &format!("::{address}:"),
+            "https://outside.example.com:18445/",
+        ],
+    );
+    assert!(!stranger.0, "{stranger:?}");
+    drop(mesh);
+    tasks.end().await;
+}

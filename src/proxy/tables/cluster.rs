@@ -388,6 +388,9 @@ impl EndpointSet {
             .flat_map(|before| &before.entries)
             .map(|old| ((old.address, old.mtls), old))
             .collect();
+        // Where it is required it is begun, whatever is known of the endpoint (Istio's ISTIO_MUTUAL): a
+        // gateway speaks it at some of its ports.
+        let always = config.tls.as_ref().is_some_and(|tls| tls.required);
         let now = surroundings.millis();
         // Neighbours are mostly instances of one workload.
         let mut last: Option<(&Endpoint, PeerId)> = None;
@@ -396,6 +399,7 @@ impl EndpointSet {
             .iter()
             .enumerate()
             .map(|(at, endpoint)| {
+                let mtls = endpoint.mtls || always;
                 let peer = match last {
                     Some((same, peer))
                         if same.mtls == endpoint.mtls && same.workload == endpoint.workload =>
@@ -403,7 +407,7 @@ impl EndpointSet {
                         peer
                     }
                     _ => {
-                        let principal = if endpoint.mtls { &principal } else { "" };
+                        let principal = if mtls { &principal } else { "" };
                         registry.peer(PeerLabels::new(&endpoint.workload, principal))
                     }
                 };
@@ -411,11 +415,11 @@ impl EndpointSet {
                 EndpointEntry {
                     address: endpoint.address,
                     weight: endpoint.weight.max(1),
-                    mtls: endpoint.mtls,
+                    mtls,
                     peer,
                     at,
                     state: old
-                        .get(&(endpoint.address, endpoint.mtls))
+                        .get(&(endpoint.address, mtls))
                         .map_or_else(|| EndpointState::new(now), |old| Arc::clone(&old.state)),
                 }
             })

@@ -44,6 +44,7 @@ pub(super) const KINDS: &[Kind] = &[
     istio("VirtualService", "virtualservices", "networking.istio.io"),
     istio("DestinationRule", "destinationrules", "networking.istio.io"),
     istio("ServiceEntry", "serviceentries", "networking.istio.io"),
+    istio("Gateway", "gateways", "networking.istio.io"),
     istio("Sidecar", "sidecars", "networking.istio.io"),
     istio("WorkloadEntry", "workloadentries", "networking.istio.io"),
     istio("WorkloadGroup", "workloadgroups", "networking.istio.io"),

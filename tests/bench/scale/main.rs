@@ -89,11 +89,16 @@ fn main() {
             "-".to_owned()
         };
         println!(
-            "| {routes} | {endpoints} | {cpu:.2} | {:+.1} % | {:.0} | {:.1} | {per_endpoint} | {:.1} | {:.1} | {:.2} |",
+            "| {routes} | {endpoints} | {cpu:.2} | {:+.1} % | {:.0} | {:.1} | {per_endpoint} | {} | {:.1} | {:.2} |",
             (cpu / base.0 - 1.0) * 100.0,
             parts[0],
             parts[1],
-            parts[2],
+            // Of the only host no answer shows when it changed.
+            if routes > 1 {
+                format!("{:.1}", parts[2])
+            } else {
+                "-".to_owned()
+            },
             parts[3],
             parts[4],
         );

@@ -70,6 +70,7 @@ fn place(kind: &str) -> (&'static str, &'static str) {
         "VirtualService" => ("networking.istio.io/v1", "virtualservices"),
         "DestinationRule" => ("networking.istio.io/v1", "destinationrules"),
         "ServiceEntry" => ("networking.istio.io/v1", "serviceentries"),
+        "Gateway" => ("networking.istio.io/v1", "gateways"),
         "Sidecar" => ("networking.istio.io/v1", "sidecars"),
         "WorkloadEntry" => ("networking.istio.io/v1", "workloadentries"),
         "WorkloadGroup" => ("networking.istio.io/v1", "workloadgroups"),
