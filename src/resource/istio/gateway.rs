@@ -225,6 +225,15 @@ fn tls(value: &Value<'_>, protocol: GatewayProtocol) -> Option<GatewayTls> {
                 "a port without TLS has no mode of it",
                 "protocol: HTTPS, or only httpsRedirect",
             );
+            // What belongs to the mode is no mistake of its own.
+            fields.accept(&[
+                "credentialName",
+                "credentialNames",
+                "serverCertificate",
+                "privateKey",
+                "caCertificates",
+                "subjectAltNames",
+            ]);
         }
         fields.finish();
         return Some(GatewayTls::None { redirect });

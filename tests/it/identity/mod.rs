@@ -1,6 +1,7 @@
 //! Identities over real handshakes: who is let in, how certificates are got and renewed, and what
 //! openssl thinks of them.
 
+mod own;
 mod handshake;
 mod join;
 mod openssl;
