@@ -83,9 +83,13 @@ fn asked(hello: &[u8]) -> Option<Asked> {
                 let mut list = field(&mut body, 2)?;
                 while !list.is_empty() {
                     let (kind, rest) = list.split_first()?;
+                    // How long a name of another kind is, nobody can know: RFC 6066 defines only this one.
+                    if *kind != 0 {
+                        break;
+                    }
                     list = rest;
                     let one = field(&mut list, 2)?;
-                    if *kind == 0 && name.is_none() {
+                    if name.is_none() {
                         name = Some(one.to_vec());
                     }
                 }
