@@ -72,7 +72,7 @@ pub(crate) struct SeenHead {
     pub(crate) at: Instant,
     /// The endpoint's connection can be used again.
     pub(crate) reusable: bool,
-    /// The caller's connection must end.
+    /// The end of the caller's connection is the end of the answer.
     pub(crate) close: bool,
     /// Why it was not tried again, where that was meant.
     pub(crate) flag: Flag,
@@ -389,7 +389,7 @@ impl<'t> Relay<'t> {
             grpc_status: parts.scan.grpc_status,
             at: now,
             reusable: parts.reusable && parts.framing != Framing::Close,
-            close,
+            close: framing == Framing::Close,
             flag,
         };
         let raw = parts.text

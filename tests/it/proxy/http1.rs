@@ -7,6 +7,7 @@ use meshctl::mesh::route::{Action, HeaderOperations, PathRewrite, Redirect, Resp
 use meshctl::mesh::{HttpOptions, RouteTable, VirtualHost};
 use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::support::*;
 
@@ -236,6 +237,33 @@ async fn framings_of_answers_are_kept_or_translated() {
         let _proxy = Proxy::start(simple(bind, app.address, |_| {})).await;
         let got = exchange(bind, request).await;
         assert!(got.contains(expected), "{expected:?} in {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_at_once_where_the_caller_asked_for_that() {
+    let app = App::start("a");
+    let bind = free();
+    let _proxy = Proxy::start(simple(bind, app.address, |_| {})).await;
+    let asked = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for (request, ends_at_once) in [
+        (asked.to_owned(), true),
+        ("GET / HTTP/1.0\r\nHost: a\r\n\r\n".to_owned(), true),
+        // Closing over what came behind would reset the connection, and could lose the answer.
+        (format!("{asked}more"), false),
+    ] {
+        let mut io = TcpStream::connect(bind).await.unwrap();
+        io.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
+        // The first byte behind a closed connection is answered by a reset, so the second has nowhere to go.
+        io.write_all(b"x").await.unwrap();
+        assert_eq!(
+            io.write_all(b"x").await.is_err(),
+            ends_at_once,
+            "{request:?}"
+        );
     }
 }
 
