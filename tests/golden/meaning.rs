@@ -62,7 +62,7 @@ fn manifests_become_worlds_and_views() {
                 let view = world.view(&node(&objects, first, transparent));
                 insta::assert_yaml_snapshot!(format!("{name}.{how}"), view);
             }
-            if !world.config.gateways.is_empty() {
+            if !world.config.gateways.is_empty() || !world.config.listening.is_empty() {
                 let view = world.view(&gateway(&node(&objects, first, false)));
                 insta::assert_yaml_snapshot!(format!("{name}.gateway"), view);
             }
@@ -74,7 +74,12 @@ fn manifests_become_worlds_and_views() {
 fn gateway(node: &Node) -> Node {
     Node {
         kind: NodeKind::Gateway,
-        labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+        labels: [
+            ("istio", "ingressgateway"),
+            ("gateway.networking.k8s.io/gateway-name", "edge"),
+        ]
+        .map(|(label, value)| (label.to_owned(), value.to_owned()))
+        .into(),
         applications: Vec::new(),
         ..node.clone()
     }
