@@ -369,7 +369,7 @@ impl Index {
             .collect();
         let told = |(_, object): &(&Key, &Arc<Object>)| has_status(&object.api_version);
         let statuses = if found.iter().any(told) {
-            Statuses::of(&union)
+            Statuses::of(&union, &state.running())
         } else {
             Statuses::default()
         };

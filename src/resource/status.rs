@@ -3,7 +3,12 @@
 //! A pure function of the objects: what a status says of each is what `lower` did with it. Times and
 //! generations are the caller's, who knows the object's history.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
+
+use crate::mesh::Instance;
 
 use super::gateway_api::{GROUP, ParentRef, RouteKind};
 use super::lower::{Condition, Verdict, Verdicts};
@@ -53,9 +58,9 @@ const FEATURES: [&str; 35] = [
 pub struct Statuses(Verdicts);
 
 impl Statuses {
-    /// Judges `objects`.
-    pub fn of(objects: &Objects) -> Self {
-        Self(super::lower::verdicts(objects))
+    /// Judges `objects`, with what runs.
+    pub fn of(objects: &Objects, instances: &BTreeMap<(String, String), Arc<Instance>>) -> Self {
+        Self(super::lower::verdicts(objects, instances))
     }
 
     /// `object` as it is told, with its status. `generation` is what it is in where it does not say so
@@ -105,7 +110,16 @@ impl Statuses {
                         })
                     })
                     .collect();
-                json!({"conditions": conditions(&of.conditions), "listeners": listeners})
+                let addresses: Vec<Value> = of
+                    .addresses
+                    .iter()
+                    .map(|address| json!({"type": "IPAddress", "value": address}))
+                    .collect();
+                json!({
+                    "addresses": addresses,
+                    "conditions": conditions(&of.conditions),
+                    "listeners": listeners,
+                })
             }
             Verdict::Route(parents) => {
                 let parents: Vec<Value> = parents

@@ -193,41 +193,42 @@ fn filter(
 
 fn operations(value: &Value<'_>) -> HeaderOperations {
     let fields = value.fields();
-    let mut seen = BTreeMap::new();
-    let mut edited = |name: &str, value: &Value<'_>| {
-        if seen.insert(name.to_owned(), ()).is_some() {
-            value.error_hint(
-                format!("header {name} is edited twice"),
-                "write one of set, add and remove for it",
+    let remove = fields.text_list("remove");
+    let operations = HeaderOperations {
+        set: pairs(&fields, "set"),
+        add: pairs(&fields, "add"),
+        remove: remove
+            .iter()
+            .map(|name| name.to_ascii_lowercase())
+            .collect(),
+    };
+    fields.finish();
+    operations
+}
+
+/// Names and values of headers; names know no case.
+fn pairs(fields: &Fields<'_>, field: &'static str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for value in fields.list(field) {
+        let fields = value.fields();
+        let name = fields.require("name").and_then(|value| value.text());
+        let text = fields.require("value").and_then(|value| value.text());
+        fields.finish();
+        let (Some(name), Some(text)) = (name, text) else {
+            continue;
+        };
+        let name = name.to_ascii_lowercase();
+        if found.contains_key(&name) {
+            value.warn(
+                crate::resource::codes::IGNORED,
+                format!("another value of {name} stands before this one, which has no effect"),
+                "remove one of them",
             );
-        }
-    };
-    let mut pairs = |field: &'static str| {
-        let mut found = BTreeMap::new();
-        for value in fields.list(field) {
-            let fields = value.fields();
-            let name = fields.require("name").and_then(|value| value.text());
-            let text = fields.require("value").and_then(|value| value.text());
-            fields.finish();
-            if let (Some(name), Some(text)) = (name, text) {
-                let name = name.to_ascii_lowercase();
-                edited(&name, &value);
-                found.insert(name, text);
-            }
-        }
-        found
-    };
-    let (set, add) = (pairs("set"), pairs("add"));
-    let mut remove = Vec::new();
-    for value in fields.list("remove") {
-        if let Some(name) = value.text() {
-            let name = name.to_ascii_lowercase();
-            edited(&name, &value);
-            remove.push(name);
+        } else {
+            found.insert(name, text);
         }
     }
-    fields.finish();
-    HeaderOperations { set, add, remove }
+    found
 }
 
 fn mirror(value: &Value<'_>, index: usize) -> Option<Mirror> {

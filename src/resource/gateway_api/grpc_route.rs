@@ -59,12 +59,9 @@ pub(in crate::resource) fn grpc_route(fields: &Fields<'_>) -> GrpcRoute {
 
 fn rule(value: &Value<'_>) -> GrpcRule {
     let fields = value.fields();
-    let mut matches: Vec<GrpcMatch> = fields
-        .list("matches")
-        .iter()
-        .filter_map(condition)
-        .collect();
-    if fields.list("matches").is_empty() {
+    let written = fields.list("matches");
+    let mut matches: Vec<GrpcMatch> = written.iter().filter_map(condition).collect();
+    if written.is_empty() {
         matches.push(GrpcMatch {
             matches: any(),
             ..GrpcMatch::default()

@@ -157,15 +157,8 @@ fn precise(text: &str) -> bool {
 
 /// One of `words`.
 pub(super) fn word<'w>(value: &Value<'_>, words: &[&'w str]) -> Option<&'w str> {
-    let text = value.text()?;
-    let found = words.iter().find(|word| **word == text);
-    if found.is_none() {
-        value.error_hint(
-            format!("{text:?} is none of what is possible here"),
-            format!("one of {}", words.join(", ")),
-        );
-    }
-    found.copied()
+    let choices: Vec<(&str, &'w str)> = words.iter().map(|word| (*word, *word)).collect();
+    value.choice(&choices)
 }
 
 /// A reference to where requests are sent, without what stands beside it.

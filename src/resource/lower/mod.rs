@@ -50,6 +50,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         objects,
         services: &config.services,
         credentials: &config.credentials,
+        instances: &instances,
     };
     config.listening = gateway_api::lower(&around, &mut config.routes, &mut findings).gateways;
     findings.sort_by(|a, b| {
@@ -65,7 +66,10 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
 }
 
 /// What is said of every object of the Gateway API in its status.
-pub(super) fn verdicts(objects: &Objects) -> Verdicts {
+pub(super) fn verdicts(
+    objects: &Objects,
+    instances: &BTreeMap<(String, String), Arc<Instance>>,
+) -> Verdicts {
     let mut findings = Vec::new();
     let services = services::lower(objects, &mut findings);
     let credentials = gateways::credentials(objects);
@@ -73,6 +77,7 @@ pub(super) fn verdicts(objects: &Objects) -> Verdicts {
         objects,
         services: &services,
         credentials: &credentials,
+        instances,
     };
     gateway_api::lower(&around, &mut BTreeMap::new(), &mut findings).verdicts
 }

@@ -121,24 +121,36 @@ impl<'a> Judged<'a> {
         servers
     }
 
-    pub(super) fn verdict(&self) -> GatewayVerdict {
+    /// What is said of it, where proxies at `addresses` serve it.
+    pub(super) fn verdict(&self, addresses: Vec<IpAddr>) -> GatewayVerdict {
         let listeners: Vec<ListenerVerdict> =
             self.listeners.iter().map(JudgedListener::verdict).collect();
-        let served = self.listeners.iter().filter(|one| one.is_served()).count();
         let all = self.listeners.len();
-        let some = || format!("{} of {all} listeners are not served", all - served);
+        let valid = self.listeners.iter().filter(|one| one.is_valid()).count();
+        let some = || format!("{} of {all} listeners are not valid", all - valid);
         let accepted = match &self.accepted {
             Some(fault) => Condition::new("Accepted", Some(fault.clone()), ""),
-            None if served == 0 => {
+            None if valid == 0 => {
                 Condition::new("Accepted", Some(("ListenersNotValid", some())), "")
             }
-            None if served < all => Condition {
+            None if valid < all => Condition {
                 message: some(),
                 ..Condition::new("Accepted", None, "ListenersNotValid")
             },
             None => Condition::new("Accepted", None, "Accepted"),
         };
-        let programmed = (!accepted.holds).then(|| ("Invalid", accepted.message.clone()));
+        let served = self.listeners.iter().any(JudgedListener::is_served);
+        let programmed = if !accepted.holds {
+            Some(("Invalid", accepted.message.clone()))
+        } else if !served {
+            Some(("Invalid", "no listener is served".to_owned()))
+        } else if addresses.is_empty() {
+            let name = &self.object.metadata.name;
+            let message = format!("no proxy serves it: run `meshctl proxy --gateway {name}`");
+            Some(("AddressNotAssigned", message))
+        } else {
+            None
+        };
         let unresolved = self.listeners.iter().find_map(|one| one.resolved.as_ref());
         let resolved = unresolved.map(|(_, message)| ("ListenersNotResolved", message.clone()));
         GatewayVerdict {
@@ -147,6 +159,7 @@ impl<'a> Judged<'a> {
                 Condition::new("Programmed", programmed, "Programmed"),
                 Condition::new("ResolvedRefs", resolved, "ResolvedRefs"),
             ],
+            addresses,
             listeners,
         }
     }
@@ -158,8 +171,14 @@ impl JudgedListener<'_> {
         self.listener.hostname.clone().unwrap_or_else(any_host)
     }
 
+    /// Whether what it says can be served.
+    fn is_valid(&self) -> bool {
+        self.conflict.is_none() && self.accepted.is_none()
+    }
+
+    /// Whether what it refers to is there, too.
     fn is_served(&self) -> bool {
-        self.conflict.is_none() && self.accepted.is_none() && self.serves.is_some()
+        self.is_valid() && self.serves.is_some()
     }
 
     fn verdict(&self) -> ListenerVerdict {
@@ -399,7 +418,13 @@ impl Judge<'_> {
         if certificates.is_empty() {
             return None;
         }
-        let clients = match super::clients::of(self.object, (listener, gateway), self.bench) {
+        let asked = if http {
+            super::clients::of(self.object, (listener, gateway), self.bench)
+        } else {
+            // What callers must show is said of requests only.
+            Ok(None)
+        };
+        let clients = match asked {
             Ok(clients) => clients,
             Err(faults) => {
                 for fault in &faults.told {

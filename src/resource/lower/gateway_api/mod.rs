@@ -21,8 +21,8 @@ use std::sync::Arc;
 use super::gateways::Credentials;
 use super::of_kind;
 use crate::mesh::gateway::{Attached, Gateway, GatewayName};
-use crate::mesh::world::{HostRoutes, Rule};
-use crate::mesh::{Finding, Hostname, Severity};
+use crate::mesh::world::{HostRoutes, Rule, selects};
+use crate::mesh::{Finding, Hostname, Instance, Severity};
 use crate::resource::codes;
 use crate::resource::object::{Kind, Object, Objects};
 use attach::{Attaching, Attachment, Route, Said};
@@ -43,6 +43,7 @@ pub(super) struct Around<'a> {
     pub(super) objects: &'a Objects,
     pub(super) services: &'a super::Services,
     pub(super) credentials: &'a Credentials,
+    pub(super) instances: &'a BTreeMap<(String, String), Arc<Instance>>,
 }
 
 /// What the API's objects come to.
@@ -145,7 +146,12 @@ pub(super) fn lower(
     mesh::lower(inside, around.services, objects, routes, findings);
     let mut gateways = BTreeMap::new();
     for ((namespace, name), judged) in &judged {
-        let verdict = Verdict::Gateway(judged.verdict());
+        let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), (*name).to_owned())]);
+        let serving = around.instances.values().filter(|instance| {
+            instance.namespace == *namespace && selects(&selector, &instance.labels)
+        });
+        let verdict = judged.verdict(serving.map(|instance| instance.address).collect());
+        let verdict = Verdict::Gateway(verdict);
         verdicts.of.insert(judged.object.key(), verdict);
         let servers = judged.servers().into_iter().map(|(listener, mut server)| {
             let host = server.hosts.first().map(|of| of.host.clone());
@@ -155,13 +161,12 @@ pub(super) fn lower(
             });
             server
         });
-        let selector = [(GATEWAY_NAME.to_owned(), (*name).to_owned())];
         gateways.insert(
             ((*namespace).to_owned(), (*name).to_owned()),
             Arc::new(Gateway {
                 namespace: (*namespace).to_owned(),
                 name: (*name).to_owned(),
-                selector: selector.into(),
+                selector,
                 local: true,
                 servers: servers.collect(),
                 origin: judged.object.origin.clone(),

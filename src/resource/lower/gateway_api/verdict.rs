@@ -1,6 +1,7 @@
 //! What is to be said of an object: the conditions of its status, and where in it a fault is.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::resource::gateway_api::{ParentRef, RouteKind};
 use crate::resource::object::Key;
@@ -64,6 +65,8 @@ pub(in crate::resource) enum Verdict {
 pub(in crate::resource) struct GatewayVerdict {
     /// Of the whole.
     pub(in crate::resource) conditions: Vec<Condition>,
+    /// Of the proxies that serve it.
+    pub(in crate::resource) addresses: Vec<IpAddr>,
     /// In the order of its listeners.
     pub(in crate::resource) listeners: Vec<ListenerVerdict>,
 }
