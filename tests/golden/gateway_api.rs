@@ -1,10 +1,5 @@
 //! The Gateway API: which rule a request gets to, by the tables of a gateway or of a caller.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "what is not there should fail the test"
-)]
-
 use std::sync::Arc;
 
 use meshctl::mesh::node::Node;
