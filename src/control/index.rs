@@ -17,7 +17,7 @@ use crate::api::resources::{
 use crate::api::routes::SourceReport;
 use crate::api::{Problem, Reason};
 use crate::mesh::{Finding, Origin, Severity, World};
-use crate::resource::{self, Key, Object};
+use crate::resource::{self, Key, Object, Statuses, has_status};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
@@ -358,18 +358,29 @@ impl Index {
         name: Option<&str>,
     ) -> Vec<ResourceReport> {
         let state = self.state.lock().await;
-        state
-            .union(&state.objects)
+        let union = state.union(&state.objects);
+        let found: Vec<(&Key, &Arc<Object>)> = union
             .iter()
             .filter(|(key, _)| {
                 key.kind == kind
                     && namespace.is_none_or(|namespace| key.namespace == namespace)
                     && name.is_none_or(|name| key.name == name)
             })
+            .collect();
+        let told = |(_, object): &(&Key, &Arc<Object>)| has_status(&object.api_version);
+        let statuses = if found.iter().any(told) {
+            Statuses::of(&union, &state.running())
+        } else {
+            Statuses::default()
+        };
+        found
+            .into_iter()
             .map(|(key, object)| {
                 let followed = state.followed.stamps.get(key);
                 let stamp = followed.or_else(|| state.stored.get(key));
                 let stamp = stamp.copied().unwrap_or_default();
+                let since = i64::try_from(stamp.changed_unix_ms / 1_000).unwrap_or_default();
+                let since = jiff::Timestamp::from_second(since).unwrap_or_default();
                 ResourceReport {
                     kind: key.kind.clone(),
                     namespace: key.namespace.clone(),
@@ -377,7 +388,7 @@ impl Index {
                     created_unix_ms: stamp.created_unix_ms,
                     changed_unix_ms: stamp.changed_unix_ms,
                     revision: stamp.revision,
-                    object: object.raw.clone(),
+                    object: statuses.complete(object, stamp.revision, &since.to_string()),
                 }
             })
             .collect()

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::sidecar::Space;
-use super::world::{Rule, StreamRule};
+use super::world::{Rule, StreamRule, selects};
 use super::{Hostname, Origin, OwnTls, Secret};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct Gateway {
     pub name: String,
     /// Labels of the proxies that serve it; none: all gateway proxies.
     pub selector: BTreeMap<String, String>,
+    /// Only proxies of its own namespace serve it (Gateway API).
+    pub local: bool,
     /// In order; of two that claim one host at one port the first has it.
     pub servers: Vec<Server>,
     /// The object.
@@ -42,8 +44,20 @@ pub struct Server {
     pub serves: Serves,
     /// For whom.
     pub hosts: Vec<ServerHost>,
+    /// What is routed here, where that was said of this server; else what is bound to the gateway.
+    pub attached: Option<Attached>,
     /// Where it was written.
     pub origin: Origin,
+}
+
+/// Routes that are attached to one server (a listener of the Gateway API).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Attached {
+    /// For requests, by host and in order; what is for a wider host stands behind. Of servers that
+    /// share a port a request is for the one with the narrowest host, whatever is attached to others.
+    pub hosts: BTreeMap<Hostname, Vec<Rule>>,
+    /// For bytes, in order.
+    pub streams: Vec<StreamRule>,
 }
 
 /// What is spoken at a port, and what happens to TLS.
@@ -106,6 +120,38 @@ pub struct Credential {
     pub certificate: Option<Arc<Secret>>,
     /// Whom to believe.
     pub roots: Option<Arc<Secret>>,
+}
+
+impl Gateway {
+    /// Whether a proxy of `namespace` with `labels` serves it.
+    pub fn is_served_by(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        (!self.local || self.namespace == namespace) && selects(&self.selector, labels)
+    }
+}
+
+impl Server {
+    /// Whether a name that `host` stands for may be meant for it.
+    fn covers(&self, host: &Hostname) -> Option<&Hostname> {
+        let hosts = self.hosts.iter().map(|of| &of.host);
+        hosts
+            .filter(|of| of.covers(host) || *of == host)
+            .max_by_key(|of| of.as_str().len())
+    }
+
+    /// Whether of `all` servers of a port this is the one for `host`: the first of those with the
+    /// narrowest host.
+    pub fn owns<'a>(
+        &self,
+        host: &Hostname,
+        mut all: impl Iterator<Item = &'a Self> + Clone,
+    ) -> bool {
+        let width = |server: &Self| server.covers(host).map(|of| of.as_str().len());
+        let narrowest = all.clone().filter_map(width).max();
+        narrowest.is_some()
+            && all
+                .find(|server| width(server) == narrowest)
+                .is_some_and(|owner| std::ptr::eq(owner, self))
+    }
 }
 
 impl ServerHost {

@@ -38,6 +38,8 @@ pub struct Config {
     pub gateways: BTreeMap<GatewayName, Arc<Gateway>>,
     /// What is routed there: the rules of the oldest object first.
     pub bound: BTreeMap<GatewayName, Vec<Arc<Bound>>>,
+    /// Gateways whose routes are attached to their servers (Gateway API).
+    pub listening: BTreeMap<GatewayName, Arc<Gateway>>,
     /// What gateways can show, by namespace and name of the Secret.
     pub credentials: BTreeMap<(String, String), Arc<Credential>>,
     /// How services are called.
@@ -59,6 +61,7 @@ impl Default for Config {
             services: BTreeMap::new(),
             gateways: BTreeMap::new(),
             bound: BTreeMap::new(),
+            listening: BTreeMap::new(),
             credentials: BTreeMap::new(),
             routes: BTreeMap::new(),
             destinations: Destinations::default(),

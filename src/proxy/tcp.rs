@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::mesh::ClusterKind;
 use crate::mesh::listener::TcpOptions;
-use crate::mesh::route::Priority;
+use crate::mesh::route::{Missing, Priority};
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag, PeerId, ServiceId};
 
@@ -249,7 +249,7 @@ pub(crate) async fn open(
     let begun = rt::now();
     let Some(cluster) = live.tables.cluster(cluster) else {
         return Err(Unreached {
-            failure: Failure::NoCluster,
+            failure: Failure::NoCluster(Missing::default()),
             peer: PeerId::default(),
             service: ServiceId::default(),
         });

@@ -1,5 +1,6 @@
 //! Every kind that people bring, and what is done with it.
 
+use super::gateway_api::GROUP;
 use super::suggest::nearest;
 
 /// What is done with a kind.
@@ -47,6 +48,16 @@ const ISTIO: [(&str, &str); 8] = [
     ("PeerAuthentication", "security.istio.io"),
 ];
 
+/// Kinds of the Gateway API: as they are written, as they are filed, whether they live in a namespace.
+const GATEWAY_API: [(&str, &str, bool); 5] = [
+    ("GatewayClass", "GatewayClass", false),
+    // Istio has a kind of that name.
+    ("Gateway", "Gateway.gateway.networking.k8s.io", true),
+    ("HTTPRoute", "HTTPRoute", true),
+    ("GRPCRoute", "GRPCRoute", true),
+    ("ReferenceGrant", "ReferenceGrant", true),
+];
+
 /// Kinds of clusters that a mesh has no use for.
 const UNUSED: [(&str, &str); 29] = [
     ("Event", ""),
@@ -86,17 +97,17 @@ const UNUSED: [(&str, &str); 29] = [
     ("Lease", "coordination.k8s.io"),
 ];
 
-const GATEWAYS: &str = "meshctl runs no gateways yet; calls inside the mesh are routed by a VirtualService whose `gateways` is left out or has `mesh`";
 const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
 const EXTERNAL: &str =
     "write a ServiceEntry (networking.istio.io/v1) for the hosts outside the mesh";
 const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule";
 const SPLIT: &str =
     "write a VirtualService with weighted destinations, or use `meshctl canary set`";
+const UDP: &str = "meshctl carries no UDP; let callers reach the service without a proxy";
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 45] = [
+const REFUSED: [(&str, &str, &str); 41] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
     (
         "ProxyConfig",
@@ -153,14 +164,14 @@ const REFUSED: [(&str, &str, &str); 45] = [
         "config.istio.io",
         "Mixer is gone from every mesh; remove it",
     ),
-    ("Gateway", "gateway.networking.k8s.io", GATEWAYS),
-    ("GatewayClass", "gateway.networking.k8s.io", GATEWAYS),
-    ("HTTPRoute", "gateway.networking.k8s.io", ROUTES),
-    ("GRPCRoute", "gateway.networking.k8s.io", ROUTES),
     ("TLSRoute", "gateway.networking.k8s.io", ROUTES),
     ("TCPRoute", "gateway.networking.k8s.io", ROUTES),
-    ("UDPRoute", "gateway.networking.k8s.io", ROUTES),
-    ("ReferenceGrant", "gateway.networking.k8s.io", GATEWAYS),
+    ("UDPRoute", "gateway.networking.k8s.io", UDP),
+    (
+        "ListenerSet",
+        "gateway.networking.k8s.io",
+        "write its listeners into the Gateway",
+    ),
     ("BackendTLSPolicy", "gateway.networking.k8s.io", EXTERNAL),
     (
         "BackendTrafficPolicy",
@@ -237,6 +248,11 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
     if let Some((known, _)) = ISTIO.iter().find(|known| **known == (kind, group)) {
         return version_of(&["v1", "v1beta1", "v1alpha3"], known, true);
     }
+    if let Some((_, filed, namespaced)) = GATEWAY_API.iter().find(|(known, ..)| *known == kind)
+        && group == GROUP
+    {
+        return version_of(&["v1", "v1beta1", "v1alpha2"], filed, *namespaced);
+    }
     if matches!(kind, "Policy" | "MeshPolicy")
         && matches!(group, "security.istio.io" | "authentication.istio.io")
     {
@@ -262,7 +278,10 @@ fn unknown(api_version: &str, kind: &str) -> String {
     let istio = ISTIO
         .iter()
         .map(|(kind, group)| (*kind, format!("{group}/v1")));
-    let known: Vec<(&str, String)> = core.chain(workloads).chain(istio).collect();
+    let gateways = GATEWAY_API
+        .iter()
+        .map(|(kind, ..)| (*kind, format!("{GROUP}/v1")));
+    let known: Vec<(&str, String)> = core.chain(workloads).chain(istio).chain(gateways).collect();
     if let Some((_, version)) = known.iter().find(|(name, _)| *name == kind) {
         return format!("{kind} is of apiVersion {version}; did you mean that?");
     }

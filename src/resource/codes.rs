@@ -21,6 +21,18 @@ pub const WEIGHT_SUM: &str = "MSH0007";
 pub const UNKNOWN_ROUTE_HOST: &str = "MSH0008";
 /// Two objects say what stands behind one host.
 pub const HOST_CONFLICT: &str = "MSH0009";
+/// A Gateway or a GatewayClass that nobody here serves.
+pub const UNKNOWN_CLASS: &str = "MSH0301";
+/// A reference into another namespace that no ReferenceGrant permits.
+pub const NOT_PERMITTED: &str = "MSH0302";
+/// A reference to a kind of object that is not possible there.
+pub const INVALID_REFERENCE_KIND: &str = "MSH0303";
+/// A route that a parent of its does not take.
+pub const NOT_ATTACHED: &str = "MSH0304";
+/// A listener that is not served.
+pub const LISTENER_INVALID: &str = "MSH0305";
+/// Rules that others stand before.
+pub const OVERRIDDEN: &str = "MSH0306";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -287,6 +299,48 @@ pub const ALL: &[Code] = &[
         "HostConflict",
         "two objects say what stands behind one host",
         "Remove the host from one of them.",
+    ),
+    code(
+        Severity::Warning,
+        UNKNOWN_CLASS,
+        "UnknownGatewayClass",
+        "a Gateway or a GatewayClass that nobody here serves",
+        "Write gatewayClassName: meshctl, or a GatewayClass with controllerName: meshctl.dev/gateway-controller.",
+    ),
+    forced(code(
+        Severity::Error,
+        NOT_PERMITTED,
+        "ReferenceNotPermitted",
+        "a reference into another namespace that no ReferenceGrant permits",
+        "Write a ReferenceGrant there. Until then, what is sent there is answered 500.",
+    )),
+    forced(code(
+        Severity::Error,
+        INVALID_REFERENCE_KIND,
+        "InvalidReferenceKind",
+        "a reference to a kind of object that is not possible there",
+        "Name an object of a kind that is. Until then, what is sent there is answered 500.",
+    )),
+    code(
+        Severity::Warning,
+        NOT_ATTACHED,
+        "RouteNotAttached",
+        "a parent of a route does not take it, so it has no effect there",
+        "Correct parentRefs and hostnames, or allowedRoutes of the listener.",
+    ),
+    code(
+        Severity::Warning,
+        LISTENER_INVALID,
+        "ListenerNotServed",
+        "a listener that is not served",
+        "Give it a protocol that is served, a port and a hostname of its own, and a certificate.",
+    ),
+    code(
+        Severity::Warning,
+        OVERRIDDEN,
+        "RulesOverridden",
+        "routes of a Service stand before the rules of a VirtualService for its host",
+        "Write the rules as HTTPRoutes, or remove the routes.",
     ),
     code(
         Severity::Warning,

@@ -2,7 +2,7 @@
 //!
 //! Owns reading (`parse`: text → objects, every mistake with file, line, column and how to mend it)
 //! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
-//! closed). One file a kind under `kube` and `istio`;
+//! closed). One file a kind under `kube`, `istio` and `gateway_api`;
 //! what Kubernetes says of its pods becomes instances in `running`. Leaves to others where texts come from
 //! (`source`), what is asked of a whole world (`mesh::check`, which `analysis` puts beside the rest), and everything that touches a disk.
 
@@ -11,15 +11,18 @@ mod catalogue;
 pub mod codes;
 pub mod document;
 mod duration;
+pub mod gateway_api;
 pub mod istio;
 pub mod json;
 pub mod kube;
+mod labels;
 mod lower;
 pub mod names;
 mod object;
 mod parse;
 mod reader;
 mod running;
+mod status;
 mod suggest;
 mod tree;
 
@@ -29,4 +32,5 @@ pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_value, parse};
 pub use running::Running;
+pub use status::{Statuses, has_status};
 pub(crate) use suggest::nearest;

@@ -1,49 +1,117 @@
 //! The names by which people ask for kinds.
 
-/// Kind, its plural, its short names, and whether it lives in a namespace.
-const NAMES: &[(&str, &str, &[&str], bool)] = &[
-    ("Namespace", "namespaces", &["ns"], false),
-    ("Service", "services", &["svc"], true),
-    ("Pod", "pods", &["po"], true),
-    ("Deployment", "deployments", &["deploy"], true),
-    ("StatefulSet", "statefulsets", &["sts"], true),
-    ("ReplicaSet", "replicasets", &["rs"], true),
-    ("DaemonSet", "daemonsets", &["ds"], true),
-    ("ServiceAccount", "serviceaccounts", &["sa"], true),
-    ("ConfigMap", "configmaps", &["cm"], true),
-    ("Secret", "secrets", &[], true),
-    ("VirtualService", "virtualservices", &["vs"], true),
-    ("DestinationRule", "destinationrules", &["dr"], true),
-    ("ServiceEntry", "serviceentries", &["se"], true),
-    ("Gateway", "gateways", &["gw"], true),
-    ("Sidecar", "sidecars", &[], true),
-    ("WorkloadEntry", "workloadentries", &["we"], true),
-    ("WorkloadGroup", "workloadgroups", &["wg"], true),
-    ("PeerAuthentication", "peerauthentications", &["pa"], true),
+/// A kind that is read.
+struct Name {
+    /// As objects are filed: with its group where another kind has that name.
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+    group: &'static str,
+    namespaced: bool,
+}
+
+const fn name(
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+    group: &'static str,
+) -> Name {
+    Name {
+        kind,
+        plural,
+        short,
+        group,
+        namespaced: true,
+    }
+}
+
+/// A kind that lives in no namespace.
+const fn cluster(name: Name) -> Name {
+    Name {
+        namespaced: false,
+        ..name
+    }
+}
+
+const CORE: &str = "";
+const APPS: &str = "apps";
+const NETWORKING: &str = "networking.istio.io";
+const SECURITY: &str = "security.istio.io";
+const GATEWAYS: &str = crate::resource::gateway_api::GROUP;
+
+/// Of two kinds of one name the first is meant where no group is given.
+const NAMES: &[Name] = &[
+    cluster(name("Namespace", "namespaces", &["ns"], CORE)),
+    name("Service", "services", &["svc"], CORE),
+    name("Pod", "pods", &["po"], CORE),
+    name("Deployment", "deployments", &["deploy"], APPS),
+    name("StatefulSet", "statefulsets", &["sts"], APPS),
+    name("ReplicaSet", "replicasets", &["rs"], APPS),
+    name("DaemonSet", "daemonsets", &["ds"], APPS),
+    name("ServiceAccount", "serviceaccounts", &["sa"], CORE),
+    name("ConfigMap", "configmaps", &["cm"], CORE),
+    name("Secret", "secrets", &[], CORE),
+    name("VirtualService", "virtualservices", &["vs"], NETWORKING),
+    name("DestinationRule", "destinationrules", &["dr"], NETWORKING),
+    name("ServiceEntry", "serviceentries", &["se"], NETWORKING),
+    name("Gateway", "gateways", &["gw"], NETWORKING),
+    name("Sidecar", "sidecars", &[], NETWORKING),
+    name("WorkloadEntry", "workloadentries", &["we"], NETWORKING),
+    name("WorkloadGroup", "workloadgroups", &["wg"], NETWORKING),
+    name(
+        "PeerAuthentication",
+        "peerauthentications",
+        &["pa"],
+        SECURITY,
+    ),
+    cluster(name("GatewayClass", "gatewayclasses", &["gc"], GATEWAYS)),
+    name(
+        "Gateway.gateway.networking.k8s.io",
+        "gateways",
+        &["gtw"],
+        GATEWAYS,
+    ),
+    name("HTTPRoute", "httproutes", &[], GATEWAYS),
+    name("GRPCRoute", "grpcroutes", &[], GATEWAYS),
+    name("ReferenceGrant", "referencegrants", &["refgrant"], GATEWAYS),
 ];
 
-/// The kind that `text` names: `VirtualService`, `virtualservices` or `vs`, in any case.
+impl Name {
+    /// Without its group.
+    fn bare(&self) -> &'static str {
+        let bare = self.kind.split_once('.');
+        bare.map_or(self.kind, |(bare, _)| bare)
+    }
+
+    fn is(&self, text: &str) -> bool {
+        let (name, group) = match text.split_once('.') {
+            Some((name, group)) => (name, Some(group)),
+            None => (text, None),
+        };
+        let named = self.bare().eq_ignore_ascii_case(name) || self.plural == name;
+        (named && group.is_none_or(|group| group == self.group)) || self.short.contains(&text)
+    }
+}
+
+/// The kind that `text` names: `VirtualService`, `virtualservices` or `vs`, in any case, and with its
+/// group (`gateways.gateway.networking.k8s.io`) where it is not the first of that name.
 pub fn kind_named(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
-    NAMES
-        .iter()
-        .find(|(kind, plural, short, _)| {
-            kind.eq_ignore_ascii_case(&text) || *plural == text || short.contains(&text.as_str())
-        })
-        .map(|(kind, ..)| *kind)
+    let mut names = NAMES.iter();
+    names.find(|name| name.is(&text)).map(|name| name.kind)
 }
 
 /// Every kind that is read.
 pub fn kinds() -> Vec<&'static str> {
-    NAMES.iter().map(|(kind, ..)| *kind).collect()
+    NAMES.iter().map(|name| name.kind).collect()
 }
 
 /// Whether objects of `kind` live in a namespace.
 pub fn namespaced(kind: &str) -> bool {
-    NAMES
-        .iter()
-        .find(|(known, ..)| *known == kind)
-        .is_none_or(|(.., namespaced)| *namespaced)
+    let mut names = NAMES.iter();
+    names
+        .find(|name| name.kind == kind)
+        .is_none_or(|name| name.namespaced)
 }
 
 #[cfg(test)]
@@ -55,7 +123,28 @@ mod tests {
         for text in ["VirtualService", "virtualservices", "VS"] {
             assert_eq!(kind_named(text), Some("VirtualService"));
         }
-        assert_eq!(kind_named("httproute"), None);
+        assert_eq!(kind_named("ingress"), None);
         assert!(!namespaced("Namespace") && namespaced("Service"));
+    }
+
+    #[test]
+    fn of_two_kinds_of_one_name_the_group_tells() {
+        for (text, kind) in [
+            ("gateways", "Gateway"),
+            ("gateways.networking.istio.io", "Gateway"),
+            (
+                "gateways.gateway.networking.k8s.io",
+                "Gateway.gateway.networking.k8s.io",
+            ),
+            (
+                "Gateway.gateway.networking.k8s.io",
+                "Gateway.gateway.networking.k8s.io",
+            ),
+            ("gtw", "Gateway.gateway.networking.k8s.io"),
+        ] {
+            assert_eq!(kind_named(text), Some(kind), "{text}");
+        }
+        assert_eq!(kind_named("gateways.example.com"), None);
+        assert_eq!(kind_named("virtualservice.security.istio.io"), None);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::gateway_api::{self, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant};
 use super::istio::{
     DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry, WorkloadGroup,
@@ -15,7 +16,7 @@ use crate::mesh::{Finding, Origin, Severity};
 /// What an object is filed under.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// Such as `VirtualService`.
+    /// As [`Object::kind`].
     pub kind: String,
     /// Empty for kinds without one.
     pub namespace: String,
@@ -56,7 +57,8 @@ pub struct Metadata {
 pub struct Object {
     /// As written, such as `networking.istio.io/v1`.
     pub api_version: String,
-    /// Such as `VirtualService`.
+    /// Such as `VirtualService`; with its group where another kind has that name, such as
+    /// `Gateway.gateway.networking.k8s.io`.
     pub kind: &'static str,
     /// Name, namespace, labels.
     pub metadata: Metadata,
@@ -103,6 +105,16 @@ pub enum Kind {
     Gateway(Gateway),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
+    /// `gateway.networking.k8s.io`.
+    GatewayClass(GatewayClass),
+    /// `gateway.networking.k8s.io`.
+    ListeningGateway(gateway_api::Gateway),
+    /// `gateway.networking.k8s.io`.
+    HttpRoute(HttpRoute),
+    /// `gateway.networking.k8s.io`.
+    GrpcRoute(GrpcRoute),
+    /// `gateway.networking.k8s.io`.
+    ReferenceGrant(ReferenceGrant),
 }
 
 impl Object {

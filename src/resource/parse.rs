@@ -7,8 +7,9 @@ use super::document::split;
 use super::kube as kinds;
 use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
+use super::status::has_status;
 use super::tree::{Node, Tree};
-use super::{codes, istio};
+use super::{codes, gateway_api, istio};
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -189,6 +190,7 @@ impl Reading<'_> {
                 if !namespaced {
                     origin.namespace.clear();
                 }
+                kind.clone_into(&mut origin.kind);
                 self.object(tree, origin, kind, namespaced, modern);
             }
             Standing::Unused { restricts } => {
@@ -257,6 +259,15 @@ impl Reading<'_> {
         let mut raw = tree.to_json();
         if namespaced && let Some(serde_json::Value::Object(written)) = raw.get_mut("metadata") {
             written.insert("namespace".to_owned(), origin.namespace.clone().into());
+        }
+        // What a status says, and how often an object has changed, is not for who writes it.
+        if let (Some(_), true, serde_json::Value::Object(written)) =
+            (&self.file, has_status(&api_version), &mut raw)
+        {
+            written.remove("status");
+            if let Some(serde_json::Value::Object(metadata)) = written.get_mut("metadata") {
+                metadata.remove("generation");
+            }
         }
         self.objects.push(Object {
             api_version,
@@ -360,6 +371,11 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "WorkloadEntry" => Kind::WorkloadEntry(istio::workload_entry(fields)),
         "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
+        "GatewayClass" => Kind::GatewayClass(gateway_api::gateway_class(fields)),
+        "Gateway.gateway.networking.k8s.io" => Kind::ListeningGateway(gateway_api::gateway(fields)),
+        "HTTPRoute" => Kind::HttpRoute(gateway_api::http_route(fields)),
+        "GRPCRoute" => Kind::GrpcRoute(gateway_api::grpc_route(fields)),
+        "ReferenceGrant" => Kind::ReferenceGrant(gateway_api::reference_grant(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

@@ -1,4 +1,4 @@
-//! Which fields of Istio's kinds have their effect here, are refused, or are said to have none.
+//! Which fields of Istio's kinds and of the Gateway API's have their effect here, are refused, or are said to have none.
 //!
 //! Each line of a table is a field of the kind's schema (istio.io/api) with a value that is not its
 //! default. Setting it must change the world or be answered by a finding; nothing is dropped in
@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use meshctl::mesh::{Finding, Severity};
-use meshctl::resource::{Instances, codes, collect, from_value, lower};
+use meshctl::resource::{Instances, Statuses, codes, collect, from_value, lower};
 use serde_json::{Value, json};
 
 /// One kind and its fields.
@@ -27,6 +27,8 @@ struct Kind {
     /// Lines `Message.field: path = value; …`; a line `with …` is the ground of those that follow.
     fields: &'static str,
 }
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 const KINDS: &[Kind] = &[
     Kind {
@@ -71,6 +73,36 @@ const KINDS: &[Kind] = &[
         base: r#"{"mtls":{"mode":"PERMISSIVE"}}"#,
         fields: include_str!("conformance/peer-authentication.txt"),
     },
+    Kind {
+        name: "GatewayClass",
+        group: GATEWAY_API,
+        base: r#"{"controllerName":"meshctl.dev/gateway-controller"}"#,
+        fields: include_str!("conformance/gateway-class.txt"),
+    },
+    Kind {
+        name: "Gateway",
+        group: GATEWAY_API,
+        base: r#"{"gatewayClassName":"meshctl","listeners":[{"name":"http","port":80,"protocol":"HTTP"}]}"#,
+        fields: include_str!("conformance/kubernetes-gateway.txt"),
+    },
+    Kind {
+        name: "HTTPRoute",
+        group: GATEWAY_API,
+        base: r#"{"parentRefs":[{"name":"edge"}],"rules":[{"backendRefs":[{"name":"a","port":80}]}]}"#,
+        fields: include_str!("conformance/http-route.txt"),
+    },
+    Kind {
+        name: "GRPCRoute",
+        group: GATEWAY_API,
+        base: r#"{"parentRefs":[{"name":"edge"}],"rules":[{"backendRefs":[{"name":"a","port":80}]}]}"#,
+        fields: include_str!("conformance/grpc-route.txt"),
+    },
+    Kind {
+        name: "ReferenceGrant",
+        group: GATEWAY_API,
+        base: r#"{"from":[{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","namespace":"shop"}],"to":[{"group":"","kind":"Service"}]}"#,
+        fields: include_str!("conformance/reference-grant.txt"),
+    },
 ];
 
 /// What stands around: services of one port and of two, and a subset.
@@ -100,6 +132,50 @@ fn around() -> Vec<Value> {
         delegate("delegated", "default"),
         delegate("another", "default"),
         delegate("delegated", "shop"),
+    ]
+    .into_iter()
+    .chain(around_the_gateway_api())
+    .collect()
+}
+
+/// Gateways with routes of two namespaces, certificates and roots.
+fn around_the_gateway_api() -> Vec<Value> {
+    let gateway = |name: &str, class: &str| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": name},
+               "spec": {"gatewayClassName": class, "listeners": [
+                   {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}},
+                   {"name": "more", "port": 8080, "protocol": "HTTP"}]}})
+    };
+    let route = |name: &str, namespace: &str, to: &str| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+               "metadata": {"name": name, "namespace": namespace},
+               "spec": {"parentRefs": [{"name": to, "namespace": "default"}], "hostnames": ["shop.example.com"],
+                        "rules": [{"backendRefs": [{"name": "a", "namespace": "default", "port": 80}]}]}})
+    };
+    let secret = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {
+            "tls.crt": format!("-----BEGIN CERTIFICATE----- {name}"), "tls.key": "-----BEGIN PRIVATE KEY-----",
+            "ca.crt": "-----BEGIN CERTIFICATE-----"}})
+    };
+    vec![
+        gateway("edge", "meshctl"),
+        gateway("classified", "tried"),
+        route("own", "default", "tried"),
+        route("of-shop", "shop", "tried"),
+        route("granted", "shop", "edge"),
+        secret("tls-c"),
+        secret("tls-d"),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roots"},
+               "data": {"ca.crt": "-----BEGIN CERTIFICATE-----"}}),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "a"}}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "c", "namespace": "shop"},
+               "spec": {"selector": {"app": "c"}, "ports": [{"name": "http", "port": 80}]}}),
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant",
+               "metadata": {"name": "around", "namespace": "shop"},
+               "spec": {"from": [
+                            {"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": "default"},
+                            {"group": GATEWAY_API, "kind": "GRPCRoute", "namespace": "default"}],
+                        "to": [{"group": "", "kind": "Service"}]}}),
     ]
 }
 
@@ -208,7 +284,8 @@ fn meant(object: &Value) -> (String, Vec<Finding>) {
     findings.extend(found);
     findings.extend(meshctl::mesh::check::run(&world));
     findings.retain(|finding| finding.origin.name == "tried");
-    (format!("{:?}", world.config), findings)
+    let told = Statuses::of(&objects, &Instances::default());
+    (format!("{:?} {told:?}", world.config), findings)
 }
 
 /// What is done with a field.
@@ -319,11 +396,11 @@ fn written(case: &Case) -> String {
 }
 
 const HEAD: &str = "\
-# Fields of Istio's kinds
+# Fields of Istio's kinds, and of the Gateway API's
 
 Generated by the test `golden::conformance`, which sets each field and looks at what becomes of the world; do not edit.
 
-*Honoured* fields have the effect that Istio documents. *Refused* ones would change routing or security, so an object
+*Honoured* fields have the effect that Istio or the Gateway API documents. *Refused* ones would change routing or security, so an object
 that sets one is not applied, and the finding says what to do instead. *Ignored* ones only tune: the object is applied,
 and the finding says that the field has no effect. Nothing is dropped in silence. A WorkloadGroup is no part of the
 world: it completes what registers, and is tested with that.

@@ -10,6 +10,7 @@
 
 mod callers;
 mod conformance;
+mod gateway_api;
 mod inject;
 mod meaning;
 mod mesh;

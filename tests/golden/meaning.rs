@@ -1,8 +1,10 @@
 //! Text → objects → world → view.
 
+use std::collections::BTreeMap;
+
 use meshctl::mesh::{Finding, World};
 use meshctl::mesh::{Node, NodeKind};
-use meshctl::resource::{Objects, collect, lower, parse};
+use meshctl::resource::{Objects, Statuses, collect, lower, parse};
 
 use crate::mesh::{instances, node};
 use crate::{cases, snapshots};
@@ -15,6 +17,14 @@ fn read(name: &str, text: &str) -> (Objects, World, Vec<Finding>) {
     findings.extend(meant);
     findings.extend(meshctl::mesh::check::run(&world));
     (objects, world, findings)
+}
+
+/// What each object of the Gateway API says of itself.
+fn statuses(objects: &Objects) -> BTreeMap<String, serde_json::Value> {
+    let told = Statuses::of(objects, &instances(objects));
+    let keys = objects.keys();
+    keys.filter_map(|key| Some((key.to_string(), told.get(key, 1, "1970-01-01T00:00:00Z")?)))
+        .collect()
 }
 
 fn told(objects: &Objects, findings: &[Finding]) -> String {
@@ -46,6 +56,10 @@ fn mistakes_are_told_with_their_place_and_remedy() {
         let (objects, _, findings) = read(&name, &text);
         snapshots("bad", || {
             insta::assert_snapshot!(name.as_str(), told(&objects, &findings));
+            let statuses = statuses(&objects);
+            if !statuses.is_empty() {
+                insta::assert_yaml_snapshot!(format!("{name}.status"), statuses);
+            }
         });
     }
 }
@@ -57,12 +71,16 @@ fn manifests_become_worlds_and_views() {
         snapshots("worlds", || {
             insta::assert_snapshot!(format!("{name}.findings"), told(&objects, &findings));
             insta::assert_debug_snapshot!(format!("{name}.world"), world.config);
+            let statuses = statuses(&objects);
+            if !statuses.is_empty() {
+                insta::assert_yaml_snapshot!(format!("{name}.status"), statuses);
+            }
             let first = world.instances.values().next().unwrap();
             for (how, transparent) in [("transparent", true), ("explicit", false)] {
                 let view = world.view(&node(&objects, first, transparent));
                 insta::assert_yaml_snapshot!(format!("{name}.{how}"), view);
             }
-            if !world.config.gateways.is_empty() {
+            if !world.config.gateways.is_empty() || !world.config.listening.is_empty() {
                 let view = world.view(&gateway(&node(&objects, first, false)));
                 insta::assert_yaml_snapshot!(format!("{name}.gateway"), view);
             }
@@ -74,7 +92,12 @@ fn manifests_become_worlds_and_views() {
 fn gateway(node: &Node) -> Node {
     Node {
         kind: NodeKind::Gateway,
-        labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+        labels: [
+            ("istio", "ingressgateway"),
+            ("gateway.networking.k8s.io/gateway-name", "edge"),
+        ]
+        .map(|(label, value)| (label.to_owned(), value.to_owned()))
+        .into(),
         applications: Vec::new(),
         ..node.clone()
     }

@@ -19,6 +19,7 @@ mod corpus;
 mod envoy;
 mod envoy_chains;
 mod gateway;
+mod gateway_api;
 mod grpc;
 mod hot_restart;
 mod joined;

@@ -196,6 +196,15 @@ fn about(kind: &str, object: &Value) -> String {
         }
         "PeerAuthentication" => vec![named("mtls", vec![text(spec("/mtls/mode"))])],
         "ServiceEntry" => vec![named("hosts", list(spec("/hosts"), ""))],
+        "GatewayClass" => vec![named("controller", vec![text(spec("/controllerName"))])],
+        "Gateway.gateway.networking.k8s.io" => vec![
+            named("class", vec![text(spec("/gatewayClassName"))]),
+            named("listeners", list(spec("/listeners"), "name")),
+        ],
+        "HTTPRoute" | "GRPCRoute" => vec![
+            named("hosts", list(spec("/hostnames"), "")),
+            named("parents", list(spec("/parentRefs"), "name")),
+        ],
         "Sidecar" => vec![named("egress", list(spec("/egress/0/hosts"), ""))],
         _ => Vec::new(),
     };

@@ -21,7 +21,7 @@ use super::Origin;
 use super::filter::{HttpFilter, RateLimitRule};
 pub use hash::{HashCookie, HashOf, HashPolicy};
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
-pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Priority, Share};
+pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Missing, Priority, Share};
 pub use retry::{RateLimitedBackOff, ResetFormat, ResetHeader, Retry, RetryOn};
 pub use rewrite::{location, rewritten};
 pub use router::{Found, Router};
@@ -94,7 +94,8 @@ pub enum Action {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Forward {
-    /// Each gets `weight` of the sum of weights. A cluster that the view does not hold answers 503 (`NC`).
+    /// Each gets `weight` of the sum of weights. A cluster that the view does not hold answers as `missing`
+    /// says (`NC`).
     pub clusters: Vec<WeightedCluster>,
     /// For the whole request with its retries; `None` is no limit (Istio's default).
     pub timeout: Option<Duration>,
@@ -130,6 +131,9 @@ pub struct Forward {
     /// What of a request chooses its endpoint, in clusters that choose by hash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hash: Vec<HashPolicy>,
+    /// The answer where the view does not hold the cluster.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub missing: Missing,
 }
 
 /// A cluster and its share.

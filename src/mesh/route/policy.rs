@@ -65,6 +65,30 @@ pub enum Priority {
     High,
 }
 
+/// What is answered for a cluster that does not exist (Envoy: `cluster_not_found_response_code`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Missing {
+    /// 503.
+    #[default]
+    Unavailable,
+    /// 404.
+    NotFound,
+    /// 500, as the Gateway API asks for.
+    Internal,
+}
+
+impl Missing {
+    /// The status.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Unavailable => 503,
+            Self::NotFound => 404,
+            Self::Internal => 500,
+        }
+    }
+}
+
 /// Part of all requests, as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -18,7 +18,7 @@ use crate::mesh::listener::{
     Transport,
 };
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
-use crate::mesh::world::{Config, selects};
+use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
 
 /// ALPN of requests from outside.
@@ -40,8 +40,8 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         ClusterKind::Static(Vec::new()),
     ));
     let mut ports: BTreeMap<SocketAddr, Vec<Served<'_>>> = BTreeMap::new();
-    for gateway in config.gateways.values() {
-        if !selects(&gateway.selector, &node.labels) {
+    for gateway in config.gateways.values().chain(config.listening.values()) {
+        if !gateway.is_served_by(&node.namespace, &node.labels) {
             continue;
         }
         for server in &gateway.servers {
@@ -107,19 +107,29 @@ fn listener(
                 chains.push(Chain {
                     name: name.clone(),
                     matches,
-                    tls: Some(terminated(security, node, true)),
+                    tls: Some(terminated(security, node, (server, true))),
                     ..requests(&table)
                 });
             }
             Serves::Tls(security) => {
-                let Some(matches) = by_name(hosts(server), &mut taken) else {
-                    continue;
+                let found = match &server.attached {
+                    Some(_) => passed(config, node, *served),
+                    None => stream(config, node, *served)
+                        .map(|found| (hosts(server), found))
+                        .into_iter()
+                        .collect(),
                 };
-                if let Some(found) = stream(config, node, *served, None) {
-                    chains.push(Chain {
-                        tls: Some(terminated(security, node, false)),
-                        ..weighted(&name, matches, found)
-                    });
+                for (at, (names, found)) in found.into_iter().enumerate() {
+                    if let Some(matches) = by_name(names, &mut taken) {
+                        let name = match at {
+                            0 => name.clone(),
+                            _ => format!("{name}_{at}"),
+                        };
+                        chains.push(Chain {
+                            tls: Some(terminated(security, node, (server, false))),
+                            ..weighted(&name, matches, found)
+                        });
+                    }
                 }
             }
             Serves::Passthrough => {
@@ -131,7 +141,7 @@ fn listener(
             }
             Serves::Tcp => {
                 if bytes.is_none()
-                    && let Some(found) = stream(config, node, *served, None)
+                    && let Some(found) = stream(config, node, *served)
                 {
                     bytes = Some(weighted(&name, ChainMatch::default(), found));
                 }
@@ -181,7 +191,11 @@ fn by_name(names: Vec<String>, taken: &mut BTreeSet<String>) -> Option<ChainMatc
     })
 }
 
-fn terminated(security: &ServerSecurity, node: &Node, http: bool) -> ServerTls {
+fn terminated(
+    security: &ServerSecurity,
+    node: &Node,
+    (server, http): (&Server, bool),
+) -> ServerTls {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     match security {
         ServerSecurity::Mesh => ServerTls {
@@ -190,7 +204,11 @@ fn terminated(security: &ServerSecurity, node: &Node, http: bool) -> ServerTls {
         },
         ServerSecurity::Own(own) => ServerTls {
             alpn: names(if http { &HTTP_ALPN } else { &[] }),
-            own: Some(Box::new(placed(own, &node.namespace))),
+            own: Some(match server.attached {
+                // Its Secrets are named by their namespace.
+                Some(_) => own.clone(),
+                None => Box::new(placed(own, &node.namespace)),
+            }),
         },
     }
 }
@@ -248,7 +266,7 @@ fn edge() -> HttpOptions {
     }
 }
 
-/// What is bound to a gateway and seen by the node.
+/// What is bound to the gateway of a server and seen by the node.
 fn bound<'a>(
     config: &'a Config,
     node: &'a Node,
@@ -280,6 +298,25 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
                     .entry(of.host.clone())
                     .or_insert_with(|| virtual_host(&of.host, port));
                 host.routes.push(redirected(server));
+            }
+            continue;
+        }
+        if let Some(attached) = &server.attached {
+            let sharing = servers.iter().map(|served| served.server);
+            let sharing = sharing.filter(|server| server.attached.is_some());
+            for (host, rules) in &attached.hosts {
+                if !server.owns(host, sharing.clone()) {
+                    continue;
+                }
+                let rules = rules
+                    .iter()
+                    .filter(|rule| is_for(rule.port, &rule.source, node, port))
+                    .map(|rule| resolve(config, node, rule, port));
+                hosts
+                    .entry(host.clone())
+                    .or_insert_with(|| virtual_host(host, port))
+                    .routes
+                    .extend(rules);
             }
             continue;
         }
@@ -377,13 +414,15 @@ fn redirected(server: &Server) -> Route {
 }
 
 /// Where the bytes of a server go: by the first rule for them.
-fn stream(
-    config: &Config,
-    node: &Node,
-    served: Served<'_>,
-    name: Option<&str>,
-) -> Option<Clusters> {
+fn stream(config: &Config, node: &Node, served: Served<'_>) -> Option<Clusters> {
     let Served { gateway, server } = served;
+    let is_for = |rule: &&StreamRule| {
+        rule.server_names.is_empty() && is_for(rule.port, &rule.source, node, server.port)
+    };
+    if let Some(attached) = &server.attached {
+        let rule = attached.streams.iter().find(is_for)?;
+        return Some(clusters(config, rule, server.port));
+    }
     bound(config, node, gateway)
         .filter(|bound| {
             let mut pairs = server.hosts.iter().flat_map(|of| {
@@ -393,21 +432,31 @@ fn stream(
             pairs.any(|meets| meets.is_some())
         })
         .flat_map(|bound| &bound.streams)
-        .filter(|rule| rule.server_names.is_empty() == name.is_none())
-        .find(|rule| is_for(rule.port, &rule.source, node, server.port))
+        .find(is_for)
         .map(|rule| clusters(config, rule, server.port))
 }
 
-/// Where TLS goes that passes, by its server names.
+/// Where TLS goes by its server names.
 fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>, Clusters)> {
     let Served { gateway, server } = served;
     let own = &gateway.namespace;
+    let is_for = |rule: &&StreamRule| {
+        !rule.server_names.is_empty() && is_for(rule.port, &rule.source, node, server.port)
+    };
+    if let Some(attached) = &server.attached {
+        let rules = attached.streams.iter().filter(is_for);
+        return rules
+            .map(|rule| {
+                (
+                    rule.server_names.clone(),
+                    clusters(config, rule, server.port),
+                )
+            })
+            .collect();
+    }
     let mut found = Vec::new();
     for bound in bound(config, node, gateway) {
-        for rule in &bound.streams {
-            if rule.server_names.is_empty() || !is_for(rule.port, &rule.source, node, server.port) {
-                continue;
-            }
+        for rule in bound.streams.iter().filter(is_for) {
             let names: Vec<String> = rule
                 .server_names
                 .iter()

@@ -72,7 +72,7 @@ pub(super) fn decide(
             Some(at),
         )),
         (Action::Forward(forward), RouteAction::Forward(table)) => {
-            let (target, index) = table.next().ok_or(Failure::NoCluster)?;
+            let (target, index) = table.next().ok_or(Failure::NoCluster(forward.missing))?;
             let drawn = forward.clusters.get(target);
             let passed = match conn.filters() {
                 Some(filters) if filters.act(&table.filters) => {
@@ -88,8 +88,11 @@ pub(super) fn decide(
                 }
                 _ => None,
             };
-            let index = index.ok_or(Failure::NoCluster)?;
-            let cluster = live.tables.cluster(Some(index)).ok_or(Failure::NoCluster)?;
+            let index = index.ok_or(Failure::NoCluster(forward.missing))?;
+            let cluster = live
+                .tables
+                .cluster(Some(index))
+                .ok_or(Failure::NoCluster(forward.missing))?;
             let edits = drawn.map_or_else(Edits::default, |drawn| {
                 Edits::new(&drawn.headers.request, &found.route.headers.request)
             });

@@ -3,7 +3,7 @@
 //! One exhaustive match turns a [`Failure`] into status, Envoy's response flag and details, and the
 //! condition under which a policy may try again.
 
-use crate::mesh::route::RetryOn;
+use crate::mesh::route::{Missing, RetryOn};
 use crate::telemetry::Flag;
 
 use super::super::filter::Refusal;
@@ -36,7 +36,7 @@ pub(crate) enum Failure {
     #[error("no route matches")]
     NoRoute,
     #[error("the route's cluster does not exist")]
-    NoCluster,
+    NoCluster(Missing),
     #[error("no healthy endpoint")]
     NoEndpoint,
     #[error("the cluster drops requests")]
@@ -176,7 +176,7 @@ impl Failure {
                 ..caller(403, "upgrade_failed", "")
             },
             Self::NoRoute => proxy(404, Flag::Nr, "route_not_found", ""),
-            Self::NoCluster => proxy(503, Flag::Nc, "cluster_not_found", ""),
+            Self::NoCluster(missing) => proxy(missing.status(), Flag::Nc, "cluster_not_found", ""),
             Self::NoEndpoint => proxy(503, Flag::Uh, "no_healthy_upstream", "no healthy upstream"),
             Self::Dropped => proxy(503, Flag::Do, "drop_overload", "drop overload"),
             // Never tried again: that would add to it.
@@ -373,7 +373,8 @@ mod tests {
     fn statuses_and_flags_are_envoys() {
         for (failure, status, flag) in [
             (Failure::NoRoute, 404, "NR"),
-            (Failure::NoCluster, 503, "NC"),
+            (Failure::NoCluster(Missing::Unavailable), 503, "NC"),
+            (Failure::NoCluster(Missing::Internal), 500, "NC"),
             (Failure::NoEndpoint, 503, "UH"),
             (Failure::Overflow, 503, "UO"),
             (Failure::Connect(String::new()), 503, "UF"),

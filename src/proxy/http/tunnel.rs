@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::mesh::ClusterKind;
+use crate::mesh::route::Missing;
 use crate::rt;
 use crate::telemetry::Flag;
 
@@ -33,7 +34,7 @@ pub(crate) async fn connect(
 ) -> (Ended, Option<Stream>) {
     let Some(cluster) = live.tables.cluster(Some(chosen.cluster)) else {
         let ended = Ended::new(crate::telemetry::ServiceId::default());
-        return (ended.fail(Failure::NoCluster), None);
+        return (ended.fail(Failure::NoCluster(Missing::default())), None);
     };
     let mut ended = Ended::new(cluster.service);
     let target = if cluster.config.kind == ClusterKind::OriginalDestination {

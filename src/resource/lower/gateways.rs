@@ -40,6 +40,7 @@ pub(super) fn lower(
                 bind: server.bind,
                 serves: serves(server),
                 hosts: server.hosts.clone(),
+                attached: None,
                 origin: object.origin_of(&path),
             });
         }
@@ -49,6 +50,7 @@ pub(super) fn lower(
                 namespace: metadata.namespace.clone(),
                 name: metadata.name.clone(),
                 selector: written.selector.clone(),
+                local: false,
                 servers,
                 origin: object.origin.clone(),
             }),
@@ -140,7 +142,29 @@ pub(super) fn credentials(objects: &Objects) -> Credentials {
                 (name, Arc::new(credential))
             })
         })
+        .chain(objects.values().filter_map(|object| match &object.body {
+            // Roots of the Gateway API are here.
+            Kind::ConfigMap(map) => {
+                let metadata = &object.metadata;
+                let name = (metadata.namespace.clone(), config_map(&metadata.name));
+                let roots = Secret::Roots {
+                    certificates: map.data.get("ca.crt")?.clone(),
+                    crl: map.data.get("ca.crl").cloned().unwrap_or_default(),
+                };
+                let credential = Credential {
+                    certificate: None,
+                    roots: Some(Arc::new(roots)),
+                };
+                Some((name, Arc::new(credential)))
+            }
+            _ => None,
+        }))
         .collect()
+}
+
+/// The name of what a ConfigMap holds among credentials. No Secret is called so.
+pub(super) fn config_map(name: &str) -> String {
+    format!("configmap:{name}")
 }
 
 /// An entry of a Secret, as text.

@@ -8,6 +8,7 @@ mod authentication;
 mod bound;
 mod delegate;
 mod destinations;
+mod gateway_api;
 mod gateways;
 mod merge;
 mod routes;
@@ -18,6 +19,8 @@ mod workloads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub(super) use gateway_api::{Condition, Verdict, Verdicts};
 
 use super::object::{Kind, Object, Objects};
 use crate::mesh::world::Config;
@@ -43,6 +46,13 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         ..Config::default()
     };
     (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
+    let around = gateway_api::Around {
+        objects,
+        services: &config.services,
+        credentials: &config.credentials,
+        instances: &instances,
+    };
+    config.listening = gateway_api::lower(&around, &mut config.routes, &mut findings).gateways;
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))
@@ -53,6 +63,23 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         instances,
     };
     (world, findings)
+}
+
+/// What is said of every object of the Gateway API in its status.
+pub(super) fn verdicts(
+    objects: &Objects,
+    instances: &BTreeMap<(String, String), Arc<Instance>>,
+) -> Verdicts {
+    let mut findings = Vec::new();
+    let services = services::lower(objects, &mut findings);
+    let credentials = gateways::credentials(objects);
+    let around = gateway_api::Around {
+        objects,
+        services: &services,
+        credentials: &credentials,
+        instances,
+    };
+    gateway_api::lower(&around, &mut BTreeMap::new(), &mut findings).verdicts
 }
 
 /// The objects whose body `pick` wants, the oldest first.

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) name: &'static str,
+    /// What objects are filed under: with the group where another kind has that name.
+    pub(super) filed: &'static str,
     plural: &'static str,
     group: &'static str,
     /// The first that the server knows is followed.
@@ -53,11 +55,20 @@ pub(super) const KINDS: &[Kind] = &[
         "peerauthentications",
         "security.istio.io",
     ),
+    gateways("GatewayClass", "gatewayclasses"),
+    Kind {
+        filed: "Gateway.gateway.networking.k8s.io",
+        ..gateways("Gateway", "gateways")
+    },
+    gateways("HTTPRoute", "httproutes"),
+    gateways("GRPCRoute", "grpcroutes"),
+    gateways("ReferenceGrant", "referencegrants"),
 ];
 
 const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {
     Kind {
         name,
+        filed: name,
         plural,
         group: "",
         versions: &["v1"],
@@ -69,11 +80,20 @@ const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String
 const fn istio(name: &'static str, plural: &'static str, group: &'static str) -> Kind {
     Kind {
         name,
+        filed: name,
         plural,
         group,
         versions: &["v1", "v1beta1", "v1alpha3"],
         without: Without::NotInstalled,
         trim: own,
+    }
+}
+
+const fn gateways(name: &'static str, plural: &'static str) -> Kind {
+    Kind {
+        versions: &["v1", "v1beta1", "v1alpha2"],
+        trim: spec,
+        ..istio(name, plural, "gateway.networking.k8s.io")
     }
 }
 
@@ -97,6 +117,12 @@ fn own(object: &mut Map<String, Value>) {
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
         metadata.remove("managedFields");
     }
+}
+
+/// As [`own`], without the status, which is ours and others' to write and nobody's here to read.
+fn spec(object: &mut Map<String, Value>) {
+    own(object);
+    object.remove("status");
 }
 
 fn pod(object: &mut Map<String, Value>) {
@@ -162,7 +188,8 @@ mod tests {
     fn every_kind_is_one_that_is_read_or_one_that_runs() {
         for kind in KINDS {
             assert!(
-                Running::keeps(kind.name) != (kind_named(kind.plural) == Some(kind.name))
+                Running::keeps(kind.name)
+                    != (kind_named(&format!("{}.{}", kind.plural, kind.group)) == Some(kind.filed))
                     || kind.name == "Pod",
                 "{}",
                 kind.name

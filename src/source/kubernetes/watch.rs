@@ -263,7 +263,7 @@ impl Watch {
 
     fn change(&self, (namespace, name): (String, String), object: Option<Arc<Value>>) -> Change {
         let key = Key {
-            kind: self.kind.name.to_owned(),
+            kind: self.kind.filed.to_owned(),
             namespace,
             name,
         };

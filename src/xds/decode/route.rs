@@ -7,9 +7,9 @@ use super::super::pb::{BoolValue, core, matcher, route};
 use super::super::structs::{MESHCTL, as_number, as_object, as_text, part};
 use super::{Fault, duration_or, hash};
 use crate::mesh::route::{
-    Action, AttemptHeaders, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, PathMatch,
-    PathRewrite, Pattern, Priority, QueryMatch, Redirect, Respond, Rewrite, Route, TextMatch,
-    VirtualHost, WeightedCluster,
+    Action, AttemptHeaders, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, Missing,
+    PathMatch, PathRewrite, Pattern, Priority, QueryMatch, Redirect, Respond, Rewrite, Route,
+    TextMatch, VirtualHost, WeightedCluster,
 };
 use crate::mesh::{Origin, RouteTable};
 
@@ -255,7 +255,9 @@ fn compile(source: &str) -> Result<Pattern, Fault> {
 }
 
 fn forward(from: &route::RouteAction, ignored: &mut Vec<String>) -> Result<Forward, Fault> {
-    use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+    use route::route_action::{
+        ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
+    };
     ACTION.audit(from, ignored)?;
     let clusters = match &from.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => vec![WeightedCluster {
@@ -318,6 +320,13 @@ fn forward(from: &route::RouteAction, ignored: &mut Vec<String>) -> Result<Forwa
             .map(hash::decode)
             .filter_map(Result::transpose)
             .collect::<Result<_, _>>()?,
+        missing: match route::route_action::ClusterNotFoundResponseCode::try_from(
+            from.cluster_not_found_response_code,
+        ) {
+            Ok(ClusterNotFoundResponseCode::NotFound) => Missing::NotFound,
+            Ok(ClusterNotFoundResponseCode::InternalServerError) => Missing::Internal,
+            _ => Missing::Unavailable,
+        },
     })
 }
 

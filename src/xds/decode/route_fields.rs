@@ -178,6 +178,7 @@ pub(super) const ACTION: Fields = Fields {
         (30, "request_mirror_policies"),
         (36, "max_stream_duration"),
         (13, "rate_limits"),
+        (20, "cluster_not_found_response_code"),
     ],
     tuning: &[
         (38, "append_x_forwarded_host"),
@@ -188,7 +189,6 @@ pub(super) const ACTION: Fields = Fields {
         (4, "metadata_match"),
         (14, "include_vh_rate_limits"),
         (17, "cors"),
-        (20, "cluster_not_found_response_code"),
         (25, "upgrade_configs"),
         (26, "internal_redirect_action"),
         (31, "max_internal_redirects"),

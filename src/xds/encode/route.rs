@@ -9,8 +9,8 @@ use super::hash;
 use super::route_policy::{again, bound, mirror};
 use super::{filter, headers};
 use crate::mesh::route::{
-    Action, Forward, HeaderMatch, Match, PathMatch, PathRewrite, Priority, QueryMatch, Redirect,
-    Respond, Route, TextMatch, WeightedCluster,
+    Action, Forward, HeaderMatch, Match, Missing, PathMatch, PathRewrite, Priority, QueryMatch,
+    Redirect, Respond, Route, TextMatch, WeightedCluster,
 };
 use crate::mesh::{Client, Origin, RouteTable};
 
@@ -283,7 +283,7 @@ fn forwarded(
         // Envoy refuses weights that sum to nothing.
         return answered(
             &Respond {
-                status: 503,
+                status: from.missing.status(),
                 body: String::new(),
             },
             client,
@@ -335,6 +335,11 @@ fn forwarded(
         });
         to.rate_limits = filter::rules(&from.rate_limits, client);
         to.request_mirror_policies = from.mirrors.iter().map(mirror).collect();
+        to.set_cluster_not_found_response_code(match from.missing {
+            Missing::Unavailable => options::ClusterNotFoundResponseCode::ServiceUnavailable,
+            Missing::NotFound => options::ClusterNotFoundResponseCode::NotFound,
+            Missing::Internal => options::ClusterNotFoundResponseCode::InternalServerError,
+        });
         to.priority = match from.priority {
             Priority::Default => core::RoutingPriority::Default,
             Priority::High => core::RoutingPriority::High,

@@ -10,9 +10,9 @@ use proptest::sample::select;
 use super::{duration, filter, positive, text, word};
 use crate::mesh::route::{
     Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf, HashPolicy,
-    HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, PathMatch, PathRewrite, Pattern,
-    Priority, QueryMatch, RateLimitedBackOff, Redirect, ResetFormat, ResetHeader, Respond, Retry,
-    RetryOn, Rewrite, Route, Share, TextMatch, VirtualHost, WeightedCluster,
+    HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, Missing, PathMatch, PathRewrite,
+    Pattern, Priority, QueryMatch, RateLimitedBackOff, Redirect, ResetFormat, ResetHeader, Respond,
+    Retry, RetryOn, Rewrite, Route, Share, TextMatch, VirtualHost, WeightedCluster,
 };
 use crate::mesh::{Origin, RouteTable};
 
@@ -205,6 +205,11 @@ fn forward() -> impl Strategy<Value = Forward> {
         (
             select(vec![Priority::Default, Priority::High]),
             vec(hash_policy(), 0..3),
+            select(vec![
+                Missing::Unavailable,
+                Missing::NotFound,
+                Missing::Internal,
+            ]),
         ),
         (filter::overrides(), filter::rules()),
     )
@@ -216,12 +221,13 @@ fn forward() -> impl Strategy<Value = Forward> {
                 (path, authority),
                 (deadlines, hedge, replay_limit),
                 mirrors,
-                (priority, hash),
+                (priority, hash, missing),
                 (filters, rate_limits),
             )| Forward {
                 filters,
                 rate_limits,
                 hash,
+                missing,
                 clusters,
                 timeout,
                 retry,

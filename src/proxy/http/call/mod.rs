@@ -25,6 +25,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::mesh::route::Missing;
 use crate::telemetry::ServiceId;
 
 use super::super::context::{Conn, Live, Worker};
@@ -103,7 +104,7 @@ impl Call<'_> {
 pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) -> Ended {
     let tables = &call.live.tables;
     let Some(cluster) = tables.cluster(Some(call.chosen.cluster)) else {
-        return Ended::new(ServiceId::default()).fail(Failure::NoCluster);
+        return Ended::new(ServiceId::default()).fail(Failure::NoCluster(Missing::default()));
     };
     let Some(routed) = call.chosen.at.routed(call.live) else {
         return Ended::new(cluster.service).fail(Failure::NoRoute);

@@ -1,0 +1,292 @@
+//! The Gateway API: which Gateways are served, which routes are attached to them or to Services, what
+//! all of it means, and what its status is.
+//!
+//! Objects are judged in one go, so that what is served and what the status says cannot disagree.
+//! Broken references stay in the world as targets that answer 500 (the API's rule).
+
+mod attach;
+mod backends;
+mod classes;
+mod clients;
+mod grants;
+mod http;
+mod listeners;
+mod mesh;
+mod order;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::gateways::Credentials;
+use super::of_kind;
+use crate::mesh::gateway::{Attached, Gateway, GatewayName};
+use crate::mesh::world::{HostRoutes, Rule, selects};
+use crate::mesh::{Finding, Hostname, Instance, Severity};
+use crate::resource::codes;
+use crate::resource::object::{Kind, Object, Objects};
+use attach::{Attaching, Attachment, Route, Said};
+use backends::Backends;
+use classes::Classes;
+use grants::Grants;
+use http::Ordered;
+use listeners::{Bench, Gateways, Judged};
+
+use classes::CONTROLLER;
+pub(in crate::resource) use verdict::{Condition, Verdict, Verdicts};
+
+/// Label of the proxies that serve a Gateway.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
+/// What there is besides.
+pub(super) struct Around<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) services: &'a super::Services,
+    pub(super) credentials: &'a Credentials,
+    pub(super) instances: &'a BTreeMap<(String, String), Arc<Instance>>,
+}
+
+/// What the API's objects come to.
+#[derive(Default)]
+pub(super) struct Lowered {
+    pub(super) gateways: BTreeMap<GatewayName, Arc<Gateway>>,
+    pub(super) verdicts: Verdicts,
+}
+
+/// A route that is attached somewhere, with its rules.
+struct Placed<'a> {
+    object: &'a Object,
+    at: Vec<Attachment<'a>>,
+    rules: Vec<Ordered>,
+}
+
+/// Lowers the Gateways, and adds rules for Services to `routes`.
+pub(super) fn lower(
+    around: &Around<'_>,
+    routes: &mut BTreeMap<Hostname, Arc<HostRoutes>>,
+    findings: &mut Vec<Finding>,
+) -> Lowered {
+    let objects = around.objects;
+    let mut verdicts = Verdicts::default();
+    let classes = Classes::of(objects);
+    classes.judge(&mut verdicts, findings);
+    let grants = Grants::of(objects);
+    let bench = Bench {
+        grants: &grants,
+        credentials: around.credentials,
+    };
+    let written = of_kind(objects, |kind| match kind {
+        Kind::ListeningGateway(gateway) => Some(gateway),
+        _ => None,
+    });
+    let mut judged: Gateways<'_> = BTreeMap::new();
+    for (object, gateway) in written {
+        if let Some(controller) = classes.controller(object, gateway, findings) {
+            let metadata = &object.metadata;
+            let key = (metadata.namespace.as_str(), metadata.name.as_str());
+            judged.insert(
+                key,
+                Judged::new((object, gateway, controller), &bench, findings),
+            );
+        }
+    }
+    let mut attaching = Attaching {
+        objects,
+        gateways: &mut judged,
+        taken: BTreeMap::new(),
+    };
+    let mut placed: Vec<Placed<'_>> = Vec::new();
+    let mut inside: Vec<mesh::Attached<'_>> = Vec::new();
+    for route in in_order(objects) {
+        let mut backends = Backends {
+            object: route.object,
+            kind: route.kind,
+            services: around.services,
+            grants: &grants,
+            findings: &mut *findings,
+            unresolved: None,
+        };
+        let rules = match &route.object.body {
+            Kind::HttpRoute(body) => http::http(body, &mut backends),
+            Kind::GrpcRoute(body) => http::grpc(body, &mut backends),
+            _ => Vec::new(),
+        };
+        let unresolved = backends.unresolved;
+        let mut at = Vec::new();
+        let mut parents = Vec::new();
+        for (index, parent) in route.parents.iter().enumerate() {
+            let (controller, refused) = match attaching.parent(route, index, &mut at, findings) {
+                Said::Nothing => continue,
+                Said::Parent(controller, refused) => (controller, refused),
+                Said::Service => {
+                    let refused = in_mesh(route, index, (around.services, &rules), &mut inside);
+                    if let Some((_, message)) = &refused {
+                        let path = format!("spec.parentRefs[{index}]");
+                        let severity = Severity::Warning;
+                        let code = codes::NOT_ATTACHED;
+                        let finding = route.object.finding(severity, code, &path, &**message);
+                        findings.push(finding.hint("name a Service, and a port that it has"));
+                    }
+                    (CONTROLLER, refused)
+                }
+            };
+            let said = attach::verdict(parent, controller, refused, unresolved.clone());
+            parents.push(said);
+        }
+        if !parents.is_empty() {
+            let key = route.object.key();
+            verdicts.of.insert(key, Verdict::Route(parents));
+        }
+        placed.push(Placed {
+            object: route.object,
+            at,
+            rules,
+        });
+    }
+    mesh::lower(inside, around.services, objects, routes, findings);
+    let mut gateways = BTreeMap::new();
+    for ((namespace, name), judged) in &judged {
+        let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), (*name).to_owned())]);
+        let serving = around.instances.values().filter(|instance| {
+            instance.namespace == *namespace && selects(&selector, &instance.labels)
+        });
+        let verdict = judged.verdict(serving.map(|instance| instance.address).collect());
+        let verdict = Verdict::Gateway(verdict);
+        verdicts.of.insert(judged.object.key(), verdict);
+        let servers = judged.servers().into_iter().map(|(listener, mut server)| {
+            let host = server.hosts.first().map(|of| of.host.clone());
+            server.attached = Some(Attached {
+                hosts: by_host(host, &placed, ((namespace, name), listener)),
+                streams: Vec::new(),
+            });
+            server
+        });
+        gateways.insert(
+            ((*namespace).to_owned(), (*name).to_owned()),
+            Arc::new(Gateway {
+                namespace: (*namespace).to_owned(),
+                name: (*name).to_owned(),
+                selector,
+                local: true,
+                servers: servers.collect(),
+                origin: judged.object.origin.clone(),
+            }),
+        );
+    }
+    Lowered { gateways, verdicts }
+}
+
+/// Routes of all kinds, the oldest first.
+fn in_order(objects: &Objects) -> Vec<Route<'_>> {
+    let mut routes: Vec<Route<'_>> = objects
+        .values()
+        .filter_map(|object| {
+            let (kind, parents, hostnames) = match &object.body {
+                Kind::HttpRoute(route) => ("HTTPRoute", &route.parents, &route.hostnames),
+                Kind::GrpcRoute(route) => ("GRPCRoute", &route.parents, &route.hostnames),
+                _ => return None,
+            };
+            Some(Route {
+                object,
+                kind,
+                parents,
+                hostnames,
+            })
+        })
+        .collect();
+    routes.sort_by(|a, b| a.object.seniority().cmp(&b.object.seniority()));
+    routes
+}
+
+/// Attaches a route to a Service; gives why not.
+fn in_mesh<'a>(
+    route: Route<'a>,
+    index: usize,
+    (services, rules): (&super::Services, &[Ordered]),
+    into: &mut Vec<mesh::Attached<'a>>,
+) -> Option<(&'static str, String)> {
+    let parent = route.parents.get(index)?;
+    let own = &route.object.metadata.namespace;
+    let (host, ports) = match mesh::attach(route.object, parent, services) {
+        Ok(found) => found,
+        Err(refused) => return Some(refused),
+    };
+    let consumer = (parent.to.namespace(own) != own).then(|| own.clone());
+    for port in ports {
+        into.push(mesh::Attached {
+            object: route.object,
+            host: host.clone(),
+            port,
+            consumer: consumer.clone(),
+            rules: rules.to_vec(),
+        });
+    }
+    None
+}
+
+/// The rules of a listener by host. What is for a wider host of it stands behind.
+fn by_host(
+    own: Option<Hostname>,
+    placed: &[Placed<'_>],
+    place: ((&str, &str), usize),
+) -> BTreeMap<Hostname, Vec<Rule>> {
+    // Who has what host here.
+    let mut claims: BTreeMap<&Hostname, Vec<&Placed<'_>>> = BTreeMap::new();
+    for route in placed {
+        let here = route.at.iter();
+        let here = here.filter(|at| (at.gateway, at.listener) == place);
+        for host in here.flat_map(|at| &at.hosts) {
+            let all = claims.entry(host).or_default();
+            if !all.iter().any(|other| std::ptr::eq(*other, route)) {
+                all.push(route);
+            }
+        }
+    }
+    // Also where nothing is attached: requests for it are nobody else's.
+    let mut hosts: BTreeMap<Hostname, Vec<Rule>> = BTreeMap::new();
+    hosts.extend(own.map(|own| (own, Vec::new())));
+    hosts.extend(claims.keys().map(|host| ((*host).clone(), Vec::new())));
+    let wide: Vec<&Hostname> = claims
+        .keys()
+        .copied()
+        .filter(|host| host.as_str().starts_with('*'))
+        .collect();
+    for (host, rules) in &mut hosts {
+        let mut covering: Vec<&Hostname> = wide
+            .iter()
+            .copied()
+            .filter(|wide| *wide != host && wide.covers(host))
+            .collect();
+        covering.extend(claims.get_key_value(host).map(|(host, _)| *host));
+        covering.sort_by_key(|host| order::narrowness(host));
+        let mut seen: Vec<&Placed<'_>> = Vec::new();
+        for claim in covering {
+            let fresh: Vec<&Placed<'_>> = claims
+                .get(claim)
+                .into_iter()
+                .flatten()
+                .copied()
+                .filter(|route| !seen.iter().any(|other| std::ptr::eq(*other, *route)))
+                .collect();
+            rules.extend(merged(&fresh));
+            seen.extend(fresh);
+        }
+    }
+    hosts
+}
+
+/// The rules of some routes, the narrowest first, and of equals that of the oldest.
+fn merged(routes: &[&Placed<'_>]) -> Vec<Rule> {
+    let mut all: Vec<(&Ordered, &Object, usize)> = routes
+        .iter()
+        .flat_map(|route| {
+            let rules = route.rules.iter().enumerate();
+            rules.map(|(at, rule)| (rule, route.object, at))
+        })
+        .collect();
+    all.sort_by(|(a, of, at), (b, other, place)| {
+        let first = (a.width, of.seniority(), *at);
+        first.cmp(&(b.width, other.seniority(), *place))
+    });
+    all.into_iter().map(|(one, ..)| one.rule.clone()).collect()
+}
