@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::backend_tls::BackendSecurity;
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::destinations::{Caller, Destinations};
 use super::gateway::{Bound, Credential, Gateway, GatewayName};
@@ -40,6 +41,8 @@ pub struct Config {
     pub bound: BTreeMap<GatewayName, Vec<Arc<Bound>>>,
     /// Gateways whose routes are attached to their servers (Gateway API).
     pub listening: BTreeMap<GatewayName, Arc<Gateway>>,
+    /// How gateways speak to ports of services that have a policy of their own.
+    pub backend_security: BackendSecurity,
     /// What gateways can show, by namespace and name of the Secret.
     pub credentials: BTreeMap<(String, String), Arc<Credential>>,
     /// How services are called.
@@ -62,6 +65,7 @@ impl Default for Config {
             gateways: BTreeMap::new(),
             bound: BTreeMap::new(),
             listening: BTreeMap::new(),
+            backend_security: BackendSecurity::new(),
             credentials: BTreeMap::new(),
             routes: BTreeMap::new(),
             destinations: Destinations::default(),

@@ -49,13 +49,16 @@ const ISTIO: [(&str, &str); 8] = [
 ];
 
 /// Kinds of the Gateway API: as they are written, as they are filed, whether they live in a namespace.
-const GATEWAY_API: [(&str, &str, bool); 5] = [
+const GATEWAY_API: [(&str, &str, bool); 8] = [
     ("GatewayClass", "GatewayClass", false),
     // Istio has a kind of that name.
     ("Gateway", "Gateway.gateway.networking.k8s.io", true),
     ("HTTPRoute", "HTTPRoute", true),
     ("GRPCRoute", "GRPCRoute", true),
+    ("TLSRoute", "TLSRoute", true),
+    ("TCPRoute", "TCPRoute", true),
     ("ReferenceGrant", "ReferenceGrant", true),
+    ("BackendTLSPolicy", "BackendTLSPolicy", true),
 ];
 
 /// Kinds of clusters that a mesh has no use for.
@@ -107,7 +110,7 @@ const UDP: &str = "meshctl carries no UDP; let callers reach the service without
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 41] = [
+const REFUSED: [(&str, &str, &str); 38] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
     (
         "ProxyConfig",
@@ -164,15 +167,12 @@ const REFUSED: [(&str, &str, &str); 41] = [
         "config.istio.io",
         "Mixer is gone from every mesh; remove it",
     ),
-    ("TLSRoute", "gateway.networking.k8s.io", ROUTES),
-    ("TCPRoute", "gateway.networking.k8s.io", ROUTES),
     ("UDPRoute", "gateway.networking.k8s.io", UDP),
     (
         "ListenerSet",
         "gateway.networking.k8s.io",
         "write its listeners into the Gateway",
     ),
-    ("BackendTLSPolicy", "gateway.networking.k8s.io", EXTERNAL),
     (
         "BackendTrafficPolicy",
         "gateway.networking.k8s.io",
@@ -251,7 +251,8 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
     if let Some((_, filed, namespaced)) = GATEWAY_API.iter().find(|(known, ..)| *known == kind)
         && group == GROUP
     {
-        return version_of(&["v1", "v1beta1", "v1alpha2"], filed, *namespaced);
+        let versions = ["v1", "v1beta1", "v1alpha3", "v1alpha2"];
+        return version_of(&versions, filed, *namespaced);
     }
     if matches!(kind, "Policy" | "MeshPolicy")
         && matches!(group, "security.istio.io" | "authentication.istio.io")

@@ -33,6 +33,8 @@ pub const NOT_ATTACHED: &str = "MSH0304";
 pub const LISTENER_INVALID: &str = "MSH0305";
 /// Rules that others stand before.
 pub const OVERRIDDEN: &str = "MSH0306";
+/// A policy whose target has an older one.
+pub const POLICY_CONFLICT: &str = "MSH0350";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -341,6 +343,13 @@ pub const ALL: &[Code] = &[
         "RulesOverridden",
         "routes of a Service stand before the rules of a VirtualService for its host",
         "Write the rules as HTTPRoutes, or remove the routes.",
+    ),
+    code(
+        Severity::Warning,
+        POLICY_CONFLICT,
+        "PolicyConflict",
+        "a policy for a target that has an older one, which it stands behind",
+        "Remove one of both, or write another sectionName.",
     ),
     code(
         Severity::Warning,

@@ -73,7 +73,15 @@ const NAMES: &[Name] = &[
     ),
     name("HTTPRoute", "httproutes", &[], GATEWAYS),
     name("GRPCRoute", "grpcroutes", &[], GATEWAYS),
+    name("TLSRoute", "tlsroutes", &[], GATEWAYS),
+    name("TCPRoute", "tcproutes", &[], GATEWAYS),
     name("ReferenceGrant", "referencegrants", &["refgrant"], GATEWAYS),
+    name(
+        "BackendTLSPolicy",
+        "backendtlspolicies",
+        &["btlspolicy"],
+        GATEWAYS,
+    ),
 ];
 
 impl Name {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::gateway_api::{self, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant};
+use super::gateway_api::{
+    self, BackendTlsPolicy, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute,
+};
 use super::istio::{
     DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry, WorkloadGroup,
@@ -114,7 +116,13 @@ pub enum Kind {
     /// `gateway.networking.k8s.io`.
     GrpcRoute(GrpcRoute),
     /// `gateway.networking.k8s.io`.
+    TlsRoute(TlsRoute),
+    /// `gateway.networking.k8s.io`.
+    TcpRoute(TcpRoute),
+    /// `gateway.networking.k8s.io`.
     ReferenceGrant(ReferenceGrant),
+    /// `gateway.networking.k8s.io`.
+    BackendTlsPolicy(BackendTlsPolicy),
 }
 
 impl Object {

@@ -375,7 +375,10 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "Gateway.gateway.networking.k8s.io" => Kind::ListeningGateway(gateway_api::gateway(fields)),
         "HTTPRoute" => Kind::HttpRoute(gateway_api::http_route(fields)),
         "GRPCRoute" => Kind::GrpcRoute(gateway_api::grpc_route(fields)),
+        "TLSRoute" => Kind::TlsRoute(gateway_api::tls_route(fields)),
+        "TCPRoute" => Kind::TcpRoute(gateway_api::tcp_route(fields)),
         "ReferenceGrant" => Kind::ReferenceGrant(gateway_api::reference_grant(fields)),
+        "BackendTLSPolicy" => Kind::BackendTlsPolicy(gateway_api::backend_tls_policy(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

@@ -11,11 +11,17 @@ use serde_json::{Map, Value, json};
 use crate::mesh::Instance;
 
 use super::gateway_api::{GROUP, ParentRef, RouteKind};
-use super::lower::{Condition, Verdict, Verdicts};
+use super::lower::{Condition, ParentVerdict, Verdict, Verdicts};
 use super::object::{Key, Object, Objects};
 
 /// What of the API is served, by the names of its conformance suite.
-const FEATURES: [&str; 35] = [
+const FEATURES: [&str; 41] = [
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
@@ -121,21 +127,26 @@ impl Statuses {
                     "listeners": listeners,
                 })
             }
-            Verdict::Route(parents) => {
-                let parents: Vec<Value> = parents
-                    .iter()
-                    .map(|of| {
-                        json!({
-                            "parentRef": parent(&of.parent),
-                            "controllerName": of.controller,
-                            "conditions": conditions(&of.conditions),
-                        })
-                    })
-                    .collect();
-                json!({"parents": parents})
-            }
+            Verdict::Route(of) => json!({"parents": each(of, "parentRef", &conditions)}),
+            Verdict::Policy(of) => json!({"ancestors": each(of, "ancestorRef", &conditions)}),
         })
     }
+}
+
+/// What is said for each parent, which is told as `reference`.
+fn each(
+    of: &[ParentVerdict],
+    reference: &str,
+    conditions: &impl Fn(&[Condition]) -> Vec<Value>,
+) -> Vec<Value> {
+    let told = of.iter().map(|of| {
+        json!({
+            reference: parent(&of.parent),
+            "controllerName": of.controller,
+            "conditions": conditions(&of.conditions),
+        })
+    });
+    told.collect()
 }
 
 fn condition(of: &Condition, generation: u64, since: &str) -> Value {

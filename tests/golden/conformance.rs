@@ -103,6 +103,24 @@ const KINDS: &[Kind] = &[
         base: r#"{"from":[{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","namespace":"shop"}],"to":[{"group":"","kind":"Service"}]}"#,
         fields: include_str!("conformance/reference-grant.txt"),
     },
+    Kind {
+        name: "TLSRoute",
+        group: GATEWAY_API,
+        base: r#"{"parentRefs":[{"name":"listening","sectionName":"tls"}],"hostnames":["a.example.com"],"rules":[{"backendRefs":[{"name":"a","port":443}]}]}"#,
+        fields: include_str!("conformance/tls-route.txt"),
+    },
+    Kind {
+        name: "TCPRoute",
+        group: GATEWAY_API,
+        base: r#"{"parentRefs":[{"name":"listening","sectionName":"tcp"}],"rules":[{"backendRefs":[{"name":"a","port":5432}]}]}"#,
+        fields: include_str!("conformance/tcp-route.txt"),
+    },
+    Kind {
+        name: "BackendTLSPolicy",
+        group: GATEWAY_API,
+        base: r#"{"targetRefs":[{"group":"","kind":"Service","name":"a"}],"validation":{"wellKnownCACertificates":"System","hostname":"a.example.com"}}"#,
+        fields: include_str!("conformance/backend-tls-policy.txt"),
+    },
 ];
 
 /// What stands around: services of one port and of two, and a subset.
@@ -124,8 +142,21 @@ fn around() -> Vec<Value> {
     let edge = json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge"},
         "spec": {"servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}});
+    let listener = |name: &str, port: u16, protocol: &str| match protocol {
+        "TLS" => json!({"name": name, "port": port, "protocol": protocol, "tls": {"mode": "Passthrough"}}),
+        _ => json!({"name": name, "port": port, "protocol": protocol}),
+    };
+    let listening = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "listening"},
+        "spec": {"gatewayClassName": "meshctl", "listeners": [
+            listener("tls", 443, "TLS"), listener("other", 8443, "TLS"),
+            listener("tcp", 9000, "TCP"), listener("tcp-other", 9001, "TCP")]}});
+    let authority = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "authority"},
+        "data": {"ca.crt": "-----BEGIN CERTIFICATE-----"}});
     vec![
         edge,
+        listening,
+        authority,
         service("a"),
         service("b"),
         subsets,
@@ -174,7 +205,9 @@ fn around_the_gateway_api() -> Vec<Value> {
                "metadata": {"name": "around", "namespace": "shop"},
                "spec": {"from": [
                             {"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": "default"},
-                            {"group": GATEWAY_API, "kind": "GRPCRoute", "namespace": "default"}],
+                            {"group": GATEWAY_API, "kind": "GRPCRoute", "namespace": "default"},
+                            {"group": GATEWAY_API, "kind": "TLSRoute", "namespace": "default"},
+                            {"group": GATEWAY_API, "kind": "TCPRoute", "namespace": "default"}],
                         "to": [{"group": "", "kind": "Service"}]}}),
     ]
 }

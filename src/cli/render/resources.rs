@@ -201,9 +201,14 @@ fn about(kind: &str, object: &Value) -> String {
             named("class", vec![text(spec("/gatewayClassName"))]),
             named("listeners", list(spec("/listeners"), "name")),
         ],
-        "HTTPRoute" | "GRPCRoute" => vec![
+        "HTTPRoute" | "GRPCRoute" | "TLSRoute" => vec![
             named("hosts", list(spec("/hostnames"), "")),
             named("parents", list(spec("/parentRefs"), "name")),
+        ],
+        "TCPRoute" => vec![named("parents", list(spec("/parentRefs"), "name"))],
+        "BackendTLSPolicy" => vec![
+            named("targets", list(spec("/targetRefs"), "name")),
+            named("hostname", vec![text(spec("/validation/hostname"))]),
         ],
         "Sidecar" => vec![named("egress", list(spec("/egress/0/hosts"), ""))],
         _ => Vec::new(),

@@ -61,6 +61,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         view.add_listener(listener);
     }
     secrets(config, view);
+    super::backend_tls::secure(config, view);
 }
 
 /// Where `server` listens: where the proxy was told to for its port, and nowhere when it was told of
@@ -421,7 +422,7 @@ fn stream(config: &Config, node: &Node, served: Served<'_>) -> Option<Clusters> 
     };
     if let Some(attached) = &server.attached {
         let rule = attached.streams.iter().find(is_for)?;
-        return Some(clusters(config, rule, server.port));
+        return Some(somewhere(clusters(config, rule, server.port)));
     }
     bound(config, node, gateway)
         .filter(|bound| {
@@ -436,6 +437,15 @@ fn stream(config: &Config, node: &Node, served: Served<'_>) -> Option<Clusters> 
         .map(|rule| clusters(config, rule, server.port))
 }
 
+/// Where nothing has a share, nobody gets through.
+fn somewhere(clusters: Clusters) -> Clusters {
+    if clusters.is_empty() {
+        vec![(Cluster::BLACK_HOLE.to_owned(), 1)]
+    } else {
+        clusters
+    }
+}
+
 /// Where TLS goes by its server names.
 fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>, Clusters)> {
     let Served { gateway, server } = served;
@@ -447,10 +457,8 @@ fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>,
         let rules = attached.streams.iter().filter(is_for);
         return rules
             .map(|rule| {
-                (
-                    rule.server_names.clone(),
-                    clusters(config, rule, server.port),
-                )
+                let clusters = clusters(config, rule, server.port);
+                (rule.server_names.clone(), somewhere(clusters))
             })
             .collect();
     }

@@ -4,6 +4,7 @@
 //! broken reference becomes a route to a cluster that the view does not hold, which answers 503.
 //! Clusters and endpoints are the same for most proxies, so [`World::common`] makes them once a world.
 
+mod backend_tls;
 mod cluster;
 mod common;
 mod external;

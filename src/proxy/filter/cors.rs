@@ -89,6 +89,7 @@ pub(super) fn run(
     };
     put("access-control-allow-methods", &or(&policy.methods, method));
     put("access-control-allow-headers", &or(&policy.headers, wanted));
+    put("access-control-expose-headers", &policy.expose);
     put("access-control-max-age", &policy.max_age);
     if policy.private_network == Some(true)
         && first(request, "access-control-request-private-network").as_deref() == Some("true")

@@ -20,7 +20,7 @@ mod workloads;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(super) use gateway_api::{Condition, Verdict, Verdicts};
+pub(super) use gateway_api::{Condition, ParentVerdict, Verdict, Verdicts};
 
 use super::object::{Kind, Object, Objects};
 use crate::mesh::world::Config;
@@ -52,7 +52,9 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         credentials: &config.credentials,
         instances: &instances,
     };
-    config.listening = gateway_api::lower(&around, &mut config.routes, &mut findings).gateways;
+    let lowered = gateway_api::lower(&around, &mut config.routes, &mut findings);
+    config.listening = lowered.gateways;
+    config.backend_security = lowered.backend_security;
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

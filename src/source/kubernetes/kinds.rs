@@ -62,7 +62,10 @@ pub(super) const KINDS: &[Kind] = &[
     },
     gateways("HTTPRoute", "httproutes"),
     gateways("GRPCRoute", "grpcroutes"),
+    gateways("TLSRoute", "tlsroutes"),
+    gateways("TCPRoute", "tcproutes"),
     gateways("ReferenceGrant", "referencegrants"),
+    gateways("BackendTLSPolicy", "backendtlspolicies"),
 ];
 
 const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {
@@ -91,7 +94,7 @@ const fn istio(name: &'static str, plural: &'static str, group: &'static str) ->
 
 const fn gateways(name: &'static str, plural: &'static str) -> Kind {
     Kind {
-        versions: &["v1", "v1beta1", "v1alpha2"],
+        versions: &["v1", "v1beta1", "v1alpha3", "v1alpha2"],
         trim: spec,
         ..istio(name, plural, "gateway.networking.k8s.io")
     }

@@ -5,7 +5,7 @@ use crate::mesh::route::HeaderEdits;
 use crate::mesh::world::{MirrorTarget, RouteTarget};
 use crate::mesh::{Finding, Hostname, Protocol, Severity};
 use crate::resource::codes;
-use crate::resource::gateway_api::{BackendRef, GROUP, Mirror, RouteBackend};
+use crate::resource::gateway_api::{BackendRef, GROUP, Mirror, ParentRef, RouteBackend};
 use crate::resource::lower::{Services, similar};
 use crate::resource::object::Object;
 
@@ -14,6 +14,8 @@ pub(super) struct Backends<'b> {
     pub(super) object: &'b Object,
     /// Such as `HTTPRoute`.
     pub(super) kind: &'static str,
+    /// What the route is attached to.
+    pub(super) parents: &'b [ParentRef],
     pub(super) services: &'b Services,
     pub(super) grants: &'b Grants<'b>,
     pub(super) findings: &'b mut Vec<Finding>,
@@ -103,7 +105,14 @@ impl Backends<'_> {
                 hint: Some("name a Service, without group and kind".to_owned()),
             });
         };
-        if !self.grants.permit((GROUP, self.kind, own), &to.to) {
+        // Who calls the Service that is the parent may go on to it.
+        let itself = self.parents.iter().any(|parent| {
+            let parent = &parent.to;
+            parent.is("", "Service")
+                && to.to.is("", "Service")
+                && (parent.namespace(own), &parent.name) == (namespace, &to.to.name)
+        });
+        if !itself && !self.grants.permit((GROUP, self.kind, own), &to.to) {
             return Err(Fault {
                 reason: "RefNotPermitted",
                 code: codes::NOT_PERMITTED,

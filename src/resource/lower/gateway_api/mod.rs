@@ -13,6 +13,8 @@ mod http;
 mod listeners;
 mod mesh;
 mod order;
+mod policies;
+mod streams;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -20,8 +22,9 @@ use std::sync::Arc;
 
 use super::gateways::Credentials;
 use super::of_kind;
+use crate::mesh::backend_tls::BackendSecurity;
 use crate::mesh::gateway::{Attached, Gateway, GatewayName};
-use crate::mesh::world::{HostRoutes, Rule, selects};
+use crate::mesh::world::{HostRoutes, RouteTarget, Rule, selects};
 use crate::mesh::{Finding, Hostname, Instance, Severity};
 use crate::resource::codes;
 use crate::resource::object::{Kind, Object, Objects};
@@ -33,7 +36,7 @@ use http::Ordered;
 use listeners::{Bench, Gateways, Judged};
 
 use classes::CONTROLLER;
-pub(in crate::resource) use verdict::{Condition, Verdict, Verdicts};
+pub(in crate::resource) use verdict::{Condition, ParentVerdict, Verdict, Verdicts};
 
 /// Label of the proxies that serve a Gateway.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -51,6 +54,7 @@ pub(super) struct Around<'a> {
 pub(super) struct Lowered {
     pub(super) gateways: BTreeMap<GatewayName, Arc<Gateway>>,
     pub(super) verdicts: Verdicts,
+    pub(super) backend_security: BackendSecurity,
 }
 
 /// A route that is attached somewhere, with its rules.
@@ -58,6 +62,20 @@ struct Placed<'a> {
     object: &'a Object,
     at: Vec<Attachment<'a>>,
     rules: Vec<Ordered>,
+    /// Where its connections go, where it is for those.
+    streams: Vec<RouteTarget>,
+}
+
+impl Placed<'_> {
+    /// Everything that it sends somewhere.
+    fn targets(&self) -> impl Iterator<Item = &RouteTarget> {
+        let rules = self.rules.iter().map(|ordered| &ordered.rule);
+        let requests = rules.flat_map(|rule| {
+            let copies = rule.mirrors.iter().map(|mirror| &mirror.target);
+            rule.targets.iter().chain(copies)
+        });
+        requests.chain(&self.streams)
+    }
 }
 
 /// Lowers the Gateways, and adds rules for Services to `routes`.
@@ -97,10 +115,12 @@ pub(super) fn lower(
     };
     let mut placed: Vec<Placed<'_>> = Vec::new();
     let mut inside: Vec<mesh::Attached<'_>> = Vec::new();
+    let mut streams: Vec<streams::Inside<'_>> = Vec::new();
     for route in in_order(objects) {
         let mut backends = Backends {
             object: route.object,
             kind: route.kind,
+            parents: route.parents,
             services: around.services,
             grants: &grants,
             findings: &mut *findings,
@@ -111,6 +131,8 @@ pub(super) fn lower(
             Kind::GrpcRoute(body) => http::grpc(body, &mut backends),
             _ => Vec::new(),
         };
+        let written = streams::backends(&route.object.body);
+        let targets = streams::targets(written, &mut backends);
         let unresolved = backends.unresolved;
         let mut at = Vec::new();
         let mut parents = Vec::new();
@@ -119,7 +141,8 @@ pub(super) fn lower(
                 Said::Nothing => continue,
                 Said::Parent(controller, refused) => (controller, refused),
                 Said::Service => {
-                    let refused = in_mesh(route, index, (around.services, &rules), &mut inside);
+                    let into = (&mut inside, &mut streams);
+                    let refused = in_mesh(route, index, around.services, (&rules, &targets), into);
                     if let Some((_, message)) = &refused {
                         let path = format!("spec.parentRefs[{index}]");
                         let severity = Severity::Warning;
@@ -141,9 +164,13 @@ pub(super) fn lower(
             object: route.object,
             at,
             rules,
+            streams: targets,
         });
     }
     mesh::lower(inside, around.services, objects, routes, findings);
+    streams::inside(streams, around.services, routes);
+    let judging = (&bench, &judged, &*placed);
+    let backend_security = policies::lower(around, judging, &mut verdicts, findings);
     let mut gateways = BTreeMap::new();
     for ((namespace, name), judged) in &judged {
         let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), (*name).to_owned())]);
@@ -157,7 +184,7 @@ pub(super) fn lower(
             let host = server.hosts.first().map(|of| of.host.clone());
             server.attached = Some(Attached {
                 hosts: by_host(host, &placed, ((namespace, name), listener)),
-                streams: Vec::new(),
+                streams: streams::at_listener(&placed, ((namespace, name), listener)),
             });
             server
         });
@@ -173,7 +200,11 @@ pub(super) fn lower(
             }),
         );
     }
-    Lowered { gateways, verdicts }
+    Lowered {
+        gateways,
+        verdicts,
+        backend_security,
+    }
 }
 
 /// Routes of all kinds, the oldest first.
@@ -182,8 +213,10 @@ fn in_order(objects: &Objects) -> Vec<Route<'_>> {
         .values()
         .filter_map(|object| {
             let (kind, parents, hostnames) = match &object.body {
-                Kind::HttpRoute(route) => ("HTTPRoute", &route.parents, &route.hostnames),
-                Kind::GrpcRoute(route) => ("GRPCRoute", &route.parents, &route.hostnames),
+                Kind::HttpRoute(route) => ("HTTPRoute", &route.parents, &*route.hostnames),
+                Kind::GrpcRoute(route) => ("GRPCRoute", &route.parents, &*route.hostnames),
+                Kind::TlsRoute(route) => ("TLSRoute", &route.parents, &*route.hostnames),
+                Kind::TcpRoute(route) => ("TCPRoute", &route.parents, &[][..]),
                 _ => return None,
             };
             Some(Route {
@@ -202,8 +235,9 @@ fn in_order(objects: &Objects) -> Vec<Route<'_>> {
 fn in_mesh<'a>(
     route: Route<'a>,
     index: usize,
-    (services, rules): (&super::Services, &[Ordered]),
-    into: &mut Vec<mesh::Attached<'a>>,
+    services: &super::Services,
+    (rules, targets): (&[Ordered], &[RouteTarget]),
+    (into, streams): (&mut Vec<mesh::Attached<'a>>, &mut Vec<streams::Inside<'a>>),
 ) -> Option<(&'static str, String)> {
     let parent = route.parents.get(index)?;
     let own = &route.object.metadata.namespace;
@@ -213,6 +247,16 @@ fn in_mesh<'a>(
     };
     let consumer = (parent.to.namespace(own) != own).then(|| own.clone());
     for port in ports {
+        if matches!(route.kind, "TLSRoute" | "TCPRoute") {
+            streams.push(streams::Inside {
+                object: route.object,
+                host: host.clone(),
+                port,
+                consumer: consumer.clone(),
+                targets: targets.to_vec(),
+            });
+            continue;
+        }
         into.push(mesh::Attached {
             object: route.object,
             host: host.clone(),

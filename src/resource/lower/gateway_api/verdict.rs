@@ -58,6 +58,8 @@ pub(in crate::resource) enum Verdict {
     Gateway(GatewayVerdict),
     /// Of a route, for each of its parents that is served here.
     Route(Vec<ParentVerdict>),
+    /// Of a policy, for each Gateway that it has an effect on.
+    Policy(Vec<ParentVerdict>),
 }
 
 /// What is said of a Gateway.

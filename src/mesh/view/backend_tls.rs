@@ -1,0 +1,95 @@
+//! Clusters of a gateway that speak TLS because a policy says so.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::View;
+use crate::mesh::Cluster;
+use crate::mesh::backend_tls::BackendTls;
+use crate::mesh::cluster::UpstreamProtocol;
+use crate::mesh::listener::{ChainAction, Transport};
+use crate::mesh::world::Config;
+
+/// What policies say comes before what rules for destinations say of TLS.
+pub(super) fn secure(config: &Config, view: &mut View) {
+    if config.backend_security.is_empty() {
+        return;
+    }
+    let security = |cluster: &Cluster| {
+        let service = cluster.service.as_ref()?;
+        let key = (service.host.clone(), service.port);
+        config.backend_security.get(&key)
+    };
+    let secured: BTreeSet<String> = view
+        .clusters
+        .iter()
+        .filter(|(_, cluster)| security(cluster).is_some())
+        .map(|(name, _)| name.clone())
+        .collect();
+    keep_passing(view, &secured);
+    for name in secured {
+        let Some(cluster) = view.clusters.get_mut(&name) else {
+            continue;
+        };
+        match security(cluster) {
+            None => {}
+            // Requests to a cluster that is not there fail.
+            Some(BackendTls::Broken) => {
+                view.clusters.remove(&name);
+                view.endpoints.remove(&name);
+            }
+            Some(BackendTls::Originate(how)) => {
+                let cluster = Arc::make_mut(cluster);
+                cluster.tls = None;
+                cluster.origination = Some(how.clone());
+                if cluster.protocol == UpstreamProtocol::Negotiated {
+                    cluster.protocol = UpstreamProtocol::Http1;
+                }
+            }
+        }
+    }
+}
+
+/// TLS that passes is what the application wants already: it goes to clusters of the same endpoints that
+/// add none.
+fn keep_passing(view: &mut View, secured: &BTreeSet<String>) {
+    let plain = |name: &str| format!("{name}|passthrough");
+    let mut passing = BTreeSet::new();
+    for listener in view.listeners.values_mut() {
+        let passes = listener.chains.iter().any(|chain| {
+            matches!(&chain.action, ChainAction::Tcp { clusters, .. }
+                if chain.tls.is_none()
+                    && chain.matches.transport == Some(Transport::Tls)
+                    && clusters.iter().any(|(name, _)| secured.contains(name)))
+        });
+        if !passes {
+            continue;
+        }
+        for chain in &mut Arc::make_mut(listener).chains {
+            if chain.tls.is_some() || chain.matches.transport != Some(Transport::Tls) {
+                continue;
+            }
+            let ChainAction::Tcp { clusters, .. } = &mut chain.action else {
+                continue;
+            };
+            for (name, _) in clusters {
+                if secured.contains(name) {
+                    passing.insert(name.clone());
+                    *name = plain(name);
+                }
+            }
+        }
+    }
+    for name in passing {
+        if let Some(cluster) = view.clusters.get(&name) {
+            let cluster = Cluster {
+                name: plain(&name),
+                ..(**cluster).clone()
+            };
+            view.add_cluster(cluster);
+        }
+        if let Some(endpoints) = view.endpoints.get(&name).cloned() {
+            view.endpoints.insert(plain(&name), endpoints);
+        }
+    }
+}
