@@ -25,6 +25,7 @@ mod joined;
 mod outside;
 mod load;
 mod mesh;
+mod pages;
 mod power_cut;
 mod processes;
 mod scoped;
