@@ -363,7 +363,7 @@ spec:
     assert!(body.starts_with("outside /x"), "{body}");
     // What is said of both halves beforehand is what happens.
     let explain = |args: &[&str]| {
-        let all = [&["routes", "--explain", "GET"], args].concat();
+        let all = [&["routes", "--explain", "GET"][..], args].concat();
         mesh.json(&all)["outcome"]["backends"][0]["cluster"].clone()
     };
     let first = explain(&["http://outside.example.com/", "--from", "shop-v1"]);

@@ -1,5 +1,6 @@
 //! TLS that is passed on by its server name, without being opened.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,19 +212,6 @@ async fn a_gateway_takes_server_names_as_it_is_explained() {
         )
     };
     let entries: String = backends.iter().map(entry).collect();
-    let bind = free();
-    let node = Node {
-        kind: NodeKind::Gateway,
-        labels: [("istio".to_owned(), "edge".to_owned())].into(),
-        applications: vec![Application {
-            port: 443,
-            name: String::new(),
-            bind,
-            address: bind,
-            protocol: Protocol::Tls,
-        }],
-        ..node()
-    };
     let names = [
         "a.test",
         "b.test",
@@ -235,6 +223,20 @@ async fn a_gateway_takes_server_names_as_it_is_explained() {
     ];
     let (mut passed, mut closed) = (0, 0);
     for seed in 0..8 {
+        // The proxy before may not have let go of its own yet.
+        let bind = free();
+        let node = Node {
+            kind: NodeKind::Gateway,
+            labels: [("istio".to_owned(), "edge".to_owned())].into(),
+            applications: vec![Application {
+                port: 443,
+                name: String::new(),
+                bind,
+                address: bind,
+                protocol: Protocol::Tls,
+            }],
+            ..node()
+        };
         let mut dice = fastrand::Rng::with_seed(seed);
         let (mut servers, mut rules) = (String::new(), entries.clone());
         for pattern in ["a.test", "*.test", "b.test", "x.a.test", "*.a.test"] {
@@ -242,14 +244,18 @@ async fn a_gateway_takes_server_names_as_it_is_explained() {
                 continue;
             }
             let (number, to) = (rules.len(), ["a", "b"][usize::from(dice.bool())]);
-            servers.push_str(&format!(
+            write!(
+                servers,
                 "  - {{port: {{number: 443, name: s{number}, protocol: TLS}}, hosts: ['{pattern}'], tls: {{mode: PASSTHROUGH}}}}\n"
-            ));
-            rules.push_str(&format!(
+            )
+            .unwrap();
+            write!(
+                rules,
                 "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}}}\nspec:\n  \
                  hosts: ['{pattern}']\n  gateways: [edge]\n  \
                  tls: [{{match: [{{sniHosts: ['{pattern}']}}], route: [{{destination: {{host: {to}.backend.test}}}}]}}]\n"
-            ));
+            )
+            .unwrap();
         }
         if servers.is_empty() {
             continue;

@@ -52,21 +52,20 @@ pub(super) fn chain<'v>(
     let port = dialled.port;
     found
         .map(|chain| (listener.name.as_str(), chain))
-        .ok_or_else(|| match dialled.tls {
-            true => {
-                let names: BTreeSet<&str> = listener
-                    .chains
-                    .iter()
-                    .flat_map(|chain| chain.matches.server_names.iter().map(String::as_str))
-                    .collect();
-                let names: Vec<&str> = names.into_iter().collect();
-                format!(
-                    "the connection is closed: no server of port {port} is for {}, but for {}",
-                    dialled.host,
-                    names.join(", ")
-                )
+        .ok_or_else(|| {
+            if !dialled.tls {
+                return format!("the connection is closed: port {port} takes TLS only");
             }
-            false => format!("the connection is closed: port {port} takes TLS only"),
+            let chains = listener.chains.iter();
+            let names: BTreeSet<&str> = chains
+                .flat_map(|chain| chain.matches.server_names.iter().map(String::as_str))
+                .collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            format!(
+                "the connection is closed: no server of port {port} is for {}, but for {}",
+                dialled.host,
+                names.join(", ")
+            )
         })
 }
 

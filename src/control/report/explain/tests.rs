@@ -189,7 +189,7 @@ fn a_gateway_is_walked_by_port_server_name_host_and_rule() {
     );
     assert_eq!(shop.host.as_deref(), Some("shop.example.com:443"));
     assert_eq!(shop.outcome.unwrap().backends[0].service, "reviews.default");
-    assert_eq!(lines(&shop.left_out), ["old-port: for port 8080 at 18"]);
+    assert_eq!(lines(&shop.left_out), ["old-port: for port 8080 at 19"]);
     assert!(
         shop.facts[0].value.starts_with("ends here, with"),
         "{:?}",
