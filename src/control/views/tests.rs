@@ -79,7 +79,7 @@ spec:
   endpoints: [{address: 192.0.2.77, locality: r1/z1}, {address: 192.0.2.78, locality: r2/z1}]",
     "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
-metadata: {name: off}
+metadata: {name: plaintext}
 spec: {selector: {matchLabels: {version: v2}}, mtls: {mode: DISABLE}}",
     "apiVersion: networking.istio.io/v1
 kind: Gateway
@@ -204,7 +204,7 @@ fn world(on: &BTreeSet<usize>, instances: &Instances) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_made_of_the_last_world_is_what_is_made_anew(
