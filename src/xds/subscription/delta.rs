@@ -16,7 +16,7 @@ use super::{Event, REMOVALS, Server, Standing, mentioned, waits};
 
 /// A response ends with the resource that reaches this size, and the rest follows in others: a client
 /// that gets everything anew must not cost the control plane all of it at once.
-const ENOUGH_BYTES: usize = if cfg!(test) { 12 } else { 1 << 20 };
+const ENOUGH_BYTES: usize = 1 << 20;
 
 /// What one client subscribed to, has, and is owed.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct DeltaServer {
     /// Endpoints that the client refused: sent again with a change, or on its next stream.
     refused: BTreeSet<Name>,
     nonce: u64,
+    enough_bytes: usize,
 }
 
 /// One type on one stream.
@@ -212,6 +213,12 @@ impl DeltaServer {
         }
     }
 
+    /// Ends responses after a few bytes.
+    #[cfg(test)]
+    pub(super) fn in_small_pieces(&mut self) {
+        self.enough_bytes = 12;
+    }
+
     /// Whether judging everything anew would come to what is kept.
     #[cfg(test)]
     pub(super) fn is_judged(&mut self) -> bool {
@@ -262,7 +269,7 @@ impl DeltaServer {
                 .snapshot
                 .get(kind, name)
                 .map_or(0, |resource| resource.bytes.len() + name.len());
-            if bytes >= ENOUGH_BYTES {
+            if bytes >= self.enough_bytes {
                 break;
             }
         }
@@ -353,6 +360,7 @@ impl Server for DeltaServer {
             owed: BTreeSet::new(),
             refused: BTreeSet::new(),
             nonce: 0,
+            enough_bytes: ENOUGH_BYTES,
         }
     }
 

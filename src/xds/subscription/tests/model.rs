@@ -380,7 +380,10 @@ proptest! {
 
     #[test]
     fn a_delta_client_ends_up_with_the_snapshot(ops in proptest::collection::vec(op(), 0..80)) {
-        turmoil!(DeltaModel, DeltaServer, ops, DeltaServer::is_judged);
+        turmoil!(DeltaModel, DeltaServer, ops, |server: &mut DeltaServer| {
+            server.in_small_pieces();
+            server.is_judged()
+        });
     }
 
     #[test]
@@ -404,7 +407,10 @@ fn refused_endpoints_are_owed_to_the_next_stream() {
     ops.push(Op::Publish(vec![(Endpoint, 1, 1)]));
     ops.push(Op::Publish(vec![(Endpoint, 1, 1), (Cluster, 1, 0)]));
     ops.extend([Op::Down, Op::Down, Op::Up, Op::Refuse, Op::Up, Op::Up]);
-    turmoil!(DeltaModel, DeltaServer, ops, DeltaServer::is_judged);
+    turmoil!(DeltaModel, DeltaServer, ops, |server: &mut DeltaServer| {
+        server.in_small_pieces();
+        server.is_judged()
+    });
 }
 
 /// Found by the model: the version of a later response stood for what an earlier one had in vain.
