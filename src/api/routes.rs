@@ -109,6 +109,9 @@ pub struct ExplainRequest {
     /// Caller: `workload` or `workload.namespace`, or an instance; empty is a workload of the default namespace.
     #[serde(default)]
     pub from: String,
+    /// The gateway that a caller from outside comes to, in place of a workload that calls.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
     /// Namespace for short names.
     pub namespace: String,
 }
@@ -117,7 +120,7 @@ pub struct ExplainRequest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExplainReport {
-    /// The caller whose configuration was walked.
+    /// The caller, or the gateway, whose configuration was walked.
     pub from: String,
     /// The listener and its chain that take the connection.
     #[serde(skip_serializing_if = "String::is_empty")]

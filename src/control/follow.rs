@@ -22,11 +22,7 @@ impl Index {
         for change in changes {
             configured |= state.followed.take(change, now);
         }
-        let instances = state.followed.running.instances(&state.followed.objects);
-        let moved = instances != state.followed.instances;
-        if moved {
-            state.followed.instances = instances;
-        }
+        let moved = state.take_running();
         if configured {
             let (world, findings) = state.lower(&state.objects);
             for finding in findings.iter().filter(|f| f.severity == Severity::Error) {
@@ -39,7 +35,7 @@ impl Index {
         } else if moved {
             let world = World {
                 config: Arc::clone(&self.world.load().world.config),
-                instances: Arc::new(state.running()),
+                instances: state.running(),
             };
             self.publish(&mut state, world);
         }

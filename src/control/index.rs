@@ -129,7 +129,7 @@ impl Index {
         }
         for (_, bytes) in store.iter(Tree::Registry).collect::<Result<Vec<_>, _>>()? {
             if let Some(registered) = Registered::from_bytes(&bytes, now) {
-                state.instances.insert(registered.key(), registered);
+                state.enroll(registered);
             }
         }
         for (key, bytes) in store.iter(Tree::History).collect::<Result<Vec<_>, _>>()? {

@@ -4,7 +4,7 @@
 //! Plain data, and the world that it makes. Who changes it, and that the store has it first, is left
 //! to `index`, `registry` and `follow`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::api::registry::Lease;
 use crate::api::{Problem, Reason};
 use crate::mesh::{Finding, Instance, Severity, World};
-use crate::resource::{self, Key, Object, Objects, Running};
+use crate::resource::{self, Instances, Key, Object, Objects, Running};
 use crate::source::kubernetes::Change;
 
+use super::enrolled::Enrolled;
 use super::history::Ledger;
 
 /// What the writer knows; held while a write is under way, so that writes have an order.
@@ -23,7 +24,10 @@ pub(super) struct State {
     pub(super) objects: Objects,
     pub(super) followed: Followed,
     pub(super) stored: BTreeMap<Key, Stamp>,
-    pub(super) instances: BTreeMap<(String, String), Registered>,
+    /// Who registered here.
+    enrolled: Enrolled,
+    /// What registered here and what runs in the cluster, which wins.
+    running: Instances,
     /// Number of the newest change of configuration.
     pub(super) revision: u64,
     /// Number of the newest world, instances included.
@@ -94,7 +98,7 @@ pub(super) struct Followed {
     /// What is wrong with each object in itself.
     findings: BTreeMap<Key, Vec<Finding>>,
     pub(super) running: Running,
-    pub(super) instances: BTreeMap<(String, String), Arc<Instance>>,
+    instances: BTreeMap<(String, String), Arc<Instance>>,
 }
 
 impl Followed {
@@ -185,18 +189,94 @@ impl State {
     }
 
     /// What registered here and what runs in the cluster, which wins.
-    pub(super) fn running(&self) -> BTreeMap<(String, String), Arc<Instance>> {
-        let registered = self
+    pub(super) fn running(&self) -> Instances {
+        self.running.clone()
+    }
+
+    /// Who registered here.
+    pub(super) fn enrolled(&self) -> &Enrolled {
+        &self.enrolled
+    }
+
+    /// Adds or renews an instance.
+    pub(super) fn enroll(&mut self, registered: Registered) {
+        let key = registered.key();
+        self.enrolled.insert(registered);
+        self.show(&key);
+    }
+
+    /// Changes what is known of an instance; gives whether there is one.
+    pub(super) fn revise(
+        &mut self,
+        key: &(String, String),
+        change: impl FnOnce(&mut Registered),
+    ) -> bool {
+        let Some(registered) = self.enrolled.get_mut(key) else {
+            return false;
+        };
+        change(registered);
+        self.show(key);
+        true
+    }
+
+    /// Takes an instance out.
+    pub(super) fn dismiss(&mut self, key: &(String, String)) {
+        self.enrolled.remove(key);
+        self.show(key);
+    }
+
+    /// Those whose term has ended.
+    pub(super) fn ended(&mut self, now_unix_ms: u64) -> BTreeSet<(String, String)> {
+        self.enrolled.ended(now_unix_ms)
+    }
+
+    /// Takes in what runs in the cluster now; gives whether anything of it is new.
+    pub(super) fn take_running(&mut self) -> bool {
+        let followed = &mut self.followed;
+        let new = followed.running.instances(&followed.objects);
+        let gone = followed
             .instances
-            .iter()
-            .map(|(key, registered)| (key.clone(), Arc::clone(&registered.instance)));
-        let followed = self.followed.instances.iter();
-        registered
-            .chain(followed.map(|(key, instance)| (key.clone(), Arc::clone(instance))))
-            .collect()
+            .keys()
+            .filter(|key| !new.contains_key(*key));
+        let mut changed: Vec<(String, String)> = gone.cloned().collect();
+        for key in &changed {
+            followed.instances.remove(key);
+        }
+        for (key, instance) in new {
+            // What is equal stays the same, so that nobody looks at it again.
+            if followed.instances.get(&key) != Some(&instance) {
+                followed.instances.insert(key.clone(), instance);
+                changed.push(key);
+            }
+        }
+        for key in &changed {
+            self.show(key);
+        }
+        !changed.is_empty()
+    }
+
+    /// Brings up to date what runs under `key`.
+    fn show(&mut self, key: &(String, String)) {
+        let followed = self.followed.instances.get(key);
+        let registered = || {
+            self.enrolled
+                .get(key)
+                .map(|registered| &registered.instance)
+        };
+        match followed.or_else(registered) {
+            Some(instance) => {
+                let shown = self.running.get(key);
+                if !shown.is_some_and(|shown| Arc::ptr_eq(shown, instance)) {
+                    self.running.insert(key.clone(), Arc::clone(instance));
+                }
+            }
+            None => {
+                self.running.remove(key);
+            }
+        }
     }
 
     pub(super) fn lower(&self, applied: &Objects) -> (World, Vec<Finding>) {
-        resource::lower(&self.union(applied), Arc::new(self.running()))
+        resource::lower(&self.union(applied), self.running())
     }
 }

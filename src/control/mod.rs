@@ -17,6 +17,7 @@ pub mod ads;
 pub mod ca;
 pub mod canary;
 pub mod check;
+mod enrolled;
 mod follow;
 mod history;
 pub mod index;
@@ -30,7 +31,7 @@ pub mod series;
 pub mod serve_tls;
 pub mod token;
 pub mod trust;
-mod views;
+pub mod views;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -392,9 +393,8 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
 
 fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
     let trust = Arc::clone(trust);
-    let views = Views::default();
     HubOptions {
-        view: Arc::new(move |world, node| views.of(world, node)),
+        views: Views::default(),
         // Only to those who proved who they are, and only what is theirs.
         secrets: Arc::new(move |node, proven| match proven {
             Some(id) if node.client == Client::Envoy => trust.secrets(id).unwrap_or_else(|error| {

@@ -82,7 +82,7 @@ impl Index {
         };
         let texts = request.sources.iter();
         let texts = texts.map(|source| (source.name.as_str(), source.text.as_str()));
-        let mut analysis = resource::analyze(texts, &request.namespace, &over, Arc::new(instances));
+        let mut analysis = resource::analyze(texts, &request.namespace, &over, instances);
         // What is wrong with an object that a file replaces is the file's to say.
         let replaced = |finding: &Finding| {
             let origin = &finding.origin;
@@ -121,15 +121,15 @@ impl Index {
             };
             let known: BTreeSet<Finding> = state.findings.iter().cloned().collect();
             let before = state.union(&state.objects);
-            (before, Arc::new(state.running()), known, back, self.world())
+            (before, state.running(), known, back, self.world())
         };
         let (after, mut findings) = if let Some(back) = back {
             (back, Vec::new())
         } else {
             let texts = request.sources.iter();
             let texts = texts.map(|source| (source.name.as_str(), source.text.as_str()));
-            let read =
-                resource::analyze(texts, &request.namespace, &before, Arc::clone(&instances));
+            let running = instances.clone();
+            let read = resource::analyze(texts, &request.namespace, &before, running);
             refuse_errors(&read.reading, Tolerance::Nothing)?;
             (read.objects, read.reading)
         };

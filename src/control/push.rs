@@ -14,10 +14,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::proxies::{Acknowledgement, Outcome, ProxySync, Refusal, Rejection, TypeSync};
-use crate::mesh::{Client, Node, SpiffeId, View, World};
+use crate::mesh::{Client, Node, SpiffeId, World};
 use crate::rt::{Reader, Tasks, UnixMillis, Wall};
 use crate::xds::subscription::{Event, Standing};
-use crate::xds::{Kind, Snapshot, encode};
+use crate::xds::{Kind, Snapshot};
+
+use super::views::{Served, Views};
 
 /// Changes are pushed when none came for this long.
 const QUIET: Duration = Duration::from_millis(10);
@@ -39,17 +41,14 @@ pub struct Revised {
     pub world: Arc<World>,
 }
 
-/// What a client is to have of a world.
-pub type ViewFn = Arc<dyn Fn(&World, &Node) -> View + Send + Sync>;
 /// Encoded secrets by name for a client that gets its certificates from the control plane, given
 /// the identity that it proved, if it proved one.
 pub type SecretsFn = Arc<dyn Fn(&Node, Option<&SpiffeId>) -> Vec<(String, Vec<u8>)> + Send + Sync>;
 
 /// How clients are served.
-#[derive(Clone)]
 pub struct HubOptions {
-    /// Usually `World::view`.
-    pub view: ViewFn,
+    /// What they get of a world.
+    pub views: Views,
     /// Empty for clients that have their own.
     pub secrets: SecretsFn,
     /// The clock.
@@ -197,6 +196,7 @@ impl Hub {
             proven,
             owed,
             pushed: self.shared.pushed.subscribe(),
+            served: None,
         }
     }
 
@@ -381,18 +381,17 @@ pub(crate) struct Session {
     pub(crate) owed: BTreeSet<String>,
     /// What is to be served.
     pub(crate) pushed: watch::Receiver<Arc<Revised>>,
+    served: Option<Served>,
 }
 
 impl Session {
     /// What this client may have of `revised`.
-    pub(crate) fn snapshot(&self, revised: &Revised) -> Arc<Snapshot> {
+    pub(crate) fn snapshot(&mut self, revised: &Revised) -> Arc<Snapshot> {
         let options = &self.hub.shared.options;
-        let mut view = (options.view)(&revised.world, &self.node);
         // What a caller says of its namespace is only held against a certificate.
-        if self.proven.is_none() {
-            view.secrets.clear();
-        }
-        let mut snapshot = encode(&view, &self.node);
+        let proved = self.proven.is_some();
+        let views = &options.views;
+        let mut snapshot = views.serve(&revised.world, &self.node, proved, &mut self.served);
         if self.node.client == Client::Envoy {
             for (name, bytes) in (options.secrets)(&self.node, self.proven.as_ref()) {
                 snapshot.insert(Kind::Secret, name, bytes);
@@ -481,6 +480,7 @@ impl Drop for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::View;
     use crate::rt::Published;
     use crate::xds::generate;
 
@@ -493,7 +493,7 @@ mod tests {
 
     fn hub(world: &Published<Revised>, tasks: &Tasks) -> Hub {
         let options = HubOptions {
-            view: Arc::new(|_, _| View::default()),
+            views: Views::by(|_, _| View::default()),
             secrets: Arc::new(|_, _| Vec::new()),
             wall: Wall::fixed(1000),
         };

@@ -12,7 +12,7 @@ use crate::api::{Problem, Reason};
 use crate::mesh::world::selects;
 use crate::mesh::{Health, Instance, Locality, World};
 use crate::resource::kube::PodTemplate;
-use crate::resource::{Kind, Object};
+use crate::resource::{Key, Kind};
 use crate::source::store::{Batch, Tree};
 
 use super::index::{Index, encode, problem};
@@ -31,24 +31,28 @@ impl Index {
         check(&instance)?;
         let mut state = self.state.lock().await;
         let instance = completed(&state, instance)?;
-        let registered = Registered {
+        let mut registered = Registered {
             instance: Arc::new(instance),
             ttl_seconds,
             seen_unix_ms: self.wall.millis(),
         };
         let key = registered.key();
         let lease = registered.lease();
-        let same = state.instances.get(&key).is_some_and(|known| {
+        let known = state.enrolled().get(&key);
+        let same = known.is_some_and(|known| {
             known.instance == registered.instance && known.ttl_seconds == ttl_seconds
         });
+        if let (true, Some(known)) = (same, known) {
+            registered.instance = Arc::clone(&known.instance);
+        }
         if !same {
-            if let Some(other) = claims_same_address(&state, &registered.instance) {
+            let enrolled = state.enrolled();
+            if let Some(other) = enrolled.at_the_same_place(&registered.instance) {
+                let (name, namespace) = (&other.name, &other.namespace);
+                let address = registered.instance.address;
                 return Err(Problem::new(
                     Reason::Conflict,
-                    format!(
-                        "{} is in use by instance {}",
-                        registered.instance.address, other
-                    ),
+                    format!("{address} is in use by instance {name}.{namespace}"),
                 )
                 .hint("deregister that one first, or wait until its term ends"));
             }
@@ -63,7 +67,7 @@ impl Index {
                 .await
                 .map_err(|error| problem(&error))?;
         }
-        state.instances.insert(key, registered);
+        state.enroll(registered);
         if !same {
             self.publish_instances(&mut state);
         }
@@ -80,14 +84,19 @@ impl Index {
         let mut state = self.state.lock().await;
         let key = (namespace.to_owned(), name.to_owned());
         let now = self.wall.millis();
-        let Some(registered) = state.instances.get_mut(&key) else {
+        let Some(registered) = state.enrolled().get(&key) else {
             return Err(not_found(namespace, name));
         };
-        registered.seen_unix_ms = now;
-        let lease = registered.lease();
-        let changed = health.is_some_and(|health| health != registered.instance.health);
-        if let (true, Some(health)) = (changed, health) {
-            Arc::make_mut(&mut registered.instance).health = health;
+        let changed = health.filter(|health| *health != registered.instance.health);
+        let mut lease = registered.lease();
+        state.revise(&key, |registered| {
+            registered.seen_unix_ms = now;
+            if let Some(health) = changed {
+                Arc::make_mut(&mut registered.instance).health = health;
+            }
+            lease = registered.lease();
+        });
+        if changed.is_some() {
             self.publish_instances(&mut state);
         }
         Ok(lease)
@@ -97,7 +106,7 @@ impl Index {
     pub async fn deregister(&self, namespace: &str, name: &str) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         let key = (namespace.to_owned(), name.to_owned());
-        if !state.instances.contains_key(&key) {
+        if state.enrolled().get(&key).is_none() {
             return Err(not_found(namespace, name));
         }
         self.remove(&mut state, vec![key]).await
@@ -107,15 +116,7 @@ impl Index {
     pub async fn evict(&self) -> Result<Vec<String>, Problem> {
         let now = self.wall.millis();
         let mut state = self.state.lock().await;
-        let gone: Vec<(String, String)> = state
-            .instances
-            .values()
-            .filter(|registered| {
-                let expires = registered.expires_unix_ms();
-                expires > 0 && expires < now
-            })
-            .map(Registered::key)
-            .collect();
+        let gone: Vec<(String, String)> = state.ended(now).into_iter().collect();
         if gone.is_empty() {
             return Ok(Vec::new());
         }
@@ -137,7 +138,7 @@ impl Index {
             .await
             .map_err(|error| problem(&error))?;
         for key in &keys {
-            state.instances.remove(key);
+            state.dismiss(key);
         }
         self.publish_instances(state);
         Ok(())
@@ -147,7 +148,7 @@ impl Index {
     pub async fn account_of(&self, namespace: &str, name: &str) -> Option<String> {
         let state = self.state.lock().await;
         state
-            .instances
+            .enrolled()
             .get(&(namespace.to_owned(), name.to_owned()))
             .map(|registered| registered.instance.service_account.clone())
     }
@@ -209,10 +210,9 @@ impl Index {
     /// All instances with their terms.
     pub async fn instances(&self) -> Vec<InstanceReport> {
         let state = self.state.lock().await;
-        state
-            .instances
-            .values()
-            .map(|registered| InstanceReport {
+        let enrolled = state.enrolled().iter();
+        enrolled
+            .map(|(_, registered)| InstanceReport {
                 instance: (*registered.instance).clone(),
                 seen_unix_ms: registered.seen_unix_ms,
                 expires_unix_ms: registered.expires_unix_ms(),
@@ -224,7 +224,7 @@ impl Index {
     fn publish_instances(&self, state: &mut State) {
         let world = World {
             config: Arc::clone(&self.world.load().world.config),
-            instances: Arc::new(state.running()),
+            instances: state.running(),
         };
         self.publish(state, world);
     }
@@ -243,14 +243,17 @@ fn account_of(template: &PodTemplate) -> (&BTreeMap<String, String>, &str) {
 /// says of all of them; only its account is the group's to say.
 fn completed(state: &State, mut instance: Instance) -> Result<Instance, Problem> {
     let group = |name: &str| {
-        let here = |object: &&Object| {
-            object.metadata.namespace == instance.namespace && object.metadata.name == name
+        let key = Key {
+            kind: "WorkloadGroup".to_owned(),
+            namespace: instance.namespace.clone(),
+            name: name.to_owned(),
         };
-        let mut found = state.written().filter(here);
-        found.find_map(|object| match &object.body {
+        let applied = state.objects.get(&key);
+        let object = applied.or_else(|| state.followed.objects.get(&key))?;
+        match &object.body {
             Kind::WorkloadGroup(group) => Some(&group.about),
             _ => None,
-        })
+        }
     };
     let found = group(&instance.workload).or_else(|| group(instance.canonical_service()));
     let Some(group) = found else {
@@ -315,26 +318,6 @@ fn check(instance: &Instance) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Another instance that is reached at one of the same sockets.
-fn claims_same_address(state: &State, instance: &Instance) -> Option<String> {
-    state
-        .instances
-        .values()
-        .map(|registered| &registered.instance)
-        .filter(|other| (&other.namespace, &other.name) != (&instance.namespace, &instance.name))
-        .find(|other| {
-            if instance.ports.is_empty() || other.ports.is_empty() {
-                instance.address == other.address
-            } else {
-                instance
-                    .ports
-                    .values()
-                    .any(|socket| other.ports.values().any(|taken| taken == socket))
-            }
-        })
-        .map(|other| format!("{}.{}", other.name, other.namespace))
-}
-
 fn not_found(namespace: &str, name: &str) -> Problem {
     Problem::new(
         Reason::NotFound,
@@ -372,10 +355,8 @@ spec:
         let (objects, findings) = resource::parse(GROUP, "x", "default");
         assert!(findings.is_empty(), "{findings:?}");
         let (objects, _) = resource::collect(objects);
-        let state = State {
-            objects,
-            ..State::default()
-        };
+        let mut state = State::default();
+        state.objects = objects;
         for workload in ["cart", "cart-v2"] {
             let made = completed(&state, instance(workload, "cart")).unwrap();
             // What the instance says itself stays.

@@ -29,6 +29,7 @@ pub mod path;
 pub mod route;
 mod selection;
 pub mod service;
+pub mod shared_map;
 pub mod sidecar;
 pub mod view;
 pub mod workload;

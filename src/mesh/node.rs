@@ -61,7 +61,7 @@ pub struct Application {
 }
 
 /// Which program a client is; clients disagree about xDS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Client {
     /// Our proxy.

@@ -14,6 +14,7 @@ use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
 use super::origination::Origination;
 use super::route::{HashPolicy, Share};
+use super::shared_map::SharedMap;
 use super::sidecar::Sidecar;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
 
@@ -22,9 +23,12 @@ use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service,
 pub struct World {
     /// What people want.
     pub config: Arc<Config>,
-    /// What runs, by `(namespace, name)`.
-    pub instances: Arc<BTreeMap<(String, String), Arc<Instance>>>,
+    /// What runs.
+    pub instances: Instances,
 }
+
+/// What runs, by `(namespace, name)`.
+pub type Instances = SharedMap<(String, String), Arc<Instance>>;
 
 /// What people want, with references resolved.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,7 +11,7 @@ use meshctl::resource::{Instances, Kind, Object, Objects};
 
 /// The pods of `objects`.
 pub(crate) fn instances(objects: &Objects) -> Instances {
-    let mut instances = BTreeMap::new();
+    let mut instances = Instances::default();
     for object in objects.values() {
         let (template, replicas) = match &object.body {
             Kind::Pod(pod) => (&pod.template, 0),
@@ -28,7 +28,7 @@ pub(crate) fn instances(objects: &Objects) -> Instances {
             instances.insert((instance.namespace.clone(), name), Arc::new(instance));
         }
     }
-    Arc::new(instances)
+    instances
 }
 
 fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> Instance {

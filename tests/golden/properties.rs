@@ -7,7 +7,7 @@ use std::sync::Arc;
 use meshctl::mesh::route::explain::explain;
 use meshctl::mesh::route::{Action, Request};
 use meshctl::mesh::{ChainAction, Node, Router, View, World};
-use meshctl::resource::{Objects, collect, lower, parse};
+use meshctl::resource::{Instances, Objects, collect, lower, parse};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -30,7 +30,7 @@ proptest! {
             let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n{body}");
             let (objects, findings) = parse(&text, "x", "default");
             let (objects, _) = collect(objects);
-            lower(&objects, Arc::default());
+            lower(&objects, Instances::default());
             for finding in findings {
                 prop_assert!(finding.origin.line >= 1, "{finding}");
             }

@@ -318,36 +318,7 @@ fn backend_of_tls(dir: &Path) -> (crate::processes::Process, u16) {
     (crate::processes::Process(child), port)
 }
 
-const EGRESS: &str = r"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: egress}
-spec:
-  selector: {istio: egress}
-  servers:
-  - port: {number: 18445, name: out, protocol: HTTPS}
-    hosts: [outside.example.com]
-    tls: {mode: ISTIO_MUTUAL}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: outside}
-spec:
-  hosts: [outside.example.com]
-  gateways: [mesh, egress]
-  http:
-  - match: [{gateways: [mesh], port: 80}]
-    route: [{destination: {host: egress, port: {number: 18445}}}]
-  - match: [{gateways: [egress]}]
-    route: [{destination: {host: outside.example.com}}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: egress}
-spec:
-  host: egress
-  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: outside.example.com}}
-";
+const EGRESS: &str = include_str!("../../examples/egress/egress.yaml");
 
 /// From an application to a host outside, by the sidecar and a gateway that takes only the mesh's callers.
 #[tokio::test(flavor = "multi_thread")]
@@ -356,7 +327,6 @@ async fn calls_to_outside_go_through_an_egress_gateway() {
     let mesh = Mesh::start().await;
     let outside = backend("outside", &tasks);
     mesh.apply(&service("shop", &[("http", 9080)]));
-    mesh.apply(&service("egress", &[("http-out", 18445)]));
     mesh.apply(&format!(
         "
 apiVersion: networking.istio.io/v1
@@ -379,7 +349,7 @@ spec:
     };
     let sidecar = mesh.sidecar(&app).await;
     mesh.apply(EGRESS);
-    let (_process, address) = mesh.gateway("egress", &[18445]).await;
+    let (_process, address) = mesh.gateway("egress", &[8443]).await;
     mesh.settled().await;
     let caller = crate::backend::Caller::new(sidecar.outbound());
     let deadline = meshctl::rt::now() + std::time::Duration::from_secs(20);
@@ -391,6 +361,15 @@ spec:
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     };
     assert!(body.starts_with("outside /x"), "{body}");
+    // What is said of both halves beforehand is what happens.
+    let explain = |args: &[&str]| {
+        let all = [&["routes", "--explain", "GET"][..], args].concat();
+        mesh.json(&all)["outcome"]["backends"][0]["cluster"].clone()
+    };
+    let first = explain(&["http://outside.example.com/", "--from", "shop-v1"]);
+    assert_eq!(first, "outbound|8443||egress.default.svc.cluster.local");
+    let second = explain(&["https://outside.example.com:8443/", "--gateway", "egress"]);
+    assert_eq!(second, "outbound|80||outside.example.com");
     // The gateway has it from a workload of the mesh, and nobody else is let in.
     assert!(body.contains("/sa/shop-account"), "{body}");
     let stranger = program(
@@ -402,7 +381,7 @@ spec:
             "5",
             "--connect-to",
             &format!("::{address}:"),
-            "https://outside.example.com:18445/",
+            "https://outside.example.com:8443/",
         ],
     );
     assert!(!stranger.0, "{stranger:?}");

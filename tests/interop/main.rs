@@ -26,6 +26,7 @@ mod joined;
 mod outside;
 mod load;
 mod mesh;
+mod pages;
 mod power_cut;
 mod processes;
 mod scoped;

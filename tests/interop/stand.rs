@@ -8,6 +8,7 @@ use std::time::Duration;
 use meshctl::control::ads::{self, Ads};
 use meshctl::control::push::{Hub, HubOptions, Revised, SecretsFn};
 use meshctl::control::serve_tls::PeerIdentity;
+use meshctl::control::views::Views;
 use meshctl::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions,
 };
@@ -50,7 +51,7 @@ impl Stand {
         let served = Arc::clone(&view);
         let world = Published::new(revised(1));
         let options = HubOptions {
-            view: Arc::new(move |_, _| served.lock().unwrap().clone()),
+            views: Views::by(move |_, _| served.lock().unwrap().clone()),
             secrets,
             wall: Wall::default(),
         };

@@ -14,7 +14,8 @@ Examples:
   meshctl routes
   meshctl routes reviews --from productpage-v1
   meshctl routes --explain GET http://reviews:9080/reviews/1 \\
-      -H 'end-user: jason'")]
+      -H 'end-user: jason'
+  meshctl routes --explain GET https://shop.example.com/ --gateway edge")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of the service that is called; all without it
     #[arg(value_name = "SERVICE", conflicts_with = "explain")]
@@ -22,6 +23,15 @@ pub(crate) struct Args {
     /// The workload that calls, as its routes may differ: NAME or NAME.NAMESPACE
     #[arg(long, value_name = "WORKLOAD")]
     from: Option<String>,
+    /// Explain what a gateway does with a request from outside: the proxy or the Gateway, NAME or
+    /// NAME.NAMESPACE
+    #[arg(
+        long,
+        value_name = "GATEWAY",
+        requires = "explain",
+        conflicts_with = "from"
+    )]
+    gateway: Option<String>,
     /// Walk the routes with this request and show each condition
     #[arg(long, num_args = 2, value_names = ["METHOD", "URL"])]
     explain: Option<Vec<String>>,
@@ -37,6 +47,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             url: absolute(url)?,
             headers: args.header,
             from: args.from.unwrap_or_default(),
+            gateway: args.gateway.unwrap_or_default(),
             namespace: cx.settings.namespace().to_owned(),
         };
         let report: ExplainReport = cx

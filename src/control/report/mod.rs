@@ -12,6 +12,7 @@ pub mod services;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::mesh::world::selects;
 use crate::mesh::{Client, Hostname, Instance, Locality, Node, NodeKind, Service, World};
 
 /// The service that a person names: `reviews`, `reviews.prod`, or fully qualified.
@@ -60,6 +61,32 @@ pub fn caller(world: &World, from: &str, namespace: &str) -> Option<Node> {
         .values()
         .find(named)
         .map(|instance| node(Some(instance), namespace))
+}
+
+/// The gateway that a person names, with or without namespace: a proxy that is connected, else one that
+/// serves the Gateway of this name, else what such a proxy would be.
+pub fn gateway(world: &World, connected: Vec<Node>, named: &str, namespace: &str) -> Option<Node> {
+    let (name, namespace) = named.split_once('.').unwrap_or((named, namespace));
+    let mut proxies: Vec<Node> = connected
+        .into_iter()
+        .filter(|node| node.kind == NodeKind::Gateway)
+        .collect();
+    let called = |node: &Node| node.namespace == namespace && node.name == name;
+    if let Some(at) = proxies.iter().position(called) {
+        return Some(proxies.swap_remove(at));
+    }
+    let key = (namespace.to_owned(), name.to_owned());
+    let gateway = world.config.gateways.get(&key)?;
+    let serves = |node: &Node| selects(&gateway.selector, &node.labels);
+    if let Some(at) = proxies.iter().position(serves) {
+        return Some(proxies.swap_remove(at));
+    }
+    Some(Node {
+        kind: NodeKind::Gateway,
+        name: name.to_owned(),
+        labels: gateway.selector.clone(),
+        ..node(None, namespace)
+    })
 }
 
 /// A sidecar beside `instance` with captured traffic, whose tables are those of every sidecar.

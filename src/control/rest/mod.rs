@@ -34,7 +34,9 @@ use crate::rt::now;
 use super::Control;
 use super::check;
 use super::index::{Edit, Tolerance};
-use super::report::{caller, explain as explaining, find_service, routes, services, short};
+use super::report::{
+    caller, explain as explaining, find_service, gateway, routes, services, short,
+};
 use peer::Peer;
 pub use registry::registry_routes;
 
@@ -383,12 +385,27 @@ async fn explain(
     Json(request): Json<ExplainRequest>,
 ) -> Answer<crate::api::routes::ExplainReport> {
     let world = control.index.world();
-    let mut node = calling(&world, &request.from, &request.namespace)?;
-    // Whoever is connected has its own way of taking traffic; others are taken for what they would be.
-    let name = format!("{}.{}", node.name, node.namespace);
-    if let Some((connected, _)) = control.hub.client(&name) {
-        node = connected;
-    }
+    let node = if request.gateway.is_empty() {
+        let node = calling(&world, &request.from, &request.namespace)?;
+        // Whoever is connected has its own way of taking traffic; others are taken for what they would be.
+        let name = format!("{}.{}", node.name, node.namespace);
+        let connected = control.hub.client(&name);
+        connected.map_or(node, |(connected, _)| connected)
+    } else {
+        let named = &request.gateway;
+        let found = gateway(&world, control.hub.nodes(), named, &request.namespace);
+        found.ok_or_else(|| {
+            let all = world.config.gateways.keys();
+            let all: Vec<String> = all.map(|(of, name)| format!("{name}.{of}")).collect();
+            let problem = Problem::new(Reason::NotFound, format!("there is no gateway {named}"));
+            if all.is_empty() {
+                problem
+                    .hint("apply a Gateway, or start a proxy with `meshctl proxy --gateway NAME`")
+            } else {
+                problem.hint(format!("there are {}", all.join(", ")))
+            }
+        })?
+    };
     let measured = control.measured(&world);
     let mut report = explaining::explain_request(&world, &node, &request, &measured)
         .map_err(|reason| Problem::new(Reason::Invalid, reason))?;

@@ -9,10 +9,9 @@ use super::external;
 use crate::mesh::cluster::{ClientTls, Limits, LocalityBalancing, ServiceRef, UpstreamProtocol};
 use crate::mesh::locality::{Called, Place, Ranks, rank};
 use crate::mesh::origination::{NameMatch, Named, Origination};
-use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{
-    ConnectionPool, Destination, H2Upgrade, MtlsMode, Subset, TlsPolicy, TrafficPolicy, World,
+    Config, ConnectionPool, Destination, H2Upgrade, MtlsMode, Subset, TlsPolicy, TrafficPolicy,
     selects,
 };
 use crate::mesh::{
@@ -27,18 +26,24 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) service: Arc<Service>,
-    backends: Vec<Arc<Instance>>,
+    pub(super) backends: Vec<Arc<Instance>>,
     /// Who they may be.
     accounts: Vec<SpiffeId>,
 }
 
 impl Parts {
-    pub(super) fn new(world: &World, index: &Selection<'_>, service: &Arc<Service>) -> Self {
-        let backends: Vec<Arc<Instance>> = index.select(service).into_iter().cloned().collect();
+    pub(super) fn new(
+        config: &Config,
+        service: &Arc<Service>,
+        mut backends: Vec<Arc<Instance>>,
+    ) -> Self {
+        // However it came to these.
+        backends.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let domain = &config.trust_domain;
         let mut accounts: Vec<SpiffeId> = backends
             .iter()
-            .map(|instance| instance.identity(&world.config.trust_domain))
-            .chain(external::accounts(service, &world.config.trust_domain))
+            .map(|instance| instance.identity(domain))
+            .chain(external::accounts(service, domain))
             .collect();
         accounts.sort();
         accounts.dedup();
@@ -49,16 +54,10 @@ impl Parts {
         }
     }
 
-    /// Whether anything tells its endpoints apart by place.
-    pub(super) fn has_places(&self) -> bool {
-        let entries = self.service.external.iter().flat_map(|own| &own.endpoints);
-        self.backends.len() + entries.count() > 1
-    }
-
     /// Adds its clusters as `rule` has them for callers at `place`.
     pub(super) fn add(
         &self,
-        world: &World,
+        config: &Config,
         rule: Option<&Destination>,
         place: Place<'_>,
         into: &mut Scope,
@@ -67,16 +66,16 @@ impl Parts {
             if port.protocol == Protocol::Udp {
                 continue;
             }
-            self.add_cluster(world, port, ("", None), (rule, place), into);
+            self.add_cluster(config, port, ("", None), (rule, place), into);
             for (name, subset) in rule.iter().flat_map(|rule| &rule.subsets) {
-                self.add_cluster(world, port, (name, Some(subset)), (rule, place), into);
+                self.add_cluster(config, port, (name, Some(subset)), (rule, place), into);
             }
         }
     }
 
     fn add_cluster(
         &self,
-        world: &World,
+        config: &Config,
         port: &ServicePort,
         (name, subset): (&str, Option<&Subset>),
         (rule, place): (Option<&Destination>, Place<'_>),
@@ -100,15 +99,15 @@ impl Parts {
                 .iter()
                 .filter(|instance| labels.is_none_or(|l| selects(l, &instance.labels)))
                 .filter_map(|instance| {
-                    let endpoint = endpoint(world, instance, port)?;
+                    let endpoint = endpoint(config, instance, port)?;
                     Some((endpoint, &instance.labels))
                 });
             let discovered = cluster.kind == ClusterKind::Discovered;
             discovered.then(|| ranking.assign(members.collect()))
         };
-        let name = cluster.name.clone();
+        let name: Arc<str> = cluster.name.as_str().into();
         into.endpoints
-            .extend(assignment.map(|endpoints| (name.clone(), Arc::new(endpoints))));
+            .extend(assignment.map(|endpoints| (Arc::clone(&name), Arc::new(endpoints))));
         into.clusters.insert(name, Arc::new(cluster));
     }
 }
@@ -154,14 +153,13 @@ impl Ranking<'_> {
     }
 }
 
-fn endpoint(world: &World, instance: &Instance, of: &ServicePort) -> Option<Endpoint> {
+fn endpoint(config: &Config, instance: &Instance, of: &ServicePort) -> Option<Endpoint> {
     let port = match (instance.service_ports.get(&of.name), &of.target) {
         (Some(own), _) => *own,
         (None, TargetPort::Number(port)) => *port,
         (None, TargetPort::Name(name)) => *instance.port_names.get(name)?,
     };
-    let mode = world
-        .config
+    let mode = config
         .authentication
         .mode(&instance.namespace, &instance.labels, port);
     Some(Endpoint {

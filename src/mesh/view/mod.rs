@@ -2,7 +2,9 @@
 //!
 //! [`World::view`] is total and deterministic: the same world and node give the same view, and a
 //! broken reference becomes a route to a cluster that the view does not hold, which answers 503.
-//! Clusters and endpoints are the same for most proxies, so [`World::common`] makes them once a world.
+//! Clusters and endpoints are the same for most proxies, so [`World::common`] makes them once a world,
+//! and [`Common::next`] makes those of the next world out of them. A view is put together from pieces
+//! ([`World::pieces`]), most of which many proxies share, and most of which outlive a change.
 
 mod backend_tls;
 mod cluster;
@@ -12,10 +14,12 @@ mod gateway;
 mod inbound;
 mod node;
 mod outbound;
+mod pieces;
 mod scope;
 mod streams;
 
-pub use common::Common;
+pub use common::{Common, Outlook, Scope};
+pub use pieces::Pieces;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +28,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
-use super::{
-    Assignment, Cluster, Listener, Node, NodeKind, RouteTable, Secret, Service, ServicePort, World,
-    sidecar,
-};
+use super::{Assignment, Cluster, Listener, Node, RouteTable, Secret, Service, ServicePort, World};
 pub use streams::Stream;
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
@@ -69,37 +70,21 @@ impl World {
 
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
-        let node = &*node::completed(self, node);
-        let mut scope = common.of(self, node);
-        // What a gateway listens on is its own objects' business.
-        let sidecar = (node.kind == NodeKind::Sidecar)
-            .then(|| sidecar::of(&self.config.sidecars, node))
-            .flatten();
-        let known = sidecar.map(|(at, sidecar)| common.known(self, (at, sidecar), node));
-        if let Some(known) = &known {
-            scope
-                .clusters
-                .retain(|_, cluster| scope::holds(known, cluster));
-            let clusters = &scope.clusters;
-            scope
-                .endpoints
-                .retain(|name, _| clusters.contains_key(name));
-        }
-        let mut view = View {
-            clusters: scope.clusters,
-            endpoints: scope.endpoints,
-            ..View::default()
-        };
-        if node.kind == NodeKind::Gateway {
-            gateway::add(self, node, &mut view);
-        }
-        if node.kind == NodeKind::Sidecar {
-            outbound::add(known.as_deref().unwrap_or(self), node, &mut view);
-            match sidecar.filter(|(_, sidecar)| !sidecar.ingress.is_empty()) {
-                Some((_, sidecar)) => {
-                    inbound::add(self, &scope::ports(node, sidecar), true, &mut view);
-                }
-                None => inbound::add(self, node, false, &mut view),
+        let pieces = self.pieces(common, node);
+        let mut view = pieces.outbound(common);
+        let own = pieces.own();
+        view.listeners.extend(own.listeners);
+        view.routes.extend(own.routes);
+        view.clusters.extend(own.clusters);
+        view.secrets.extend(own.secrets);
+        for scope in &pieces.scopes {
+            for (name, cluster) in scope.clusters.iter() {
+                let entry = view.clusters.entry(name.to_string());
+                entry.or_insert_with(|| Arc::clone(cluster));
+            }
+            for (name, all) in scope.endpoints.iter() {
+                let entry = view.endpoints.entry(name.to_string());
+                entry.or_insert_with(|| Arc::clone(all));
             }
         }
         view

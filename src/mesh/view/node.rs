@@ -71,7 +71,7 @@ mod tests {
         let instance: Instance = serde_json::from_value(json).unwrap();
         let key = (node.namespace.clone(), node.name.clone());
         let world = World {
-            instances: Arc::new([(key, Arc::new(instance))].into()),
+            instances: [(key, Arc::new(instance))].into(),
             ..World::default()
         };
         let silent = Node {

@@ -22,7 +22,7 @@ use crate::mesh::service::Resolution;
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, SourceMatch, selects};
 use crate::mesh::{
     Cluster, ClusterKind, Hostname, HttpOptions, Listener, Node, Origin, Protocol, Route,
-    RouteTable, Service, ServicePort, VirtualHost, World,
+    RouteTable, Service, ServicePort, VirtualHost,
 };
 
 /// Routes for calls through an explicit proxy, by host and port.
@@ -30,8 +30,7 @@ const HTTP_PROXY: &str = "http_proxy";
 /// Hosts outside the registry are routed where plain HTTP is spoken.
 const HTTP_PORT: u16 = 80;
 
-pub(super) fn add(world: &World, node: &Node, view: &mut View) {
-    let config = &*world.config;
+pub(super) fn add(config: &Config, node: &Node, view: &mut View) {
     view.add_cluster(unresolved(
         Cluster::PASSTHROUGH,
         ClusterKind::OriginalDestination,

@@ -1,4 +1,4 @@
-//! A world as a workload with a Sidecar knows it.
+//! What people want, as a workload with a Sidecar knows it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,15 +9,14 @@ use crate::mesh::node::Application;
 use crate::mesh::route::Action;
 use crate::mesh::sidecar::{Ingress, IngressEndpoint, Sidecar};
 use crate::mesh::world::{Config, HostRoutes};
-use crate::mesh::{Cluster, Hostname, Node, Service, World};
+use crate::mesh::{Cluster, Hostname, Node, Service};
 
 /// No namespace is called so: what is exported to it is known to nobody.
 const NOBODY: &str = "~";
 
 /// Services and routes that `sidecar` lets workloads of namespace `own` know. What its routes lead to
 /// stays, though nobody knows it by name.
-pub(super) fn known(world: &World, sidecar: &Sidecar, own: &str) -> World {
-    let config = &*world.config;
+pub(super) fn known(config: &Config, sidecar: &Sidecar, own: &str) -> Config {
     let routes: BTreeMap<Hostname, Arc<HostRoutes>> = config
         .routes
         .iter()
@@ -47,14 +46,11 @@ pub(super) fn known(world: &World, sidecar: &Sidecar, own: &str) -> World {
         };
         Some((host.clone(), Arc::new(changed)))
     });
-    World {
-        config: Arc::new(Config {
-            services: services.collect(),
-            outbound: sidecar.outbound.unwrap_or(config.outbound),
-            routes,
-            ..config.clone()
-        }),
-        instances: Arc::clone(&world.instances),
+    Config {
+        services: services.collect(),
+        outbound: sidecar.outbound.unwrap_or(config.outbound),
+        routes,
+        ..config.clone()
     }
 }
 
@@ -72,10 +68,10 @@ fn led_to(routes: &HostRoutes) -> Vec<Hostname> {
     hosts
 }
 
-/// Whether the service of `cluster` is in `world`.
-pub(super) fn holds(world: &World, cluster: &Cluster) -> bool {
+/// Whether the service of `cluster` is in `config`.
+pub(super) fn holds(config: &Config, cluster: &Cluster) -> bool {
     cluster.service.as_ref().is_none_or(|of| {
-        let service = world.config.services.get(&of.host);
+        let service = config.services.get(&of.host);
         service.is_some_and(|service| service.ports.iter().any(|port| port.port == of.port))
     })
 }

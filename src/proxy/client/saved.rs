@@ -84,8 +84,8 @@ fn encode(snapshot: &Snapshot) -> Vec<u8> {
             resources: snapshot
                 .of(kind)
                 .map(|(name, resource)| Saved {
-                    name: name.clone(),
-                    version: resource.version.clone(),
+                    name: name.to_string(),
+                    version: resource.version.to_string(),
                     resource: Some(Any {
                         type_url: kind.type_url().to_owned(),
                         value: resource.bytes.to_vec(),
@@ -111,13 +111,11 @@ fn decode(bytes: &[u8]) -> Option<Snapshot> {
         let message = DeltaDiscoveryResponse::decode_length_delimited(&mut body).ok()?;
         let kind = Kind::of(&message.type_url)?;
         for saved in message.resources {
-            snapshot.resources.entry(kind).or_default().insert(
-                saved.name,
-                Resource {
-                    version: saved.version,
-                    bytes: saved.resource?.value.into(),
-                },
-            );
+            let resource = Resource {
+                version: saved.version.into(),
+                bytes: saved.resource?.value.into(),
+            };
+            snapshot.put(kind, saved.name, resource);
         }
     }
     Some(snapshot)

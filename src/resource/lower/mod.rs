@@ -24,10 +24,8 @@ pub(super) use gateway_api::{Condition, ParentVerdict, Verdict, Verdicts};
 
 use super::object::{Kind, Object, Objects};
 use crate::mesh::world::Config;
-use crate::mesh::{Finding, Hostname, Instance, Service, World};
-
-/// The instances of a world, by namespace and name.
-pub type Instances = Arc<BTreeMap<(String, String), Arc<Instance>>>;
+pub use crate::mesh::world::Instances;
+use crate::mesh::{Finding, Hostname, Service, World};
 
 /// The world that `objects` mean, with what runs.
 pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {

@@ -215,10 +215,8 @@ fn a_service_without_selector_has_the_endpoints_that_were_written_for_it() {
     assert_eq!(made.reach(8443).to_string(), "172.18.0.2:6443");
     assert_eq!(made.port_names["web"], 8080);
     // And the service chooses it.
-    let instances = Arc::new(BTreeMap::from([(
-        ("default".to_owned(), made.name.clone()),
-        Arc::new(made),
-    )]));
+    let key = ("default".to_owned(), made.name.clone());
+    let instances = [(key, Arc::new(made))].into();
     let (world, findings) = crate::resource::lower(&objects, instances);
     assert_eq!(findings, []);
     let service = world.config.services.values().next().unwrap();

@@ -236,7 +236,7 @@ pub fn decode(snapshot: &Snapshot) -> Decoded {
                 Ok(item) => items.push((name, item)),
                 Err(fault) => decoded.rejected.push(Rejected {
                     type_url: kind.type_url().to_owned(),
-                    name: name.clone(),
+                    name: name.to_string(),
                     reason: fault.to_string(),
                 }),
             }
@@ -246,7 +246,7 @@ pub fn decode(snapshot: &Snapshot) -> Decoded {
                 .ignored
                 .extend(ignored.into_iter().map(|field| Ignored {
                     type_url: kind.type_url().to_owned(),
-                    name: name.clone(),
+                    name: name.to_string(),
                     field,
                 }));
         }

@@ -58,7 +58,7 @@ pub(super) fn encode(view: &View) -> Snapshot {
         let message = cluster_of(cluster);
         snapshot.insert(
             Kind::Cluster,
-            &cluster.name,
+            cluster.name.as_str(),
             canonical::encode(&message, &canonical::CLUSTER),
         );
         let Some(assignment) = members(cluster, view) else {
@@ -67,7 +67,7 @@ pub(super) fn encode(view: &View) -> Snapshot {
         let message = endpoint::encode(&cluster.name, &assignment, Client::Grpc);
         snapshot.insert(
             Kind::Endpoint,
-            &cluster.name,
+            cluster.name.as_str(),
             canonical::encode(&message, &canonical::ENDPOINT),
         );
     }
@@ -292,7 +292,10 @@ mod tests {
         };
         view.routes.insert("9080".to_owned(), Arc::new(table));
         let snapshot = encode(&view);
-        let names: Vec<_> = snapshot.of(Kind::Listener).map(|(name, _)| name).collect();
+        let names: Vec<_> = snapshot
+            .of(Kind::Listener)
+            .map(|(name, _)| &**name)
+            .collect();
         assert_eq!(
             names,
             [

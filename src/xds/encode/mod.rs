@@ -29,98 +29,182 @@ mod mtls;
 pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use prost::Message as _;
 
 use super::canonical;
-use super::snapshot::{Kind, Snapshot};
-use crate::mesh::{Assignment, ChainAction, Client, ClusterKind, Node, View};
+use super::snapshot::{Kind, Name, Resource, Sheet, Snapshot};
+use crate::mesh::view::Scope;
+use crate::mesh::{Assignment, ChainAction, Client, Cluster, ClusterKind, Node, View};
 
 /// Everything that `node` may ask for, in the dialect of its kind of client. Equal views give equal
 /// bytes.
 pub fn encode(view: &View, node: &Node) -> Snapshot {
     match node.client {
         Client::Grpc => grpc::encode(view),
-        client @ (Client::Meshctl | Client::Envoy) => proxy(view, client),
+        client @ (Client::Meshctl | Client::Envoy) => {
+            let led = Led::by(view);
+            let bytes_only = led.bytes.difference(&led.requests).cloned().collect();
+            Snapshot::new(vec![Arc::new(sheet(view, client, &bytes_only))])
+        }
     }
 }
 
-fn proxy(view: &View, client: Client) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    let bytes_only = carries_bytes(view);
-    for (name, cluster) in &view.clusters {
-        let message = cluster::encode(cluster, client, bytes_only.contains(name.as_str()));
-        snapshot.insert(
-            Kind::Cluster,
-            name,
-            canonical::encode(&message, &canonical::CLUSTER),
-        );
-        // Envoy holds a cluster back for 15 s until it hears of its endpoints, be they none.
-        if client == Client::Envoy
-            && cluster.kind == ClusterKind::Discovered
-            && !view.endpoints.contains_key(name)
-        {
-            let none = endpoint::encode(name, &Assignment::default(), client);
-            snapshot.insert(
-                Kind::Endpoint,
-                name,
-                canonical::encode(&none, &canonical::ENDPOINT),
-            );
+/// Where listeners and routes lead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Led {
+    /// Clusters that connections are carried to.
+    pub bytes: BTreeSet<String>,
+    /// Clusters that requests are routed to.
+    pub requests: BTreeSet<String>,
+}
+
+impl Led {
+    /// Where those of `view` lead.
+    pub fn by(view: &View) -> Self {
+        let listeners = view.listeners.values();
+        let chains =
+            listeners.flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
+        let bytes = chains.flat_map(|chain| match &chain.action {
+            ChainAction::Tcp { clusters, .. } => {
+                clusters.iter().map(|(name, _)| name.clone()).collect()
+            }
+            ChainAction::Detect { cluster, .. } => vec![cluster.clone()],
+            ChainAction::Http { .. } => Vec::new(),
+        });
+        let hosts = view.routes.values().flat_map(|table| &table.hosts);
+        let routes = hosts.flat_map(|host| &host.routes);
+        Self {
+            bytes: bytes.collect(),
+            requests: routes.flat_map(route::leads_to).cloned().collect(),
         }
     }
-    for (name, assignment) in &view.endpoints {
-        let message = endpoint::encode(name, assignment, client);
-        snapshot.insert(
-            Kind::Endpoint,
-            name,
-            canonical::encode(&message, &canonical::ENDPOINT),
-        );
+}
+
+/// The resources of `view` or a piece of one. `bytes_only`: clusters that no route leads to.
+pub fn sheet(view: &View, client: Client, bytes_only: &BTreeSet<String>) -> Sheet {
+    let mut sheet = Sheet::default();
+    for (name, cluster) in &view.clusters {
+        let (name, only): (Name, _) = (name.as_str().into(), bytes_only.contains(name));
+        put_cluster(&name, Some(cluster), client, only, &mut sheet);
+        let all = view.endpoints.get(&*name).map(|all| &**all);
+        put_endpoints(&name, (Some(cluster), all), client, &mut sheet);
+    }
+    for (name, all) in &view.endpoints {
+        if !view.clusters.contains_key(name) {
+            put_endpoints(&name.as_str().into(), (None, Some(all)), client, &mut sheet);
+        }
     }
     for (name, listener) in &view.listeners {
         let message = listener::encode(listener, client);
-        snapshot.insert(
-            Kind::Listener,
-            name,
-            canonical::encode(&message, &canonical::LISTENER),
-        );
+        let bytes = canonical::encode(&message, &canonical::LISTENER);
+        sheet.insert(Kind::Listener, name.as_str(), Resource::new(bytes));
     }
     for (name, table) in &view.routes {
         let message = route::encode(table, client);
-        snapshot.insert(
-            Kind::Route,
-            name,
-            canonical::encode(&message, &canonical::ROUTE),
-        );
+        let bytes = canonical::encode(&message, &canonical::ROUTE);
+        sheet.insert(Kind::Route, name.as_str(), Resource::new(bytes));
     }
     for (name, secret) in &view.secrets {
-        let message = server_tls::text(name, secret);
-        snapshot.insert(Kind::Secret, name, message.encode_to_vec());
+        let bytes = server_tls::text(name, secret).encode_to_vec();
+        sheet.insert(Kind::Secret, name.as_str(), Resource::new(bytes));
     }
-    snapshot
+    sheet
 }
 
-/// Clusters that no route leads to, so that only bytes go there.
-fn carries_bytes(view: &View) -> BTreeSet<&str> {
-    view.listeners
-        .values()
-        .flat_map(|listener| listener.chains.iter().chain(&listener.default_chain))
-        .flat_map(|chain| match &chain.action {
-            ChainAction::Tcp { clusters, .. } => {
-                clusters.iter().map(|(name, _)| name.as_str()).collect()
-            }
-            ChainAction::Detect { cluster, .. } => vec![cluster.as_str()],
-            ChainAction::Http { .. } => Vec::new(),
-        })
-        .filter(|name| {
-            !view.routes.values().any(|table| {
-                table
-                    .hosts
-                    .iter()
-                    .flat_map(|host| &host.routes)
-                    .any(|route| route::leads_to(route, name))
-            })
-        })
-        .collect()
+/// What a sheet of clusters and endpoints was made of.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// The clusters and endpoints.
+    pub scope: Arc<Scope>,
+    /// Which of them no route leads to.
+    pub bytes_only: Arc<BTreeSet<String>>,
+    /// What it came to.
+    pub sheet: Arc<Sheet>,
+}
+
+impl Encoded {
+    /// The resources of `scope`.
+    pub fn new(scope: Arc<Scope>, bytes_only: Arc<BTreeSet<String>>, client: Client) -> Self {
+        let nothing = Self {
+            scope: Arc::default(),
+            bytes_only: Arc::clone(&bytes_only),
+            sheet: Arc::default(),
+        };
+        nothing.next(scope, bytes_only, client)
+    }
+
+    /// The resources of `scope`, of which nothing is encoded that was the same here.
+    #[must_use]
+    pub fn next(
+        &self,
+        scope: Arc<Scope>,
+        bytes_only: Arc<BTreeSet<String>>,
+        client: Client,
+    ) -> Self {
+        let (mut clusters, mut endpoints) = scope.changed(&self.scope);
+        if !Arc::ptr_eq(&bytes_only, &self.bytes_only) {
+            let differ = bytes_only.symmetric_difference(&self.bytes_only);
+            clusters.extend(differ.map(|name| Name::from(name.as_str())));
+        }
+        // Whether an empty list stands in for one that is not there is the cluster's to say.
+        endpoints.extend(clusters.iter().cloned());
+        let mut sheet = Sheet::clone(&self.sheet);
+        for name in clusters {
+            let cluster = scope.clusters.get(&name);
+            let only = bytes_only.contains(&*name);
+            put_cluster(&name, cluster.map(|own| &**own), client, only, &mut sheet);
+        }
+        for name in endpoints {
+            let cluster = scope.clusters.get(&name);
+            let all = scope.endpoints.get(&name);
+            let behind = (cluster.map(|own| &**own), all.map(|all| &**all));
+            put_endpoints(&name, behind, client, &mut sheet);
+        }
+        Self {
+            scope,
+            bytes_only,
+            sheet: Arc::new(sheet),
+        }
+    }
+}
+
+/// Puts a cluster on `sheet` in place of what stands there under its name.
+fn put_cluster(
+    name: &Name,
+    cluster: Option<&Cluster>,
+    client: Client,
+    bytes_only: bool,
+    sheet: &mut Sheet,
+) {
+    let Some(cluster) = cluster else {
+        sheet.remove(Kind::Cluster, name);
+        return;
+    };
+    let message = cluster::encode(cluster, client, bytes_only);
+    let bytes = canonical::encode(&message, &canonical::CLUSTER);
+    sheet.insert(Kind::Cluster, Name::clone(name), Resource::new(bytes));
+}
+
+/// Puts the endpoints of a cluster on `sheet` in place of what stands there under its name.
+fn put_endpoints(
+    name: &Name,
+    (cluster, endpoints): (Option<&Cluster>, Option<&Assignment>),
+    client: Client,
+    sheet: &mut Sheet,
+) {
+    // Envoy holds a cluster back for 15 s until it hears of its endpoints, be they none.
+    let awaited = client == Client::Envoy
+        && cluster.is_some_and(|cluster| cluster.kind == ClusterKind::Discovered);
+    let none = Assignment::default();
+    let Some(all) = endpoints.or(awaited.then_some(&none)) else {
+        sheet.remove(Kind::Endpoint, name);
+        return;
+    };
+    let message = endpoint::encode(name, all, client);
+    let bytes = canonical::encode(&message, &canonical::ENDPOINT);
+    sheet.insert(Kind::Endpoint, Name::clone(name), Resource::new(bytes));
 }
 
 #[cfg(test)]

@@ -57,11 +57,13 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
 }
 
 /// Whether `route` sends requests to `cluster`.
-pub(super) fn leads_to(route: &Route, cluster: &str) -> bool {
-    match &route.action {
-        Action::Forward(forward) => forward.clusters.iter().any(|to| to.cluster == cluster),
-        Action::Redirect(_) | Action::Respond(_) => false,
-    }
+pub(super) fn leads_to(route: &Route) -> impl Iterator<Item = &String> {
+    let forward = match &route.action {
+        Action::Forward(forward) => Some(forward),
+        Action::Redirect(_) | Action::Respond(_) => None,
+    };
+    let clusters = forward.into_iter().flat_map(|forward| &forward.clusters);
+    clusters.map(|to| &to.cluster)
 }
 
 /// `None` when a client of this kind can never match it.

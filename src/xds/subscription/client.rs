@@ -62,7 +62,7 @@ impl DeltaClient {
                         .held
                         .entry(kind)
                         .or_default()
-                        .insert(name.clone(), (resource.clone(), item));
+                        .insert(name.to_string(), (resource.clone(), item));
                 }
             }
         }
@@ -105,7 +105,7 @@ impl DeltaClient {
                     .get(&kind)
                     .into_iter()
                     .flatten()
-                    .map(|(name, (resource, _))| (name.clone(), resource.version.clone()))
+                    .map(|(name, (resource, _))| (name.clone(), resource.version.to_string()))
                     .collect(),
                 ..Default::default()
             });
@@ -181,7 +181,7 @@ impl DeltaClient {
             // A sign of life for a resource with a time to live.
             if held
                 .get(&name)
-                .is_none_or(|(resource, _)| resource.version != wire.version)
+                .is_none_or(|(resource, _)| *resource.version != *wire.version)
             {
                 step.rejected.push(rejected(kind, &name, "has no body"));
             }
@@ -205,7 +205,7 @@ impl DeltaClient {
                     self.ignored.insert(key, ignored);
                 }
                 let resource = Resource {
-                    version: wire.version,
+                    version: wire.version.into(),
                     bytes: body.value.into(),
                 };
                 match held.get_mut(&name) {
@@ -308,19 +308,13 @@ impl DeltaClient {
 
     /// What is held, to be saved.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            resources: self
-                .held
-                .iter()
-                .map(|(kind, held)| {
-                    let resources = held
-                        .iter()
-                        .map(|(name, (resource, _))| (name.clone(), resource.clone()))
-                        .collect();
-                    (*kind, resources)
-                })
-                .collect(),
+        let mut snapshot = Snapshot::default();
+        for (kind, held) in &self.held {
+            for (name, (resource, _)) in held {
+                snapshot.put(*kind, name.as_str(), resource.clone());
+            }
         }
+        snapshot
     }
 
     /// What is refused at present.

@@ -16,7 +16,7 @@ mod sotw;
 #[cfg(test)]
 mod tests;
 
-use super::snapshot::{Kind, Snapshot};
+use super::snapshot::{Kind, Name, Snapshot};
 
 pub use client::{DeltaClient, Step};
 pub use delta::DeltaServer;
@@ -108,11 +108,11 @@ const REMOVALS: [Kind; 5] = [
 ];
 
 /// Those of `names` that the client's complaint mentions as a word.
-fn mentioned<'a>(reason: &str, names: impl Iterator<Item = &'a String>) -> Vec<String> {
+fn mentioned<'a>(reason: &str, names: impl Iterator<Item = &'a Name>) -> Vec<String> {
     let part = |c: char| c.is_ascii_alphanumeric() || "|._-".contains(c);
     names
         .filter(|name| {
-            reason.match_indices(name.as_str()).any(|(at, found)| {
+            reason.match_indices(&***name).any(|(at, found)| {
                 let before = reason.get(..at).and_then(|text| text.chars().next_back());
                 let after = reason
                     .get(at + found.len()..)
@@ -120,6 +120,6 @@ fn mentioned<'a>(reason: &str, names: impl Iterator<Item = &'a String>) -> Vec<S
                 !before.is_some_and(part) && !after.is_some_and(|c| part(c) && c != '.')
             })
         })
-        .cloned()
+        .map(ToString::to_string)
         .collect()
 }

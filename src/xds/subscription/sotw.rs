@@ -6,7 +6,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 
 use super::super::pb::Any;
-use super::super::snapshot::{Kind, Resource, Snapshot, hash};
+use super::super::snapshot::{Kind, Name, Resource, Snapshot, hash};
 use super::{Event, REMOVALS, Server, Standing, mentioned, waits};
 
 /// What one client subscribed to, has, and is owed.
@@ -16,7 +16,7 @@ pub struct SotwServer {
     revision: u64,
     topics: BTreeMap<Kind, Topic>,
     /// Clusters that were sent and whose endpoints have not been sent since.
-    owed: BTreeSet<String>,
+    owed: BTreeSet<Name>,
     nonce: u64,
 }
 
@@ -30,11 +30,11 @@ struct Topic {
     wildcard: bool,
     /// A name was given on this stream, so none means nothing from then on.
     named: bool,
-    names: BTreeSet<String>,
+    names: BTreeSet<Name>,
     /// What the client has.
-    held: BTreeMap<String, Resource>,
+    held: BTreeMap<Name, Resource>,
     /// To be answered whatever the client has.
-    again: BTreeSet<String>,
+    again: BTreeSet<Name>,
     /// The client awaits a first answer, be it empty.
     answer: bool,
     /// Clusters were sent after the last endpoints.
@@ -44,21 +44,21 @@ struct Topic {
     outstanding: Option<Outstanding>,
     rejected: bool,
     /// What the client refused: sent again with a change, or on its next stream.
-    refused: BTreeSet<String>,
+    refused: BTreeSet<Name>,
     sent: Option<u64>,
     acked: u64,
 }
 
 #[derive(Debug)]
 struct Outstanding {
-    names: Vec<String>,
+    names: Vec<Name>,
     covers: u64,
 }
 
 /// A response in the making: what it carries, and what the client has after it.
 struct Draft {
-    carried: BTreeMap<String, Resource>,
-    after: BTreeMap<String, Resource>,
+    carried: BTreeMap<Name, Resource>,
+    after: BTreeMap<Name, Resource>,
 }
 
 impl Topic {
@@ -66,14 +66,14 @@ impl Topic {
         &'a self,
         kind: Kind,
         snapshot: &'a Snapshot,
-    ) -> impl Iterator<Item = (&'a String, &'a Resource)> {
+    ) -> impl Iterator<Item = (&'a Name, &'a Resource)> {
         snapshot
             .of(kind)
             .filter(|(name, _)| self.wildcard || self.names.contains(*name))
     }
 
     /// What is gone, for types in which absence means deletion.
-    fn gone(&self, kind: Kind, snapshot: &Snapshot) -> impl Iterator<Item = (&String, &Resource)> {
+    fn gone(&self, kind: Kind, snapshot: &Snapshot) -> impl Iterator<Item = (&Name, &Resource)> {
         self.held
             .iter()
             .filter(move |(name, _)| kind.wildcard() && snapshot.get(kind, name).is_none())
@@ -84,13 +84,13 @@ impl Topic {
         &self,
         kind: Kind,
         snapshot: &Snapshot,
-        owed: &BTreeSet<String>,
+        owed: &BTreeSet<Name>,
         settled: bool,
     ) -> Option<Draft> {
-        let due = |name: &String| {
+        let due = |name: &Name| {
             self.again.contains(name) || (kind == Kind::Endpoint && owed.contains(name))
         };
-        let mut after: BTreeMap<String, Resource> = self
+        let mut after: BTreeMap<Name, Resource> = self
             .wanted(kind, snapshot)
             .map(|(name, resource)| (name.clone(), resource.clone()))
             .collect();
@@ -113,7 +113,7 @@ impl Topic {
                 after,
             });
         }
-        let mut carried: BTreeMap<String, Resource> = after
+        let mut carried: BTreeMap<Name, Resource> = after
             .iter()
             .filter(|(name, resource)| {
                 due(name)
@@ -136,7 +136,7 @@ impl Topic {
     }
 
     /// What the version of a response says: everything that the client has after it.
-    fn version(state: &BTreeMap<String, Resource>) -> String {
+    fn version(state: &BTreeMap<Name, Resource>) -> String {
         let mut text = String::new();
         for (name, resource) in state {
             text.push_str(name);
@@ -159,7 +159,11 @@ impl Topic {
             self.answer |= everything && !self.wildcard;
             self.wildcard = everything;
         }
-        let names: BTreeSet<String> = names.into_iter().filter(|name| name != "*").collect();
+        let names: BTreeSet<Name> = names
+            .into_iter()
+            .filter(|name| name != "*")
+            .map(Name::from)
+            .collect();
         let added = names.difference(&self.names).cloned();
         self.again.extend(added);
         self.again.retain(|name| names.contains(name));
@@ -294,7 +298,7 @@ impl Server for SotwServer {
         // Of what has names, a client may have let go of one and asked for it again while it could reach
         // nobody: its version says nothing of that.
         if first && topic.wildcard && !request.version_info.is_empty() {
-            let have: BTreeMap<String, Resource> = topic
+            let have: BTreeMap<Name, Resource> = topic
                 .wanted(kind, &self.snapshot)
                 .map(|(name, resource)| (name.clone(), resource.clone()))
                 .collect();
@@ -374,12 +378,12 @@ impl Server for SotwServer {
             .iter()
             .chain(topic.into_iter().flat_map(|topic| &topic.refused))
             .chain(sent.into_iter().flat_map(|out| &out.names))
-            .cloned()
+            .map(ToString::to_string)
             .collect()
     }
 
     fn owe(&mut self, clusters: BTreeSet<String>) {
-        self.owed.extend(clusters);
+        self.owed.extend(clusters.into_iter().map(Name::from));
     }
 
     fn standing(&self) -> Vec<Standing> {

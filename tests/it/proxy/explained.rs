@@ -17,8 +17,10 @@ use meshctl::api::routes::{ExplainReport, ExplainRequest};
 use meshctl::control::report::explain::explain_request;
 use meshctl::control::report::routes::Measured;
 use meshctl::mesh::listener::Direction;
+use meshctl::mesh::node::Application;
 use meshctl::mesh::{
-    ChainAction, Client, Health, HttpOptions, Instance, Locality, Node, NodeKind, View, World,
+    ChainAction, Client, Health, HttpOptions, Instance, Locality, Node, NodeKind, Protocol, View,
+    World,
 };
 use meshctl::resource::{collect, lower, parse};
 use meshctl::rt::Tasks;
@@ -208,9 +210,32 @@ fn action(dice: &mut Dice, host: &str) -> String {
     text
 }
 
-/// Rules for some hosts; `number` is what the marker says.
-fn manifests(dice: &mut Dice, number: u64) -> String {
+/// What a gateway serves: at one port everything, at another some hosts.
+fn gateway(dice: &mut Dice) -> String {
+    let some = dice.one(&["shop.example.com", "'*.example.com'", "b.example.com"]);
+    let moved = if dice.now_and_then(2) {
+        "\n  - {port: {number: 80, name: moved, protocol: HTTP}, hosts: [moved.example.com], tls: {httpsRedirect: true}}"
+    } else {
+        ""
+    };
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\nspec:\n  \
+         selector: {{istio: edge}}\n  servers:{moved}\n  \
+         - {{port: {{number: 80, name: all, protocol: HTTP}}, hosts: ['*']}}\n  \
+         - {{port: {{number: 8080, name: some, protocol: HTTP}}, hosts: [marker.test, {some}]}}\n"
+    )
+}
+
+/// Rules for some hosts, of the mesh or of a gateway; `number` is what the marker says.
+fn manifests(dice: &mut Dice, number: u64, edge: bool) -> String {
     let mut text = SERVICES.to_owned();
+    let (hosts, bound) = if edge {
+        text.push_str(&gateway(dice));
+        let hosts = ["shop.example.com", "b.example.com", "\"*.example.com\""];
+        (hosts, "\n  gateways: [edge]")
+    } else {
+        (["a", "b", "\"*.example.com\""], "")
+    };
     for host in ["a", "b"] {
         write!(
             text,
@@ -220,7 +245,7 @@ fn manifests(dice: &mut Dice, number: u64) -> String {
         )
         .unwrap();
     }
-    for (host, names) in [("a", "a"), ("b", "b"), ("a", "\"*.example.com\"")] {
+    for (host, names) in ["a", "b", "a"].into_iter().zip(hosts) {
         if dice.now_and_then(3) {
             continue;
         }
@@ -228,7 +253,7 @@ fn manifests(dice: &mut Dice, number: u64) -> String {
         let name = name.trim_start_matches('.');
         write!(
             text,
-            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{names}]\n  http:\n"
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{names}]{bound}\n  http:\n"
         )
         .unwrap();
         for rule in 0..=dice.roll(4) {
@@ -255,7 +280,7 @@ fn manifests(dice: &mut Dice, number: u64) -> String {
     write!(
         text,
         "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: marker}}\n\
-         spec: {{hosts: [marker.test], http: [{{directResponse: {{status: 200, body: {{string: \"marker {number}.\"}}}}}}]}}\n"
+         spec:\n  hosts: [marker.test]{bound}\n  http: [{{directResponse: {{status: 200, body: {{string: \"marker {number}.\"}}}}}}]\n"
     )
     .unwrap();
     text
@@ -525,7 +550,7 @@ impl Stand {
             };
             (("default".to_owned(), name.clone()), Arc::new(instance))
         });
-        let (world, meant) = lower(&objects, Arc::new(instances.collect()));
+        let (world, meant) = lower(&objects, instances.collect());
         findings.extend(meant);
         let wrong = findings
             .iter()
@@ -588,7 +613,7 @@ async fn what_is_explained_is_what_happens() {
             break;
         }
         let mut dice = Dice::new(seed);
-        let text = manifests(&mut dice, seed);
+        let text = manifests(&mut dice, seed, false);
         stand.node.transparent = dice.now_and_then(2);
         let mode = usize::from(stand.node.transparent);
         stand.node.outbound = stand.binds[mode];
@@ -618,6 +643,7 @@ async fn what_is_explained_is_what_happens() {
                     .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                     .collect(),
                 from: String::new(),
+                gateway: String::new(),
                 namespace: "default".to_owned(),
             };
             let report = explain_request(&world, &stand.node, &explain, &Measured::new()).unwrap();
@@ -662,4 +688,97 @@ async fn what_is_explained_is_what_happens() {
     for proxy in proxies.into_iter().flatten() {
         proxy.stop().await.unwrap();
     }
+}
+
+/// The same at a gateway: callers from outside, at a port for everything and one for some hosts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_explained_of_a_gateway_is_what_happens() {
+    let pairs = variable("EXPLAIN_PAIRS", PAIRS);
+    let begin = variable("EXPLAIN_SEED", 1);
+    let mut stand = Stand::new();
+    let at = [(80, free()), (8080, free())];
+    let applications = at.map(|(port, bind)| Application {
+        port,
+        name: String::new(),
+        bind,
+        address: bind,
+        protocol: Protocol::Auto,
+    });
+    stand.node = Node {
+        kind: NodeKind::Gateway,
+        labels: BTreeMap::from([("istio".to_owned(), "edge".to_owned())]),
+        applications: applications.into(),
+        ..stand.node
+    };
+    let mut proxy: Option<Proxy> = None;
+    let mut seen: BTreeMap<u16, u64> = BTreeMap::new();
+    let mut tried = 0;
+    for seed in begin.. {
+        if tried >= pairs {
+            break;
+        }
+        let mut dice = Dice::new(seed);
+        let text = manifests(&mut dice, seed, true);
+        let world = stand.world(&text);
+        let view = view(&world, &stand.node);
+        match &proxy {
+            Some(running) => running.views.publish(view),
+            None => proxy = Some(Proxy::start(view).await),
+        }
+        let marker = format!("marker {seed}.");
+        for (port, bind) in at {
+            let mut line = Line::open(bind).await;
+            line.until(&marker).await;
+            for _ in 0..REQUESTS / 2 {
+                tried += 1;
+                let host = dice.one(&[
+                    "shop.example.com",
+                    "Shop.Example.com",
+                    "b.example.com",
+                    "x.example.com",
+                    "moved.example.com",
+                    "a.default.svc.cluster.local",
+                    "ghost",
+                ]);
+                // Callers name every port but that of their scheme.
+                let host = match port {
+                    80 => host.to_owned(),
+                    _ => format!("{host}:{port}"),
+                };
+                let asked = Asked {
+                    host,
+                    ..request(&mut dice)
+                };
+                let headers = asked.headers.iter();
+                let explain = ExplainRequest {
+                    method: asked.method.to_owned(),
+                    url: format!("http://{}{}", asked.host, asked.target),
+                    headers: headers
+                        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                        .collect(),
+                    from: String::new(),
+                    gateway: "edge".to_owned(),
+                    namespace: "default".to_owned(),
+                };
+                let report =
+                    explain_request(&world, &stand.node, &explain, &Measured::new()).unwrap();
+                let answered = line.ask(&asked, &marker).await;
+                *seen.entry(answered.status).or_default() += 1;
+                if let Err(difference) = compare(&report, &answered) {
+                    panic!(
+                        "EXPLAIN_SEED={seed}: {difference}\n{} {} {:?} {:?}\ncame: {answered:?}\nsaid: {}\n{text}",
+                        asked.method,
+                        asked.host,
+                        asked.target,
+                        asked.headers,
+                        serde_json::to_string_pretty(&report).unwrap()
+                    );
+                }
+            }
+        }
+    }
+    assert!(
+        seen.contains_key(&200) && seen.contains_key(&404),
+        "{seen:?}"
+    );
 }

@@ -1,14 +1,21 @@
 //! TLS that is passed on by its server name, without being opened.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshctl::mesh::View;
+use meshctl::api::routes::ExplainRequest;
+use meshctl::control::report::explain::explain_request;
+use meshctl::control::report::routes::Measured;
 use meshctl::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, Listener, ListenerOptions, TcpOptions,
 };
+use meshctl::mesh::node::Application;
+use meshctl::mesh::{Client, Locality, Node, NodeKind, Protocol, View};
+use meshctl::resource::{Instances, collect, lower, parse};
 use meshctl::rt::Tasks;
+use meshctl::xds::{decode, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::*;
@@ -189,4 +196,126 @@ async fn a_hello_without_end_is_bounded_in_memory_and_in_time() {
     let ended = tokio::time::timeout(DEADLINE, slow.read(&mut [0; 1])).await;
     assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
     assert!(begun.elapsed() >= Duration::from_millis(400));
+}
+
+/// Gateways that pass random names on, each name walked by `explain` and dialled.
+#[tokio::test]
+async fn a_gateway_takes_server_names_as_it_is_explained() {
+    let tasks = Tasks::new();
+    let backends = [("a", backend(&tasks, "a")), ("b", backend(&tasks, "b"))];
+    let entry = |(name, at): &(&str, SocketAddr)| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  \
+             hosts: [{name}.backend.test]\n  resolution: STATIC\n  ports: [{{number: 443, name: tls, protocol: TLS}}]\n  \
+             endpoints: [{{address: 127.0.0.1, ports: {{tls: {}}}}}]\n",
+            at.port()
+        )
+    };
+    let entries: String = backends.iter().map(entry).collect();
+    let names = [
+        "a.test",
+        "b.test",
+        "c.test",
+        "x.a.test",
+        "y.a.test",
+        "q.x.a.test",
+        "other.example",
+    ];
+    let (mut passed, mut closed) = (0, 0);
+    for seed in 0..8 {
+        // The proxy before may not have let go of its own yet.
+        let bind = free();
+        let node = Node {
+            kind: NodeKind::Gateway,
+            labels: [("istio".to_owned(), "edge".to_owned())].into(),
+            applications: vec![Application {
+                port: 443,
+                name: String::new(),
+                bind,
+                address: bind,
+                protocol: Protocol::Tls,
+            }],
+            ..node()
+        };
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let (mut servers, mut rules) = (String::new(), entries.clone());
+        for pattern in ["a.test", "*.test", "b.test", "x.a.test", "*.a.test"] {
+            if dice.bool() {
+                continue;
+            }
+            let (number, to) = (rules.len(), ["a", "b"][usize::from(dice.bool())]);
+            write!(
+                servers,
+                "  - {{port: {{number: 443, name: s{number}, protocol: TLS}}, hosts: ['{pattern}'], tls: {{mode: PASSTHROUGH}}}}\n"
+            )
+            .unwrap();
+            write!(
+                rules,
+                "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}}}\nspec:\n  \
+                 hosts: ['{pattern}']\n  gateways: [edge]\n  \
+                 tls: [{{match: [{{sniHosts: ['{pattern}']}}], route: [{{destination: {{host: {to}.backend.test}}}}]}}]\n"
+            )
+            .unwrap();
+        }
+        if servers.is_empty() {
+            continue;
+        }
+        let text = format!(
+            "{rules}---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\nspec:\n  \
+             selector: {{istio: edge}}\n  servers:\n{servers}"
+        );
+        let (objects, findings) = parse(&text, "x.yaml", "default");
+        assert_eq!(findings, [], "{text}");
+        let (world, _) = lower(&collect(objects).0, Instances::default());
+        let decoded = decode(&encode(&world.view(&node), &node));
+        assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
+        let _proxy = Proxy::start(decoded.view).await;
+        for name in names {
+            let request = ExplainRequest {
+                method: "GET".to_owned(),
+                url: format!("https://{name}/"),
+                headers: Vec::new(),
+                from: String::new(),
+                gateway: "edge".to_owned(),
+                namespace: "default".to_owned(),
+            };
+            let report = explain_request(&world, &node, &request, &Measured::new()).unwrap();
+            let answer = report.answer.unwrap();
+            let said = backends
+                .iter()
+                .find(|(name, _)| answer.contains(&format!("{name}.backend.test")));
+            let came = who(bind, &hello(Some(name), 16_384), 16_384).await;
+            match said {
+                Some((backend, _)) => {
+                    passed += 1;
+                    assert_eq!(came, *backend, "{name}: {answer}\n{text}");
+                }
+                None => {
+                    closed += 1;
+                    assert!(answer.starts_with("the connection is closed"), "{answer}");
+                    assert_eq!(came, "nobody", "{name}: {answer}\n{text}");
+                }
+            }
+        }
+    }
+    assert!(passed > 5 && closed > 5, "{passed} passed, {closed} closed");
+}
+
+fn node() -> Node {
+    Node {
+        id: "router~127.0.0.1~edge.default~default.svc.cluster.local".to_owned(),
+        client: Client::Meshctl,
+        kind: NodeKind::Gateway,
+        name: "edge".to_owned(),
+        namespace: "default".to_owned(),
+        service_account: "edge".to_owned(),
+        workload: "edge".to_owned(),
+        labels: [].into(),
+        locality: Locality::default(),
+        address: [127, 0, 0, 1].into(),
+        outbound: free(),
+        inbound: free(),
+        transparent: false,
+        applications: Vec::new(),
+    }
 }

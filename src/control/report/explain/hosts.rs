@@ -2,6 +2,7 @@
 
 use crate::api::routes::Fact;
 use crate::mesh::route::explain;
+use crate::mesh::world::Rule;
 use crate::mesh::{Hostname, Node, World};
 use crate::resource::nearest;
 
@@ -58,27 +59,31 @@ pub(super) fn left_out(world: &World, node: &Node, host: &Hostname, port: u16) -
         return vec![Fact::new("all rules", words, Some(&routes.origin))];
     }
     let rules = routes.rules.iter().filter_map(|rule| {
-        let source = &rule.source;
-        let mut reasons = Vec::new();
-        if let Some(only) = rule.port.filter(|only| *only != port) {
-            reasons.push(format!("for port {only}"));
-        }
-        if let Some(only) = source
-            .namespace
-            .as_ref()
-            .filter(|ns| **ns != node.namespace)
-        {
-            reasons.push(format!("for callers in namespace {only}"));
-        }
-        let missing = source
-            .labels
-            .iter()
-            .filter(|(key, value)| node.labels.get(*key) != Some(*value));
-        reasons.extend(missing.map(|(key, value)| format!("for callers with {key}={value}")));
-        (!reasons.is_empty()).then(|| {
-            let name = explain::label(&rule.route);
-            Fact::new(&name, reasons.join(" and "), Some(&rule.route.origin))
-        })
+        let reasons = reasons(rule, node, port)?;
+        let name = explain::label(&rule.route);
+        Some(Fact::new(&name, reasons, Some(&rule.route.origin)))
     });
     rules.collect()
+}
+
+/// Why `rule` is not for calls of `node` to `port`; none where it is.
+pub(super) fn reasons(rule: &Rule, node: &Node, port: u16) -> Option<String> {
+    let source = &rule.source;
+    let mut reasons = Vec::new();
+    if let Some(only) = rule.port.filter(|only| *only != port) {
+        reasons.push(format!("for port {only}"));
+    }
+    if let Some(only) = source
+        .namespace
+        .as_ref()
+        .filter(|ns| **ns != node.namespace)
+    {
+        reasons.push(format!("for callers in namespace {only}"));
+    }
+    let missing = source
+        .labels
+        .iter()
+        .filter(|(key, value)| node.labels.get(*key) != Some(*value));
+    reasons.extend(missing.map(|(key, value)| format!("for callers with {key}={value}")));
+    (!reasons.is_empty()).then(|| reasons.join(" and "))
 }

@@ -1,6 +1,7 @@
 //! Why a request goes where it goes: the listener's chain, the rules one by one, what is done to the
 //! request, and who may get it, each with the object that says so.
 
+mod edge;
 mod hosts;
 mod words;
 
@@ -12,8 +13,8 @@ use crate::mesh::route::{
     Action, Forward, HeaderOperations, Respond, Retry, explain, location, rewritten,
 };
 use crate::mesh::{
-    Chain, ChainAction, Cluster, HttpOptions, Node, Origin, Request, Route, Router, Service, View,
-    World,
+    Chain, ChainAction, Cluster, HttpOptions, Node, NodeKind, Origin, Request, Route, Router,
+    Service, View, World,
 };
 
 use hosts::{left_out, meant};
@@ -75,8 +76,14 @@ pub fn explain_request(
     }
     // Hosts are found without case, but conditions on them see what the caller sent.
     let lowered = authority.to_ascii_lowercase();
-    let service = find_service(world, &lowered, &request.namespace);
-    let port = port(&lowered, service)?;
+    let gateway = node.kind == NodeKind::Gateway;
+    // A gateway knows hosts, not services.
+    let service = find_service(world, &lowered, &request.namespace).filter(|_| !gateway);
+    let port = if gateway {
+        edge::port(&lowered, scheme)?
+    } else {
+        port(&lowered, service)?
+    };
     let mut asked = Asked {
         method: request.method.to_ascii_uppercase(),
         authority: authority.to_owned(),
@@ -98,11 +105,35 @@ pub fn explain_request(
         table: port.to_string(),
         ..ExplainReport::default()
     };
-    let Some((listener, chain)) = chain(&view, node, port, service) else {
-        report.answer = Some("the connection is closed: no listener takes it".to_owned());
-        return Ok(report);
+    let bare = host_of(&lowered);
+    let taken_by = if gateway {
+        let dialled = edge::Dialled {
+            port,
+            tls: scheme == "https",
+            host: bare,
+        };
+        edge::chain(&view, node, dialled)
+    } else {
+        chain(&view, node, port, service)
+            .ok_or_else(|| "the connection is closed: no listener takes it".to_owned())
+    };
+    let (listener, chain) = match taken_by {
+        Ok(found) => found,
+        Err(answer) => {
+            report.answer = Some(answer);
+            return Ok(report);
+        }
     };
     report.listener = format!("{listener}, chain {}", chain.name);
+    if gateway && scheme == "https" {
+        report.facts.push(edge::security(chain));
+        let closed = chain.tls.is_none() && !matches!(chain.action, ChainAction::Tcp { .. });
+        if closed {
+            let words = "the connection is closed: this port takes requests in the clear only";
+            report.answer = Some(words.to_owned());
+            return Ok(report);
+        }
+    }
     let (table, options) = match &chain.action {
         ChainAction::Http {
             routes, options, ..
@@ -112,7 +143,9 @@ pub fn explain_request(
         } => (routes, options),
         ChainAction::Tcp { clusters, .. } => {
             report.answer = Some(bytes(clusters, port, service));
-            report.meant = meant(world, &lowered, port, &request.namespace);
+            if !gateway {
+                report.meant = meant(world, &lowered, port, &request.namespace);
+            }
             return Ok(report);
         }
     };
@@ -132,9 +165,13 @@ pub fn explain_request(
     report.routes = trace.routes;
     let called = service
         .map(|service| service.host.clone())
-        .or_else(|| lowered.split(':').next()?.parse().ok());
+        .or_else(|| bare.parse().ok());
     if let Some(host) = &called {
-        report.left_out = left_out(world, node, host, port);
+        report.left_out = if gateway {
+            edge::left_out(world, node, host, port)
+        } else {
+            left_out(world, node, host, port)
+        };
     }
     if let Some(service) = service {
         report.facts.push(Fact::new(
@@ -147,9 +184,16 @@ pub fn explain_request(
         report.status = Some(404);
         report.answer = Some(match report.host {
             Some(_) => "404 (NR route_not_found): no rule matches".to_owned(),
+            None if gateway => {
+                "404 (NR route_not_found): the gateway serves no such host here".to_owned()
+            }
             None => "404 (NR route_not_found): no service has this host".to_owned(),
         });
-        report.meant = meant(world, &lowered, port, &request.namespace);
+        report.meant = if gateway {
+            edge::meant(table, bare)
+        } else {
+            meant(world, &lowered, port, &request.namespace)
+        };
         return Ok(report);
     };
     let host = found.host.name.split(':').next().unwrap_or_default();
@@ -163,7 +207,7 @@ pub fn explain_request(
         measured,
     );
     taken(&mut report, &asked, (chain, found.route), &view);
-    if found.host.domains.iter().any(|domain| domain == "*") {
+    if !gateway && found.host.domains.iter().any(|domain| domain == "*") {
         report.meant = meant(world, &lowered, port, &request.namespace);
     }
     for backend in &outcome.backends {
@@ -174,6 +218,14 @@ pub fn explain_request(
     }
     report.outcome = Some(outcome);
     Ok(report)
+}
+
+/// A host without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, _)) if !host.is_empty() && !authority.ends_with(']') => host,
+        _ => authority,
+    }
 }
 
 /// The port that is asked for, or the one that a person means who says none.

@@ -43,6 +43,7 @@ fn explain(url: &str, headers: &[(&str, &str)]) -> ExplainReport {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
         from: String::new(),
+        gateway: String::new(),
         namespace: "default".to_owned(),
     };
     explain_request(&world, &node, &request, &Measured::new()).unwrap()
@@ -126,4 +127,107 @@ fn a_host_that_nobody_has_is_told_with_what_becomes_of_it() {
     assert!(words.contains("carries bytes"), "{words}");
     let odd = explain("http://reviews:9080/a%00", &[]);
     assert!(odd.answer.unwrap().starts_with("400"));
+}
+
+const EDGE: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: edge}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*.example.com'], tls: {httpsRedirect: true}}
+  - {port: {number: 443, name: shop, protocol: HTTPS}, hosts: [shop.example.com], tls: {mode: SIMPLE, credentialName: shop}}
+  - {port: {number: 443, name: rest, protocol: HTTPS}, hosts: ['*.example.com'], tls: {mode: ISTIO_MUTUAL}}
+  - {port: {number: 8443, name: raw, protocol: TLS}, hosts: [raw.example.com], tls: {mode: PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop}
+spec:
+  hosts: [shop.example.com, other.example.com]
+  gateways: [edge]
+  http:
+  - {name: old-port, match: [{port: 8080}], route: [{destination: {host: reviews, port: {number: 9080}}}]}
+  - {name: all, route: [{destination: {host: reviews, port: {number: 9080}}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: raw}
+spec:
+  hosts: [raw.example.com]
+  gateways: [edge]
+  tls: [{match: [{sniHosts: [raw.example.com]}], route: [{destination: {host: reviews, port: {number: 5432}}}]}]
+";
+
+#[test]
+fn a_gateway_is_walked_by_port_server_name_host_and_rule() {
+    let (mut objects, mut findings) = parse(MESH, "mesh.yaml", "default");
+    let (more, found) = parse(EDGE, "edge.yaml", "default");
+    objects.extend(more);
+    findings.extend(found);
+    assert_eq!(findings, []);
+    let (world, _) = lower(&collect(objects).0, Instances::default());
+    let node = super::super::gateway(&world, Vec::new(), "edge", "default").unwrap();
+    let walk = |url: &str| {
+        let request = ExplainRequest {
+            method: "GET".to_owned(),
+            url: url.to_owned(),
+            headers: Vec::new(),
+            from: String::new(),
+            gateway: "edge".to_owned(),
+            namespace: "default".to_owned(),
+        };
+        explain_request(&world, &node, &request, &Measured::new()).unwrap()
+    };
+    let shop = walk("https://shop.example.com/x");
+    assert_eq!(shop.table, "https.443.shop.edge.default");
+    assert!(
+        shop.listener.ends_with("chain 443.shop.edge.default"),
+        "{}",
+        shop.listener
+    );
+    assert_eq!(shop.host.as_deref(), Some("shop.example.com:443"));
+    assert_eq!(shop.outcome.unwrap().backends[0].service, "reviews.default");
+    assert_eq!(lines(&shop.left_out), ["old-port: for port 8080 at 19"]);
+    assert!(
+        shop.facts[0].value.starts_with("ends here, with"),
+        "{:?}",
+        shop.facts[0]
+    );
+    // The narrower name has the connection, the wider one the rest of them.
+    let other = walk("https://other.example.com/");
+    assert_eq!(other.table, "https.443.rest.edge.default");
+    let moved = walk("http://shop.example.com/x");
+    assert_eq!(moved.status, Some(301));
+    assert_eq!(
+        moved.location.as_deref(),
+        Some("https://shop.example.com/x")
+    );
+    let raw = walk("https://raw.example.com:8443/");
+    assert!(
+        raw.answer
+            .unwrap()
+            .contains("outbound|5432||reviews.default")
+    );
+    let nobody = walk("https://shop.example.org/").answer.unwrap();
+    assert!(
+        nobody.contains("no server of port 443 is for shop.example.org"),
+        "{nobody}"
+    );
+    let clear = walk("http://raw.example.com:8443/").answer.unwrap();
+    assert!(clear.ends_with("port 8443 takes TLS only"), "{clear}");
+    let port = walk("http://shop.example.com:81/").answer.unwrap();
+    assert!(
+        port.ends_with("no server has port 81, but 80, 443, 8443"),
+        "{port}"
+    );
+    assert!(super::super::gateway(&world, Vec::new(), "ghost", "default").is_none());
+    // Whoever is connected has labels and ports of its own.
+    let connected = Node {
+        name: "edge-1".to_owned(),
+        ..node.clone()
+    };
+    let found = super::super::gateway(&world, vec![connected], "edge", "default");
+    assert_eq!(found.unwrap().name, "edge-1");
 }

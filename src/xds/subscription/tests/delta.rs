@@ -267,7 +267,7 @@ fn after_a_reconnect_only_what_changed_is_sent() {
         (Cluster, "b", "1"),
         (Cluster, "c", "1"),
     ]);
-    let version = |name| before.get(Cluster, name).unwrap().version.clone();
+    let version = |name| before.get(Cluster, name).unwrap().version.to_string();
     let have = [
         ("a", version("a")),
         ("b", version("b")),
@@ -290,7 +290,7 @@ fn after_a_reconnect_only_what_changed_is_sent() {
 #[test]
 fn after_a_reconnect_a_changed_cluster_gets_its_unchanged_endpoints() {
     let before = snapshot(&[(Cluster, "c", "1"), (Endpoint, "c", "1")]);
-    let version = |kind| before.get(kind, "c").unwrap().version.clone();
+    let version = |kind| before.get(kind, "c").unwrap().version.to_string();
     let mut server = DeltaServer::new(snapshot(&[(Cluster, "c", "2"), (Endpoint, "c", "1")]), 1);
     resume(&mut server, Cluster, &[], &[("c", version(Cluster))]);
     let (_, clusters) = server.next().unwrap();
