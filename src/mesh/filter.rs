@@ -258,6 +258,10 @@ pub enum RateLimitAction {
     },
     /// `remote_address`: who calls.
     RemoteAddress,
+    /// `source_principal`: the proven identity of who calls; callers without one have none.
+    SourcePrincipal,
+    /// `source_namespace`: the namespace of that identity.
+    SourceNamespace,
     /// `masked_remote_address`: the network of who calls, such as `10.1.0.0/16`.
     MaskedRemoteAddress {
         /// Bits of IPv4. Default 32.

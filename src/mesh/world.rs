@@ -12,6 +12,7 @@ use super::gateway::{Bound, Credential, Gateway, GatewayName};
 use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
 use super::origination::Origination;
+use super::policy::Policy;
 use super::route::{HashPolicy, Share};
 use super::sidecar::Sidecar;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
@@ -44,6 +45,8 @@ pub struct Config {
     pub destinations: Destinations,
     /// Who must speak mTLS.
     pub authentication: Authentication,
+    /// Policies of the mesh's own kinds, the oldest first.
+    pub policies: Vec<Arc<Policy>>,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -63,6 +66,7 @@ impl Default for Config {
             routes: BTreeMap::new(),
             destinations: Destinations::default(),
             authentication: Authentication::default(),
+            policies: Vec::new(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

@@ -47,6 +47,11 @@ const ISTIO: [(&str, &str); 8] = [
     ("PeerAuthentication", "security.istio.io"),
 ];
 
+/// The mesh's own kinds, of [`POLICY`].
+const OWN: [&str; 2] = ["HeaderPolicy", "RateLimitPolicy"];
+/// Group of the mesh's own kinds.
+const POLICY: &str = "policy.meshctl.dev";
+
 /// Kinds of clusters that a mesh has no use for.
 const UNUSED: [(&str, &str); 29] = [
     ("Event", ""),
@@ -237,6 +242,14 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
     if let Some((known, _)) = ISTIO.iter().find(|known| **known == (kind, group)) {
         return version_of(&["v1", "v1beta1", "v1alpha3"], known, true);
     }
+    if let Some(known) = OWN.iter().find(|known| **known == kind)
+        && group == POLICY
+    {
+        return match version {
+            "v1alpha1" => version_of(&["v1alpha1"], known, true),
+            _ => Standing::Unknown(format!("write apiVersion: {POLICY}/v1alpha1")),
+        };
+    }
     if matches!(kind, "Policy" | "MeshPolicy")
         && matches!(group, "security.istio.io" | "authentication.istio.io")
     {
@@ -262,7 +275,8 @@ fn unknown(api_version: &str, kind: &str) -> String {
     let istio = ISTIO
         .iter()
         .map(|(kind, group)| (*kind, format!("{group}/v1")));
-    let known: Vec<(&str, String)> = core.chain(workloads).chain(istio).collect();
+    let own = OWN.iter().map(|kind| (*kind, format!("{POLICY}/v1alpha1")));
+    let known: Vec<(&str, String)> = core.chain(workloads).chain(istio).chain(own).collect();
     if let Some((_, version)) = known.iter().find(|(name, _)| *name == kind) {
         return format!("{kind} is of apiVersion {version}; did you mean that?");
     }

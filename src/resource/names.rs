@@ -20,6 +20,8 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("WorkloadEntry", "workloadentries", &["we"], true),
     ("WorkloadGroup", "workloadgroups", &["wg"], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
+    ("RateLimitPolicy", "ratelimitpolicies", &[], true),
+    ("HeaderPolicy", "headerpolicies", &[], true),
 ];
 
 /// The kind that `text` names: `VirtualService`, `virtualservices` or `vs`, in any case.

@@ -9,6 +9,7 @@ use super::istio::{
     WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
+use super::policy::{HeaderPolicy, RateLimitPolicy};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
 
@@ -103,6 +104,10 @@ pub enum Kind {
     Gateway(Gateway),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
+    /// `policy.meshctl.dev`.
+    RateLimitPolicy(RateLimitPolicy),
+    /// `policy.meshctl.dev`.
+    HeaderPolicy(HeaderPolicy),
 }
 
 impl Object {

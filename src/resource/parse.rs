@@ -8,7 +8,7 @@ use super::kube as kinds;
 use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::tree::{Node, Tree};
-use super::{codes, istio};
+use super::{codes, istio, policy};
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -360,6 +360,8 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "WorkloadEntry" => Kind::WorkloadEntry(istio::workload_entry(fields)),
         "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
+        "RateLimitPolicy" => Kind::RateLimitPolicy(policy::rate_limit_policy(fields)),
+        "HeaderPolicy" => Kind::HeaderPolicy(policy::header_policy(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

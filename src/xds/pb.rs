@@ -25,6 +25,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::tls_inspec
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+pub(crate) use envoy_types::pb::envoy::extensions::rate_limit_descriptors::expr::v3 as descriptor_expr;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport as ProxySocket;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;

@@ -23,10 +23,10 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "List", "Policy"]),
-        body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |\"|x){0,40}",
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "List", "Policy", "RateLimitPolicy", "HeaderPolicy"]),
+        body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |limits: |\"|x){0,40}",
     ) {
-        for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1"] {
+        for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "policy.meshctl.dev/v1alpha1"] {
             let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n{body}");
             let (objects, findings) = parse(&text, "x", "default");
             let (objects, _) = collect(objects);

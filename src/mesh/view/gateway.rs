@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use super::View;
 use super::outbound::{is_for, places, resolve};
+use super::policies;
 use super::streams::{Clusters, clusters, weighted};
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::gateway::{Bound, Gateway, Server, ServerSecurity, Serves};
 use crate::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert, RemoteOptions};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     Transport,
 };
+use crate::mesh::policy::{self, Place};
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, selects};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
@@ -222,9 +225,16 @@ fn requests(table: &str) -> Chain {
             codec: HttpCodec::Auto,
             options: Arc::new(edge()),
         },
-        filters: places(),
+        filters: guarded(),
         limits: ChainLimits::default(),
     }
+}
+
+/// Where the filters of routes and policies act.
+fn guarded() -> Vec<HttpFilter> {
+    let mut all = places();
+    all.push(HttpFilter::LocalRateLimit(Arc::default()));
+    all
 }
 
 /// Callers are strangers: what they say of themselves is not believed.
@@ -274,12 +284,18 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
     for served in servers {
         let Served { gateway, server } = *served;
         let port = server.port;
+        let own = (gateway.namespace.clone(), gateway.name.clone());
+        let force = policy::in_force(&config.policies, node.into(), Place::Gateway(&own));
+        let guard = |mut route: Route| {
+            policies::apply(&force, &mut route);
+            route
+        };
         if matches!(server.serves, Serves::Http { redirect: true }) {
             for of in &server.hosts {
                 let host = hosts
                     .entry(of.host.clone())
                     .or_insert_with(|| virtual_host(&of.host, port));
-                host.routes.push(redirected(server));
+                host.routes.push(guard(redirected(server)));
             }
             continue;
         }
@@ -288,7 +304,7 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
                 .rules
                 .iter()
                 .filter(|rule| is_for(rule.port, &rule.source, node, port))
-                .map(|rule| resolve(config, node, rule, port))
+                .map(|rule| guard(resolve(config, node, rule, port)))
                 .collect();
             if rules.is_empty() {
                 continue;

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbound::{unresolved, whole};
-use super::{TCP_IDLE, View, tcp_chain};
+use super::{TCP_IDLE, View, policies, tcp_chain};
 use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
+use crate::mesh::policy::{self, Place};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{MtlsMode, selects};
 use crate::mesh::{
-    Cluster, ClusterKind, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
+    Cluster, ClusterKind, Hostname, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
     VirtualHost, World,
 };
 
@@ -60,7 +62,12 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             continue;
         }
         let name = Cluster::inbound_name(application.port);
-        view.add_routes(table(&name, application.port));
+        view.add_routes(table(
+            world,
+            node,
+            (&name, application.port),
+            front(&ports, application),
+        ));
         let mut cluster = unresolved(&name, ClusterKind::Static(vec![application.address]));
         cluster.protocol = match protocol {
             Protocol::Http2 | Protocol::Grpc => UpstreamProtocol::Http2,
@@ -112,7 +119,7 @@ fn transparent(
 ) {
     let passthrough = Cluster::INBOUND_PASSTHROUGH;
     view.add_cluster(unresolved(passthrough, ClusterKind::OriginalDestination));
-    view.add_routes(table(passthrough, 0));
+    view.add_routes(table(world, node, (passthrough, 0), &[]));
     let undeclared = action(Protocol::Auto, passthrough);
     // A redirected connection to the proxy itself would be sent to itself for ever.
     let mut all = vec![tcp_chain(
@@ -169,6 +176,26 @@ fn guarded(world: &World, node: &Node) -> Vec<u16> {
 struct Front {
     protocol: Protocol,
     service: ServiceRef,
+    /// All services that lead there.
+    hosts: Vec<Hostname>,
+}
+
+/// Where policies act, in every chain, so that one is in force on connections that were there before it.
+fn places(action: &ChainAction) -> Vec<HttpFilter> {
+    match action {
+        ChainAction::Tcp { .. } => Vec::new(),
+        ChainAction::Http { .. } | ChainAction::Detect { .. } => {
+            vec![HttpFilter::LocalRateLimit(Arc::default())]
+        }
+    }
+}
+
+/// The services that lead to the port of `application`.
+fn front<'a>(ports: &'a BTreeMap<u16, Front>, application: &Application) -> &'a [Hostname] {
+    let front = ports.get(&application.port);
+    front
+        .map(|front| front.hosts.as_slice())
+        .unwrap_or_default()
 }
 
 /// The services in front of each container port: what is spoken there (HTTP wins over guesses), and
@@ -204,7 +231,11 @@ fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
                     port: port.port,
                     subset: String::new(),
                 },
+                hosts: Vec::new(),
             });
+            if !known.hosts.contains(&service.host) {
+                known.hosts.push(service.host.clone());
+            }
             if matches!(known.protocol, Protocol::Auto | Protocol::Udp)
                 && port.protocol != Protocol::Udp
             {
@@ -258,7 +289,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
             own: None,
         }),
         action: action.clone(),
-        filters: Vec::new(),
+        filters: places(action),
         limits: ChainLimits::default(),
     };
     let plain = |transport| Chain {
@@ -266,7 +297,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
         matches: on(transport, &[]),
         tls: None,
         action: action.clone(),
-        filters: Vec::new(),
+        filters: places(action),
         limits: ChainLimits::default(),
     };
     match mode {
@@ -286,8 +317,8 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
     }
 }
 
-fn table(name: &str, port: u16) -> RouteTable {
-    let route = Route {
+fn table(world: &World, node: &Node, (name, port): (&str, u16), front: &[Hostname]) -> RouteTable {
+    let mut route = Route {
         name: "default".to_owned(),
         matches: Match::default(),
         action: Action::Forward(Forward {
@@ -302,6 +333,9 @@ fn table(name: &str, port: u16) -> RouteTable {
         headers: HeaderEdits::default(),
         origin: Origin::default(),
     };
+    let policies = &world.config.policies;
+    let force = policy::in_force(policies, node.into(), Place::Port(front));
+    policies::apply(&force, &mut route);
     RouteTable {
         name: name.to_owned(),
         ignore_port: false,

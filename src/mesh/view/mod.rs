@@ -11,6 +11,7 @@ mod gateway;
 mod inbound;
 mod node;
 mod outbound;
+mod policies;
 mod scope;
 mod streams;
 

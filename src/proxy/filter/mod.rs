@@ -49,7 +49,8 @@ impl Filters {
     /// `None` without any filter.
     pub(crate) fn new(all: Vec<Filter>) -> Option<Arc<Self>> {
         let acts = all.iter().any(|filter| match filter {
-            Filter::LocalRateLimit(_) | Filter::AdaptiveConcurrency(_) => true,
+            Filter::LocalRateLimit(limit) => limit.acts(),
+            Filter::AdaptiveConcurrency(_) => true,
             Filter::Fault(fault) => fault.acts(),
             Filter::Cors(_) => false,
         });
@@ -113,6 +114,8 @@ pub(crate) struct Asked<'r> {
     pub(crate) request: &'r dyn Request,
     /// Who calls.
     pub(crate) remote: IpAddr,
+    /// Who that proved to be.
+    pub(crate) principal: Option<&'r str>,
     /// The cluster that its route leads to.
     pub(crate) cluster: &'r str,
     /// The route's own rules for descriptors.

@@ -3,9 +3,10 @@
 use crate::mesh::http::ServerOptions;
 
 use super::Version;
+use super::edits::Edits;
 use super::fields::UNDELIVERED;
 use super::h2::send::HeadWriter;
-use super::head::{Edits, Sink, connection, put_length, status_line};
+use super::head::{Sink, connection, put_length, status_line};
 use super::marks::AnswerMarks;
 use super::respond::reason;
 
@@ -52,7 +53,20 @@ impl Answer {
             None => sink.put(b"server", ServerOptions::NAME.as_bytes()),
             Some(marks) => marks.each_own(|name, value| sink.put(name.as_bytes(), value)),
         }
-        edits.write(sink);
+        edits.write(|name| self.has(name), sink);
+    }
+
+    /// Whether it has a field of its own with this lower-case name.
+    fn has(&self, name: &str) -> bool {
+        match name {
+            "location" => self.location.is_some(),
+            "content-type" => self.grpc_status.is_some() || !self.body.is_empty(),
+            "server" | "content-length" => true,
+            _ => {
+                let mut own = self.headers.iter();
+                own.any(|(own, _)| own.eq_ignore_ascii_case(name))
+            }
+        }
     }
 
     fn status(&self) -> u16 {

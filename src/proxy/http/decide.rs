@@ -18,8 +18,9 @@ use super::super::tables::{ClusterTable, RouteAction};
 use super::Version;
 use super::answer::Answer;
 use super::control::{self, Control};
+use super::edits::Edits;
 use super::hash;
-use super::head::{Edits, RequestOut};
+use super::head::RequestOut;
 use super::marks::{Caller, RequestMarks};
 use super::plan::{
     Chosen, Facts, HeadOut, Meant, MirrorOut, Rare, RouteAt, Seen, Then, answer_marks,
@@ -186,6 +187,7 @@ fn filtered(
     let asked = filter::Asked {
         request: seen,
         remote: Caller::of(conn.remote.ip(), seen.ask.fields, believed).address,
+        principal: conn.principal.as_deref(),
         cluster,
         rules,
         own: &conn.own,

@@ -8,11 +8,12 @@ use crate::rt;
 use crate::telemetry::Flag;
 
 use super::call::again::{Again, Chance, No};
+use super::edits::Edits;
 use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
 use super::h1::parse;
 use super::h2::stream::StreamError;
-use super::head::{Edits, ResponseOut, Switch};
+use super::head::{ResponseOut, Switch};
 use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
 use super::marks::AnswerMarks;
 use super::plan::Facts;

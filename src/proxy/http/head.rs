@@ -3,13 +3,10 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
-use crate::mesh::route::HeaderOperations;
-
-use super::super::filter::cors::Granted;
+use super::edits::Edits;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
-use super::hash::Hashed;
 use super::marks::{AnswerMarks, RequestMarks, request_id};
 use super::upgrade::{self, Upgrade};
 use super::{Framing, Version};
@@ -95,101 +92,6 @@ fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(Name, &[u
             }
         }),
     }
-}
-
-/// Edits in force for one head; the inner ones (of the weighted cluster) come first.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Edits<'t> {
-    parts: [Option<&'t HeaderOperations>; 2],
-    /// What may hold a cookie for the caller.
-    hashed: Option<&'t Hashed>,
-    /// What a page of another origin is told.
-    granted: Option<&'t Granted>,
-}
-
-impl<'t> Edits<'t> {
-    pub(crate) fn new(cluster: &'t HeaderOperations, route: &'t HeaderOperations) -> Self {
-        let some = |edits: &'t HeaderOperations| (!edits.is_empty()).then_some(edits);
-        Self {
-            parts: [some(cluster), some(route)],
-            hashed: None,
-            granted: None,
-        }
-    }
-
-    /// With what `granted` tells a page of another origin.
-    pub(crate) fn with_granted(self, granted: Option<&'t Granted>) -> Self {
-        Self { granted, ..self }
-    }
-
-    /// Whether a field of the same name is written last.
-    fn is_granted(&self, name: &[u8]) -> bool {
-        self.granted.is_some_and(|granted| granted.replaces(name))
-    }
-
-    /// With the cookie that `hashed` may hold for the caller.
-    pub(crate) fn with_cookie(self, hashed: Option<&'t Hashed>) -> Self {
-        Self { hashed, ..self }
-    }
-
-    fn touches(&self, name: &[u8]) -> bool {
-        if self.is_granted(name) {
-            return true;
-        }
-        if let [None, None] = self.parts {
-            return false;
-        }
-        self.parts.iter().flatten().any(|edits| {
-            edits
-                .remove
-                .iter()
-                .chain(edits.set.keys())
-                .any(|edited| name.eq_ignore_ascii_case(edited.as_bytes()))
-        })
-    }
-
-    pub(super) fn write(&self, sink: &mut impl Sink) {
-        if let Some(cookie) = self.hashed.and_then(|hashed| hashed.cookie.as_deref()) {
-            sink.put(b"set-cookie", cookie.as_bytes());
-        }
-        if let Some(granted) = self.granted {
-            granted.each(|name, value| sink.put(name.as_bytes(), value.as_bytes()));
-        }
-        for (at, edits) in self.parts.iter().enumerate() {
-            let Some(edits) = edits else { continue };
-            for (name, value) in &edits.set {
-                let set_before = at > 0
-                    && self
-                        .parts
-                        .first()
-                        .copied()
-                        .flatten()
-                        .is_some_and(|inner| inner.set.contains_key(name));
-                if !set_before && !is_host(name) && !self.is_granted(name.as_bytes()) {
-                    sink.put(name.as_bytes(), value.as_bytes());
-                }
-            }
-            for (name, value) in &edits.add {
-                if !is_host(name) && !self.is_granted(name.as_bytes()) {
-                    sink.put(name.as_bytes(), value.as_bytes());
-                }
-            }
-        }
-    }
-
-    /// A host that edits set.
-    pub(crate) fn host(&self) -> Option<&'t str> {
-        self.parts.iter().flatten().find_map(|edits| {
-            ["host", ":authority"]
-                .iter()
-                .find_map(|name| edits.set.get(*name))
-                .map(String::as_str)
-        })
-    }
-}
-
-fn is_host(name: &str) -> bool {
-    matches!(name, "host" | ":authority")
 }
 
 /// A request on its way to an endpoint.
@@ -284,7 +186,8 @@ impl RequestOut<'_> {
         for (name, value) in self.added {
             sink.put(name.as_bytes(), value.as_bytes());
         }
-        self.edits.write(sink);
+        self.edits
+            .write(|name| self.fields.first(name).is_some(), sink);
     }
 
     /// Appends the head as HTTP/1.1, but for the empty line that ends it.
@@ -428,7 +331,8 @@ impl ResponseOut<'_> {
         if let Some(attempts) = self.attempts {
             sink.put(b"x-envoy-attempt-count", text.format(attempts).as_bytes());
         }
-        self.edits.write(sink);
+        self.edits
+            .write(|name| self.fields.first(name).is_some(), sink);
     }
 
     /// Appends the head as HTTP/1.1.
@@ -486,6 +390,8 @@ pub(super) fn connection(out: &mut Vec<u8>, close: bool, version: Version) {
 
 #[cfg(test)]
 mod tests {
+    use crate::mesh::route::HeaderOperations;
+
     use super::super::fields;
     use super::*;
 
@@ -552,6 +458,7 @@ mod tests {
             set: [("x-a".to_owned(), "new".to_owned())].into(),
             add: [("x-b".to_owned(), "more".to_owned())].into(),
             remove: vec!["x-c".to_owned()],
+            ..HeaderOperations::default()
         };
         let text = request(
             &[
@@ -567,5 +474,28 @@ mod tests {
             "X-B: one\r\nx-request-id: 1\r\nx-forwarded-proto: https\r\nx-a: new\r\nx-b: more\r\n"
         ));
         assert!(!text.contains("old") && !text.contains("gone"));
+    }
+
+    #[test]
+    fn a_default_is_for_heads_without_the_field() {
+        let edits = HeaderOperations {
+            set: [("x-set".to_owned(), "1".to_owned())].into(),
+            add_if_absent: ["x-a", "x-b", "x-c", "x-set"]
+                .map(|name| (name.to_owned(), "usual".to_owned()))
+                .into(),
+            remove: vec!["x-c".to_owned()],
+            ..HeaderOperations::default()
+        };
+        let text = request(&[header("X-A", "own"), header("X-C", "gone")], &edits);
+        let of = |name: &str| -> Vec<&str> {
+            let lines = text.lines();
+            lines
+                .filter(|line| line.to_ascii_lowercase().starts_with(name))
+                .collect()
+        };
+        assert_eq!(of("x-a"), ["X-A: own"]);
+        assert_eq!(of("x-b"), ["x-b: usual"]);
+        assert_eq!(of("x-c"), ["x-c: usual"]);
+        assert_eq!(of("x-set"), ["x-set: 1"]);
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod call;
 pub(crate) mod control;
 mod decide;
 pub(crate) mod drive;
+mod edits;
 pub(crate) mod fields;
 pub(crate) mod h1;
 pub(crate) mod h2;

@@ -10,6 +10,7 @@ mod delegate;
 mod destinations;
 mod gateways;
 mod merge;
+mod policies;
 mod routes;
 mod services;
 mod streams;
@@ -41,6 +42,16 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         workloads: workloads::lower(objects),
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
+    };
+    config.policies = {
+        let findings = &mut findings;
+        policies::lower(
+            objects,
+            policies::Around {
+                config: &config,
+                findings,
+            },
+        )
     };
     (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
     findings.sort_by(|a, b| {

@@ -53,6 +53,8 @@ pub(super) const KINDS: &[Kind] = &[
         "peerauthentications",
         "security.istio.io",
     ),
+    policy("RateLimitPolicy", "ratelimitpolicies"),
+    policy("HeaderPolicy", "headerpolicies"),
 ];
 
 const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {
@@ -74,6 +76,13 @@ const fn istio(name: &'static str, plural: &'static str, group: &'static str) ->
         versions: &["v1", "v1beta1", "v1alpha3"],
         without: Without::NotInstalled,
         trim: own,
+    }
+}
+
+const fn policy(name: &'static str, plural: &'static str) -> Kind {
+    Kind {
+        versions: &["v1alpha1"],
+        ..istio(name, plural, "policy.meshctl.dev")
     }
 }
 

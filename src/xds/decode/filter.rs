@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors, is,
-    local_ratelimit, ratelimit, route,
+    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors, descriptor_expr,
+    is, local_ratelimit, ratelimit, route,
 };
+use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fields::Fields;
 use super::route::header_match;
 use super::route_fields::HEADER;
@@ -79,6 +80,7 @@ const ACTION: Fields = Fields {
         (4, "remote_address"),
         (5, "generic_key"),
         (6, "header_value_match"),
+        (9, "extension"),
         (10, "masked_remote_address"),
     ],
     tuning: &[],
@@ -86,7 +88,6 @@ const ACTION: Fields = Fields {
         (1, "source_cluster"),
         (7, "dynamic_metadata"),
         (8, "metadata"),
-        (9, "extension"),
         (11, "query_parameter_value_match"),
         (12, "query_parameters"),
         (13, "remote_address_match"),
@@ -319,6 +320,10 @@ fn action(
             skip_if_absent: header.skip_if_absent,
         }),
         Some(Specifier::RemoteAddress(_)) => Ok(RateLimitAction::RemoteAddress),
+        Some(Specifier::Extension(extension)) => match computed(extension)? {
+            Some(action) => Ok(action),
+            None => unsupported(&format!("extension {:?}", extension.name)),
+        },
         Some(Specifier::MaskedRemoteAddress(masked)) => Ok(RateLimitAction::MaskedRemoteAddress {
             v4: bits(masked.v4_prefix_mask_len, 32)?,
             v6: bits(masked.v6_prefix_mask_len, 128)?,
@@ -344,6 +349,27 @@ fn action(
         }
         _ => unsupported("default_value"),
     }
+}
+
+/// The expressions that are understood; `None` is another, or another kind of extension.
+fn computed(from: &core::TypedExtensionConfig) -> Result<Option<RateLimitAction>, Fault> {
+    use descriptor_expr::descriptor::ExprSpecifier;
+    let config = from.typed_config.as_ref();
+    let Some(config) = config.filter(|config| is::<descriptor_expr::Descriptor>(config)) else {
+        return Ok(None);
+    };
+    let from: descriptor_expr::Descriptor = unpack(config)?;
+    let Some(ExprSpecifier::Text(text)) = &from.expr_specifier else {
+        return Ok(None);
+    };
+    // What cannot be worked out leaves no descriptor, which is what ours do.
+    let found = (from.descriptor_key.as_str(), text.as_str());
+    Ok(match found {
+        _ if from.skip_if_error => None,
+        SOURCE_PRINCIPAL => Some(RateLimitAction::SourcePrincipal),
+        SOURCE_NAMESPACE => Some(RateLimitAction::SourceNamespace),
+        _ => None,
+    })
 }
 
 fn concurrency(

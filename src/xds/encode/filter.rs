@@ -1,9 +1,10 @@
 //! HTTP filters, and what routes say of them.
 
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, cors, duration,
-    local_ratelimit, ratelimit, route, u32_value,
+    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, cors,
+    descriptor_expr, duration, local_ratelimit, ratelimit, route, u32_value,
 };
+use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fault;
 use super::route::header_match;
 use super::route_policy::fraction;
@@ -165,6 +166,8 @@ fn specifier(from: &RateLimitAction, client: Client) -> route::rate_limit::actio
             skip_if_absent: *skip_if_absent,
         }),
         RateLimitAction::RemoteAddress => Specifier::RemoteAddress(pb::RemoteAddress {}),
+        RateLimitAction::SourcePrincipal => computed(SOURCE_PRINCIPAL),
+        RateLimitAction::SourceNamespace => computed(SOURCE_NAMESPACE),
         RateLimitAction::MaskedRemoteAddress { v4, v6 } => {
             Specifier::MaskedRemoteAddress(pb::MaskedRemoteAddress {
                 v4_prefix_mask_len: u32_value(u32::from(*v4)),
@@ -192,6 +195,20 @@ fn specifier(from: &RateLimitAction, client: Client) -> route::rate_limit::actio
             ..Default::default()
         }),
     }
+}
+
+/// A value that Envoy's expressions find.
+fn computed((key, text): (&str, &str)) -> route::rate_limit::action::ActionSpecifier {
+    use descriptor_expr::descriptor::ExprSpecifier;
+    let expression = descriptor_expr::Descriptor {
+        descriptor_key: key.to_owned(),
+        expr_specifier: Some(ExprSpecifier::Text(text.to_owned())),
+        ..Default::default()
+    };
+    route::rate_limit::action::ActionSpecifier::Extension(core::TypedExtensionConfig {
+        name: "envoy.rate_limit_descriptors.expr".to_owned(),
+        typed_config: Some(any(&expression)),
+    })
 }
 
 fn concurrency(from: &AdaptiveConcurrency) -> adaptive::AdaptiveConcurrency {

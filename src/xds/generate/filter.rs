@@ -40,6 +40,8 @@ pub(super) fn rules() -> impl Strategy<Value = Vec<RateLimitRule>> {
             }
         }),
         Just(RateLimitAction::RemoteAddress),
+        Just(RateLimitAction::SourcePrincipal),
+        Just(RateLimitAction::SourceNamespace),
         (0..=32_u8, 0..=128_u8)
             .prop_map(|(v4, v6)| RateLimitAction::MaskedRemoteAddress { v4, v6 }),
         (prop_oneof![word(), Just("generic_key".to_owned())], text())

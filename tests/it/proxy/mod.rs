@@ -26,6 +26,7 @@ mod names;
 mod options;
 mod origination;
 mod outlier;
+mod policies;
 mod reader;
 mod resilience;
 mod retries;

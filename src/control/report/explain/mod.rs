@@ -427,6 +427,12 @@ fn edits(
             .iter()
             .map(|(name, value)| format!("adds {name}: {value}")),
     );
+    words.extend(
+        edits
+            .add_if_absent
+            .iter()
+            .map(|(name, value)| format!("adds {name}: {value} where there is none")),
+    );
     if !words.is_empty() {
         let name = format!("{what} headers");
         report

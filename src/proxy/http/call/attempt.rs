@@ -18,7 +18,7 @@ use super::super::super::pool;
 use super::super::super::tables::EndpointEntry;
 use super::super::super::timer::Alarm;
 use super::super::drive::{Drive, End, Relay, SeenHead, nothing_written};
-use super::super::head::Edits;
+use super::super::edits::Edits;
 use super::super::leg::Leg;
 use super::super::plan::HeadOut;
 use super::super::respond::{Failure, http_status};
