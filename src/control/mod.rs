@@ -17,6 +17,7 @@ pub mod ads;
 pub mod ca;
 pub mod canary;
 pub mod check;
+mod faults;
 mod follow;
 mod history;
 pub mod index;
@@ -258,6 +259,10 @@ pub async fn run(
     let wall = options.wall.clone();
     let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
     start_policies(&index, &options).await?;
+    // Nobody is served what is over already.
+    if let Err(problem) = index.end_faults().await {
+        tracing::error!(error = %problem.message, "cannot end faults");
+    }
     let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
     let trust = Arc::new(Trust::open(
         store.clone(),
@@ -555,6 +560,8 @@ fn housekeeping(control: &Arc<Control>, sources: Vec<PathBuf>, tasks: &Tasks) {
             }
         });
     }
+    let index = Arc::clone(&control.index);
+    tasks.spawn("faults", async move { index.watch_faults().await });
     let index = Arc::clone(&control.index);
     tasks.spawn("evict", async move {
         loop {

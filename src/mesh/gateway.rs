@@ -40,6 +40,8 @@ pub struct Server {
     pub bind: Option<IpAddr>,
     /// What is spoken.
     pub serves: Serves,
+    /// Pages in browsers may call gRPC here.
+    pub grpc_web: bool,
     /// For whom.
     pub hosts: Vec<ServerHost>,
     /// Where it was written.

@@ -1,14 +1,14 @@
 //! Policies of the mesh's own kinds: whom each is for, and what is in force at one place.
 //!
 //! A policy acts where requests arrive: at the sidecar of the workloads that it is for, or at the
-//! gateways. Of rate limits the narrowest policy is in force, of two as narrow the
+//! gateways. Of rate limits and of compression the narrowest policy is in force, of two as narrow the
 //! oldest, as for PeerAuthentication; edits of headers add up, the narrowest last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::destinations::ROOTS;
-use super::filter::LocalRateLimit;
+use super::filter::{Compressor, Fault, LocalRateLimit};
 use super::gateway::GatewayName;
 use super::route::{HeaderEdits, HeaderOperations};
 use super::world::selects;
@@ -23,6 +23,17 @@ pub struct Policy {
     pub whom: Whom,
     /// What it says.
     pub says: Says,
+    /// The object.
+    pub origin: Origin,
+}
+
+/// A fault that calls of a service have for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injected {
+    /// What goes wrong.
+    pub fault: Arc<Fault>,
+    /// When that ends; whoever keeps it takes it out then.
+    pub until_unix_ms: u64,
     /// The object.
     pub origin: Origin,
 }
@@ -48,6 +59,8 @@ pub enum Whom {
 pub enum Says {
     /// How many requests are taken.
     RateLimit(Arc<LocalRateLimit>),
+    /// Which answers are compressed.
+    Compression(Arc<Compressor>),
     /// What is changed in heads.
     Headers(HeaderEdits),
 }
@@ -84,6 +97,8 @@ pub enum Place<'a> {
 pub struct InForce {
     /// Requests beyond it are refused.
     pub rate_limit: Option<Arc<LocalRateLimit>>,
+    /// Answers are compressed by it.
+    pub compression: Option<Arc<Compressor>>,
     /// Heads are changed by it.
     pub headers: HeaderEdits,
 }
@@ -124,10 +139,15 @@ pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'
         .collect();
     let limits = found.iter().filter_map(|policy| match &policy.says {
         Says::RateLimit(limit) => Some((policy.narrowness(), limit)),
-        Says::Headers(_) => None,
+        Says::Compression(_) | Says::Headers(_) => None,
+    });
+    let codings = found.iter().filter_map(|policy| match &policy.says {
+        Says::Compression(how) => Some((policy.narrowness(), how)),
+        Says::RateLimit(_) | Says::Headers(_) => None,
     });
     let mut force = InForce {
         rate_limit: narrowest(limits),
+        compression: narrowest(codings).filter(|how| how.enabled),
         ..InForce::default()
     };
     // Of two as narrow the oldest has the last word, too.

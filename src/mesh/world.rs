@@ -12,7 +12,7 @@ use super::gateway::{Bound, Credential, Gateway, GatewayName};
 use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
 use super::origination::Origination;
-use super::policy::Policy;
+use super::policy::{Injected, Policy};
 use super::route::{HashPolicy, Share};
 use super::sidecar::Sidecar;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
@@ -47,6 +47,8 @@ pub struct Config {
     pub authentication: Authentication,
     /// Policies of the mesh's own kinds, the oldest first.
     pub policies: Vec<Arc<Policy>>,
+    /// Faults that are injected for a while, by service.
+    pub faults: BTreeMap<Hostname, Arc<Injected>>,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -67,6 +69,7 @@ impl Default for Config {
             destinations: Destinations::default(),
             authentication: Authentication::default(),
             policies: Vec::new(),
+            faults: BTreeMap::new(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

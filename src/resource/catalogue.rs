@@ -48,7 +48,12 @@ const ISTIO: [(&str, &str); 8] = [
 ];
 
 /// The mesh's own kinds, of [`POLICY`].
-const OWN: [&str; 2] = ["HeaderPolicy", "RateLimitPolicy"];
+const OWN: [&str; 4] = [
+    "CompressionPolicy",
+    "FaultInjection",
+    "HeaderPolicy",
+    "RateLimitPolicy",
+];
 /// Group of the mesh's own kinds.
 const POLICY: &str = "policy.meshctl.dev";
 

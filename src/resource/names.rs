@@ -21,6 +21,8 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("WorkloadGroup", "workloadgroups", &["wg"], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
     ("RateLimitPolicy", "ratelimitpolicies", &[], true),
+    ("CompressionPolicy", "compressionpolicies", &[], true),
+    ("FaultInjection", "faultinjections", &[], true),
     ("HeaderPolicy", "headerpolicies", &[], true),
 ];
 

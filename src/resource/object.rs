@@ -9,7 +9,7 @@ use super::istio::{
     WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
-use super::policy::{HeaderPolicy, RateLimitPolicy};
+use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
 
@@ -106,6 +106,10 @@ pub enum Kind {
     PeerAuthentication(PeerAuthentication),
     /// `policy.meshctl.dev`.
     RateLimitPolicy(RateLimitPolicy),
+    /// `policy.meshctl.dev`.
+    CompressionPolicy(CompressionPolicy),
+    /// `policy.meshctl.dev`.
+    FaultInjection(FaultInjection),
     /// `policy.meshctl.dev`.
     HeaderPolicy(HeaderPolicy),
 }

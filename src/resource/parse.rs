@@ -38,7 +38,7 @@ pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Findi
                 };
                 let mut finding =
                     Finding::new(Severity::Error, codes::SYNTAX, &origin, error.message);
-                finding.hint = syntax_hint(&finding.message, piece.text).map(str::to_owned);
+                finding.hint = Some(syntax_hint(&finding.message, piece.text).to_owned());
                 reading.findings.push(finding);
             }
         }
@@ -48,15 +48,15 @@ pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Findi
     (reading.objects, findings)
 }
 
-fn syntax_hint(message: &str, text: &str) -> Option<&'static str> {
+fn syntax_hint(message: &str, text: &str) -> &'static str {
     if message.contains("tab") || text.lines().any(|line| line.starts_with('\t')) {
-        Some("YAML is indented with spaces; replace the tab")
+        "YAML is indented with spaces; replace the tab"
     } else if message.contains("mapping values are not allowed") {
-        Some("put a text that has \": \" in it in quotes, or check the indentation")
+        "put a text that has \": \" in it in quotes, or check the indentation"
     } else if message.contains("written twice") {
-        Some("remove one of them")
+        "remove one of them"
     } else {
-        None
+        "check the brackets, quotes and indentation here and on the line above"
     }
 }
 
@@ -361,6 +361,8 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
         "RateLimitPolicy" => Kind::RateLimitPolicy(policy::rate_limit_policy(fields)),
+        "CompressionPolicy" => Kind::CompressionPolicy(policy::compression_policy(fields)),
+        "FaultInjection" => Kind::FaultInjection(policy::fault_injection(fields)),
         "HeaderPolicy" => Kind::HeaderPolicy(policy::header_policy(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }

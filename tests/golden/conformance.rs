@@ -81,6 +81,18 @@ const KINDS: &[Kind] = &[
         fields: include_str!("conformance/rate-limit-policy.txt"),
     },
     Kind {
+        name: "CompressionPolicy",
+        group: POLICY,
+        base: r#"{"level":6}"#,
+        fields: include_str!("conformance/compression-policy.txt"),
+    },
+    Kind {
+        name: "FaultInjection",
+        group: POLICY,
+        base: r#"{"service":"a","delay":"1s","until":"2030-01-01T00:00:00Z"}"#,
+        fields: include_str!("conformance/fault-injection.txt"),
+    },
+    Kind {
         name: "HeaderPolicy",
         group: POLICY,
         base: r#"{"response":{"set":{"x":"y"}}}"#,

@@ -10,6 +10,7 @@
 
 mod callers;
 mod conformance;
+mod hints;
 mod inject;
 mod meaning;
 mod mesh;

@@ -23,7 +23,7 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "List", "Policy", "RateLimitPolicy", "HeaderPolicy"]),
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "List", "Policy", "RateLimitPolicy", "CompressionPolicy", "HeaderPolicy", "FaultInjection"]),
         body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |limits: |\"|x){0,40}",
     ) {
         for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "policy.meshctl.dev/v1alpha1"] {
@@ -108,7 +108,10 @@ fn manifests() -> impl Strategy<Value = String> {
     let sidecar = (names(), spaces(), hosts, select(vec!["", "workloadSelector: {labels: {version: v1}}, "])).prop_map(|(name, space, hosts, selector)| {
         format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{selector}egress: [{{hosts: [\"{hosts}\"]}}], ingress: [{{port: {{number: 8080, protocol: HTTP}}}}]}}")
     });
-    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar];
+    let policy = (names(), spaces(), names()).prop_map(|(name, space, app)| {
+        format!("apiVersion: policy.meshctl.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{targetRefs: [{{kind: Service, name: {app}}}], limits: [{{requests: 9, unit: Minute}}]}}\n---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: CompressionPolicy\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {app}}}}}}}\n---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: FaultInjection\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{service: {app}, delay: 1s, until: \"2100-01-01T00:00:00Z\"}}")
+    });
+    let any = prop_oneof![1 => policy, 4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar];
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 

@@ -19,7 +19,7 @@ use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     Transport,
 };
-use crate::mesh::policy::{self, Place};
+use crate::mesh::policy::{self, InForce, Place};
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, selects};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
@@ -34,6 +34,14 @@ const MESH_ALPN: [&str; 4] = ["istio-h2", "istio-http/1.1", "h2", "http/1.1"];
 struct Served<'a> {
     gateway: &'a Gateway,
     server: &'a Server,
+}
+
+impl Served<'_> {
+    /// What policies say of what arrives here.
+    fn force(&self, config: &Config, node: &Node) -> InForce {
+        let own = (self.gateway.namespace.clone(), self.gateway.name.clone());
+        policy::in_force(&config.policies, node.into(), Place::Gateway(&own))
+    }
 }
 
 pub(super) fn add(world: &World, node: &Node, view: &mut View) {
@@ -104,14 +112,19 @@ fn listener(
                     continue;
                 };
                 let table = format!("https.{name}");
-                let mut routes = table_of(config, node, &table, &[*served]);
+                let compression = served.force(config, node).compression;
+                let compresses = compression.is_some();
+                let mut routes = table_of(config, node, (&table, compresses), &[*served]);
                 misdirected(&mut routes, served.server, servers);
                 view.add_routes(routes);
                 chains.push(Chain {
                     name: name.clone(),
                     matches,
                     tls: Some(terminated(security, node, true)),
-                    ..requests(&table)
+                    ..requests(
+                        &table,
+                        policies::filters(server.grpc_web, compression.as_ref()),
+                    )
                 });
             }
             Serves::Tls(security) => {
@@ -143,10 +156,15 @@ fn listener(
     }
     if let (Some(first), true) = (plain.first(), bytes.is_none()) {
         let table = format!("http.{}", first.server.port);
-        view.add_routes(table_of(config, node, &table, &plain));
+        // Of gateways that share the port, the first that has a policy says how.
+        let mut forces = plain.iter().map(|served| served.force(config, node));
+        let compression = forces.find_map(|force| force.compression);
+        let compresses = (table.as_str(), compression.is_some());
+        view.add_routes(table_of(config, node, compresses, &plain));
+        let web = plain.iter().any(|served| served.server.grpc_web);
         bytes = Some(Chain {
             name: table.clone(),
-            ..requests(&table)
+            ..requests(&table, policies::filters(web, compression.as_ref()))
         });
     }
     Listener {
@@ -214,8 +232,8 @@ fn placed(own: &OwnTls, namespace: &str) -> OwnTls {
     own
 }
 
-/// A chain of requests, without a name.
-fn requests(table: &str) -> Chain {
+/// A chain of requests, without a name, whose policies act in `filters`.
+fn requests(table: &str, filters: Vec<HttpFilter>) -> Chain {
     Chain {
         name: String::new(),
         matches: ChainMatch::default(),
@@ -225,16 +243,9 @@ fn requests(table: &str) -> Chain {
             codec: HttpCodec::Auto,
             options: Arc::new(edge()),
         },
-        filters: guarded(),
+        filters: places().into_iter().chain(filters).collect(),
         limits: ChainLimits::default(),
     }
-}
-
-/// Where the filters of routes and policies act.
-fn guarded() -> Vec<HttpFilter> {
-    let mut all = places();
-    all.push(HttpFilter::LocalRateLimit(Arc::default()));
-    all
 }
 
 /// Callers are strangers: what they say of themselves is not believed.
@@ -273,8 +284,13 @@ fn bound<'a>(
         .filter(|bound| bound.export.is_empty() || bound.export.contains(&node.namespace))
 }
 
-/// The routes of some servers of one port: by host, the oldest object's first.
-fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) -> RouteTable {
+/// The routes of some servers of one port, whose chain `compresses` answers or not: by host, the oldest object's first.
+fn table_of(
+    config: &Config,
+    node: &Node,
+    (name, compresses): (&str, bool),
+    servers: &[Served<'_>],
+) -> RouteTable {
     let mut hosts: BTreeMap<Hostname, VirtualHost> = BTreeMap::new();
     let virtual_host = |host: &Hostname, port: u16| VirtualHost {
         name: format!("{host}:{port}"),
@@ -284,10 +300,9 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
     for served in servers {
         let Served { gateway, server } = *served;
         let port = server.port;
-        let own = (gateway.namespace.clone(), gateway.name.clone());
-        let force = policy::in_force(&config.policies, node.into(), Place::Gateway(&own));
+        let force = served.force(config, node);
         let guard = |mut route: Route| {
-            policies::apply(&force, &mut route);
+            policies::apply(&force, compresses, &mut route);
             route
         };
         if matches!(server.serves, Serves::Http { redirect: true }) {

@@ -53,6 +53,13 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             .filter(|_| !declared || application.protocol == Protocol::Auto)
             .unwrap_or(application.protocol)
     };
+    let filters = |application: Option<&Application>| {
+        let front = application.map_or(&[][..], |application| front(&ports, application));
+        let policies = &world.config.policies;
+        let force = policy::in_force(policies, node.into(), Place::Port(front));
+        let web = application.is_some_and(|at| protocol(at) == Protocol::GrpcWeb);
+        policies::filters(web, force.compression.as_ref())
+    };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
     applications.sort_by_key(|application| application.port);
     applications.dedup_by_key(|application| application.port);
@@ -70,7 +77,7 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
         ));
         let mut cluster = unresolved(&name, ClusterKind::Static(vec![application.address]));
         cluster.protocol = match protocol {
-            Protocol::Http2 | Protocol::Grpc => UpstreamProtocol::Http2,
+            Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => UpstreamProtocol::Http2,
             Protocol::Auto => UpstreamProtocol::Downstream,
             _ => UpstreamProtocol::Http1,
         };
@@ -86,7 +93,8 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             .mode(&node.namespace, &node.labels, port)
     };
     if node.transparent {
-        transparent(world, node, &applications, &of, &protocol, view);
+        let about = (&of as &dyn Fn(u16) -> MtlsMode, &filters as Filters<'_>);
+        transparent(world, node, &applications, about, &protocol, view);
         return;
     }
     for application in applications {
@@ -101,7 +109,12 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             bind: application.bind,
             direction: Direction::Inbound,
             transparent: false,
-            chains: chains(None, of(port), &hand_over, &Cluster::inbound_name(port)),
+            chains: chains(
+                None,
+                of(port),
+                (&hand_over, &filters(Some(application))),
+                &Cluster::inbound_name(port),
+            ),
             default_chain: None,
             detect_timeout: Duration::ZERO,
             options: ListenerOptions::default(),
@@ -109,11 +122,14 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
     }
 }
 
+/// What the requests to an application go through, or those to a port that nobody declared.
+type Filters<'f> = &'f dyn Fn(Option<&Application>) -> Vec<HttpFilter>;
+
 fn transparent(
     world: &World,
     node: &Node,
     applications: &[&Application],
-    of: &dyn Fn(u16) -> MtlsMode,
+    (of, filters): (&dyn Fn(u16) -> MtlsMode, Filters<'_>),
     protocol: &dyn Fn(&Application) -> Protocol,
     view: &mut View,
 ) {
@@ -138,7 +154,8 @@ fn transparent(
         let port = application.port;
         let cluster = Cluster::inbound_name(port);
         let hand_over = action(protocol, &cluster);
-        all.extend(chains(Some(port), of(port), &hand_over, &cluster));
+        let own = filters(Some(application));
+        all.extend(chains(Some(port), of(port), (&hand_over, &own), &cluster));
     }
     // Ports that a policy names are guarded though nobody declared them.
     for port in guarded(world, node) {
@@ -146,11 +163,18 @@ fn transparent(
             .iter()
             .all(|application| application.port != port)
         {
-            all.extend(chains(Some(port), of(port), &undeclared, passthrough));
+            let own = filters(None);
+            all.extend(chains(
+                Some(port),
+                of(port),
+                (&undeclared, &own),
+                passthrough,
+            ));
         }
     }
     // Port 0 is no port, so no exception by port holds for it.
-    all.extend(chains(None, of(0), &undeclared, passthrough));
+    let own = filters(None);
+    all.extend(chains(None, of(0), (&undeclared, &own), passthrough));
     view.add_listener(Listener {
         name: "virtualInbound".to_owned(),
         bind: node.inbound,
@@ -178,16 +202,6 @@ struct Front {
     service: ServiceRef,
     /// All services that lead there.
     hosts: Vec<Hostname>,
-}
-
-/// Where policies act, in every chain, so that one is in force on connections that were there before it.
-fn places(action: &ChainAction) -> Vec<HttpFilter> {
-    match action {
-        ChainAction::Tcp { .. } => Vec::new(),
-        ChainAction::Http { .. } | ChainAction::Detect { .. } => {
-            vec![HttpFilter::LocalRateLimit(Arc::default())]
-        }
-    }
 }
 
 /// The services that lead to the port of `application`.
@@ -249,11 +263,13 @@ fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
 fn action(protocol: Protocol, cluster: &str) -> ChainAction {
     let routes = cluster.to_owned();
     match protocol {
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => ChainAction::Http {
-            routes,
-            codec: HttpCodec::Auto,
-            options: Arc::default(),
-        },
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
+            ChainAction::Http {
+                routes,
+                codec: HttpCodec::Auto,
+                options: Arc::default(),
+            }
+        }
         Protocol::Auto => ChainAction::Detect {
             routes,
             cluster: cluster.to_owned(),
@@ -266,7 +282,16 @@ fn action(protocol: Protocol, cluster: &str) -> ChainAction {
     }
 }
 
-fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str) -> Vec<Chain> {
+fn chains(
+    port: Option<u16>,
+    mode: MtlsMode,
+    (action, own): (&ChainAction, &[HttpFilter]),
+    cluster: &str,
+) -> Vec<Chain> {
+    let filters = || match action {
+        ChainAction::Tcp { .. } => Vec::new(),
+        ChainAction::Http { .. } | ChainAction::Detect { .. } => own.to_vec(),
+    };
     let named = |what: &str| match port {
         Some(port) => format!("{port}_{what}"),
         None => what.to_owned(),
@@ -289,7 +314,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
             own: None,
         }),
         action: action.clone(),
-        filters: places(action),
+        filters: filters(),
         limits: ChainLimits::default(),
     };
     let plain = |transport| Chain {
@@ -297,7 +322,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
         matches: on(transport, &[]),
         tls: None,
         action: action.clone(),
-        filters: places(action),
+        filters: filters(),
         limits: ChainLimits::default(),
     };
     match mode {
@@ -335,7 +360,7 @@ fn table(world: &World, node: &Node, (name, port): (&str, u16), front: &[Hostnam
     };
     let policies = &world.config.policies;
     let force = policy::in_force(policies, node.into(), Place::Port(front));
-    policies::apply(&force, &mut route);
+    policies::apply(&force, force.compression.is_some(), &mut route);
     RouteTable {
         name: name.to_owned(),
         ignore_port: false,

@@ -7,6 +7,7 @@
 mod cluster;
 mod common;
 mod external;
+mod faults;
 mod gateway;
 mod inbound;
 mod node;
@@ -102,6 +103,7 @@ impl World {
                 None => inbound::add(self, node, false, &mut view),
             }
         }
+        faults::inject(&self.config.faults, &mut view);
         view
     }
 }

@@ -171,7 +171,7 @@ impl RateLimit {
     }
 
     /// Whether it does something of its own accord, and is not only the place of those of routes.
-    pub(super) fn acts(&self) -> bool {
+    pub(crate) fn acts(&self) -> bool {
         self.config.enabled != Share::NONE
             && (self.config.bucket.is_some() || !self.config.descriptors.is_empty())
     }

@@ -8,6 +8,7 @@ use super::fields::UNDELIVERED;
 use super::h2::send::HeadWriter;
 use super::head::{Sink, connection, put_length, status_line};
 use super::marks::AnswerMarks;
+use super::recode::Web;
 use super::respond::reason;
 
 /// An answer of the proxy's own.
@@ -23,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) headers: Vec<(String, String)>,
     /// Answer as gRPC: status 200, this `grpc-status`, and the body as message.
     pub(crate) grpc_status: Option<u8>,
+    /// As browsers take gRPC.
+    pub(crate) web: Option<Web>,
     /// What it tells the caller about the proxy, where that is not the usual.
     pub(crate) marks: Option<Box<AnswerMarks>>,
 }
@@ -34,7 +37,8 @@ impl Answer {
         }
         if let Some(status) = self.grpc_status {
             let mut text = itoa::Buffer::new();
-            sink.put(b"content-type", b"application/grpc");
+            let kind = self.web.map_or("application/grpc", Web::content_type);
+            sink.put(b"content-type", kind.as_bytes());
             sink.put(b"grpc-status", text.format(status).as_bytes());
             sink.put(b"grpc-message", self.body.as_bytes());
         } else if !self.body.is_empty() {

@@ -125,6 +125,10 @@ pub(super) fn decide(
                     .as_ref()
                     .map(|passed| passed.headers.as_slice())
                     .unwrap_or_default(),
+                hides_encoding: passed
+                    .as_ref()
+                    .and_then(|passed| passed.compressing.as_ref())
+                    .is_some_and(|how| how.policy.hide_accept_encoding),
             };
             let mirrors = if forward.mirrors.is_empty() || facts.upgrade || facts.connect {
                 Vec::new()
@@ -209,6 +213,8 @@ struct Out<'o, 'm> {
     control: Option<&'o Control>,
     /// Fields from filters.
     added: &'o [(String, String)],
+    /// The endpoint does not learn which codings the caller takes.
+    hides_encoding: bool,
 }
 
 impl Out<'_, '_> {
@@ -227,7 +233,9 @@ impl Out<'_, '_> {
             scan: seen.ask.scan,
             edits: self.edits,
             added: self.added,
-            framing: facts.framing,
+            framing: facts.goes(),
+            web: facts.web.is_some(),
+            hides_encoding: self.hides_encoding,
             inbound: conn.inbound(),
             marks: self.marks,
             client_cert: conn.client_cert.as_deref(),

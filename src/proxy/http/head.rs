@@ -8,6 +8,7 @@ use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
 use super::marks::{AnswerMarks, RequestMarks, request_id};
+use super::recode::Coded;
 use super::upgrade::{self, Upgrade};
 use super::{Framing, Version};
 
@@ -127,6 +128,10 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) passes_deadline: bool,
     /// A gRPC deadline is said anew for each try.
     pub(crate) tells_grpc: bool,
+    /// It came as browsers speak gRPC.
+    pub(crate) web: bool,
+    /// The endpoint does not learn which codings the caller takes.
+    pub(crate) hides_encoding: bool,
 }
 
 impl RequestOut<'_> {
@@ -135,6 +140,7 @@ impl RequestOut<'_> {
         let passes = |name: &[u8]| {
             !self.scan.connection.nominates(name)
                 && !self.edits.touches(name)
+                && !(self.hides_encoding && name.eq_ignore_ascii_case(b"accept-encoding"))
                 && (self.upgrade.is_none() || !upgrade::is_handshake(name) || !two)
         };
         copy(self.fields, sink, |known, name| match known {
@@ -160,6 +166,7 @@ impl RequestOut<'_> {
             | Name::ForwardedProto
             | Name::RequestId
             | Name::Via => passes(name) && marks.is_none_or(|marks| !marks.replaces(known, name)),
+            Name::ContentType if self.web => false,
             Name::Cookie
             | Name::ContentType
             | Name::GrpcStatus
@@ -182,6 +189,9 @@ impl RequestOut<'_> {
                 }
             }
             Some(marks) => marks.each(|name, value| sink.put(name.as_bytes(), value)),
+        }
+        if self.web {
+            sink.put(b"content-type", b"application/grpc");
         }
         for (name, value) in self.added {
             sink.put(name.as_bytes(), value.as_bytes());
@@ -227,7 +237,7 @@ impl RequestOut<'_> {
         if let Framing::Length(length) = self.framing {
             put_length(&mut head, length);
         }
-        if self.scan.te_trailers {
+        if self.scan.te_trailers || self.web {
             Sink::put(&mut head, b"te", b"trailers");
         }
         head
@@ -265,6 +275,8 @@ pub(crate) struct ResponseOut<'r> {
     pub(crate) marks: Option<&'r AnswerMarks>,
     /// Tries that it took, where callers are told.
     pub(crate) attempts: Option<u32>,
+    /// What becomes of it, where it does not pass as it is.
+    pub(crate) coded: Option<Coded>,
 }
 
 /// What is said about another protocol that is switched to.
@@ -282,6 +294,7 @@ impl ResponseOut<'_> {
         let passes = |name: &[u8]| {
             !self.scan.connection.nominates(name)
                 && !self.edits.touches(name)
+                && self.coded.is_none_or(|coded| !coded.replaces(name))
                 && (self.switch.is_none() || !upgrade::is_handshake(name) || !two)
         };
         copy(self.fields, sink, |known, name| match known {
@@ -330,6 +343,13 @@ impl ResponseOut<'_> {
         }
         if let Some(attempts) = self.attempts {
             sink.put(b"x-envoy-attempt-count", text.format(attempts).as_bytes());
+        }
+        if let Some(coded) = self.coded {
+            coded.each(self.fields, |name, value| {
+                if !self.edits.touches(name.as_bytes()) {
+                    sink.put(name.as_bytes(), value);
+                }
+            });
         }
         self.edits
             .write(|name| self.fields.first(name).is_some(), sink);
@@ -424,6 +444,8 @@ mod tests {
             key: false,
             passes_deadline: false,
             tells_grpc: false,
+            web: false,
+            hides_encoding: false,
         }
         .write_text(&mut out);
         String::from_utf8(out).unwrap()

@@ -22,6 +22,7 @@ pub(crate) mod leg;
 pub(crate) mod marks;
 mod name;
 pub(crate) mod plan;
+pub(crate) mod recode;
 mod record;
 pub(crate) mod replay;
 pub(crate) mod respond;

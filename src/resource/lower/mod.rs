@@ -43,16 +43,13 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
-    config.policies = {
-        let findings = &mut findings;
-        policies::lower(
-            objects,
-            policies::Around {
-                config: &config,
-                findings,
-            },
-        )
+    let mut around = policies::Around {
+        config: &config,
+        findings: &mut findings,
     };
+    let own = policies::lower(objects, &mut around);
+    let faults = policies::faults(objects, &mut around);
+    (config.policies, config.faults) = (own, faults);
     (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);

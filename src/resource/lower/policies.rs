@@ -1,11 +1,11 @@
 //! Policies of the mesh's own kinds: their targets resolved.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Services, of_kind, similar};
 use crate::mesh::gateway::{GatewayName, Serves};
-use crate::mesh::policy::{Policy, Says, Whom};
+use crate::mesh::policy::{Injected, Policy, Says, Whom};
 use crate::mesh::world::Config;
 use crate::mesh::{Finding, Hostname, Protocol, Severity};
 use crate::resource::codes;
@@ -18,9 +18,9 @@ pub(super) struct Around<'a> {
     pub(super) findings: &'a mut Vec<Finding>,
 }
 
-pub(super) fn lower(objects: &Objects, mut around: Around<'_>) -> Vec<Arc<Policy>> {
+pub(super) fn lower(objects: &Objects, around: &mut Around<'_>) -> Vec<Arc<Policy>> {
     let written = of_kind(objects, |kind| match kind {
-        Kind::RateLimitPolicy(_) | Kind::HeaderPolicy(_) => Some(kind),
+        Kind::RateLimitPolicy(_) | Kind::CompressionPolicy(_) | Kind::HeaderPolicy(_) => Some(kind),
         _ => None,
     });
     let mut all: Vec<Arc<Policy>> = Vec::new();
@@ -31,6 +31,9 @@ pub(super) fn lower(objects: &Objects, mut around: Around<'_>) -> Vec<Arc<Policy
                 let metadata = &object.metadata;
                 limit.stat_prefix = format!("{}.{}", metadata.namespace, metadata.name);
                 (&policy.targets, Says::RateLimit(Arc::new(limit)))
+            }
+            Kind::CompressionPolicy(policy) => {
+                (&policy.targets, Says::Compression(policy.how.clone()))
             }
             Kind::HeaderPolicy(policy) => (&policy.targets, Says::Headers(policy.edits.clone())),
             _ => continue,
@@ -58,11 +61,47 @@ pub(super) fn lower(objects: &Objects, mut around: Around<'_>) -> Vec<Arc<Policy
     all
 }
 
+/// Faults that are injected, by service.
+pub(super) fn faults(
+    objects: &Objects,
+    around: &mut Around<'_>,
+) -> BTreeMap<Hostname, Arc<Injected>> {
+    let written = of_kind(objects, |kind| match kind {
+        Kind::FaultInjection(injection) => Some(injection),
+        _ => None,
+    });
+    let mut all: BTreeMap<Hostname, Arc<Injected>> = BTreeMap::new();
+    for (object, injection) in written {
+        let host = Hostname::service(&injection.service, &object.metadata.namespace);
+        around.service(object, &host, "spec.service");
+        if let Some(other) = all.get(&host) {
+            let message = format!(
+                "{} {}/{} is for the same Service and older, so this one has no effect",
+                object.kind, other.origin.namespace, other.origin.name
+            );
+            around.report(
+                object,
+                (codes::POLICY_WITHOUT_EFFECT, "spec.service"),
+                message,
+                || "clear the other first, or put both into one".to_owned(),
+            );
+            continue;
+        }
+        let injected = Injected {
+            fault: Arc::clone(&injection.fault),
+            until_unix_ms: injection.until_unix_ms,
+            origin: object.origin.clone(),
+        };
+        all.insert(host, Arc::new(injected));
+    }
+    all
+}
+
 /// Whether the older `other` leaves nothing to `policy`.
 fn excludes(other: &Policy, policy: &Policy) -> bool {
     let alike = matches!(
         (&other.says, &policy.says),
-        (Says::RateLimit(_), Says::RateLimit(_))
+        (Says::RateLimit(_), Says::RateLimit(_)) | (Says::Compression(_), Says::Compression(_))
     );
     alike && other.namespace == policy.namespace && other.whom == policy.whom
 }

@@ -54,6 +54,7 @@ pub(super) const KINDS: &[Kind] = &[
         "security.istio.io",
     ),
     policy("RateLimitPolicy", "ratelimitpolicies"),
+    policy("CompressionPolicy", "compressionpolicies"),
     policy("HeaderPolicy", "headerpolicies"),
 ];
 

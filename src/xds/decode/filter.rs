@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::pb::compressor as pb_compressor;
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors, descriptor_expr,
-    is, local_ratelimit, ratelimit, route,
+    Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors,
+    descriptor_expr, is, local_ratelimit, ratelimit, route,
 };
 use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fields::Fields;
 use super::route::header_match;
 use super::route_fields::HEADER;
 use super::route_policy::share;
-use super::{Fault, duration_or, fault, unpack};
+use super::{Fault, compressor, duration_or, fault, unpack};
 use crate::mesh::filter::{
     AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
     RateLimitRule, TokenBucket,
@@ -136,6 +137,13 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
     if is::<cors::Cors>(config) {
         return Ok(Some(HttpFilter::Cors(Arc::default())));
     }
+    if is::<pb_compressor::Compressor>(config) {
+        let how = compressor::decode(&unpack(config)?, ignored)?;
+        return Ok(Some(HttpFilter::Compressor(Arc::new(how))));
+    }
+    if is::<GrpcWeb>(config) {
+        return Ok(Some(HttpFilter::GrpcWeb));
+    }
     if is::<HttpFault>(config) {
         let fault = fault::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::Fault(Arc::new(fault))));
@@ -157,6 +165,10 @@ pub(super) fn overrides<'a>(
             if is::<cors::CorsPolicy>(config) {
                 let policy = super::cors::decode(&unpack(config)?, ignored)?;
                 return Ok(HttpFilter::Cors(Arc::new(policy)));
+            }
+            if is::<pb_compressor::CompressorPerRoute>(config) {
+                let how = compressor::of_route(&unpack(config)?, ignored)?;
+                return Ok(HttpFilter::Compressor(Arc::new(how)));
             }
             // The other filter has no configuration by route in Envoy either.
             if let Some(filter @ (HttpFilter::LocalRateLimit(_) | HttpFilter::Fault(_))) =

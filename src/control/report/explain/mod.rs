@@ -5,8 +5,10 @@ mod hosts;
 mod words;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::api::routes::{ExplainReport, ExplainRequest, Fact, SentReport};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::path::normalise;
 use crate::mesh::route::{
     Action, Forward, HeaderOperations, Respond, Retry, explain, location, rewritten,
@@ -163,6 +165,16 @@ pub fn explain_request(
         measured,
     );
     taken(&mut report, &asked, (chain, found.route), &view);
+    for injected in world.config.faults.values() {
+        let (name, detail) = worded(&HttpFilter::Fault(Arc::clone(&injected.fault)));
+        let mut steps = report.steps.iter_mut();
+        let own = steps.find(|step| step.name == name && step.value == detail);
+        if let Some(step) = own {
+            let until = until(injected.until_unix_ms);
+            step.value = format!("{detail}, until {until}");
+            step.origin = Some(injected.origin.clone());
+        }
+    }
     if found.host.domains.iter().any(|domain| domain == "*") {
         report.meant = meant(world, &lowered, port, &request.namespace);
     }
@@ -174,6 +186,14 @@ pub fn explain_request(
     }
     report.outcome = Some(outcome);
     Ok(report)
+}
+
+/// A time for people.
+fn until(millis: u64) -> String {
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+        .map_or_else(|| "its end".to_owned(), |at| at.to_string())
 }
 
 /// The port that is asked for, or the one that a person means who says none.
@@ -271,12 +291,10 @@ fn spell(asked: &mut Asked, options: &HttpOptions) -> Result<(), String> {
 /// What the rule that matched does with the request.
 fn taken(report: &mut ExplainReport, asked: &Asked, (chain, route): (&Chain, &Route), view: &View) {
     let origin = Some(&route.origin);
-    for filter in &chain.filters {
+    // What says nothing itself is a place for what routes say.
+    for filter in chain.filters.iter().filter(|filter| !filter.is_place()) {
         let (name, detail) = worded(filter);
-        // What says nothing itself is a place for what routes say.
-        if detail != "{}" {
-            report.steps.push(Fact::new(&name, detail, None));
-        }
+        report.steps.push(Fact::new(&name, detail, None));
     }
     match &route.action {
         Action::Forward(forward) => {

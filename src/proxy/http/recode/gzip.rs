@@ -27,7 +27,9 @@ pub(crate) struct Gzip {
 
 impl fmt::Debug for Gzip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gzip").field("level", &self.level).finish_non_exhaustive()
+        f.debug_struct("Gzip")
+            .field("level", &self.level)
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,7 +43,11 @@ impl Gzip {
         });
         let deflate = kept.ok().flatten().unwrap_or_else(|| {
             let usual = Compression::default();
-            let level = if level == 0 { usual } else { Compression::new(u32::from(level.min(9))) };
+            let level = if level == 0 {
+                usual
+            } else {
+                Compression::new(u32::from(level.min(9)))
+            };
             Compress::new(level, false)
         });
         Self {
@@ -125,7 +131,9 @@ mod tests {
 
     fn plain(packed: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        flate2::read::GzDecoder::new(packed).read_to_end(&mut out).unwrap();
+        flate2::read::GzDecoder::new(packed)
+            .read_to_end(&mut out)
+            .unwrap();
         out
     }
 

@@ -7,13 +7,13 @@
 mod gzip;
 mod web;
 
+use super::super::filter::compress::Compressing;
+use super::Framing;
+use super::fields::Fields;
 use super::leg::{LegError, Trailers};
-use super::{Framing, fields::Fields};
 
 pub(crate) use gzip::Gzip;
-pub(crate) use web::{Web, WebAnswer, WebRequest};
-
-use super::super::filter::compress::Compressing;
+pub(crate) use web::{Web, WebAnswer, WebCall, WebRequest};
 
 /// What changes a body on its way.
 #[derive(Debug)]

@@ -17,6 +17,25 @@ pub(crate) enum Web {
     Text,
 }
 
+/// A call of a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WebCall {
+    /// How its body is written.
+    pub(crate) body: Web,
+    /// How its answer is to be written.
+    pub(crate) answer: Web,
+}
+
+impl WebCall {
+    /// What a request with these fields is, if it is one of these.
+    pub(crate) fn of(fields: Fields<'_>) -> Option<Self> {
+        Some(Self {
+            body: Web::named(fields.first("content-type")?)?,
+            answer: Web::wanted(fields),
+        })
+    }
+}
+
 impl Web {
     /// Of the value of a field.
     fn named(value: &[u8]) -> Option<Self> {
@@ -29,13 +48,8 @@ impl Web {
         }
     }
 
-    /// How the body of a request with these fields is written, if it is one of these.
-    pub(crate) fn asked(fields: Fields<'_>) -> Option<Self> {
-        Self::named(fields.first("content-type")?)
-    }
-
     /// How the answer to it is to be written: as text for who asks for that, else as bytes (Envoy).
-    pub(crate) fn wanted(fields: Fields<'_>) -> Self {
+    fn wanted(fields: Fields<'_>) -> Self {
         let accepts = fields.first("accept").unwrap_or_default();
         let mut kinds = accepts.split(|byte| *byte == b',');
         if kinds.any(|kind| Self::named(kind.trim_ascii()) == Some(Self::Text)) {
@@ -60,27 +74,15 @@ pub(super) fn is_grpc(fields: Fields<'_>) -> bool {
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// The body of a request, from text to bytes; bytes stay.
-#[derive(Debug)]
+/// The body of a request, from text to bytes.
+#[derive(Debug, Default)]
 pub(crate) struct WebRequest {
-    form: Web,
     /// Of a group of four letters that has not come whole.
     begun: Vec<u8>,
 }
 
 impl WebRequest {
-    pub(crate) fn new(form: Web) -> Self {
-        Self {
-            form,
-            begun: Vec::new(),
-        }
-    }
-
     pub(super) fn put(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), LegError> {
-        if self.form == Web::Binary {
-            out.extend_from_slice(data);
-            return Ok(());
-        }
         self.begun.extend_from_slice(data);
         let whole = self.begun.len() - self.begun.len() % 4;
         // What was made of several messages has padding in the middle.
@@ -174,9 +176,17 @@ mod tests {
         let named = |text: &str| Web::named(text.as_bytes());
         assert_eq!(named("application/grpc-web"), Some(Web::Binary));
         assert_eq!(named("application/grpc-web+proto"), Some(Web::Binary));
-        assert_eq!(named("Application/gRPC-Web-Text; charset=utf-8"), Some(Web::Text));
+        assert_eq!(
+            named("Application/gRPC-Web-Text; charset=utf-8"),
+            Some(Web::Text)
+        );
         assert_eq!(named("application/grpc-web-text+proto"), Some(Web::Text));
-        for other in ["application/grpc", "application/grpc-webby", "application/grpc-web-texts", ""] {
+        for other in [
+            "application/grpc",
+            "application/grpc-webby",
+            "application/grpc-web-texts",
+            "",
+        ] {
             assert_eq!(named(other), None, "{other}");
         }
     }
@@ -200,10 +210,10 @@ mod tests {
     #[test]
     fn text_that_is_none_is_refused() {
         let mut out = Vec::new();
-        let mut request = WebRequest::new(Web::Text);
+        let mut request = WebRequest::default();
         assert!(request.put(b"AAAA*", &mut out).is_ok());
         assert!(request.put(b"AAA", &mut out).is_err());
-        let mut request = WebRequest::new(Web::Text);
+        let mut request = WebRequest::default();
         assert!(request.put(b"AAAAA", &mut out).is_ok() && request.finish().is_err());
     }
 
@@ -223,7 +233,7 @@ mod tests {
                 }
             }
             writer.finish(Trailers::None, &mut text);
-            let (mut reader, mut out) = (WebRequest::new(Web::Text), Vec::new());
+            let (mut reader, mut out) = (WebRequest::default(), Vec::new());
             for piece in text.chunks(step) {
                 prop_assert!(reader.put(piece, &mut out).is_ok());
             }
