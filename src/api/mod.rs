@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod canary;
 pub mod check;
 pub mod diff;
+pub mod faults;
 pub mod identity;
 pub mod local;
 pub mod proxies;

@@ -109,6 +109,7 @@ pub(crate) enum Command {
     Inject(c::inject::Args),
     Routes(c::routes::Args),
     Canary(c::canary::Args),
+    Fault(c::fault::Args),
     Stats(c::stats::Args),
     Top(c::top::Args),
     Services(c::services::Args),
@@ -141,7 +142,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Shift and watch traffic",
-        &["routes", "canary", "stats", "top"],
+        &["routes", "canary", "fault", "stats", "top"],
     ),
     (
         "Look inside",

@@ -51,6 +51,15 @@ pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `header:NAME=VALUE`.
+pub(crate) fn condition(text: &str) -> Result<String, String> {
+    let header = text.strip_prefix("header:").map(key_value);
+    match header {
+        Some(Ok(_)) => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not header:NAME=VALUE")),
+    }
+}
+
 /// `REGION`, `REGION/ZONE` or `REGION/ZONE/SUBZONE`.
 pub(crate) fn locality(text: &str) -> Result<Locality, String> {
     let parts: Vec<&str> = text.split('/').collect();

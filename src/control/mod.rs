@@ -18,6 +18,7 @@ pub mod ca;
 pub mod canary;
 pub mod check;
 mod enrolled;
+mod faults;
 mod follow;
 mod history;
 pub mod index;
@@ -259,6 +260,10 @@ pub async fn run(
     let wall = options.wall.clone();
     let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
     start_policies(&index, &options).await?;
+    // Nobody is served what is over already.
+    if let Err(problem) = index.end_faults().await {
+        tracing::error!(error = %problem.message, "cannot end faults");
+    }
     let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
     let trust = Arc::new(Trust::open(
         store.clone(),
@@ -555,6 +560,8 @@ fn housekeeping(control: &Arc<Control>, sources: Vec<PathBuf>, tasks: &Tasks) {
             }
         });
     }
+    let index = Arc::clone(&control.index);
+    tasks.spawn("faults", async move { index.watch_faults().await });
     let index = Arc::clone(&control.index);
     tasks.spawn("evict", async move {
         loop {

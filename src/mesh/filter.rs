@@ -1,6 +1,7 @@
 //! What happens to a request before it is sent on: the HTTP filters of a listener's chain, and what
 //! routes say of them. The fields are Envoy's.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +29,24 @@ pub enum HttpFilter {
     /// Answers what browsers ask before they let pages of other origins call
     /// (`envoy.filters.http.cors`). In a chain only its place counts; routes say what is allowed.
     Cors(Arc<Cors>),
+    /// Compresses answers (`envoy.filters.http.compressor`, by gzip). On a route it says only whether
+    /// it acts there.
+    Compressor(Arc<Compressor>),
+    /// Lets pages in browsers call gRPC (`envoy.filters.http.grpc_web`).
+    GrpcWeb,
 }
 
 impl HttpFilter {
+    /// Whether it does nothing but mark where those of routes act.
+    pub fn is_place(&self) -> bool {
+        match self {
+            Self::LocalRateLimit(limit) => **limit == LocalRateLimit::place(),
+            Self::Fault(fault) => **fault == Fault::default(),
+            Self::Cors(policy) => **policy == Cors::default(),
+            Self::AdaptiveConcurrency(_) | Self::Compressor(_) | Self::GrpcWeb => false,
+        }
+    }
+
     /// Whether one takes the place of the other.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
@@ -197,6 +213,17 @@ pub struct LocalRateLimit {
     pub retry_after: bool,
 }
 
+impl LocalRateLimit {
+    /// One that limits nothing, and is the place where those of routes act. It has a name, which Envoy
+    /// asks for.
+    pub fn place() -> Self {
+        Self {
+            stat_prefix: "http_local_rate_limiter".to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for LocalRateLimit {
     fn default() -> Self {
         Self {
@@ -258,6 +285,10 @@ pub enum RateLimitAction {
     },
     /// `remote_address`: who calls.
     RemoteAddress,
+    /// `source_principal`: the proven identity of who calls; callers without one have none.
+    SourcePrincipal,
+    /// `source_namespace`: the namespace of that identity.
+    SourceNamespace,
     /// `masked_remote_address`: the network of who calls, such as `10.1.0.0/16`.
     MaskedRemoteAddress {
         /// Bits of IPv4. Default 32.
@@ -283,6 +314,76 @@ pub enum RateLimitAction {
         /// Conditions.
         headers: Vec<HeaderMatch>,
     },
+}
+
+/// Which answers are compressed, and how.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "Envoy's own switches, each independent of the others"
+)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compressor {
+    /// Default true.
+    pub enabled: bool,
+    /// Shorter bodies stay, where their length is known. Default 30.
+    pub min_length: u32,
+    /// Kinds of content, without parameters; none is [`Compressor::USUAL`].
+    pub content_types: Vec<String>,
+    /// Answers of these statuses stay.
+    pub except_statuses: BTreeSet<u16>,
+    /// Answers with an `etag` stay.
+    pub except_etag: bool,
+    /// The `etag` of what is compressed becomes a weak one; else it is removed.
+    pub weaken_etag: bool,
+    /// Applications do not learn that the caller takes compressed answers.
+    pub hide_accept_encoding: bool,
+    /// From 1, fast, to 9, small; 0 is the usual.
+    pub level: u8,
+}
+
+impl Compressor {
+    /// Kinds of content that are compressed unless others are named (Envoy).
+    pub const USUAL: [&str; 8] = [
+        "application/javascript",
+        "application/json",
+        "application/xhtml+xml",
+        "image/svg+xml",
+        "text/css",
+        "text/html",
+        "text/plain",
+        "text/xml",
+    ];
+
+    /// One that says that answers of a route stay as they are.
+    pub fn off() -> Self {
+        Self {
+            enabled: false,
+            ..Self::default()
+        }
+    }
+
+    /// Kinds of content that are compressed.
+    pub fn content_types(&self) -> impl Iterator<Item = &str> {
+        let usual = self.content_types.is_empty().then_some(Self::USUAL);
+        let own = self.content_types.iter().map(String::as_str);
+        usual.into_iter().flatten().chain(own)
+    }
+}
+
+impl Default for Compressor {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            min_length: 30,
+            content_types: Vec::new(),
+            except_statuses: BTreeSet::new(),
+            except_etag: false,
+            weaken_etag: false,
+            hide_accept_encoding: false,
+            level: 0,
+        }
+    }
 }
 
 /// Limits requests at once by how their latency changes (Envoy's gradient controller).

@@ -42,6 +42,8 @@ pub struct Server {
     pub bind: Option<IpAddr>,
     /// What is spoken.
     pub serves: Serves,
+    /// Pages in browsers may call gRPC here.
+    pub grpc_web: bool,
     /// For whom.
     pub hosts: Vec<ServerHost>,
     /// What is routed here, where that was said of this server; else what is bound to the gateway.

@@ -26,6 +26,7 @@ pub mod node;
 pub mod origination;
 pub mod outlier;
 pub mod path;
+pub mod policy;
 pub mod route;
 mod selection;
 pub mod service;

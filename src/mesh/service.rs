@@ -22,6 +22,8 @@ pub enum Protocol {
     Http2,
     /// gRPC, which is HTTP/2 with statuses of its own.
     Grpc,
+    /// gRPC, which browsers call too, in their form of it.
+    GrpcWeb,
     /// TLS of the application's own; routed by server name.
     Tls,
     /// Opaque bytes.
@@ -33,7 +35,7 @@ pub enum Protocol {
 impl Protocol {
     /// Whether requests are seen (and so routed, retried and counted one by one).
     pub fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
 }
 

@@ -13,6 +13,7 @@ use super::gateway::{Bound, Credential, Gateway, GatewayName};
 use super::listener::ProxyVersion;
 use super::locality::LocalitySetting;
 use super::origination::Origination;
+use super::policy::{Injected, Policy};
 use super::route::{HashPolicy, Share};
 use super::shared_map::SharedMap;
 use super::sidecar::Sidecar;
@@ -53,6 +54,10 @@ pub struct Config {
     pub destinations: Destinations,
     /// Who must speak mTLS.
     pub authentication: Authentication,
+    /// Policies of the mesh's own kinds, the oldest first.
+    pub policies: Vec<Arc<Policy>>,
+    /// Faults that are injected for a while, by service.
+    pub faults: BTreeMap<Hostname, Arc<Injected>>,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -74,6 +79,8 @@ impl Default for Config {
             routes: BTreeMap::new(),
             destinations: Destinations::default(),
             authentication: Authentication::default(),
+            policies: Vec::new(),
+            faults: BTreeMap::new(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

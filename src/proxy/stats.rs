@@ -119,11 +119,13 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
     for filter in filters {
         // The same filter stands in several places where routes share it.
         let (address, rows) = match filter {
+            // Only a place of those of routes.
+            Filter::LocalRateLimit(limit) if !limit.acts() => continue,
             Filter::LocalRateLimit(limit) => (Arc::as_ptr(limit).addr(), rate_limit(limit)),
             Filter::AdaptiveConcurrency(adaptive) => {
                 (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
             }
-            Filter::Cors(_) => continue,
+            Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb => continue,
             Filter::Fault(fault) => (Arc::as_ptr(fault).addr(), faults(fault)),
         };
         if !seen.insert(address) {

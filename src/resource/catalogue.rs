@@ -60,6 +60,15 @@ const GATEWAY_API: [(&str, &str, bool); 8] = [
     ("ReferenceGrant", "ReferenceGrant", true),
     ("BackendTLSPolicy", "BackendTLSPolicy", true),
 ];
+/// The mesh's own kinds, of [`POLICY`].
+const OWN: [&str; 4] = [
+    "CompressionPolicy",
+    "FaultInjection",
+    "HeaderPolicy",
+    "RateLimitPolicy",
+];
+/// Group of the mesh's own kinds.
+const POLICY: &str = "policy.meshctl.dev";
 
 /// Kinds of clusters that a mesh has no use for.
 const UNUSED: [(&str, &str); 29] = [
@@ -254,6 +263,14 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
         let versions = ["v1", "v1beta1", "v1alpha3", "v1alpha2"];
         return version_of(&versions, filed, *namespaced);
     }
+    if let Some(known) = OWN.iter().find(|known| **known == kind)
+        && group == POLICY
+    {
+        return match version {
+            "v1alpha1" => version_of(&["v1alpha1"], known, true),
+            _ => Standing::Unknown(format!("write apiVersion: {POLICY}/v1alpha1")),
+        };
+    }
     if matches!(kind, "Policy" | "MeshPolicy")
         && matches!(group, "security.istio.io" | "authentication.istio.io")
     {
@@ -282,7 +299,13 @@ fn unknown(api_version: &str, kind: &str) -> String {
     let gateways = GATEWAY_API
         .iter()
         .map(|(kind, ..)| (*kind, format!("{GROUP}/v1")));
-    let known: Vec<(&str, String)> = core.chain(workloads).chain(istio).chain(gateways).collect();
+    let own = OWN.iter().map(|kind| (*kind, format!("{POLICY}/v1alpha1")));
+    let known: Vec<(&str, String)> = core
+        .chain(workloads)
+        .chain(istio)
+        .chain(gateways)
+        .chain(own)
+        .collect();
     if let Some((_, version)) = known.iter().find(|(name, _)| *name == kind) {
         return format!("{kind} is of apiVersion {version}; did you mean that?");
     }

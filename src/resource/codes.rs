@@ -35,6 +35,10 @@ pub const LISTENER_INVALID: &str = "MSH0305";
 pub const OVERRIDDEN: &str = "MSH0306";
 /// A policy whose target has an older one.
 pub const POLICY_CONFLICT: &str = "MSH0350";
+/// A policy that leaves another nothing to do.
+pub const POLICY_WITHOUT_EFFECT: &str = "MSH0501";
+/// A policy about requests, for what takes none.
+pub const POLICY_WITHOUT_REQUESTS: &str = "MSH0502";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -357,6 +361,20 @@ pub const ALL: &[Code] = &[
         "NoTargetPort",
         "a port of a service leads to a named container port that no instance has",
         "Name the container port, or target its number.",
+    ),
+    code(
+        Severity::Warning,
+        POLICY_WITHOUT_EFFECT,
+        "PolicyWithoutEffect",
+        "two policies of one kind are for the same, and only the older is in force",
+        "Put both into one policy, or give one of them a narrower selector.",
+    ),
+    code(
+        Severity::Warning,
+        POLICY_WITHOUT_REQUESTS,
+        "PolicyWithoutRequests",
+        "a policy about requests is for a service or gateway that takes none",
+        "Name a port of it http, http2 or grpc, or let the policy be for another.",
     ),
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! Owns reading (`parse`: text → objects, every mistake with file, line, column and how to mend it)
 //! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
-//! closed). One file a kind under `kube`, `istio` and `gateway_api`;
+//! closed). One file a kind under `kube`, `istio`, `gateway_api` and `policy`;
 //! what Kubernetes says of its pods becomes instances in `running`. Leaves to others where texts come from
 //! (`source`), what is asked of a whole world (`mesh::check`, which `analysis` puts beside the rest), and everything that touches a disk.
 
@@ -20,6 +20,7 @@ mod lower;
 pub mod names;
 mod object;
 mod parse;
+pub mod policy;
 mod reader;
 mod running;
 mod status;

@@ -38,6 +38,7 @@ const APPS: &str = "apps";
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 const GATEWAYS: &str = crate::resource::gateway_api::GROUP;
+const POLICIES: &str = "policy.meshctl.dev";
 
 /// Of two kinds of one name the first is meant where no group is given.
 const NAMES: &[Name] = &[
@@ -82,6 +83,10 @@ const NAMES: &[Name] = &[
         &["btlspolicy"],
         GATEWAYS,
     ),
+    name("RateLimitPolicy", "ratelimitpolicies", &[], POLICIES),
+    name("CompressionPolicy", "compressionpolicies", &[], POLICIES),
+    name("FaultInjection", "faultinjections", &[], POLICIES),
+    name("HeaderPolicy", "headerpolicies", &[], POLICIES),
 ];
 
 impl Name {

@@ -12,6 +12,7 @@ use super::istio::{
     WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
+use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
 
@@ -123,6 +124,14 @@ pub enum Kind {
     ReferenceGrant(ReferenceGrant),
     /// `gateway.networking.k8s.io`.
     BackendTlsPolicy(BackendTlsPolicy),
+    /// `policy.meshctl.dev`.
+    RateLimitPolicy(RateLimitPolicy),
+    /// `policy.meshctl.dev`.
+    CompressionPolicy(CompressionPolicy),
+    /// `policy.meshctl.dev`.
+    FaultInjection(FaultInjection),
+    /// `policy.meshctl.dev`.
+    HeaderPolicy(HeaderPolicy),
 }
 
 impl Object {

@@ -9,7 +9,7 @@ use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::status::has_status;
 use super::tree::{Node, Tree};
-use super::{codes, gateway_api, istio};
+use super::{codes, gateway_api, istio, policy};
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -39,7 +39,7 @@ pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Findi
                 };
                 let mut finding =
                     Finding::new(Severity::Error, codes::SYNTAX, &origin, error.message);
-                finding.hint = syntax_hint(&finding.message, piece.text).map(str::to_owned);
+                finding.hint = Some(syntax_hint(&finding.message, piece.text).to_owned());
                 reading.findings.push(finding);
             }
         }
@@ -49,15 +49,15 @@ pub fn parse(text: &str, file: &str, namespace: &str) -> (Vec<Object>, Vec<Findi
     (reading.objects, findings)
 }
 
-fn syntax_hint(message: &str, text: &str) -> Option<&'static str> {
+fn syntax_hint(message: &str, text: &str) -> &'static str {
     if message.contains("tab") || text.lines().any(|line| line.starts_with('\t')) {
-        Some("YAML is indented with spaces; replace the tab")
+        "YAML is indented with spaces; replace the tab"
     } else if message.contains("mapping values are not allowed") {
-        Some("put a text that has \": \" in it in quotes, or check the indentation")
+        "put a text that has \": \" in it in quotes, or check the indentation"
     } else if message.contains("written twice") {
-        Some("remove one of them")
+        "remove one of them"
     } else {
-        None
+        "check the brackets, quotes and indentation here and on the line above"
     }
 }
 
@@ -379,6 +379,10 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "TCPRoute" => Kind::TcpRoute(gateway_api::tcp_route(fields)),
         "ReferenceGrant" => Kind::ReferenceGrant(gateway_api::reference_grant(fields)),
         "BackendTLSPolicy" => Kind::BackendTlsPolicy(gateway_api::backend_tls_policy(fields)),
+        "RateLimitPolicy" => Kind::RateLimitPolicy(policy::rate_limit_policy(fields)),
+        "CompressionPolicy" => Kind::CompressionPolicy(policy::compression_policy(fields)),
+        "FaultInjection" => Kind::FaultInjection(policy::fault_injection(fields)),
+        "HeaderPolicy" => Kind::HeaderPolicy(policy::header_policy(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

@@ -3,12 +3,9 @@
 //! A pure function of the objects: what a status says of each is what `lower` did with it. Times and
 //! generations are the caller's, who knows the object's history.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
-use crate::mesh::Instance;
+use crate::mesh::world::Instances;
 
 use super::gateway_api::{GROUP, ParentRef, RouteKind};
 use super::lower::{Condition, ParentVerdict, Verdict, Verdicts};
@@ -65,7 +62,7 @@ pub struct Statuses(Verdicts);
 
 impl Statuses {
     /// Judges `objects`, with what runs.
-    pub fn of(objects: &Objects, instances: &BTreeMap<(String, String), Arc<Instance>>) -> Self {
+    pub fn of(objects: &Objects, instances: &Instances) -> Self {
         Self(super::lower::verdicts(objects, instances))
     }
 

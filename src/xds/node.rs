@@ -210,11 +210,12 @@ fn labels(fields: &super::pb::Struct) -> BTreeMap<String, String> {
         .collect()
 }
 
-const PROTOCOLS: [(Protocol, &str); 7] = [
+const PROTOCOLS: [(Protocol, &str); 8] = [
     (Protocol::Auto, "auto"),
     (Protocol::Http, "http"),
     (Protocol::Http2, "http2"),
     (Protocol::Grpc, "grpc"),
+    (Protocol::GrpcWeb, "grpc-web"),
     (Protocol::Tls, "tls"),
     (Protocol::Tcp, "tcp"),
     (Protocol::Udp, "udp"),

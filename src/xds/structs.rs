@@ -14,6 +14,15 @@ pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// What [`MESHCTL`] metadata of a cluster says about ejection by mean response time.
 pub(crate) const RESPONSE_TIME: &str = "outlierResponseTime";
 
+/// Key and expression of the caller's proven identity, among the values of a rate limit.
+pub(crate) const SOURCE_PRINCIPAL: (&str, &str) =
+    ("source_principal", "connection.uri_san_peer_certificate");
+/// The same for its namespace. Envoy needs its string functions for this one.
+pub(crate) const SOURCE_NAMESPACE: (&str, &str) = (
+    "source_namespace",
+    "connection.uri_san_peer_certificate.split('/')[4]",
+);
+
 pub(crate) fn text(text: impl Into<String>) -> Value {
     Value {
         kind: Some(Kind::StringValue(text.into())),

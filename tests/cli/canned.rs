@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use meshctl::api::Version;
 use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
+use meshctl::api::faults::{FaultStatus, InjectionReport};
 use meshctl::api::identity::{IdentityReport, TokenReport};
 use meshctl::api::proxies::{ProxySync, Rejection, TypeSync};
 use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, ServiceReport};
@@ -349,6 +350,27 @@ pub(crate) fn shifted() -> CanaryReport {
         after: vec![weight("v1", 50), weight("v3", 50)],
         objects: vec![object("VirtualService", "reviews", Outcome::Configured)],
         revision: 18,
+        convergence: convergence(6),
+    }
+}
+
+pub(crate) fn fault() -> FaultStatus {
+    FaultStatus {
+        service: "reviews.default".to_owned(),
+        delay_ms: Some(2_000),
+        abort: Some("503".to_owned()),
+        percent: 10.0,
+        matches: vec!["header:end-user=jason".to_owned()],
+        // Far away, so that what is left of it does not depend on today.
+        until_unix_ms: 4_000_000_000_000,
+    }
+}
+
+pub(crate) fn injected(fault: Option<FaultStatus>) -> InjectionReport {
+    InjectionReport {
+        fault,
+        objects: vec![object("FaultInjection", "reviews", Outcome::Created)],
+        revision: 19,
         convergence: convergence(6),
     }
 }

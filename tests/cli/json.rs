@@ -84,6 +84,7 @@ fn keys_of_reports_with_times_are_stable() {
         &["get", "vs"],
         &["canary", "status", "reviews"],
         &["canary", "list"],
+        &["fault", "list"],
         &["register", "--list"],
         &["check"],
         &["check", "--pre"],

@@ -24,6 +24,12 @@ pub(crate) fn everything(home: &Home) -> Fake {
         .on("GET /canaries", &[canned::canary()])
         .on("GET /canaries/default/reviews", &canned::canary())
         .on("POST /canaries/default/reviews", &canned::shifted())
+        .on("GET /faults", &[canned::fault()])
+        .on(
+            "POST /faults/default/reviews",
+            &canned::injected(Some(canned::fault())),
+        )
+        .on("DELETE /faults/default/reviews", &canned::injected(None))
         .on("POST /resources", &canned::applied())
         .on("GET /resources/vs", &canned::resources())
         .on("GET /resources/dr", &json!([]))
@@ -80,6 +86,9 @@ snapshots! {
     canary_list: ["canary", "list"];
     canary_status: ["canary", "status", "reviews"];
     canary_set: ["canary", "set", "reviews", "v1=50", "v3=50"];
+    fault_inject: ["fault", "inject", "reviews", "--delay", "2s", "--abort", "503", "--percent", "10", "--for", "5m"];
+    fault_list: ["fault", "list"];
+    fault_clear: ["fault", "clear", "--all"];
     get: ["get", "vs"];
     get_empty: ["get", "dr"];
     get_yaml: ["get", "vs", "reviews", "-o", "yaml"];

@@ -28,6 +28,8 @@ const ASKING: &[&[&str]] = &[
     &["canary", "set", "reviews", "v1=1"],
     &["canary", "status", "reviews"],
     &["canary", "list"],
+    &["fault", "inject", "reviews", "--delay", "1s", "--for", "1m"],
+    &["fault", "list"],
     &["stats"],
     &["top"],
     &["identity", "issue", "--service-account", "a"],

@@ -26,7 +26,7 @@ use meshctl::mesh::route::{
 };
 use meshctl::mesh::{Client, Hostname, Locality, Node, NodeKind, Origin, SpiffeId};
 use meshctl::net::proxy_protocol::{self, Parsed};
-use meshctl::resource::{collect, lower, parse};
+use meshctl::resource::{Instances, collect, lower, parse};
 use meshctl::tls::issuer::request_key;
 use meshctl::tls::material::{certificate_pem, certificates, validity};
 use meshctl::tls::{JoinToken, Material, peer_id};
@@ -328,7 +328,7 @@ pub(crate) fn manifests(data: &[u8]) {
     };
     let (objects, findings) = parse(text, "fuzz.yaml", "default");
     let (objects, twice) = collect(objects);
-    let (world, meant) = lower(&objects, Arc::default());
+    let (world, meant) = lower(&objects, Instances::default());
     // YAML ends a line at a carriage return too.
     let lines = u32::try_from(text.split(['\n', '\r']).count()).unwrap_or(u32::MAX);
     for finding in findings.iter().chain(&twice).chain(&meant) {
@@ -355,7 +355,7 @@ pub(crate) fn manifests(data: &[u8]) {
 #[allow(dead_code, reason = "for the test crate only")]
 pub(crate) fn snapshot_of(text: &str) -> Snapshot {
     let (objects, _) = collect(parse(text, "seed.yaml", "default").0);
-    let (world, _) = lower(&objects, Arc::default());
+    let (world, _) = lower(&objects, Instances::default());
     let node = sidecar(true);
     encode(&world.view(&node), &node)
 }

@@ -11,6 +11,7 @@
 mod callers;
 mod conformance;
 mod gateway_api;
+mod hints;
 mod inject;
 mod meaning;
 mod mesh;

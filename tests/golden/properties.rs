@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use meshctl::mesh::route::explain::explain;
 use meshctl::mesh::route::{Action, Request};
@@ -23,10 +22,10 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "Gateway", "GatewayClass", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "List", "Policy"]),
-        body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |\"|x){0,40}",
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "Gateway", "RateLimitPolicy", "CompressionPolicy", "FaultInjection", "HeaderPolicy", "GatewayClass", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "List", "Policy"]),
+        body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |limits: |\"|x){0,40}",
     ) {
-        for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "gateway.networking.k8s.io/v1"] {
+        for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "gateway.networking.k8s.io/v1", "policy.meshctl.dev/v1alpha1"] {
             let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n{body}");
             let (objects, findings) = parse(&text, "x", "default");
             let (objects, _) = collect(objects);
@@ -108,7 +107,10 @@ fn manifests() -> impl Strategy<Value = String> {
     let sidecar = (names(), spaces(), hosts, select(vec!["", "workloadSelector: {labels: {version: v1}}, "])).prop_map(|(name, space, hosts, selector)| {
         format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{selector}egress: [{{hosts: [\"{hosts}\"]}}], ingress: [{{port: {{number: 8080, protocol: HTTP}}}}]}}")
     });
-    let any = prop_oneof![4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar];
+    let policy = (names(), spaces(), names()).prop_map(|(name, space, app)| {
+        format!("apiVersion: policy.meshctl.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{targetRefs: [{{kind: Service, name: {app}}}], limits: [{{requests: 9, unit: Minute}}]}}\n---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: CompressionPolicy\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {app}}}}}}}\n---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: FaultInjection\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{service: {app}, delay: 1s, until: \"2100-01-01T00:00:00Z\"}}")
+    });
+    let any = prop_oneof![1 => policy, 4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar];
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 

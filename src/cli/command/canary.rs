@@ -47,7 +47,7 @@ struct Set {
     #[arg(value_name = "VERSION=WEIGHT", required = true, value_parser = parse::weight)]
     weights: Vec<(String, u32)>,
     /// Only for requests with this header; may be repeated
-    #[arg(long = "match", value_name = "header:NAME=VALUE", value_parser = condition)]
+    #[arg(long = "match", value_name = "header:NAME=VALUE", value_parser = parse::condition)]
     matches: Vec<String>,
 }
 
@@ -120,13 +120,4 @@ async fn set(args: Set, cx: &Context) -> Result<Exit, CliError> {
         .await?;
     cx.out.report(&report)?;
     Ok(super::apply::tell(cx, report.revision, &report.convergence))
-}
-
-/// `header:NAME=VALUE`.
-fn condition(text: &str) -> Result<String, String> {
-    let header = text.strip_prefix("header:").map(parse::key_value);
-    match header {
-        Some(Ok(_)) => Ok(text.to_owned()),
-        _ => Err(format!("{text:?} is not header:NAME=VALUE")),
-    }
 }

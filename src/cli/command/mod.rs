@@ -14,6 +14,7 @@ pub(crate) mod deregister;
 pub(crate) mod diff;
 pub(crate) mod down;
 pub(crate) mod endpoints;
+pub(crate) mod fault;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod identity;

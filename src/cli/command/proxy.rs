@@ -152,6 +152,7 @@ pub(crate) enum Protocol {
     Http,
     Http2,
     Grpc,
+    GrpcWeb,
     Tls,
     Tcp,
 }
@@ -385,6 +386,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
             Protocol::Http => mesh::Protocol::Http,
             Protocol::Http2 => mesh::Protocol::Http2,
             Protocol::Grpc => mesh::Protocol::Grpc,
+            Protocol::GrpcWeb => mesh::Protocol::GrpcWeb,
             Protocol::Tls => mesh::Protocol::Tls,
             Protocol::Tcp => mesh::Protocol::Tcp,
         },

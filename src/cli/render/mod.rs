@@ -9,6 +9,7 @@ pub(crate) mod check;
 pub(crate) mod config;
 mod diff;
 mod explain;
+mod faults;
 pub(crate) mod generic;
 pub(crate) mod grid;
 pub(crate) mod identity;

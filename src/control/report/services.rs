@@ -106,6 +106,7 @@ fn port(port: &ServicePort) -> PortReport {
             Protocol::Http => "http",
             Protocol::Http2 => "http2",
             Protocol::Grpc => "grpc",
+            Protocol::GrpcWeb => "grpc-web",
             Protocol::Tls => "tls",
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",

@@ -6,6 +6,7 @@
 
 mod canaries;
 mod changes;
+mod faults;
 pub(super) mod peer;
 mod registry;
 
@@ -90,6 +91,11 @@ pub fn router(control: Arc<Control>) -> Router {
         .route(
             "/canaries/{namespace}/{service}",
             get(canaries::canary_status).post(canaries::canary_set),
+        )
+        .route("/faults", get(faults::list))
+        .route(
+            "/faults/{namespace}/{service}",
+            post(faults::inject).delete(faults::clear),
         )
         .route("/stats", get(stats))
         .route("/tokens", post(token))

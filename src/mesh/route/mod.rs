@@ -205,7 +205,7 @@ pub struct Respond {
     pub body: String,
 }
 
-/// Header edits: first removed, then set, then added.
+/// Header edits: first removed, then set, then added, then added where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderEdits {
@@ -223,6 +223,9 @@ pub struct HeaderOperations {
     pub set: BTreeMap<String, String>,
     /// Appends a value.
     pub add: BTreeMap<String, String>,
+    /// Adds a value where there is none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub add_if_absent: BTreeMap<String, String>,
     /// Removes all values.
     pub remove: Vec<String>,
 }
@@ -230,6 +233,9 @@ pub struct HeaderOperations {
 impl HeaderOperations {
     /// Whether nothing is edited.
     pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+        self.set.is_empty()
+            && self.add.is_empty()
+            && self.add_if_absent.is_empty()
+            && self.remove.is_empty()
     }
 }

@@ -279,7 +279,7 @@ fn upstream(
     tls: Option<&TlsPolicy>,
 ) -> UpstreamProtocol {
     match (protocol, pool.h2_upgrade) {
-        (Protocol::Http2 | Protocol::Grpc, _) => UpstreamProtocol::Http2,
+        (Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb, _) => UpstreamProtocol::Http2,
         _ if pool.use_client_protocol => UpstreamProtocol::Downstream,
         (_, H2Upgrade::Always) => UpstreamProtocol::Http2,
         (Protocol::Auto, _) => UpstreamProtocol::Downstream,

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use super::View;
 use super::outbound::{is_for, places, resolve};
+use super::policies;
 use super::streams::{Clusters, clusters, weighted};
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::gateway::{Bound, Gateway, Server, ServerSecurity, Serves};
 use crate::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert, RemoteOptions};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     Transport,
 };
+use crate::mesh::policy::{self, InForce, Place};
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
@@ -31,6 +34,14 @@ const MESH_ALPN: [&str; 4] = ["istio-h2", "istio-http/1.1", "h2", "http/1.1"];
 struct Served<'a> {
     gateway: &'a Gateway,
     server: &'a Server,
+}
+
+impl Served<'_> {
+    /// What policies say of what arrives here.
+    fn force(&self, config: &Config, node: &Node) -> InForce {
+        let own = (self.gateway.namespace.clone(), self.gateway.name.clone());
+        policy::in_force(&config.policies, node.into(), Place::Gateway(&own))
+    }
 }
 
 pub(super) fn add(world: &World, node: &Node, view: &mut View) {
@@ -102,14 +113,19 @@ fn listener(
                     continue;
                 };
                 let table = format!("https.{name}");
-                let mut routes = table_of(config, node, &table, &[*served]);
+                let compression = served.force(config, node).compression;
+                let compresses = compression.is_some();
+                let mut routes = table_of(config, node, (&table, compresses), &[*served]);
                 misdirected(&mut routes, served.server, servers);
                 view.add_routes(routes);
                 chains.push(Chain {
                     name: name.clone(),
                     matches,
                     tls: Some(terminated(security, node, (server, true))),
-                    ..requests(&table)
+                    ..requests(
+                        &table,
+                        policies::filters(server.grpc_web, compression.as_ref()),
+                    )
                 });
             }
             Serves::Tls(security) => {
@@ -151,10 +167,15 @@ fn listener(
     }
     if let (Some(first), true) = (plain.first(), bytes.is_none()) {
         let table = format!("http.{}", first.server.port);
-        view.add_routes(table_of(config, node, &table, &plain));
+        // Of gateways that share the port, the first that has a policy says how.
+        let mut forces = plain.iter().map(|served| served.force(config, node));
+        let compression = forces.find_map(|force| force.compression);
+        let compresses = (table.as_str(), compression.is_some());
+        view.add_routes(table_of(config, node, compresses, &plain));
+        let web = plain.iter().any(|served| served.server.grpc_web);
         bytes = Some(Chain {
             name: table.clone(),
-            ..requests(&table)
+            ..requests(&table, policies::filters(web, compression.as_ref()))
         });
     }
     Listener {
@@ -230,8 +251,8 @@ fn placed(own: &OwnTls, namespace: &str) -> OwnTls {
     own
 }
 
-/// A chain of requests, without a name.
-fn requests(table: &str) -> Chain {
+/// A chain of requests, without a name, whose policies act in `filters`.
+fn requests(table: &str, filters: Vec<HttpFilter>) -> Chain {
     Chain {
         name: String::new(),
         matches: ChainMatch::default(),
@@ -241,7 +262,7 @@ fn requests(table: &str) -> Chain {
             codec: HttpCodec::Auto,
             options: Arc::new(edge()),
         },
-        filters: places(),
+        filters: places().into_iter().chain(filters).collect(),
         limits: ChainLimits::default(),
     }
 }
@@ -282,8 +303,13 @@ fn bound<'a>(
         .filter(|bound| bound.export.is_empty() || bound.export.contains(&node.namespace))
 }
 
-/// The routes of some servers of one port: by host, the oldest object's first.
-fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) -> RouteTable {
+/// The routes of some servers of one port, whose chain `compresses` answers or not: by host, the oldest object's first.
+fn table_of(
+    config: &Config,
+    node: &Node,
+    (name, compresses): (&str, bool),
+    servers: &[Served<'_>],
+) -> RouteTable {
     let mut hosts: BTreeMap<Hostname, VirtualHost> = BTreeMap::new();
     let virtual_host = |host: &Hostname, port: u16| VirtualHost {
         name: format!("{host}:{port}"),
@@ -293,12 +319,17 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
     for served in servers {
         let Served { gateway, server } = *served;
         let port = server.port;
+        let force = served.force(config, node);
+        let guard = |mut route: Route| {
+            policies::apply(&force, compresses, &mut route);
+            route
+        };
         if matches!(server.serves, Serves::Http { redirect: true }) {
             for of in &server.hosts {
                 let host = hosts
                     .entry(of.host.clone())
                     .or_insert_with(|| virtual_host(&of.host, port));
-                host.routes.push(redirected(server));
+                host.routes.push(guard(redirected(server)));
             }
             continue;
         }
@@ -326,7 +357,7 @@ fn table_of(config: &Config, node: &Node, name: &str, servers: &[Served<'_>]) ->
                 .rules
                 .iter()
                 .filter(|rule| is_for(rule.port, &rule.source, node, port))
-                .map(|rule| resolve(config, node, rule, port))
+                .map(|rule| guard(resolve(config, node, rule, port)))
                 .collect();
             if rules.is_empty() {
                 continue;

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbound::{unresolved, whole};
-use super::{TCP_IDLE, View, tcp_chain};
+use super::{TCP_IDLE, View, policies, tcp_chain};
 use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
+use crate::mesh::policy::{self, Place};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{MtlsMode, selects};
 use crate::mesh::{
-    Cluster, ClusterKind, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
+    Cluster, ClusterKind, Hostname, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
     VirtualHost, World,
 };
 
@@ -51,6 +53,13 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             .filter(|_| !declared || application.protocol == Protocol::Auto)
             .unwrap_or(application.protocol)
     };
+    let filters = |application: Option<&Application>| {
+        let front = application.map_or(&[][..], |application| front(&ports, application));
+        let policies = &world.config.policies;
+        let force = policy::in_force(policies, node.into(), Place::Port(front));
+        let web = application.is_some_and(|at| protocol(at) == Protocol::GrpcWeb);
+        policies::filters(web, force.compression.as_ref())
+    };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
     applications.sort_by_key(|application| application.port);
     applications.dedup_by_key(|application| application.port);
@@ -60,10 +69,15 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             continue;
         }
         let name = Cluster::inbound_name(application.port);
-        view.add_routes(table(&name, application.port));
+        view.add_routes(table(
+            world,
+            node,
+            (&name, application.port),
+            front(&ports, application),
+        ));
         let mut cluster = unresolved(&name, ClusterKind::Static(vec![application.address]));
         cluster.protocol = match protocol {
-            Protocol::Http2 | Protocol::Grpc => UpstreamProtocol::Http2,
+            Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => UpstreamProtocol::Http2,
             Protocol::Auto => UpstreamProtocol::Downstream,
             _ => UpstreamProtocol::Http1,
         };
@@ -79,7 +93,8 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             .mode(&node.namespace, &node.labels, port)
     };
     if node.transparent {
-        transparent(world, node, &applications, &of, &protocol, view);
+        let about = (&of as &dyn Fn(u16) -> MtlsMode, &filters as Filters<'_>);
+        transparent(world, node, &applications, about, &protocol, view);
         return;
     }
     for application in applications {
@@ -94,7 +109,12 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             bind: application.bind,
             direction: Direction::Inbound,
             transparent: false,
-            chains: chains(None, of(port), &hand_over, &Cluster::inbound_name(port)),
+            chains: chains(
+                None,
+                of(port),
+                (&hand_over, &filters(Some(application))),
+                &Cluster::inbound_name(port),
+            ),
             default_chain: None,
             detect_timeout: Duration::ZERO,
             options: ListenerOptions::default(),
@@ -102,17 +122,20 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
     }
 }
 
+/// What the requests to an application go through, or those to a port that nobody declared.
+type Filters<'f> = &'f dyn Fn(Option<&Application>) -> Vec<HttpFilter>;
+
 fn transparent(
     world: &World,
     node: &Node,
     applications: &[&Application],
-    of: &dyn Fn(u16) -> MtlsMode,
+    (of, filters): (&dyn Fn(u16) -> MtlsMode, Filters<'_>),
     protocol: &dyn Fn(&Application) -> Protocol,
     view: &mut View,
 ) {
     let passthrough = Cluster::INBOUND_PASSTHROUGH;
     view.add_cluster(unresolved(passthrough, ClusterKind::OriginalDestination));
-    view.add_routes(table(passthrough, 0));
+    view.add_routes(table(world, node, (passthrough, 0), &[]));
     let undeclared = action(Protocol::Auto, passthrough);
     // A redirected connection to the proxy itself would be sent to itself for ever.
     let mut all = vec![tcp_chain(
@@ -131,7 +154,8 @@ fn transparent(
         let port = application.port;
         let cluster = Cluster::inbound_name(port);
         let hand_over = action(protocol, &cluster);
-        all.extend(chains(Some(port), of(port), &hand_over, &cluster));
+        let own = filters(Some(application));
+        all.extend(chains(Some(port), of(port), (&hand_over, &own), &cluster));
     }
     // Ports that a policy names are guarded though nobody declared them.
     for port in guarded(world, node) {
@@ -139,11 +163,18 @@ fn transparent(
             .iter()
             .all(|application| application.port != port)
         {
-            all.extend(chains(Some(port), of(port), &undeclared, passthrough));
+            let own = filters(None);
+            all.extend(chains(
+                Some(port),
+                of(port),
+                (&undeclared, &own),
+                passthrough,
+            ));
         }
     }
     // Port 0 is no port, so no exception by port holds for it.
-    all.extend(chains(None, of(0), &undeclared, passthrough));
+    let own = filters(None);
+    all.extend(chains(None, of(0), (&undeclared, &own), passthrough));
     view.add_listener(Listener {
         name: "virtualInbound".to_owned(),
         bind: node.inbound,
@@ -169,6 +200,16 @@ fn guarded(world: &World, node: &Node) -> Vec<u16> {
 struct Front {
     protocol: Protocol,
     service: ServiceRef,
+    /// All services that lead there.
+    hosts: Vec<Hostname>,
+}
+
+/// The services that lead to the port of `application`.
+fn front<'a>(ports: &'a BTreeMap<u16, Front>, application: &Application) -> &'a [Hostname] {
+    let front = ports.get(&application.port);
+    front
+        .map(|front| front.hosts.as_slice())
+        .unwrap_or_default()
 }
 
 /// The services in front of each container port: what is spoken there (HTTP wins over guesses), and
@@ -204,7 +245,11 @@ fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
                     port: port.port,
                     subset: String::new(),
                 },
+                hosts: Vec::new(),
             });
+            if !known.hosts.contains(&service.host) {
+                known.hosts.push(service.host.clone());
+            }
             if matches!(known.protocol, Protocol::Auto | Protocol::Udp)
                 && port.protocol != Protocol::Udp
             {
@@ -218,11 +263,13 @@ fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
 fn action(protocol: Protocol, cluster: &str) -> ChainAction {
     let routes = cluster.to_owned();
     match protocol {
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => ChainAction::Http {
-            routes,
-            codec: HttpCodec::Auto,
-            options: Arc::default(),
-        },
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
+            ChainAction::Http {
+                routes,
+                codec: HttpCodec::Auto,
+                options: Arc::default(),
+            }
+        }
         Protocol::Auto => ChainAction::Detect {
             routes,
             cluster: cluster.to_owned(),
@@ -235,7 +282,16 @@ fn action(protocol: Protocol, cluster: &str) -> ChainAction {
     }
 }
 
-fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str) -> Vec<Chain> {
+fn chains(
+    port: Option<u16>,
+    mode: MtlsMode,
+    (action, own): (&ChainAction, &[HttpFilter]),
+    cluster: &str,
+) -> Vec<Chain> {
+    let filters = || match action {
+        ChainAction::Tcp { .. } => Vec::new(),
+        ChainAction::Http { .. } | ChainAction::Detect { .. } => own.to_vec(),
+    };
     let named = |what: &str| match port {
         Some(port) => format!("{port}_{what}"),
         None => what.to_owned(),
@@ -258,7 +314,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
             own: None,
         }),
         action: action.clone(),
-        filters: Vec::new(),
+        filters: filters(),
         limits: ChainLimits::default(),
     };
     let plain = |transport| Chain {
@@ -266,7 +322,7 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
         matches: on(transport, &[]),
         tls: None,
         action: action.clone(),
-        filters: Vec::new(),
+        filters: filters(),
         limits: ChainLimits::default(),
     };
     match mode {
@@ -286,8 +342,8 @@ fn chains(port: Option<u16>, mode: MtlsMode, action: &ChainAction, cluster: &str
     }
 }
 
-fn table(name: &str, port: u16) -> RouteTable {
-    let route = Route {
+fn table(world: &World, node: &Node, (name, port): (&str, u16), front: &[Hostname]) -> RouteTable {
+    let mut route = Route {
         name: "default".to_owned(),
         matches: Match::default(),
         action: Action::Forward(Forward {
@@ -302,6 +358,9 @@ fn table(name: &str, port: u16) -> RouteTable {
         headers: HeaderEdits::default(),
         origin: Origin::default(),
     };
+    let policies = &world.config.policies;
+    let force = policy::in_force(policies, node.into(), Place::Port(front));
+    policies::apply(&force, force.compression.is_some(), &mut route);
     RouteTable {
         name: name.to_owned(),
         ignore_port: false,

@@ -10,11 +10,13 @@ mod backend_tls;
 mod cluster;
 mod common;
 mod external;
+mod faults;
 mod gateway;
 mod inbound;
 mod node;
 mod outbound;
 mod pieces;
+mod policies;
 mod scope;
 mod streams;
 
@@ -87,6 +89,7 @@ impl World {
                 entry.or_insert_with(|| Arc::clone(all));
             }
         }
+        faults::inject(&self.config.faults, &mut view);
         view
     }
 }

@@ -137,7 +137,9 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
         let (from, mut ruled) = (chains.len(), Vec::new());
         for (service, service_port) in &services {
             match service_port.protocol {
-                Protocol::Http | Protocol::Http2 | Protocol::Grpc => http = true,
+                Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
+                    http = true;
+                }
                 Protocol::Auto if service.addresses.is_empty() => guess = true,
                 // Whoever splits bytes means bytes, unless requests have rules too.
                 Protocol::Auto if splits(config, node, service, service_port) => {

@@ -6,6 +6,7 @@
 //! configuration can say, so a filter is a variant, not an object; an empty list costs one branch.
 
 pub(crate) mod bucket;
+pub(crate) mod compress;
 pub(crate) mod cors;
 pub(crate) mod fault;
 pub(crate) mod gradient;
@@ -19,10 +20,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::mesh::filter::{Cors, HttpFilter, RateLimitRule};
+use crate::mesh::filter::{Compressor, Cors, HttpFilter, RateLimitRule};
 use crate::mesh::route::Request;
 use crate::telemetry::Flag;
 
+use compress::Compressing;
 use cors::Granted;
 use fault::Fault;
 use gradient::Gradient;
@@ -35,6 +37,8 @@ pub(crate) enum Filter {
     AdaptiveConcurrency(Arc<Adaptive>),
     Fault(Arc<Fault>),
     Cors(Arc<Cors>),
+    Compressor(Arc<Compressor>),
+    GrpcWeb,
 }
 
 /// The filters of a chain, in order.
@@ -43,17 +47,27 @@ pub(crate) struct Filters {
     pub(crate) all: Vec<Filter>,
     /// One of them does something of its own accord; else only routes give them anything to do.
     acts: bool,
+    /// Browsers may speak gRPC here.
+    pub(crate) grpc_web: bool,
 }
 
 impl Filters {
     /// `None` without any filter.
     pub(crate) fn new(all: Vec<Filter>) -> Option<Arc<Self>> {
         let acts = all.iter().any(|filter| match filter {
-            Filter::LocalRateLimit(_) | Filter::AdaptiveConcurrency(_) => true,
+            Filter::LocalRateLimit(limit) => limit.acts(),
+            Filter::AdaptiveConcurrency(_) => true,
             Filter::Fault(fault) => fault.acts(),
-            Filter::Cors(_) => false,
+            Filter::Compressor(compressor) => compressor.enabled,
+            Filter::Cors(_) | Filter::GrpcWeb => false,
         });
-        (!all.is_empty()).then(|| Arc::new(Self { all, acts }))
+        let grpc_web = all.iter().any(|filter| matches!(filter, Filter::GrpcWeb));
+        let filters = Self {
+            all,
+            acts,
+            grpc_web,
+        };
+        (!filters.all.is_empty()).then(|| Arc::new(filters))
     }
 
     /// Whether there is anything to do for a route with these filters of its own.
@@ -96,6 +110,8 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                     }))
                 }
                 (None, HttpFilter::Cors(config)) => Filter::Cors(Arc::clone(config)),
+                (None, HttpFilter::Compressor(config)) => Filter::Compressor(Arc::clone(config)),
+                (None, HttpFilter::GrpcWeb) => Filter::GrpcWeb,
                 (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
             }
         })
@@ -113,6 +129,8 @@ pub(crate) struct Asked<'r> {
     pub(crate) request: &'r dyn Request,
     /// Who calls.
     pub(crate) remote: IpAddr,
+    /// Who that proved to be.
+    pub(crate) principal: Option<&'r str>,
     /// The cluster that its route leads to.
     pub(crate) cluster: &'r str,
     /// The route's own rules for descriptors.
@@ -164,6 +182,8 @@ pub(crate) struct Passed {
     pub(crate) headers: Vec<(String, String)>,
     /// A page of another origin gets the answer.
     pub(crate) granted: Option<Box<Granted>>,
+    /// Its answer may be compressed.
+    pub(crate) compressing: Option<Box<Compressing>>,
 }
 
 impl Passed {
@@ -213,6 +233,15 @@ pub(crate) fn run(
             Filter::AdaptiveConcurrency(adaptive) => adaptive.run(asked, &mut passed, *delay),
             Filter::Fault(fault) => fault.run(asked, delay, || fastrand::u32(..)),
             Filter::Cors(policy) => cors::run(policy, asked, &mut passed),
+            Filter::Compressor(how) => {
+                // A route says whether; how, only the chain does.
+                if let (Filter::Compressor(policy), true) = (filter, how.enabled) {
+                    let compressing = Compressing::new(policy, asked.request);
+                    passed.compressing = Some(Box::new(compressing));
+                }
+                Ok(())
+            }
+            Filter::GrpcWeb => Ok(()),
         };
         if let Err(mut refusal) = ran {
             // Pages may read why they are refused.
@@ -224,7 +253,10 @@ pub(crate) fn run(
             return Err(refusal);
         }
     }
-    let empty = passed.permits.is_empty() && passed.headers.is_empty() && passed.granted.is_none();
+    let empty = passed.permits.is_empty()
+        && passed.headers.is_empty()
+        && passed.granted.is_none()
+        && passed.compressing.is_none();
     Ok((!empty).then_some(passed))
 }
 

@@ -1,6 +1,7 @@
 //! Local rate limits: token buckets for all requests of a filter, and for requests with values.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,11 +59,14 @@ enum Place {
 struct Dynamic {
     config: TokenBucket,
     most: usize,
+    /// In the order of their hashes.
     known: ArcSwap<Vec<Arc<Known>>>,
+    hashes: foldhash::fast::RandomState,
 }
 
 #[derive(Debug)]
 struct Known {
+    hash: u64,
     values: Vec<Vec<u8>>,
     bucket: Bucket,
     used: AtomicU64,
@@ -84,6 +88,7 @@ impl Buckets {
                             config: limit.bucket,
                             most: usize::try_from(config.max_dynamic.max(1)).unwrap_or(1),
                             known: ArcSwap::default(),
+                            hashes: foldhash::fast::RandomState::default(),
                         })
                     } else {
                         Place::One(Bucket::new(&limit.bucket, 0))
@@ -96,43 +101,55 @@ impl Buckets {
 
 impl Dynamic {
     fn draw(&self, descriptor: &Descriptor<'_>, now: u64) -> Drawn {
-        let is_it = |known: &&Arc<Known>| {
-            known
-                .values
-                .iter()
-                .zip(descriptor)
-                .all(|(kept, (_, value))| **kept == **value)
-        };
-        if let Some(known) = self.known.load().iter().find(is_it) {
+        let hash = self.hashes.hash_one(descriptor);
+        if let Some(known) = find(&self.known.load(), hash, descriptor) {
             known.used.store(now, Ordering::Relaxed);
             return known.bucket.draw(now);
         }
         let made = Arc::new(Known {
+            hash,
             values: descriptor.iter().map(|(_, value)| value.to_vec()).collect(),
-            bucket: Bucket::new(&self.config, 0),
+            bucket: Bucket::new(&self.config, now),
             used: AtomicU64::new(now),
         });
         self.known.rcu(|known| {
             let mut known = Vec::clone(known);
-            if !known.iter().any(|other| other.values == made.values) {
+            if find(&known, hash, descriptor).is_none() {
                 if known.len() >= self.most {
                     let oldest = known
                         .iter()
                         .enumerate()
                         .min_by_key(|(_, known)| known.used.load(Ordering::Relaxed))
                         .map_or(0, |(at, _)| at);
-                    known.swap_remove(oldest);
+                    known.remove(oldest);
                 }
-                known.push(Arc::clone(&made));
+                let at = known.partition_point(|other| other.hash < hash);
+                known.insert(at, Arc::clone(&made));
             }
             known
         });
         // Another worker may have been first with the same values: its bucket counts.
-        match self.known.load().iter().find(is_it) {
+        match find(&self.known.load(), hash, descriptor) {
             Some(known) => known.bucket.draw(now),
             None => made.bucket.draw(now),
         }
     }
+}
+
+/// The bucket for the values of `descriptor`.
+fn find<'k>(
+    known: &'k [Arc<Known>],
+    hash: u64,
+    descriptor: &Descriptor<'_>,
+) -> Option<&'k Arc<Known>> {
+    let from = known.partition_point(|other| other.hash < hash);
+    let alike = known.get(from..).unwrap_or_default().iter();
+    alike.take_while(|other| other.hash == hash).find(|other| {
+        let values = other.values.iter().zip(descriptor);
+        values
+            .into_iter()
+            .all(|(kept, (_, value))| **kept == **value)
+    })
 }
 
 /// Whether a request is among `share`.
@@ -151,6 +168,12 @@ impl RateLimit {
             config: Arc::clone(config),
             stats: Stats::default(),
         }
+    }
+
+    /// Whether it does something of its own accord, and is not only the place of those of routes.
+    pub(crate) fn acts(&self) -> bool {
+        self.config.enabled != Share::NONE
+            && (self.config.bucket.is_some() || !self.config.descriptors.is_empty())
     }
 
     pub(super) fn run(
@@ -238,7 +261,8 @@ impl RateLimit {
         let config = &self.config;
         // At least one second, and never too early.
         let seconds = drawn.next.div_ceil(1000).max(1).to_string();
-        let mut headers = config.response_headers.clone();
+        let mut headers = vec![("x-envoy-ratelimited".to_owned(), "true".to_owned())];
+        headers.extend_from_slice(&config.response_headers);
         let has = |headers: &[(String, String)], name: &str| {
             headers
                 .iter()
@@ -294,6 +318,14 @@ fn describe<'r>(rule: &'r RateLimitRule, asked: &Asked<'r>) -> Option<Descriptor
                 "remote_address",
                 owned(&asked.remote.to_canonical().to_string()),
             ),
+            RateLimitAction::SourcePrincipal => (
+                "source_principal",
+                Cow::Borrowed(asked.principal?.as_bytes()),
+            ),
+            RateLimitAction::SourceNamespace => (
+                "source_namespace",
+                Cow::Borrowed(namespace(asked.principal?)?.as_bytes()),
+            ),
             RateLimitAction::MaskedRemoteAddress { v4, v6 } => {
                 let address = asked.remote.to_canonical();
                 let bits = match address {
@@ -321,6 +353,11 @@ fn describe<'r>(rule: &'r RateLimitRule, asked: &Asked<'r>) -> Option<Descriptor
     }
     // An empty descriptor describes nothing.
     (!entries.is_empty()).then_some(entries)
+}
+
+/// The namespace in the name of a workload: the fifth part of it.
+fn namespace(principal: &str) -> Option<&str> {
+    principal.split('/').nth(4)
 }
 
 fn owned(text: &str) -> Cow<'static, [u8]> {
@@ -393,6 +430,7 @@ mod tests {
         let asked = Asked {
             request: &Ask(user),
             remote: remote.into(),
+            principal: None,
             cluster: "c",
             rules: &[],
             own,

@@ -325,6 +325,13 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderOperations) {
     {
         headers.append(name, value);
     }
+    for (name, value) in edits
+        .add_if_absent
+        .iter()
+        .filter_map(|(name, value)| field(name, value))
+    {
+        headers.entry(name).or_insert(value);
+    }
 }
 
 async fn judge(check: &HttpCheck, response: Response<Incoming>) -> Result<Verdict, Broken> {

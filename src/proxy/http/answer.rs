@@ -3,10 +3,12 @@
 use crate::mesh::http::ServerOptions;
 
 use super::Version;
+use super::edits::Edits;
 use super::fields::UNDELIVERED;
 use super::h2::send::HeadWriter;
-use super::head::{Edits, Sink, connection, put_length, status_line};
+use super::head::{Sink, connection, put_length, status_line};
 use super::marks::AnswerMarks;
+use super::recode::Web;
 use super::respond::reason;
 
 /// An answer of the proxy's own.
@@ -22,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) headers: Vec<(String, String)>,
     /// Answer as gRPC: status 200, this `grpc-status`, and the body as message.
     pub(crate) grpc_status: Option<u8>,
+    /// As browsers take gRPC.
+    pub(crate) web: Option<Web>,
     /// What it tells the caller about the proxy, where that is not the usual.
     pub(crate) marks: Option<Box<AnswerMarks>>,
 }
@@ -33,7 +37,8 @@ impl Answer {
         }
         if let Some(status) = self.grpc_status {
             let mut text = itoa::Buffer::new();
-            sink.put(b"content-type", b"application/grpc");
+            let kind = self.web.map_or("application/grpc", Web::content_type);
+            sink.put(b"content-type", kind.as_bytes());
             sink.put(b"grpc-status", text.format(status).as_bytes());
             sink.put(b"grpc-message", self.body.as_bytes());
         } else if !self.body.is_empty() {
@@ -52,7 +57,20 @@ impl Answer {
             None => sink.put(b"server", ServerOptions::NAME.as_bytes()),
             Some(marks) => marks.each_own(|name, value| sink.put(name.as_bytes(), value)),
         }
-        edits.write(sink);
+        edits.write(|name| self.has(name), sink);
+    }
+
+    /// Whether it has a field of its own with this lower-case name.
+    fn has(&self, name: &str) -> bool {
+        match name {
+            "location" => self.location.is_some(),
+            "content-type" => self.grpc_status.is_some() || !self.body.is_empty(),
+            "server" | "content-length" => true,
+            _ => {
+                let mut own = self.headers.iter();
+                own.any(|(own, _)| own.eq_ignore_ascii_case(name))
+            }
+        }
     }
 
     fn status(&self) -> u16 {

@@ -18,8 +18,9 @@ use super::super::tables::{ClusterTable, RouteAction};
 use super::Version;
 use super::answer::Answer;
 use super::control::{self, Control};
+use super::edits::Edits;
 use super::hash;
-use super::head::{Edits, RequestOut};
+use super::head::RequestOut;
 use super::marks::{Caller, RequestMarks};
 use super::plan::{
     Chosen, Facts, HeadOut, Meant, MirrorOut, Rare, RouteAt, Seen, Then, answer_marks,
@@ -127,6 +128,10 @@ pub(super) fn decide(
                     .as_ref()
                     .map(|passed| passed.headers.as_slice())
                     .unwrap_or_default(),
+                hides_encoding: passed
+                    .as_ref()
+                    .and_then(|passed| passed.compressing.as_ref())
+                    .is_some_and(|how| how.policy.hide_accept_encoding),
             };
             let mirrors = if forward.mirrors.is_empty() || facts.upgrade || facts.connect {
                 Vec::new()
@@ -189,6 +194,7 @@ fn filtered(
     let asked = filter::Asked {
         request: seen,
         remote: Caller::of(conn.remote.ip(), seen.ask.fields, believed).address,
+        principal: conn.principal.as_deref(),
         cluster,
         rules,
         own: &conn.own,
@@ -210,6 +216,8 @@ struct Out<'o, 'm> {
     control: Option<&'o Control>,
     /// Fields from filters.
     added: &'o [(String, String)],
+    /// The endpoint does not learn which codings the caller takes.
+    hides_encoding: bool,
 }
 
 impl Out<'_, '_> {
@@ -228,7 +236,9 @@ impl Out<'_, '_> {
             scan: seen.ask.scan,
             edits: self.edits,
             added: self.added,
-            framing: facts.framing,
+            framing: facts.goes(),
+            web: facts.web.is_some(),
+            hides_encoding: self.hides_encoding,
             inbound: conn.inbound(),
             marks: self.marks,
             client_cert: conn.client_cert.as_deref(),

@@ -8,14 +8,16 @@ use crate::rt;
 use crate::telemetry::Flag;
 
 use super::call::again::{Again, Chance, No};
+use super::edits::Edits;
 use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
 use super::h1::parse;
 use super::h2::stream::StreamError;
-use super::head::{Edits, ResponseOut, Switch};
-use super::leg::{Broken, H1Leg, Leg, LegError, Writer, pump};
+use super::head::{ResponseOut, Switch};
+use super::leg::{Broken, H1Leg, Leg, LegError, Recoding, Writer, pump, pump_recoded};
 use super::marks::AnswerMarks;
 use super::plan::Facts;
+use super::recode::Answering;
 use super::replay::Replay;
 use super::respond::{Failure, reason};
 use super::upgrade::Upgrade;
@@ -38,6 +40,10 @@ pub(crate) struct Drive<'d, 't> {
     pub(crate) seen: Option<SeenHead>,
     /// Informational answers so far.
     pub(crate) informed: u8,
+    /// What the request's body goes through.
+    pub(crate) asking: &'d mut Option<Box<Recoding>>,
+    /// What the answer's body goes through.
+    pub(crate) answering: Option<Box<Recoding>>,
     /// Body bytes up.
     pub(crate) received: u64,
     /// Body bytes down.
@@ -62,6 +68,8 @@ pub(crate) struct Relay<'t> {
     pub(crate) chance: Option<Chance<'t>>,
     /// The try that this is, where callers are told.
     pub(crate) attempts: Option<u32>,
+    /// What may become of the answer's body.
+    pub(crate) answering: Option<Answering<'t>>,
 }
 
 /// What is known of an answer.
@@ -107,6 +115,7 @@ enum Head<'t> {
 struct Body {
     framing: Framing,
     raw: bool,
+    recoding: Option<Box<Recoding>>,
 }
 
 impl<'t> Drive<'_, 't> {
@@ -124,7 +133,14 @@ impl<'t> Drive<'_, 't> {
                 Poll::Pending => return self.poll_caller_gone(cx),
             }
         }
-        match pump(cx, self.up, self.down, &mut self.sent, None) {
+        let moved = match &mut self.answering {
+            None => pump(cx, self.up, self.down, &mut self.sent, None),
+            Some(recoding) => {
+                let legs = (&mut *self.up, &mut *self.down);
+                pump_recoded(cx, legs, recoding, &mut self.sent, None)
+            }
+        };
+        match moved {
             Poll::Ready(Ok(())) => Poll::Ready(End::Done),
             Poll::Ready(Err(Broken::From(error))) => {
                 tracing::debug!(%error, "answer cut off");
@@ -144,7 +160,13 @@ impl<'t> Drive<'_, 't> {
             self.up.poll_flush(cx).map_err(Broken::To)
         } else {
             let replay = Some(&mut *self.replay);
-            pump(cx, self.down, self.up, &mut self.received, replay)
+            match &mut *self.asking {
+                None => pump(cx, self.down, self.up, &mut self.received, replay),
+                Some(recoding) => {
+                    let legs = (&mut *self.down, &mut *self.up);
+                    pump_recoded(cx, legs, recoding, &mut self.received, replay)
+                }
+            }
         };
         match gone_up {
             Poll::Pending => None,
@@ -206,6 +228,7 @@ impl<'t> Drive<'_, 't> {
                 Head::Switched => return Poll::Ready(Ok(Some(End::Switched))),
                 Head::Relayed(seen, body) => {
                     self.seen = Some(seen);
+                    self.answering = body.recoding;
                     if let Leg::H1(up) = &mut *self.up {
                         up.reader = BodyReader::new(body.framing, body.raw);
                     }
@@ -348,7 +371,15 @@ impl<'t> Relay<'t> {
                 Err(No::Overflow) => flag = Flag::Uo,
             }
         }
-        let (framing, writer) = self.framing(down, parts);
+        let coded = match (&self.answering, switch) {
+            (Some(answering), None) => answering.of(status, parts.fields, parts.framing),
+            _ => None,
+        };
+        let recoding = coded
+            .filter(|_| !matches!(parts.framing, Framing::None | Framing::Length(0)))
+            .and_then(|coded| coded.recoder())
+            .map(Recoding::new);
+        let (framing, writer) = self.framing(down, parts, recoding.is_some());
         let close = self.close || framing == Framing::Close;
         let out = ResponseOut {
             // To a caller by HTTP/1.1, whatever the endpoint called its success.
@@ -368,6 +399,7 @@ impl<'t> Relay<'t> {
             switch,
             marks: self.marks,
             attempts: self.attempts,
+            coded,
         };
         match down {
             Leg::H1(leg) => {
@@ -393,6 +425,7 @@ impl<'t> Relay<'t> {
             flag,
         };
         let raw = parts.text
+            && recoding.is_none()
             && matches!(down, Leg::H1(_))
             && writer == Writer::Plain
             && parts.framing == Framing::Chunked
@@ -400,6 +433,7 @@ impl<'t> Relay<'t> {
         let body = Body {
             framing: parts.framing,
             raw,
+            recoding,
         };
         Ok(Head::Relayed(seen, body))
     }
@@ -424,12 +458,16 @@ impl<'t> Relay<'t> {
     }
 
     /// How the caller gets the body, and how it is written.
-    fn framing(&self, down: &Leg, parts: &Parts<'_>) -> (Framing, Writer) {
+    fn framing(&self, down: &Leg, parts: &Parts<'_>, recodes: bool) -> (Framing, Writer) {
         match (parts.framing, down, self.facts.version) {
-            (framing @ (Framing::None | Framing::Length(_)), ..) => (framing, Writer::Plain),
+            (framing @ (Framing::None | Framing::Length(_)), ..) if !recodes => {
+                (framing, Writer::Plain)
+            }
             (_, Leg::H2(_) | Leg::Nobody, _) => (Framing::Chunked, Writer::Plain),
             (_, Leg::H1(_), Version::Http10) => (Framing::Close, Writer::Plain),
-            (Framing::Chunked, Leg::H1(_), _) if parts.text => (Framing::Chunked, Writer::Plain),
+            (Framing::Chunked, Leg::H1(_), _) if parts.text && !recodes => {
+                (Framing::Chunked, Writer::Plain)
+            }
             (_, Leg::H1(_), _) => (Framing::Chunked, Writer::Chunked),
         }
     }
@@ -451,6 +489,7 @@ impl<'t> Relay<'t> {
             switch: None,
             marks: None,
             attempts: None,
+            coded: None,
         };
         match down {
             Leg::H1(leg) => out.write_text(&mut leg.out),

@@ -3,14 +3,12 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
-use crate::mesh::route::HeaderOperations;
-
-use super::super::filter::cors::Granted;
+use super::edits::Edits;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
-use super::hash::Hashed;
 use super::marks::{AnswerMarks, RequestMarks, request_id};
+use super::recode::Coded;
 use super::upgrade::{self, Upgrade};
 use super::{Framing, Version};
 
@@ -97,101 +95,6 @@ fn copy(fields: Fields<'_>, sink: &mut impl Sink, mut keep: impl FnMut(Name, &[u
     }
 }
 
-/// Edits in force for one head; the inner ones (of the weighted cluster) come first.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Edits<'t> {
-    parts: [Option<&'t HeaderOperations>; 2],
-    /// What may hold a cookie for the caller.
-    hashed: Option<&'t Hashed>,
-    /// What a page of another origin is told.
-    granted: Option<&'t Granted>,
-}
-
-impl<'t> Edits<'t> {
-    pub(crate) fn new(cluster: &'t HeaderOperations, route: &'t HeaderOperations) -> Self {
-        let some = |edits: &'t HeaderOperations| (!edits.is_empty()).then_some(edits);
-        Self {
-            parts: [some(cluster), some(route)],
-            hashed: None,
-            granted: None,
-        }
-    }
-
-    /// With what `granted` tells a page of another origin.
-    pub(crate) fn with_granted(self, granted: Option<&'t Granted>) -> Self {
-        Self { granted, ..self }
-    }
-
-    /// Whether a field of the same name is written last.
-    fn is_granted(&self, name: &[u8]) -> bool {
-        self.granted.is_some_and(|granted| granted.replaces(name))
-    }
-
-    /// With the cookie that `hashed` may hold for the caller.
-    pub(crate) fn with_cookie(self, hashed: Option<&'t Hashed>) -> Self {
-        Self { hashed, ..self }
-    }
-
-    fn touches(&self, name: &[u8]) -> bool {
-        if self.is_granted(name) {
-            return true;
-        }
-        if let [None, None] = self.parts {
-            return false;
-        }
-        self.parts.iter().flatten().any(|edits| {
-            edits
-                .remove
-                .iter()
-                .chain(edits.set.keys())
-                .any(|edited| name.eq_ignore_ascii_case(edited.as_bytes()))
-        })
-    }
-
-    pub(super) fn write(&self, sink: &mut impl Sink) {
-        if let Some(cookie) = self.hashed.and_then(|hashed| hashed.cookie.as_deref()) {
-            sink.put(b"set-cookie", cookie.as_bytes());
-        }
-        if let Some(granted) = self.granted {
-            granted.each(|name, value| sink.put(name.as_bytes(), value.as_bytes()));
-        }
-        for (at, edits) in self.parts.iter().enumerate() {
-            let Some(edits) = edits else { continue };
-            for (name, value) in &edits.set {
-                let set_before = at > 0
-                    && self
-                        .parts
-                        .first()
-                        .copied()
-                        .flatten()
-                        .is_some_and(|inner| inner.set.contains_key(name));
-                if !set_before && !is_host(name) && !self.is_granted(name.as_bytes()) {
-                    sink.put(name.as_bytes(), value.as_bytes());
-                }
-            }
-            for (name, value) in &edits.add {
-                if !is_host(name) && !self.is_granted(name.as_bytes()) {
-                    sink.put(name.as_bytes(), value.as_bytes());
-                }
-            }
-        }
-    }
-
-    /// A host that edits set.
-    pub(crate) fn host(&self) -> Option<&'t str> {
-        self.parts.iter().flatten().find_map(|edits| {
-            ["host", ":authority"]
-                .iter()
-                .find_map(|name| edits.set.get(*name))
-                .map(String::as_str)
-        })
-    }
-}
-
-fn is_host(name: &str) -> bool {
-    matches!(name, "host" | ":authority")
-}
-
 /// A request on its way to an endpoint.
 #[derive(Debug)]
 #[expect(
@@ -225,6 +128,10 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) passes_deadline: bool,
     /// A gRPC deadline is said anew for each try.
     pub(crate) tells_grpc: bool,
+    /// It came as browsers speak gRPC.
+    pub(crate) web: bool,
+    /// The endpoint does not learn which codings the caller takes.
+    pub(crate) hides_encoding: bool,
 }
 
 impl RequestOut<'_> {
@@ -233,6 +140,7 @@ impl RequestOut<'_> {
         let passes = |name: &[u8]| {
             !self.scan.connection.nominates(name)
                 && !self.edits.touches(name)
+                && !(self.hides_encoding && name.eq_ignore_ascii_case(b"accept-encoding"))
                 && (self.upgrade.is_none() || !upgrade::is_handshake(name) || !two)
         };
         copy(self.fields, sink, |known, name| match known {
@@ -258,6 +166,7 @@ impl RequestOut<'_> {
             | Name::ForwardedProto
             | Name::RequestId
             | Name::Via => passes(name) && marks.is_none_or(|marks| !marks.replaces(known, name)),
+            Name::ContentType if self.web => false,
             Name::Cookie
             | Name::ContentType
             | Name::GrpcStatus
@@ -281,10 +190,14 @@ impl RequestOut<'_> {
             }
             Some(marks) => marks.each(|name, value| sink.put(name.as_bytes(), value)),
         }
+        if self.web {
+            sink.put(b"content-type", b"application/grpc");
+        }
         for (name, value) in self.added {
             sink.put(name.as_bytes(), value.as_bytes());
         }
-        self.edits.write(sink);
+        self.edits
+            .write(|name| self.fields.first(name).is_some(), sink);
     }
 
     /// Appends the head as HTTP/1.1, but for the empty line that ends it.
@@ -324,7 +237,7 @@ impl RequestOut<'_> {
         if let Framing::Length(length) = self.framing {
             put_length(&mut head, length);
         }
-        if self.scan.te_trailers {
+        if self.scan.te_trailers || self.web {
             Sink::put(&mut head, b"te", b"trailers");
         }
         head
@@ -362,6 +275,8 @@ pub(crate) struct ResponseOut<'r> {
     pub(crate) marks: Option<&'r AnswerMarks>,
     /// Tries that it took, where callers are told.
     pub(crate) attempts: Option<u32>,
+    /// What becomes of it, where it does not pass as it is.
+    pub(crate) coded: Option<Coded>,
 }
 
 /// What is said about another protocol that is switched to.
@@ -379,6 +294,7 @@ impl ResponseOut<'_> {
         let passes = |name: &[u8]| {
             !self.scan.connection.nominates(name)
                 && !self.edits.touches(name)
+                && self.coded.is_none_or(|coded| !coded.replaces(name))
                 && (self.switch.is_none() || !upgrade::is_handshake(name) || !two)
         };
         copy(self.fields, sink, |known, name| match known {
@@ -428,7 +344,15 @@ impl ResponseOut<'_> {
         if let Some(attempts) = self.attempts {
             sink.put(b"x-envoy-attempt-count", text.format(attempts).as_bytes());
         }
-        self.edits.write(sink);
+        if let Some(coded) = self.coded {
+            coded.each(self.fields, |name, value| {
+                if !self.edits.touches(name.as_bytes()) {
+                    sink.put(name.as_bytes(), value);
+                }
+            });
+        }
+        self.edits
+            .write(|name| self.fields.first(name).is_some(), sink);
     }
 
     /// Appends the head as HTTP/1.1.
@@ -486,6 +410,8 @@ pub(super) fn connection(out: &mut Vec<u8>, close: bool, version: Version) {
 
 #[cfg(test)]
 mod tests {
+    use crate::mesh::route::HeaderOperations;
+
     use super::super::fields;
     use super::*;
 
@@ -518,6 +444,8 @@ mod tests {
             key: false,
             passes_deadline: false,
             tells_grpc: false,
+            web: false,
+            hides_encoding: false,
         }
         .write_text(&mut out);
         String::from_utf8(out).unwrap()
@@ -552,6 +480,7 @@ mod tests {
             set: [("x-a".to_owned(), "new".to_owned())].into(),
             add: [("x-b".to_owned(), "more".to_owned())].into(),
             remove: vec!["x-c".to_owned()],
+            ..HeaderOperations::default()
         };
         let text = request(
             &[
@@ -567,5 +496,28 @@ mod tests {
             "X-B: one\r\nx-request-id: 1\r\nx-forwarded-proto: https\r\nx-a: new\r\nx-b: more\r\n"
         ));
         assert!(!text.contains("old") && !text.contains("gone"));
+    }
+
+    #[test]
+    fn a_default_is_for_heads_without_the_field() {
+        let edits = HeaderOperations {
+            set: [("x-set".to_owned(), "1".to_owned())].into(),
+            add_if_absent: ["x-a", "x-b", "x-c", "x-set"]
+                .map(|name| (name.to_owned(), "usual".to_owned()))
+                .into(),
+            remove: vec!["x-c".to_owned()],
+            ..HeaderOperations::default()
+        };
+        let text = request(&[header("X-A", "own"), header("X-C", "gone")], &edits);
+        let of = |name: &str| -> Vec<&str> {
+            let lines = text.lines();
+            lines
+                .filter(|line| line.to_ascii_lowercase().starts_with(name))
+                .collect()
+        };
+        assert_eq!(of("x-a"), ["X-A: own"]);
+        assert_eq!(of("x-b"), ["x-b: usual"]);
+        assert_eq!(of("x-c"), ["x-c: usual"]);
+        assert_eq!(of("x-set"), ["x-set: 1"]);
     }
 }

@@ -26,6 +26,7 @@ use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::hash::Hashed;
 use super::marks::{AnswerMarks, RequestMarks};
+use super::recode::{Answering, Web, WebCall};
 use super::record::record;
 use super::respond::Failure;
 use super::target::effective;
@@ -63,11 +64,29 @@ pub(crate) struct Facts {
     /// to tell.
     pub(crate) idempotent: bool,
     pub(crate) grpc: bool,
+    /// It is gRPC as a browser speaks it, and how the answer is wanted.
+    pub(crate) web: Option<WebCall>,
     pub(crate) connect: bool,
     /// Asks for another protocol.
     pub(crate) upgrade: bool,
     /// The connection may carry another request.
     pub(crate) keep: bool,
+}
+
+impl Facts {
+    /// The body is sent on otherwise than it came.
+    pub(crate) fn recodes(&self) -> bool {
+        self.web.is_some_and(|web| web.body == Web::Text) && self.framing != Framing::None
+    }
+
+    /// How the end of the body is told to the endpoint.
+    pub(crate) fn goes(&self) -> Framing {
+        if self.recodes() {
+            Framing::Chunked
+        } else {
+            self.framing
+        }
+    }
 }
 
 /// A checked request and what will be done with it.
@@ -202,6 +221,16 @@ impl Chosen {
     /// What filters gave it.
     pub(crate) fn passed(&self) -> Option<&Passed> {
         self.rare.as_ref()?.passed.as_ref()
+    }
+
+    /// What may become of the answer's body.
+    pub(crate) fn answering(&self, facts: &Facts) -> Option<Answering<'_>> {
+        let passed = self.passed();
+        let compressing = passed.and_then(|passed| passed.compressing.as_deref());
+        (compressing.is_some() || facts.web.is_some()).then_some(Answering {
+            compressing,
+            web: facts.web.map(|web| web.answer),
+        })
     }
 
     /// What a page of another origin is told in the answer.
@@ -348,7 +377,11 @@ pub(crate) fn plan(
     let connect = ask.method == b"CONNECT";
     let http = conn.http();
     let (authority, target) = effective(ask, connect, conn, http)?;
-    let facts = facts(ask, connect);
+    let mut facts = facts(ask, connect);
+    if conn.filters().is_some_and(|filters| filters.grpc_web) && !connect {
+        facts.web = WebCall::of(ask.fields);
+        facts.grpc |= facts.web.is_some();
+    }
     let limit = http.options.limits.max_request_bytes;
     if limit.is_some_and(|most| {
         ask.scan
@@ -391,7 +424,6 @@ pub(crate) fn plan(
         tls: conn.tls,
     };
     let overload = &worker.shared.overload;
-    let mut facts = facts;
     facts.keep &= !overload.ends_connections() || facts.version == Version::Http2;
     let mut delay = Duration::ZERO;
     let then = if overload.refuses() {
@@ -475,6 +507,7 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
             b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
         ) || ask.scan.idempotency_key,
         grpc: ask.scan.grpc,
+        web: None,
         connect,
         upgrade: ask.upgrade.is_some(),
         keep,

@@ -201,6 +201,7 @@ fn operations(value: &Value<'_>) -> HeaderOperations {
             .iter()
             .map(|name| name.to_ascii_lowercase())
             .collect(),
+        ..HeaderOperations::default()
     };
     fields.finish();
     operations

@@ -32,6 +32,8 @@ pub struct GatewayServer {
     pub bind: Option<IpAddr>,
     /// What is spoken.
     pub protocol: GatewayProtocol,
+    /// It is gRPC as browsers speak it.
+    pub grpc_web: bool,
     /// For whom.
     pub hosts: Vec<ServerHost>,
     /// What happens to TLS.
@@ -99,6 +101,9 @@ pub(in crate::resource) fn gateway(fields: &Fields<'_>) -> Gateway {
 fn server(value: &Value<'_>) -> Option<GatewayServer> {
     let fields = value.fields();
     let port = fields.require("port").and_then(|value| port(&value));
+    let spoken = value.tree.get("port");
+    let spoken = spoken.and_then(|port| port.get("protocol")?.text());
+    let grpc_web = spoken.is_some_and(|text| text.eq_ignore_ascii_case("GRPC-WEB"));
     let name = fields.text("name").unwrap_or_default();
     let bind = fields.get("bind").and_then(|value| {
         let text = value.text()?;
@@ -136,6 +141,7 @@ fn server(value: &Value<'_>) -> Option<GatewayServer> {
         port: number,
         bind,
         protocol,
+        grpc_web,
         hosts,
         tls: found?,
     })

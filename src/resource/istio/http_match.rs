@@ -108,7 +108,7 @@ fn headers(fields: &Fields<'_>, field: &'static str, invert: bool, into: &mut Ve
 }
 
 /// Istio's `StringMatch`; `{}` is presence.
-pub(super) fn text_match(value: &Value<'_>) -> Option<TextMatch> {
+pub(in crate::resource) fn text_match(value: &Value<'_>) -> Option<TextMatch> {
     if let Node::Text(text) = &value.tree.node {
         value.error_hint(
             format!("expected a condition, found the text {text:?}"),
@@ -141,7 +141,7 @@ pub(super) fn text_match(value: &Value<'_>) -> Option<TextMatch> {
 }
 
 /// A regular expression in RE2's language.
-pub(super) fn pattern(value: &Value<'_>) -> Option<Pattern> {
+pub(in crate::resource) fn pattern(value: &Value<'_>) -> Option<Pattern> {
     let text = value.text()?;
     match Pattern::new(&text) {
         Ok(pattern) => Some(pattern),

@@ -38,6 +38,8 @@ pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
 pub(super) use destination_rule::destination_rule;
 pub(super) use gateway::gateway;
+pub(super) use header_edits::{header_name, named, written};
+pub(super) use http_match::text_match;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;

@@ -154,7 +154,8 @@ fn port(value: &Value<'_>) -> Option<ServicePort> {
 pub(super) fn protocol(value: &Value<'_>) -> Option<Protocol> {
     let text = value.text()?;
     let known = match text.to_ascii_uppercase().as_str() {
-        "HTTP" | "HTTP_PROXY" | "GRPC-WEB" => Protocol::Http,
+        "HTTP" | "HTTP_PROXY" => Protocol::Http,
+        "GRPC-WEB" => Protocol::GrpcWeb,
         "HTTP2" => Protocol::Http2,
         "GRPC" => Protocol::Grpc,
         "HTTPS" | "TLS" => Protocol::Tls,

@@ -228,7 +228,8 @@ fn protocol(tcp: bool, declared: Option<&str>, name: &str, port: u16) -> Protoco
             .to_ascii_lowercase(),
     };
     match prefix.as_str() {
-        "http" | "grpc-web" | "kubernetes.io/ws" => Protocol::Http,
+        "http" | "kubernetes.io/ws" => Protocol::Http,
+        "grpc-web" => Protocol::GrpcWeb,
         "http2" | "kubernetes.io/h2c" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
         "https" | "tls" | "kubernetes.io/wss" => Protocol::Tls,

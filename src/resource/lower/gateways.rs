@@ -39,6 +39,7 @@ pub(super) fn lower(
                 port: server.port,
                 bind: server.bind,
                 serves: serves(server),
+                grpc_web: server.grpc_web,
                 hosts: server.hosts.clone(),
                 attached: None,
                 origin: object.origin_of(&path),

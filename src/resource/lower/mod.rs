@@ -11,6 +11,7 @@ mod destinations;
 mod gateway_api;
 mod gateways;
 mod merge;
+mod policies;
 mod routes;
 mod services;
 mod streams;
@@ -43,6 +44,13 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
+    let mut around = policies::Around {
+        config: &config,
+        findings: &mut findings,
+    };
+    let own = policies::lower(objects, &mut around);
+    let faults = policies::faults(objects, &mut around);
+    (config.policies, config.faults) = (own, faults);
     (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
     let around = gateway_api::Around {
         objects,
@@ -66,10 +74,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
 }
 
 /// What is said of every object of the Gateway API in its status.
-pub(super) fn verdicts(
-    objects: &Objects,
-    instances: &BTreeMap<(String, String), Arc<Instance>>,
-) -> Verdicts {
+pub(super) fn verdicts(objects: &Objects, instances: &Instances) -> Verdicts {
     let mut findings = Vec::new();
     let services = services::lower(objects, &mut findings);
     let credentials = gateways::credentials(objects);

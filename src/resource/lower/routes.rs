@@ -149,8 +149,10 @@ impl Lowering<'_, '_> {
                     &path,
                     message,
                 );
-                finding.hint = similar(&host, services)
-                    .map(|service| format!("did you mean {}?", service.host));
+                finding.hint = Some(similar(&host, services).map_or_else(
+                    || "correct the host, or apply its Service or ServiceEntry".to_owned(),
+                    |service| format!("did you mean {}?", service.host),
+                ));
                 self.findings.push(finding);
             }
             hosts.push((index, host));

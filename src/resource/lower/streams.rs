@@ -102,7 +102,11 @@ impl Lowering<'_, '_> {
             Protocol::Tcp => !tls,
             // Where requests have rules, what is none of them goes to the service itself.
             Protocol::Auto => !tls && service.http.is_empty(),
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Udp => false,
+            Protocol::Http
+            | Protocol::Http2
+            | Protocol::Grpc
+            | Protocol::GrpcWeb
+            | Protocol::Udp => false,
         };
         let meant = |port: &ServicePort| {
             let mut ports = matches.iter().map(|found| found.port);

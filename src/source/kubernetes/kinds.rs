@@ -66,6 +66,9 @@ pub(super) const KINDS: &[Kind] = &[
     gateways("TCPRoute", "tcproutes"),
     gateways("ReferenceGrant", "referencegrants"),
     gateways("BackendTLSPolicy", "backendtlspolicies"),
+    policy("RateLimitPolicy", "ratelimitpolicies"),
+    policy("CompressionPolicy", "compressionpolicies"),
+    policy("HeaderPolicy", "headerpolicies"),
 ];
 
 const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {
@@ -97,6 +100,13 @@ const fn gateways(name: &'static str, plural: &'static str) -> Kind {
         versions: &["v1", "v1beta1", "v1alpha3", "v1alpha2"],
         trim: spec,
         ..istio(name, plural, "gateway.networking.k8s.io")
+    }
+}
+
+const fn policy(name: &'static str, plural: &'static str) -> Kind {
+    Kind {
+        versions: &["v1alpha1"],
+        ..istio(name, plural, "policy.meshctl.dev")
     }
 }
 

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::pb::compressor as pb_compressor;
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors, is,
-    local_ratelimit, ratelimit, route,
+    Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors,
+    descriptor_expr, is, local_ratelimit, ratelimit, route,
 };
+use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fields::Fields;
 use super::route::header_match;
 use super::route_fields::HEADER;
 use super::route_policy::share;
-use super::{Fault, duration_or, fault, unpack};
+use super::{Fault, compressor, duration_or, fault, unpack};
 use crate::mesh::filter::{
     AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
     RateLimitRule, TokenBucket,
@@ -79,6 +81,7 @@ const ACTION: Fields = Fields {
         (4, "remote_address"),
         (5, "generic_key"),
         (6, "header_value_match"),
+        (9, "extension"),
         (10, "masked_remote_address"),
     ],
     tuning: &[],
@@ -86,7 +89,6 @@ const ACTION: Fields = Fields {
         (1, "source_cluster"),
         (7, "dynamic_metadata"),
         (8, "metadata"),
-        (9, "extension"),
         (11, "query_parameter_value_match"),
         (12, "query_parameters"),
         (13, "remote_address_match"),
@@ -135,6 +137,13 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
     if is::<cors::Cors>(config) {
         return Ok(Some(HttpFilter::Cors(Arc::default())));
     }
+    if is::<pb_compressor::Compressor>(config) {
+        let how = compressor::decode(&unpack(config)?, ignored)?;
+        return Ok(Some(HttpFilter::Compressor(Arc::new(how))));
+    }
+    if is::<GrpcWeb>(config) {
+        return Ok(Some(HttpFilter::GrpcWeb));
+    }
     if is::<HttpFault>(config) {
         let fault = fault::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::Fault(Arc::new(fault))));
@@ -156,6 +165,10 @@ pub(super) fn overrides<'a>(
             if is::<cors::CorsPolicy>(config) {
                 let policy = super::cors::decode(&unpack(config)?, ignored)?;
                 return Ok(HttpFilter::Cors(Arc::new(policy)));
+            }
+            if is::<pb_compressor::CompressorPerRoute>(config) {
+                let how = compressor::of_route(&unpack(config)?, ignored)?;
+                return Ok(HttpFilter::Compressor(Arc::new(how)));
             }
             // The other filter has no configuration by route in Envoy either.
             if let Some(filter @ (HttpFilter::LocalRateLimit(_) | HttpFilter::Fault(_))) =
@@ -319,6 +332,10 @@ fn action(
             skip_if_absent: header.skip_if_absent,
         }),
         Some(Specifier::RemoteAddress(_)) => Ok(RateLimitAction::RemoteAddress),
+        Some(Specifier::Extension(extension)) => match computed(extension)? {
+            Some(action) => Ok(action),
+            None => unsupported(&format!("extension {:?}", extension.name)),
+        },
         Some(Specifier::MaskedRemoteAddress(masked)) => Ok(RateLimitAction::MaskedRemoteAddress {
             v4: bits(masked.v4_prefix_mask_len, 32)?,
             v6: bits(masked.v6_prefix_mask_len, 128)?,
@@ -344,6 +361,27 @@ fn action(
         }
         _ => unsupported("default_value"),
     }
+}
+
+/// The expressions that are understood; `None` is another, or another kind of extension.
+fn computed(from: &core::TypedExtensionConfig) -> Result<Option<RateLimitAction>, Fault> {
+    use descriptor_expr::descriptor::ExprSpecifier;
+    let config = from.typed_config.as_ref();
+    let Some(config) = config.filter(|config| is::<descriptor_expr::Descriptor>(config)) else {
+        return Ok(None);
+    };
+    let from: descriptor_expr::Descriptor = unpack(config)?;
+    let Some(ExprSpecifier::Text(text)) = &from.expr_specifier else {
+        return Ok(None);
+    };
+    // What cannot be worked out leaves no descriptor, which is what ours do.
+    let found = (from.descriptor_key.as_str(), text.as_str());
+    Ok(match found {
+        _ if from.skip_if_error => None,
+        SOURCE_PRINCIPAL => Some(RateLimitAction::SourcePrincipal),
+        SOURCE_NAMESPACE => Some(RateLimitAction::SourceNamespace),
+        _ => None,
+    })
 }
 
 fn concurrency(

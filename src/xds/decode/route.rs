@@ -25,6 +25,9 @@ pub(super) fn decode(
     ignored: &mut Vec<String>,
 ) -> Result<RouteTable, Fault> {
     TABLE.audit(from, ignored)?;
+    // Read once, so that all hosts share what it counts.
+    let filters = &from.typed_per_filter_config;
+    let filters = overrides("RouteConfiguration", filters, ignored)?;
     Ok(RouteTable {
         name: from.name.clone(),
         ignore_port: from.ignore_port_in_host_matching,
@@ -33,7 +36,7 @@ pub(super) fn decode(
             .iter()
             .map(|host| {
                 HOST.audit(host, ignored)?;
-                let inherited = Inherited::new(from, host, ignored)?;
+                let inherited = Inherited::new(from, host, &filters, ignored)?;
                 Ok(VirtualHost {
                     name: host.name.clone(),
                     domains: host.domains.clone(),
@@ -432,7 +435,8 @@ pub(super) fn operations(
         match action {
             Append::AppendIfExistsOrAdd => operations.add.insert(header.key, value),
             Append::OverwriteIfExistsOrAdd => operations.set.insert(header.key, value),
-            Append::AddIfAbsent | Append::OverwriteIfExists => {
+            Append::AddIfAbsent => operations.add_if_absent.insert(header.key, value),
+            Append::OverwriteIfExists => {
                 return unsupported("HeaderValueOption", action.as_str_name());
             }
         };

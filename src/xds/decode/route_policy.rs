@@ -31,6 +31,7 @@ impl Inherited {
     pub(super) fn new(
         table: &route::RouteConfiguration,
         host: &route::VirtualHost,
+        outer: &[HttpFilter],
         ignored: &mut Vec<String>,
     ) -> Result<Self, Fault> {
         let policies = match &*host.request_mirror_policies {
@@ -52,11 +53,7 @@ impl Inherited {
             filters: {
                 let own = &host.typed_per_filter_config;
                 let mut filters = overrides("VirtualHost", own, ignored)?;
-                let outer = &table.typed_per_filter_config;
-                inherit(
-                    &mut filters,
-                    &overrides("RouteConfiguration", outer, ignored)?,
-                );
+                inherit(&mut filters, outer);
                 filters
             },
             rate_limits: rules(&host.rate_limits, ignored)?,

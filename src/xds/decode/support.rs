@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, cors, dns, endpoint, fault, filter, health, http, http2, limits, listener,
-    mtls, origination, route_fields, server_tls, sockets,
+    balancing, cluster, compressor, cors, dns, endpoint, fault, filter, health, http, http2,
+    limits, listener, mtls, origination, route_fields, server_tls, sockets,
 };
 
 /// Every table, in the order of the page.
@@ -14,6 +14,7 @@ const TABLES: &[&[&Fields]] = &[
     http::FIELDS,
     filter::FIELDS,
     fault::FIELDS,
+    compressor::FIELDS,
     cors::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,

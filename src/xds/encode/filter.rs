@@ -1,9 +1,10 @@
 //! HTTP filters, and what routes say of them.
 
 use super::super::pb::{
-    Any, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, cors, duration,
-    local_ratelimit, ratelimit, route, u32_value,
+    Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, adaptive, any, bool_value, core, cors,
+    descriptor_expr, duration, local_ratelimit, ratelimit, route, u32_value,
 };
+use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fault;
 use super::route::header_match;
 use super::route_policy::fraction;
@@ -13,6 +14,7 @@ use crate::mesh::filter::{
 };
 use crate::mesh::route::Share;
 
+const COMPRESSOR: &str = "envoy.filters.http.compressor";
 const CORS: &str = "envoy.filters.http.cors";
 const FAULT: &str = "envoy.filters.http.fault";
 
@@ -33,6 +35,8 @@ pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
             any(&concurrency(adaptive)),
         ),
         HttpFilter::Cors(_) => (CORS, any(&cors::Cors {})),
+        HttpFilter::Compressor(how) => (COMPRESSOR, super::compressor::encode(how)),
+        HttpFilter::GrpcWeb => ("envoy.filters.http.grpc_web", any(&GrpcWeb {})),
         HttpFilter::Fault(fault) => (FAULT, any(&fault::encode(fault, client))),
     }
 }
@@ -41,6 +45,7 @@ pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
 pub(super) fn of_route(from: &HttpFilter, client: Client) -> (&'static str, Any) {
     match from {
         HttpFilter::Cors(policy) => (CORS, any(&super::cors::encode(policy, client))),
+        HttpFilter::Compressor(how) => (COMPRESSOR, super::compressor::of_route(how)),
         other => encode(other, client),
     }
 }
@@ -60,7 +65,7 @@ fn local_rate_limit(from: &LocalRateLimit, client: Client) -> local_ratelimit::L
             (prefix, _) => prefix.to_owned(),
         },
         status: (from.status != usual.status).then(|| http_status(from.status)),
-        token_bucket: from.bucket.map(bucket),
+        token_bucket: from.bucket.or_else(|| endless(from, client)).map(bucket),
         filter_enabled: share(from.enabled),
         filter_enforced: share(from.enforced),
         request_headers_to_add_when_not_enforced: added(&from.request_headers),
@@ -100,6 +105,19 @@ fn local_rate_limit(from: &LocalRateLimit, client: Client) -> local_ratelimit::L
         enable_retry_after_header: from.retry_after,
         ..Default::default()
     }
+}
+
+/// Envoy wants a bucket for what no descriptor takes, even where that is not limited.
+fn endless(from: &LocalRateLimit, client: Client) -> Option<TokenBucket> {
+    let first = from
+        .descriptors
+        .first()
+        .filter(|_| client == Client::Envoy)?;
+    Some(TokenBucket {
+        max_tokens: u32::MAX,
+        tokens_per_fill: u32::MAX,
+        ..first.bucket
+    })
 }
 
 fn http_status(status: u16) -> HttpStatus {
@@ -165,6 +183,8 @@ fn specifier(from: &RateLimitAction, client: Client) -> route::rate_limit::actio
             skip_if_absent: *skip_if_absent,
         }),
         RateLimitAction::RemoteAddress => Specifier::RemoteAddress(pb::RemoteAddress {}),
+        RateLimitAction::SourcePrincipal => computed(SOURCE_PRINCIPAL),
+        RateLimitAction::SourceNamespace => computed(SOURCE_NAMESPACE),
         RateLimitAction::MaskedRemoteAddress { v4, v6 } => {
             Specifier::MaskedRemoteAddress(pb::MaskedRemoteAddress {
                 v4_prefix_mask_len: u32_value(u32::from(*v4)),
@@ -192,6 +212,20 @@ fn specifier(from: &RateLimitAction, client: Client) -> route::rate_limit::actio
             ..Default::default()
         }),
     }
+}
+
+/// A value that Envoy's expressions find.
+fn computed((key, text): (&str, &str)) -> route::rate_limit::action::ActionSpecifier {
+    use descriptor_expr::descriptor::ExprSpecifier;
+    let expression = descriptor_expr::Descriptor {
+        descriptor_key: key.to_owned(),
+        expr_specifier: Some(ExprSpecifier::Text(text.to_owned())),
+        ..Default::default()
+    };
+    route::rate_limit::action::ActionSpecifier::Extension(core::TypedExtensionConfig {
+        name: "envoy.rate_limit_descriptors.expr".to_owned(),
+        typed_config: Some(any(&expression)),
+    })
 }
 
 fn concurrency(from: &AdaptiveConcurrency) -> adaptive::AdaptiveConcurrency {

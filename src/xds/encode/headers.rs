@@ -79,6 +79,12 @@ pub(super) fn additions(
                 .iter()
                 .map(|entry| (entry, Action::AppendIfExistsOrAdd)),
         )
+        .chain(
+            operations
+                .add_if_absent
+                .iter()
+                .map(|entry| (entry, Action::AddIfAbsent)),
+        )
         .filter(|((name, _), _)| allowed(name, client))
         .map(|(entry, action)| option(entry, action))
         .collect()

@@ -1,13 +1,15 @@
 //! Route tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::pb::{bool_value, core, duration, matcher, route, u32_value, u64_value};
+use super::super::pb::{Any, bool_value, core, duration, matcher, route, u32_value, u64_value};
 use super::super::structs::{ISTIO, MESHCTL, metadata, nested, number, object, text};
 use super::hash;
 use super::route_policy::{again, bound, mirror};
 use super::{filter, headers};
+use crate::mesh::filter::{HttpFilter, LocalRateLimit};
 use crate::mesh::route::{
     Action, Forward, HeaderMatch, Match, Missing, PathMatch, PathRewrite, Priority, QueryMatch,
     Redirect, Respond, Route, TextMatch, WeightedCluster,
@@ -17,6 +19,8 @@ use crate::mesh::{Client, Origin, RouteTable};
 pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfiguration {
     // Envoy refuses a table in which a name comes twice; the first keeps it, as in ours.
     let mut seen = BTreeSet::new();
+    let routes = || table.hosts.iter().flat_map(|host| &host.routes);
+    let whole = common_limit(routes());
     let mut hosts = Vec::with_capacity(table.hosts.len());
     for (index, host) in table.hosts.iter().enumerate() {
         let domains: Vec<_> = host
@@ -28,6 +32,10 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
         if domains.is_empty() && client != Client::Meshctl {
             continue;
         }
+        let common = match whole {
+            Some(_) => whole,
+            None => common_limit(&host.routes),
+        };
         hosts.push(route::VirtualHost {
             name: if host.name.is_empty() && client != Client::Meshctl {
                 format!("host-{index}")
@@ -38,8 +46,9 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
             routes: host
                 .routes
                 .iter()
-                .filter_map(|route| one(route, client))
+                .filter_map(|route| below(route, common, client))
                 .collect(),
+            typed_per_filter_config: limits(common.filter(|_| whole.is_none()), client),
             include_request_attempt_count: host.attempts.request && client != Client::Grpc,
             include_attempt_count_in_response: host.attempts.response && client != Client::Grpc,
             include_is_timeout_retry_header: host.attempts.timeout_retry && client != Client::Grpc,
@@ -52,6 +61,7 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
         // A route may be ahead of its cluster: that answers 503, and is no reason to refuse the table.
         validate_clusters: bool_value(false),
         ignore_port_in_host_matching: table.ignore_port,
+        typed_per_filter_config: limits(whole, client),
         ..Default::default()
     }
 }
@@ -66,8 +76,48 @@ pub(super) fn leads_to(route: &Route) -> impl Iterator<Item = &String> {
     clusters.map(|to| &to.cluster)
 }
 
+/// The rate limit that all of `routes` share: one object, whose tokens all of them take.
+fn common_limit<'a>(
+    routes: impl IntoIterator<Item = &'a Route>,
+) -> Option<&'a Arc<LocalRateLimit>> {
+    let mut forwards = routes.into_iter().filter_map(|route| match &route.action {
+        Action::Forward(forward) => Some(forward),
+        Action::Redirect(_) | Action::Respond(_) => None,
+    });
+    let of = |forward: &'a Forward| {
+        forward.filters.iter().find_map(|filter| match filter {
+            HttpFilter::LocalRateLimit(limit) => Some(limit),
+            _ => None,
+        })
+    };
+    let first = of(forwards.next()?)?;
+    forwards
+        .all(|forward| of(forward).is_some_and(|other| Arc::ptr_eq(first, other)))
+        .then_some(first)
+}
+
+/// What is said above routes about a rate limit.
+fn limits(common: Option<&Arc<LocalRateLimit>>, client: Client) -> HashMap<String, Any> {
+    common
+        .map(|limit| HttpFilter::LocalRateLimit(Arc::clone(limit)))
+        .filter(|limit| filter::is_known(limit, client))
+        .map(|limit| filter::of_route(&limit, client))
+        .map(|(name, config)| (name.to_owned(), config))
+        .into_iter()
+        .collect()
+}
+
 /// `None` when a client of this kind can never match it.
 pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
+    below(from, None, client)
+}
+
+/// As [`one`], for a route below what says the rate limit `common`.
+fn below(
+    from: &Route,
+    common: Option<&Arc<LocalRateLimit>>,
+    client: Client,
+) -> Option<route::Route> {
     let edits = headers::encode(&from.headers, client);
     let mut ours = Vec::new();
     let action = match &from.action {
@@ -108,7 +158,7 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
         name: from.name.clone(),
         typed_per_filter_config: filters
             .iter()
-            .filter(|own| filter::is_known(own, client))
+            .filter(|own| filter::is_known(own, client) && !is_common(own, common))
             .map(|own| filter::of_route(own, client))
             .map(|(name, config)| (name.to_owned(), config))
             .collect(),
@@ -122,6 +172,13 @@ pub(super) fn one(from: &Route, client: Client) -> Option<route::Route> {
         response_headers_to_remove: edits.response_remove,
         ..Default::default()
     })
+}
+
+fn is_common(own: &HttpFilter, common: Option<&Arc<LocalRateLimit>>) -> bool {
+    match (own, common) {
+        (HttpFilter::LocalRateLimit(own), Some(common)) => Arc::ptr_eq(own, common),
+        _ => false,
+    }
 }
 
 fn origin(origin: &Origin) -> Option<(&'static str, super::super::pb::Value)> {

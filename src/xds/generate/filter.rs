@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::route::{header_matches, share};
 use super::{positive, text, word};
 use crate::mesh::filter::{
-    Abort, AbortWith, AdaptiveConcurrency, Cors, Delay, DescriptorLimit, Fault, HttpFilter,
-    LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
+    Abort, AbortWith, AdaptiveConcurrency, Compressor, Cors, Delay, DescriptorLimit, Fault,
+    HttpFilter, LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
 use crate::mesh::route::TextMatch;
 
@@ -40,6 +40,8 @@ pub(super) fn rules() -> impl Strategy<Value = Vec<RateLimitRule>> {
             }
         }),
         Just(RateLimitAction::RemoteAddress),
+        Just(RateLimitAction::SourcePrincipal),
+        Just(RateLimitAction::SourceNamespace),
         (0..=32_u8, 0..=128_u8)
             .prop_map(|(v4, v6)| RateLimitAction::MaskedRemoteAddress { v4, v6 }),
         (prop_oneof![word(), Just("generic_key".to_owned())], text())
@@ -117,6 +119,8 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
         adaptive_concurrency().prop_map(HttpFilter::AdaptiveConcurrency),
         fault().prop_map(|fault| HttpFilter::Fault(Arc::new(fault))),
         Just(HttpFilter::Cors(Arc::default())),
+        compressor().prop_map(|how| HttpFilter::Compressor(Arc::new(how))),
+        Just(HttpFilter::GrpcWeb),
     ]
     .boxed()
 }
@@ -124,17 +128,55 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
 /// What a route says: at most one of each kind, by name. Boxed, as all in one fills a stack.
 pub(super) fn overrides() -> impl Strategy<Value = Vec<HttpFilter>> {
     let all = (
+        option::of(any::<bool>()),
         option::of(cors().boxed()),
         option::of(fault().boxed()),
         option::of(local_rate_limit().boxed()),
     );
-    all.prop_map(|(cors, fault, limit)| {
+    all.prop_map(|(compresses, cors, fault, limit)| {
+        let compressor = compresses.map(|on| {
+            let how = if on {
+                Compressor::default()
+            } else {
+                Compressor::off()
+            };
+            HttpFilter::Compressor(Arc::new(how))
+        });
         let cors = cors.map(|cors| HttpFilter::Cors(Arc::new(cors)));
         let fault = fault.map(|fault| HttpFilter::Fault(Arc::new(fault)));
         let limit = limit.map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)));
-        cors.into_iter().chain(fault).chain(limit).collect()
+        let first = compressor.into_iter().chain(cors);
+        first.chain(fault).chain(limit).collect()
     })
     .boxed()
+}
+
+fn compressor() -> impl Strategy<Value = Compressor> {
+    (
+        any::<[bool; 4]>(),
+        any::<u32>(),
+        vec(word(), 0..3),
+        proptest::collection::btree_set(any::<u16>(), 0..3),
+        0..10_u8,
+    )
+        .prop_map(
+            |(
+                [enabled, except_etag, weaken_etag, hide_accept_encoding],
+                min_length,
+                content_types,
+                except_statuses,
+                level,
+            )| Compressor {
+                enabled,
+                min_length,
+                content_types,
+                except_statuses,
+                except_etag,
+                weaken_etag,
+                hide_accept_encoding,
+                level,
+            },
+        )
 }
 
 fn cors() -> impl Strategy<Value = Cors> {

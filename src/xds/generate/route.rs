@@ -35,9 +35,15 @@ pub(super) fn operations() -> impl Strategy<Value = HeaderOperations> {
     (
         btree_map(word(), text(), 0..3),
         btree_map(word(), text(), 0..3),
+        btree_map(word(), text(), 0..3),
         vec(word(), 0..3),
     )
-        .prop_map(|(set, add, remove)| HeaderOperations { set, add, remove })
+        .prop_map(|(set, add, add_if_absent, remove)| HeaderOperations {
+            set,
+            add,
+            add_if_absent,
+            remove,
+        })
 }
 
 fn edits() -> impl Strategy<Value = HeaderEdits> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::support::*;
 
-async fn caller(tasks: &Tasks, to: SocketAddr) -> SendRequest<Bytes> {
+pub(super) async fn caller(tasks: &Tasks, to: SocketAddr) -> SendRequest<Bytes> {
     let (send, connection) = h2::client::handshake(connect(to).await).await.unwrap();
     tasks.spawn("h2 caller", async move {
         let _ended = connection.await;
@@ -30,7 +30,7 @@ fn request(path: &str) -> Request<()> {
 }
 
 /// A gRPC-like server: sends each message back as it comes, and its status in trailers.
-fn streaming_app(tasks: &Tasks) -> SocketAddr {
+pub(super) fn streaming_app(tasks: &Tasks) -> SocketAddr {
     let (socket, address) = listen();
     let group = tasks.clone();
     tasks.spawn("h2 app", async move {

@@ -6,8 +6,10 @@ mod hosts;
 mod words;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::api::routes::{ExplainReport, ExplainRequest, Fact, SentReport};
+use crate::mesh::filter::HttpFilter;
 use crate::mesh::path::normalise;
 use crate::mesh::route::{
     Action, Forward, HeaderOperations, Respond, Retry, explain, location, rewritten,
@@ -207,6 +209,16 @@ pub fn explain_request(
         measured,
     );
     taken(&mut report, &asked, (chain, found.route), &view);
+    for injected in world.config.faults.values() {
+        let (name, detail) = worded(&HttpFilter::Fault(Arc::clone(&injected.fault)));
+        let mut steps = report.steps.iter_mut();
+        let own = steps.find(|step| step.name == name && step.value == detail);
+        if let Some(step) = own {
+            let until = until(injected.until_unix_ms);
+            step.value = format!("{detail}, until {until}");
+            step.origin = Some(injected.origin.clone());
+        }
+    }
     if !gateway && found.host.domains.iter().any(|domain| domain == "*") {
         report.meant = meant(world, &lowered, port, &request.namespace);
     }
@@ -226,6 +238,14 @@ fn host_of(authority: &str) -> &str {
         Some((host, _)) if !host.is_empty() && !authority.ends_with(']') => host,
         _ => authority,
     }
+}
+
+/// A time for people.
+fn until(millis: u64) -> String {
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+        .map_or_else(|| "its end".to_owned(), |at| at.to_string())
 }
 
 /// The port that is asked for, or the one that a person means who says none.
@@ -323,12 +343,10 @@ fn spell(asked: &mut Asked, options: &HttpOptions) -> Result<(), String> {
 /// What the rule that matched does with the request.
 fn taken(report: &mut ExplainReport, asked: &Asked, (chain, route): (&Chain, &Route), view: &View) {
     let origin = Some(&route.origin);
-    for filter in &chain.filters {
+    // What says nothing itself is a place for what routes say.
+    for filter in chain.filters.iter().filter(|filter| !filter.is_place()) {
         let (name, detail) = worded(filter);
-        // What says nothing itself is a place for what routes say.
-        if detail != "{}" {
-            report.steps.push(Fact::new(&name, detail, None));
-        }
+        report.steps.push(Fact::new(&name, detail, None));
     }
     match &route.action {
         Action::Forward(forward) => {
@@ -478,6 +496,12 @@ fn edits(
             .add
             .iter()
             .map(|(name, value)| format!("adds {name}: {value}")),
+    );
+    words.extend(
+        edits
+            .add_if_absent
+            .iter()
+            .map(|(name, value)| format!("adds {name}: {value} where there is none")),
     );
     if !words.is_empty() {
         let name = format!("{what} headers");

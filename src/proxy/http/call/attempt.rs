@@ -18,7 +18,7 @@ use super::super::super::pool;
 use super::super::super::tables::EndpointEntry;
 use super::super::super::timer::Alarm;
 use super::super::drive::{Drive, End, Relay, SeenHead, nothing_written};
-use super::super::head::Edits;
+use super::super::edits::Edits;
 use super::super::leg::Leg;
 use super::super::plan::HeadOut;
 use super::super::respond::{Failure, http_status};
@@ -92,6 +92,8 @@ impl<'c> Calling<'c> {
             upload_broke: false,
             seen: None,
             informed: 0,
+            asking: &mut self.recoding,
+            answering: None,
             received: 0,
             sent: 0,
         };
@@ -166,6 +168,7 @@ impl<'c> Calling<'c> {
             chance: self.chance().filter(|_| self.replay.is_whole()),
             marks: call.chosen.marks(),
             attempts: self.routed.attempts.response.then_some(self.tries),
+            answering: call.chosen.answering(&call.facts),
         }
     }
 

@@ -69,11 +69,12 @@ impl Calling<'_> {
         match (lease, &self.call.chosen.head) {
             (Lease::H1(leg, tag), HeadOut::Text(head)) => {
                 let facts = &self.call.facts;
-                let coded = facts.framing == Framing::Chunked && facts.version == Version::Http2;
+                let coded = facts.goes() == Framing::Chunked
+                    && (facts.version == Version::Http2 || facts.recodes());
                 Ok(self.begin_text(leg, tag, (head, coded)))
             }
             (Lease::H1(leg, tag), HeadOut::H2(head)) => {
-                let framing = self.call.facts.framing;
+                let framing = self.call.facts.goes();
                 let mut text = take_text();
                 write_text(head, framing, &mut text);
                 let up = self.begin_text(leg, tag, (&text, framing == Framing::Chunked));

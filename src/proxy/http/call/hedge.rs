@@ -15,7 +15,7 @@ use super::super::super::balance::outlier::Outcome;
 use super::super::super::connect::Target;
 use super::super::super::timer::Alarm;
 use super::super::drive::{Drive, End, Relay, SeenHead};
-use super::super::leg::Leg;
+use super::super::leg::{Leg, Recoding};
 use super::super::replay::Replay;
 use super::attempt::{Active, Flight};
 use super::begin::Up;
@@ -31,6 +31,8 @@ pub(super) struct Racer<'c> {
     /// Its request has gone up.
     uploaded: bool,
     seen: Option<SeenHead>,
+    /// What its answer's body goes through.
+    answering: Option<Box<Recoding>>,
     sent: u64,
     /// When another is to begin beside it.
     ends: Option<Instant>,
@@ -65,6 +67,7 @@ impl<'c> Racer<'c> {
             _active: flight.active,
             uploaded: false,
             seen: None,
+            answering: None,
             sent: 0,
             ends,
         }
@@ -80,6 +83,9 @@ impl<'c> Racer<'c> {
             upload_broke: false,
             seen: self.seen,
             informed: 0,
+            // It went up whole before there were several.
+            asking: &mut None,
+            answering: self.answering.take(),
             received: 0,
             sent: self.sent,
         };
@@ -87,6 +93,7 @@ impl<'c> Racer<'c> {
         self.uploaded = drive.uploaded;
         self.seen = drive.seen;
         self.sent = drive.sent;
+        self.answering = drive.answering;
         polled
     }
 }

@@ -100,6 +100,8 @@ impl Copy {
         };
         clock.complete(call.begun);
         let calling = Calling {
+            // What is kept of the body is what went up.
+            recoding: None,
             call: &call,
             cluster,
             gate,

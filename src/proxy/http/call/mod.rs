@@ -32,8 +32,9 @@ use super::super::context::{Conn, Live, Worker};
 use super::super::tables::RetryTable;
 use super::super::timer::Alarm;
 use super::Framing;
-use super::leg::Leg;
+use super::leg::{Leg, Recoding};
 use super::plan::{Chosen, Facts, Routed};
+use super::recode::{Recoder, WebRequest};
 use super::replay::Replay;
 use super::respond::Failure;
 
@@ -135,6 +136,10 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         left: policy.map_or(0, |policy| policy.attempts),
         ended,
         replay: Replay::new(routed.forward.replay_limit),
+        recoding: call
+            .facts
+            .recodes()
+            .then(|| Recoding::new(Recoder::WebRequest(WebRequest::default()))),
         refused: SmallVec::new(),
         trying: None,
         slot: None,

@@ -9,7 +9,7 @@ use super::super::super::limit::{Gate, Held, count};
 use super::super::super::tables::{ClusterTable, RetryTable};
 use super::super::super::timer::Alarm;
 use super::super::drive::End;
-use super::super::leg::Leg;
+use super::super::leg::{Leg, Recoding};
 use super::super::plan::Routed;
 use super::super::replay::Replay;
 use super::super::respond::Failure;
@@ -35,6 +35,8 @@ pub(super) struct Calling<'c> {
     pub(super) left: u32,
     pub(super) ended: Ended,
     pub(super) replay: Replay,
+    /// What the request's body goes through on its way.
+    pub(super) recoding: Option<Box<Recoding>>,
     /// Endpoints that this request has been sent to.
     pub(super) refused: SmallVec<[u64; 2]>,
     /// Where the present try goes, once that is known.

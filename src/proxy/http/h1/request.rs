@@ -18,11 +18,12 @@ use super::super::super::observe;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
 use super::super::call::{self, Call, Ended};
+use super::super::edits::Edits;
 use super::super::fields;
-use super::super::head::Edits;
 use super::super::hold::hold;
 use super::super::leg::{H1Leg, Leg, Writer};
 use super::super::plan::{Ask, Chosen, Facts, HeadOut, Plan, RouteAt, Then, named, plan};
+use super::super::recode::Web;
 use super::super::respond::{Failure, grpc_status};
 use super::super::{Framing, Version, tunnel};
 use super::body::BodyReader;
@@ -104,7 +105,8 @@ impl Request<'_> {
         let Leg::H1(leg) = down else {
             return After::End;
         };
-        let raw = matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
+        let raw = !facts.recodes()
+            && matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
         let most = self.conn.http().options.limits.max_request_bytes;
         leg.reader = BodyReader::new(facts.framing, raw).up_to(most);
         let close = self.conn.state.draining.get() || !facts.keep || self.last;
@@ -284,6 +286,7 @@ impl Request<'_> {
             head: false,
             idempotent: false,
             grpc: false,
+            web: None,
             connect: false,
             upgrade: false,
             keep: false,
@@ -310,7 +313,7 @@ impl Request<'_> {
         of: Option<(RouteAt, Option<&Granted>)>,
         close: bool,
     ) -> bool {
-        let mut answer = failed(failure, facts.grpc);
+        let mut answer = failed(failure, &facts);
         answer.undelivered &= self.conn.by_peer();
         let none = HeaderOperations::default();
         let edits = of
@@ -408,7 +411,12 @@ fn upgrade<'m>(version: Version, scan: &fields::Scan<'m>) -> Option<&'m [u8]> {
 }
 
 /// The proxy's own answer to a failed request.
-pub(crate) fn failed(failure: &Failure, grpc: bool) -> Answer {
+pub(crate) fn failed(failure: &Failure, facts: &Facts) -> Answer {
+    failed_for(failure, facts.grpc, facts.web.map(|web| web.answer))
+}
+
+/// The same for a caller of whom only this is known.
+pub(crate) fn failed_for(failure: &Failure, grpc: bool, web: Option<Web>) -> Answer {
     let reply = failure.reply();
     let refusal = match failure {
         Failure::Filtered(refusal) => Some(refusal),
@@ -421,6 +429,7 @@ pub(crate) fn failed(failure: &Failure, grpc: bool) -> Answer {
         overloaded: failure.is_overload(),
         undelivered: failure.never_reached(),
         headers: refusal.map_or_else(Vec::new, |refusal| refusal.headers.clone()),
+        web,
         grpc_status: grpc.then(|| {
             refusal.map_or_else(|| grpc_status(reply.status), |refusal| refusal.grpc_status)
         }),

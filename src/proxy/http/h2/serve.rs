@@ -23,10 +23,10 @@ use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
 use super::super::call::{self, Call, Ended};
+use super::super::edits::Edits;
 use super::super::fields::{self, Fields};
-use super::super::h1::request::{failed, own_details};
+use super::super::h1::request::{failed, failed_for, own_details};
 use super::super::h1::serve::Routes;
-use super::super::head::Edits;
 use super::super::hold::hold;
 use super::super::leg::{H1Leg, H2Leg, Leg};
 use super::super::plan::{Ask, Facts, Plan, RouteAt, Then, named, plan};
@@ -217,7 +217,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             answer(
                 &mut down,
                 conn,
-                &failed(&failure, false),
+                &failed_for(&failure, false, None),
                 (Edits::default(), false),
             )
             .await;
@@ -240,7 +240,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             gone.unanswered()
         }
         Then::Fail(failure, meant) => {
-            let own = failed(failure, facts.grpc);
+            let own = failed(failure, &facts);
             answer(&mut down, conn, &own, (Edits::default(), facts.head)).await;
             Ended::refused(&live, conn, (failure, meant.as_deref()))
         }
@@ -259,7 +259,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
                 let mut up = Leg::H1(H1Leg::new(stream, Buffer::default()));
                 Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
             } else if let Some(failure) = &ended.failure {
-                let own = failed(failure, facts.grpc);
+                let own = failed(failure, &facts);
                 answer(&mut down, conn, &own, (Edits::default(), facts.head)).await;
             }
             ended
@@ -365,7 +365,7 @@ impl Shared {
 /// Tells the caller of a failure, or that its answer was cut off.
 async fn finish(down: &mut Leg, conn: &Conn, ended: &Ended, facts: Facts, edits: Edits<'_>) {
     if let Some(failure) = &ended.failure {
-        let mut own = failed(failure, facts.grpc);
+        let mut own = failed(failure, &facts);
         own.undelivered &= conn.by_peer();
         answer(down, conn, &own, (edits, facts.head)).await;
         return;

@@ -6,6 +6,7 @@
 
 mod h1;
 mod h2;
+mod recoded;
 
 use std::io;
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use super::replay::Replay;
 
 pub(crate) use self::h1::{H1Leg, Writer};
 pub(crate) use self::h2::H2Leg;
+pub(crate) use self::recoded::{Recoding, pump as pump_recoded};
 
 /// Pending output is written before more is taken.
 const PILE: usize = 32 * 1024;
@@ -78,7 +80,7 @@ fn may_trail(name: Name) -> bool {
 
 /// The trailers of a body, as they were read.
 #[derive(Debug, Clone, Copy)]
-enum Trailers<'m> {
+pub(crate) enum Trailers<'m> {
     None,
     /// Lines of HTTP/1.
     Text(&'m [u8]),
@@ -88,7 +90,7 @@ enum Trailers<'m> {
 
 impl<'m> Trailers<'m> {
     /// Calls `visit` with each field that may be one; lines that are not fields are left out.
-    fn each(self, mut visit: impl FnMut(&'m [u8], &'m [u8])) {
+    pub(crate) fn each(self, mut visit: impl FnMut(&'m [u8], &'m [u8])) {
         match self {
             Self::None => {}
             Self::Block(block) => block.each(|known, name, value| {

@@ -104,6 +104,7 @@ impl<'a> Judged<'a> {
             };
             for bind in &binds {
                 let server = Server {
+                    grpc_web: false,
                     name: judged.listener.name.clone(),
                     port: judged.listener.port,
                     bind: *bind,

@@ -24,8 +24,8 @@ use super::gateways::Credentials;
 use super::of_kind;
 use crate::mesh::backend_tls::BackendSecurity;
 use crate::mesh::gateway::{Attached, Gateway, GatewayName};
-use crate::mesh::world::{HostRoutes, RouteTarget, Rule, selects};
-use crate::mesh::{Finding, Hostname, Instance, Severity};
+use crate::mesh::world::{HostRoutes, Instances, RouteTarget, Rule, selects};
+use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
 use crate::resource::object::{Kind, Object, Objects};
 use attach::{Attaching, Attachment, Route, Said};
@@ -46,7 +46,7 @@ pub(super) struct Around<'a> {
     pub(super) objects: &'a Objects,
     pub(super) services: &'a super::Services,
     pub(super) credentials: &'a Credentials,
-    pub(super) instances: &'a BTreeMap<(String, String), Arc<Instance>>,
+    pub(super) instances: &'a Instances,
 }
 
 /// What the API's objects come to.
