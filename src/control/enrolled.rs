@@ -3,7 +3,7 @@
 //! A mesh has hundreds of thousands of instances, and one of them registers: nothing here looks at all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::mesh::Instance;
 
@@ -111,7 +111,7 @@ impl Enrolled {
 
 /// Every address that peers connect to.
 fn addresses(instance: &Instance) -> BTreeSet<IpAddr> {
-    let sockets = instance.ports.values().map(|socket| socket.ip());
+    let sockets = instance.ports.values().map(SocketAddr::ip);
     sockets.chain([instance.address]).collect()
 }
 

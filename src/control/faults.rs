@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::api::faults::{FaultSet, FaultStatus};
 use crate::api::{Problem, Reason};
@@ -45,20 +45,20 @@ pub(super) fn object(
         .ok()
         .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
         .ok_or_else(|| invalid("its end is no time".to_owned()))?;
-    let mut spec = json!({
-        "service": service.name,
-        "until": until.to_string(),
-        "percent": set.percent,
-    });
+    let mut spec = Map::new();
+    let mut say = |field: &str, value: Value| spec.insert(field.to_owned(), value);
+    say("service", json!(service.name));
+    say("until", json!(until.to_string()));
+    say("percent", json!(set.percent));
     if let Some(delay) = set.delay_ms {
-        spec["delay"] = format!("{delay}ms").into();
+        say("delay", json!(format!("{delay}ms")));
     }
     match &set.abort {
         None => {}
         Some(text) => {
             let number = text.parse::<u16>().ok();
             let grpc = text.strip_prefix("grpc:").unwrap_or(text);
-            spec["abort"] = match (number, grpc_status(grpc).and_then(grpc_name)) {
+            let abort = match (number, grpc_status(grpc).and_then(grpc_name)) {
                 (Some(status), _) => json!({"httpStatus": status}),
                 (None, Some(name)) => json!({"grpcStatus": name}),
                 (None, None) => {
@@ -67,8 +67,10 @@ pub(super) fn object(
                     ));
                 }
             };
+            say("abort", abort);
         }
     }
+    let mut headers = Map::new();
     for condition in &set.matches {
         let (name, value) = condition
             .strip_prefix("header:")
@@ -76,7 +78,10 @@ pub(super) fn object(
             .ok_or_else(|| {
                 invalid(format!("{condition:?} is no condition")).hint("header:NAME=VALUE")
             })?;
-        spec["headers"][name] = json!({"exact": value});
+        headers.insert(name.to_owned(), json!({"exact": value}));
+    }
+    if !headers.is_empty() {
+        say("headers", Value::Object(headers));
     }
     Ok(json!({
         "apiVersion": "policy.meshctl.dev/v1alpha1",
@@ -252,7 +257,7 @@ spec: {selector: {app: reviews}, ports: [{name: http, port: 80}]}";
             matches: vec!["header:end-user=jason".to_owned()],
             until_unix_ms: NOW + 60_000,
         };
-        assert_eq!(first.faults().await, [told.clone()]);
+        assert_eq!(first.faults().await, std::slice::from_ref(&told));
         drop(first);
         let again = Index::open(store.clone(), wall.clone()).unwrap();
         assert_eq!(again.faults().await, [told]);

@@ -1,6 +1,7 @@
 //! The names by which people ask for kinds.
 
 /// A kind that is read.
+#[derive(Clone, Copy)]
 struct Name {
     /// As objects are filed: with its group where another kind has that name.
     kind: &'static str,

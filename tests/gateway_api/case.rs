@@ -237,7 +237,13 @@ impl Case {
             ));
         }
         for (name, values) in &self.fields {
-            let got = joined(answer.headers.get_all(name).iter().map(|v| v.as_bytes()));
+            let got = joined(
+                answer
+                    .headers
+                    .get_all(name)
+                    .iter()
+                    .map(hyper::header::HeaderValue::as_bytes),
+            );
             let bare = |text: &str| text.replace(' ', "");
             if !values.iter().any(|value| bare(value) == bare(&got)) {
                 return Err(format!("answer's {name} is {got:?}, not one of {values:?}"));
@@ -304,7 +310,7 @@ impl Case {
                 .headers
                 .get_all("location")
                 .iter()
-                .map(|v| v.as_bytes()),
+                .map(hyper::header::HeaderValue::as_bytes),
         );
         let uri: hyper::Uri = text.parse().map_err(|_| format!("Location {text:?}"))?;
         let own_scheme = if self.ask.tls.is_some() {

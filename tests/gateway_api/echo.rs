@@ -3,7 +3,7 @@
 //! A query may ask for more: `delay` to be slow, `succeedAfter` with `uuid` to fail that often
 //! first (with `responseCode`, or by breaking off), and `x-echo-set-header` for fields of the answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(crate) struct App {
     pub(crate) pod: String,
     /// Paths with their queries, in order.
     seen: Mutex<Vec<String>>,
-    tries: Mutex<HashMap<String, u32>>,
+    tries: Mutex<BTreeMap<String, u32>>,
 }
 
 /// How an application proves who it is, and whom it asks for as much.

@@ -11,6 +11,10 @@
     clippy::indexing_slicing,
     clippy::print_stderr,
     clippy::disallowed_methods,
+    clippy::disallowed_names,
+    clippy::format_push_string,
+    clippy::unused_self,
+    clippy::wrong_self_convention,
     reason = "a failed step should fail the test; the stand is apart from what it stands for"
 )]
 

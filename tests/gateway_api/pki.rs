@@ -39,9 +39,12 @@ impl Authority {
     /// A certificate for these names, of which those with a scheme are URIs.
     pub(crate) fn issue(&self, names: &[&str]) -> Pair {
         let mut params = CertificateParams::default();
-        let san = |name: &&str| match name.contains("://") {
-            true => SanType::URI((*name).try_into().unwrap()),
-            false => SanType::DnsName((*name).try_into().unwrap()),
+        let san = |name: &&str| {
+            if name.contains("://") {
+                SanType::URI((*name).try_into().unwrap())
+            } else {
+                SanType::DnsName((*name).try_into().unwrap())
+            }
         };
         params.subject_alt_names = names.iter().map(san).collect();
         params.extended_key_usages = vec![

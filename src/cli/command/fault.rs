@@ -130,15 +130,14 @@ async fn inject(args: Inject, cx: &Context) -> Result<Exit, CliError> {
 
 async fn clear(args: Clear, cx: &Context) -> Result<Exit, CliError> {
     let who = settings::who();
-    let services = match args.service {
-        Some(service) => vec![parse::qualified(&service, cx.settings.namespace())],
-        None => {
-            let all = list(cx).await?;
-            let named = all.iter();
-            named
-                .map(|fault| parse::qualified(&fault.service, ""))
-                .collect()
-        }
+    let services = if let Some(service) = args.service {
+        vec![parse::qualified(&service, cx.settings.namespace())]
+    } else {
+        let all = list(cx).await?;
+        let named = all.iter();
+        named
+            .map(|fault| parse::qualified(&fault.service, ""))
+            .collect()
     };
     if services.is_empty() {
         cx.out.note("no fault is injected");

@@ -43,12 +43,11 @@ impl Render for Vec<FaultStatus> {
 
 impl Render for InjectionReport {
     fn text(&self, page: &Page) -> String {
-        match &self.fault {
-            Some(fault) => grid(std::slice::from_ref(fault), page),
-            None => {
-                let names = self.names().join(", ");
-                format!("{names} cleared\n")
-            }
+        if let Some(fault) = &self.fault {
+            grid(std::slice::from_ref(fault), page)
+        } else {
+            let names = self.names().join(", ");
+            format!("{names} cleared\n")
         }
     }
 

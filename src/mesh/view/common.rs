@@ -277,7 +277,7 @@ impl Common {
                 };
                 let nothing = Scope::default();
                 for name in &names {
-                    scope.take(name, if holds(name) { &*raw } else { &nothing });
+                    scope.take(name, if holds(name) { &raw } else { &nothing });
                 }
                 scope
             }));
@@ -294,8 +294,8 @@ impl Common {
             standpoint: Some(standpoint.clone()),
             known: None,
         };
-        self.make(standing, |_, last| match (last, &self.last.touched) {
-            (Some(last), Some(touched)) => {
+        self.make(standing, |_, last| {
+            if let (Some(last), Some(touched)) = (last, &self.last.touched) {
                 let mut scope = Scope::clone(last);
                 let varying = touched
                     .iter()
@@ -304,8 +304,7 @@ impl Common {
                     parts.change_for(config, standpoint, &mut scope);
                 }
                 scope
-            }
-            _ => {
+            } else {
                 let mut scope = Scope::default();
                 let varying = self.plan.varying.iter();
                 for parts in varying.filter_map(|host| self.parts.get(host)) {

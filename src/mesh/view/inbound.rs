@@ -93,7 +93,7 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
             .mode(&node.namespace, &node.labels, port)
     };
     if node.transparent {
-        let about = (&of as &dyn Fn(u16) -> MtlsMode, &filters as Filters<'_>);
+        let about: (&dyn Fn(u16) -> MtlsMode, Filters<'_>) = (&of, &filters);
         transparent(world, node, &applications, about, &protocol, view);
         return;
     }

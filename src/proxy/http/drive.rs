@@ -17,7 +17,7 @@ use super::head::{ResponseOut, Switch};
 use super::leg::{Broken, H1Leg, Leg, LegError, Recoding, Writer, pump, pump_recoded};
 use super::marks::AnswerMarks;
 use super::plan::Facts;
-use super::recode::Answering;
+use super::recode::{Answering, Coded};
 use super::replay::Replay;
 use super::respond::{Failure, reason};
 use super::upgrade::Upgrade;
@@ -377,8 +377,8 @@ impl<'t> Relay<'t> {
         };
         let recoding = coded
             .filter(|_| !matches!(parts.framing, Framing::None | Framing::Length(0)))
-            .and_then(|coded| coded.recoder())
-            .map(Recoding::new);
+            .and_then(Coded::recoder)
+            .map(|how| Box::new(Recoding::new(how)));
         let (framing, writer) = self.framing(down, parts, recoding.is_some());
         let close = self.close || framing == Framing::Close;
         let out = ResponseOut {

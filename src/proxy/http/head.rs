@@ -138,10 +138,10 @@ impl RequestOut<'_> {
     fn write_fields(&self, sink: &mut impl Sink, two: bool) {
         let marks = self.marks;
         let passes = |name: &[u8]| {
-            !self.scan.connection.nominates(name)
-                && !self.edits.touches(name)
-                && !(self.hides_encoding && name.eq_ignore_ascii_case(b"accept-encoding"))
-                && (self.upgrade.is_none() || !upgrade::is_handshake(name) || !two)
+            let hidden = self.hides_encoding && name.eq_ignore_ascii_case(b"accept-encoding");
+            let told_otherwise = two && self.upgrade.is_some() && upgrade::is_handshake(name);
+            let stays = self.scan.connection.nominates(name) || self.edits.touches(name);
+            !(stays || hidden || told_otherwise)
         };
         copy(self.fields, sink, |known, name| match known {
             Name::Connection

@@ -1,6 +1,7 @@
 //! Filters of HTTP and gRPC routes and of their backends.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::cors::cors;
 use super::reference::{BackendRef, backend_ref, precise_hostname, word};
@@ -219,14 +220,18 @@ fn pairs(fields: &Fields<'_>, field: &'static str) -> BTreeMap<String, String> {
             continue;
         };
         let name = name.to_ascii_lowercase();
-        if found.contains_key(&name) {
-            value.warn(
+        match found.entry(name) {
+            Entry::Occupied(first) => value.warn(
                 crate::resource::codes::IGNORED,
-                format!("another value of {name} stands before this one, which has no effect"),
+                format!(
+                    "another value of {} stands before this one, which has no effect",
+                    first.key()
+                ),
                 "remove one of them",
-            );
-        } else {
-            found.insert(name, text);
+            ),
+            Entry::Vacant(free) => {
+                free.insert(text);
+            }
         }
     }
     found

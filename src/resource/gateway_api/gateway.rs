@@ -275,7 +275,7 @@ fn listener(value: &Value<'_>) -> Option<Listener> {
         }
         hostname(&value)
     });
-    let tls = fields.get("tls").and_then(|value| {
+    let tls = fields.get("tls").map(|value| {
         if bytes || protocol == Some(Protocol::Http) {
             value.error_hint(
                 "there is no TLS at a listener of this protocol",

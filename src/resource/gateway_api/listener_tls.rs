@@ -31,7 +31,7 @@ pub struct PortValidation {
     pub validation: Option<ClientValidation>,
 }
 
-pub(super) fn listener_tls(value: &Value<'_>, protocol: Option<&Protocol>) -> Option<ListenerTls> {
+pub(super) fn listener_tls(value: &Value<'_>, protocol: Option<&Protocol>) -> ListenerTls {
     let fields = value.fields();
     let written = fields.get("mode");
     let mode = written
@@ -79,11 +79,11 @@ pub(super) fn listener_tls(value: &Value<'_>, protocol: Option<&Protocol>) -> Op
         );
     }
     fields.finish();
-    Some(ListenerTls {
+    ListenerTls {
         said: mode.is_some(),
         passthrough,
         certificates,
-    })
+    }
 }
 
 /// `TLSConfig` of a frontend.

@@ -59,16 +59,14 @@ pub(in crate::resource) fn fault_injection(fields: &Fields<'_>) -> FaultInjectio
     } else {
         value.error_hint("field \"service\" is missing", "service: reviews");
     }
-    injection.until_unix_ms = match spec.get("until") {
-        Some(value) => time(&value).unwrap_or_default(),
-        None => {
-            value.error_hint(
-                "field \"until\" is missing: a fault has an end",
-                "until: \"2030-01-31T12:00:00Z\", or `meshctl fault inject … --for 5m`",
-            );
-            0
-        }
-    };
+    if let Some(value) = spec.get("until") {
+        injection.until_unix_ms = time(&value).unwrap_or_default();
+    } else {
+        value.error_hint(
+            "field \"until\" is missing: a fault has an end",
+            "until: \"2030-01-31T12:00:00Z\", or `meshctl fault inject … --for 5m`",
+        );
+    }
     let share = match spec.get("percent") {
         Some(value) => value.percent().unwrap_or_default(),
         None => Share::default(),

@@ -104,21 +104,19 @@ fn bucket(value: &Value<'_>, fields: &Fields<'_>) -> Option<TokenBucket> {
     if value.tree.get("requests").is_none() {
         value.error_hint("field \"requests\" is missing", "requests: 100");
     }
-    let unit = match fields.get("unit") {
-        Some(value) => value.choice(&[
-            ("Second", 1000),
-            ("Minute", 60_000),
-            ("Hour", 3_600_000),
-            ("Day", 86_400_000),
-        ])?,
-        None => {
-            value.error_hint(
-                "field \"unit\" is missing",
-                "unit: Second, Minute, Hour or Day",
-            );
-            return None;
-        }
+    let Some(unit) = fields.get("unit") else {
+        value.error_hint(
+            "field \"unit\" is missing",
+            "unit: Second, Minute, Hour or Day",
+        );
+        return None;
     };
+    let unit = unit.choice(&[
+        ("Second", 1000),
+        ("Minute", 60_000),
+        ("Hour", 3_600_000),
+        ("Day", 86_400_000),
+    ])?;
     let burst = whole("burst");
     let requests = requests?;
     let burst = burst.unwrap_or(requests);

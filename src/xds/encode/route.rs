@@ -1,6 +1,6 @@
 //! Route tables.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
                 .iter()
                 .filter_map(|route| below(route, common, client))
                 .collect(),
-            typed_per_filter_config: limits(common.filter(|_| whole.is_none()), client),
+            typed_per_filter_config: limits(common.filter(|_| whole.is_none()), client).collect(),
             include_request_attempt_count: host.attempts.request && client != Client::Grpc,
             include_attempt_count_in_response: host.attempts.response && client != Client::Grpc,
             include_is_timeout_retry_header: host.attempts.timeout_retry && client != Client::Grpc,
@@ -61,7 +61,7 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
         // A route may be ahead of its cluster: that answers 503, and is no reason to refuse the table.
         validate_clusters: bool_value(false),
         ignore_port_in_host_matching: table.ignore_port,
-        typed_per_filter_config: limits(whole, client),
+        typed_per_filter_config: limits(whole, client).collect(),
         ..Default::default()
     }
 }
@@ -97,14 +97,16 @@ fn common_limit<'a>(
 }
 
 /// What is said above routes about a rate limit.
-fn limits(common: Option<&Arc<LocalRateLimit>>, client: Client) -> HashMap<String, Any> {
+fn limits(
+    common: Option<&Arc<LocalRateLimit>>,
+    client: Client,
+) -> impl Iterator<Item = (String, Any)> {
     common
         .map(|limit| HttpFilter::LocalRateLimit(Arc::clone(limit)))
         .filter(|limit| filter::is_known(limit, client))
         .map(|limit| filter::of_route(&limit, client))
         .map(|(name, config)| (name.to_owned(), config))
         .into_iter()
-        .collect()
 }
 
 /// `None` when a client of this kind can never match it.

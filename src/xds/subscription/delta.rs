@@ -279,8 +279,8 @@ impl DeltaServer {
     fn respond(
         &mut self,
         kind: Kind,
-        updates: Vec<Name>,
-        removed: Vec<Name>,
+        updates: &[Name],
+        removed: &[Name],
         covers: u64,
     ) -> DeltaDiscoveryResponse {
         self.nonce += 1;
@@ -288,7 +288,7 @@ impl DeltaServer {
         let topic = self.topics.entry(kind).or_default();
         let mut resources = Vec::with_capacity(updates.len());
         let mut owing = Vec::new();
-        for name in &updates {
+        for name in updates {
             let Some(resource) = self.snapshot.get(kind, name) else {
                 continue;
             };
@@ -314,7 +314,7 @@ impl DeltaServer {
                 ..Default::default()
             });
         }
-        for name in &removed {
+        for name in removed {
             if topic.names.contains(name) {
                 topic.hold(name, None);
             } else {
@@ -325,17 +325,17 @@ impl DeltaServer {
                 owing.push(Arc::clone(name));
             }
         }
-        for name in updates.iter().chain(&removed) {
+        for name in updates.iter().chain(removed) {
             topic.again.remove(name);
         }
         topic.answer = false;
         topic.sent = Some(self.revision);
         topic.outstanding = Some(Outstanding {
             nonce: nonce.clone(),
-            names: updates.clone(),
+            names: updates.to_vec(),
             covers,
         });
-        self.touch(kind, updates.iter().chain(&removed));
+        self.touch(kind, updates.iter().chain(removed));
         self.touch(Kind::Endpoint, &owing);
         DeltaDiscoveryResponse {
             system_version_info: self.revision.to_string(),
@@ -456,7 +456,7 @@ impl Server for DeltaServer {
             let absent: Vec<Name> = pending.absent.iter().cloned().collect();
             let all = updates.len() == pending.updates.len() && pending.removals.is_empty();
             let covers = if all { self.revision } else { topic.acked };
-            return Some((kind, self.respond(kind, updates, absent, covers)));
+            return Some((kind, self.respond(kind, &updates, &absent, covers)));
         }
         if self
             .topics
@@ -477,10 +477,7 @@ impl Server for DeltaServer {
                     .iter()
                     .any(|(kind, topic)| waits(*kind) && topic.rejected);
             if !removals.is_empty() && !used {
-                return Some((
-                    kind,
-                    self.respond(kind, Vec::new(), removals, self.revision),
-                ));
+                return Some((kind, self.respond(kind, &[], &removals, self.revision)));
             }
         }
         None

@@ -139,7 +139,7 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         recoding: call
             .facts
             .recodes()
-            .then(|| Recoding::new(Recoder::WebRequest(WebRequest::default()))),
+            .then(|| Box::new(Recoding::new(Recoder::WebRequest(WebRequest::default())))),
         refused: SmallVec::new(),
         trying: None,
         slot: None,

@@ -20,14 +20,14 @@ pub(crate) struct Recoding {
 }
 
 impl Recoding {
-    pub(crate) fn new(how: Recoder) -> Box<Self> {
-        Box::new(Self {
+    pub(crate) fn new(how: Recoder) -> Self {
+        Self {
             how,
             out: Vec::new(),
             at: 0,
             held: false,
             ended: false,
-        })
+        }
     }
 
     /// What waits to go on.

@@ -108,7 +108,7 @@ impl Answering<'_> {
 
 impl Coded {
     /// What the body goes through; `None` leaves it as it is.
-    pub(crate) fn recoder(&self) -> Option<Recoder> {
+    pub(crate) fn recoder(self) -> Option<Recoder> {
         match (self.web, self.gzip) {
             (Some(web), _) => Some(Recoder::WebAnswer(WebAnswer::new(web))),
             (None, Some(level)) => Some(Recoder::Gzip(Gzip::new(level))),
@@ -117,7 +117,7 @@ impl Coded {
     }
 
     /// Whether a field is not passed on, as [`Self::each`] writes it anew or it is no longer true.
-    pub(crate) fn replaces(&self, name: &[u8]) -> bool {
+    pub(crate) fn replaces(self, name: &[u8]) -> bool {
         if self.web.is_some() {
             return name.eq_ignore_ascii_case(b"content-type");
         }
@@ -125,7 +125,7 @@ impl Coded {
     }
 
     /// The fields that are written for an answer that came with `fields`.
-    pub(crate) fn each(&self, fields: Fields<'_>, mut put: impl FnMut(&'static str, &[u8])) {
+    pub(crate) fn each(self, fields: Fields<'_>, mut put: impl FnMut(&'static str, &[u8])) {
         if let Some(web) = self.web {
             put("content-type", web.content_type().as_bytes());
             return;

@@ -39,13 +39,16 @@ pub(super) enum Said {
     Service,
 }
 
+/// A listener: its Gateway's namespace and name, and its place among the others.
+type ListenerAt<'a> = ((&'a str, &'a str), usize);
+
 /// Attaches routes, the oldest first.
 pub(super) struct Attaching<'a, 'g> {
     pub(super) objects: &'a Objects,
     pub(super) gateways: &'g mut Gateways<'a>,
     /// Kinds and hosts of the routes that are attached to each listener, for those that cannot be there
     /// together.
-    pub(super) taken: BTreeMap<((&'a str, &'a str), usize), Vec<(&'static str, Vec<Hostname>)>>,
+    pub(super) taken: BTreeMap<ListenerAt<'a>, Vec<(&'static str, Vec<Hostname>)>>,
 }
 
 impl<'a> Attaching<'a, '_> {

@@ -22,17 +22,15 @@ pub(super) fn of(
     object: &Object,
     (listener, gateway): (&Listener, &Gateway),
     bench: &Bench<'_>,
-) -> Result<Option<ClientTrust>, Faults> {
+) -> Result<Option<ClientTrust>, Box<Faults>> {
     let mut ports = gateway.ports.iter().enumerate();
-    let (validation, path) = match ports.find(|(_, port)| port.port == listener.port) {
-        Some((at, port)) => {
-            let path = format!("spec.tls.frontend.perPort[{at}].tls.validation");
-            (port.validation.as_ref(), path)
-        }
-        None => {
-            let path = "spec.tls.frontend.default.validation".to_owned();
-            (gateway.validation.as_ref(), path)
-        }
+    let own = ports.find(|(_, port)| port.port == listener.port);
+    let (validation, path) = if let Some((at, port)) = own {
+        let path = format!("spec.tls.frontend.perPort[{at}].tls.validation");
+        (port.validation.as_ref(), path)
+    } else {
+        let path = "spec.tls.frontend.default.validation".to_owned();
+        (gateway.validation.as_ref(), path)
     };
     let Some(ClientValidation { roots }) = validation else {
         return Ok(None);
@@ -72,12 +70,12 @@ pub(super) fn of(
     });
     match resolved {
         None => Ok(clients),
-        Some(resolved) => Err(Faults {
+        Some(resolved) => Err(Box::new(Faults {
             told,
             resolved,
             none_left: clients.is_none(),
             clients,
-        }),
+        })),
     }
 }
 

@@ -24,12 +24,15 @@ pub(super) struct Attached<'a> {
     pub(super) rules: Vec<Ordered>,
 }
 
+/// The ports that a route is for; `None` is all.
+type Ports = Vec<Option<u16>>;
+
 /// The ports that a route for a Service is for, or why there are none.
 pub(super) fn attach(
     route: &Object,
     parent: &ParentRef,
     services: &Services,
-) -> Result<(Hostname, Vec<Option<u16>>), (&'static str, String)> {
+) -> Result<(Hostname, Ports), (&'static str, String)> {
     let own = &route.metadata.namespace;
     let host = Hostname::service(&parent.to.name, parent.to.namespace(own));
     let Some(service) = services.get(&host) else {
@@ -46,7 +49,7 @@ pub(super) fn attach(
             .is_none_or(|name| *name == port.name)
             && parent.port.is_none_or(|number| number == port.port)
     });
-    let ports: Vec<Option<u16>> = meant.map(|port| Some(port.port)).collect();
+    let ports: Ports = meant.map(|port| Some(port.port)).collect();
     if ports.is_empty() {
         let message = format!("service {host} has no port of that name and number");
         return Err(("NoMatchingParent", message));
