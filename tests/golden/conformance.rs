@@ -613,5 +613,7 @@ fn every_field_that_is_read_has_a_line() {
             }
         }
     }
+    // A text for people, which is kept and means nothing.
+    missing.remove("GatewayClass: description");
     assert!(missing.is_empty(), "no line for {missing:#?}");
 }

@@ -157,12 +157,12 @@ impl Tried {
 
     /// Status and reason of a condition of a route for its first parent.
     fn parent(&self, key: &str, kind: &str) -> (String, String) {
-        condition(&self.status(key)["parents"][0], kind)
+        condition(self.status(key).pointer("/parents/0").unwrap(), kind)
     }
 }
 
 fn condition(of: &Value, kind: &str) -> (String, String) {
-    let all = of["conditions"].as_array().unwrap();
+    let all = of.get("conditions").and_then(Value::as_array).unwrap();
     let found = all.iter().find(|one| one["type"] == kind).unwrap();
     let text = |field: &str| found[field].as_str().unwrap().to_owned();
     (text("status"), text("reason"))

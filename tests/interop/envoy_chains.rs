@@ -456,6 +456,7 @@ fn kitchen_sink() -> View {
             set: BTreeMap::from([(text("host"), text("other")), (text("x-a"), text("100%"))]),
             add: BTreeMap::from([(text("x-b"), text("%DOWNSTREAM_REMOTE_ADDRESS%"))]),
             remove: vec![text("x-c"), text(":path")],
+            ..HeaderOperations::default()
         },
         response: HeaderOperations {
             set: BTreeMap::from([(text("x-d"), String::new())]),

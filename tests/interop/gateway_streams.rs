@@ -24,7 +24,7 @@ const GIB: u64 = 1 << 30;
 /// What is sent at a time.
 const PIECE: usize = 256 * 1024;
 /// Everything must happen within this.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 const EDGE: &str = "
 apiVersion: networking.istio.io/v1

@@ -100,8 +100,8 @@ impl Views {
             return whole(view(world, node));
         }
         let common = self.common(world);
-        // What is told to gRPC libraries is put together in other ways.
-        if node.client == Client::Grpc {
+        // What is told to gRPC libraries is put together in other ways, as is what policies for TLS change.
+        if node.client == Client::Grpc || world.secures(node) {
             return whole(world.view_with(&common, node));
         }
         let served = self.pieces(world, &common, (node, proved), last.take());

@@ -12,9 +12,6 @@ use crate::mesh::world::Config;
 
 /// What policies say comes before what rules for destinations say of TLS.
 pub(super) fn secure(config: &Config, view: &mut View) {
-    if config.backend_security.is_empty() {
-        return;
-    }
     let security = |cluster: &Cluster| {
         let service = cluster.service.as_ref()?;
         let key = (service.host.clone(), service.port);

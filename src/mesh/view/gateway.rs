@@ -72,7 +72,6 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
         view.add_listener(listener);
     }
     secrets(config, view);
-    super::backend_tls::secure(config, view);
 }
 
 /// Where `server` listens: where the proxy was told to for its port, and nowhere when it was told of

@@ -30,7 +30,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::listener::{Chain, ChainAction, ChainLimits, ChainMatch, TcpOptions};
-use super::{Assignment, Cluster, Listener, Node, RouteTable, Secret, Service, ServicePort, World};
+use super::{
+    Assignment, Cluster, Listener, Node, NodeKind, RouteTable, Secret, Service, ServicePort, World,
+};
 pub use streams::Stream;
 
 /// The configuration of one proxy. Endpoints stand apart from the rest, because a restarted pod
@@ -70,6 +72,12 @@ impl World {
         streams::described(&self.config, node, service, port)
     }
 
+    /// Whether policies say of clusters of `node` that they speak TLS: then its view is more than its
+    /// pieces side by side.
+    pub fn secures(&self, node: &Node) -> bool {
+        node.kind == NodeKind::Gateway && !self.config.backend_security.is_empty()
+    }
+
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
         let pieces = self.pieces(common, node);
@@ -89,7 +97,9 @@ impl World {
                 entry.or_insert_with(|| Arc::clone(all));
             }
         }
-        faults::inject(&self.config.faults, &mut view);
+        if self.secures(node) {
+            backend_tls::secure(&self.config, &mut view);
+        }
         view
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::common::{Common, Outlook, Scope};
-use super::{View, gateway, inbound, node, outbound, scope};
+use super::{View, faults, gateway, inbound, node, outbound, scope};
 use crate::mesh::sidecar::{self, Sidecar};
 use crate::mesh::{Node, NodeKind, World};
 
@@ -54,6 +54,7 @@ impl Pieces<'_> {
                 .sidecar
                 .map(|(at, sidecar)| common.known(config, (at, sidecar), &self.node));
             outbound::add(known.as_ref().unwrap_or(config), &self.node, &mut view);
+            faults::inject(&config.faults, &mut view);
         }
         view
     }
@@ -62,7 +63,10 @@ impl Pieces<'_> {
     pub fn own(&self) -> View {
         let mut view = View::default();
         match self.node.kind {
-            NodeKind::Gateway => gateway::add(self.world, &self.node, &mut view),
+            NodeKind::Gateway => {
+                gateway::add(self.world, &self.node, &mut view);
+                faults::inject(&self.world.config.faults, &mut view);
+            }
             NodeKind::Sidecar => match self.sidecar.filter(|(_, own)| !own.ingress.is_empty()) {
                 Some((_, own)) => {
                     let node = scope::ports(&self.node, own);

@@ -104,10 +104,10 @@ fn case(services: usize, proxies: usize) {
 
     let kinds: [(&str, &dyn Fn(usize)); 2] = [
         ("an endpoint comes or goes", &|n| {
-            mesh::change_endpoint(&server, n)
+            mesh::change_endpoint(&server, n);
         }),
         ("the weights of a route", &|n| {
-            mesh::change_route(&server, n)
+            mesh::change_route(&server, n);
         }),
     ];
     for (what, change) in kinds {

@@ -75,7 +75,7 @@ pub(crate) fn apply(server: &Server, services: usize) {
             )
             .unwrap();
         }
-        server.apply(text);
+        server.apply(&text);
     }
     let mut text = String::new();
     for service in 0..ROUTED {
@@ -87,7 +87,7 @@ pub(crate) fn apply(server: &Server, services: usize) {
         )
         .unwrap();
     }
-    server.apply(text);
+    server.apply(&text);
 }
 
 fn route(service: usize, weight: u32) -> String {
@@ -114,7 +114,7 @@ pub(crate) fn change_endpoint(server: &Server, number: usize) {
 /// Other weights of one service.
 pub(crate) fn change_route(server: &Server, number: usize) {
     let weight = if number.is_multiple_of(2) { 80 } else { 70 };
-    server.apply(route(7, weight));
+    server.apply(&route(7, weight));
 }
 
 /// The proxy of the first instance of service `which`.

@@ -1,6 +1,6 @@
 //! Proxies that only keep the books: delta ADS over gRPC, one connection each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ struct Resource {
 /// What all of them did.
 #[derive(Default)]
 struct Books {
-    texts: Mutex<HashMap<String, u32>>,
+    texts: Mutex<BTreeMap<String, u32>>,
     by_number: Mutex<Vec<String>>,
     bytes: AtomicU64,
     responses: AtomicU64,
@@ -153,7 +153,7 @@ impl Fleet {
 }
 
 /// What a proxy has: names to versions, by number.
-type Held = BTreeMap<Kind, HashMap<u32, u32>>;
+type Held = BTreeMap<Kind, BTreeMap<u32, u32>>;
 
 async fn stream(
     books: &Books,

@@ -99,11 +99,11 @@ impl Server {
         answer
     }
 
-    pub(crate) fn apply(&self, text: String) {
+    pub(crate) fn apply(&self, text: &str) {
         let request = serde_json::json!({
             "sources": [{"name": "mesh.yaml", "text": text}], "namespace": "default",
         });
-        self.ask("POST", "/apply", &request.to_string());
+        self.ask("POST", "/resources", &request.to_string());
     }
 
     /// Waits until that many proxies are connected and have everything.

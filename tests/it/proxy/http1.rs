@@ -7,7 +7,6 @@ use meshctl::mesh::route::{Action, HeaderOperations, PathRewrite, Redirect, Resp
 use meshctl::mesh::{HttpOptions, RouteTable, VirtualHost};
 use meshctl::rt::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::support::*;
 
@@ -252,7 +251,7 @@ async fn a_connection_ends_at_once_where_the_caller_asked_for_that() {
         // Closing over what came behind would reset the connection, and could lose the answer.
         (format!("{asked}more"), false),
     ] {
-        let mut io = TcpStream::connect(bind).await.unwrap();
+        let mut io = connect(bind).await;
         io.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         io.read_to_string(&mut answer).await.unwrap();

@@ -244,16 +244,16 @@ async fn a_gateway_takes_server_names_as_it_is_explained() {
                 continue;
             }
             let (number, to) = (rules.len(), ["a", "b"][usize::from(dice.bool())]);
-            write!(
+            writeln!(
                 servers,
-                "  - {{port: {{number: 443, name: s{number}, protocol: TLS}}, hosts: ['{pattern}'], tls: {{mode: PASSTHROUGH}}}}\n"
+                "  - {{port: {{number: 443, name: s{number}, protocol: TLS}}, hosts: ['{pattern}'], tls: {{mode: PASSTHROUGH}}}}"
             )
             .unwrap();
-            write!(
+            writeln!(
                 rules,
                 "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}}}\nspec:\n  \
                  hosts: ['{pattern}']\n  gateways: [edge]\n  \
-                 tls: [{{match: [{{sniHosts: ['{pattern}']}}], route: [{{destination: {{host: {to}.backend.test}}}}]}}]\n"
+                 tls: [{{match: [{{sniHosts: ['{pattern}']}}], route: [{{destination: {{host: {to}.backend.test}}}}]}}]"
             )
             .unwrap();
         }
@@ -285,16 +285,13 @@ async fn a_gateway_takes_server_names_as_it_is_explained() {
                 .iter()
                 .find(|(name, _)| answer.contains(&format!("{name}.backend.test")));
             let came = who(bind, &hello(Some(name), 16_384), 16_384).await;
-            match said {
-                Some((backend, _)) => {
-                    passed += 1;
-                    assert_eq!(came, *backend, "{name}: {answer}\n{text}");
-                }
-                None => {
-                    closed += 1;
-                    assert!(answer.starts_with("the connection is closed"), "{answer}");
-                    assert_eq!(came, "nobody", "{name}: {answer}\n{text}");
-                }
+            if let Some((backend, _)) = said {
+                passed += 1;
+                assert_eq!(came, *backend, "{name}: {answer}\n{text}");
+            } else {
+                closed += 1;
+                assert!(answer.starts_with("the connection is closed"), "{answer}");
+                assert_eq!(came, "nobody", "{name}: {answer}\n{text}");
             }
         }
     }
