@@ -2,7 +2,7 @@
 //!
 //! Pieces of views are the same for many proxies and outlive most changes, and so do their encodings:
 //! where one endpoint changed, one resource is encoded, for everybody at once. What is kept here is
-//! kept for that only; [`encode`] of the world's view says what must come out, and a test holds that
+//! kept for that only; [`encode()`] of the world's view says what must come out, and a test holds that
 //! it does, over random changes.
 
 use std::collections::{BTreeMap, BTreeSet};
