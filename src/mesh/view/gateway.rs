@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::View;
 use super::outbound::{is_for, places, resolve};
 use super::policies;
+use super::sessions;
 use super::streams::{Clusters, clusters, weighted};
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
@@ -342,7 +343,13 @@ fn table_of(
                 let rules = rules
                     .iter()
                     .filter(|rule| is_for(rule.port, &rule.source, node, port))
-                    .map(|rule| resolve(config, node, rule, port));
+                    .map(|rule| {
+                        let mut route = resolve(config, node, rule, port);
+                        if matches!(server.serves, Serves::Https(_)) {
+                            sessions::secure(&mut route);
+                        }
+                        route
+                    });
                 hosts
                     .entry(host.clone())
                     .or_insert_with(|| virtual_host(host, port))

@@ -21,7 +21,7 @@ use crate::mesh::Secret;
 use crate::tls;
 
 use super::super::balance::smooth::Smooth;
-use super::super::filter::{self, Filter, Filters};
+use super::super::filter::{Filter, Filters};
 use super::http::HttpTable;
 
 /// A caller must complete its handshake within this (Istio's default at gateways).
@@ -160,7 +160,7 @@ impl ListenerTable {
             filters: {
                 let old = before.and_then(|before| before.named(&chain.name));
                 let kept = old.map(ChainTable::filters).unwrap_or_default();
-                Filters::new(filter::prepare(&chain.filters, kept))
+                Filters::new(&chain.filters, kept)
             },
             handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
             most: chain.limits.max_connections,

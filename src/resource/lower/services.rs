@@ -6,12 +6,18 @@ use std::sync::Arc;
 
 use super::{Services, address, of_kind};
 use crate::mesh::service::Resolution;
+use crate::mesh::session::{SessionBy, SessionCookie, StatefulSession, is_name};
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
 use crate::resource::istio::ServiceEntry;
 use crate::resource::kube::{ClusterIp, Service as Written};
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::running::SERVICE_NAME;
+
+/// Istio's label for sessions by a cookie: its name, and its path behind a colon.
+const SESSION_COOKIE: &str = "istio.io/persistent-session";
+/// Istio's label for sessions by a header.
+const SESSION_HEADER: &str = "istio.io/persistent-session-header";
 
 pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services {
     let written = of_kind(objects, |kind| match kind {
@@ -65,6 +71,7 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
                 headless: service.cluster_ip == ClusterIp::Headless,
                 export: BTreeSet::new(),
                 distribution: service.distribution,
+                session: session(object, findings),
                 external: None,
                 origin: object.origin.clone(),
             },
@@ -148,7 +155,10 @@ fn entries(
             // Of hosts that share an address only requests can be told apart, and those by their host.
             let written = if at == 0 { &entry.addresses[..] } else { &[] };
             let addresses = claim((object, "spec.addresses"), host, written, owners, findings);
-            services.insert(host.clone(), external(object, entry, host, addresses));
+            services.insert(
+                host.clone(),
+                external(object, entry, (host, addresses), findings),
+            );
         }
     }
 }
@@ -156,8 +166,8 @@ fn entries(
 fn external(
     object: &Object,
     entry: &ServiceEntry,
-    host: &Hostname,
-    addresses: Vec<IpAddr>,
+    (host, addresses): (&Hostname, Vec<IpAddr>),
+    findings: &mut Vec<Finding>,
 ) -> Service {
     let own = &object.metadata.namespace;
     let export = &entry.export_to;
@@ -180,6 +190,7 @@ fn external(
         headless: false,
         export: export.collect(),
         distribution: None,
+        session: session(object, findings),
         // What is chosen by labels are instances like any other's.
         external: entry
             .selector
@@ -187,6 +198,40 @@ fn external(
             .then(|| Box::new(entry.external.clone())),
         origin: object.origin.clone(),
     }
+}
+
+/// How callers of a Service or ServiceEntry keep their sessions, by Istio's labels.
+fn session(object: &Object, findings: &mut Vec<Finding>) -> Option<Arc<StatefulSession>> {
+    let labels = &object.metadata.labels;
+    let (label, by) = if let Some(cookie) = labels.get(SESSION_COOKIE) {
+        let (name, path) = cookie.split_once(':').unwrap_or((cookie, "/"));
+        let cookie = SessionCookie {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            ..SessionCookie::default()
+        };
+        (SESSION_COOKIE, SessionBy::Cookie(cookie))
+    } else {
+        let name = labels.get(SESSION_HEADER)?.to_ascii_lowercase();
+        (SESSION_HEADER, SessionBy::Header(name))
+    };
+    let (name, path) = match &by {
+        SessionBy::Cookie(cookie) => (&cookie.name, cookie.path.as_str()),
+        SessionBy::Header(name) => (name, "/"),
+    };
+    if !is_name(name) || !path.starts_with('/') {
+        let written = labels.get(label).map_or("", String::as_str);
+        let message = format!("{written:?} names no session, so there is none");
+        let path = format!("metadata.labels.{label}");
+        let finding = object.finding(Severity::Warning, codes::IGNORED, &path, message);
+        let hint = match by {
+            SessionBy::Cookie(_) => "write the name of a cookie, and a path behind a colon",
+            SessionBy::Header(_) => "write the name of a header",
+        };
+        findings.push(finding.hint(hint));
+        return None;
+    }
+    Some(Arc::new(StatefulSession::by(by)))
 }
 
 /// A service without a selector is backed by the instances that name it, as endpoint slices do.
