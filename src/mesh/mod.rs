@@ -6,6 +6,7 @@
 //! here because the proxy, `routes --explain` and the shadowed-rule check must agree.
 
 pub mod balancing;
+pub mod baseline;
 pub mod check;
 pub mod cluster;
 pub mod credential;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::baseline::Baseline;
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::destinations::{Caller, Destinations};
 use super::gateway::{Bound, Credential, Gateway, GatewayName};
@@ -42,6 +43,8 @@ pub struct Config {
     pub credentials: BTreeMap<(String, String), Arc<Credential>>,
     /// How services are called.
     pub destinations: Destinations,
+    /// How services are called where no rule says.
+    pub baseline: Baseline,
     /// Who must speak mTLS.
     pub authentication: Authentication,
     /// What happens to calls to hosts outside the mesh.
@@ -62,6 +65,7 @@ impl Default for Config {
             credentials: BTreeMap::new(),
             routes: BTreeMap::new(),
             destinations: Destinations::default(),
+            baseline: Baseline::default(),
             authentication: Authentication::default(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),

@@ -21,6 +21,12 @@ pub const WEIGHT_SUM: &str = "MSH0007";
 pub const UNKNOWN_ROUTE_HOST: &str = "MSH0008";
 /// Two objects say what stands behind one host.
 pub const HOST_CONFLICT: &str = "MSH0009";
+/// Two Ingresses say something different of one path, or of one host's certificate.
+pub const INGRESS_CONFLICT: &str = "MSH0401";
+/// An Ingress that no proxy of the mesh serves.
+pub const NOT_SERVED: &str = "MSH0402";
+/// What other rules for the same calls go before.
+pub const OVERRULED: &str = "MSH0403";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -287,6 +293,27 @@ pub const ALL: &[Code] = &[
         "HostConflict",
         "two objects say what stands behind one host",
         "Remove the host from one of them.",
+    ),
+    code(
+        Severity::Warning,
+        INGRESS_CONFLICT,
+        "IngressConflict",
+        "two Ingresses say something different of one path, or of one host's certificate",
+        "Remove it from one of them: the older one is in force.",
+    ),
+    code(
+        Severity::Warning,
+        NOT_SERVED,
+        "IngressNotServed",
+        "an Ingress of a class that is another controller's, or nobody's",
+        "Name a class that the mesh serves, such as ingressClassName: meshctl, or leave it to its controller.",
+    ),
+    code(
+        Severity::Warning,
+        OVERRULED,
+        "Overruled",
+        "other rules for the same calls go before these, which have no effect",
+        "Keep one of the two.",
     ),
     code(
         Severity::Warning,

@@ -2,7 +2,7 @@
 //!
 //! Owns reading (`parse`: text → objects, every mistake with file, line, column and how to mend it)
 //! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
-//! closed). One file a kind under `kube` and `istio`;
+//! closed). One file a kind under `kube`, `istio`, `smi` and `linkerd`;
 //! what Kubernetes says of its pods becomes instances in `running`. Leaves to others where texts come from
 //! (`source`), what is asked of a whole world (`mesh::check`, which `analysis` puts beside the rest), and everything that touches a disk.
 
@@ -14,12 +14,14 @@ mod duration;
 pub mod istio;
 pub mod json;
 pub mod kube;
+pub mod linkerd;
 mod lower;
 pub mod names;
 mod object;
 mod parse;
 mod reader;
 mod running;
+pub mod smi;
 mod suggest;
 mod tree;
 

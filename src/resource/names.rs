@@ -12,6 +12,8 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("ServiceAccount", "serviceaccounts", &["sa"], true),
     ("ConfigMap", "configmaps", &["cm"], true),
     ("Secret", "secrets", &[], true),
+    ("Ingress", "ingresses", &["ing"], true),
+    ("IngressClass", "ingressclasses", &[], false),
     ("VirtualService", "virtualservices", &["vs"], true),
     ("DestinationRule", "destinationrules", &["dr"], true),
     ("ServiceEntry", "serviceentries", &["se"], true),
@@ -19,6 +21,9 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("Sidecar", "sidecars", &[], true),
     ("WorkloadEntry", "workloadentries", &["we"], true),
     ("WorkloadGroup", "workloadgroups", &["wg"], true),
+    ("TrafficSplit", "trafficsplits", &["ts"], true),
+    ("HTTPRouteGroup", "httproutegroups", &["htr"], true),
+    ("ServiceProfile", "serviceprofiles", &["sp"], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
 ];
 

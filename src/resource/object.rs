@@ -8,7 +8,9 @@ use super::istio::{
     DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry, WorkloadGroup,
 };
-use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
+use super::kube::{ConfigMap, Ingress, IngressClass, Namespace, Pod, Service, Workload};
+use super::linkerd::ServiceProfile;
+use super::smi::{HttpRouteGroup, TrafficSplit};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
 
@@ -87,6 +89,10 @@ pub enum Kind {
     ConfigMap(ConfigMap),
     /// `v1`; kept, not looked into.
     Secret,
+    /// `networking.k8s.io`.
+    Ingress(Ingress),
+    /// `networking.k8s.io`.
+    IngressClass(IngressClass),
     /// `networking.istio.io`.
     VirtualService(VirtualService),
     /// `networking.istio.io`.
@@ -101,6 +107,12 @@ pub enum Kind {
     WorkloadGroup(WorkloadGroup),
     /// `networking.istio.io`.
     Gateway(Gateway),
+    /// `split.smi-spec.io`.
+    TrafficSplit(TrafficSplit),
+    /// `specs.smi-spec.io`.
+    HttpRouteGroup(HttpRouteGroup),
+    /// `linkerd.io`.
+    ServiceProfile(ServiceProfile),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
 }

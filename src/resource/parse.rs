@@ -8,7 +8,7 @@ use super::kube as kinds;
 use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::tree::{Node, Tree};
-use super::{codes, istio};
+use super::{codes, istio, linkerd, smi};
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -240,10 +240,23 @@ impl Reading<'_> {
         let api_version = fields.text("apiVersion").unwrap_or_default();
         fields.accept(&["kind", "status"]);
         if let (Some(modern), Some(written)) = (modern, fields.get("apiVersion")) {
+            let (since, more) = match kind {
+                "Ingress" => (
+                    "1.22",
+                    ", a pathType for each path, and defaultBackend and service: {name, port} in place of backend, serviceName and servicePort",
+                ),
+                "IngressClass" => ("1.22", ""),
+                _ => (
+                    "1.16",
+                    ", and spec.selector.matchLabels with the labels of the template",
+                ),
+            };
             written.warn(
                 codes::DEPRECATED,
-                format!("{kind} of {api_version} is gone from clusters since 1.16; read as {modern}"),
-                format!("write apiVersion: {modern}, and spec.selector.matchLabels with the labels of the template"),
+                format!(
+                    "{kind} of {api_version} is gone from clusters since {since}; read as {modern}"
+                ),
+                format!("write apiVersion: {modern}{more}"),
             );
         }
         let metadata = metadata(&fields, &origin.namespace);
@@ -352,6 +365,8 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
             fields.accept(&["data", "stringData", "type", "immutable"]);
             Kind::Secret
         }
+        "Ingress" => Kind::Ingress(kinds::ingress(fields, old)),
+        "IngressClass" => Kind::IngressClass(kinds::ingress_class(fields)),
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
         "ServiceEntry" => Kind::ServiceEntry(istio::service_entry(fields)),
@@ -359,6 +374,9 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "Sidecar" => Kind::Sidecar(istio::sidecar(fields)),
         "WorkloadEntry" => Kind::WorkloadEntry(istio::workload_entry(fields)),
         "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),
+        "TrafficSplit" => Kind::TrafficSplit(smi::traffic_split(fields)),
+        "HTTPRouteGroup" => Kind::HttpRouteGroup(smi::http_route_group(fields)),
+        "ServiceProfile" => Kind::ServiceProfile(linkerd::service_profile(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }

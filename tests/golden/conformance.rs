@@ -1,6 +1,6 @@
-//! Which fields of Istio's kinds have their effect here, are refused, or are said to have none.
+//! Which fields of Istio's kinds, and of others that say where requests go, have their effect here, are refused, or are said to have none.
 //!
-//! Each line of a table is a field of the kind's schema (istio.io/api) with a value that is not its
+//! Each line of a table is a field of the kind's schema with a value that is not its
 //! default. Setting it must change the world or be answered by a finding; nothing is dropped in
 //! silence. `docs/conformance.md` is what came of it, so it follows the code.
 
@@ -66,6 +66,36 @@ const KINDS: &[Kind] = &[
         fields: include_str!("conformance/workload-entry.txt"),
     },
     Kind {
+        name: "Ingress",
+        group: "networking.k8s.io",
+        base: r#"{"rules":[{"host":"x.example.com","http":{"paths":[{"path":"/","pathType":"Prefix","backend":{"service":{"name":"a","port":{"number":80}}}}]}}]}"#,
+        fields: include_str!("conformance/ingress.txt"),
+    },
+    Kind {
+        name: "IngressClass",
+        group: "networking.k8s.io",
+        base: r#"{"controller":"example.com/other"}"#,
+        fields: include_str!("conformance/ingress-class.txt"),
+    },
+    Kind {
+        name: "TrafficSplit",
+        group: "split.smi-spec.io",
+        base: r#"{"service":"a","backends":[{"service":"b","weight":100}]}"#,
+        fields: include_str!("conformance/traffic-split.txt"),
+    },
+    Kind {
+        name: "HTTPRouteGroup",
+        group: "specs.smi-spec.io",
+        base: r#"{"matches":[{"name":"m","pathRegex":"/a"}]}"#,
+        fields: include_str!("conformance/http-route-group.txt"),
+    },
+    Kind {
+        name: "ServiceProfile",
+        group: "linkerd.io",
+        base: r#"{"routes":[{"name":"r","condition":{"pathRegex":"/a"}}]}"#,
+        fields: include_str!("conformance/service-profile.txt"),
+    },
+    Kind {
         name: "PeerAuthentication",
         group: "security.istio.io",
         base: r#"{"mtls":{"mode":"PERMISSIVE"}}"#,
@@ -92,8 +122,22 @@ fn around() -> Vec<Value> {
     let edge = json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge"},
         "spec": {"servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}});
+    let classed = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "classed"},
+        "spec": {"ingressClassName": "tried",
+            "defaultBackend": {"service": {"name": "a", "port": {"number": 80}}}}});
+    let split = json!({"apiVersion": "split.smi-spec.io/v1alpha4", "kind": "TrafficSplit", "metadata": {"name": "grouped"},
+        "spec": {"service": "b", "backends": [{"service": "a", "weight": 1}],
+            "matches": [{"kind": "HTTPRouteGroup", "name": "tried"}]}});
+    let group = |name: &str| {
+        json!({"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "metadata": {"name": name},
+            "spec": {"matches": [{"name": name, "pathRegex": format!("/{name}")}]}})
+    };
     vec![
         edge,
+        classed,
+        split,
+        group("one"),
+        group("two"),
         service("a"),
         service("b"),
         subsets,
@@ -189,8 +233,18 @@ fn object(kind: &Kind, parts: &[&[(String, Value)]]) -> Value {
     for (path, value) in parts.iter().copied().flatten() {
         put(&mut spec, path, value);
     }
-    json!({"apiVersion": format!("{}/v1", kind.group), "kind": kind.name,
-           "metadata": {"name": "tried"}, "spec": spec})
+    let version = match kind.group {
+        "split.smi-spec.io" | "specs.smi-spec.io" => "v1alpha4",
+        "linkerd.io" => "v1alpha2",
+        _ => "v1",
+    };
+    // A ServiceProfile is named for what it is about.
+    let name = match kind.name {
+        "ServiceProfile" => "a.default.svc.cluster.local",
+        _ => "tried",
+    };
+    json!({"apiVersion": format!("{}/{version}", kind.group), "kind": kind.name,
+           "metadata": {"name": name}, "spec": spec})
 }
 
 /// What an object means in what stands around it, and what is said of it.
@@ -207,7 +261,7 @@ fn meant(object: &Value) -> (String, Vec<Finding>) {
     let (world, found) = lower(&objects, Instances::default());
     findings.extend(found);
     findings.extend(meshctl::mesh::check::run(&world));
-    findings.retain(|finding| finding.origin.name == "tried");
+    findings.retain(|finding| object["metadata"]["name"] == *finding.origin.name);
     (format!("{:?}", world.config), findings)
 }
 

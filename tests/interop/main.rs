@@ -21,6 +21,8 @@ mod envoy_chains;
 mod gateway;
 mod grpc;
 mod hot_restart;
+mod imported;
+mod ingress;
 mod joined;
 mod outside;
 mod load;

@@ -141,7 +141,7 @@ pub(super) fn text_match(value: &Value<'_>) -> Option<TextMatch> {
 }
 
 /// A regular expression in RE2's language.
-pub(super) fn pattern(value: &Value<'_>) -> Option<Pattern> {
+pub(in crate::resource) fn pattern(value: &Value<'_>) -> Option<Pattern> {
     let text = value.text()?;
     match Pattern::new(&text) {
         Ok(pattern) => Some(pattern),

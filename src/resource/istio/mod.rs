@@ -38,6 +38,7 @@ pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
 pub(super) use destination_rule::destination_rule;
 pub(super) use gateway::gateway;
+pub(super) use http_match::pattern;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;

@@ -5,16 +5,22 @@
 
 use std::collections::BTreeMap;
 
+mod ingress;
 mod pod;
 mod service;
 mod workload;
 
+pub use ingress::{
+    BackendPort, ClassParameters, Ingress, IngressBackend, IngressClass, IngressPath, IngressRule,
+    IngressTls, PathType,
+};
 pub use pod::{
     Container, ContainerPort, EnvValue, EnvVar, Pod, PodSpec, PodTemplate, Probe, ProbeAction,
 };
 pub use service::{ClusterIp, Port, Service};
 pub use workload::Workload;
 
+pub(super) use ingress::{ingress, ingress_class};
 pub(super) use pod::pod;
 pub(super) use service::{service, unique};
 pub(super) use workload::workload;

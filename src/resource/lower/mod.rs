@@ -9,6 +9,8 @@ mod bound;
 mod delegate;
 mod destinations;
 mod gateways;
+mod imported;
+mod ingress;
 mod merge;
 mod routes;
 mod services;
@@ -29,7 +31,8 @@ pub type Instances = Arc<BTreeMap<(String, String), Arc<Instance>>>;
 /// The world that `objects` mean, with what runs.
 pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let mut findings = Vec::new();
-    let services = services::lower(objects, &mut findings);
+    let mut services = services::lower(objects, &mut findings);
+    imported::mark(objects, &mut services, &mut findings);
     let destinations = destinations::lower(objects, &services, &mut findings);
     let credentials = gateways::credentials(objects);
     let mut config = Config {
@@ -43,6 +46,9 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         ..Config::default()
     };
     (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
+    imported::add(objects, &mut config, &mut findings);
+    let edge = [("istio".to_owned(), "ingressgateway".to_owned())];
+    ingress::add(objects, &mut config, edge.into(), &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

@@ -8,7 +8,7 @@ use super::merge::{Part, merge};
 use super::{of_kind, resolve, similar};
 use crate::mesh::filter::{Fault, HttpFilter};
 use crate::mesh::gateway::{Bound, GatewayName};
-use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
+use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Rewrite};
 use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
 use crate::resource::codes;
@@ -335,7 +335,7 @@ impl Lowering<'_, '_> {
                 clusters: Vec::new(),
                 timeout: route.timeout.filter(|timeout| !timeout.is_zero()),
                 retry: match &route.retries {
-                    None => Some(Retry::default()),
+                    None => self.config.baseline.retry.clone(),
                     Some(written) => written.clone(),
                 },
                 rewrite: Rewrite {
