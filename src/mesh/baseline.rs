@@ -1,10 +1,13 @@
 //! What holds for calls where no rule says otherwise: of the whole mesh, and of single services.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Hostname;
 use super::cluster::{OutlierDetection, RetryBudget};
+use super::http::PathOptions;
+use super::listener::{ChainAction, Listener};
 use super::route::Retry;
 use super::world::{H2Upgrade, TlsPolicy, TrafficPolicy};
 
@@ -19,6 +22,11 @@ pub struct Baseline {
     pub auto_mtls: bool,
     /// Of requests whose route says nothing; `None` never retries.
     pub retry: Option<Retry>,
+    /// How long the first bytes of a connection are awaited before it is taken as plain bytes; zero
+    /// waits for ever.
+    pub detect_timeout: Duration,
+    /// The spelling of paths.
+    pub path: PathOptions,
     /// Of single services.
     pub services: BTreeMap<Hostname, ServiceBaseline>,
 }
@@ -40,12 +48,35 @@ impl Default for Baseline {
             h2_upgrade: H2Upgrade::default(),
             auto_mtls: true,
             retry: Some(Retry::default()),
+            detect_timeout: Duration::ZERO,
+            path: PathOptions::default(),
             services: BTreeMap::new(),
         }
     }
 }
 
 impl Baseline {
+    /// Shapes a listener that was made as Istio's defaults are.
+    pub fn shape(&self, listener: &mut Arc<Listener>) {
+        let spelt = self.path != PathOptions::default();
+        if self.detect_timeout.is_zero() && !spelt {
+            return;
+        }
+        let listener = Arc::make_mut(listener);
+        listener.detect_timeout = self.detect_timeout;
+        let chains = listener
+            .chains
+            .iter_mut()
+            .chain(&mut listener.default_chain);
+        for chain in chains {
+            if let ChainAction::Http { options, .. } | ChainAction::Detect { options, .. } =
+                &mut chain.action
+            {
+                Arc::make_mut(options).path = self.path;
+            }
+        }
+    }
+
     /// `policy` of calls to `host`, with what it leaves open.
     pub fn under(&self, host: &Hostname, mut policy: TrafficPolicy) -> TrafficPolicy {
         if let Some(own) = self.services.get(host) {

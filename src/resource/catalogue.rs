@@ -38,7 +38,7 @@ const CORE: [&str; 6] = [
 ];
 /// Kinds for callers from outside, and whether they live in a namespace.
 const INGRESS: [(&str, bool); 2] = [("Ingress", true), ("IngressClass", false)];
-const ISTIO: [(&str, &str); 8] = [
+const ISTIO: [(&str, &str); 9] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
@@ -47,6 +47,7 @@ const ISTIO: [(&str, &str); 8] = [
     ("WorkloadEntry", "networking.istio.io"),
     ("WorkloadGroup", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
+    ("ProxyConfig", "networking.istio.io"),
 ];
 
 /// Kinds of other meshes that are read: kind, group, versions.
@@ -104,17 +105,12 @@ const GATEWAYS: &str = "meshctl runs no gateways yet; calls inside the mesh are 
 const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
 const EXTERNAL: &str =
     "write a ServiceEntry (networking.istio.io/v1) for the hosts outside the mesh";
-const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule";
+const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule, and what its patches are about has native ways";
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 42] = [
+const REFUSED: [(&str, &str, &str); 41] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
-    (
-        "ProxyConfig",
-        "networking.istio.io",
-        "proxies are set by the flags of `meshctl proxy`",
-    ),
     ("AuthorizationPolicy", "security.istio.io", AUTHORIZATION),
     ("RequestAuthentication", "security.istio.io", AUTHORIZATION),
     (

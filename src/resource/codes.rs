@@ -27,6 +27,8 @@ pub const INGRESS_CONFLICT: &str = "MSH0401";
 pub const NOT_SERVED: &str = "MSH0402";
 /// What other rules for the same calls go before.
 pub const OVERRULED: &str = "MSH0403";
+/// A path of an Ingress whose type leaves open what it means, and that is taken for the whole path.
+pub const INGRESS_PATH: &str = "MSH0404";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -314,6 +316,13 @@ pub const ALL: &[Code] = &[
         "Overruled",
         "other rules for the same calls go before these, which have no effect",
         "Keep one of the two.",
+    ),
+    code(
+        Severity::Info,
+        INGRESS_PATH,
+        "IngressPathExact",
+        "a path of type ImplementationSpecific is taken for the whole path, as Istio does",
+        "Write pathType: Prefix for what is below it too, or pathType: Exact.",
     ),
     code(
         Severity::Warning,

@@ -24,6 +24,7 @@ const NAMES: &[(&str, &str, &[&str], bool)] = &[
     ("TrafficSplit", "trafficsplits", &["ts"], true),
     ("HTTPRouteGroup", "httproutegroups", &["htr"], true),
     ("ServiceProfile", "serviceprofiles", &["sp"], true),
+    ("ProxyConfig", "proxyconfigs", &[], true),
     ("PeerAuthentication", "peerauthentications", &["pa"], true),
 ];
 

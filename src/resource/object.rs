@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::istio::{
-    DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
-    WorkloadEntry, WorkloadGroup,
+    DestinationRule, Gateway, PeerAuthentication, ProxyConfig, ServiceEntry, Sidecar,
+    VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{ConfigMap, Ingress, IngressClass, Namespace, Pod, Service, Workload};
 use super::linkerd::ServiceProfile;
@@ -113,6 +113,8 @@ pub enum Kind {
     HttpRouteGroup(HttpRouteGroup),
     /// `linkerd.io`.
     ServiceProfile(ServiceProfile),
+    /// `networking.istio.io`; read when pods are injected, not by the mesh.
+    ProxyConfig(ProxyConfig),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
 }

@@ -9,6 +9,7 @@ use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::tree::{Node, Tree};
 use super::{codes, istio, linkerd, smi};
+use crate::mesh::destinations::ROOTS;
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -211,6 +212,9 @@ impl Reading<'_> {
                 let message = format!("{kind} ({api_version}) is not honoured by meshctl yet");
                 self.findings
                     .push(refuse(codes::NOT_HONOURED, message, instead.to_owned()));
+                if kind == "EnvoyFilter" {
+                    self.patches(tree, &origin);
+                }
             }
             Standing::OldPolicy => {
                 let message =
@@ -224,6 +228,27 @@ impl Reading<'_> {
                 self.findings
                     .push(refuse(codes::UNKNOWN_KIND, message, hint));
             }
+        }
+    }
+
+    /// Says of each patch of an EnvoyFilter what it is about, and the native way to that.
+    fn patches(&mut self, tree: &Tree, origin: &Origin) {
+        for patch in istio::native(tree) {
+            if patch.sets.is_empty() {
+                continue;
+            }
+            let place = patch.tree.place;
+            let origin = Origin {
+                line: place.line,
+                column: place.column,
+                ..origin.clone()
+            };
+            let message = format!("this patch is about {}", patch.sets);
+            self.findings.push(
+                Finding::new(Severity::Error, codes::NOT_HONOURED, &origin, message)
+                    .at(&patch.path)
+                    .hint(patch.hint),
+            );
         }
     }
 
@@ -359,7 +384,16 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "ConfigMap" => {
             let data = fields.texts("data");
             fields.accept(&["binaryData", "immutable"]);
-            Kind::ConfigMap(kinds::ConfigMap { data })
+            let root = ROOTS.contains(&metadata.namespace.as_str());
+            let mesh = fields
+                .get("data")
+                .filter(|_| root && metadata.name == "istio");
+            let mesh = mesh.and_then(|value| {
+                let mut entries = value.entries().into_iter();
+                let (_, value) = entries.find(|(name, _)| *name == "mesh")?;
+                istio::mesh_config(&value).map(Box::new)
+            });
+            Kind::ConfigMap(kinds::ConfigMap { data, mesh })
         }
         "Secret" => {
             fields.accept(&["data", "stringData", "type", "immutable"]);
@@ -377,6 +411,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "TrafficSplit" => Kind::TrafficSplit(smi::traffic_split(fields)),
         "HTTPRouteGroup" => Kind::HttpRouteGroup(smi::http_route_group(fields)),
         "ServiceProfile" => Kind::ServiceProfile(linkerd::service_profile(fields)),
+        "ProxyConfig" => Kind::ProxyConfig(istio::proxy_config(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }

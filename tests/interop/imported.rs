@@ -177,3 +177,39 @@ async fn calls_are_tried_and_bounded_as_linkerd_says() {
     drop(mesh);
     tasks.end().await;
 }
+
+const MESH: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+    pathNormalization: {normalization: MERGE_SLASHES}
+    defaultHttpRetryPolicy: {attempts: 2, retryOn: 5xx}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_config_is_for_every_proxy() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    let caller = sidecar(&mesh, "caller", backend("caller", &tasks)).await;
+    let _shop = sidecar(&mesh, "shop", unsteady(&tasks)).await;
+    let _said = sidecar(&mesh, "said", backend("said", &tasks)).await;
+    mesh.settled().await;
+    let asking = Caller::new(caller.outbound());
+    let flaky = async || asking.get("shop:9080", "/flaky").await.unwrap().0;
+    assert_eq!((flaky().await, flaky().await), (500, 200));
+    let (_, before) = asking.get("said:9080", "/a//b").await.unwrap();
+    assert!(before.starts_with("said /a//b"), "{before}");
+
+    mesh.apply(MESH);
+    mesh.settled().await;
+    assert_eq!((flaky().await, flaky().await), (200, 200));
+    let (_, after) = asking.get("said:9080", "/a//b").await.unwrap();
+    assert!(after.starts_with("said /a/b"), "{after}");
+    let (status, said) = asking.get("outside.example.com", "/").await.unwrap();
+    assert_eq!(status, 502, "{said}");
+    drop(mesh);
+    tasks.end().await;
+}

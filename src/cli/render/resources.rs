@@ -196,6 +196,16 @@ fn about(kind: &str, object: &Value) -> String {
         }
         "PeerAuthentication" => vec![named("mtls", vec![text(spec("/mtls/mode"))])],
         "ServiceEntry" => vec![named("hosts", list(spec("/hosts"), ""))],
+        "Ingress" => vec![
+            named("class", vec![text(spec("/ingressClassName"))]),
+            named("hosts", list(spec("/rules"), "host")),
+        ],
+        "IngressClass" => vec![named("controller", vec![text(spec("/controller"))])],
+        "TrafficSplit" => vec![
+            named("service", vec![text(spec("/service"))]),
+            named("backends", list(spec("/backends"), "service")),
+        ],
+        "ServiceProfile" => vec![named("routes", list(spec("/routes"), "name"))],
         "Sidecar" => vec![named("egress", list(spec("/egress/0/hosts"), ""))],
         _ => Vec::new(),
     };

@@ -101,6 +101,9 @@ impl World {
                 None => inbound::add(self, node, false, &mut view),
             }
         }
+        for listener in view.listeners.values_mut() {
+            self.config.baseline.shape(listener);
+        }
         view
     }
 }

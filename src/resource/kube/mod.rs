@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::istio::MeshConfig;
+
 mod ingress;
 mod pod;
 mod service;
@@ -34,4 +36,6 @@ pub struct Namespace {}
 pub struct ConfigMap {
     /// By key.
     pub data: BTreeMap<String, String>,
+    /// Istio's MeshConfig, in the ConfigMap that has it.
+    pub mesh: Option<Box<MeshConfig>>,
 }

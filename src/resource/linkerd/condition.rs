@@ -157,3 +157,55 @@ fn one(parts: &[(Asked, bool)]) -> Match {
     }
     matches
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Shapes of conditions on which of eight things hold.
+    #[derive(Debug, Clone)]
+    enum Shape {
+        One(u8),
+        All(Vec<Shape>),
+        Any(Vec<Shape>),
+        Not(Box<Shape>),
+    }
+
+    fn shapes() -> impl Strategy<Value = Shape> {
+        (0..8_u8)
+            .prop_map(Shape::One)
+            .prop_recursive(3, 12, 3, |inner| {
+                prop_oneof![
+                    proptest::collection::vec(inner.clone(), 1..3).prop_map(Shape::All),
+                    proptest::collection::vec(inner.clone(), 1..3).prop_map(Shape::Any),
+                    inner.prop_map(|inner| Shape::Not(Box::new(inner))),
+                ]
+            })
+    }
+
+    fn tree(shape: &Shape) -> Tree<u8> {
+        let all = |parts: &[Shape]| parts.iter().map(tree).collect();
+        match shape {
+            Shape::One(part) => Tree::One(*part),
+            Shape::All(parts) => Tree::All(all(parts)),
+            Shape::Any(parts) => Tree::Any(all(parts)),
+            Shape::Not(inner) => Tree::Not(Box::new(tree(inner))),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn alternatives_hold_where_the_condition_does(shape in shapes(), facts in any::<u8>()) {
+            let tree = tree(&shape);
+            let fact = |part: &u8| facts & (1 << part) != 0;
+            if let Some(alternatives) = tree.alternatives(true) {
+                let any = alternatives
+                    .iter()
+                    .any(|parts| parts.iter().all(|(part, holds)| fact(part) == *holds));
+                prop_assert_eq!(any, tree.holds(&fact));
+            }
+        }
+    }
+}

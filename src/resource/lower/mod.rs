@@ -18,10 +18,13 @@ mod streams;
 mod sidecars;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::object::{Kind, Object, Objects};
+use super::istio::MeshConfig;
+use super::object::{Key, Kind, Object, Objects};
+use crate::mesh::baseline::Baseline;
+use crate::mesh::destinations::ROOTS;
 use crate::mesh::world::Config;
 use crate::mesh::{Finding, Hostname, Instance, Service, World};
 
@@ -31,23 +34,29 @@ pub type Instances = Arc<BTreeMap<(String, String), Arc<Instance>>>;
 /// The world that `objects` mean, with what runs.
 pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let mut findings = Vec::new();
-    let mut services = services::lower(objects, &mut findings);
+    let mesh = mesh_config(objects);
+    let mut services = services::lower(objects, &mesh.service_export, &mut findings);
     imported::mark(objects, &mut services, &mut findings);
-    let destinations = destinations::lower(objects, &services, &mut findings);
+    let exports = &mesh.destination_export;
+    let destinations = destinations::lower(objects, &services, exports, &mut findings);
     let credentials = gateways::credentials(objects);
     let mut config = Config {
         gateways: gateways::lower(objects, &credentials, &mut findings),
         credentials,
         services,
         destinations,
+        baseline: baseline(&mesh),
+        outbound: mesh.outbound.unwrap_or_default(),
         authentication: authentication::lower(objects),
         workloads: workloads::lower(objects),
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
-    (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
+    (config.routes, config.bound) =
+        routes::lower(objects, &config, &mesh.route_export, &mut findings);
     imported::add(objects, &mut config, &mut findings);
-    let edge = [("istio".to_owned(), "ingressgateway".to_owned())];
+    let served = mesh.ingress.as_deref().unwrap_or("ingressgateway");
+    let edge = [("istio".to_owned(), served.to_owned())];
     ingress::add(objects, &mut config, edge.into(), &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
@@ -59,6 +68,46 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         instances,
     };
     (world, findings)
+}
+
+/// What somebody wrote for the whole mesh: in our own root namespace, else in Istio's.
+fn mesh_config(objects: &Objects) -> MeshConfig {
+    let written = ROOTS.iter().find_map(|namespace| {
+        let key = Key {
+            kind: "ConfigMap".to_owned(),
+            namespace: (*namespace).to_owned(),
+            name: "istio".to_owned(),
+        };
+        match &objects.get(&key)?.body {
+            Kind::ConfigMap(map) => map.mesh.as_deref().cloned(),
+            _ => None,
+        }
+    });
+    written.unwrap_or_default()
+}
+
+fn baseline(mesh: &MeshConfig) -> Baseline {
+    let usual = Baseline::default();
+    Baseline {
+        connect_timeout: mesh.connect_timeout,
+        h2_upgrade: mesh.h2_upgrade,
+        auto_mtls: mesh.auto_mtls.unwrap_or(usual.auto_mtls),
+        retry: mesh.retry.clone().unwrap_or(usual.retry),
+        detect_timeout: mesh.detect_timeout.unwrap_or_default(),
+        path: mesh.path.unwrap_or_default(),
+        services: BTreeMap::new(),
+    }
+}
+
+/// The namespaces that see what is exported to `written`, or else to `usual`, by an object of `own`;
+/// empty is all. No namespace is called `~`.
+fn exported(written: &[String], usual: &[String], own: &str) -> BTreeSet<String> {
+    let names = if written.is_empty() { usual } else { written };
+    if names.iter().any(|to| to == "*") {
+        return BTreeSet::new();
+    }
+    let names = names.iter().map(|to| if to == "." { own } else { to });
+    names.map(str::to_owned).collect()
 }
 
 /// The objects whose body `pick` wants, the oldest first.

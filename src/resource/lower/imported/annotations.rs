@@ -214,7 +214,7 @@ impl Reading<'_, '_> {
             max_ejection_jitter: base.mul_f64(jitter.unwrap_or(0.5)),
             max_ejection_percent: 100,
             // How soon one is let in again.
-            interval: base.min(Duration::from_secs(1)),
+            interval: base.clamp(Duration::from_millis(100), Duration::from_secs(1)),
             ..OutlierDetection::default()
         };
         if rates {

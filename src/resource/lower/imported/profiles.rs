@@ -132,11 +132,16 @@ fn retry(route: &ProfileRoute, usual: Option<&Retry>) -> Option<Retry> {
     }
     let mut retry = usual.cloned().unwrap_or_default();
     retry.attempts = TRIES;
-    retry.status_codes.clone_from(&route.failures);
+    // Nearly always, and shorter.
+    if route.failures.iter().copied().eq(500..600) {
+        retry.on.push(RetryOn::ServerError);
+    } else {
+        retry.status_codes.clone_from(&route.failures);
+        retry.on.push(RetryOn::RetriableStatusCodes);
+    }
     // Statuses of gRPC that Linkerd takes for failures, as far as they can be told.
     retry.on.extend([
         RetryOn::Reset,
-        RetryOn::RetriableStatusCodes,
         RetryOn::DeadlineExceeded,
         RetryOn::Internal,
         RetryOn::Unavailable,

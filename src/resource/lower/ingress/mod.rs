@@ -223,9 +223,20 @@ fn bound(group: &Group<'_>, config: &Config, findings: &mut Vec<Finding>) -> Vec
                 let Some(target) = backends.target(&path.backend, &format!("{at}.backend")) else {
                     continue;
                 };
+                let matched = path_match(path);
+                let open = path.kind == PathType::ImplementationSpecific;
+                if let (true, PathMatch::Exact(text)) = (open, &matched) {
+                    let message = format!("{text} is taken for the whole path, as Istio takes it");
+                    let at = format!("{at}.path");
+                    let code = codes::INGRESS_PATH;
+                    let finding = object.finding(Severity::Info, code, &at, message);
+                    backends.findings.push(finding.hint(
+                        "write pathType: Prefix for what is below it too, or pathType: Exact",
+                    ));
+                }
                 entries.push(Entry {
                     object,
-                    path: path_match(path),
+                    path: matched,
                     target,
                     at,
                 });
