@@ -1,5 +1,5 @@
-//! How the proxy of a pod is started: by the annotation of its pod, and by ProxyConfigs, the widest first
-//! and the narrowest last (Istio's order).
+//! How the proxy of a pod is started: by ProxyConfigs of the mesh, then of its namespace, then by its own
+//! annotation, and at last by ProxyConfigs that select it. The last has the word (Istio's order).
 
 use std::collections::BTreeMap;
 
@@ -61,12 +61,6 @@ impl Settings {
         report: &mut Report,
     ) -> Self {
         let mut settings = Self::default();
-        let text = template.pointer(ANNOTATION).and_then(Value::as_str);
-        if let Some(text) = text {
-            let (config, findings) = proxy_annotation(text, &report.origin);
-            report.findings.extend(findings);
-            settings.add(config.as_ref());
-        }
         let labels: BTreeMap<String, String> = template
             .pointer("/metadata/labels")
             .and_then(Value::as_object)
@@ -78,25 +72,34 @@ impl Settings {
         let own = |placed: &&Placed| placed.namespace == namespace;
         let whole = |placed: &&Placed| placed.config.selector.is_empty();
         let chosen = |placed: &&Placed| selects(&placed.config.selector, &labels);
-        // Of several for one place the oldest has the word, and so the last.
-        let mut add = |wanted: &dyn Fn(&&Placed) -> bool| {
+        // Of several for one place the oldest has the word, and so comes last.
+        let add = |settings: &mut Self, wanted: &dyn Fn(&&Placed) -> bool| {
             for placed in placed.iter().rev().filter(|placed| wanted(placed)) {
-                settings.add(Some(&placed.config));
+                settings.add(&placed.config);
             }
         };
-        add(&|placed| root(placed) && whole(placed));
-        add(&|placed| own(placed) && !root(placed) && whole(placed));
-        add(&|placed| own(placed) && !whole(placed) && chosen(placed));
+        add(&mut settings, &|placed| root(placed) && whole(placed));
+        add(&mut settings, &|placed| {
+            own(placed) && !root(placed) && whole(placed)
+        });
+        if let Some(text) = template.pointer(ANNOTATION).and_then(Value::as_str) {
+            let (config, findings) = proxy_annotation(text, &report.origin);
+            report.findings.extend(findings);
+            if let Some(config) = &config {
+                settings.add(config);
+            }
+        }
+        add(&mut settings, &|placed| {
+            own(placed) && !whole(placed) && chosen(placed)
+        });
         settings
     }
 
-    fn add(&mut self, config: Option<&ProxyConfig>) {
-        if let Some(config) = config {
-            self.workers = config.concurrency.or(self.workers);
-            let more = config.environment.iter();
-            self.environment
-                .extend(more.map(|(name, value)| (name.clone(), value.clone())));
-        }
+    fn add(&mut self, config: &ProxyConfig) {
+        self.workers = config.concurrency.or(self.workers);
+        let more = config.environment.iter();
+        self.environment
+            .extend(more.map(|(name, value)| (name.clone(), value.clone())));
     }
 
     /// Flags of the proxy.

@@ -1,4 +1,5 @@
-//! Which fields of Istio's kinds, and of others that say where requests go, have their effect here, are refused, or are said to have none.
+//! Which fields of Istio's kinds, and of others that say where requests go, have their effect here, are
+//! refused, or are said to have none.
 //!
 //! Each line of a table is a field of the kind's schema with a value that is not its
 //! default. Setting it must change the world or be answered by a finding; nothing is dropped in
@@ -502,6 +503,8 @@ proptest::proptest! {
 #[test]
 fn every_field_that_is_read_has_a_line() {
     const NOBODY: &str = "qqqqqqqqqqqqqqqqqqqq";
+    // Names that only kinds refer to that are refused as a whole (TrafficTarget).
+    const NAMES: [&str; 1] = ["HTTPRouteGroup: matches/name"];
     let mut missing = BTreeSet::new();
     for kind in KINDS {
         let all = cases(kind);
@@ -540,8 +543,9 @@ fn every_field_that_is_read_has_a_line() {
                 let there = lines
                     .iter()
                     .any(|line| *line == path || line.starts_with(&format!("{path}/")));
-                if !there {
-                    missing.insert(format!("{}: {path}", kind.name));
+                let missed = format!("{}: {path}", kind.name);
+                if !there && !NAMES.contains(&missed.as_str()) {
+                    missing.insert(missed);
                 }
             }
         }

@@ -49,29 +49,27 @@ impl Backends<'_, '_> {
                     .filter(|service| service.namespace == object.metadata.namespace)
                     .map(|service| format!("did you mean {}?", service.name)),
             ),
-            Some(service) => match number(service, port) {
-                Some(number) => {
+            Some(service) => {
+                if let Some(number) = number(service, port) {
                     target.port = Some(number);
                     return Some(target);
                 }
-                None => {
-                    let shown = match port {
-                        BackendPort::Number(number) => number.to_string(),
-                        BackendPort::Name(name) => format!("{name:?}"),
-                    };
-                    let known = service.ports.iter();
-                    let known = known.map(|port| match port.name.as_str() {
-                        "" => port.port.to_string(),
-                        name => format!("{} ({name})", port.port),
-                    });
-                    let known: Vec<String> = known.collect();
-                    (
-                        "service.port",
-                        format!("service {} has no port {shown}", service.host),
-                        Some(format!("its ports: {}", known.join(", "))),
-                    )
-                }
-            },
+                let shown = match port {
+                    BackendPort::Number(number) => number.to_string(),
+                    BackendPort::Name(name) => format!("{name:?}"),
+                };
+                let known = service.ports.iter();
+                let known = known.map(|port| match port.name.as_str() {
+                    "" => port.port.to_string(),
+                    name => format!("{} ({name})", port.port),
+                });
+                let known: Vec<String> = known.collect();
+                (
+                    "service.port",
+                    format!("service {} has no port {shown}", service.host),
+                    Some(format!("its ports: {}", known.join(", "))),
+                )
+            }
         };
         // A port that nothing has, so that it is not taken for the one that was asked for.
         target.port = target.port.or(Some(0));
