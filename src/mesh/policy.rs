@@ -205,7 +205,7 @@ impl Policy {
         let root = ROOTS.contains(&self.namespace.as_str());
         let space = root || self.namespace == workload.namespace;
         match (&self.whom, place) {
-            (Whom::All, _) => space.then_some(if root { 0 } else { 1 }),
+            (Whom::All, _) => space.then_some(u8::from(!root)),
             (Whom::Workloads(labels), _) => {
                 (space && selects(labels, workload.labels)).then_some(if root { 2 } else { 3 })
             }

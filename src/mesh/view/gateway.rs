@@ -22,7 +22,7 @@ use crate::mesh::listener::{
 };
 use crate::mesh::policy::{self, InForce, Place};
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
-use crate::mesh::world::{Config, Rule, StreamRule};
+use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
 
 /// ALPN of requests from outside.
@@ -62,9 +62,8 @@ impl Served<'_> {
     fn compression(&self, config: &Config, node: &Node) -> Option<Arc<Compressor>> {
         self.force(config, node).compression.or_else(|| {
             let attached = self.server.attached.as_ref()?;
-            let rules = attached.hosts.values().flatten();
-            let of = |rule: &Rule| self.force_on(config, node, Some(&rule.route)).compression;
-            rules.filter_map(|rule| of(rule)).next()
+            let mut rules = attached.hosts.values().flatten();
+            rules.find_map(|rule| self.force_on(config, node, Some(&rule.route)).compression)
         })
     }
 }

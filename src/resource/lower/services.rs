@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Services, address, of_kind};
+use super::{Services, address, exported, of_kind};
 use crate::mesh::service::Resolution;
 use crate::mesh::session::{SessionBy, SessionCookie, StatefulSession, is_name};
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
@@ -18,8 +18,10 @@ use crate::resource::running::SERVICE_NAME;
 const SESSION_COOKIE: &str = "istio.io/persistent-session";
 /// Istio's label for sessions by a header.
 const SESSION_HEADER: &str = "istio.io/persistent-session-header";
+/// On Services: the namespaces that see it (Istio's).
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
-pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services {
+pub(super) fn lower(objects: &Objects, usual: &[String], findings: &mut Vec<Finding>) -> Services {
     let written = of_kind(objects, |kind| match kind {
         Kind::Service(service) => Some(service),
         _ => None,
@@ -69,7 +71,7 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
                 selector: selector(object, service),
                 addresses,
                 headless: service.cluster_ip == ClusterIp::Headless,
-                export: BTreeSet::new(),
+                export: exported(&shown(object), usual, &metadata.namespace),
                 distribution: service.distribution,
                 session: session(object, findings),
                 external: None,
@@ -77,7 +79,7 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
             },
         );
     }
-    entries(objects, (&mut services, &mut owners), findings);
+    entries(objects, usual, (&mut services, &mut owners), findings);
     // In the order of names, so that who meets whom does not depend on ages.
     let mut taken: BTreeSet<IpAddr> = owners.into_keys().collect();
     for service in services.values_mut() {
@@ -130,6 +132,7 @@ fn can_be_asked_for(service: &Service) -> bool {
 /// then the oldest entry.
 fn entries(
     objects: &Objects,
+    usual: &[String],
     (services, owners): (
         &mut BTreeMap<Hostname, Service>,
         &mut BTreeMap<IpAddr, Hostname>,
@@ -155,31 +158,22 @@ fn entries(
             // Of hosts that share an address only requests can be told apart, and those by their host.
             let written = if at == 0 { &entry.addresses[..] } else { &[] };
             let addresses = claim((object, "spec.addresses"), host, written, owners, findings);
+            let export = exported(&entry.export_to, usual, &object.metadata.namespace);
             services.insert(
                 host.clone(),
-                external(object, entry, (host, addresses), findings),
+                external((object, export), entry, (host, addresses), findings),
             );
         }
     }
 }
 
 fn external(
-    object: &Object,
+    (object, export): (&Object, BTreeSet<String>),
     entry: &ServiceEntry,
     (host, addresses): (&Hostname, Vec<IpAddr>),
     findings: &mut Vec<Finding>,
 ) -> Service {
     let own = &object.metadata.namespace;
-    let export = &entry.export_to;
-    let everybody = export.is_empty() || export.iter().any(|to| to == "*");
-    // "~" is nobody, and no namespace.
-    let export = export
-        .iter()
-        .filter(|_| !everybody)
-        .map(|to| match to.as_str() {
-            "." => own.clone(),
-            other => other.to_owned(),
-        });
     Service {
         host: host.clone(),
         name: host.to_string(),
@@ -188,7 +182,7 @@ fn external(
         selector: entry.selector.clone(),
         addresses,
         headless: false,
-        export: export.collect(),
+        export,
         distribution: None,
         session: session(object, findings),
         // What is chosen by labels are instances like any other's.
@@ -232,6 +226,14 @@ fn session(object: &Object, findings: &mut Vec<Finding>) -> Option<Arc<StatefulS
         return None;
     }
     Some(Arc::new(StatefulSession::by(by)))
+}
+
+/// To whom a Service is shown: by an annotation, as it has no field for it.
+fn shown(object: &Object) -> Vec<String> {
+    let written = object.metadata.annotations.get(EXPORT_TO);
+    let names = written.iter().flat_map(|names| names.split(','));
+    let names = names.map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// A service without a selector is backed by the instances that name it, as endpoint slices do.

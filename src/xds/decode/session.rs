@@ -102,12 +102,12 @@ fn told_by(
         let state: session_header::HeaderBasedSessionState = unpack(config)?;
         HEADER_STATE.audit(&state, ignored)?;
         let name = state.name.to_ascii_lowercase();
-        return match is_name(&name) {
-            true => Ok(SessionBy::Header(name)),
-            false => Err(Fault::Invalid(format!(
-                "{name:?} is no name of a header, by which a session could be told"
-            ))),
-        };
+        if !is_name(&name) {
+            let message =
+                format!("{name:?} is no name of a header, by which a session could be told");
+            return Err(Fault::Invalid(message));
+        }
+        return Ok(SessionBy::Header(name));
     }
     Err(Fault::Unsupported {
         message: "StatefulSession",

@@ -172,7 +172,7 @@ async fn a_session_whose_endpoint_is_gone_begins_anew_unless_it_is_strict() {
     proxy
         .views
         .publish(view(bind, &[("app", 1, rest.clone())], Some(own.clone())));
-    eventually(async || who(&ask(bind, "/", &gone).await) != "app0").await;
+    eventually(|| async { who(&ask(bind, "/", &gone).await) != "app0" }).await;
     let moved = ask(bind, "/", &gone).await;
     assert_eq!(values(&moved, "x-s").len(), 1, "{moved}");
     proxy.views.publish(view(
@@ -180,27 +180,27 @@ async fn a_session_whose_endpoint_is_gone_begins_anew_unless_it_is_strict() {
         &[("app", 1, endpoints.clone())],
         Some(own.clone()),
     ));
-    eventually(async || who(&ask(bind, "/", &gone).await) == "app0").await;
+    eventually(|| async { who(&ask(bind, "/", &gone).await) == "app0" }).await;
     // One that is there but ill is left as well.
     let mut ill = endpoints;
     ill[0].health = Health::Unhealthy;
     proxy
         .views
         .publish(view(bind, &[("app", 1, ill.clone())], Some(own.clone())));
-    eventually(async || who(&ask(bind, "/", &gone).await) != "app0").await;
+    eventually(|| async { who(&ask(bind, "/", &gone).await) != "app0" }).await;
     // Strictly, nobody else may take over.
     own.strict = true;
     own.gone_status = 410;
     proxy
         .views
         .publish(view(bind, &[("app", 1, rest)], Some(own.clone())));
-    eventually(async || status(&ask(bind, "/", &gone).await) == 410).await;
+    eventually(|| async { status(&ask(bind, "/", &gone).await) == 410 }).await;
     assert_eq!(status(&ask(bind, "/", "").await), 200);
     proxy
         .views
         .publish(view(bind, &[("app", 1, ill)], Some(own)));
     // What is there and cannot be called answers as Envoy does, whatever was configured for what is gone.
-    eventually(async || status(&ask(bind, "/", &gone).await) == 503).await;
+    eventually(|| async { status(&ask(bind, "/", &gone).await) == 503 }).await;
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn a_session_outlasts_changes_of_weights() {
     let begun = ask(bind, "/cart", "").await;
     let session = shown(&begun);
     proxy.views.publish(with(0, 100));
-    eventually(async || who(&ask(bind, "/cart", "").await) == "fresh").await;
+    eventually(|| async { who(&ask(bind, "/cart", "").await) == "fresh" }).await;
     for _ in 0..8 {
         let again = ask(bind, "/cart", &session).await;
         assert_eq!(who(&again), who(&begun));
@@ -258,7 +258,7 @@ async fn a_session_outlasts_changes_of_weights() {
     }
     // Sessions take nothing of the shares of those who begin one.
     proxy.views.publish(with(50, 50));
-    eventually(async || who(&ask(bind, "/cart", "").await) != "fresh").await;
+    eventually(|| async { who(&ask(bind, "/cart", "").await) != "fresh" }).await;
     let mut taken = 0;
     for _ in 0..40 {
         assert_eq!(who(&ask(bind, "/cart", &session).await), who(&begun));
