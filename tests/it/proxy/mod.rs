@@ -37,3 +37,4 @@ mod strict;
 mod support;
 mod tcp;
 mod timeouts;
+mod tunnels;
