@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Hostname;
 use super::cluster::{OutlierDetection, RetryBudget};
 use super::http::PathOptions;
 use super::listener::{ChainAction, Listener};
+use super::locality::LocalitySetting;
 use super::route::Retry;
-use super::world::{H2Upgrade, TlsPolicy, TrafficPolicy};
+use super::world::{ConnectionPool, H2Upgrade, TlsPolicy, TrafficPolicy};
+use super::{Hostname, Service};
 
 /// What lies under every rule of how services are called.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,12 @@ pub struct Baseline {
     pub h2_upgrade: H2Upgrade,
     /// Endpoints of the mesh are called with its certificates where no rule says how.
     pub auto_mtls: bool,
+    /// Limits on connections and requests.
+    pub connection_pool: Option<ConnectionPool>,
+    /// Ejection, and the percentage of endpoints below which health no longer counts.
+    pub outlier: Option<(OutlierDetection, Option<u32>)>,
+    /// Which endpoints are preferred by where they and the caller are.
+    pub locality: Option<LocalitySetting>,
     /// Of requests whose route says nothing; `None` never retries.
     pub retry: Option<Retry>,
     /// How long the first bytes of a connection are awaited before it is taken as plain bytes; zero
@@ -47,6 +54,9 @@ impl Default for Baseline {
             connect_timeout: None,
             h2_upgrade: H2Upgrade::default(),
             auto_mtls: true,
+            connection_pool: None,
+            outlier: None,
+            locality: None,
             retry: Some(Retry::default()),
             detect_timeout: Duration::ZERO,
             path: PathOptions::default(),
@@ -77,11 +87,29 @@ impl Baseline {
         }
     }
 
-    /// `policy` of calls to `host`, with what it leaves open.
-    pub fn under(&self, host: &Hostname, mut policy: TrafficPolicy) -> TrafficPolicy {
-        if let Some(own) = self.services.get(host) {
+    /// Whether it may matter to callers of `host`, because of this, where endpoints are.
+    pub fn ranks(&self, host: &Hostname) -> bool {
+        let own = self.services.get(host).and_then(|own| own.outlier.as_ref());
+        self.locality.is_some() || self.outlier.is_some() || own.is_some()
+    }
+
+    /// `policy` of calls to `service`, with what it leaves open.
+    pub fn under(&self, service: &Service, mut policy: TrafficPolicy) -> TrafficPolicy {
+        if let Some(own) = self.services.get(&service.host) {
             policy.outlier = policy.outlier.or_else(|| own.outlier.clone());
             policy.retry_budget = policy.retry_budget.or(own.retry_budget);
+        }
+        if let (None, Some((outlier, panic_threshold))) = (&policy.outlier, &self.outlier) {
+            policy.outlier = Some(outlier.clone());
+            policy.panic_threshold = policy.panic_threshold.or(*panic_threshold);
+        }
+        // The service's own word goes before the mesh's (Istio).
+        if let (None, Some(locality)) = (service.distribution, &self.locality) {
+            let balancer = policy.load_balancer.get_or_insert_default();
+            balancer.locality.get_or_insert_with(|| locality.clone());
+        }
+        if let (None, Some(pool)) = (&policy.connection_pool, &self.connection_pool) {
+            policy.connection_pool = Some(pool.clone());
         }
         if self.connect_timeout.is_some() || self.h2_upgrade != H2Upgrade::Default {
             let pool = policy.connection_pool.get_or_insert_default();

@@ -170,6 +170,13 @@ async fn open(
     }
     let from = (stream, first_bytes, first);
     let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
+    if matches!(speaks, Speaks::Http1(..) | Speaks::Http2(..)) {
+        conn.state.chain.set(chain.version);
+        // Nobody looked at it when the chain changed meanwhile.
+        if !worker.live().tables.serves(chain.version) {
+            conn.state.draining.set(true);
+        }
+    }
     Some(Box::new(Opened {
         conn,
         speaks,

@@ -136,8 +136,34 @@ pub(crate) struct ConnState {
     pub(crate) draining: Cell<bool>,
     /// Listener that it came in by.
     listener: RefCell<Option<Rc<str>>>,
+    /// Version of the chain whose rules its requests are served by; 0 where it carries no requests.
+    pub(crate) chain: Cell<u64>,
     /// Wakes an HTTP/2 connection to say goodbye.
     pub(crate) wake: tokio::sync::Notify,
+}
+
+/// Some of the connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whom<'a> {
+    /// All of them.
+    All,
+    /// Those that came in by a listener.
+    Of(&'a str),
+    /// Those whose requests are served by a chain that is gone or has changed.
+    Outdated,
+}
+
+impl Whom<'_> {
+    fn holds(self, state: &ConnState, live: &Live) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(name) => state.listener.borrow().as_deref() == Some(name),
+            Self::Outdated => {
+                let chain = state.chain.get();
+                chain != 0 && !live.tables.serves(chain)
+            }
+        }
+    }
 }
 
 /// Takes a connection off the list when dropped.
@@ -174,10 +200,13 @@ impl Worker {
         Rc::clone(&self.live.borrow())
     }
 
-    /// Replaces the current version; connections that go nowhere any more are dropped.
-    pub(crate) fn replace(&self, live: Live) {
+    /// Replaces the current version; connections that go nowhere any more are dropped. Whether
+    /// connections of callers may be served by rules that are no longer so.
+    pub(crate) fn replace(&self, live: Live) -> bool {
         self.pools.retain(&live);
-        self.live.replace(Rc::new(live));
+        let chains = Arc::clone(&live.tables.chains);
+        let before = self.live.replace(Rc::new(live));
+        !Arc::ptr_eq(&chains, &before.tables.chains)
     }
 
     /// Connections now.
@@ -214,17 +243,15 @@ impl Worker {
         }
     }
 
-    /// Lets connections end after what they are doing. With a listener, only those that came in by
-    /// it. With a time, those are ended now that have been idle for that long, as far as these
+    /// Lets connections end after what they are doing. With a time, those are ended now that have been idle for that long, as far as these
     /// calls have seen. How many are left.
-    pub(crate) fn drain(&self, listener: Option<&str>, idle: Option<(Instant, Duration)>) -> usize {
+    pub(crate) fn drain(&self, whom: Whom<'_>, idle: Option<(Instant, Duration)>) -> usize {
+        let live = self.live();
         let mut ended = Vec::new();
         let mut left = 0;
         for entry in self.connections.borrow().values() {
             let state = &entry.state;
-            let meant =
-                listener.is_none_or(|name| state.listener.borrow().as_deref() == Some(name));
-            if !meant {
+            if !whom.holds(state, &live) {
                 continue;
             }
             left += 1;
@@ -250,14 +277,13 @@ impl Worker {
     }
 
     /// Ends connections whatever they are doing.
-    pub(crate) fn abort(&self, listener: Option<&str>) {
+    pub(crate) fn abort(&self, whom: Whom<'_>) {
+        let live = self.live();
         let ended: Vec<AbortHandle> = self
             .connections
             .borrow()
             .values()
-            .filter(|entry| {
-                listener.is_none_or(|name| entry.state.listener.borrow().as_deref() == Some(name))
-            })
+            .filter(|entry| whom.holds(&entry.state, &live))
             .filter_map(|entry| entry.task.clone())
             .collect();
         for task in ended {

@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use crate::rt;
 
 use super::balance::smooth;
-use super::context::{Live, Shared, Worker};
+use super::context::{Live, Shared, Whom, Worker};
 use super::{ProxyError, accept, overload};
 use super::{buffer, http};
 
@@ -131,7 +131,12 @@ async fn run(
         };
         match command {
             None => return,
-            Some(Command::Update(update)) => worker.replace(make(&shared, update)),
+            Some(Command::Update(update)) => {
+                if worker.replace(make(&shared, update)) {
+                    let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
+                    tokio::task::spawn_local(async move { renew(&worker, limit).await });
+                }
+            }
             Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
                 Ok(listener) => {
                     worker.easing.borrow_mut().retain(|eased| *eased != name);
@@ -145,10 +150,12 @@ async fn run(
                     accepting.stop();
                 }
                 let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
-                tokio::task::spawn_local(async move { drain(&worker, Some(&name), limit).await });
+                tokio::task::spawn_local(
+                    async move { drain(&worker, Whom::Of(&name), limit).await },
+                );
             }
             Some(Command::Ease(name)) => {
-                worker.drain(Some(&name), None);
+                worker.drain(Whom::Of(&name), None);
                 worker.easing.borrow_mut().push(name);
             }
             Some(Command::LetGo) => {
@@ -160,7 +167,7 @@ async fn run(
                 for accepting in std::mem::take(&mut listening).into_values().flatten() {
                     accepting.stop();
                 }
-                drain(&worker, None, limit).await;
+                drain(&worker, Whom::All, limit).await;
                 note(&worker, &stats);
                 // The control thread may have stopped waiting.
                 let _told = done.send(());
@@ -170,19 +177,30 @@ async fn run(
     }
 }
 
-/// Lets connections end, all or those of a listener, and ends those that have not in time.
-async fn drain(worker: &Rc<Worker>, listener: Option<&str>, limit: Duration) {
-    let deadline = rt::now() + limit;
-    let still = STILL.min(limit / 2);
-    if listener.is_none() {
+/// Lets connections end, and ends those that have not in time.
+async fn drain(worker: &Rc<Worker>, whom: Whom<'_>, limit: Duration) {
+    if matches!(whom, Whom::All) {
         worker.draining.set(true);
     }
+    ease(worker, whom, limit).await;
+    worker.abort(whom);
+}
+
+/// Lets callers connect again whose requests are served by rules that are no longer so. What they are
+/// doing goes on for as long as they like.
+async fn renew(worker: &Rc<Worker>, limit: Duration) {
+    ease(worker, Whom::Outdated, limit).await;
+}
+
+/// Lets connections end until `limit`, and ends those that are idle.
+async fn ease(worker: &Rc<Worker>, whom: Whom<'_>, limit: Duration) {
+    let deadline = rt::now() + limit;
+    let still = STILL.min(limit / 2);
     // What was just accepted gets to send its request. A connection that came through a handshake
     // meanwhile has not been told yet.
-    while worker.drain(listener, Some((rt::now(), still))) > 0 && rt::now() < deadline {
+    while worker.drain(whom, Some((rt::now(), still))) > 0 && rt::now() < deadline {
         tokio::time::sleep(LOOK).await;
     }
-    worker.abort(listener);
 }
 
 fn note(worker: &Worker, stats: &Stats) {

@@ -147,7 +147,8 @@ mod tests {
         for text in ["VirtualService", "virtualservices", "VS"] {
             assert_eq!(kind_named(text), Some("VirtualService"));
         }
-        assert_eq!(kind_named("ingress"), None);
+        assert_eq!(kind_named("ing"), Some("Ingress"));
+        assert_eq!(kind_named("networkpolicy"), None);
         assert!(!namespaced("Namespace") && namespaced("Service"));
     }
 

@@ -151,6 +151,27 @@ fn endpoints_are_ranked_by_where_the_caller_is() {
         priorities(&ejecting, "one/b1"),
         ranked(&[("z3", 0), ("z1", 1), ("z2", 1)])
     );
+    // What holds for the whole mesh lies under rules, and under a service's own word.
+    let mesh = |config: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{config}'}}\n"
+        )
+    };
+    let watched = "defaultTrafficPolicy: {outlierDetection: {}}";
+    let everywhere = text.clone() + &mesh(&format!("{{{watched}}}"));
+    assert_eq!(
+        priorities(&everywhere, "one/b1"),
+        ranked(&[("z3", 0), ("z1", 1), ("z2", 1)])
+    );
+    let by_zone = format!(
+        "{{{watched}, localityLbSetting: {{failoverPriority: [topology.kubernetes.io/region]}}}}"
+    );
+    assert_eq!(
+        priorities(&(text.clone() + &mesh(&by_zone)), "one/a2"),
+        ranked(&[("z1", 0), ("z2", 0), ("z3", 1)])
+    );
+    let nowhere = mesh("{localityLbSetting: {enabled: false}}");
+    assert_eq!(priorities(&(ejecting.clone() + &nowhere), "one/a1"), alike);
     // A service's own word needs nobody who watches, and is no word against a rule.
     let close = text.replace(
         "spec: {selector: {app: a}",
@@ -159,6 +180,10 @@ fn endpoints_are_ranked_by_where_the_caller_is() {
     assert_ne!(close, text);
     assert_eq!(
         priorities(&close, "one/a2"),
+        ranked(&[("z2", 0), ("z1", 1), ("z3", 2)])
+    );
+    assert_eq!(
+        priorities(&(close.clone() + &nowhere), "one/a2"),
         ranked(&[("z2", 0), ("z1", 1), ("z3", 2)])
     );
     let off = "host: a, trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: false}}}";

@@ -84,7 +84,7 @@ impl Parts {
         let policy = rule
             .map(|rule| effective(rule, subset, port.port))
             .unwrap_or_default();
-        let mut policy = config.baseline.under(&self.service.host, policy);
+        let mut policy = config.baseline.under(&self.service, policy);
         // Without a choice of workloads a Secret is for gateways alone: `super::credentials`.
         if rule.is_some_and(|rule| rule.selector.is_empty())
             && policy.tls.as_ref().is_some_and(TlsPolicy::credential)

@@ -17,7 +17,7 @@ use crate::mesh::selection::Selection;
 use crate::mesh::shared_map::SharedMap;
 use crate::mesh::sidecar::Sidecar;
 use crate::mesh::world::{Config, Destination, TrafficPolicy, selects};
-use crate::mesh::{Assignment, Cluster, Hostname, Instance, Locality, Node, World};
+use crate::mesh::{Assignment, Cluster, Hostname, Instance, Locality, Node, Service, World};
 
 /// What proxies of a world share.
 #[derive(Debug, Default)]
@@ -382,7 +382,7 @@ impl Plan {
                 let first = (service.namespace.clone(), label.clone(), value.clone());
                 plan.choosing.entry(first).or_default().push(host.clone());
             }
-            let placed = service.distribution.is_some() || rules.around(host).any(by_place);
+            let placed = service.distribution.is_some() || by_place(config, service);
             plan.by_place |= placed;
             if placed && service.distribution.is_some() {
                 let labels = LocalitySetting::DISTRIBUTION.map(str::to_owned);
@@ -397,6 +397,7 @@ impl Plan {
             let all = rules.all().flat_map(policies);
             let balancers = all.filter_map(|policy| policy.load_balancer.as_ref());
             let settings = balancers.filter_map(|balancer| balancer.locality.as_ref());
+            let settings = settings.chain(&config.baseline.locality);
             let labels = settings.flat_map(|setting| &setting.priority);
             plan.told_apart
                 .labels
@@ -489,14 +490,22 @@ impl Parts {
     }
 }
 
-fn by_place(rule: &Arc<Destination>) -> bool {
-    policies(rule).any(|policy| {
+/// Whether it matters, by rules for `service` or what lies under them, where its callers are.
+fn by_place(config: &Config, service: &Service) -> bool {
+    let counts = |policy: &TrafficPolicy| {
         let called = Called {
             policy,
             distribution: None,
         };
         called.counts()
-    })
+    };
+    let rules = config.destinations.around(&service.host);
+    let mut written = rules.flat_map(policies);
+    if !config.baseline.ranks(&service.host) {
+        return written.any(counts);
+    }
+    let under = |policy: TrafficPolicy| counts(&config.baseline.under(service, policy));
+    under(TrafficPolicy::default()) || written.any(|policy| under(policy.clone()))
 }
 
 /// Every policy of a rule.

@@ -24,6 +24,9 @@ use super::super::balance::smooth::Smooth;
 use super::super::filter::{self, Filter, Filters};
 use super::http::HttpTable;
 
+/// The last version that a chain was given.
+static VERSIONS: AtomicU64 = AtomicU64::new(0);
+
 /// A caller must complete its handshake within this (Istio's default at gateways).
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
@@ -54,6 +57,8 @@ pub(crate) struct ChainTable {
     pub(crate) filters: Option<Arc<Filters>>,
     /// For a TLS handshake.
     pub(crate) handshake_timeout: Duration,
+    /// Which version of the chain this is: the same while it is written the same. Never 0.
+    pub(crate) version: u64,
     most: Option<u64>,
     /// Connections now; kept while a chain of this name stays.
     open: Arc<AtomicU64>,
@@ -164,6 +169,13 @@ impl ListenerTable {
                 let kept = old.map(ChainTable::filters).unwrap_or_default();
                 Filters::new(filter::prepare(&chain.filters, kept))
             },
+            version: before
+                .and_then(|before| before.written(&chain.name))
+                .filter(|(old, _)| *old == chain)
+                .map_or_else(
+                    || VERSIONS.fetch_add(1, Ordering::Relaxed) + 1,
+                    |(_, table)| table.version,
+                ),
             handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
             most: chain.limits.max_connections,
             open: before
@@ -256,21 +268,21 @@ impl ListenerTable {
             .flat_map(ChainTable::filters)
     }
 
+    /// The versions of all chains.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = u64> {
+        let chains = self.chains.iter().chain(&self.default);
+        chains.map(|chain| chain.version)
+    }
+
     fn named(&self, name: &str) -> Option<&ChainTable> {
-        let at = self
-            .config
-            .chains
-            .iter()
-            .position(|chain| chain.name == name);
-        match at {
-            Some(at) => self.chains.get(at),
-            None => self
-                .config
-                .default_chain
-                .as_ref()
-                .filter(|chain| chain.name == name)
-                .and(self.default.as_ref()),
-        }
+        self.written(name).map(|(_, table)| table)
+    }
+
+    /// A chain as it was written, and what became of it.
+    fn written(&self, name: &str) -> Option<(&Chain, &ChainTable)> {
+        let chains = self.config.chains.iter().zip(&self.chains);
+        let default = self.config.default_chain.iter().zip(&self.default);
+        chains.chain(default).find(|(chain, _)| chain.name == name)
     }
 
     /// The chains that are left when only the meant address is known.

@@ -89,6 +89,8 @@ pub(crate) struct Tables {
     pub(crate) view: Arc<View>,
     /// By name.
     pub(crate) listeners: BTreeMap<String, Arc<ListenerTable>>,
+    /// Versions of all chains, in order; the same list while they are.
+    pub(crate) chains: Arc<Vec<u64>>,
     /// Indexes are what chains hold.
     pub(crate) routes: Vec<Arc<RouteTable>>,
     /// Route table index by name.
@@ -147,7 +149,7 @@ impl Tables {
             })
             .collect();
         let same_secrets = view.secrets == before.view.secrets;
-        let listeners = view
+        let listeners: BTreeMap<_, _> = view
             .listeners
             .iter()
             .map(|(name, config)| {
@@ -164,7 +166,17 @@ impl Tables {
                 (name.clone(), table)
             })
             .collect();
+        let mut chains: Vec<u64> = listeners
+            .values()
+            .flat_map(|listener: &Arc<ListenerTable>| listener.versions())
+            .collect();
+        chains.sort_unstable();
         Self {
+            chains: if chains == *before.chains {
+                Arc::clone(&before.chains)
+            } else {
+                Arc::new(chains)
+            },
             route_names: indexes(&view.routes, &before.route_names),
             view: Arc::clone(view),
             listeners,
@@ -190,6 +202,11 @@ impl Tables {
     /// When choices change by themselves, in milliseconds since the process began.
     pub(crate) fn wake_at(&self) -> Option<u64> {
         Some(self.surroundings.again.load(Ordering::Relaxed)).filter(|at| *at < u64::MAX)
+    }
+
+    /// Whether a chain of this version is still there.
+    pub(crate) fn serves(&self, chain: u64) -> bool {
+        self.chains.binary_search(&chain).is_ok()
     }
 
     /// The index of the route table named `name`.

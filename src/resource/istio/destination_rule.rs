@@ -314,7 +314,7 @@ fn groups(fields: &Fields<'_>, unverified: &str) -> TrafficPolicy {
     }
 }
 
-fn connection_pool(value: &Value<'_>) -> ConnectionPool {
+pub(super) fn connection_pool(value: &Value<'_>) -> ConnectionPool {
     let fields = value.fields();
     let mut pool = ConnectionPool::default();
     let limit =
@@ -364,7 +364,7 @@ fn connection_pool(value: &Value<'_>) -> ConnectionPool {
 }
 
 /// The policy, and the share of endpoints below which health no longer counts.
-fn outlier(value: &Value<'_>) -> (OutlierDetection, Option<u32>) {
+pub(super) fn outlier(value: &Value<'_>) -> (OutlierDetection, Option<u32>) {
     let fields = value.fields();
     let mut outlier = OutlierDetection::default();
     if let Some(value) = fields.get("consecutiveErrors") {

@@ -1,4 +1,4 @@
-//! `localityLbSetting` of a DestinationRule.
+//! `localityLbSetting` of a DestinationRule or of the mesh.
 
 use crate::mesh::locality::{Distribute, LocalityPattern, LocalitySetting};
 use crate::resource::codes;

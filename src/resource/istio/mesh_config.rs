@@ -3,17 +3,24 @@
 
 use std::time::Duration;
 
+use super::destination_rule::{connection_pool, outlier};
+use super::locality;
 use super::retries::retries;
+use crate::mesh::cluster::OutlierDetection;
 use crate::mesh::destinations::ROOTS;
 use crate::mesh::http::{EscapedSlashes, PathOptions};
+use crate::mesh::locality::LocalitySetting;
 use crate::mesh::route::Retry;
-use crate::mesh::world::{H2Upgrade, OutboundPolicy};
+use crate::mesh::world::{ConnectionPool, H2Upgrade, OutboundPolicy};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 use crate::resource::tree::Tree;
 
+/// Ejection, and the percentage of endpoints below which health no longer counts.
+pub(super) type Ejection = (OutlierDetection, Option<u32>);
+
 /// A MeshConfig, as far as it is honoured. What is not written is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MeshConfig {
     /// What happens to calls to hosts outside the mesh.
     pub outbound: Option<OutboundPolicy>,
@@ -25,6 +32,12 @@ pub struct MeshConfig {
     pub auto_mtls: Option<bool>,
     /// Of requests whose route says nothing; `Some(None)` never retries.
     pub retry: Option<Option<Retry>>,
+    /// Limits on connections and requests.
+    pub connection_pool: Option<ConnectionPool>,
+    /// When endpoints are left out.
+    pub outlier: Option<Ejection>,
+    /// Which endpoints are preferred by where they and the caller are.
+    pub locality: Option<LocalitySetting>,
     /// How long the first bytes are awaited for detection.
     pub detect_timeout: Option<Duration>,
     /// The spelling of paths.
@@ -97,15 +110,7 @@ const METRICS: &str = "every proxy reports Istio's standard metrics without it";
 const PORTS: &str = "`meshctl proxy --outbound-port` and `--inbound-port`";
 
 /// Fields that change who is called or let in, and what to do instead.
-const REFUSED: [(&str, &str); 11] = [
-    (
-        "localityLbSetting",
-        "write loadBalancer.localityLbSetting in a DestinationRule of host \"*.local\" in the root namespace",
-    ),
-    (
-        "defaultTrafficPolicy",
-        "write a DestinationRule of host \"*.local\" in the root namespace",
-    ),
+const REFUSED: [(&str, &str); 9] = [
     (
         "trustDomainAliases",
         "remove it: the mesh has one trust domain",
@@ -194,7 +199,16 @@ fn config(fields: Fields<'_>) -> MeshConfig {
         let namespaces = written.iter().filter_map(Value::text);
         namespaces.collect::<Vec<String>>()
     };
+    let (pool, ejection) = fields
+        .get("defaultTrafficPolicy")
+        .map(|value| traffic(&value))
+        .unwrap_or_default();
     let config = MeshConfig {
+        connection_pool: pool,
+        outlier: ejection,
+        locality: fields
+            .get("localityLbSetting")
+            .map(|value| locality::setting(&value)),
         outbound: fields
             .get("outboundTrafficPolicy")
             .and_then(|value| outbound(&value)),
@@ -229,6 +243,16 @@ fn config(fields: Fields<'_>) -> MeshConfig {
     };
     fields.finish();
     config
+}
+
+fn traffic(value: &Value<'_>) -> (Option<ConnectionPool>, Option<Ejection>) {
+    let fields = value.fields();
+    let pool = fields
+        .get("connectionPool")
+        .map(|value| connection_pool(&value));
+    let ejection = fields.get("outlierDetection").map(|value| outlier(&value));
+    fields.finish();
+    (pool, ejection)
 }
 
 fn outbound(value: &Value<'_>) -> Option<OutboundPolicy> {

@@ -32,7 +32,7 @@ pub(super) use workload::workload;
 pub struct Namespace {}
 
 /// Texts for the environment of pods.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ConfigMap {
     /// By key.
     pub data: BTreeMap<String, String>,

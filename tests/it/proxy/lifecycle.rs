@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use meshctl::mesh::View;
 use meshctl::mesh::listener::{ChainAction, Direction, Keepalive, Listener, TcpOptions};
+use meshctl::mesh::{RouteTable, View};
 use meshctl::proxy::Options;
 use meshctl::proxy::handover::{self, Restart};
 use meshctl::rt::Tasks;
@@ -93,6 +93,63 @@ async fn a_connection_lives_through_every_change_but_the_end_of_its_listener() {
     proxy.views.publish(view);
     let end = tokio::time::timeout(DEADLINE, stream.read(&mut [0; 1])).await;
     assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn requests_meet_the_rules_of_their_chain_as_they_are_now() {
+    let app = App::start("a");
+    let bind = free();
+    let mut view = simple(bind, app.address, |_| {});
+    let proxy = Proxy::start(view.clone()).await;
+    let ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (mut busy, mut idle) = (connect(bind).await, connect(bind).await);
+    for stream in [&mut busy, &mut idle] {
+        stream.write_all(ask).await.unwrap();
+        read_until(stream, "\n\n").await;
+    }
+    // Where calls go is no rule of the chain.
+    let mut routes = RouteTable::clone(&view.routes["t"]);
+    routes.hosts[0].name = "another".to_owned();
+    view.routes.insert("t".to_owned(), Arc::new(routes));
+    proxy.views.publish(view.clone());
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        busy.write_all(ask).await.unwrap();
+        let answer = read_until(&mut busy, "\n\n").await;
+        let answer = answer.to_ascii_lowercase();
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+    idle.write_all(ask).await.unwrap();
+    read_until(&mut idle, "\n\n").await;
+
+    let mut listener = Listener::clone(&view.listeners["t"]);
+    let ChainAction::Http { options, .. } = &mut listener.chains[0].action else {
+        panic!("{listener:?}");
+    };
+    Arc::make_mut(options).server.via = "here".to_owned();
+    view.listeners.insert("t".to_owned(), Arc::new(listener));
+    proxy.views.publish(view);
+    // One that is used is answered, and told; one that is not is closed.
+    let last = async {
+        loop {
+            busy.write_all(ask).await.unwrap();
+            let answer = read_until(&mut busy, "\n\n").await;
+            assert_eq!(status(&answer), 200, "{answer}");
+            if answer.to_ascii_lowercase().contains("connection: close") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, last).await.unwrap();
+    for stream in [&mut busy, &mut idle] {
+        let end = tokio::time::timeout(DEADLINE, stream.read(&mut [0; 1])).await;
+        assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+    }
+    let mut new = connect(bind).await;
+    new.write_all(ask).await.unwrap();
+    let answer = read_until(&mut new, "\n\n").await;
+    assert!(answer.contains("via: here"), "{answer}");
 }
 
 #[tokio::test]
