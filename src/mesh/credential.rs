@@ -201,6 +201,16 @@ impl Secret {
         format!("kubernetes://{namespace}/{name}-cacert")
     }
 
+    /// As [`Secret::name_of`], of one in the namespace of whoever asks (Istio's form).
+    pub fn name_of_own(name: &str) -> String {
+        format!("kubernetes://{name}")
+    }
+
+    /// As [`Secret::name_of_own`], for what servers are held against.
+    pub fn roots_of_own(name: &str) -> String {
+        format!("kubernetes://{name}-cacert")
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Certificate { .. } => "certificate",

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::origination::Origination;
 use super::world::{Destination, selects};
 use super::{Hostname, Node};
 
@@ -35,13 +36,20 @@ impl<'a> From<&'a Node> for Caller<'a> {
 pub struct Destinations {
     /// By host. Of one namespace those for some workloads come first, then the oldest.
     by_host: BTreeMap<Hostname, Vec<Arc<Destination>>>,
+    /// Those that need Secrets of callers.
+    credentialed: Vec<Arc<Destination>>,
 }
 
 impl Destinations {
     /// Adds `destination` behind those that are there for `host`.
     pub fn add(&mut self, host: Hostname, destination: Destination) {
         let rules = self.by_host.entry(host).or_default();
-        rules.push(Arc::new(destination));
+        let destination = Arc::new(destination);
+        let needs = |how: &Origination| how.secrets().next().is_some();
+        if destination.originations().any(needs) {
+            self.credentialed.push(Arc::clone(&destination));
+        }
+        rules.push(destination);
         rules.sort_by_key(|rule| rule.selector.is_empty());
     }
 
@@ -51,6 +59,12 @@ impl Destinations {
             .get(host)
             .map(Vec::as_slice)
             .unwrap_or_default()
+    }
+
+    /// Those that need Secrets of the caller's namespace: of gateways, and of workloads that they choose
+    /// (Istio's rule).
+    pub fn credentialed(&self) -> &[Arc<Destination>] {
+        &self.credentialed
     }
 
     /// All of them.

@@ -184,6 +184,9 @@ pub enum ChainAction {
         routes: String,
         /// Where bytes go that are not HTTP.
         cluster: String,
+        /// As [`TcpOptions::tunnel`], for those.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tunnel: Option<Arc<str>>,
         /// How HTTP is spoken.
         #[serde(default, skip_serializing_if = "is_default")]
         options: Arc<HttpOptions>,
@@ -199,7 +202,7 @@ pub enum ChainAction {
 }
 
 /// How the bytes of a connection are carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TcpOptions {
     /// Closes a connection on which nothing moves; zero is never. Default 1 h (Envoy's).
@@ -214,6 +217,9 @@ pub struct TcpOptions {
     /// Clusters that choose by a hash take that of the caller's address.
     #[serde(skip_serializing_if = "is_default")]
     pub hash_source_ip: bool,
+    /// The endpoint is a forward proxy, and is asked by CONNECT for this host and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Arc<str>>,
 }
 
 impl Default for TcpOptions {
@@ -223,6 +229,7 @@ impl Default for TcpOptions {
             max_connect_attempts: 1,
             max_duration: None,
             hash_source_ip: false,
+            tunnel: None,
         }
     }
 }

@@ -17,7 +17,17 @@ pub struct Origination {
     pub verify: Option<Verify>,
     /// What it shows where it is asked who it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<KeyPair>,
+    pub certificate: Option<Shown>,
+}
+
+/// What a proxy shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Shown {
+    /// The view's secret of this name.
+    Secret(String),
+    /// This.
+    Pair(KeyPair),
 }
 
 /// The server name that is sent.
@@ -52,6 +62,8 @@ pub enum Roots {
     System,
     /// These.
     Given(Pem),
+    /// The view's secret of this name, which may revoke some too.
+    Secret(String),
 }
 
 /// Whom a server's certificate must name.
@@ -132,12 +144,36 @@ impl Origination {
         let verify = self.verify.iter();
         let believed = verify.flat_map(|verify| {
             let roots = match &verify.roots {
-                Roots::System => None,
+                Roots::System | Roots::Secret(_) => None,
                 Roots::Given(roots) => Some(roots),
             };
             roots.into_iter().chain(&verify.revoked)
         });
-        let shown = self.certificate.iter();
-        believed.chain(shown.flat_map(|pair| [&pair.chain, &pair.key]))
+        let shown = self.certificate.iter().filter_map(|shown| match shown {
+            Shown::Pair(pair) => Some([&pair.chain, &pair.key]),
+            Shown::Secret(_) => None,
+        });
+        believed.chain(shown.flatten())
+    }
+
+    /// Names of the secrets that it needs from the control plane.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secret().into_iter().chain(self.roots_secret())
+    }
+
+    /// As [`Origination::secret`], of what it believes.
+    pub fn roots_secret(&self) -> Option<&str> {
+        match &self.verify.as_ref()?.roots {
+            Roots::Secret(name) => Some(name),
+            Roots::System | Roots::Given(_) => None,
+        }
+    }
+
+    /// The name of the secret that it needs from the control plane.
+    pub fn secret(&self) -> Option<&str> {
+        match self.certificate.as_ref()? {
+            Shown::Secret(name) => Some(name),
+            Shown::Pair(_) => None,
+        }
     }
 }

@@ -106,7 +106,31 @@ impl Config {
         let owner = owner.map(|service| service.namespace.as_str());
         self.destinations.find(host, owner, caller)
     }
+
+    /// What a service is asked for as a forward proxy when `caller` carries bytes to `subset` of it.
+    pub fn tunnel(&self, host: &Hostname, subset: &str, caller: Caller<'_>) -> Option<&Arc<str>> {
+        self.destination(host, caller)?.tunnel(subset)
+    }
+
+    /// What the targets of `rule` are asked for as forward proxies by `caller`; two of them where they
+    /// do not agree.
+    pub fn tunnels(
+        &self,
+        rule: &StreamRule,
+        caller: Caller<'_>,
+    ) -> Result<Option<&Arc<str>>, Unequal<'_>> {
+        let targets = rule.targets.iter().filter(|target| target.weight > 0);
+        let mut all = targets.map(|target| self.tunnel(&target.host, &target.subset, caller));
+        let first = all.next().flatten();
+        match all.find(|other| *other != first) {
+            Some(other) => Err((first, other)),
+            None => Ok(first),
+        }
+    }
 }
+
+/// What two targets are asked for, each as a forward proxy, or not at all.
+pub type Unequal<'a> = (Option<&'a Arc<str>>, Option<&'a Arc<str>>);
 
 fn nearest<'a, T>(of: &'a BTreeMap<Hostname, T>, host: &Hostname) -> Option<&'a T> {
     if let Some(own) = of.get(host) {
@@ -226,6 +250,27 @@ pub struct Destination {
     pub origin: Origin,
 }
 
+impl Destination {
+    /// What its policies begin TLS with.
+    pub fn originations(&self) -> impl Iterator<Item = &Origination> {
+        let subsets = self.subsets.values();
+        let own = std::iter::once(&self.policy).chain(self.ports.values());
+        let all = own
+            .chain(subsets.flat_map(|own| std::iter::once(&own.policy).chain(own.ports.values())));
+        all.filter_map(|policy| match &policy.tls {
+            Some(TlsPolicy::Originate(how)) => Some(&**how),
+            _ => None,
+        })
+    }
+
+    /// What the service is asked for as a forward proxy by those who carry bytes to `subset`.
+    pub fn tunnel(&self, subset: &str) -> Option<&Arc<str>> {
+        let subset = self.subsets.get(subset);
+        let own = subset.and_then(|subset| subset.policy.tunnel.as_ref());
+        own.or(self.policy.tunnel.as_ref())
+    }
+}
+
 /// Some instances of a service, chosen by labels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Subset {
@@ -254,6 +299,8 @@ pub struct TrafficPolicy {
     pub proxy_protocol: Option<ProxyVersion>,
     /// Retries at once, as a share of the requests.
     pub retry_budget: Option<RetryBudget>,
+    /// The service is a forward proxy, which bytes go through to this host and port.
+    pub tunnel: Option<Arc<str>>,
 }
 
 /// DestinationRule `loadBalancer`, as far as it is honoured.
@@ -310,6 +357,16 @@ pub enum TlsPolicy {
     },
     /// Always, with others: the endpoints are no peers of the mesh.
     Originate(Box<Origination>),
+}
+
+impl TlsPolicy {
+    /// Whether it needs a Secret, of the namespace of whoever calls.
+    pub fn credential(&self) -> bool {
+        match self {
+            Self::Originate(how) => how.secrets().next().is_some(),
+            Self::Disable | Self::Mutual { .. } => false,
+        }
+    }
 }
 
 /// Who must speak mTLS (PeerAuthentication).

@@ -73,8 +73,7 @@ pub(crate) async fn serve(
             Box::pin(tcp::serve(&worker, live, &conn, from, to)).await;
         }
         Speaks::Heard(from, live, reached) => {
-            let to = (*reached, TcpOptions::default());
-            Box::pin(tcp::carry(&worker, live, &conn, from, to)).await;
+            Box::pin(tcp::carry(&worker, live, &conn, from, *reached)).await;
         }
     }
     drop(place);
@@ -271,11 +270,16 @@ async fn tell(
                 .next()
                 .and_then(|at| targets.get(at).copied())
                 .flatten();
-            let to = (cluster, *options);
+            let to = (cluster, options.clone());
             return Some(Speaks::Bytes((stream, first_bytes), live, to));
         }
         ChainAction::Http { routes, codec, .. } => (routes, *codec, None),
-        ChainAction::Detect { routes, bytes, .. } => (routes, HttpCodec::Auto, Some(*bytes)),
+        ChainAction::Detect {
+            routes,
+            bytes,
+            options,
+            ..
+        } => (routes, HttpCodec::Auto, Some((*bytes, options))),
     };
     let codec = match codec {
         HttpCodec::Auto => {
@@ -317,11 +321,14 @@ async fn tell(
     Some(match codec {
         Some(HttpCodec::Http2) => Speaks::Http2(stream.with_first(first_bytes), table),
         Some(_) => Speaks::Http1(stream, first_bytes, table),
-        None => Speaks::Bytes(
-            (stream, first_bytes),
-            live,
-            (bytes.flatten(), TcpOptions::default()),
-        ),
+        None => {
+            // Only where bytes are carried is it ever none.
+            let (cluster, options) = bytes.map_or_else(
+                || (None, TcpOptions::default()),
+                |(cluster, options)| (cluster, options.clone()),
+            );
+            Speaks::Bytes((stream, first_bytes), live, (cluster, options))
+        }
     })
 }
 

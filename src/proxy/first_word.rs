@@ -38,7 +38,7 @@ pub(crate) async fn first_word(
     (worker, live, conn): (&Rc<Worker>, &Live, &Conn),
     stream: &mut Stream,
     buffer: &mut Buffer,
-    bytes: Option<usize>,
+    bytes: (Option<usize>, &TcpOptions),
     (timeout, close_late): (Duration, bool),
 ) -> io::Result<Word> {
     let begun = rt::now();
@@ -62,9 +62,7 @@ pub(crate) async fn first_word(
             None => {
                 buffer.release();
                 // Where nothing can be reached, only the caller can speak.
-                if let Ok(mut reached) =
-                    tcp::open(worker, live, conn, (bytes, &TcpOptions::default())).await
-                {
+                if let Ok(mut reached) = tcp::open(worker, live, conn, bytes).await {
                     let deadline = (!timeout.is_zero()).then(|| begun + timeout);
                     let next = next(stream, buffer, &mut reached);
                     match alarm.within(deadline, next).await {

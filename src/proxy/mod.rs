@@ -55,6 +55,7 @@ mod tables;
 mod tcp;
 mod timer;
 mod tls;
+mod tunnel;
 mod worker;
 
 pub use fixed::{Side, SideProtocol, static_view};

@@ -16,9 +16,9 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
-use crate::mesh::Cluster;
-use crate::mesh::origination::{Asks, Named, Origination, Pem, Roots};
+use crate::mesh::origination::{Asks, Named, Origination, Pem, Roots, Shown};
 use crate::mesh::route::router::without_port;
+use crate::mesh::{Cluster, Secret};
 use crate::tls::outside::{Anchors, Believes, outside_config};
 
 use super::tls::Speak;
@@ -39,10 +39,31 @@ const SYSTEM: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// The texts of the secrets that a cluster names, as far as they are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Texts {
+    shown: Option<Arc<Secret>>,
+    roots: Option<Arc<Secret>>,
+}
+
+impl Texts {
+    /// Those that `how` names of `secrets`; `None` where it names none.
+    pub(crate) fn of(how: &Origination, secrets: &BTreeMap<String, Arc<Secret>>) -> Option<Self> {
+        how.secrets().next()?;
+        let text = |name: &str| secrets.get(name).cloned();
+        Some(Self {
+            shown: how.secret().and_then(text),
+            roots: how.roots_secret().and_then(text),
+        })
+    }
+}
+
 /// What a cluster's connections are secured with.
 #[derive(Debug)]
 pub(crate) struct Originator {
     how: Origination,
+    /// Where it names secrets of the view.
+    texts: Option<Texts>,
     state: Mutex<State>,
 }
 
@@ -80,9 +101,11 @@ impl Stamp {
 }
 
 impl Originator {
-    pub(crate) fn new(how: &Origination) -> Arc<Self> {
+    /// As `how` says, with the texts of the secrets that it names.
+    pub(crate) fn new(how: &Origination, texts: Option<Texts>) -> Arc<Self> {
         Arc::new(Self {
             how: how.clone(),
+            texts,
             state: Mutex::default(),
         })
     }
@@ -193,16 +216,32 @@ impl Originator {
 
     fn make(&self) -> Result<Made, String> {
         let verify = self.how.verify.as_ref();
-        let anchors = verify.map(|verify| anchors(&verify.roots)).transpose()?;
-        let revoked = verify.and_then(|verify| verify.revoked.as_ref());
-        let revoked = revoked.map(|list| text(list, "caCrl")).transpose()?;
-        let pair = self.how.certificate.as_ref();
-        let pair = pair
-            .map(|pair| {
-                let chain = text(&pair.chain, "client certificate")?;
-                Ok::<_, String>((chain, text(&pair.key, "private key")?))
-            })
+        let texts = self.texts.as_ref();
+        let given = texts.and_then(|texts| texts.roots.as_deref());
+        let anchors = verify
+            .map(|verify| anchors(&verify.roots, given))
             .transpose()?;
+        let revoked = verify.and_then(|verify| verify.revoked.as_ref());
+        let mut revoked = revoked.map(|list| text(list, "caCrl")).transpose()?;
+        if let Some(Secret::Roots { crl, .. }) = given.filter(|_| verify.is_some())
+            && !crl.is_empty()
+        {
+            revoked.get_or_insert_default().push_str(crl);
+        }
+        let shown = texts.and_then(|texts| texts.shown.as_deref());
+        let pair = match (&self.how.certificate, shown) {
+            (None, _) => None,
+            (Some(Shown::Pair(pair)), _) => {
+                let chain = text(&pair.chain, "client certificate")?;
+                Some((chain, text(&pair.key, "private key")?))
+            }
+            (Some(Shown::Secret(_)), Some(Secret::Certificate { chain, key })) => {
+                Some((chain.clone(), key.clone()))
+            }
+            (Some(Shown::Secret(name)), _) => {
+                return Err(format!("there is no credential {name} to show"));
+            }
+        };
         let shows = pair.as_ref();
         let shows = shows.map(|(chain, key)| (chain.as_str(), key.as_str()));
         [Speak::Http1, Speak::Http2, Speak::Http, Speak::Bytes]
@@ -222,6 +261,11 @@ impl Originator {
             .collect()
     }
 
+    /// Whether it was made with these.
+    pub(crate) fn has(&self, texts: Option<&Texts>) -> bool {
+        self.texts.as_ref() == texts
+    }
+
     /// Which of the files an error may be of, as several are read together.
     fn about(&self, error: &crate::tls::Error) -> String {
         let files: Vec<String> = self
@@ -233,6 +277,9 @@ impl Originator {
             })
             .collect();
         let reason = crate::rt::chain(error);
+        if files.is_empty() {
+            return reason;
+        }
         format!("{reason} ({})", files.join(", "))
     }
 }
@@ -261,17 +308,26 @@ fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(told)
 }
 
-fn anchors(roots: &Roots) -> Result<Anchors, String> {
-    let given = match roots {
-        Roots::System => return system(&SYSTEM),
-        Roots::Given(given) => given,
+fn anchors(roots: &Roots, secret: Option<&Secret>) -> Result<Anchors, String> {
+    let told = |error: &crate::tls::Error| crate::rt::chain(error);
+    let given = match (roots, secret) {
+        (Roots::System, _) => return system(&SYSTEM),
+        (Roots::Given(given), _) => given,
+        (Roots::Secret(name), Some(Secret::Roots { certificates, .. })) => {
+            return Anchors::read(certificates)
+                .map_err(|error| format!("{name}: {}", told(&error)));
+        }
+        (Roots::Secret(name), _) => {
+            return Err(format!(
+                "there is no credential {name} to hold servers against"
+            ));
+        }
     };
     let named = match given {
         Pem::File(path) => path.as_str(),
         Pem::Inline(_) => "roots",
     };
-    Anchors::read(&text(given, "roots")?)
-        .map_err(|error| format!("{named}: {}", crate::rt::chain(&error)))
+    Anchors::read(&text(given, "roots")?).map_err(|error| format!("{named}: {}", told(&error)))
 }
 
 fn system_file(among: &[&str]) -> Option<PathBuf> {

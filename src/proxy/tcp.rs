@@ -33,6 +33,7 @@ use super::tables::ClusterTable;
 use super::tables::cluster::EndpointState;
 use super::timer::Alarm;
 use super::tls::Speak;
+use super::tunnel;
 
 /// One side of a relay, with what was read of it already.
 pub(crate) struct Side<'s> {
@@ -223,7 +224,7 @@ pub(crate) struct Reached {
     pub(crate) dialed: Dialed,
     /// What the endpoint has said already.
     pub(crate) answer: Buffer,
-    begun: Instant,
+    patience: Patience,
     peer: PeerId,
     service: ServiceId,
     /// What the log will say; apart, as most connections have none.
@@ -258,7 +259,7 @@ pub(crate) async fn open(
     let entry = target.and_then(|target| target.entry);
     let peer = entry.map_or_else(PeerId::default, |entry| entry.peer);
     let service = cluster.service;
-    let (dialed, slot) = reached.map_err(|failure| Unreached {
+    let (dialed, answer, slot) = reached.map_err(|failure| Unreached {
         failure,
         peer,
         service,
@@ -276,8 +277,11 @@ pub(crate) async fn open(
     });
     Ok(Reached {
         dialed,
-        answer: Buffer::default(),
-        begun,
+        answer,
+        patience: Patience {
+            idle: options.idle_timeout,
+            until: options.max_duration.map(|most| begun + most),
+        },
         peer,
         service,
         about,
@@ -295,7 +299,7 @@ pub(crate) async fn serve(
     (cluster, options): (Option<usize>, TcpOptions),
 ) {
     match Box::pin(open(worker, &live, conn, (cluster, &options))).await {
-        Ok(reached) => carry(worker, live, conn, (stream, first), (reached, options)).await,
+        Ok(reached) => carry(worker, live, conn, (stream, first), reached).await,
         Err(unreached) => refused(worker, &live, conn, &unreached),
     }
 }
@@ -306,16 +310,12 @@ pub(crate) async fn carry(
     live: Rc<Live>,
     conn: &Conn,
     (mut stream, mut first): (Stream, Buffer),
-    (mut reached, options): (Reached, TcpOptions),
+    mut reached: Reached,
 ) {
     let whom = (reached.service, Flag::None);
     let report = TcpReport::open(worker, &live, conn, reached.peer, whom);
     drop(live);
     let mut counts = Counts::default();
-    let patience = Patience {
-        idle: options.idle_timeout,
-        until: options.max_duration.map(|most| reached.begun + most),
-    };
     let end = relay(
         Side {
             io: &mut stream,
@@ -325,7 +325,7 @@ pub(crate) async fn carry(
             io: &mut reached.dialed.stream,
             input: &mut reached.answer,
         },
-        patience,
+        reached.patience,
         &mut counts,
         |received, sent| {
             report.cells.received.add(received);
@@ -368,7 +368,7 @@ async fn reach<'l>(
     options: &TcpOptions,
 ) -> (
     Option<Target<'l>>,
-    Result<(Dialed, ConnectionSlot), Failure>,
+    Result<(Dialed, Buffer, ConnectionSlot), Failure>,
 ) {
     let mut refused: SmallVec<[u64; 4]> = SmallVec::new();
     let mut tried = 0;
@@ -388,7 +388,20 @@ async fn reach<'l>(
         let Some(slot) = target.slot(cluster, gate.connection()) else {
             return (Some(target), Err(Failure::Overflow));
         };
-        let dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;
+        let mut dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;
+        let mut answer = Buffer::default();
+        if let (Ok(made), Some(to)) = (&mut dialed, options.tunnel.as_deref()) {
+            let timeout = cluster.config.connect_timeout;
+            let asked = tunnel::ask(&mut made.stream, to, timeout);
+            match Box::pin(asked).await {
+                Ok(said) => answer = said,
+                Err(reason) => {
+                    let reason = format!("{}: {reason}", target.address);
+                    tracing::debug!(reason, "the tunnel cannot be opened");
+                    dialed = Err(Failure::Connect(reason));
+                }
+            }
+        }
         if let Some(entry) = target.entry {
             let outcome = match &dialed {
                 Ok(_) => Outcome::Connected,
@@ -399,7 +412,7 @@ async fn reach<'l>(
             });
         }
         match dialed {
-            Ok(dialed) => return (Some(target), Ok((dialed, slot))),
+            Ok(dialed) => return (Some(target), Ok((dialed, answer, slot))),
             Err(failure) if tried >= options.max_connect_attempts => {
                 return (Some(target), Err(failure));
             }

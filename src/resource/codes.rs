@@ -33,6 +33,10 @@ pub const NOT_ATTACHED: &str = "MSH0304";
 pub const LISTENER_INVALID: &str = "MSH0305";
 /// Rules that others stand before.
 pub const OVERRIDDEN: &str = "MSH0306";
+/// Targets of one rule for bytes that forward proxies are asked for in several ways.
+pub const UNEQUAL_TUNNELS: &str = "MSH0330";
+/// A Secret for calls that only gateways have.
+pub const CREDENTIAL_OF_GATEWAYS: &str = "MSH0331";
 /// A policy whose target has an older one.
 pub const POLICY_CONFLICT: &str = "MSH0350";
 /// A policy that leaves another nothing to do.
@@ -357,6 +361,20 @@ pub const ALL: &[Code] = &[
         "RulesOverridden",
         "routes of a Service stand before the rules of a VirtualService for its host",
         "Write the rules as HTTPRoutes, or remove the routes.",
+    ),
+    code(
+        Severity::Error,
+        UNEQUAL_TUNNELS,
+        "UnequalTunnels",
+        "targets of one rule for bytes that are asked for different tunnels, or only some of them for one",
+        "Give the targets the same tunnel in their DestinationRules, or a rule each.",
+    ),
+    code(
+        Severity::Info,
+        CREDENTIAL_OF_GATEWAYS,
+        "CredentialOfGateways",
+        "a rule whose Secret gateways have and sidecars do not, which call without its TLS",
+        "Let sidecars call through a gateway, or choose those that have the Secret by workloadSelector.",
     ),
     code(
         Severity::Warning,

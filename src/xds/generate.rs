@@ -9,7 +9,7 @@ mod http2;
 mod origination;
 mod route;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::mesh::listener::{
     ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Listener, Locality, Node, NodeKind, View};
+use crate::mesh::{Client, Cluster, Listener, Locality, Node, NodeKind, View};
 
 /// A sidecar of that kind.
 pub(crate) fn node(client: Client) -> Node {
@@ -93,15 +93,24 @@ fn tcp_options() -> impl Strategy<Value = TcpOptions> {
         any::<u32>(),
         option::of(positive()),
         any::<bool>(),
+        tunnel(),
     )
         .prop_map(
-            |(idle_timeout, max_connect_attempts, max_duration, hash_source_ip)| TcpOptions {
-                idle_timeout,
-                max_connect_attempts,
-                max_duration,
-                hash_source_ip,
+            |(idle_timeout, max_connect_attempts, max_duration, hash_source_ip, tunnel)| {
+                TcpOptions {
+                    idle_timeout,
+                    max_connect_attempts,
+                    max_duration,
+                    hash_source_ip,
+                    tunnel,
+                }
             },
         )
+}
+
+fn tunnel() -> impl Strategy<Value = Option<Arc<str>>> {
+    let hosts = select(vec!["api.example.com", "192.0.2.1", "[2001:db8::1]"]);
+    option::of((hosts, 1..=u16::MAX).prop_map(|(host, port)| format!("{host}:{port}").into()))
 }
 
 fn listener_options() -> impl Strategy<Value = ListenerOptions> {
@@ -161,13 +170,14 @@ fn listener() -> impl Strategy<Value = Listener> {
                 codec,
                 options: Arc::new(options),
             }),
-        (word(), word(), http::options()).prop_map(|(routes, cluster, options)| {
-            ChainAction::Detect {
+        (word(), word(), tunnel(), http::options()).prop_map(
+            |(routes, cluster, tunnel, options)| ChainAction::Detect {
                 routes,
                 cluster,
+                tunnel,
                 options: Arc::new(options),
             }
-        }),
+        ),
         (vec((word(), 0..100_u32), 0..3), tcp_options())
             .prop_map(|(clusters, options)| ChainAction::Tcp { clusters, options }),
     ];
@@ -237,14 +247,18 @@ fn listener() -> impl Strategy<Value = Listener> {
         )
 }
 
-/// Names of the secrets that listeners need.
-fn named(listeners: &[Listener]) -> impl Iterator<Item = String> {
+/// Names of the secrets that listeners and clusters need.
+fn named(listeners: &[Listener], clusters: &[Cluster]) -> BTreeSet<String> {
     let chains = listeners
         .iter()
         .flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
     let own = chains.filter_map(|chain| chain.tls.as_ref()?.own.as_deref());
-    own.flat_map(crate::mesh::OwnTls::secrets)
-        .map(str::to_owned)
+    let originations = clusters
+        .iter()
+        .filter_map(|cluster| cluster.origination.as_deref());
+    let shown = originations.flat_map(crate::mesh::origination::Origination::secrets);
+    let own = own.flat_map(crate::mesh::OwnTls::secrets);
+    own.chain(shown).map(str::to_owned).collect()
 }
 
 /// Any view that a world could give.
@@ -257,8 +271,9 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
         vec(credential::secret(), 1..3),
     )
         .prop_map(|(listeners, routes, clusters, endpoints, secrets)| View {
-            // What no listener names is sent to nobody.
-            secrets: named(&listeners)
+            // What nothing names is sent to nobody.
+            secrets: named(&listeners, &clusters)
+                .into_iter()
                 .zip(secrets.into_iter().map(Arc::new).cycle())
                 .collect(),
             listeners: listeners

@@ -10,6 +10,7 @@
 
 mod callers;
 mod conformance;
+mod credentials;
 mod gateway_api;
 mod hints;
 mod inject;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshctl::mesh::balancing::{Balancing, LocalityBalancing, SlowStart};
@@ -282,6 +282,7 @@ async fn one_port_takes_http_and_bytes_by_looking() {
     let action = ChainAction::Detect {
         routes: "9080".to_owned(),
         cluster: "bytes".to_owned(),
+        tunnel: None,
         options: Arc::default(),
     };
     let detect = chain("detect", ChainMatch::default(), false, action);
@@ -308,6 +309,86 @@ async fn one_port_takes_http_and_bytes_by_looking() {
         io.read_exact(&mut back).await.unwrap();
         assert_eq!(back, text);
     }
+    stand.stop().await;
+    tasks.end().await;
+}
+
+/// A forward proxy that consents, and then sends back what it gets; and what it was asked.
+fn forward_proxy(tasks: &Tasks) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = bind(any_port(), BindOptions::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, connections) = (Arc::<Mutex<Vec<String>>>::default(), tasks.clone());
+    let told = Arc::clone(&asked);
+    tasks.spawn("forward proxy", async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            let told = Arc::clone(&told);
+            connections.spawn("asked", async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    match io.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => return,
+                    }
+                }
+                let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                told.lock().unwrap().push(head);
+                let consent = b"HTTP/1.1 200 OK\r\n\r\nhello ";
+                let (mut read, mut write) = io.split();
+                if write.write_all(consent).await.is_ok() {
+                    let _copied = tokio::io::copy(&mut read, &mut write).await.is_ok();
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_through_a_forward_proxy() {
+    let tasks = Tasks::new();
+    let (address, asked) = forward_proxy(&tasks);
+    let (told, looked) = (free(), free());
+    let mut world = view(told, &[(SERVICE, 1, &[address])]);
+    let tunnel = Some(Arc::from("www.example.com:443"));
+    let tcp = ChainAction::Tcp {
+        clusters: vec![(SERVICE.to_owned(), 1)],
+        options: TcpOptions {
+            tunnel: tunnel.clone(),
+            ..TcpOptions::default()
+        },
+    };
+    let detect = ChainAction::Detect {
+        routes: "9080".to_owned(),
+        cluster: SERVICE.to_owned(),
+        tunnel,
+        options: Arc::default(),
+    };
+    let listeners = [("told", told, tcp), ("looked", looked, detect)];
+    world.listeners = BTreeMap::from(listeners.map(|(name, at, action)| {
+        let chain = chain(name, ChainMatch::default(), false, action);
+        let made = listener(name, at, Direction::Outbound, vec![chain]);
+        (name.to_owned(), Arc::new(made))
+    }));
+    let table = crate::stand::table(&[(SERVICE, 1)]);
+    world.routes.insert("9080".to_owned(), table);
+    let stand = Stand::start(world, any_port(), None);
+    let Some((_envoy, _dir)) = envoy(stand.address, "DELTA_GRPC") else {
+        return;
+    };
+    synced(&stand).await;
+    for at in [told, looked] {
+        let mut io = connect(at, ConnectOptions::default()).await.unwrap();
+        io.write_all(b"\x00\x01 not http\r\n").await.unwrap();
+        let mut back = [0; 19];
+        io.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"hello \x00\x01 not http\r\n");
+    }
+    let asked = asked.lock().unwrap().clone();
+    let begin = "connect www.example.com:443 http/1.1\r\nhost: www.example.com:443\r\n";
+    assert!(
+        asked.len() == 2 && asked.iter().all(|head| head.starts_with(begin)),
+        "{asked:?}"
+    );
     stand.stop().await;
     tasks.end().await;
 }
@@ -400,6 +481,7 @@ fn kitchen_sink() -> View {
     let detect = || ChainAction::Detect {
         routes: text("9080"),
         cluster: text("PassthroughCluster"),
+        tunnel: None,
         options: Arc::default(),
     };
     let tcp = |clusters: &[(&str, u32)]| ChainAction::Tcp {

@@ -84,7 +84,13 @@ impl Parts {
         let policy = rule
             .map(|rule| effective(rule, subset, port.port))
             .unwrap_or_default();
-        let policy = config.baseline.under(&self.service, policy);
+        let mut policy = config.baseline.under(&self.service, policy);
+        // Without a choice of workloads a Secret is for gateways alone: `super::credentials`.
+        if rule.is_some_and(|rule| rule.selector.is_empty())
+            && policy.tls.as_ref().is_some_and(TlsPolicy::credential)
+        {
+            policy.tls = Some(TlsPolicy::Disable);
+        }
         let labels = subset.map(|subset| &subset.labels);
         let mut cluster = cluster(&self.service, port, name, &policy, &self.accounts);
         let called = Called {
@@ -260,7 +266,7 @@ fn cluster(
 }
 
 /// The names that an entry gives its hosts count where the rule gives none.
-fn originate(mut how: Origination, service: &Service) -> Box<Origination> {
+pub(super) fn originate(mut how: Origination, service: &Service) -> Box<Origination> {
     let known = service.external.iter().flat_map(|own| &own.names);
     let known: Vec<NameMatch> = known.cloned().map(NameMatch::Exact).collect();
     if let Some(verify) = &mut how.verify
@@ -304,6 +310,8 @@ pub(super) fn effective(
     let mut base = destination.ports.get(&port).unwrap_or(all).clone();
     base.proxy_protocol = all.proxy_protocol;
     base.retry_budget = all.retry_budget;
+    // Of chains, not of clusters: `Destination::tunnel`.
+    base.tunnel = None;
     let Some(subset) = subset else { return base };
     let own = subset.policy.clone();
     let proxy_protocol = own.proxy_protocol.or(base.proxy_protocol);
@@ -327,5 +335,6 @@ pub(super) fn effective(
         tls: own.tls.or(base.tls),
         proxy_protocol,
         retry_budget,
+        tunnel: None,
     }
 }

@@ -9,7 +9,7 @@ use super::View;
 use super::outbound::{is_for, places, resolve};
 use super::policies;
 use super::sessions;
-use super::streams::{Clusters, clusters, weighted};
+use super::streams::{Course, carry};
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
@@ -167,7 +167,7 @@ fn listener(
                         };
                         chains.push(Chain {
                             tls: Some(terminated(security, node, (server, false))),
-                            ..weighted(&name, matches, found)
+                            ..carry(&name, matches, found)
                         });
                     }
                 }
@@ -175,7 +175,7 @@ fn listener(
             Serves::Passthrough => {
                 for (at, (names, found)) in passed(config, node, *served).into_iter().enumerate() {
                     if let Some(matches) = by_name(names, &mut taken) {
-                        chains.push(weighted(&format!("{name}_{at}"), matches, found));
+                        chains.push(carry(&format!("{name}_{at}"), matches, found));
                     }
                 }
             }
@@ -183,7 +183,7 @@ fn listener(
                 if bytes.is_none()
                     && let Some(found) = stream(config, node, *served)
                 {
-                    bytes = Some(weighted(&name, ChainMatch::default(), found));
+                    bytes = Some(carry(&name, ChainMatch::default(), found));
                 }
             }
         }
@@ -477,14 +477,14 @@ fn redirected(server: &Server) -> Route {
 }
 
 /// Where the bytes of a server go: by the first rule for them.
-fn stream(config: &Config, node: &Node, served: Served<'_>) -> Option<Clusters> {
+fn stream(config: &Config, node: &Node, served: Served<'_>) -> Option<Course> {
     let Served { gateway, server } = served;
     let is_for = |rule: &&StreamRule| {
         rule.server_names.is_empty() && is_for(rule.port, &rule.source, node, server.port)
     };
     if let Some(attached) = &server.attached {
         let rule = attached.streams.iter().find(is_for)?;
-        return Some(somewhere(clusters(config, rule, server.port)));
+        return Some(Course::by(config, node, rule, server.port).or_closed());
     }
     bound(config, node, gateway)
         .filter(|bound| {
@@ -496,20 +496,11 @@ fn stream(config: &Config, node: &Node, served: Served<'_>) -> Option<Clusters> 
         })
         .flat_map(|bound| &bound.streams)
         .find(is_for)
-        .map(|rule| clusters(config, rule, server.port))
-}
-
-/// Where nothing has a share, nobody gets through.
-fn somewhere(clusters: Clusters) -> Clusters {
-    if clusters.is_empty() {
-        vec![(Cluster::BLACK_HOLE.to_owned(), 1)]
-    } else {
-        clusters
-    }
+        .map(|rule| Course::by(config, node, rule, server.port))
 }
 
 /// Where TLS goes by its server names.
-fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>, Clusters)> {
+fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>, Course)> {
     let Served { gateway, server } = served;
     let own = &gateway.namespace;
     let is_for = |rule: &&StreamRule| {
@@ -519,8 +510,8 @@ fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>,
         let rules = attached.streams.iter().filter(is_for);
         return rules
             .map(|rule| {
-                let clusters = clusters(config, rule, server.port);
-                (rule.server_names.clone(), somewhere(clusters))
+                let course = Course::by(config, node, rule, server.port);
+                (rule.server_names.clone(), course.or_closed())
             })
             .collect();
     }
@@ -539,7 +530,7 @@ fn passed(config: &Config, node: &Node, served: Served<'_>) -> Vec<(Vec<String>,
                 .map(|name| name.to_string())
                 .collect();
             if !names.is_empty() {
-                found.push((names, clusters(config, rule, server.port)));
+                found.push((names, Course::by(config, node, rule, server.port)));
             }
         }
     }

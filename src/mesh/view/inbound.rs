@@ -273,6 +273,7 @@ fn action(protocol: Protocol, cluster: &str) -> ChainAction {
         Protocol::Auto => ChainAction::Detect {
             routes,
             cluster: cluster.to_owned(),
+            tunnel: None,
             options: Arc::default(),
         },
         Protocol::Tls | Protocol::Tcp | Protocol::Udp => ChainAction::Tcp {

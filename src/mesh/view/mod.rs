@@ -9,6 +9,7 @@
 mod backend_tls;
 mod cluster;
 mod common;
+mod credentials;
 mod external;
 mod faults;
 mod gateway;
@@ -73,10 +74,11 @@ impl World {
         streams::described(&self.config, node, service, port)
     }
 
-    /// Whether policies say of clusters of `node` that they speak TLS: then its view is more than its
-    /// pieces side by side.
+    /// Whether policies or credentials say of clusters of `node` that they speak TLS: then its view is more
+    /// than its pieces side by side.
     pub fn secures(&self, node: &Node) -> bool {
-        node.kind == NodeKind::Gateway && !self.config.backend_security.is_empty()
+        let secured = || !self.config.backend_security.is_empty();
+        node.kind == NodeKind::Gateway && (secured() || credentials::differ(&self.config))
     }
 
     /// As [`World::view`], with clusters and endpoints that are made already.
@@ -99,6 +101,7 @@ impl World {
             }
         }
         if self.secures(node) {
+            credentials::secure(&self.config, node, &mut view);
             backend_tls::secure(&self.config, &mut view);
         }
         view

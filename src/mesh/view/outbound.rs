@@ -155,6 +155,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                         ChainAction::Detect {
                             routes: table.clone(),
                             cluster,
+                            tunnel: config.tunnel(&service.host, "", node.into()).cloned(),
                             options: Arc::default(),
                         },
                     ));
@@ -177,6 +178,7 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 ChainAction::Detect {
                     routes: table.clone(),
                     cluster: Cluster::PASSTHROUGH.to_owned(),
+                    tunnel: None,
                     options: Arc::default(),
                 }
             };
@@ -192,13 +194,13 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
                 limits: ChainLimits::default(),
             });
         }
-        if let Some(clusters) = open.filter(|_| !http && !guess) {
+        if let Some(course) = open.filter(|_| !http && !guess) {
             let matches = ChainMatch {
                 port: Some(port),
                 ..ChainMatch::default()
             };
             let name = format!("0.0.0.0_{port}");
-            chains.push(streams::weighted(&name, matches, clusters));
+            chains.push(streams::carry(&name, matches, course));
         }
         if services.iter().any(|(_, port)| routed(port)) || http {
             view.add_routes(port_table(config, node, port, &services));
@@ -297,7 +299,10 @@ fn proxy_table(config: &Config, node: &Node) -> RouteTable {
             if bare.is_some_and(|bare| bare.port == port.port) {
                 domains.extend(names.iter().cloned());
             }
-            let routes = routes(config, node, &service.host, Some(port), port.port);
+            let mut routes = routes(config, node, &service.host, Some(port), port.port);
+            if port.protocol == Protocol::Auto {
+                routes.splice(0..0, streams::untunnelled(config, node, service));
+            }
             table.add(format!("{}:{}", service.host, port.port), domains, routes);
         }
     }
@@ -441,7 +446,7 @@ fn routes(
     }
     let service = config.services.get(host);
     if let (false, Some(service), Some(service_port)) = (requests, service, service_port)
-        && let Some(route) = streams::tunnel(config, node, service, service_port)
+        && let Some(route) = streams::route(config, node, service, service_port)
     {
         return vec![route];
     }

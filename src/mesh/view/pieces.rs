@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::common::{Common, Outlook, Scope};
-use super::{View, faults, gateway, inbound, node, outbound, scope};
+use super::{View, credentials, faults, gateway, inbound, node, outbound, scope};
 use crate::mesh::sidecar::{self, Sidecar};
 use crate::mesh::{Node, NodeKind, World};
 
@@ -76,6 +76,7 @@ impl Pieces<'_> {
                 None => inbound::add(self.world, &self.node, false, &mut view),
             },
         }
+        credentials::add(&self.world.config, &self.node, &mut view);
         self.shape(&mut view);
         view
     }

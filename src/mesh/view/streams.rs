@@ -1,16 +1,67 @@
 //! Bytes to services: the chains that carry them, told apart by address and server name.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use super::outbound::{goes_anywhere, is_for, target_cluster, whole};
 use super::{TCP_IDLE, tcp_chain};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, TcpOptions, Transport};
-use crate::mesh::route::{Action, Forward, HeaderEdits, Match, WeightedCluster};
+use crate::mesh::route::{
+    Action, Forward, HeaderEdits, HeaderMatch, Match, Respond, TextMatch, WeightedCluster,
+};
 use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Cluster, Hostname, Node, Origin, Protocol, Route, Service, ServicePort};
 
 /// Clusters with their weights.
 pub(super) type Clusters = Vec<(String, u32)>;
+
+/// Where bytes go.
+#[derive(Debug, Clone)]
+pub(super) struct Course {
+    pub(super) clusters: Clusters,
+    /// What the endpoints there, forward proxies, are asked for.
+    pub(super) tunnel: Option<Arc<str>>,
+}
+
+impl Course {
+    /// Nobody gets through.
+    fn closed() -> Self {
+        Self {
+            clusters: vec![(Cluster::BLACK_HOLE.to_owned(), 1)],
+            tunnel: None,
+        }
+    }
+
+    /// To a port of a service, as `node` calls it.
+    fn to(config: &Config, node: &Node, host: &Hostname, port: u16) -> Self {
+        Self {
+            clusters: vec![(Cluster::outbound_name(port, "", host), 1)],
+            tunnel: config.tunnel(host, "", node.into()).cloned(),
+        }
+    }
+
+    /// By a rule. One connection cannot be asked for in two ways: where targets differ in that, nobody
+    /// gets through, as some would go around the proxy that they are to go through.
+    pub(super) fn by(config: &Config, node: &Node, rule: &StreamRule, port: u16) -> Self {
+        match config.tunnels(rule, node.into()) {
+            Ok(tunnel) => Self {
+                clusters: clusters(config, rule, port),
+                tunnel: tunnel.cloned(),
+            },
+            Err(_) => Self::closed(),
+        }
+    }
+
+    /// Where nothing has a share, nobody gets through.
+    pub(super) fn or_closed(self) -> Self {
+        if self.clusters.is_empty() {
+            Self::closed()
+        } else {
+            self
+        }
+    }
+}
 
 /// What carries the bytes to a port of a service.
 #[derive(Debug, Default)]
@@ -20,7 +71,7 @@ pub(super) struct Streams {
     /// To the addresses of the service.
     pub(super) own: Option<Chain>,
     /// For whatever address callers mean.
-    pub(super) open: Option<Clusters>,
+    pub(super) open: Option<Course>,
 }
 
 impl Streams {
@@ -108,21 +159,21 @@ pub(super) fn chains(
         return by_server_name(config, node, service, service_port);
     }
     let mut streams = Streams::default();
-    let mut rest = vec![(Cluster::outbound_name(port, "", &service.host), 1)];
+    let mut rest = Course::to(config, node, &service.host, port);
     for (at, rule) in rules(config, node, service, service_port).enumerate() {
-        let clusters = clusters(config, rule, port);
+        let course = Course::by(config, node, rule, port);
         if rule.destinations.is_empty() {
-            rest = clusters;
+            rest = course;
             break;
         }
         let name = format!("{}_{port}_{at}", service.host);
         let place = at_networks(port, rule.destinations.clone());
-        streams.ruled.push(weighted(&name, place, clusters));
+        streams.ruled.push(carry(&name, place, course));
     }
     if !service.addresses.is_empty() {
         let name = format!("{}_{port}", service.host);
         let place = at_networks(port, addresses(service));
-        streams.own = Some(weighted(&name, place, rest));
+        streams.own = Some(carry(&name, place, rest));
     } else if goes_anywhere(service) {
         streams.open = Some(rest);
     }
@@ -171,11 +222,11 @@ fn by_server_name(
                 0 => format!("{}_{port}_tls_{at}", service.host),
                 _ => format!("{}_{port}_tls_{at}_anywhere", service.host),
             };
-            let clusters = clusters(config, rule, port);
-            streams.ruled.push(weighted(&name, matches, clusters));
+            let course = Course::by(config, node, rule, port);
+            streams.ruled.push(carry(&name, matches, course));
         }
     }
-    let own = Cluster::outbound_name(port, "", &service.host);
+    let own = Course::to(config, node, &service.host, port);
     if !ruled && service.external.is_some() {
         let matches = ChainMatch {
             server_names: vec![service.host.to_string()],
@@ -183,21 +234,21 @@ fn by_server_name(
             ..at_networks(port, Vec::new())
         };
         let name = format!("{}_{port}_tls", service.host);
-        streams.ruled.push(tcp_chain(&name, matches, &own));
+        streams.ruled.push(carry(&name, matches, own.clone()));
     }
     if !service.addresses.is_empty() {
         // Where rules name what they are for, nothing else goes there (Istio).
-        let to = if ruled { Cluster::BLACK_HOLE } else { &own };
+        let to = if ruled { Course::closed() } else { own };
         let name = format!("{}_{port}", service.host);
         let matches = at_networks(port, addresses(service));
-        streams.own = Some(tcp_chain(&name, matches, to));
+        streams.own = Some(carry(&name, matches, to));
     }
     streams
 }
 
-/// The route of a tunnel to `service` through an explicit proxy: nothing tells its bytes apart, so
-/// the first rule counts that is for the service as such.
-pub(super) fn tunnel(
+/// The route of bytes to `service` through an explicit proxy: nothing tells them apart, so the first rule
+/// counts that is for the service as such. None where they go to the service itself.
+pub(super) fn route(
     config: &Config,
     node: &Node,
     service: &Service,
@@ -216,8 +267,15 @@ pub(super) fn tunnel(
     };
     let rule = rules(config, node, service, service_port)
         .filter(named)
-        .find(meant)?;
-    let clusters = clusters(config, rule, service_port.port);
+        .find(meant);
+    let course = match rule {
+        Some(rule) => Course::by(config, node, rule, service_port.port),
+        None => Course::to(config, node, &service.host, service_port.port),
+    };
+    if rule.is_none() && course.tunnel.is_none() {
+        return None;
+    }
+    let origin = rule.map_or(&service.origin, |rule| &rule.origin).clone();
     let weight = |(cluster, weight)| WeightedCluster {
         weight,
         ..whole(cluster)
@@ -225,16 +283,50 @@ pub(super) fn tunnel(
     Some(Route {
         name: String::new(),
         matches: Match::default(),
-        action: Action::Forward(Forward {
-            clusters: clusters.into_iter().map(weight).collect(),
-            ..Forward::default()
-        }),
+        action: match &course.tunnel {
+            Some(to) => refused(service, to),
+            None => Action::Forward(Forward {
+                clusters: course.clusters.into_iter().map(weight).collect(),
+                ..Forward::default()
+            }),
+        },
         headers: HeaderEdits::default(),
-        origin: rule.origin.clone(),
+        origin,
     })
 }
 
-pub(super) fn clusters(config: &Config, rule: &StreamRule, port: u16) -> Clusters {
+/// The route that keeps bytes to a port that may carry some from going around their tunnel.
+pub(super) fn untunnelled(config: &Config, node: &Node, service: &Service) -> Option<Route> {
+    let to = config.tunnel(&service.host, "", node.into())?;
+    let connect = HeaderMatch {
+        name: ":method".to_owned(),
+        value: TextMatch::Exact("CONNECT".to_owned()),
+        invert: false,
+    };
+    Some(Route {
+        name: "tunnel".to_owned(),
+        matches: Match {
+            headers: vec![connect],
+            ..Match::default()
+        },
+        action: refused(service, to),
+        headers: HeaderEdits::default(),
+        origin: service.origin.clone(),
+    })
+}
+
+/// A route cannot say whom its endpoints are to be asked for, and who went on would go around them.
+fn refused(service: &Service, to: &str) -> Action {
+    Action::Respond(Respond {
+        status: 501,
+        body: format!(
+            "calls of {} go through a tunnel to {to}, which an explicit proxy does not make: have the workload's traffic redirected",
+            service.host
+        ),
+    })
+}
+
+fn clusters(config: &Config, rule: &StreamRule, port: u16) -> Clusters {
     rule.targets
         .iter()
         .filter(|target| target.weight > 0)
@@ -254,12 +346,15 @@ fn at_networks(port: u16, destinations: Vec<IpNet>) -> ChainMatch {
     }
 }
 
-/// A chain that carries bytes to `clusters`.
-pub(super) fn weighted(name: &str, matches: ChainMatch, clusters: Clusters) -> Chain {
+/// A chain that carries bytes on `course`.
+pub(super) fn carry(name: &str, matches: ChainMatch, course: Course) -> Chain {
     Chain {
         action: ChainAction::Tcp {
-            clusters,
-            options: TcpOptions::idle(TCP_IDLE),
+            clusters: course.clusters,
+            options: TcpOptions {
+                tunnel: course.tunnel,
+                ..TcpOptions::idle(TCP_IDLE)
+            },
         },
         ..tcp_chain(name, matches, "")
     }

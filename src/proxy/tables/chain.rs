@@ -108,6 +108,8 @@ pub(crate) enum ChainAction {
         routes: String,
         /// Cluster.
         bytes: Option<usize>,
+        /// How those are carried.
+        options: TcpOptions,
         /// How HTTP is spoken.
         http: Arc<HttpTable>,
     },
@@ -211,10 +213,15 @@ impl ListenerTable {
                 Config::Detect {
                     routes,
                     cluster,
+                    tunnel,
                     options,
                 } => ChainAction::Detect {
                     routes: routes.clone(),
                     bytes: clusters.get(cluster).copied(),
+                    options: TcpOptions {
+                        tunnel: tunnel.clone(),
+                        ..TcpOptions::default()
+                    },
                     http: Arc::new(HttpTable::new(options)),
                 },
                 Config::Tcp {
@@ -231,7 +238,7 @@ impl ListenerTable {
                             .map(|(name, _)| clusters.get(name).copied())
                             .collect(),
                         split: Smooth::new(&weights),
-                        options: *options,
+                        options: options.clone(),
                     }
                 }
             },

@@ -1,8 +1,10 @@
 //! `tls` of a DestinationRule's policy.
 
-use crate::mesh::SpiffeId;
-use crate::mesh::origination::{Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify};
+use crate::mesh::origination::{
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
+};
 use crate::mesh::world::TlsPolicy;
+use crate::mesh::{Secret, SpiffeId};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 
@@ -71,25 +73,32 @@ fn principal(value: &Value<'_>) -> Option<SpiffeId> {
 }
 
 fn originate(value: &Value<'_>, fields: &Fields<'_>, mutual: bool, code: &str) -> Origination {
-    fields.refuse(
-        "credentialName",
-        "write files of the proxy's machine: caCertificates, clientCertificate, privateKey",
-    );
-    let certificate = certificate(value, fields, mutual);
+    let credential = credential(fields);
+    let certificate = match &credential {
+        Some(name) => mutual.then(|| Shown::Secret(Secret::name_of_own(name))),
+        None => certificate(value, fields, mutual).map(Shown::Pair),
+    };
     let names: Vec<String> = fields.text_list("subjectAltNames");
     let sni = fields.text("sni").filter(|name| !name.is_empty());
     let anybody = fields.boolean("insecureSkipVerify").unwrap_or_default();
     let roots = file(fields, "caCertificates");
     let revoked = file(fields, "caCrl").map(Pem::File);
     if anybody {
-        let said = [roots.is_some(), revoked.is_some(), !names.is_empty()];
+        // A Secret may hold what is shown and nothing else.
+        let believed = credential.is_some() && !mutual;
+        let said = [
+            roots.is_some(),
+            revoked.is_some(),
+            believed,
+            !names.is_empty(),
+        ];
         if said.contains(&true) {
             value.error_hint(
                 "insecureSkipVerify believes anybody",
-                "remove it, or caCertificates, caCrl and subjectAltNames",
+                "remove it, or caCertificates, caCrl, credentialName and subjectAltNames",
             );
         }
-    } else if roots.is_none() {
+    } else if roots.is_none() && credential.is_none() {
         value.warn(
             code,
             "without caCertificates a server is believed by the roots of the proxy's machine",
@@ -105,9 +114,10 @@ fn originate(value: &Value<'_>, fields: &Fields<'_>, mutual: bool, code: &str) -
     }
     let asks_by_request = sni.is_none();
     let verify = (!anybody).then(|| Verify {
-        roots: match roots {
-            Some(path) if path != SYSTEM => Roots::Given(Pem::File(path)),
-            _ => Roots::System,
+        roots: match (&credential, roots) {
+            (Some(name), _) => Roots::Secret(Secret::roots_of_own(name)),
+            (None, Some(path)) if path != SYSTEM => Roots::Given(Pem::File(path)),
+            (None, _) => Roots::System,
         },
         revoked,
         names: if names.is_empty() && asks_by_request {
@@ -123,12 +133,36 @@ fn originate(value: &Value<'_>, fields: &Fields<'_>, mutual: bool, code: &str) -
     }
 }
 
+/// The name of a Secret in the namespace of whoever calls. It holds everything, so nothing else may.
+fn credential(fields: &Fields<'_>) -> Option<String> {
+    let value = fields.get("credentialName")?;
+    let name = value.text().filter(|name| !name.is_empty())?;
+    for file in ["clientCertificate", "privateKey", "caCertificates", "caCrl"] {
+        if let Some(value) = fields.get(file)
+            && value.text().is_some_and(|path| !path.is_empty())
+        {
+            value.error_hint(
+                format!("{file} stands beside credentialName, whose Secret holds all of them"),
+                format!("remove {file}, or credentialName"),
+            );
+        }
+    }
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    if name.len() > 253 || !name.chars().all(plain) {
+        value.error_hint(
+            format!("{name:?} is no name of a Secret"),
+            "a name without a namespace: the Secret is of the proxy's own",
+        );
+    }
+    Some(name)
+}
+
 fn certificate(value: &Value<'_>, fields: &Fields<'_>, mutual: bool) -> Option<KeyPair> {
     let (chain, key) = (
         file(fields, "clientCertificate"),
         file(fields, "privateKey"),
     );
-    if mutual && (chain.is_none() || key.is_none()) && fields.get("credentialName").is_none() {
+    if mutual && (chain.is_none() || key.is_none()) {
         value.error_hint(
             "mode MUTUAL needs a certificate to show",
             "clientCertificate and privateKey: files of the proxy's machine",

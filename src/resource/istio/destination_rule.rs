@@ -1,10 +1,13 @@
 //! DestinationRule.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::client_tls::tls;
 use super::load_balancer::load_balancer;
 use super::virtual_service::host;
+use crate::mesh::Hostname;
 use crate::mesh::cluster::{OutlierDetection, RetryBudget};
 use crate::mesh::listener::ProxyVersion;
 use crate::mesh::world::{ConnectionPool, H2Upgrade, TrafficPolicy};
@@ -64,6 +67,7 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
         }
     }
     let policy = policy(spec.get("trafficPolicy"));
+    upgraded(&spec, &policy, written.iter().zip(&subsets));
     let preferring = |policy: &TrafficPolicy| {
         let balancer = policy.load_balancer.as_ref();
         let setting = balancer.and_then(|balancer| balancer.locality.as_ref());
@@ -91,6 +95,40 @@ pub(in crate::resource) fn destination_rule(fields: &Fields<'_>) -> DestinationR
     };
     spec.finish();
     rule
+}
+
+/// A forward proxy is asked in HTTP/1.1, so it cannot be one that is always spoken HTTP/2 to.
+fn upgraded<'a, 'v: 'a>(
+    spec: &Fields<'_>,
+    all: &Policy,
+    subsets: impl Iterator<Item = (&'a Value<'v>, &'a RuleSubset)>,
+) {
+    let always = |policy: &TrafficPolicy| {
+        let pool = policy.connection_pool.as_ref();
+        pool.is_some_and(|pool| pool.h2_upgrade == H2Upgrade::Always)
+    };
+    let any = |policy: &Policy| always(&policy.all) || policy.ports.values().any(always);
+    let refuse = |value: &Value<'_>| {
+        value.refuse(
+            "a tunnel is asked for in HTTP/1.1, and h2UpgradePolicy: UPGRADE says HTTP/2",
+            "remove h2UpgradePolicy, or write DO_NOT_UPGRADE",
+        );
+    };
+    if let Some(value) = spec.get("trafficPolicy")
+        && all.all.tunnel.is_some()
+        && any(all)
+    {
+        refuse(&value);
+    }
+    for (value, subset) in subsets {
+        let own = &subset.policy;
+        let said = own.all.tunnel.is_some() || any(own);
+        let tunnel = own.all.tunnel.is_some() || all.all.tunnel.is_some();
+        let inherits = own.all.connection_pool.is_none() && any(all);
+        if said && tunnel && (any(own) || inherits) {
+            refuse(value);
+        }
+    }
 }
 
 /// For whose calls it is.
@@ -157,8 +195,8 @@ fn policy(value: Option<Value<'_>>) -> Policy {
         return Policy::default();
     };
     let fields = value.fields();
-    fields.refuse("tunnel", "call the target itself");
     let all = TrafficPolicy {
+        tunnel: fields.get("tunnel").and_then(|value| tunnel(&value)),
         proxy_protocol: fields
             .get("proxyProtocol")
             .and_then(|value| proxy_protocol(&value)),
@@ -187,6 +225,40 @@ fn policy(value: Option<Value<'_>>) -> Policy {
     }
     fields.finish();
     Policy { all, ports }
+}
+
+/// Host and port, as a forward proxy is asked for them.
+fn tunnel(value: &Value<'_>) -> Option<Arc<str>> {
+    let fields = value.fields();
+    if let Some(value) = fields.get("protocol")
+        && value.choice(&[("CONNECT", false), ("POST", true)]) == Some(true)
+    {
+        value.refuse(
+            "bytes are not carried in requests of POST",
+            "write protocol: CONNECT, which forward proxies speak, or remove it",
+        );
+    }
+    let host = fields.require("targetHost").and_then(|value| {
+        let host = value.text()?;
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Some(match address {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]"),
+            });
+        }
+        let name = host.parse::<Hostname>();
+        if name.is_ok_and(|name| !name.as_str().starts_with('*')) {
+            return Some(host.trim_end_matches('.').to_owned());
+        }
+        value.error_hint(
+            format!("{host:?} is neither a name nor an address"),
+            "whom the forward proxy is to connect to, such as www.example.com",
+        );
+        None
+    });
+    let port = fields.require("targetPort").and_then(|value| value.port());
+    fields.finish();
+    Some(format!("{}:{}", host?, port?).into())
 }
 
 fn proxy_protocol(value: &Value<'_>) -> Option<ProxyVersion> {

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::credentials::named;
+use super::gateways::Credentials;
 use super::{Services, exported, of_kind, resolve};
 use crate::mesh::destinations::Destinations;
+
 use crate::mesh::world::{Destination, Subset, TrafficPolicy};
 use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
@@ -15,7 +18,7 @@ type Group = (String, BTreeMap<String, String>, BTreeSet<String>);
 
 pub(super) fn lower(
     objects: &Objects,
-    services: &Services,
+    (services, credentials): (&Services, &Credentials),
     usual: &[String],
     findings: &mut Vec<Finding>,
 ) -> Destinations {
@@ -43,6 +46,7 @@ pub(super) fn lower(
                 .map(|service| format!("did you mean {}?", service.host));
             findings.push(finding);
         }
+        named(object, rule, credentials, findings);
         let group = (
             namespace.clone(),
             rule.selector.clone(),

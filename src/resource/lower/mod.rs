@@ -6,6 +6,7 @@
 mod address;
 mod authentication;
 mod bound;
+mod credentials;
 mod delegate;
 mod destinations;
 mod gateway_api;
@@ -18,6 +19,7 @@ mod routes;
 mod services;
 mod streams;
 mod sidecars;
+mod tunnels;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +42,9 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let mut services = services::lower(objects, &mesh.service_export, &mut findings);
     imported::mark(objects, &mut services, &mut findings);
     let exports = &mesh.destination_export;
-    let destinations = destinations::lower(objects, &services, exports, &mut findings);
     let credentials = gateways::credentials(objects);
+    let around = (&services, &credentials);
+    let destinations = destinations::lower(objects, around, exports, &mut findings);
     let mut config = Config {
         gateways: gateways::lower(objects, &credentials, &mut findings),
         credentials,
@@ -77,6 +80,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let served = mesh.ingress.as_deref().unwrap_or("ingressgateway");
     let edge = [("istio".to_owned(), served.to_owned())];
     ingress::add(objects, &mut config, edge.into(), &mut findings);
+    tunnels::check(&config, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

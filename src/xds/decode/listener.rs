@@ -103,6 +103,7 @@ const TCP: Fields = Fields {
         (8, "idle_timeout"),
         (10, "weighted_clusters"),
         (11, "hash_policy"),
+        (12, "tunneling_config"),
         (13, "max_downstream_connection_duration"),
     ],
     tuning: &[
@@ -118,7 +119,6 @@ const TCP: Fields = Fields {
     ],
     refused: &[
         (9, "metadata_match"),
-        (12, "tunneling_config"),
         (14, "on_demand"),
         (19, "proxy_protocol_tlvs"),
         (21, "upstream_connect_mode"),
@@ -217,7 +217,7 @@ fn chain_of(
     };
     let detect = part(from.metadata.as_ref(), MESHCTL)
         .and_then(|fields| as_object(fields, "detect"))
-        .and_then(|fields| as_text(fields, "cluster"));
+        .and_then(|fields| Some((as_text(fields, "cluster")?, as_text(fields, "tunnel"))));
     let mut filters = Vec::new();
     let action = if is::<hcm::HttpConnectionManager>(config) {
         let http = http::decode(config, tables, ignored)?;
@@ -225,9 +225,10 @@ fn chain_of(
         let options = Arc::new(http.options);
         filters = http.filters;
         match detect {
-            Some(cluster) => ChainAction::Detect {
+            Some((cluster, tunnel)) => ChainAction::Detect {
                 routes,
                 cluster,
+                tunnel: tunnel.as_deref().map(sockets::authority).transpose()?,
                 options,
             },
             None => ChainAction::Http {
@@ -311,7 +312,7 @@ fn bytes(config: &Any, ignored: &mut Vec<String>) -> Result<ChainAction, Fault> 
     use tcp::tcp_proxy::ClusterSpecifier;
     let proxy: tcp::TcpProxy = unpack(config)?;
     TCP.audit(&proxy, ignored)?;
-    let options = sockets::tcp(&proxy)?;
+    let options = sockets::tcp(&proxy, ignored)?;
     let clusters = match proxy.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => vec![(name, 1)],
         Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted

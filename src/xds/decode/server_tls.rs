@@ -229,7 +229,8 @@ fn names(context: &sockets::CertificateValidationContext) -> Result<Vec<String>,
     Ok(names)
 }
 
-fn named(secret: &sockets::SdsSecretConfig) -> Result<String, Fault> {
+/// The name of a secret of the control plane.
+pub(super) fn named(secret: &sockets::SdsSecretConfig) -> Result<String, Fault> {
     if !has_source(secret) || secret.name.is_empty() {
         return Err(Fault::Unsupported {
             message: "SdsSecretConfig",

@@ -2,6 +2,8 @@
 //! keep-alive, limits.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pb::{
@@ -14,8 +16,27 @@ use crate::mesh::listener::{
 };
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&PROXY_FILTER, &LIMIT, &PROXY_SOCKET, &PROXY_CONFIG];
+pub(super) const FIELDS: &[&Fields] =
+    &[&TUNNEL, &PROXY_FILTER, &LIMIT, &PROXY_SOCKET, &PROXY_CONFIG];
 
+const TUNNEL: Fields = Fields {
+    message: "TcpProxy.TunnelingConfig",
+    understood: &[(1, "hostname")],
+    // Nothing here reads what they would be kept for.
+    tuning: &[
+        (4, "propagate_response_headers"),
+        (6, "propagate_response_trailers"),
+    ],
+    refused: &[
+        (2, "use_post"),
+        (3, "headers_to_add"),
+        (5, "post_path"),
+        (7, "request_id_extension"),
+        (8, "request_id_header"),
+        (9, "request_id_metadata_key"),
+        (10, "formatters"),
+    ],
+};
 const PROXY_FILTER: Fields = Fields {
     message: "ProxyProtocol",
     understood: &[
@@ -158,7 +179,7 @@ pub(super) fn chain<'f>(
     Ok((limits, filters))
 }
 
-pub(super) fn tcp(from: &tcp::TcpProxy) -> Result<TcpOptions, Fault> {
+pub(super) fn tcp(from: &tcp::TcpProxy, ignored: &mut Vec<String>) -> Result<TcpOptions, Fault> {
     use hash_policy::PolicySpecifier;
     let default = TcpOptions::default();
     let mut hash_source_ip = false;
@@ -195,7 +216,37 @@ pub(super) fn tcp(from: &tcp::TcpProxy) -> Result<TcpOptions, Fault> {
             })
             .transpose()?,
         hash_source_ip,
+        tunnel: from
+            .tunneling_config
+            .as_ref()
+            .map(|from| {
+                TUNNEL.audit(from, ignored)?;
+                authority(&from.hostname)
+            })
+            .transpose()?,
     })
+}
+
+/// A host and a port, as CONNECT asks for them. What Envoy would put together of the connection is
+/// refused, as is what would be more than that on the wire.
+pub(super) fn authority(text: &str) -> Result<Arc<str>, Fault> {
+    if text.contains('%') {
+        return Err(Fault::Unsupported {
+            message: TUNNEL.message,
+            field: format!("command in hostname {text:?}"),
+        });
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    let bare = host.trim_matches(['[', ']']);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let named = !host.is_empty() && host.chars().all(plain);
+    let known = named || (host.starts_with('[') && bare.parse::<Ipv6Addr>().is_ok());
+    match port.parse::<u16>() {
+        Ok(1..) if known => Ok(text.into()),
+        _ => Err(Fault::Invalid(format!(
+            "tunneling_config asks for {text:?}, which is no host and port"
+        ))),
+    }
 }
 
 /// `from` without the PROXY headers that its sockets put in front, and which those are. All must

@@ -11,9 +11,7 @@ use super::super::pb::{
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
 use super::{filter as http_filter, http, mtls, sockets};
 use crate::mesh::filter::HttpFilter;
-use crate::mesh::listener::{
-    Chain, ChainAction, ChainMatch, Direction, HttpCodec, TcpOptions, Transport,
-};
+use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, HttpOptions, Listener};
 
 /// What Envoy's `http_inspector` calls HTTP in plain connections.
@@ -92,8 +90,12 @@ fn inspectors(from: &Listener, chains: &[listener::FilterChain]) -> Vec<listener
 /// A chain as it is; detection stands in our metadata.
 fn one(chain: &Chain) -> listener::FilterChain {
     let detect = match &chain.action {
-        ChainAction::Detect { cluster, .. } => {
-            Some(("detect", nested(object([("cluster", text(cluster))]))))
+        ChainAction::Detect {
+            cluster, tunnel, ..
+        } => {
+            let tunnel = tunnel.as_deref().map(|to| ("tunnel", text(to)));
+            let fields = [("cluster", text(cluster))].into_iter().chain(tunnel);
+            Some(("detect", nested(object(fields))))
         }
         ChainAction::Http { .. } | ChainAction::Tcp { .. } => None,
     };
@@ -139,12 +141,13 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
     let mut parts: Vec<Part<'_>> = Vec::new();
     let mut derived: Vec<Part<'_>> = Vec::new();
     for chain in &from.chains {
-        let (routes, cluster, options) = match &chain.action {
+        let (routes, options, rest) = match &chain.action {
             ChainAction::Detect {
                 routes,
                 cluster,
+                tunnel,
                 options,
-            } => (routes, cluster, options),
+            } => (routes, options, (cluster.as_str(), tunnel.as_deref())),
             ChainAction::Http { .. } | ChainAction::Tcp { .. } => {
                 parts.push(Part {
                     chain,
@@ -156,7 +159,7 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
             }
         };
         derived.push(detected(chain, routes, options));
-        let mut rest = |transport, suffix| {
+        let mut other = |transport, suffix| {
             derived.push(Part {
                 chain,
                 suffix,
@@ -164,15 +167,15 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                     transport,
                     ..chain.matches.clone()
                 },
-                filter: undetected(chain, cluster),
+                filter: undetected(chain, rest),
             });
         };
         match (chain.matches.transport, &chain.tls) {
             (None, None) => {
-                rest(Some(Transport::Plain), "-bytes");
-                rest(Some(Transport::Tls), "-tls");
+                other(Some(Transport::Plain), "-bytes");
+                other(Some(Transport::Tls), "-tls");
             }
-            (transport, _) => rest(transport, "-bytes"),
+            (transport, _) => other(transport, "-bytes"),
         }
     }
     let default = from.default_chain.as_ref().map(|chain| {
@@ -180,10 +183,11 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
             ChainAction::Detect {
                 routes,
                 cluster,
+                tunnel,
                 options,
             } => {
                 derived.push(detected(chain, routes, options));
-                ("-bytes", undetected(chain, cluster))
+                ("-bytes", undetected(chain, (cluster, tunnel.as_deref())))
             }
             ChainAction::Http { .. } | ChainAction::Tcp { .. } => {
                 ("", plainly(chain, Client::Envoy))
@@ -273,14 +277,19 @@ fn plainly(chain: &Chain, client: Client) -> listener::Filter {
             routes, options, ..
         } => http(chain, routes, HttpCodec::Auto, options),
         ChainAction::Tcp { clusters, options } => {
-            bytes(&chain.name, clusters, Some(options), client)
+            let mut proxy = bytes(&chain.name, clusters, client);
+            sockets::tcp(options, &mut proxy);
+            filter("tcp_proxy", any(&proxy))
         }
     }
 }
 
 /// The filter for what turns out not to be HTTP.
-fn undetected(chain: &Chain, cluster: &str) -> listener::Filter {
-    bytes(&chain.name, &[(cluster.to_owned(), 1)], None, Client::Envoy)
+fn undetected(chain: &Chain, (cluster, tunnel): (&str, Option<&str>)) -> listener::Filter {
+    let clusters = [(cluster.to_owned(), 1)];
+    let mut proxy = bytes(&chain.name, &clusters, Client::Envoy);
+    proxy.tunneling_config = tunnel.map(sockets::tunnel);
+    filter("tcp_proxy", any(&proxy))
 }
 
 /// The chain that takes what the first bytes (or ALPN, within TLS) show to be HTTP.
@@ -346,12 +355,7 @@ fn of(from: &HttpFilter) -> hcm::HttpFilter {
     }
 }
 
-fn bytes(
-    name: &str,
-    clusters: &[(String, u32)],
-    options: Option<&TcpOptions>,
-    client: Client,
-) -> listener::Filter {
+fn bytes(name: &str, clusters: &[(String, u32)], client: Client) -> tcp::TcpProxy {
     use tcp::tcp_proxy as options;
     let weighted: Vec<_> = clusters
         .iter()
@@ -369,15 +373,11 @@ fn bytes(
             clusters: weighted,
         }),
     };
-    let mut proxy = tcp::TcpProxy {
+    tcp::TcpProxy {
         stat_prefix: prefix(name),
         cluster_specifier: Some(specifier),
         ..Default::default()
-    };
-    if let Some(options) = options {
-        sockets::tcp(options, &mut proxy);
     }
-    filter("tcp_proxy", any(&proxy))
 }
 
 pub(super) fn filter(name: &str, config: Any) -> listener::Filter {

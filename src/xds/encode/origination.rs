@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::super::pb::{any, core, matcher, sockets};
+use super::super::pb::{ads, any, core, matcher, sockets};
 use super::mtls;
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::origination::{
-    Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Verify,
+    Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
 };
 use crate::mesh::{Client, Cluster};
 
@@ -56,9 +56,22 @@ pub(super) fn socket(
                 tls_maximum_protocol_version: sockets::tls_parameters::TlsProtocol::TlSv13.into(),
                 ..Default::default()
             }),
-            tls_certificates: from.certificate.iter().map(certificate).collect(),
+            tls_certificates: match &from.certificate {
+                Some(Shown::Pair(pair)) => vec![certificate(pair)],
+                Some(Shown::Secret(_)) | None => Vec::new(),
+            },
+            tls_certificate_sds_secret_configs: from.secret().map(secret).into_iter().collect(),
             alpn_protocols: alpn(protocol, bytes_only),
-            validation_context_type: Some(Type::ValidationContext(validation)),
+            validation_context_type: Some(match from.roots_secret() {
+                None => Type::ValidationContext(validation),
+                Some(name) => Type::CombinedValidationContext(
+                    sockets::common_tls_context::CombinedCertificateValidationContext {
+                        default_validation_context: Some(validation),
+                        validation_context_sds_secret_config: Some(secret(name)),
+                        ..Default::default()
+                    },
+                ),
+            }),
             ..Default::default()
         }),
         sni: match &from.asks {
@@ -80,6 +93,13 @@ fn alpn(protocol: UpstreamProtocol, bytes_only: bool) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+fn secret(name: &str) -> sockets::SdsSecretConfig {
+    sockets::SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(ads()),
+    }
+}
+
 fn certificate(from: &KeyPair) -> sockets::TlsCertificate {
     sockets::TlsCertificate {
         certificate_chain: Some(source(&from.chain)),
@@ -95,7 +115,7 @@ fn validation(from: &Verify) -> sockets::CertificateValidationContext {
     };
     sockets::CertificateValidationContext {
         trusted_ca: match &from.roots {
-            Roots::System => None,
+            Roots::System | Roots::Secret(_) => None,
             Roots::Given(roots) => Some(source(roots)),
         },
         system_root_certs: (from.roots == Roots::System)

@@ -87,6 +87,16 @@ pub(super) fn tcp(from: &TcpOptions, to: &mut tcp::TcpProxy) {
         })
         .into_iter()
         .collect();
+    to.tunneling_config = from.tunnel.as_deref().map(tunnel);
+}
+
+/// Asks the endpoint, a forward proxy, for `host` and port. Envoy reads commands behind a `%`, which is
+/// in no name.
+pub(super) fn tunnel(to: &str) -> tcp::tcp_proxy::TunnelingConfig {
+    tcp::tcp_proxy::TunnelingConfig {
+        hostname: to.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Puts a PROXY header in front of whatever a cluster's connections speak.

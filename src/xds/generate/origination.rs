@@ -5,7 +5,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::mesh::origination::{Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify};
+use crate::mesh::Secret;
+use crate::mesh::origination::{
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
+};
 
 fn file() -> impl Strategy<Value = Pem> {
     "/[a-z]{1,6}[.]pem".prop_map(Pem::File)
@@ -34,7 +37,8 @@ pub(super) fn origination() -> impl Strategy<Value = Origination> {
         Just(Asks::Requested),
         select(vec!["", "api.example.com"]).prop_map(|name| Asks::Name(name.to_owned())),
     ];
-    let roots = prop_oneof![Just(Roots::System), pem().prop_map(Roots::Given)];
+    let named = "[a-z]{1,6}".prop_map(|name| Roots::Secret(Secret::roots_of_own(&name)));
+    let roots = prop_oneof![Just(Roots::System), pem().prop_map(Roots::Given), named];
     let names = prop_oneof![
         1 => Just(Named::Asked),
         2 => vec(name(), 0..3).prop_map(Named::Any)
@@ -44,8 +48,10 @@ pub(super) fn origination() -> impl Strategy<Value = Origination> {
         revoked,
         names,
     });
-    let pair = (pem(), file()).prop_map(|(chain, key)| KeyPair { chain, key });
-    (asks, option::of(verify), option::of(pair)).prop_map(|(asks, mut verify, certificate)| {
+    let pair = (pem(), file()).prop_map(|(chain, key)| Shown::Pair(KeyPair { chain, key }));
+    let secret = "[a-z]{1,6}".prop_map(|name| Shown::Secret(format!("kubernetes://own/{name}")));
+    let shown = prop_oneof![pair, secret];
+    (asks, option::of(verify), option::of(shown)).prop_map(|(asks, mut verify, certificate)| {
         // Nobody can be held to a name that was not asked for.
         if asks != Asks::Requested
             && let Some(verify) = &mut verify

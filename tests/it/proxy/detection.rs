@@ -52,6 +52,7 @@ fn detect() -> ChainAction {
     ChainAction::Detect {
         routes: "t".to_owned(),
         cluster: "bytes".to_owned(),
+        tunnel: None,
         options: Arc::default(),
     }
 }

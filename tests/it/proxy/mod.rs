@@ -38,3 +38,4 @@ mod strict;
 mod support;
 mod tcp;
 mod timeouts;
+mod tunnels;

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use meshctl::mesh::View;
 use meshctl::mesh::cluster::UpstreamProtocol;
 use meshctl::mesh::origination::{
-    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify,
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
 };
 use meshctl::mesh::route::Action;
+use meshctl::mesh::{Secret, View};
 use meshctl::proxy::{AccessLog, Options};
 use meshctl::rt::Tasks;
 use meshctl::telemetry::LogFormat;
@@ -330,10 +330,10 @@ async fn files_may_come_late_and_change_and_until_then_nobody_is_called() {
     let ca = Ca::new("outside");
     let server = Server::start(&ca, vec![dns("*.example.com")], Some(&ca));
     let mut how = believing(&ca.file("ca.pem"), Named::Asked);
-    how.certificate = Some(KeyPair {
+    how.certificate = Some(Shown::Pair(KeyPair {
         chain: file(&ca.file("client.pem")),
         key: file(&ca.file("client.key")),
-    });
+    }));
     let stand = Stand::start(server.address, how.clone()).await;
     assert_eq!(stand.ask("a.example.com").await, 503);
     let reason = stand.reason().await;
@@ -356,4 +356,69 @@ async fn files_may_come_late_and_change_and_until_then_nobody_is_called() {
         stand.ask(&format!("n{}.example.com", number.get())).await == 503
     })
     .await;
+}
+
+#[tokio::test]
+async fn secrets_of_the_view_may_come_late_and_change() {
+    let (ca, stranger) = (Ca::new("outside"), Ca::new("stranger"));
+    let names = vec![dns("*.example.com")];
+    let server = Server::start(&ca, names, Some(&ca));
+    let how = Origination {
+        asks: Asks::Requested,
+        verify: Some(Verify {
+            roots: Roots::Secret("kubernetes://pair-cacert".to_owned()),
+            revoked: None,
+            names: Named::Asked,
+        }),
+        certificate: Some(Shown::Secret("kubernetes://pair".to_owned())),
+    };
+    let stand = Stand::start(server.address, how.clone()).await;
+    assert_eq!(stand.ask("a.example.com").await, 503);
+    let reason = stand.reason().await;
+    assert!(
+        reason.contains("there is no credential kubernetes://pair"),
+        "{reason}"
+    );
+    let stand = Stand::start(server.address, how.clone()).await;
+    let publish = |shown: &Ca, believed: &Ca, crl: String| {
+        let (cert, key) = shown.issue(vec![dns("client")], 9);
+        let pair = Secret::Certificate {
+            chain: cert.pem(),
+            key: key.serialize_pem(),
+        };
+        let roots = Secret::Roots {
+            certificates: std::fs::read_to_string(believed.file("ca.pem")).unwrap(),
+            crl,
+        };
+        let mut view = view(stand.bind, server.address, how.clone());
+        let texts = [
+            ("kubernetes://pair", pair),
+            ("kubernetes://pair-cacert", roots),
+        ];
+        let texts = texts.map(|(name, text)| (name.to_owned(), Arc::new(text)));
+        view.secrets.extend(texts);
+        stand.proxy.views.publish(view);
+    };
+    // On new connections, so each is for another name.
+    let number = std::cell::Cell::new(0);
+    let answers = async |wanted: u16| {
+        eventually(|| async {
+            number.set(number.get() + 1);
+            stand.ask(&format!("n{}.example.com", number.get())).await == wanted
+        })
+        .await;
+    };
+    publish(&ca, &ca, String::new());
+    answers(200).await;
+    assert!(server.seen().iter().all(|seen| seen.2 == 1));
+    for (shown, believed, crl) in [
+        (&stranger, &ca, String::new()),
+        (&ca, &stranger, String::new()),
+        (&ca, &ca, ca.revoke(7)),
+    ] {
+        publish(shown, believed, crl);
+        answers(503).await;
+        publish(&ca, &ca, ca.revoke(8));
+        answers(200).await;
+    }
 }

@@ -77,6 +77,7 @@ async fn first_bytes_tell_http_from_others() {
     let detect = ChainAction::Detect {
         routes: "t".to_owned(),
         cluster: "bytes".to_owned(),
+        tunnel: None,
         options: Arc::default(),
     };
     let mut view = Views::default()
@@ -299,6 +300,7 @@ async fn a_server_that_speaks_first_is_heard_where_nobody_said_what_is_spoken() 
     let detect = ChainAction::Detect {
         routes: "t".to_owned(),
         cluster: "bytes".to_owned(),
+        tunnel: None,
         options: Arc::default(),
     };
     // For ever: nothing but the server's word ends the waiting.

@@ -143,8 +143,9 @@ pub fn explain_request(
         | ChainAction::Detect {
             routes, options, ..
         } => (routes, options),
-        ChainAction::Tcp { clusters, .. } => {
-            report.answer = Some(bytes(clusters, port, service));
+        ChainAction::Tcp { clusters, options } => {
+            let through = options.tunnel.as_deref();
+            report.answer = Some(bytes((clusters, through), port, service));
             if !gateway {
                 report.meant = meant(world, &lowered, port, &request.namespace);
             }
@@ -300,7 +301,11 @@ fn chain<'v>(
 }
 
 /// What becomes of a connection that carries no requests.
-fn bytes(clusters: &[(String, u32)], port: u16, service: Option<&Service>) -> String {
+fn bytes(
+    (clusters, tunnel): (&[(String, u32)], Option<&str>),
+    port: u16,
+    service: Option<&Service>,
+) -> String {
     let names: Vec<&str> = clusters.iter().map(|(name, _)| name.as_str()).collect();
     match names.as_slice() {
         [Cluster::PASSTHROUGH] => format!(
@@ -315,8 +320,11 @@ fn bytes(clusters: &[(String, u32)], port: u16, service: Option<&Service>) -> St
             let of = service.map_or_else(String::new, |service| {
                 format!(" of {}", super::short(service))
             });
+            let tunnel = tunnel.map_or_else(String::new, |to| {
+                format!(", which is asked for a tunnel to {to}")
+            });
             format!(
-                "port {port}{of} carries bytes, so no rule for requests counts: the connection goes to {}",
+                "port {port}{of} carries bytes, so no rule for requests counts: the connection goes to {}{tunnel}",
                 names.join(", ")
             )
         }
