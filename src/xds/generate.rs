@@ -27,7 +27,7 @@ use crate::mesh::listener::{
     ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Cluster, Listener, Locality, Node, NodeKind, View};
+use crate::mesh::{Client, Listener, Locality, Node, NodeKind, View};
 
 /// A sidecar of that kind.
 pub(crate) fn node(client: Client) -> Node {
