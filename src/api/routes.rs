@@ -10,9 +10,12 @@ use crate::mesh::route::explain::RouteTrace;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteReport {
-    /// `name.namespace` of the service that is called.
+    /// `name.namespace` of the gateway that takes the requests; empty where a workload calls.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
+    /// `name.namespace` of the service that is called; at a gateway, the host that is asked for.
     pub service: String,
-    /// Service port.
+    /// Service port, or that of the gateway.
     pub port: u16,
     /// Position in the table, from 0.
     pub index: usize,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::session::SessionHealth;
+
 /// How one endpoint is chosen. All respect endpoint weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +71,8 @@ pub struct Balancing {
     /// Below this percentage of endpoints that can be called all are called (Envoy's
     /// `healthy_panic_threshold`). 0 is never, and the default, as it is Istio's.
     pub panic_threshold: u32,
+    /// Where sessions may go on.
+    pub session_health: SessionHealth,
 }
 
 impl Default for Balancing {
@@ -84,6 +88,7 @@ impl Default for Balancing {
             slow_start: None,
             locality: LocalityBalancing::default(),
             panic_threshold: 0,
+            session_health: SessionHealth::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::route::{HeaderMatch, Share, TextMatch};
+use super::session::StatefulSession;
 
 /// Whether a field says nothing: it is left out then.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -34,6 +35,10 @@ pub enum HttpFilter {
     Compressor(Arc<Compressor>),
     /// Lets pages in browsers call gRPC (`envoy.filters.http.grpc_web`).
     GrpcWeb,
+    /// Sends requests of a session to the endpoint of the session
+    /// (`envoy.filters.http.stateful_session`). One that says nothing is the place where those of routes
+    /// act.
+    StatefulSession(Arc<StatefulSession>),
 }
 
 impl HttpFilter {
@@ -43,6 +48,7 @@ impl HttpFilter {
             Self::LocalRateLimit(limit) => **limit == LocalRateLimit::place(),
             Self::Fault(fault) => **fault == Fault::default(),
             Self::Cors(policy) => **policy == Cors::default(),
+            Self::StatefulSession(session) => **session == StatefulSession::default(),
             Self::AdaptiveConcurrency(_) | Self::Compressor(_) | Self::GrpcWeb => false,
         }
     }
@@ -50,6 +56,31 @@ impl HttpFilter {
     /// Whether one takes the place of the other.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// Envoy's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LocalRateLimit(_) => "envoy.filters.http.local_ratelimit",
+            Self::AdaptiveConcurrency(_) => "envoy.filters.http.adaptive_concurrency",
+            Self::Fault(_) => "envoy.filters.http.fault",
+            Self::Cors(_) => "envoy.filters.http.cors",
+            Self::Compressor(_) => "envoy.filters.http.compressor",
+            Self::GrpcWeb => "envoy.filters.http.grpc_web",
+            Self::StatefulSession(_) => "envoy.filters.http.stateful_session",
+        }
+    }
+
+    /// Puts this among a route's `filters`, which are in the order of their names, in the place of one
+    /// like it.
+    pub fn put_into(self, filters: &mut Vec<Self>) {
+        match filters.iter().position(|other| other.name() >= self.name()) {
+            Some(at) => match filters.get_mut(at) {
+                Some(other) if other.is_like(&self) => *other = self,
+                _ => filters.insert(at, self),
+            },
+            None => filters.push(self),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub mod policy;
 pub mod route;
 mod selection;
 pub mod service;
+pub mod session;
 pub mod shared_map;
 pub mod sidecar;
 pub mod view;

@@ -5,6 +5,7 @@
 //! oldest, as for PeerAuthentication; edits of headers add up, the narrowest last.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use super::destinations::ROOTS;
@@ -12,7 +13,7 @@ use super::filter::{Compressor, Fault, LocalRateLimit};
 use super::gateway::GatewayName;
 use super::route::{HeaderEdits, HeaderOperations};
 use super::world::selects;
-use super::{Hostname, Node, Origin};
+use super::{Hostname, Node, Origin, Route};
 
 /// One policy.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,13 +46,98 @@ pub enum Whom {
     All,
     /// Proxies of its namespace with these labels; in the root of the mesh, of any namespace.
     Workloads(BTreeMap<String, String>),
-    /// The ports that these services lead to, and the servers of these gateways.
+    /// The ports that these services lead to, the servers of these gateways, and these of the Gateway
+    /// API.
     Targets {
         /// By host.
         services: BTreeSet<Hostname>,
         /// By name.
         gateways: BTreeSet<GatewayName>,
+        /// Its Gateways and routes, or parts of them.
+        attached: BTreeSet<Attached>,
     },
+}
+
+/// Something of the Gateway API that policies are attached to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attached {
+    /// What it is.
+    pub kind: AttachedTo,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// One of its listeners or rules; all without it.
+    pub section: Option<String>,
+}
+
+/// A kind of the Gateway API that policies are attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AttachedTo {
+    /// A Gateway, whose sections are listeners.
+    Gateway,
+    /// An HTTPRoute, whose sections are rules.
+    HttpRoute,
+    /// A GRPCRoute, whose sections are rules.
+    GrpcRoute,
+}
+
+impl AttachedTo {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "Gateway",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+        }
+    }
+}
+
+impl fmt::Display for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            namespace,
+            name,
+            section,
+        } = self;
+        write!(f, "{} {namespace}/{name}", kind.as_str())?;
+        match section {
+            Some(section) => write!(f, " ({section})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Attached {
+    /// How narrow it is for what arrives at a listener and, where that is known, has a route; more is
+    /// narrower. `None` where it is for others.
+    fn reach(
+        &self,
+        (gateway, listener): (&GatewayName, &str),
+        route: Option<&Route>,
+    ) -> Option<u8> {
+        let is_whole = |section: &str| match &self.section {
+            None => Some(true),
+            Some(own) => (own == section).then_some(false),
+        };
+        match self.kind {
+            AttachedTo::Gateway => {
+                let same = self.namespace == gateway.0 && self.name == gateway.1;
+                let whole = same.then(|| is_whole(listener))?;
+                whole.map(|whole| if whole { 4 } else { 5 })
+            }
+            AttachedTo::HttpRoute | AttachedTo::GrpcRoute => {
+                let route = route?;
+                let origin = &route.origin;
+                let same = origin.kind == self.kind.as_str()
+                    && origin.namespace == self.namespace
+                    && origin.name == self.name;
+                let whole = same.then(|| is_whole(&route.name))?;
+                whole.map(|whole| if whole { 6 } else { 7 })
+            }
+        }
+    }
 }
 
 /// What a policy says.
@@ -88,8 +174,17 @@ impl<'a> From<&'a Node> for Workload<'a> {
 pub enum Place<'a> {
     /// At a port of an application, to which these services lead.
     Port(&'a [Hostname]),
-    /// At a server of this gateway.
+    /// At a server of this gateway of Istio's.
     Gateway(&'a GatewayName),
+    /// At a listener of a gateway of the Gateway API.
+    Listener {
+        /// The gateway.
+        gateway: &'a GatewayName,
+        /// The listener's name.
+        listener: &'a str,
+        /// The route of what arrives, where that is known already.
+        route: Option<&'a Route>,
+    },
 }
 
 /// What is in force at one place.
@@ -104,47 +199,55 @@ pub struct InForce {
 }
 
 impl Policy {
-    /// Whether it says something to what arrives at `place` of `workload`.
-    fn is_for(&self, workload: Workload<'_>, place: Place<'_>) -> bool {
+    /// How narrow it is for what arrives at `place` of `workload`; more is narrower. `None` where it
+    /// says nothing to that.
+    fn reach(&self, workload: Workload<'_>, place: Place<'_>) -> Option<u8> {
         let root = ROOTS.contains(&self.namespace.as_str());
         let space = root || self.namespace == workload.namespace;
         match (&self.whom, place) {
-            (Whom::All, _) => space,
-            (Whom::Workloads(labels), _) => space && selects(labels, workload.labels),
-            (Whom::Targets { services, .. }, Place::Port(of)) => {
-                of.iter().any(|host| services.contains(host))
+            (Whom::All, _) => space.then_some(u8::from(!root)),
+            (Whom::Workloads(labels), _) => {
+                (space && selects(labels, workload.labels)).then_some(if root { 2 } else { 3 })
             }
-            (Whom::Targets { gateways, .. }, Place::Gateway(of)) => gateways.contains(of),
-        }
-    }
-
-    /// How wide it reaches; more is narrower.
-    fn narrowness(&self) -> u8 {
-        let root = ROOTS.contains(&self.namespace.as_str());
-        match (&self.whom, root) {
-            (Whom::All, true) => 0,
-            (Whom::All, false) => 1,
-            (Whom::Workloads(_), true) => 2,
-            (Whom::Workloads(_), false) => 3,
-            (Whom::Targets { .. }, _) => 4,
+            (Whom::Targets { services, .. }, Place::Port(of)) => {
+                of.iter().any(|host| services.contains(host)).then_some(4)
+            }
+            (Whom::Targets { gateways, .. }, Place::Gateway(of)) => {
+                gateways.contains(of).then_some(4)
+            }
+            (
+                Whom::Targets { attached, .. },
+                Place::Listener {
+                    gateway,
+                    listener,
+                    route,
+                },
+            ) => attached
+                .iter()
+                .filter_map(|to| to.reach((gateway, listener), route))
+                .max(),
         }
     }
 }
 
 /// What of `policies`, the oldest first, is in force for what arrives at `place` of `workload`.
 pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'_>) -> InForce {
-    let mut found: Vec<&Arc<Policy>> = policies
+    let mut found: Vec<(u8, &Arc<Policy>)> = policies
         .iter()
-        .filter(|policy| policy.is_for(workload, place))
+        .filter_map(|policy| Some((policy.reach(workload, place)?, policy)))
         .collect();
-    let limits = found.iter().filter_map(|policy| match &policy.says {
-        Says::RateLimit(limit) => Some((policy.narrowness(), limit)),
-        Says::Compression(_) | Says::Headers(_) => None,
-    });
-    let codings = found.iter().filter_map(|policy| match &policy.says {
-        Says::Compression(how) => Some((policy.narrowness(), how)),
-        Says::RateLimit(_) | Says::Headers(_) => None,
-    });
+    let limits = found
+        .iter()
+        .filter_map(|(reach, policy)| match &policy.says {
+            Says::RateLimit(limit) => Some((*reach, limit)),
+            Says::Compression(_) | Says::Headers(_) => None,
+        });
+    let codings = found
+        .iter()
+        .filter_map(|(reach, policy)| match &policy.says {
+            Says::Compression(how) => Some((*reach, how)),
+            Says::RateLimit(_) | Says::Headers(_) => None,
+        });
     let mut force = InForce {
         rate_limit: narrowest(limits),
         compression: narrowest(codings).filter(|how| how.enabled),
@@ -152,8 +255,8 @@ pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'
     };
     // Of two as narrow the oldest has the last word, too.
     found.reverse();
-    found.sort_by_key(|policy| policy.narrowness());
-    for policy in found {
+    found.sort_by_key(|(reach, _)| *reach);
+    for (_, policy) in found {
         if let Says::Headers(edits) = &policy.says {
             edit(&mut force.headers, edits);
         }
@@ -257,6 +360,7 @@ mod tests {
         let target = Whom::Targets {
             services: BTreeSet::from([host.clone()]),
             gateways: BTreeSet::from([("shop".to_owned(), "edge".to_owned())]),
+            attached: BTreeSet::new(),
         };
         let mut all = vec![
             policy("meshctl-system", Whom::All, limit(1)),
@@ -275,6 +379,73 @@ mod tests {
         assert_eq!(tokens(&all, Place::Port(&[])), Some(4));
         let edge = ("shop".to_owned(), "edge".to_owned());
         assert_eq!(tokens(&all, Place::Gateway(&edge)), Some(5));
+    }
+
+    #[test]
+    fn a_rule_is_narrower_than_its_route_and_a_listener_than_its_gateway() {
+        let to = |kind, name: &str, section: Option<&str>| Whom::Targets {
+            services: BTreeSet::new(),
+            gateways: BTreeSet::new(),
+            attached: BTreeSet::from([Attached {
+                kind,
+                namespace: "shop".to_owned(),
+                name: name.to_owned(),
+                section: section.map(str::to_owned),
+            }]),
+        };
+        let route = |kind: &str, rule: &str| Route {
+            name: rule.to_owned(),
+            matches: crate::mesh::route::Match::default(),
+            action: crate::mesh::route::Action::Respond(crate::mesh::route::Respond::default()),
+            headers: HeaderEdits::default(),
+            origin: Origin {
+                kind: kind.to_owned(),
+                namespace: "shop".to_owned(),
+                name: "cart".to_owned(),
+                ..Origin::default()
+            },
+        };
+        let all = [
+            policy(
+                "shop",
+                to(AttachedTo::HttpRoute, "cart", Some("pay")),
+                limit(7),
+            ),
+            policy("shop", to(AttachedTo::HttpRoute, "cart", None), limit(6)),
+            policy(
+                "shop",
+                to(AttachedTo::Gateway, "edge", Some("https")),
+                limit(5),
+            ),
+            policy("shop", to(AttachedTo::Gateway, "edge", None), limit(4)),
+            policy("shop", Whom::All, limit(1)),
+        ];
+        let edge = ("shop".to_owned(), "edge".to_owned());
+        let other = ("shop".to_owned(), "other".to_owned());
+        let at = |gateway, listener, route: Option<&Route>| {
+            let place = Place::Listener {
+                gateway,
+                listener,
+                route,
+            };
+            tokens(&all, place)
+        };
+        assert_eq!(
+            at(&edge, "https", Some(&route("HTTPRoute", "pay"))),
+            Some(7)
+        );
+        assert_eq!(
+            at(&other, "http", Some(&route("HTTPRoute", "list"))),
+            Some(6)
+        );
+        assert_eq!(
+            at(&edge, "https", Some(&route("GRPCRoute", "pay"))),
+            Some(5)
+        );
+        assert_eq!(at(&edge, "http", None), Some(4));
+        assert_eq!(at(&other, "http", None), Some(1));
+        // Istio's gateway of that name is another.
+        assert_eq!(tokens(&all, Place::Gateway(&edge)), Some(1));
     }
 
     #[test]

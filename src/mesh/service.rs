@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::session::StatefulSession;
 use super::{Hostname, Locality, Origin};
 
 /// What is spoken on a port, by declaration (Istio's protocol selection).
@@ -87,6 +89,9 @@ pub struct Service {
     /// Which of its endpoints are preferred, where no rule says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
+    /// How requests of one caller stay together, where no rule says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<StatefulSession>>,
     /// Its instances are not the mesh's (ServiceEntry).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<Box<External>>,

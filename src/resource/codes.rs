@@ -43,6 +43,8 @@ pub const POLICY_CONFLICT: &str = "MSH0350";
 pub const POLICY_WITHOUT_EFFECT: &str = "MSH0501";
 /// A policy about requests, for what takes none.
 pub const POLICY_WITHOUT_REQUESTS: &str = "MSH0502";
+/// A policy that cannot be in force everywhere where it is meant.
+pub const POLICY_IN_PART: &str = "MSH0320";
 /// Two Ingresses say something different of one path, or of one host's certificate.
 pub const INGRESS_CONFLICT: &str = "MSH0401";
 /// An Ingress that no proxy of the mesh serves.
@@ -429,6 +431,13 @@ pub const ALL: &[Code] = &[
         "PolicyWithoutRequests",
         "a policy about requests is for a service or gateway that takes none",
         "Name a port of it http, http2 or grpc, or let the policy be for another.",
+    ),
+    code(
+        Severity::Warning,
+        POLICY_IN_PART,
+        "PolicyInPart",
+        "answers of one listener would have to be compressed in several ways",
+        "Write the same fields into the policies for the Gateway and for its routes.",
     ),
 ];
 

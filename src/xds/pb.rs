@@ -21,6 +21,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as f
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as local_ratelimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as session;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol as ProxyFilter;
@@ -28,10 +29,13 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::tls_inspec
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3 as session_cookie;
+pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::header::v3 as session_header;
 pub(crate) use envoy_types::pb::envoy::extensions::rate_limit_descriptors::expr::v3 as descriptor_expr;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport as ProxySocket;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
+pub(crate) use envoy_types::pb::envoy::r#type::http::v3 as http_cookie;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::fractional_percent as percent;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::{

@@ -144,6 +144,7 @@ fn backend(subset: &str, weight: u32, measured: Option<f64>) -> BackendReport {
 
 pub(crate) fn routes() -> Vec<RouteReport> {
     let route = RouteReport {
+        gateway: String::new(),
         service: "reviews.default".to_owned(),
         port: 9_080,
         index: 0,
@@ -171,6 +172,7 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         origin: "VirtualService default/reviews".to_owned(),
     };
     let split = RouteReport {
+        gateway: String::new(),
         index: 1,
         name: String::new(),
         matches: vec![],
@@ -189,6 +191,7 @@ pub(crate) fn routes() -> Vec<RouteReport> {
         ..route.clone()
     };
     let redirect = RouteReport {
+        gateway: String::new(),
         service: "ratings.default".to_owned(),
         action: "redirect 301 https://ratings/".to_owned(),
         backends: vec![],

@@ -370,6 +370,10 @@ spec:
     assert_eq!(first, "outbound|8443||egress.default.svc.cluster.local");
     let second = explain(&["https://outside.example.com:8443/", "--gateway", "egress"]);
     assert_eq!(second, "outbound|80||outside.example.com");
+    let listed = mesh.json(&["routes", "--gateway", "egress"]);
+    assert_eq!(listed[0]["gateway"], "egress.default");
+    assert_eq!(listed[0]["service"], "outside.example.com");
+    assert_eq!(listed[0]["backends"][0]["cluster"], second);
     // The gateway has it from a workload of the mesh, and nobody else is let in.
     assert!(body.contains("/sa/shop-account"), "{body}");
     let stranger = program(

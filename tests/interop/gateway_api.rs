@@ -41,7 +41,25 @@ metadata: {name: rest}
 spec:
   parentRefs: [{name: edge, sectionName: any}]
   rules:
-  - backendRefs: [{name: shop, port: 9080}]
+  - name: all
+    sessionPersistence: {type: Header, header: {name: X-Session}}
+    backendRefs: [{name: shop, port: 9080}]
+";
+
+const POLICIES: &str = r"
+apiVersion: policy.meshctl.dev/v1alpha1
+kind: HeaderPolicy
+metadata: {name: edge}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  response: {set: {x-of: gateway, x-edge: 'yes'}}
+---
+apiVersion: policy.meshctl.dev/v1alpha1
+kind: HeaderPolicy
+metadata: {name: rest}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: rest, sectionName: all}]
+  response: {set: {x-of: route}}
 ";
 
 fn condition<'a>(of: &'a Value, kind: &str) -> (&'a str, &'a str) {
@@ -106,6 +124,29 @@ async fn routes_are_served_by_the_listeners_that_they_are_attached_to() {
     assert!(nowhere.contains("\n500"), "{nowhere}");
     let rest = get("example.org", "/x");
     assert!(rest.starts_with("shop /x"), "{rest}");
+
+    // What is said of the route goes before what is said of the Gateway, and both add up.
+    mesh.apply(POLICIES);
+    mesh.settled().await;
+    let head = |host: &str, path: &str| {
+        let to = format!("::{gateway}:");
+        let url = format!("http://{host}:18085{path}");
+        program("curl", &["-sSi", "-m", "10", "--connect-to", &to, &url]).1
+    };
+    let deadline = meshctl::rt::now() + std::time::Duration::from_secs(20);
+    let answered = loop {
+        let answered = head("example.org", "/x");
+        if answered.contains("x-of: route") {
+            break answered;
+        }
+        assert!(meshctl::rt::now() < deadline, "{answered}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    assert!(answered.contains("x-edge: yes"), "{answered}");
+    assert!(answered.contains("x-session: "), "{answered}");
+    let other = head("shop.example.com", "/exact");
+    assert!(other.contains("x-of: gateway"), "{other}");
+    assert!(!other.contains("x-session"), "{other}");
 
     let kind = "gateways.gateway.networking.k8s.io";
     let told = mesh.json(&["get", kind, "edge"]);

@@ -13,6 +13,7 @@ use crate::cli::parse;
 Examples:
   meshctl routes
   meshctl routes reviews --from productpage-v1
+  meshctl routes --gateway edge
   meshctl routes --explain GET http://reviews:9080/reviews/1 \\
       -H 'end-user: jason'
   meshctl routes --explain GET https://shop.example.com/ --gateway edge")]
@@ -23,13 +24,12 @@ pub(crate) struct Args {
     /// The workload that calls, as its routes may differ: NAME or NAME.NAMESPACE
     #[arg(long, value_name = "WORKLOAD")]
     from: Option<String>,
-    /// Explain what a gateway does with a request from outside: the proxy or the Gateway, NAME or
+    /// What a gateway does with requests from outside: the proxy or the Gateway, NAME or
     /// NAME.NAMESPACE
     #[arg(
         long,
         value_name = "GATEWAY",
-        requires = "explain",
-        conflicts_with = "from"
+        conflicts_with_all = ["from", "service"]
     )]
     gateway: Option<String>,
     /// Walk the routes with this request and show each condition
@@ -55,6 +55,18 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             .post(&path(&["routes", "explain"], &[]), &request)
             .await?;
         cx.out.report(&report)?;
+        return Ok(Exit::Ok);
+    }
+    if let Some(gateway) = &args.gateway {
+        let query = path(
+            &["routes"],
+            &[
+                ("gateway", Some(gateway.as_str())),
+                ("namespace", Some(cx.settings.namespace())),
+            ],
+        );
+        let routes: Vec<RouteReport> = cx.client.get(&query).await?;
+        cx.out.report(&routes)?;
         return Ok(Exit::Ok);
     }
     let named = args

@@ -7,8 +7,9 @@ use super::{Cell, Column, Grid, Page, Render, Tone, number};
 
 impl Render for Vec<RouteReport> {
     fn text(&self, page: &Page) -> String {
+        let outside = self.iter().any(|route| !route.gateway.is_empty());
         let mut grid = Grid::new([
-            Column::long("SERVICE"),
+            Column::long(if outside { "HOST" } else { "SERVICE" }),
             Column::long("MATCH"),
             Column::long("BACKEND"),
             Column::number("WEIGHT"),

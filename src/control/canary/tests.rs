@@ -19,6 +19,7 @@ fn reviews() -> Service {
         headless: false,
         export: std::collections::BTreeSet::new(),
         distribution: None,
+        session: None,
         external: None,
         origin: Origin::default(),
     }

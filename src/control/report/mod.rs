@@ -76,7 +76,11 @@ pub fn gateway(world: &World, connected: Vec<Node>, named: &str, namespace: &str
         return Some(proxies.swap_remove(at));
     }
     let key = (namespace.to_owned(), name.to_owned());
-    let gateway = world.config.gateways.get(&key)?;
+    let config = &world.config;
+    let gateway = config
+        .gateways
+        .get(&key)
+        .or_else(|| config.listening.get(&key))?;
     let serves = |node: &Node| selects(&gateway.selector, &node.labels);
     if let Some(at) = proxies.iter().position(serves) {
         return Some(proxies.swap_remove(at));

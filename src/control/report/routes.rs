@@ -6,7 +6,9 @@ use crate::api::routes::{BackendReport, FaultReport, MirrorReport, RouteReport};
 use crate::mesh::filter::{AbortWith, HttpFilter};
 use crate::mesh::route::{Action, Mirror, Route, Share, explain};
 use crate::mesh::view::Stream;
-use crate::mesh::{Health, Node, Router, Service, View, World};
+use crate::mesh::{
+    Chain, ChainAction, Health, Listener, Node, Origin, Router, Service, View, World,
+};
 
 use super::short;
 
@@ -59,6 +61,55 @@ pub fn routes(
     out
 }
 
+/// What the gateway `node` does with what comes to each of its ports.
+pub fn gateway_routes(world: &World, node: &Node, measured: &Measured) -> Vec<RouteReport> {
+    let view = world.view(node);
+    let mut out = Vec::new();
+    let mut listeners: Vec<&Listener> = view.listeners.values().map(|found| &**found).collect();
+    listeners.sort_by_key(|listener| listener.bind.port());
+    for listener in listeners {
+        for chain in listener.chains.iter().chain(&listener.default_chain) {
+            let from = out.len();
+            of_chain(&view, (listener, chain), measured, &mut out);
+            for route in out.iter_mut().skip(from) {
+                route.gateway = format!("{}.{}", node.name, node.namespace);
+            }
+        }
+    }
+    out
+}
+
+fn of_chain(
+    view: &View,
+    (listener, chain): (&Listener, &Chain),
+    measured: &Measured,
+    out: &mut Vec<RouteReport>,
+) {
+    let port = listener.bind.port();
+    match &chain.action {
+        ChainAction::Http { routes, .. } | ChainAction::Detect { routes, .. } => {
+            let hosts = view.routes.get(routes).map(|table| table.hosts.iter());
+            for host in hosts.into_iter().flatten() {
+                let asked = host.domains.first().map_or("*", String::as_str);
+                let routes = host.routes.iter().enumerate();
+                out.extend(routes.map(|of| describe(view, asked, port, of, measured)));
+            }
+        }
+        ChainAction::Tcp { clusters, .. } => {
+            let names = match chain.matches.server_names.as_slice() {
+                [] => "*".to_owned(),
+                names => names.join(", "),
+            };
+            let stream = Stream {
+                clusters: clusters.clone(),
+                matches: Vec::new(),
+                origin: Origin::default(),
+            };
+            out.push(carried(view, &(names, port), (0, &stream), measured));
+        }
+    }
+}
+
 /// A rule for bytes.
 fn carried(
     view: &View,
@@ -68,6 +119,7 @@ fn carried(
 ) -> RouteReport {
     let sum: u64 = stream.clusters.iter().map(|(_, w)| u64::from(*w)).sum();
     RouteReport {
+        gateway: String::new(),
         service: service.clone(),
         port: *port,
         index,
@@ -136,6 +188,7 @@ pub(super) fn describe(
         Action::Respond(respond) => (format!("respond {}", respond.status), None, 0, Vec::new()),
     };
     RouteReport {
+        gateway: String::new(),
         service: service.to_owned(),
         port,
         index,

@@ -365,10 +365,34 @@ async fn list_routes(
     Query(parameters): Parameters,
 ) -> Answer<Vec<crate::api::routes::RouteReport>> {
     let world = control.index.world();
+    let measured = control.measured(&world);
+    if let Some(named) = parameters.get("gateway") {
+        let node = edge(&control, &world, named, space(&parameters))?;
+        return Ok(Json(routes::gateway_routes(&world, &node, &measured)));
+    }
     let only = named(&world, &parameters)?;
     let node = from(&world, &parameters)?;
-    let measured = control.measured(&world);
     Ok(Json(routes::routes(&world, &node, only, &measured)))
+}
+
+/// The gateway that a person names.
+fn edge(
+    control: &Control,
+    world: &World,
+    named: &str,
+    namespace: &str,
+) -> Result<crate::mesh::Node, Problem> {
+    gateway(world, control.hub.nodes(), named, namespace).ok_or_else(|| {
+        let all = world.config.gateways.keys();
+        let all = all.chain(world.config.listening.keys());
+        let all: Vec<String> = all.map(|(of, name)| format!("{name}.{of}")).collect();
+        let problem = Problem::new(Reason::NotFound, format!("there is no gateway {named}"));
+        if all.is_empty() {
+            problem.hint("apply a Gateway, or start a proxy with `meshctl proxy --gateway NAME`")
+        } else {
+            problem.hint(format!("there are {}", all.join(", ")))
+        }
+    })
 }
 
 fn from(
@@ -398,19 +422,7 @@ async fn explain(
         let connected = control.hub.client(&name);
         connected.map_or(node, |(connected, _)| connected)
     } else {
-        let named = &request.gateway;
-        let found = gateway(&world, control.hub.nodes(), named, &request.namespace);
-        found.ok_or_else(|| {
-            let all = world.config.gateways.keys();
-            let all: Vec<String> = all.map(|(of, name)| format!("{name}.{of}")).collect();
-            let problem = Problem::new(Reason::NotFound, format!("there is no gateway {named}"));
-            if all.is_empty() {
-                problem
-                    .hint("apply a Gateway, or start a proxy with `meshctl proxy --gateway NAME`")
-            } else {
-                problem.hint(format!("there are {}", all.join(", ")))
-            }
-        })?
+        edge(&control, &world, &request.gateway, &request.namespace)?
     };
     let measured = control.measured(&world);
     let mut report = explaining::explain_request(&world, &node, &request, &measured)

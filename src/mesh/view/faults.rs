@@ -69,16 +69,7 @@ fn fault(faults: &BTreeMap<Hostname, Arc<Injected>>, forward: &Forward) -> Optio
 }
 
 fn put(forward: &mut Forward, fault: Arc<Fault>) {
-    let fault = HttpFilter::Fault(fault);
-    let filters = &mut forward.filters;
-    if let Some(own) = filters.iter_mut().find(|own| own.is_like(&fault)) {
-        *own = fault;
-        return;
-    }
-    // In the order of their names, in which routes carry them.
-    let behind = |filter: &HttpFilter| matches!(filter, HttpFilter::LocalRateLimit(_));
-    let at = filters.iter().position(behind).unwrap_or(filters.len());
-    filters.insert(at, fault);
+    HttpFilter::Fault(fault).put_into(&mut forward.filters);
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::View;
 use super::outbound::{is_for, places, resolve};
 use super::policies;
+use super::sessions;
 use super::streams::{Course, carry};
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
-use crate::mesh::filter::HttpFilter;
+use crate::mesh::filter::{Compressor, HttpFilter};
 use crate::mesh::gateway::{Bound, Gateway, Server, ServerSecurity, Serves};
 use crate::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert, RemoteOptions};
 use crate::mesh::listener::{
@@ -39,8 +40,31 @@ struct Served<'a> {
 impl Served<'_> {
     /// What policies say of what arrives here.
     fn force(&self, config: &Config, node: &Node) -> InForce {
+        self.force_on(config, node, None)
+    }
+
+    /// The same for what has `route`.
+    fn force_on(&self, config: &Config, node: &Node, route: Option<&Route>) -> InForce {
         let own = (self.gateway.namespace.clone(), self.gateway.name.clone());
-        policy::in_force(&config.policies, node.into(), Place::Gateway(&own))
+        let place = match self.server.attached {
+            None => Place::Gateway(&own),
+            Some(_) => Place::Listener {
+                gateway: &own,
+                listener: &self.server.name,
+                route,
+            },
+        };
+        policy::in_force(&config.policies, node.into(), place)
+    }
+
+    /// How answers are compressed: as is said for the server, else for the first of its routes of which
+    /// something is said.
+    fn compression(&self, config: &Config, node: &Node) -> Option<Arc<Compressor>> {
+        self.force(config, node).compression.or_else(|| {
+            let attached = self.server.attached.as_ref()?;
+            let mut rules = attached.hosts.values().flatten();
+            rules.find_map(|rule| self.force_on(config, node, Some(&rule.route)).compression)
+        })
     }
 }
 
@@ -112,7 +136,7 @@ fn listener(
                     continue;
                 };
                 let table = format!("https.{name}");
-                let compression = served.force(config, node).compression;
+                let compression = served.compression(config, node);
                 let compresses = compression.is_some();
                 let mut routes = table_of(config, node, (&table, compresses), &[*served]);
                 misdirected(&mut routes, served.server, servers);
@@ -167,8 +191,8 @@ fn listener(
     if let (Some(first), true) = (plain.first(), bytes.is_none()) {
         let table = format!("http.{}", first.server.port);
         // Of gateways that share the port, the first that has a policy says how.
-        let mut forces = plain.iter().map(|served| served.force(config, node));
-        let compression = forces.find_map(|force| force.compression);
+        let mut all = plain.iter();
+        let compression = all.find_map(|served| served.compression(config, node));
         let compresses = (table.as_str(), compression.is_some());
         view.add_routes(table_of(config, node, compresses, &plain));
         let web = plain.iter().any(|served| served.server.grpc_web);
@@ -342,7 +366,15 @@ fn table_of(
                 let rules = rules
                     .iter()
                     .filter(|rule| is_for(rule.port, &rule.source, node, port))
-                    .map(|rule| resolve(config, node, rule, port));
+                    .map(|rule| {
+                        let mut route = resolve(config, node, rule, port);
+                        if matches!(server.serves, Serves::Https(_)) {
+                            sessions::secure(&mut route);
+                        }
+                        let force = served.force_on(config, node, Some(&route));
+                        policies::apply(&force, compresses, &mut route);
+                        route
+                    });
                 hosts
                     .entry(host.clone())
                     .or_insert_with(|| virtual_host(host, port))

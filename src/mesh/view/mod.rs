@@ -19,6 +19,7 @@ mod outbound;
 mod pieces;
 mod policies;
 mod scope;
+mod sessions;
 mod streams;
 
 pub use common::{Common, Outlook, Scope};

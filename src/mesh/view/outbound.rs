@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::cluster::{CONNECT_TIMEOUT, effective};
-use super::{View, streams, tcp_chain};
+use super::{View, sessions, streams, tcp_chain};
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::http::Upgrades;
@@ -88,6 +88,7 @@ pub(super) fn places() -> Vec<HttpFilter> {
     vec![
         HttpFilter::Cors(Arc::default()),
         HttpFilter::Fault(Arc::default()),
+        HttpFilter::StatefulSession(Arc::default()),
     ]
 }
 
@@ -449,15 +450,17 @@ fn routes(
     {
         return vec![route];
     }
+    let mut forward = Forward {
+        clusters: vec![whole(Cluster::outbound_name(port, "", host))],
+        retry: config.baseline.retry.clone().filter(|_| requests),
+        hash: hash(config, node, (host, ""), port),
+        ..Forward::default()
+    };
+    sessions::of_services(config, [host], &mut forward);
     vec![Route {
         name: "default".to_owned(),
         matches: Match::default(),
-        action: Action::Forward(Forward {
-            clusters: vec![whole(Cluster::outbound_name(port, "", host))],
-            retry: config.baseline.retry.clone().filter(|_| requests),
-            hash: hash(config, node, (host, ""), port),
-            ..Forward::default()
-        }),
+        action: Action::Forward(forward),
         headers: HeaderEdits::default(),
         origin: service
             .map(|service| service.origin.clone())
@@ -494,10 +497,14 @@ pub(super) fn resolve(config: &Config, node: &Node, rule: &Rule, port: u16) -> R
     if let Action::Forward(forward) = &mut route.action
         && !rule.targets.is_empty()
     {
+        let targets = rule.targets.iter().map(|target| &target.host);
+        sessions::of_services(config, targets, forward);
+        // Sessions go on where nobody new is sent (GEP-1619).
+        let lasting = sessions::session(forward).is_some();
         forward.clusters = rule
             .targets
             .iter()
-            .filter(|target| target.weight > 0)
+            .filter(|target| target.weight > 0 || lasting)
             .map(|target| WeightedCluster {
                 cluster: target_cluster(config, target, port),
                 weight: target.weight,

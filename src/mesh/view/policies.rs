@@ -13,15 +13,12 @@ pub(super) fn apply(force: &InForce, compresses: bool, route: &mut Route) {
     let Action::Forward(forward) = &mut route.action else {
         return;
     };
-    // In the order of their names, in which routes carry them.
     if compresses && force.compression.is_none() {
         let off = HttpFilter::Compressor(Arc::new(Compressor::off()));
-        forward.filters.insert(0, off);
+        off.put_into(&mut forward.filters);
     }
     if let Some(limit) = &force.rate_limit {
-        forward
-            .filters
-            .push(HttpFilter::LocalRateLimit(limit.clone()));
+        HttpFilter::LocalRateLimit(limit.clone()).put_into(&mut forward.filters);
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::mesh::filter::{Compressor, Cors, HttpFilter, RateLimitRule};
 use crate::mesh::route::Request;
+use crate::mesh::session::StatefulSession;
 use crate::telemetry::Flag;
 
 use compress::Compressing;
@@ -49,11 +50,14 @@ pub(crate) struct Filters {
     acts: bool,
     /// Browsers may speak gRPC here.
     pub(crate) grpc_web: bool,
+    /// How sessions are kept where routes do not say; none where they are not kept at all.
+    pub(crate) session: Option<Arc<StatefulSession>>,
 }
 
 impl Filters {
-    /// `None` without any filter.
-    pub(crate) fn new(all: Vec<Filter>) -> Option<Arc<Self>> {
+    /// Those of `before` whose configuration stays go on with what they count. `None` without any.
+    pub(crate) fn new(configs: &[HttpFilter], before: &[Filter]) -> Option<Arc<Self>> {
+        let all = prepare(configs, before);
         let acts = all.iter().any(|filter| match filter {
             Filter::LocalRateLimit(limit) => limit.acts(),
             Filter::AdaptiveConcurrency(_) => true,
@@ -66,8 +70,12 @@ impl Filters {
             all,
             acts,
             grpc_web,
+            session: configs.iter().find_map(|config| match config {
+                HttpFilter::StatefulSession(how) => Some(Arc::clone(how)),
+                _ => None,
+            }),
         };
-        (!filters.all.is_empty()).then(|| Arc::new(filters))
+        (!configs.is_empty()).then(|| Arc::new(filters))
     }
 
     /// Whether there is anything to do for a route with these filters of its own.
@@ -87,7 +95,7 @@ pub(crate) struct Adaptive {
 pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> {
     configs
         .iter()
-        .map(|config| {
+        .filter_map(|config| {
             let old = before.iter().find(|old| match (old, config) {
                 (Filter::LocalRateLimit(old), HttpFilter::LocalRateLimit(config)) => {
                     old.config == *config
@@ -98,7 +106,9 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                 (Filter::Fault(old), HttpFilter::Fault(config)) => old.config == *config,
                 _ => false,
             });
-            match (old, config) {
+            Some(match (old, config) {
+                // Nothing is run: the choice of an endpoint goes by it.
+                (_, HttpFilter::StatefulSession(_)) => return None,
                 (Some(old), _) => old.clone(),
                 (None, HttpFilter::LocalRateLimit(config)) => {
                     Filter::LocalRateLimit(Arc::new(RateLimit::new(config)))
@@ -113,7 +123,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                 (None, HttpFilter::Compressor(config)) => Filter::Compressor(Arc::clone(config)),
                 (None, HttpFilter::GrpcWeb) => Filter::GrpcWeb,
                 (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
-            }
+            })
         })
         .collect()
 }

@@ -27,6 +27,7 @@ use super::plan::{
 };
 use super::respond::Failure;
 use super::rewrite::{redirected, rewritten};
+use super::session::{self, Fate, Session};
 use super::upgrade::Upgrade;
 
 /// Decides about `seen`. `text` is a byte string to write an HTTP/1 head into. Whatever the decision,
@@ -73,7 +74,17 @@ pub(super) fn decide(
             Some(at),
         )),
         (Action::Forward(forward), RouteAction::Forward(table)) => {
-            let (target, index) = table.next().ok_or(Failure::NoCluster(forward.missing))?;
+            let mut session = session::kept(conn.filters(), table)
+                .and_then(|how| Session::of(how, seen, || worker.shared.wall.millis()));
+            let fate = session
+                .as_mut()
+                .map_or(Fate::New, |session| session.fate(table, live));
+            let (target, index) = match fate {
+                Fate::Lasts(to) => (to.target, Some(to.cluster)),
+                Fate::New | Fate::Refused(_) => {
+                    table.next().ok_or(Failure::NoCluster(forward.missing))?
+                }
+            };
             let drawn = forward.clusters.get(target);
             let passed = match conn.filters() {
                 Some(filters) if filters.act(&table.filters) => {
@@ -89,6 +100,10 @@ pub(super) fn decide(
                 }
                 _ => None,
             };
+            if let Fate::Refused(status) = fate {
+                let meant = Box::new(Meant { at, cluster: index });
+                return Ok(Then::Fail(Failure::NoSession(status), Some(meant)));
+            }
             let index = index.ok_or(Failure::NoCluster(forward.missing))?;
             let cluster = live
                 .tables
@@ -151,7 +166,8 @@ pub(super) fn decide(
                 || control.is_some()
                 || http.marks_answers
                 || asked
-                || hashed.is_some();
+                || hashed.is_some()
+                || session.is_some();
             Ok(Then::Forward(Chosen {
                 at,
                 target,
@@ -172,6 +188,7 @@ pub(super) fn decide(
                             .then(|| answer_marks(http, seen.ask.fields, marks.as_deref())),
                         control,
                         hashed,
+                        session,
                     })
                 }),
             }))

@@ -3,8 +3,10 @@
 use crate::mesh::route::HeaderOperations;
 
 use super::super::filter::cors::Granted;
+use super::super::tables::EndpointEntry;
 use super::hash::Hashed;
 use super::head::Sink;
+use super::session::Session;
 
 /// Edits in force for one head; the inner ones (of the weighted cluster) come first.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,6 +16,10 @@ pub(crate) struct Edits<'t> {
     hashed: Option<&'t Hashed>,
     /// What a page of another origin is told.
     granted: Option<&'t Granted>,
+    /// What tells the caller where its session is.
+    session: Option<&'t Session>,
+    /// Who answers.
+    by: Option<&'t EndpointEntry>,
 }
 
 impl<'t> Edits<'t> {
@@ -21,8 +27,7 @@ impl<'t> Edits<'t> {
         let some = |edits: &'t HeaderOperations| (!edits.is_empty()).then_some(edits);
         Self {
             parts: [some(cluster), some(route)],
-            hashed: None,
-            granted: None,
+            ..Self::default()
         }
     }
 
@@ -31,9 +36,21 @@ impl<'t> Edits<'t> {
         Self { granted, ..self }
     }
 
+    /// With what `session` tells the caller of whoever answers.
+    pub(crate) fn with_session(self, session: Option<&'t Session>) -> Self {
+        Self { session, ..self }
+    }
+
+    /// For an answer of `by`.
+    pub(crate) fn answered_by(self, by: Option<&'t EndpointEntry>) -> Self {
+        Self { by, ..self }
+    }
+
     /// Whether a field of the same name is written last.
     fn is_granted(&self, name: &[u8]) -> bool {
+        let session = || self.session.zip(self.by);
         self.granted.is_some_and(|granted| granted.replaces(name))
+            || session().is_some_and(|(session, by)| session.replaces(name, by))
     }
 
     /// With the cookie that `hashed` may hold for the caller.
@@ -61,6 +78,9 @@ impl<'t> Edits<'t> {
     pub(super) fn write(&self, came: impl Fn(&str) -> bool, sink: &mut impl Sink) {
         if let Some(cookie) = self.hashed.and_then(|hashed| hashed.cookie.as_deref()) {
             sink.put(b"set-cookie", cookie.as_bytes());
+        }
+        if let Some((session, by)) = self.session.zip(self.by) {
+            session.tell(by, |name, value| sink.put(name, value));
         }
         if let Some(granted) = self.granted {
             granted.each(|name, value| sink.put(name.as_bytes(), value.as_bytes()));

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::mesh::route::matching::split_query;
-use crate::mesh::route::{HashCookie, HashOf, HashPolicy, Request};
+use crate::mesh::route::{HashOf, HashPolicy, Request};
 
 use super::super::balance::hash::{source_ip, xx64};
 use super::super::context::Conn;
@@ -28,15 +28,22 @@ pub(crate) fn hash(policies: &[HashPolicy], request: &dyn Request, conn: &Conn) 
                     Some((pattern, with)) => xx64(&pattern.replace_all(value, with), seed),
                 })
             }
-            HashOf::Cookie(cookie) => find_cookie(request, cookie.name.as_bytes()).or_else(|| {
-                let ttl = cookie.ttl?;
-                let value = made_up(conn);
-                if hashed.cookie.is_none() {
-                    let text = set_cookie(cookie, &value, ttl.as_secs());
-                    hashed.cookie = Some(text.into_boxed_str());
-                }
-                Some(xx64(value.as_bytes(), 0))
-            }),
+            HashOf::Cookie(cookie) => {
+                let name = cookie.name.as_bytes();
+                find_cookie(request, name, |value| Some(xx64(value, 0))).or_else(|| {
+                    let ttl = cookie.ttl?;
+                    let value = made_up(conn);
+                    if hashed.cookie.is_none() {
+                        let text = set_cookie(
+                            (&cookie.name, &value),
+                            ttl.as_secs(),
+                            (&cookie.path, &cookie.attributes),
+                        );
+                        hashed.cookie = Some(text.into_boxed_str());
+                    }
+                    Some(xx64(value.as_bytes(), 0))
+                })
+            }
             HashOf::SourceIp => Some(source_ip(conn.remote.ip())),
             HashOf::Query(name) => query(request.path_and_query(), name.as_bytes()),
         };
@@ -66,7 +73,12 @@ fn header(request: &dyn Request, name: &str, hash: impl Fn(&[u8], u64) -> u64) -
     (!values.is_empty()).then(|| values.iter().fold(0, |seed, value| hash(value, seed)))
 }
 
-fn find_cookie(request: &dyn Request, name: &[u8]) -> Option<u64> {
+/// What `read` makes of the cookies of a name, from the first of which it makes something.
+pub(super) fn find_cookie<T>(
+    request: &dyn Request,
+    name: &[u8],
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Option<T> {
     let mut found = None;
     request.header("cookie", &mut |line| {
         found = line.split(|byte| *byte == b';').find_map(|pair| {
@@ -77,7 +89,7 @@ fn find_cookie(request: &dyn Request, name: &[u8]) -> Option<u64> {
                 .strip_prefix(b"\"")
                 .and_then(|value| value.strip_suffix(b"\""))
                 .unwrap_or(value);
-            (key.trim_ascii() == name).then(|| xx64(bare, 0))
+            (key.trim_ascii() == name).then(|| read(bare))?
         });
         found.is_none()
     });
@@ -101,17 +113,22 @@ fn made_up(conn: &Conn) -> String {
     format!("{:016x}", xx64(ends.as_bytes(), 0))
 }
 
-fn set_cookie(cookie: &HashCookie, value: &str, ttl: u64) -> String {
-    let mut text = format!("{}=\"{value}\"", cookie.name);
+/// A cookie as `set-cookie` tells it; without `ttl` it lasts as long as the browser.
+pub(super) fn set_cookie(
+    (name, value): (&str, &str),
+    ttl: u64,
+    (path, attributes): (&str, &[(String, String)]),
+) -> String {
+    let mut text = format!("{name}=\"{value}\"");
     if ttl > 0 {
         text.push_str("; Max-Age=");
         text.push_str(itoa::Buffer::new().format(ttl));
     }
-    if !cookie.path.is_empty() {
+    if !path.is_empty() {
         text.push_str("; Path=");
-        text.push_str(&cookie.path);
+        text.push_str(path);
     }
-    for (name, value) in &cookie.attributes {
+    for (name, value) in attributes {
         text.push_str("; ");
         text.push_str(name);
         if !value.is_empty() {
@@ -172,8 +189,9 @@ mod tests {
     #[test]
     fn cookies_and_parameters_are_found_by_name() {
         let asked = Asked(&[("cookie", "a=1; user=\"ann\""), ("cookie", "user=bob")]);
-        assert_eq!(find_cookie(&asked, b"user"), Some(xx64(b"ann", 0)));
-        assert_eq!(find_cookie(&asked, b"use"), None);
+        let found = |name: &[u8]| find_cookie(&asked, name, |value| Some(value.to_vec()));
+        assert_eq!(found(b"user").as_deref(), Some(&b"ann"[..]));
+        assert_eq!(found(b"use"), None);
         let target = asked.path_and_query();
         assert_eq!(query(target, b"user"), Some(xx64(b"ann", 0)));
         assert_eq!(query(target, b"flag"), Some(xx64(b"", 0)));
@@ -186,23 +204,15 @@ mod tests {
 
     #[test]
     fn a_given_cookie_says_what_it_was_told_to() {
-        let cookie = HashCookie {
-            name: "user".to_owned(),
-            ttl: None,
-            path: "/p\r\n".to_owned(),
-            attributes: vec![
-                ("SameSite".to_owned(), "Strict".to_owned()),
-                ("Secure".to_owned(), String::new()),
-            ],
-        };
+        let attributes = [
+            ("SameSite".to_owned(), "Strict".to_owned()),
+            ("Secure".to_owned(), String::new()),
+        ];
         assert_eq!(
-            set_cookie(&cookie, "ab", 60),
+            set_cookie(("user", "ab"), 60, ("/p\r\n", &attributes)),
             "user=\"ab\"; Max-Age=60; Path=/p; SameSite=Strict; Secure; HttpOnly"
         );
-        let bare = HashCookie {
-            name: "user".to_owned(),
-            ..HashCookie::default()
-        };
-        assert_eq!(set_cookie(&bare, "ab", 0), "user=\"ab\"; HttpOnly");
+        let bare = set_cookie(("user", "ab"), 0, ("", &[]));
+        assert_eq!(bare, "user=\"ab\"; HttpOnly");
     }
 }

@@ -27,6 +27,7 @@ mod record;
 pub(crate) mod replay;
 pub(crate) mod respond;
 mod rewrite;
+mod session;
 pub(crate) mod target;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;

@@ -29,6 +29,7 @@ use super::marks::{AnswerMarks, RequestMarks};
 use super::recode::{Answering, Web, WebCall};
 use super::record::record;
 use super::respond::Failure;
+use super::session::Session;
 use super::target::effective;
 use super::upgrade::Upgrade;
 use super::{Framing, Version};
@@ -188,6 +189,8 @@ pub(crate) struct Rare {
     pub(crate) marks: Option<AnswerMarks>,
     /// Of what the route says.
     pub(crate) hashed: Option<Hashed>,
+    /// What binds it to an endpoint.
+    pub(crate) session: Option<Session>,
 }
 
 impl Chosen {
@@ -216,6 +219,11 @@ impl Chosen {
     /// The hash of what the route says.
     pub(crate) fn hashed(&self) -> Option<&Hashed> {
         self.rare.as_ref()?.hashed.as_ref()
+    }
+
+    /// What binds it to an endpoint.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.rare.as_ref()?.session.as_ref()
     }
 
     /// What filters gave it.

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     NoCluster(Missing),
     #[error("no healthy endpoint")]
     NoEndpoint,
+    #[error("the endpoint of the session cannot be had")]
+    NoSession(u16),
     #[error("the cluster drops requests")]
     Dropped,
     #[error("a limit of the cluster is reached")]
@@ -178,6 +180,12 @@ impl Failure {
             Self::NoRoute => proxy(404, Flag::Nr, "route_not_found", ""),
             Self::NoCluster(missing) => proxy(missing.status(), Flag::Nc, "cluster_not_found", ""),
             Self::NoEndpoint => proxy(503, Flag::Uh, "no_healthy_upstream", "no healthy upstream"),
+            Self::NoSession(status) => proxy(
+                *status,
+                Flag::Uh,
+                "no_healthy_upstream",
+                "no healthy upstream",
+            ),
             Self::Dropped => proxy(503, Flag::Do, "drop_overload", "drop overload"),
             // Never tried again: that would add to it.
             Self::Overflow => proxy(

@@ -21,7 +21,7 @@ use crate::mesh::Secret;
 use crate::tls;
 
 use super::super::balance::smooth::Smooth;
-use super::super::filter::{self, Filter, Filters};
+use super::super::filter::{Filter, Filters};
 use super::http::HttpTable;
 
 /// The last version that a chain was given.
@@ -167,7 +167,7 @@ impl ListenerTable {
             filters: {
                 let old = before.and_then(|before| before.named(&chain.name));
                 let kept = old.map(ChainTable::filters).unwrap_or_default();
-                Filters::new(filter::prepare(&chain.filters, kept))
+                Filters::new(&chain.filters, kept)
             },
             version: before
                 .and_then(|before| before.written(&chain.name))

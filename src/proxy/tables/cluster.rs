@@ -21,6 +21,7 @@ use super::super::health::flags::{Flags, Why};
 use super::super::limit::{Counters, Gate};
 use super::super::origination::{Originator, Texts};
 use super::Surroundings;
+use super::addresses::Addresses;
 
 /// A cluster, ready to be called.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub(crate) struct EndpointSet {
     pub(crate) assignment: Arc<Assignment>,
     /// As the endpoints of the assignment.
     pub(crate) entries: Vec<EndpointEntry>,
+    /// Where they are by their address.
+    pub(crate) addresses: Addresses,
     choices: ArcSwap<Choices>,
     /// Something about an endpoint is not in `choices` yet.
     stale: AtomicBool,
@@ -434,6 +437,7 @@ impl EndpointSet {
             config: Arc::clone(config),
             assignment,
             entries,
+            addresses: Addresses::default(),
             choices: ArcSwap::default(),
             stale: AtomicBool::new(false),
             surroundings: Arc::clone(surroundings),

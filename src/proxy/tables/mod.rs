@@ -4,6 +4,7 @@
 //! taken over, with its counters and its place in the round. What the view refers to and does not
 //! hold becomes `None`, which the data path answers with 503 or a close, and which allows nothing.
 
+mod addresses;
 pub(crate) mod chain;
 pub(crate) mod cluster;
 pub(crate) mod http;
@@ -148,6 +149,12 @@ impl Tables {
                 }
             })
             .collect();
+        for index in routes.iter().flat_map(|table| table.with_sessions()) {
+            if let Some(cluster) = clusters.get(index) {
+                let set = &cluster.endpoints;
+                set.addresses.prepare(&set.entries);
+            }
+        }
         let same_secrets = view.secrets == before.view.secrets;
         let listeners: BTreeMap<_, _> = view
             .listeners

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::route::{Action, Forward, Found, Request, RouteTable as Config, Router};
+use crate::mesh::session::StatefulSession;
 
 use super::super::balance::smooth::Smooth;
 use super::super::filter::{self, Filter};
@@ -46,6 +47,8 @@ pub(crate) struct ForwardTable {
     pub(crate) mirrors: Vec<Option<usize>>,
     /// The route's own filters.
     pub(crate) filters: Vec<Filter>,
+    /// How sessions are kept, where the route says.
+    pub(crate) session: Option<Arc<StatefulSession>>,
     /// The head of a request has a say in its limits, even without fields for that purpose.
     pub(crate) looks_at_heads: bool,
 }
@@ -106,6 +109,10 @@ impl RouteTable {
                                 split,
                                 label: registry.route(&explain::label(config)),
                                 retry: forward.retry.as_ref().map(RetryTable::new),
+                                session: forward.filters.iter().find_map(|filter| match filter {
+                                    HttpFilter::StatefulSession(how) => Some(Arc::clone(how)),
+                                    _ => None,
+                                }),
                                 looks_at_heads: looks_at_heads(forward),
                             })
                         }
@@ -180,6 +187,23 @@ impl RouteTable {
             })
     }
 
+    /// The clusters of routes that keep sessions.
+    pub(crate) fn with_sessions(&self) -> impl Iterator<Item = usize> {
+        let keeps = |forward: &&ForwardTable| {
+            let session = forward.session.as_ref();
+            session.is_some_and(|how| how.by.is_some())
+        };
+        self.actions
+            .iter()
+            .flatten()
+            .filter_map(|action| match action {
+                RouteAction::Forward(forward) => Some(forward),
+                RouteAction::Answer => None,
+            })
+            .filter(keeps)
+            .flat_map(|forward| forward.targets.iter().copied().flatten())
+    }
+
     /// What the route at these indexes does.
     pub(crate) fn action(&self, host: usize, route: usize) -> Option<&RouteAction> {
         self.actions.get(host)?.get(route)
@@ -191,6 +215,11 @@ impl ForwardTable {
     pub(crate) fn next(&self) -> Option<(usize, Option<usize>)> {
         let at = self.split.next()?;
         Some((at, self.targets.get(at).copied().flatten()))
+    }
+
+    /// The cluster of each target in order, when the view holds it.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = Option<usize>> {
+        self.targets.iter().copied()
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::filters::{RouteFilters, filters};
 use super::http_match::{any, headers, pattern};
-use super::http_route::session;
 use super::reference::{ParentRef, RouteBackend, hostnames, parents, route_backend, word};
+use super::session::{SessionPersistence, session};
 use crate::mesh::Hostname;
 use crate::mesh::route::{Match, PathMatch, Pattern};
 use crate::resource::reader::{Fields, Value};
@@ -30,6 +30,8 @@ pub struct GrpcRule {
     pub filters: RouteFilters,
     /// Where they go.
     pub backends: Vec<RouteBackend>,
+    /// How those of one caller stay together.
+    pub session: Option<SessionPersistence>,
 }
 
 /// Conditions on a call, and how narrow they are.
@@ -78,8 +80,8 @@ fn rule(value: &Value<'_>) -> GrpcRule {
         matches,
         filters: filters_of(&fields),
         backends,
+        session: session(&fields),
     };
-    session(&fields);
     fields.finish();
     rule
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::filters::{RouteFilters, filters};
 use super::http_match::{any, http_match};
 use super::reference::{ParentRef, RouteBackend, hostnames, parents, route_backend};
+use super::session::{SessionPersistence, session};
 use crate::mesh::Hostname;
 use crate::mesh::route::{Match, PathMatch};
 use crate::resource::reader::{Fields, Value};
@@ -37,6 +38,8 @@ pub struct HttpRule {
     pub try_timeout: Option<Duration>,
     /// When and how often they are tried again.
     pub retry: Option<RouteRetry>,
+    /// How those of one caller stay together.
+    pub session: Option<SessionPersistence>,
 }
 
 /// When and how often requests are tried again.
@@ -111,18 +114,10 @@ fn rule(value: &Value<'_>) -> HttpRule {
         timeout,
         try_timeout,
         retry: fields.get("retry").map(|value| retry(&value)),
+        session: session(&fields),
     };
-    session(&fields);
     fields.finish();
     rule
-}
-
-/// `sessionPersistence`, which would have to bind callers whatever the balancing of the backend is.
-pub(super) fn session(fields: &Fields<'_>) {
-    fields.refuse(
-        "sessionPersistence",
-        "write a DestinationRule with loadBalancer.consistentHash.httpCookie or httpHeaderName for the backend",
-    );
 }
 
 /// For the whole request, and for each try.

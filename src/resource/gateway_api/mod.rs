@@ -15,6 +15,7 @@ mod http_route;
 mod listener_tls;
 mod reference;
 mod reference_grant;
+mod session;
 mod tcp_route;
 mod tls_route;
 
@@ -27,6 +28,7 @@ pub use http_route::{HttpRoute, HttpRule, RouteRetry};
 pub use listener_tls::{ClientValidation, ListenerTls, PortValidation};
 pub use reference::{BackendRef, ObjectRef, ParentRef, RouteBackend};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant};
+pub use session::SessionPersistence;
 pub use tcp_route::TcpRoute;
 pub use tls_route::TlsRoute;
 

@@ -58,11 +58,12 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         ..Config::default()
     };
     let mut around = policies::Around {
+        objects,
         config: &config,
         findings: &mut findings,
     };
-    let own = policies::lower(objects, &mut around);
-    let faults = policies::faults(objects, &mut around);
+    let own = policies::lower(&mut around);
+    let faults = policies::faults(&mut around);
     (config.policies, config.faults) = (own, faults);
     (config.routes, config.bound) =
         routes::lower(objects, &config, &mesh.route_export, &mut findings);

@@ -5,21 +5,23 @@ use std::sync::Arc;
 
 use super::{Services, of_kind, similar};
 use crate::mesh::gateway::{GatewayName, Serves};
-use crate::mesh::policy::{Injected, Policy, Says, Whom};
+use crate::mesh::policy::{Attached, AttachedTo, Injected, Policy, Says, Whom};
 use crate::mesh::world::Config;
 use crate::mesh::{Finding, Hostname, Protocol, Severity};
 use crate::resource::codes;
-use crate::resource::object::{Kind, Object, Objects};
+use crate::resource::gateway_api::{GROUP, Listener, ParentRef, Protocol as Speaks};
+use crate::resource::object::{Key, Kind, Object, Objects};
 use crate::resource::policy::{Target, Targets};
 
 /// What stands around policies.
 pub(super) struct Around<'a> {
+    pub(super) objects: &'a Objects,
     pub(super) config: &'a Config,
     pub(super) findings: &'a mut Vec<Finding>,
 }
 
-pub(super) fn lower(objects: &Objects, around: &mut Around<'_>) -> Vec<Arc<Policy>> {
-    let written = of_kind(objects, |kind| match kind {
+pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
+    let written = of_kind(around.objects, |kind| match kind {
         Kind::RateLimitPolicy(_) | Kind::CompressionPolicy(_) | Kind::HeaderPolicy(_) => Some(kind),
         _ => None,
     });
@@ -44,29 +46,39 @@ pub(super) fn lower(objects: &Objects, around: &mut Around<'_>) -> Vec<Arc<Polic
             says,
             origin: object.origin.clone(),
         };
-        if let Some(other) = all.iter().find(|other| excludes(other, &policy)) {
+        if let Some((other, at)) = all.iter().find_map(|other| excluded(other, &policy)) {
+            let whom = at.as_ref().map_or("the same", String::as_str);
+            let there = if at.is_some() { " there" } else { "" };
             let message = format!(
-                "{} {}/{} is for the same and older, so this one has no effect",
+                "{} {}/{} is for {whom} and older, so this one has no effect{there}",
                 object.kind, other.origin.namespace, other.origin.name
             );
+            let path = if at.is_some() {
+                "spec.targetRefs"
+            } else {
+                "spec"
+            };
             around.report(
                 object,
-                (codes::POLICY_WITHOUT_EFFECT, "spec"),
+                (codes::POLICY_WITHOUT_EFFECT, path),
                 message,
-                || "put both into one policy, or choose workloads by other labels".to_owned(),
+                || match at {
+                    Some(_) => "put both into one policy, or name other targets".to_owned(),
+                    None => {
+                        "put both into one policy, or choose workloads by other labels".to_owned()
+                    }
+                },
             );
         }
+        around.one_way(object, &policy, &all);
         all.push(Arc::new(policy));
     }
     all
 }
 
 /// Faults that are injected, by service.
-pub(super) fn faults(
-    objects: &Objects,
-    around: &mut Around<'_>,
-) -> BTreeMap<Hostname, Arc<Injected>> {
-    let written = of_kind(objects, |kind| match kind {
+pub(super) fn faults(around: &mut Around<'_>) -> BTreeMap<Hostname, Arc<Injected>> {
+    let written = of_kind(around.objects, |kind| match kind {
         Kind::FaultInjection(injection) => Some(injection),
         _ => None,
     });
@@ -97,13 +109,90 @@ pub(super) fn faults(
     all
 }
 
-/// Whether the older `other` leaves nothing to `policy`.
-fn excludes(other: &Policy, policy: &Policy) -> bool {
+/// The older `other` where it leaves nothing to `policy`, and the target that both are for, if they are
+/// for targets.
+fn excluded<'o>(other: &'o Policy, policy: &Policy) -> Option<(&'o Policy, Option<String>)> {
     let alike = matches!(
         (&other.says, &policy.says),
         (Says::RateLimit(_), Says::RateLimit(_)) | (Says::Compression(_), Says::Compression(_))
     );
-    alike && other.namespace == policy.namespace && other.whom == policy.whom
+    if !alike || other.namespace != policy.namespace {
+        return None;
+    }
+    match (&other.whom, &policy.whom) {
+        (Whom::Targets { .. }, Whom::Targets { .. }) => {
+            let all = targets(&policy.whom);
+            let both = targets(&other.whom).into_iter().find(|to| all.contains(to));
+            both.map(|both| (other, Some(both)))
+        }
+        (one, another) => (one == another).then_some((other, None)),
+    }
+}
+
+/// What a policy is for, in words.
+fn targets(whom: &Whom) -> Vec<String> {
+    let Whom::Targets {
+        services,
+        gateways,
+        attached,
+    } = whom
+    else {
+        return Vec::new();
+    };
+    let services = services.iter().map(|host| format!("Service {host}"));
+    let gateways = gateways
+        .iter()
+        .map(|(namespace, name)| format!("Gateway {namespace}/{name} of networking.istio.io"));
+    let attached = attached.iter().map(ToString::to_string);
+    services.chain(gateways).chain(attached).collect()
+}
+
+/// Whether a policy is for routes.
+fn routes(whom: &Whom) -> bool {
+    let is_route = |to: &Attached| to.kind != AttachedTo::Gateway;
+    matches!(whom, Whom::Targets { attached, .. } if attached.iter().any(is_route))
+}
+
+/// The Gateways of the Gateway API where a policy for targets acts.
+fn gateways(whom: &Whom, objects: &Objects) -> BTreeSet<GatewayName> {
+    let mut all = BTreeSet::new();
+    let Whom::Targets { attached, .. } = whom else {
+        return all;
+    };
+    for to in attached {
+        let own = || (to.namespace.clone(), to.name.clone());
+        let key = |kind: &str| Key {
+            kind: kind.to_owned(),
+            namespace: to.namespace.clone(),
+            name: to.name.clone(),
+        };
+        let route = match to.kind {
+            AttachedTo::Gateway => {
+                all.insert(own());
+                continue;
+            }
+            AttachedTo::HttpRoute | AttachedTo::GrpcRoute => objects.get(&key(to.kind.as_str())),
+        };
+        let parents = match route.map(|route| &route.body) {
+            Some(Kind::HttpRoute(route)) => &route.parents,
+            Some(Kind::GrpcRoute(route)) => &route.parents,
+            _ => continue,
+        };
+        let named = parents.iter().filter(|parent| is_gateway(parent));
+        all.extend(named.map(|parent| {
+            let namespace = parent.to.namespace(&to.namespace).to_owned();
+            (namespace, parent.to.name.clone())
+        }));
+    }
+    all
+}
+
+fn is_gateway(parent: &ParentRef) -> bool {
+    parent.to.is(GROUP, "Gateway")
+}
+
+fn at_gateway(parents: &[ParentRef]) -> bool {
+    parents.iter().any(is_gateway)
 }
 
 impl Around<'_> {
@@ -125,6 +214,7 @@ impl Around<'_> {
             Targets::Objects(targets) => targets,
         };
         let (mut services, mut gateways) = (BTreeSet::new(), BTreeSet::new());
+        let mut attached = BTreeSet::new();
         for (at, target) in targets.iter().enumerate() {
             let path = format!("spec.targetRefs[{at}].name");
             let namespace = &object.metadata.namespace;
@@ -139,9 +229,142 @@ impl Around<'_> {
                     self.gateway(object, &name, &path);
                     gateways.insert(name);
                 }
+                Target::Attached {
+                    kind,
+                    name,
+                    section,
+                } => {
+                    let to = Attached {
+                        kind: *kind,
+                        namespace: namespace.clone(),
+                        name: name.clone(),
+                        section: section.clone(),
+                    };
+                    self.attached(object, &to, &format!("spec.targetRefs[{at}]"));
+                    attached.insert(to);
+                }
             }
         }
-        Whom::Targets { services, gateways }
+        Whom::Targets {
+            services,
+            gateways,
+            attached,
+        }
+    }
+
+    /// Looks for what of the Gateway API a policy is for.
+    fn attached(&mut self, object: &Object, to: &Attached, path: &str) {
+        let kind = match to.kind {
+            AttachedTo::Gateway => "Gateway.gateway.networking.k8s.io",
+            AttachedTo::HttpRoute | AttachedTo::GrpcRoute => to.kind.as_str(),
+        };
+        let key = Key {
+            kind: kind.to_owned(),
+            namespace: to.namespace.clone(),
+            name: to.name.clone(),
+        };
+        let Some(target) = self.objects.get(&key) else {
+            let what = Attached {
+                section: None,
+                ..to.clone()
+            };
+            let message = format!("{what} does not exist, so the policy is for nothing there");
+            let code = codes::MISSING_REFERENCE;
+            return self.report(object, (code, &format!("{path}.name")), message, || {
+                format!("write the {}, or correct its name", to.kind.as_str())
+            });
+        };
+        // Names of sections, and whether requests come to each.
+        let (sections, what): (Vec<(&str, bool)>, &str) = match &target.body {
+            Kind::ListeningGateway(gateway) => {
+                let listeners = gateway.listeners.iter();
+                let requests = |of: &Listener| matches!(of.protocol, Speaks::Http | Speaks::Https);
+                let named = listeners.map(|of| (of.name.as_str(), requests(of)));
+                (named.collect(), "listener")
+            }
+            Kind::HttpRoute(route) => {
+                let served = at_gateway(&route.parents);
+                let rules = route.rules.iter();
+                (
+                    rules.map(|rule| (rule.name.as_str(), served)).collect(),
+                    "rule",
+                )
+            }
+            Kind::GrpcRoute(route) => {
+                let served = at_gateway(&route.parents);
+                let rules = route.rules.iter();
+                (
+                    rules.map(|rule| (rule.name.as_str(), served)).collect(),
+                    "rule",
+                )
+            }
+            _ => return,
+        };
+        let meant = |name: &str| to.section.as_ref().is_none_or(|section| section == name);
+        let mut some = sections.iter().filter(|(name, _)| meant(name)).peekable();
+        if let (Some(section), None) = (&to.section, some.peek()) {
+            let message = format!(
+                "{} {}/{} has no {what} {section:?}, so the policy is for nothing there",
+                to.kind.as_str(),
+                to.namespace,
+                to.name
+            );
+            let names: Vec<&str> = sections.iter().map(|(name, _)| *name).collect();
+            let names = names.into_iter().filter(|name| !name.is_empty());
+            let known = names.collect::<Vec<_>>().join(", ");
+            let code = codes::MISSING_REFERENCE;
+            return self.report(
+                object,
+                (code, &format!("{path}.sectionName")),
+                message,
+                || match known.as_str() {
+                    "" => format!("give the {what} that name, or leave sectionName out"),
+                    known => format!("known there: {known}"),
+                },
+            );
+        }
+        if !some.any(|(_, requests)| *requests) {
+            let code = codes::POLICY_WITHOUT_REQUESTS;
+            let (message, hint) = match to.kind {
+                AttachedTo::Gateway => (
+                    format!(
+                        "no listener of {to} takes requests, so the policy has no effect there"
+                    ),
+                    "name a listener of protocol HTTP or HTTPS",
+                ),
+                AttachedTo::HttpRoute | AttachedTo::GrpcRoute => (
+                    format!("{to} is attached to no Gateway, where policies of routes act"),
+                    "attach it to a Gateway, or let the policy be for the Service",
+                ),
+            };
+            self.report(object, (code, path), message, || hint.to_owned());
+        }
+    }
+
+    /// The answers of a listener are compressed in one way, whatever the routes there.
+    fn one_way(&mut self, object: &Object, policy: &Policy, others: &[Arc<Policy>]) {
+        let Says::Compression(how) = &policy.says else {
+            return;
+        };
+        let own = gateways(&policy.whom, self.objects);
+        let other = others.iter().find(|other| {
+            let differs = matches!(&other.says, Says::Compression(other) if other.enabled && how.enabled && other != how);
+            differs
+                && (routes(&other.whom) || routes(&policy.whom))
+                && !gateways(&other.whom, self.objects).is_disjoint(&own)
+        });
+        let Some(other) = other else {
+            return;
+        };
+        let message = format!(
+            "{} {}/{} compresses answers of the same Gateway in another way, and a listener has one: that of its own policy, else of the first route",
+            object.kind, other.origin.namespace, other.origin.name
+        );
+        let code = codes::POLICY_IN_PART;
+        self.report(object, (code, "spec"), message, || {
+            "write the same fields into both policies, and only what is for whom differently"
+                .to_owned()
+        });
     }
 
     fn service(&mut self, object: &Object, host: &Hostname, path: &str) {

@@ -142,7 +142,16 @@ impl Lowering<'_, '_> {
                     message,
                 );
                 finding.hint = Some(similar(&host, services).map_or_else(
-                    || "correct the host, or apply its Service or ServiceEntry".to_owned(),
+                    || {
+                        // What is meant for callers from outside may be no service.
+                        let outside = service.gateways.iter().any(|name| name != "mesh");
+                        let mend = if outside {
+                            "take mesh out of gateways"
+                        } else {
+                            "correct the host"
+                        };
+                        format!("{mend}, or apply its Service or ServiceEntry")
+                    },
                     |service| format!("did you mean {}?", service.host),
                 ));
                 self.findings.push(finding);

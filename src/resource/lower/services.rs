@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Services, address, exported, of_kind};
 use crate::mesh::service::Resolution;
+use crate::mesh::session::{SessionBy, SessionCookie, StatefulSession, is_name};
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
 use crate::resource::istio::ServiceEntry;
@@ -13,6 +14,10 @@ use crate::resource::kube::{ClusterIp, Service as Written};
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::running::SERVICE_NAME;
 
+/// Istio's label for sessions by a cookie: its name, and its path behind a colon.
+const SESSION_COOKIE: &str = "istio.io/persistent-session";
+/// Istio's label for sessions by a header.
+const SESSION_HEADER: &str = "istio.io/persistent-session-header";
 /// On Services: the namespaces that see it (Istio's).
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
@@ -68,6 +73,7 @@ pub(super) fn lower(objects: &Objects, usual: &[String], findings: &mut Vec<Find
                 headless: service.cluster_ip == ClusterIp::Headless,
                 export: exported(&shown(object), usual, &metadata.namespace),
                 distribution: service.distribution,
+                session: session(object, findings),
                 external: None,
                 origin: object.origin.clone(),
             },
@@ -155,7 +161,7 @@ fn entries(
             let export = exported(&entry.export_to, usual, &object.metadata.namespace);
             services.insert(
                 host.clone(),
-                external((object, export), entry, host, addresses),
+                external((object, export), entry, (host, addresses), findings),
             );
         }
     }
@@ -164,8 +170,8 @@ fn entries(
 fn external(
     (object, export): (&Object, BTreeSet<String>),
     entry: &ServiceEntry,
-    host: &Hostname,
-    addresses: Vec<IpAddr>,
+    (host, addresses): (&Hostname, Vec<IpAddr>),
+    findings: &mut Vec<Finding>,
 ) -> Service {
     let own = &object.metadata.namespace;
     Service {
@@ -178,6 +184,7 @@ fn external(
         headless: false,
         export,
         distribution: None,
+        session: session(object, findings),
         // What is chosen by labels are instances like any other's.
         external: entry
             .selector
@@ -185,6 +192,40 @@ fn external(
             .then(|| Box::new(entry.external.clone())),
         origin: object.origin.clone(),
     }
+}
+
+/// How callers of a Service or ServiceEntry keep their sessions, by Istio's labels.
+fn session(object: &Object, findings: &mut Vec<Finding>) -> Option<Arc<StatefulSession>> {
+    let labels = &object.metadata.labels;
+    let (label, by) = if let Some(cookie) = labels.get(SESSION_COOKIE) {
+        let (name, path) = cookie.split_once(':').unwrap_or((cookie, "/"));
+        let cookie = SessionCookie {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            ..SessionCookie::default()
+        };
+        (SESSION_COOKIE, SessionBy::Cookie(cookie))
+    } else {
+        let name = labels.get(SESSION_HEADER)?.to_ascii_lowercase();
+        (SESSION_HEADER, SessionBy::Header(name))
+    };
+    let (name, path) = match &by {
+        SessionBy::Cookie(cookie) => (&cookie.name, cookie.path.as_str()),
+        SessionBy::Header(name) => (name, "/"),
+    };
+    if !is_name(name) || !path.starts_with('/') {
+        let written = labels.get(label).map_or("", String::as_str);
+        let message = format!("{written:?} names no session, so there is none");
+        let path = format!("metadata.labels.{label}");
+        let finding = object.finding(Severity::Warning, codes::IGNORED, &path, message);
+        let hint = match by {
+            SessionBy::Cookie(_) => "write the name of a cookie, and a path behind a colon",
+            SessionBy::Header(_) => "write the name of a header",
+        };
+        findings.push(finding.hint(hint));
+        return None;
+    }
+    Some(Arc::new(StatefulSession::by(by)))
 }
 
 /// To whom a Service is shown: by an annotation, as it has no field for it.

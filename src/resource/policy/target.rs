@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::mesh::policy::AttachedTo;
+use crate::resource::gateway_api::GROUP;
 use crate::resource::reader::{Fields, Value};
 
 /// Whom a policy is for, as written.
@@ -23,9 +25,24 @@ pub enum Target {
     Service(String),
     /// A Gateway of Istio's.
     Gateway(String),
+    /// A Gateway or a route of the Gateway API, or a listener or a rule of it.
+    Attached {
+        /// What it is.
+        kind: AttachedTo,
+        /// Its name.
+        name: String,
+        /// The name of its listener or rule.
+        section: Option<String>,
+    },
 }
 
-const KINDS: [(&str, &str); 2] = [("", "Service"), ("networking.istio.io", "Gateway")];
+const KINDS: [(&str, &str); 5] = [
+    ("", "Service"),
+    ("networking.istio.io", "Gateway"),
+    (GROUP, "Gateway"),
+    (GROUP, "HTTPRoute"),
+    (GROUP, "GRPCRoute"),
+];
 
 /// Reads `selector` and `targetRefs` of a policy's `spec`.
 pub(super) fn targets(spec: &Fields<'_>) -> Targets {
@@ -70,30 +87,34 @@ fn target(value: &Value<'_>) -> Option<Target> {
     let group = fields.text("group").unwrap_or_default();
     let kind = fields.require("kind").and_then(|value| value.text());
     let name = fields.require("name").and_then(|value| value.text());
-    for field in ["namespace", "sectionName"] {
-        if let Some(value) = fields.get(field) {
-            value.refuse(
-                format!("{field:?} of a target is not honoured by meshctl yet"),
-                if field == "namespace" {
-                    "write the policy in the namespace of its target, and leave it out"
-                } else {
-                    "leave it out: the policy is for all ports of its target"
-                },
-            );
-        }
+    if let Some(value) = fields.get("namespace") {
+        value.refuse(
+            "\"namespace\" of a target is not honoured by meshctl yet",
+            "write the policy in the namespace of its target, and leave it out",
+        );
     }
+    let section = fields.get("sectionName");
     fields.finish();
     let (kind, name) = (kind?, name?);
+    if let Some(section) = section.as_ref().filter(|_| group != GROUP) {
+        section.refuse(
+            "\"sectionName\" of a target is not honoured by meshctl yet",
+            "leave it out: the policy is for all ports of its target",
+        );
+    }
+    let attached = |kind, name| {
+        Some(Target::Attached {
+            kind,
+            name,
+            section: section.as_ref().and_then(Value::text),
+        })
+    };
     match (group.as_str(), kind.as_str()) {
         ("" | "core", "Service") => Some(Target::Service(name)),
         ("networking.istio.io", "Gateway") => Some(Target::Gateway(name)),
-        ("gateway.networking.k8s.io", _) => {
-            value.refuse(
-                format!("a target of kind {kind} ({group}) is not honoured by meshctl yet"),
-                "choose the proxies of the gateway by their labels: selector: {matchLabels: {…}}",
-            );
-            None
-        }
+        (GROUP, "Gateway") => attached(AttachedTo::Gateway, name),
+        (GROUP, "HTTPRoute") => attached(AttachedTo::HttpRoute, name),
+        (GROUP, "GRPCRoute") => attached(AttachedTo::GrpcRoute, name),
         _ => {
             let known: Vec<String> = KINDS
                 .iter()

@@ -6,9 +6,11 @@ use super::super::pb::{self, Any, PeakEwma, Percent, UInt64Value, cluster, core,
 use super::super::structs::{MESHCTL, as_text, part};
 use super::fields::Fields;
 use super::{Fault, duration_or, unpack};
+use crate::mesh::Health;
 use crate::mesh::balancing::{
     Balancing, HashFunction, LoadBalancer, LocalityBalancing, RingHash, SlowStart, ZoneAware,
 };
+use crate::mesh::session::SessionHealth;
 use cluster::cluster as of;
 use of::common_lb_config as common;
 
@@ -25,11 +27,11 @@ const COMMON: Fields = Fields {
         (3, "locality_weighted_lb_config"),
         (5, "ignore_new_hosts_until_first_hc"),
         (7, "consistent_hashing_lb_config"),
+        (8, "override_host_status"),
     ],
     tuning: &[
         (4, "update_merge_window"),
         (6, "close_connections_on_host_set_change"),
-        (8, "override_host_status"),
     ],
     refused: &[],
 };
@@ -117,6 +119,18 @@ fn unsupported<T>(field: impl Into<String>) -> Result<T, Fault> {
     })
 }
 
+/// What is not known is taken for healthy, and what does not answer for unhealthy, as everywhere here.
+fn session_health(from: &core::HealthStatusSet) -> SessionHealth {
+    let of = |status: &i32| match core::HealthStatus::try_from(*status) {
+        Ok(core::HealthStatus::Unknown | core::HealthStatus::Healthy) => Some(Health::Healthy),
+        Ok(core::HealthStatus::Degraded) => Some(Health::Degraded),
+        Ok(core::HealthStatus::Draining) => Some(Health::Draining),
+        Ok(core::HealthStatus::Unhealthy | core::HealthStatus::Timeout) => Some(Health::Unhealthy),
+        Err(_) => None,
+    };
+    SessionHealth(from.statuses.iter().filter_map(of).collect())
+}
+
 /// The policy of a cluster and its parameters; `original` is one that goes where callers mean.
 pub(super) fn decode(
     from: &cluster::Cluster,
@@ -131,6 +145,9 @@ pub(super) fn decode(
             common.healthy_panic_threshold.as_ref(),
             0,
         )?;
+        if let Some(statuses) = common.override_host_status.as_ref().filter(|_| !original) {
+            balancing.session_health = session_health(statuses);
+        }
     }
     if original {
         // Which endpoint is no question there; `loadBalancer` is what ours said it is.

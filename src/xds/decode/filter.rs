@@ -7,14 +7,14 @@ use super::super::pb::compressor as pb_compressor;
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
     Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors,
-    descriptor_expr, is, local_ratelimit, ratelimit, route,
+    descriptor_expr, is, local_ratelimit, ratelimit, route, session as pb_session,
 };
 use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fields::Fields;
 use super::route::header_match;
 use super::route_fields::HEADER;
 use super::route_policy::share;
-use super::{Fault, compressor, duration_or, fault, unpack};
+use super::{Fault, compressor, duration_or, fault, session, unpack};
 use crate::mesh::filter::{
     AdaptiveConcurrency, DescriptorLimit, HttpFilter, LocalRateLimit, RateLimitAction,
     RateLimitRule, TokenBucket,
@@ -148,6 +148,10 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
         let fault = fault::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::Fault(Arc::new(fault))));
     }
+    if is::<pb_session::StatefulSession>(config) {
+        let session = session::decode(&unpack(config)?, ignored)?;
+        return Ok(Some(HttpFilter::StatefulSession(Arc::new(session))));
+    }
     Ok(None)
 }
 
@@ -169,6 +173,10 @@ pub(super) fn overrides<'a>(
             if is::<pb_compressor::CompressorPerRoute>(config) {
                 let how = compressor::of_route(&unpack(config)?, ignored)?;
                 return Ok(HttpFilter::Compressor(Arc::new(how)));
+            }
+            if is::<pb_session::StatefulSessionPerRoute>(config) {
+                let session = session::of_route(&unpack(config)?, ignored)?;
+                return Ok(HttpFilter::StatefulSession(Arc::new(session)));
             }
             // The other filter has no configuration by route in Envoy either.
             if let Some(filter @ (HttpFilter::LocalRateLimit(_) | HttpFilter::Fault(_))) =

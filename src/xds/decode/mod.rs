@@ -24,6 +24,7 @@ mod route;
 mod route_fields;
 mod route_policy;
 mod server_tls;
+mod session;
 mod sockets;
 mod mtls;
 pub mod support;

@@ -86,7 +86,7 @@ impl Inherited {
 fn inherit(own: &mut Vec<HttpFilter>, outer: &[HttpFilter]) {
     for outer in outer {
         match (own.iter_mut().find(|own| own.is_like(outer)), outer) {
-            (None, outer) => own.push(outer.clone()),
+            (None, outer) => outer.clone().put_into(own),
             (Some(HttpFilter::Cors(own)), HttpFilter::Cors(outer)) => {
                 *own = Arc::new(own.within(outer));
             }

@@ -6,7 +6,8 @@ use super::super::pb::{
 use crate::mesh::balancing::{
     Balancing, HashFunction, LocalityBalancing, RingHash, SlowStart, ZoneAware,
 };
-use crate::mesh::{Client, Cluster, ClusterKind, LoadBalancer};
+use crate::mesh::session::SessionHealth;
+use crate::mesh::{Client, Cluster, ClusterKind, Health, LoadBalancer};
 use cluster::cluster as of;
 use of::LbConfig;
 use of::common_lb_config as common;
@@ -35,6 +36,7 @@ pub(super) fn add(from: &Cluster, client: Client, to: &mut cluster::Cluster) {
         None => balancing.clone(),
         Some(_) => Balancing {
             panic_threshold: balancing.panic_threshold,
+            session_health: balancing.session_health.clone(),
             ..Balancing::default()
         },
     };
@@ -191,6 +193,21 @@ fn slow_start(from: &SlowStart) -> of::SlowStartConfig {
     }
 }
 
+/// `None` for what is Envoy's default.
+fn session_health(from: &SessionHealth) -> Option<core::HealthStatusSet> {
+    use core::HealthStatus as Status;
+    let of = |health: &Health| match health {
+        Health::Healthy => &[Status::Unknown, Status::Healthy][..],
+        Health::Unhealthy => &[Status::Unhealthy, Status::Timeout],
+        Health::Degraded => &[Status::Degraded],
+        Health::Draining => &[Status::Draining],
+    };
+    let statuses = from.0.iter().flat_map(of);
+    (*from != SessionHealth::default()).then(|| core::HealthStatusSet {
+        statuses: statuses.map(|status| i32::from(*status)).collect(),
+    })
+}
+
 fn common(from: &Balancing, client: Client) -> Option<of::CommonLbConfig> {
     use common::LocalityConfigSpecifier as Specifier;
     let config = of::CommonLbConfig {
@@ -220,6 +237,7 @@ fn common(from: &Balancing, client: Client) -> Option<of::CommonLbConfig> {
                 ..Default::default()
             }
         }),
+        override_host_status: session_health(&from.session_health),
         ..Default::default()
     };
     (config != of::CommonLbConfig::default()).then_some(config)

@@ -5,18 +5,14 @@ use super::super::pb::{
     descriptor_expr, duration, local_ratelimit, ratelimit, route, u32_value,
 };
 use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
-use super::fault;
 use super::route::header_match;
 use super::route_policy::fraction;
+use super::{fault, session};
 use crate::mesh::Client;
 use crate::mesh::filter::{
     AdaptiveConcurrency, HttpFilter, LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
 use crate::mesh::route::Share;
-
-const COMPRESSOR: &str = "envoy.filters.http.compressor";
-const CORS: &str = "envoy.filters.http.cors";
-const FAULT: &str = "envoy.filters.http.fault";
 
 /// Whether clients of a kind know the filter.
 pub(super) fn is_known(filter: &HttpFilter, client: Client) -> bool {
@@ -25,29 +21,27 @@ pub(super) fn is_known(filter: &HttpFilter, client: Client) -> bool {
 
 /// Envoy's name of a filter, and its configuration.
 pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
-    match from {
-        HttpFilter::LocalRateLimit(limit) => (
-            "envoy.filters.http.local_ratelimit",
-            any(&local_rate_limit(limit, client)),
-        ),
-        HttpFilter::AdaptiveConcurrency(adaptive) => (
-            "envoy.filters.http.adaptive_concurrency",
-            any(&concurrency(adaptive)),
-        ),
-        HttpFilter::Cors(_) => (CORS, any(&cors::Cors {})),
-        HttpFilter::Compressor(how) => (COMPRESSOR, super::compressor::encode(how)),
-        HttpFilter::GrpcWeb => ("envoy.filters.http.grpc_web", any(&GrpcWeb {})),
-        HttpFilter::Fault(fault) => (FAULT, any(&fault::encode(fault, client))),
-    }
+    let config = match from {
+        HttpFilter::LocalRateLimit(limit) => any(&local_rate_limit(limit, client)),
+        HttpFilter::AdaptiveConcurrency(adaptive) => any(&concurrency(adaptive)),
+        HttpFilter::Cors(_) => any(&cors::Cors {}),
+        HttpFilter::Compressor(how) => super::compressor::encode(how),
+        HttpFilter::GrpcWeb => any(&GrpcWeb {}),
+        HttpFilter::Fault(fault) => any(&fault::encode(fault, client)),
+        HttpFilter::StatefulSession(session) => session::encode(session),
+    };
+    (from.name(), config)
 }
 
 /// The same for what a route says of a filter.
 pub(super) fn of_route(from: &HttpFilter, client: Client) -> (&'static str, Any) {
-    match from {
-        HttpFilter::Cors(policy) => (CORS, any(&super::cors::encode(policy, client))),
-        HttpFilter::Compressor(how) => (COMPRESSOR, super::compressor::of_route(how)),
-        other => encode(other, client),
-    }
+    let config = match from {
+        HttpFilter::Cors(policy) => any(&super::cors::encode(policy, client)),
+        HttpFilter::Compressor(how) => super::compressor::of_route(how),
+        HttpFilter::StatefulSession(session) => session::of_route(session),
+        other => return encode(other, client),
+    };
+    (from.name(), config)
 }
 
 fn local_rate_limit(from: &LocalRateLimit, client: Client) -> local_ratelimit::LocalRateLimit {

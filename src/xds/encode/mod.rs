@@ -24,6 +24,7 @@ mod route;
 mod route_policy;
 pub mod secret;
 mod server_tls;
+mod session;
 mod sockets;
 mod mtls;
 

@@ -32,10 +32,9 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
         if domains.is_empty() && client != Client::Meshctl {
             continue;
         }
-        let common = match whole {
-            Some(_) => whole,
-            None => common_limit(&host.routes),
-        };
+        let own = common_limit(&host.routes);
+        let common = own.or(whole);
+        let told = own.filter(|own| whole.is_none_or(|whole| !Arc::ptr_eq(own, whole)));
         hosts.push(route::VirtualHost {
             name: if host.name.is_empty() && client != Client::Meshctl {
                 format!("host-{index}")
@@ -48,7 +47,7 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
                 .iter()
                 .filter_map(|route| below(route, common, client))
                 .collect(),
-            typed_per_filter_config: limits(common.filter(|_| whole.is_none()), client).collect(),
+            typed_per_filter_config: limits(told, client).collect(),
             include_request_attempt_count: host.attempts.request && client != Client::Grpc,
             include_attempt_count_in_response: host.attempts.response && client != Client::Grpc,
             include_is_timeout_retry_header: host.attempts.timeout_retry && client != Client::Grpc,
@@ -76,7 +75,8 @@ pub(super) fn leads_to(route: &Route) -> impl Iterator<Item = &String> {
     clusters.map(|to| &to.cluster)
 }
 
-/// The rate limit that all of `routes` share: one object, whose tokens all of them take.
+/// The rate limit that most of `routes` share, one object whose tokens all of them take; none where some
+/// have no limit at all. Those with another say so themselves.
 fn common_limit<'a>(
     routes: impl IntoIterator<Item = &'a Route>,
 ) -> Option<&'a Arc<LocalRateLimit>> {
@@ -90,10 +90,20 @@ fn common_limit<'a>(
             _ => None,
         })
     };
-    let first = of(forwards.next()?)?;
-    forwards
-        .all(|forward| of(forward).is_some_and(|other| Arc::ptr_eq(first, other)))
-        .then_some(first)
+    let mut found: Vec<(&Arc<LocalRateLimit>, usize)> = Vec::new();
+    forwards.try_for_each(|forward| {
+        let limit = of(forward)?;
+        match found
+            .iter_mut()
+            .find(|(other, _)| Arc::ptr_eq(other, limit))
+        {
+            Some((_, count)) => *count += 1,
+            None => found.push((limit, 1)),
+        }
+        Some(())
+    })?;
+    let most = found.into_iter().rev().max_by_key(|(_, count)| *count)?;
+    Some(most.0)
 }
 
 /// What is said above routes about a rate limit.

@@ -13,6 +13,7 @@ use crate::mesh::filter::{
     HttpFilter, LocalRateLimit, RateLimitAction, RateLimitRule, TokenBucket,
 };
 use crate::mesh::route::TextMatch;
+use crate::mesh::session::{SessionBy, SessionCookie, StatefulSession};
 
 fn bucket() -> impl Strategy<Value = TokenBucket> {
     (any::<u32>(), any::<u32>(), positive()).prop_map(|(max_tokens, tokens_per_fill, interval)| {
@@ -121,6 +122,7 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
         Just(HttpFilter::Cors(Arc::default())),
         compressor().prop_map(|how| HttpFilter::Compressor(Arc::new(how))),
         Just(HttpFilter::GrpcWeb),
+        session().prop_map(|session| HttpFilter::StatefulSession(Arc::new(session))),
     ]
     .boxed()
 }
@@ -132,8 +134,9 @@ pub(super) fn overrides() -> impl Strategy<Value = Vec<HttpFilter>> {
         option::of(cors().boxed()),
         option::of(fault().boxed()),
         option::of(local_rate_limit().boxed()),
+        option::of(session().boxed()),
     );
-    all.prop_map(|(compresses, cors, fault, limit)| {
+    all.prop_map(|(compresses, cors, fault, limit, session)| {
         let compressor = compresses.map(|on| {
             let how = if on {
                 Compressor::default()
@@ -146,9 +149,34 @@ pub(super) fn overrides() -> impl Strategy<Value = Vec<HttpFilter>> {
         let fault = fault.map(|fault| HttpFilter::Fault(Arc::new(fault)));
         let limit = limit.map(|limit| HttpFilter::LocalRateLimit(Arc::new(limit)));
         let first = compressor.into_iter().chain(cors);
-        first.chain(fault).chain(limit).collect()
+        let session = session.map(|session| HttpFilter::StatefulSession(Arc::new(session)));
+        let rest = fault.into_iter().chain(limit).chain(session);
+        first.chain(rest).collect()
     })
     .boxed()
+}
+
+fn session() -> impl Strategy<Value = StatefulSession> {
+    let cookie = (word(), option::of(positive()), text(), pairs()).prop_map(
+        |(name, ttl, path, attributes)| {
+            SessionBy::Cookie(SessionCookie {
+                name,
+                ttl: ttl.unwrap_or_default(),
+                path,
+                attributes,
+            })
+        },
+    );
+    let by = prop_oneof![cookie, word().prop_map(SessionBy::Header)];
+    (option::of(by), any::<bool>(), 200..600_u16).prop_map(|(by, strict, status)| {
+        let strict = strict && by.is_some();
+        let usual = StatefulSession::UNAVAILABLE;
+        StatefulSession {
+            by,
+            strict,
+            gone_status: if strict { status } else { usual },
+        }
+    })
 }
 
 fn compressor() -> impl Strategy<Value = Compressor> {

@@ -32,6 +32,7 @@ mod policies;
 mod reader;
 mod resilience;
 mod retries;
+mod sessions;
 mod sni;
 mod strict;
 mod support;

@@ -223,6 +223,30 @@ fn a_gateway_is_walked_by_port_server_name_host_and_rule() {
         "{port}"
     );
     assert!(super::super::gateway(&world, Vec::new(), "ghost", "default").is_none());
+    // The list of all that it does.
+    let listed = super::super::routes::gateway_routes(&world, &node, &Measured::new());
+    let lines: Vec<String> = listed
+        .iter()
+        .map(|route| {
+            let to = route.backends.first().map(|to| to.cluster.as_str());
+            let (service, port, action) = (&route.service, route.port, &route.action);
+            assert_eq!(route.gateway, "edge.default");
+            format!("{service}:{port} {action} {}", to.unwrap_or("-"))
+        })
+        .collect();
+    let to = "outbound|9080||reviews.default.svc.cluster.local";
+    let wanted = [
+        format!("shop.example.com:443 forward {to}"),
+        format!("other.example.com:443 forward {to}"),
+        "raw.example.com:8443 carry outbound|5432||reviews.default.svc.cluster.local".to_owned(),
+    ];
+    for line in wanted {
+        assert!(lines.contains(&line), "{line}: {lines:#?}");
+    }
+    assert!(
+        lines.iter().any(|line| line.contains(":80 redirect 301")),
+        "{lines:#?}"
+    );
     // Whoever is connected has labels and ports of its own.
     let connected = Node {
         name: "edge-1".to_owned(),

@@ -157,7 +157,9 @@ impl<'c> Calling<'c> {
                 )
             })
             .with_cookie(call.chosen.hashed())
-            .with_granted(call.chosen.granted());
+            .with_granted(call.chosen.granted())
+            .with_session(call.chosen.session())
+            .answered_by(self.trying.and_then(|target| target.entry));
         Relay {
             edits,
             facts: call.facts,

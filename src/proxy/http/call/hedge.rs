@@ -188,6 +188,7 @@ impl<'c> Calling<'c> {
                             .map(|limit| rt::now() + limit);
                         let relay = Relay {
                             peer: flight.up.mtls,
+                            edits: relay.edits.answered_by(flight.target.entry),
                             ..relay
                         };
                         racers.push(Racer::new(flight, relay, ends));

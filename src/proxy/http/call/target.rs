@@ -24,6 +24,12 @@ impl<'c> Calling<'c> {
             .await
             .map(|target| self.for_this(target));
         }
+        // Another try goes where it can (Envoy).
+        if let Some(session) = call.chosen.session().filter(|_| self.ended.retries == 0)
+            && let Some(entry) = session.endpoint(&self.cluster.endpoints)
+        {
+            return Ok(self.for_this(Target::endpoint(entry)));
+        }
         let wish = Wish {
             refused: &self.refused,
             hash: call.chosen.hashed().and_then(|hashed| hashed.hash),

@@ -1,5 +1,6 @@
 //! Rules of HTTPRoutes and GRPCRoutes as rules of the mesh.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backends::Backends;
@@ -10,11 +11,14 @@ use crate::mesh::route::{
     Action, Forward, Match, Missing, PathMatch, PathRewrite, Redirect, Respond, Retry, RetryOn,
     Rewrite,
 };
+use crate::mesh::session::{SessionBy, SessionCookie, StatefulSession, cookie_path};
 use crate::mesh::world::{MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::resource::codes;
 use crate::resource::gateway_api::{
     GrpcRoute, HttpRoute, PathModifier, RedirectTo, RouteBackend, RouteFilters, RouteRetry,
+    SessionPersistence,
 };
+use crate::resource::object::Object;
 
 /// Retries of a rule that names no number (Istio's default).
 const ATTEMPTS: u32 = 2;
@@ -34,6 +38,7 @@ struct Parts<'p> {
     backends: &'p [RouteBackend],
     timeout: Option<Duration>,
     retry: Option<Retry>,
+    session: Option<&'p SessionPersistence>,
     /// What callers get for a backend that is no good.
     missing: Missing,
 }
@@ -49,6 +54,7 @@ pub(super) fn http(route: &HttpRoute, backends: &mut Backends<'_>) -> Vec<Ordere
             backends: &rule.backends,
             timeout: rule.timeout.filter(|whole| !whole.is_zero()),
             retry: Some(retry(rule.retry.as_ref(), each)),
+            session: rule.session.as_ref(),
             missing: Missing::Internal,
         };
         let made = parts.meaning(backends);
@@ -72,6 +78,7 @@ pub(super) fn grpc(route: &GrpcRoute, backends: &mut Backends<'_>) -> Vec<Ordere
             backends: &rule.backends,
             timeout: None,
             retry: Some(Retry::default()),
+            session: rule.session.as_ref(),
             // UNAVAILABLE, as callers are told.
             missing: Missing::Unavailable,
         };
@@ -165,6 +172,36 @@ impl Parts<'_> {
         }
     }
 
+    /// How requests that fulfil `condition` stay together.
+    fn session(&self, condition: &Match, object: &Object) -> Option<HttpFilter> {
+        // Rules share no sessions.
+        let made_up = || {
+            let metadata = &object.metadata;
+            let (namespace, name) = (&metadata.namespace, &metadata.name);
+            let whole = format!("{}/{namespace}/{name}/{}", object.kind, self.name);
+            format!("session-{:016x}", fingerprint(whole.as_bytes()))
+        };
+        let by = match self.session? {
+            SessionPersistence::Header(name) => {
+                let name = name.clone();
+                SessionBy::Header(name.unwrap_or_else(|| format!("x-{}", made_up())))
+            }
+            SessionPersistence::Cookie {
+                name,
+                path,
+                lifetime,
+            } => SessionBy::Cookie(SessionCookie {
+                name: name.clone().unwrap_or_else(made_up),
+                ttl: lifetime.unwrap_or_default(),
+                path: path.clone().unwrap_or_else(|| cookie_path(condition)),
+                // What the API would have, where nothing speaks against it.
+                attributes: vec![("SameSite".to_owned(), "Strict".to_owned())],
+            }),
+        };
+        let session = StatefulSession::by(by);
+        Some(HttpFilter::StatefulSession(Arc::new(session)))
+    }
+
     fn rule(&self, made: &Meaning, condition: &Match, backends: &Backends<'_>) -> Rule {
         let Meaning {
             filters,
@@ -197,6 +234,7 @@ impl Parts<'_> {
                     .iter()
                     .cloned()
                     .map(|cors| HttpFilter::Cors(cors.into()))
+                    .chain(self.session(condition, backends.object))
                     .collect(),
                 missing: self.missing,
                 ..Forward::default()
@@ -221,6 +259,14 @@ impl Parts<'_> {
             redirect_to_port,
         }
     }
+}
+
+/// The same for the same bytes for ever (FNV-1a).
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let basis = 0xcbf2_9ce4_8422_2325;
+    bytes.iter().fold(basis, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn modified(to: &PathModifier) -> PathRewrite {
