@@ -248,13 +248,16 @@ fn listener() -> impl Strategy<Value = Listener> {
 }
 
 /// Names of the secrets that listeners and clusters need.
-fn named(listeners: &[Listener], clusters: &[Cluster]) -> BTreeSet<String> {
+fn named(
+    listeners: &BTreeMap<String, Arc<Listener>>,
+    clusters: &BTreeMap<String, Arc<Cluster>>,
+) -> BTreeSet<String> {
     let chains = listeners
-        .iter()
+        .values()
         .flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
     let own = chains.filter_map(|chain| chain.tls.as_ref()?.own.as_deref());
     let originations = clusters
-        .iter()
+        .values()
         .filter_map(|cluster| cluster.origination.as_deref());
     let shown = originations.flat_map(crate::mesh::origination::Origination::secrets);
     let own = own.flat_map(crate::mesh::OwnTls::secrets);
@@ -270,27 +273,32 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
         btree_map(word(), cluster::assignment(), 0..4),
         vec(credential::secret(), 1..3),
     )
-        .prop_map(|(listeners, routes, clusters, endpoints, secrets)| View {
-            // What nothing names is sent to nobody.
-            secrets: named(&listeners, &clusters)
-                .into_iter()
-                .zip(secrets.into_iter().map(Arc::new).cycle())
-                .collect(),
-            listeners: listeners
+        .prop_map(|(listeners, routes, clusters, endpoints, secrets)| {
+            // Of one name there is one.
+            let listeners: BTreeMap<_, _> = listeners
                 .into_iter()
                 .map(|l| (l.name.clone(), Arc::new(l)))
-                .collect(),
-            routes: routes
-                .into_iter()
-                .map(|r| (r.name.clone(), Arc::new(r)))
-                .collect(),
-            clusters: clusters
+                .collect();
+            let clusters: BTreeMap<_, _> = clusters
                 .into_iter()
                 .map(|c| (c.name.clone(), Arc::new(c)))
-                .collect(),
-            endpoints: endpoints
-                .into_iter()
-                .map(|(name, a)| (name, Arc::new(a)))
-                .collect(),
+                .collect();
+            View {
+                // What nothing names is sent to nobody.
+                secrets: named(&listeners, &clusters)
+                    .into_iter()
+                    .zip(secrets.into_iter().map(Arc::new).cycle())
+                    .collect(),
+                listeners,
+                routes: routes
+                    .into_iter()
+                    .map(|r| (r.name.clone(), Arc::new(r)))
+                    .collect(),
+                clusters,
+                endpoints: endpoints
+                    .into_iter()
+                    .map(|(name, a)| (name, Arc::new(a)))
+                    .collect(),
+            }
         })
 }
