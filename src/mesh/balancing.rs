@@ -72,6 +72,7 @@ pub struct Balancing {
     /// `healthy_panic_threshold`). 0 is never, and the default, as it is Istio's.
     pub panic_threshold: u32,
     /// Where sessions may go on.
+    #[serde(skip_serializing_if = "SessionHealth::is_usual")]
     pub session_health: SessionHealth,
 }
 

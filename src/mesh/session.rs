@@ -138,6 +138,13 @@ fn up_to_slash(prefix: &str) -> String {
 #[serde(transparent)]
 pub struct SessionHealth(pub BTreeSet<Health>);
 
+impl SessionHealth {
+    /// Whether it is Envoy's default.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Default for SessionHealth {
     /// Envoy's.
     fn default() -> Self {

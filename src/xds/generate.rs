@@ -247,18 +247,14 @@ fn listener() -> impl Strategy<Value = Listener> {
         )
 }
 
-/// Names of the secrets that listeners and clusters need.
-fn named(
-    listeners: &BTreeMap<String, Arc<Listener>>,
-    clusters: &BTreeMap<String, Arc<Cluster>>,
-) -> BTreeSet<String> {
-    let chains = listeners
-        .values()
-        .flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
+/// Names of the secrets that listeners and clusters of `view` need.
+fn named(view: &View) -> BTreeSet<String> {
+    let listeners = view.listeners.values();
+    let chains =
+        listeners.flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
     let own = chains.filter_map(|chain| chain.tls.as_ref()?.own.as_deref());
-    let originations = clusters
-        .values()
-        .filter_map(|cluster| cluster.origination.as_deref());
+    let clusters = view.clusters.values();
+    let originations = clusters.filter_map(|cluster| cluster.origination.as_deref());
     let shown = originations.flat_map(crate::mesh::origination::Origination::secrets);
     let own = own.flat_map(crate::mesh::OwnTls::secrets);
     own.chain(shown).map(str::to_owned).collect()
@@ -274,31 +270,28 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
         vec(credential::secret(), 1..3),
     )
         .prop_map(|(listeners, routes, clusters, endpoints, secrets)| {
-            // Of one name there is one.
-            let listeners: BTreeMap<_, _> = listeners
-                .into_iter()
-                .map(|l| (l.name.clone(), Arc::new(l)))
-                .collect();
-            let clusters: BTreeMap<_, _> = clusters
-                .into_iter()
-                .map(|c| (c.name.clone(), Arc::new(c)))
-                .collect();
-            View {
-                // What nothing names is sent to nobody.
-                secrets: named(&listeners, &clusters)
+            let mut view = View {
+                secrets: BTreeMap::new(),
+                listeners: listeners
                     .into_iter()
-                    .zip(secrets.into_iter().map(Arc::new).cycle())
+                    .map(|l| (l.name.clone(), Arc::new(l)))
                     .collect(),
-                listeners,
                 routes: routes
                     .into_iter()
                     .map(|r| (r.name.clone(), Arc::new(r)))
                     .collect(),
-                clusters,
+                clusters: clusters
+                    .into_iter()
+                    .map(|c| (c.name.clone(), Arc::new(c)))
+                    .collect(),
                 endpoints: endpoints
                     .into_iter()
                     .map(|(name, a)| (name, Arc::new(a)))
                     .collect(),
-            }
+            };
+            // Of two that have one name the last is in it. What nothing names is sent to nobody.
+            let secrets = secrets.into_iter().map(Arc::new).cycle();
+            view.secrets = named(&view).into_iter().zip(secrets).collect();
+            view
         })
 }

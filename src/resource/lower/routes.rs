@@ -146,7 +146,7 @@ impl Lowering<'_, '_> {
                         // What is meant for callers from outside may be no service.
                         let outside = service.gateways.iter().any(|name| name != "mesh");
                         let mend = if outside {
-                            "take mesh out of gateways"
+                            "correct the host, take mesh out of gateways"
                         } else {
                             "correct the host"
                         };
