@@ -101,6 +101,10 @@ async fn next(stream: &mut Stream, buffer: &mut Buffer, reached: &mut Reached) -
         }
         buffer.release();
         let Reached { dialed, answer, .. } = &mut *reached;
+        // Behind a tunnel it may have spoken together with the consent.
+        if !answer.is_empty() {
+            return Poll::Ready(Next::Server);
+        }
         match dialed.stream.poll_fill(cx, answer) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Next::ServerGone),
             Poll::Ready(Ok(_)) => Poll::Ready(Next::Server),

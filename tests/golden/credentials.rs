@@ -48,14 +48,15 @@ fn as_node(objects: &Objects, world: &World, pod: (&str, &str), kind: NodeKind) 
 
 /// Whether it begins TLS with the Secret, and of which namespace what it has of it is.
 fn has(view: &View) -> (bool, BTreeSet<String>) {
-    let how = view.clusters[CLUSTER].origination.as_ref();
+    let cluster = view.clusters.get(CLUSTER).unwrap();
+    let how = cluster.origination.as_ref();
     let named = how.is_some_and(|how| {
         let believed = how.verify.as_ref().map(|verify| &verify.roots);
         how.certificate == Some(Shown::Secret("kubernetes://pair".to_owned()))
             && believed == Some(&Roots::Secret("kubernetes://pair-cacert".to_owned()))
     });
     assert_eq!(named, how.is_some());
-    assert!(!named || view.clusters[CLUSTER].tls.is_none());
+    assert!(!named || cluster.tls.is_none());
     let of = view.secrets.iter().map(|(name, text)| {
         let (text, begin) = match &**text {
             Secret::Certificate { chain, .. } => (chain, "kubernetes://pair"),

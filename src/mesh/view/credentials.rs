@@ -64,8 +64,8 @@ pub(super) fn add(config: &Config, node: &Node, view: &mut View) {
         {
             let beside = of.strip_suffix("-cacert").and_then(own);
             // Those in a Secret of their own come before those beside a certificate.
-            let found = own(of).into_iter().chain(beside);
-            let text = found.filter_map(|of| of.roots.as_ref()).next();
+            let mut found = own(of).into_iter().chain(beside);
+            let text = found.find_map(|of| of.roots.as_ref());
             let text = text.map(|text| (name.to_owned(), Arc::clone(text)));
             view.secrets.extend(text);
         }
