@@ -163,10 +163,16 @@ fn whatever_is_forwarded_is_what_was_meant() {
             text,
             record
         );
-        for (seen, meant) in record.requests.iter().zip(&meant) {
-            prop_assert_eq!(&seen.method, &meant.method, "{:?}", text);
-            prop_assert_eq!(&seen.body, &meant.body, "{:?}", text);
-            prop_assert_eq!(&seen.trailers, &meant.trailers, "{:?}", text);
+        // What the proxy answers itself, such as an upgrade to what nobody offers, the server does not see.
+        let mut rest = meant.iter();
+        for seen in &record.requests {
+            let same = |meant: &&Seen| {
+                (&seen.method, &seen.body, &seen.trailers)
+                    == (&meant.method, &meant.body, &meant.trailers)
+            };
+            let Some(meant) = rest.find(same) else {
+                return Err(TestCaseError::fail(format!("{text:?}: {seen:?} of {meant:?}")));
+            };
             prop_assert!(!seen.target.contains("evil") || meant.target.contains("evil"));
         }
         Ok(())
