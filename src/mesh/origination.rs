@@ -17,7 +17,17 @@ pub struct Origination {
     pub verify: Option<Verify>,
     /// What it shows where it is asked who it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<KeyPair>,
+    pub certificate: Option<Shown>,
+}
+
+/// What a proxy shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Shown {
+    /// The view's secret of this name.
+    Secret(String),
+    /// This.
+    Pair(KeyPair),
 }
 
 /// The server name that is sent.
@@ -137,7 +147,18 @@ impl Origination {
             };
             roots.into_iter().chain(&verify.revoked)
         });
-        let shown = self.certificate.iter();
-        believed.chain(shown.flat_map(|pair| [&pair.chain, &pair.key]))
+        let shown = self.certificate.iter().filter_map(|shown| match shown {
+            Shown::Pair(pair) => Some([&pair.chain, &pair.key]),
+            Shown::Secret(_) => None,
+        });
+        believed.chain(shown.flatten())
+    }
+
+    /// The name of the secret that it needs from the control plane.
+    pub fn secret(&self) -> Option<&str> {
+        match self.certificate.as_ref()? {
+            Shown::Secret(name) => Some(name),
+            Shown::Pair(_) => None,
+        }
     }
 }

@@ -16,9 +16,9 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
-use crate::mesh::Cluster;
-use crate::mesh::origination::{Asks, Named, Origination, Pem, Roots};
+use crate::mesh::origination::{Asks, Named, Origination, Pem, Roots, Shown};
 use crate::mesh::route::router::without_port;
+use crate::mesh::{Cluster, Secret};
 use crate::tls::outside::{Anchors, Believes, outside_config};
 
 use super::tls::Speak;
@@ -43,6 +43,8 @@ const SYSTEM: [&str; 6] = [
 #[derive(Debug)]
 pub(crate) struct Originator {
     how: Origination,
+    /// What it shows, where that is a secret of the view.
+    secret: Option<Arc<Secret>>,
     state: Mutex<State>,
 }
 
@@ -80,9 +82,11 @@ impl Stamp {
 }
 
 impl Originator {
-    pub(crate) fn new(how: &Origination) -> Arc<Self> {
+    /// As `how` says, with the text of the secret that it names.
+    pub(crate) fn new(how: &Origination, secret: Option<Arc<Secret>>) -> Arc<Self> {
         Arc::new(Self {
             how: how.clone(),
+            secret,
             state: Mutex::default(),
         })
     }
@@ -196,13 +200,19 @@ impl Originator {
         let anchors = verify.map(|verify| anchors(&verify.roots)).transpose()?;
         let revoked = verify.and_then(|verify| verify.revoked.as_ref());
         let revoked = revoked.map(|list| text(list, "caCrl")).transpose()?;
-        let pair = self.how.certificate.as_ref();
-        let pair = pair
-            .map(|pair| {
+        let pair = match (&self.how.certificate, self.secret.as_deref()) {
+            (None, _) => None,
+            (Some(Shown::Pair(pair)), _) => {
                 let chain = text(&pair.chain, "client certificate")?;
-                Ok::<_, String>((chain, text(&pair.key, "private key")?))
-            })
-            .transpose()?;
+                Some((chain, text(&pair.key, "private key")?))
+            }
+            (Some(Shown::Secret(_)), Some(Secret::Certificate { chain, key })) => {
+                Some((chain.clone(), key.clone()))
+            }
+            (Some(Shown::Secret(name)), _) => {
+                return Err(format!("there is no credential {name} to show"));
+            }
+        };
         let shows = pair.as_ref();
         let shows = shows.map(|(chain, key)| (chain.as_str(), key.as_str()));
         [Speak::Http1, Speak::Http2, Speak::Http, Speak::Bytes]
@@ -222,6 +232,11 @@ impl Originator {
             .collect()
     }
 
+    /// Whether it was made with this secret.
+    pub(crate) fn has(&self, secret: Option<&Arc<Secret>>) -> bool {
+        self.secret.as_ref() == secret
+    }
+
     /// Which of the files an error may be of, as several are read together.
     fn about(&self, error: &crate::tls::Error) -> String {
         let files: Vec<String> = self
@@ -233,6 +248,9 @@ impl Originator {
             })
             .collect();
         let reason = crate::rt::chain(error);
+        if files.is_empty() {
+            return reason;
+        }
         format!("{reason} ({})", files.join(", "))
     }
 }

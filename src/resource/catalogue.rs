@@ -48,6 +48,9 @@ const ISTIO: [(&str, &str); 8] = [
     ("PeerAuthentication", "security.istio.io"),
 ];
 
+/// The one kind that says what runs and is written down too.
+const ENDPOINT_SLICE: (&str, &str) = ("EndpointSlice", "discovery.k8s.io");
+
 /// Kinds of the Gateway API: as they are written, as they are filed, whether they live in a namespace.
 const GATEWAY_API: [(&str, &str, bool); 8] = [
     ("GatewayClass", "GatewayClass", false),
@@ -71,7 +74,7 @@ const OWN: [&str; 4] = [
 const POLICY: &str = "policy.meshctl.dev";
 
 /// Kinds of clusters that a mesh has no use for.
-const UNUSED: [(&str, &str); 29] = [
+const UNUSED: [(&str, &str); 28] = [
     ("Event", ""),
     ("Node", ""),
     ("Endpoints", ""),
@@ -80,7 +83,6 @@ const UNUSED: [(&str, &str); 29] = [
     ("LimitRange", ""),
     ("ResourceQuota", ""),
     ("ReplicationController", ""),
-    ("EndpointSlice", "discovery.k8s.io"),
     ("Job", "batch"),
     ("CronJob", "batch"),
     ("HorizontalPodAutoscaler", "autoscaling"),
@@ -254,6 +256,9 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
             _ => Standing::Unknown("write apiVersion: apps/v1".to_owned()),
         };
     }
+    if (kind, group) == ENDPOINT_SLICE {
+        return version_of(&["v1"], ENDPOINT_SLICE.0, true);
+    }
     if let Some((known, _)) = ISTIO.iter().find(|known| **known == (kind, group)) {
         return version_of(&["v1", "v1beta1", "v1alpha3"], known, true);
     }
@@ -300,11 +305,13 @@ fn unknown(api_version: &str, kind: &str) -> String {
         .iter()
         .map(|(kind, ..)| (*kind, format!("{GROUP}/v1")));
     let own = OWN.iter().map(|kind| (*kind, format!("{POLICY}/v1alpha1")));
+    let slices = (ENDPOINT_SLICE.0, format!("{}/v1", ENDPOINT_SLICE.1));
     let known: Vec<(&str, String)> = core
         .chain(workloads)
         .chain(istio)
         .chain(gateways)
         .chain(own)
+        .chain([slices])
         .collect();
     if let Some((_, version)) = known.iter().find(|(name, _)| *name == kind) {
         return format!("{kind} is of apiVersion {version}; did you mean that?");

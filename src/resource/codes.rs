@@ -33,6 +33,12 @@ pub const NOT_ATTACHED: &str = "MSH0304";
 pub const LISTENER_INVALID: &str = "MSH0305";
 /// Rules that others stand before.
 pub const OVERRIDDEN: &str = "MSH0306";
+/// A Gateway or a GatewayClass that asks for what there is none of here.
+pub const NOT_ACCEPTED: &str = "MSH0310";
+/// An address that none of the proxies of a Gateway has.
+pub const ADDRESS_NOT_USABLE: &str = "MSH0311";
+/// Callers of a listener need no good certificate.
+pub const INSECURE_CALLERS: &str = "MSH0312";
 /// A policy whose target has an older one.
 pub const POLICY_CONFLICT: &str = "MSH0350";
 /// A policy that leaves another nothing to do.
@@ -347,6 +353,27 @@ pub const ALL: &[Code] = &[
         "RulesOverridden",
         "routes of a Service stand before the rules of a VirtualService for its host",
         "Write the rules as HTTPRoutes, or remove the routes.",
+    ),
+    code(
+        Severity::Warning,
+        NOT_ACCEPTED,
+        "GatewayNotAccepted",
+        "a Gateway or a GatewayClass that asks for what there is none of here, and so is not served",
+        "Remove what the finding names.",
+    ),
+    code(
+        Severity::Warning,
+        ADDRESS_NOT_USABLE,
+        "AddressNotUsable",
+        "a Gateway asks for an address that none of its proxies has",
+        "Start a proxy for it there: `meshctl proxy --gateway NAME --address ADDRESS`, or remove the address.",
+    ),
+    code(
+        Severity::Warning,
+        INSECURE_CALLERS,
+        "InsecureCallers",
+        "callers of a listener are let in without a certificate that is good",
+        "Write mode: AllowValidOnly once every caller has one.",
     ),
     code(
         Severity::Warning,

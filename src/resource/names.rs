@@ -53,6 +53,7 @@ const NAMES: &[Name] = &[
     name("ServiceAccount", "serviceaccounts", &["sa"], CORE),
     name("ConfigMap", "configmaps", &["cm"], CORE),
     name("Secret", "secrets", &[], CORE),
+    name("EndpointSlice", "endpointslices", &[], "discovery.k8s.io"),
     name("VirtualService", "virtualservices", &["vs"], NETWORKING),
     name("DestinationRule", "destinationrules", &["dr"], NETWORKING),
     name("ServiceEntry", "serviceentries", &["se"], NETWORKING),

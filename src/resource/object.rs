@@ -11,7 +11,7 @@ use super::istio::{
     DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry, WorkloadGroup,
 };
-use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
+use super::kube::{ConfigMap, EndpointSlice, Namespace, Pod, Service, Workload};
 use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -92,6 +92,8 @@ pub enum Kind {
     ConfigMap(ConfigMap),
     /// `v1`; kept, not looked into.
     Secret,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice(EndpointSlice),
     /// `networking.istio.io`.
     VirtualService(VirtualService),
     /// `networking.istio.io`.

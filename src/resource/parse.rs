@@ -363,6 +363,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
             fields.accept(&["data", "stringData", "type", "immutable"]);
             Kind::Secret
         }
+        "EndpointSlice" => Kind::EndpointSlice(kinds::endpoint_slice(fields, metadata)),
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
         "ServiceEntry" => Kind::ServiceEntry(istio::service_entry(fields)),

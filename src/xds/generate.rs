@@ -9,7 +9,7 @@ mod http2;
 mod origination;
 mod route;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::mesh::listener::{
     ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Listener, Locality, Node, NodeKind, View};
+use crate::mesh::{Client, Cluster, Listener, Locality, Node, NodeKind, View};
 
 /// A sidecar of that kind.
 pub(crate) fn node(client: Client) -> Node {
@@ -237,14 +237,18 @@ fn listener() -> impl Strategy<Value = Listener> {
         )
 }
 
-/// Names of the secrets that listeners need.
-fn named(listeners: &[Listener]) -> impl Iterator<Item = String> {
+/// Names of the secrets that listeners and clusters need.
+fn named(listeners: &[Listener], clusters: &[Cluster]) -> BTreeSet<String> {
     let chains = listeners
         .iter()
         .flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
     let own = chains.filter_map(|chain| chain.tls.as_ref()?.own.as_deref());
-    own.flat_map(crate::mesh::OwnTls::secrets)
-        .map(str::to_owned)
+    let shown = clusters.iter().filter_map(|cluster| {
+        let how = cluster.origination.as_deref()?;
+        how.secret()
+    });
+    let own = own.flat_map(crate::mesh::OwnTls::secrets);
+    own.chain(shown).map(str::to_owned).collect()
 }
 
 /// Any view that a world could give.
@@ -257,8 +261,9 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
         vec(credential::secret(), 1..3),
     )
         .prop_map(|(listeners, routes, clusters, endpoints, secrets)| View {
-            // What no listener names is sent to nobody.
-            secrets: named(&listeners)
+            // What nothing names is sent to nobody.
+            secrets: named(&listeners, &clusters)
+                .into_iter()
                 .zip(secrets.into_iter().map(Arc::new).cycle())
                 .collect(),
             listeners: listeners

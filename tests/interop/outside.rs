@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use meshctl::mesh::origination::{
-    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify,
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
 };
 use meshctl::rt::Tasks;
 
@@ -120,10 +120,10 @@ async fn envoy_begins_tls_by_our_configuration() {
             revoked: None,
             names: Named::Asked,
         }),
-        certificate: Some(KeyPair {
+        certificate: Some(Shown::Pair(KeyPair {
             chain: file("client.pem"),
             key: file("client.key"),
-        }),
+        })),
     };
     let mut served = view(at, &[("outside", 1, &[to])]);
     let of_all = |name: &str| {

@@ -98,7 +98,7 @@ impl World {
             }
         }
         if self.secures(node) {
-            backend_tls::secure(&self.config, &mut view);
+            backend_tls::secure(&self.config, node, &mut view);
         }
         view
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::mesh::Secret;
 use crate::mesh::balancing::LocalityBalancing;
 use crate::mesh::cluster::Thresholds;
 use crate::mesh::route::Priority;
@@ -163,9 +164,10 @@ impl EndpointEntry {
 }
 
 impl ClusterTable {
-    /// A cluster with its endpoints; `before` itself when nothing changed.
+    /// A cluster with its endpoints, and the text of the secret that it names; `before` itself when
+    /// nothing changed.
     pub(crate) fn build(
-        config: &Arc<Cluster>,
+        (config, secret): (&Arc<Cluster>, Option<&Arc<Secret>>),
         assignment: Option<&Arc<Assignment>>,
         before: Option<&Arc<Self>>,
         (registry, surroundings, home): (&Registry, &Arc<Surroundings>, Option<&Arc<Home>>),
@@ -177,6 +179,7 @@ impl ClusterTable {
             && same_config
             && old.assignment.as_ref() == assignment
             && old.endpoints.home.as_ref() == home
+            && old.originator.as_ref().is_none_or(|own| own.has(secret))
             && !old.has_lost()
         {
             return Arc::clone(old);
@@ -218,7 +221,8 @@ impl ClusterTable {
         let originator = config.origination.as_ref().map(|how| {
             let old = before.filter(|old| old.config.origination == config.origination);
             let old = old.and_then(|old| old.originator.as_ref());
-            old.map_or_else(|| Originator::new(how), Arc::clone)
+            old.filter(|old| old.has(secret))
+                .map_or_else(|| Originator::new(how, secret.cloned()), Arc::clone)
         });
         await_checks(&set, config.health_check.is_some(), known);
         set.begin(known);
@@ -517,7 +521,7 @@ mod tests {
         let mut last = endpoint(3, 1);
         last.priority = 2;
         let table = ClusterTable::build(
-            &Arc::new(cluster("c")),
+            (&Arc::new(cluster("c")), None),
             Some(&Arc::new(Assignment::new(vec![last, next, sick]))),
             None,
             (&Registry::new(""), &Arc::default(), None),
@@ -554,8 +558,8 @@ mod tests {
         let one = Arc::new(Assignment::new(vec![endpoint(2, 1)]));
         let config = Arc::new(cluster("c"));
         let with = (&registry, &Arc::default(), None);
-        let first = ClusterTable::build(&config, Some(&both), None, with);
-        ClusterTable::build(&config, Some(&one), Some(&first), with);
+        let first = ClusterTable::build((&config, None), Some(&both), None, with);
+        ClusterTable::build((&config, None), Some(&one), Some(&first), with);
         let gone = |at: usize| first.endpoints.entries[at].state.health.holds(Why::Gone);
         assert!(gone(0) && !gone(1));
     }
@@ -565,10 +569,20 @@ mod tests {
         let assignment = Arc::new(Assignment::new(vec![endpoint(1, 1)]));
         let registry = Registry::new("");
         let with = (&registry, &Arc::default(), None);
-        let first = ClusterTable::build(&Arc::new(cluster("c")), Some(&assignment), None, with);
+        let first = ClusterTable::build(
+            (&Arc::new(cluster("c")), None),
+            Some(&assignment),
+            None,
+            with,
+        );
         let mut changed = cluster("c");
         changed.protocol = crate::mesh::cluster::UpstreamProtocol::Http2;
-        let second = ClusterTable::build(&Arc::new(changed), Some(&assignment), Some(&first), with);
+        let second = ClusterTable::build(
+            (&Arc::new(changed), None),
+            Some(&assignment),
+            Some(&first),
+            with,
+        );
         assert_ne!(
             first.endpoints.entries[0].state.id,
             second.endpoints.entries[0].state.id

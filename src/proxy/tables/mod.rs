@@ -120,7 +120,9 @@ impl Tables {
                 let assignment = view.endpoints.get(&config.name);
                 let old = before.named_cluster(&config.name);
                 let with = (registry, surroundings, home.as_ref());
-                ClusterTable::build(config, assignment, old, with)
+                let how = config.origination.as_deref();
+                let secret = how.and_then(|how| view.secrets.get(how.secret()?));
+                ClusterTable::build((config, secret), assignment, old, with)
             })
             .collect();
         for old in &before.clusters {
@@ -286,7 +288,7 @@ pub(crate) mod testing {
     pub(crate) fn table(config: Cluster, count: u16) -> Arc<ClusterTable> {
         let endpoints = (0..count).map(|port| endpoint(port, 1)).collect();
         ClusterTable::build(
-            &Arc::new(config),
+            (&Arc::new(config), None),
             Some(&Arc::new(Assignment::new(endpoints))),
             None,
             (&Registry::new(""), &Arc::default(), None),
@@ -304,7 +306,7 @@ pub(crate) mod testing {
     /// The endpoints of one cluster.
     pub(crate) fn set(cluster: Cluster, assignment: Assignment) -> Arc<EndpointSet> {
         let table = ClusterTable::build(
-            &Arc::new(cluster),
+            (&Arc::new(cluster), None),
             Some(&Arc::new(assignment)),
             None,
             (&Registry::new(""), &Arc::default(), None),

@@ -1,7 +1,9 @@
 //! `tls` of a DestinationRule's policy.
 
 use crate::mesh::SpiffeId;
-use crate::mesh::origination::{Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify};
+use crate::mesh::origination::{
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
+};
 use crate::mesh::world::TlsPolicy;
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
@@ -119,7 +121,7 @@ fn originate(value: &Value<'_>, fields: &Fields<'_>, mutual: bool, code: &str) -
     Origination {
         asks: sni.map_or(Asks::Requested, Asks::Name),
         verify,
-        certificate,
+        certificate: certificate.map(Shown::Pair),
     }
 }
 

@@ -5,16 +5,19 @@
 
 use std::collections::BTreeMap;
 
+mod endpoint_slice;
 mod pod;
 mod service;
 mod workload;
 
+pub use endpoint_slice::{EndpointSlice, SliceEndpoint};
 pub use pod::{
     Container, ContainerPort, EnvValue, EnvVar, Pod, PodSpec, PodTemplate, Probe, ProbeAction,
 };
 pub use service::{ClusterIp, Port, Service};
 pub use workload::Workload;
 
+pub(super) use endpoint_slice::{SERVICE_NAME, endpoint_slice};
 pub(super) use pod::pod;
 pub(super) use service::{service, unique};
 pub(super) use workload::workload;

@@ -40,7 +40,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         services,
         destinations,
         authentication: authentication::lower(objects),
-        workloads: workloads::lower(objects),
+        workloads: workloads::lower(objects, &mut findings),
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
@@ -61,6 +61,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let lowered = gateway_api::lower(&around, &mut config.routes, &mut findings);
     config.listening = lowered.gateways;
     config.backend_security = lowered.backend_security;
+    config.grpc = lowered.grpc;
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

@@ -9,9 +9,8 @@ use crate::mesh::service::Resolution;
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
 use crate::resource::istio::ServiceEntry;
-use crate::resource::kube::{ClusterIp, Service as Written};
+use crate::resource::kube::{ClusterIp, SERVICE_NAME, Service as Written};
 use crate::resource::object::{Kind, Object, Objects};
-use crate::resource::running::SERVICE_NAME;
 
 pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services {
     let written = of_kind(objects, |kind| match kind {

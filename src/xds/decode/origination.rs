@@ -2,13 +2,13 @@
 //!
 //! What is not said to be believed is refused, unless somebody said that anybody is. Istio names files
 //! as if they were secrets of its agent, `file-root:PATH` and `file-cert:CHAIN~KEY`; these are read as
-//! the files they are.
+//! the files they are. Any other name is that of a secret of the control plane.
 
 use super::super::pb::{core, matcher, sockets, upstream};
-use super::Fault;
 use super::fields::Fields;
+use super::{Fault, server_tls};
 use crate::mesh::origination::{
-    Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Verify,
+    Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
 };
 
 /// For the page of what is supported.
@@ -135,7 +135,7 @@ pub(super) fn decode(
 fn certificate(
     common: &sockets::CommonTlsContext,
     ignored: &mut Vec<String>,
-) -> Result<Option<KeyPair>, Fault> {
+) -> Result<Option<Shown>, Fault> {
     let unsupported = |field: &str| Fault::Unsupported {
         message: COMMON.message,
         field: field.to_owned(),
@@ -155,20 +155,19 @@ fn certificate(
                     "tls_certificates with a private_key that is no file",
                 ));
             }
-            Ok(Some(KeyPair { chain, key }))
+            Ok(Some(Shown::Pair(KeyPair { chain, key })))
         }
         ([], [secret]) => {
-            let pair = secret.name.strip_prefix(FILE_CERT);
-            let (chain, key) = pair.and_then(|pair| pair.split_once('~')).ok_or_else(|| {
-                unsupported(&format!(
-                    "certificate {:?} (only files are known)",
-                    secret.name
-                ))
-            })?;
-            Ok(Some(KeyPair {
+            let Some(pair) = secret.name.strip_prefix(FILE_CERT) else {
+                return server_tls::named(secret).map(|name| Some(Shown::Secret(name)));
+            };
+            let (chain, key) = pair
+                .split_once('~')
+                .ok_or_else(|| unsupported(&format!("certificate {:?}", secret.name)))?;
+            Ok(Some(Shown::Pair(KeyPair {
                 chain: Pem::File(chain.to_owned()),
                 key: Pem::File(key.to_owned()),
-            }))
+            })))
         }
         _ => Err(unsupported("several certificates")),
     }

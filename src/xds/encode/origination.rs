@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::super::pb::{any, core, matcher, sockets};
+use super::super::pb::{ads, any, core, matcher, sockets};
 use super::mtls;
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::origination::{
-    Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Verify,
+    Asks, KeyPair, NameKind, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
 };
 use crate::mesh::{Client, Cluster};
 
@@ -56,7 +56,11 @@ pub(super) fn socket(
                 tls_maximum_protocol_version: sockets::tls_parameters::TlsProtocol::TlSv13.into(),
                 ..Default::default()
             }),
-            tls_certificates: from.certificate.iter().map(certificate).collect(),
+            tls_certificates: match &from.certificate {
+                Some(Shown::Pair(pair)) => vec![certificate(pair)],
+                Some(Shown::Secret(_)) | None => Vec::new(),
+            },
+            tls_certificate_sds_secret_configs: from.secret().map(secret).into_iter().collect(),
             alpn_protocols: alpn(protocol, bytes_only),
             validation_context_type: Some(Type::ValidationContext(validation)),
             ..Default::default()
@@ -78,6 +82,13 @@ fn alpn(protocol: UpstreamProtocol, bytes_only: bool) -> Vec<String> {
         UpstreamProtocol::Downstream => &[],
     };
     names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn secret(name: &str) -> sockets::SdsSecretConfig {
+    sockets::SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(ads()),
+    }
 }
 
 fn certificate(from: &KeyPair) -> sockets::TlsCertificate {

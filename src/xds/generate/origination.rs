@@ -5,7 +5,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::mesh::origination::{Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify};
+use crate::mesh::origination::{
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
+};
 
 fn file() -> impl Strategy<Value = Pem> {
     "/[a-z]{1,6}[.]pem".prop_map(Pem::File)
@@ -44,8 +46,10 @@ pub(super) fn origination() -> impl Strategy<Value = Origination> {
         revoked,
         names,
     });
-    let pair = (pem(), file()).prop_map(|(chain, key)| KeyPair { chain, key });
-    (asks, option::of(verify), option::of(pair)).prop_map(|(asks, mut verify, certificate)| {
+    let pair = (pem(), file()).prop_map(|(chain, key)| Shown::Pair(KeyPair { chain, key }));
+    let secret = "[a-z]{1,6}".prop_map(|name| Shown::Secret(format!("kubernetes://own/{name}")));
+    let shown = prop_oneof![pair, secret];
+    (asks, option::of(verify), option::of(shown)).prop_map(|(asks, mut verify, certificate)| {
         // Nobody can be held to a name that was not asked for.
         if asks != Asks::Requested
             && let Some(verify) = &mut verify

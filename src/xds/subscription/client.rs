@@ -272,8 +272,14 @@ impl DeltaClient {
                 })
                 .collect(),
             Kind::Secret => held(Kind::Listener)
+                .chain(held(Kind::Cluster))
                 .flat_map(|(_, (_, item))| match item {
                     Item::Listener(listener, _) => secrets(listener).map(str::to_owned).collect(),
+                    Item::Cluster(cluster, _) => {
+                        let how = cluster.origination.iter();
+                        how.filter_map(|how| how.secret().map(str::to_owned))
+                            .collect()
+                    }
                     _ => Vec::new(),
                 })
                 .collect(),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use meshctl::mesh::View;
 use meshctl::mesh::cluster::UpstreamProtocol;
 use meshctl::mesh::origination::{
-    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Verify,
+    Asks, KeyPair, NameMatch, Named, Origination, Pem, Roots, Shown, Verify,
 };
 use meshctl::mesh::route::Action;
 use meshctl::proxy::{AccessLog, Options};
@@ -330,10 +330,10 @@ async fn files_may_come_late_and_change_and_until_then_nobody_is_called() {
     let ca = Ca::new("outside");
     let server = Server::start(&ca, vec![dns("*.example.com")], Some(&ca));
     let mut how = believing(&ca.file("ca.pem"), Named::Asked);
-    how.certificate = Some(KeyPair {
+    how.certificate = Some(Shown::Pair(KeyPair {
         chain: file(&ca.file("client.pem")),
         key: file(&ca.file("client.key")),
-    });
+    }));
     let stand = Stand::start(server.address, how.clone()).await;
     assert_eq!(stand.ask("a.example.com").await, 503);
     let reason = stand.reason().await;

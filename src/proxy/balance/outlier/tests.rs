@@ -255,7 +255,7 @@ fn what_outlived_its_policy_is_let_in_again() {
     let registry = crate::telemetry::Registry::new("");
     let rebuild = |config, before: &Arc<ClusterTable>| {
         ClusterTable::build(
-            &Arc::new(config),
+            (&Arc::new(config), None),
             Some(&assignment),
             Some(before),
             (&registry, &Arc::default(), None),
