@@ -36,6 +36,10 @@ const fn cluster(name: Name) -> Name {
 
 const CORE: &str = "";
 const APPS: &str = "apps";
+const EDGE: &str = "networking.k8s.io";
+const SPLITS: &str = "split.smi-spec.io";
+const SPECS: &str = "specs.smi-spec.io";
+const LINKERD: &str = "linkerd.io";
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 const GATEWAYS: &str = crate::resource::gateway_api::GROUP;
@@ -54,6 +58,8 @@ const NAMES: &[Name] = &[
     name("ConfigMap", "configmaps", &["cm"], CORE),
     name("Secret", "secrets", &[], CORE),
     name("EndpointSlice", "endpointslices", &[], "discovery.k8s.io"),
+    name("Ingress", "ingresses", &["ing"], EDGE),
+    cluster(name("IngressClass", "ingressclasses", &[], EDGE)),
     name("VirtualService", "virtualservices", &["vs"], NETWORKING),
     name("DestinationRule", "destinationrules", &["dr"], NETWORKING),
     name("ServiceEntry", "serviceentries", &["se"], NETWORKING),
@@ -61,6 +67,7 @@ const NAMES: &[Name] = &[
     name("Sidecar", "sidecars", &[], NETWORKING),
     name("WorkloadEntry", "workloadentries", &["we"], NETWORKING),
     name("WorkloadGroup", "workloadgroups", &["wg"], NETWORKING),
+    name("ProxyConfig", "proxyconfigs", &[], NETWORKING),
     name(
         "PeerAuthentication",
         "peerauthentications",
@@ -89,6 +96,9 @@ const NAMES: &[Name] = &[
     name("CompressionPolicy", "compressionpolicies", &[], POLICIES),
     name("FaultInjection", "faultinjections", &[], POLICIES),
     name("HeaderPolicy", "headerpolicies", &[], POLICIES),
+    name("TrafficSplit", "trafficsplits", &["ts"], SPLITS),
+    name("HTTPRouteGroup", "httproutegroups", &["htr"], SPECS),
+    name("ServiceProfile", "serviceprofiles", &["sp"], LINKERD),
 ];
 
 impl Name {

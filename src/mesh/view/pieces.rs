@@ -56,6 +56,7 @@ impl Pieces<'_> {
             outbound::add(known.as_ref().unwrap_or(config), &self.node, &mut view);
             faults::inject(&config.faults, &mut view);
         }
+        self.shape(&mut view);
         view
     }
 
@@ -75,6 +76,14 @@ impl Pieces<'_> {
                 None => inbound::add(self.world, &self.node, false, &mut view),
             },
         }
+        self.shape(&mut view);
         view
+    }
+
+    /// Gives listeners what holds for the whole mesh.
+    fn shape(&self, view: &mut View) {
+        for listener in view.listeners.values_mut() {
+            self.world.config.baseline.shape(listener);
+        }
     }
 }

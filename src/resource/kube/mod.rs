@@ -5,12 +5,19 @@
 
 use std::collections::BTreeMap;
 
+use super::istio::MeshConfig;
+
 mod endpoint_slice;
+mod ingress;
 mod pod;
 mod service;
 mod workload;
 
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint};
+pub use ingress::{
+    BackendPort, ClassParameters, Ingress, IngressBackend, IngressClass, IngressPath, IngressRule,
+    IngressTls, PathType,
+};
 pub use pod::{
     Container, ContainerPort, EnvValue, EnvVar, Pod, PodSpec, PodTemplate, Probe, ProbeAction,
 };
@@ -18,6 +25,7 @@ pub use service::{ClusterIp, Port, Service};
 pub use workload::Workload;
 
 pub(super) use endpoint_slice::{SERVICE_NAME, endpoint_slice};
+pub(super) use ingress::{ingress, ingress_class};
 pub(super) use pod::pod;
 pub(super) use service::{service, unique};
 pub(super) use workload::workload;
@@ -31,4 +39,6 @@ pub struct Namespace {}
 pub struct ConfigMap {
     /// By key.
     pub data: BTreeMap<String, String>,
+    /// Istio's MeshConfig, in the ConfigMap that has it.
+    pub mesh: Option<Box<MeshConfig>>,
 }
