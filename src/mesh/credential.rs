@@ -49,9 +49,12 @@ pub enum CertificateSource {
 pub struct ClientTrust {
     /// Who must have signed it.
     pub roots: RootsSource,
-    /// Callers without one are served too; a bad one is refused all the same.
+    /// Callers without one are served too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// Callers with a bad one are served too, as if they had shown none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unverified: bool,
     /// DNS names and URIs of which it must carry one; any when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,

@@ -25,6 +25,9 @@ pub struct Gateway {
     pub selector: BTreeMap<String, String>,
     /// Only proxies of its own namespace serve it (Gateway API).
     pub local: bool,
+    /// Namespace and name of the Secret that backends are shown where a policy says that they are spoken
+    /// to in TLS (Gateway API).
+    pub client_certificate: Option<(String, String)>,
     /// In order; of two that claim one host at one port the first has it.
     pub servers: Vec<Server>,
     /// The object.

@@ -49,6 +49,8 @@ pub struct Config {
     pub listening: BTreeMap<GatewayName, Arc<Gateway>>,
     /// How gateways speak to ports of services that have a policy of their own.
     pub backend_security: BackendSecurity,
+    /// Ports of services that calls of gRPC are routed to at Gateways (GRPCRoute).
+    pub grpc: BTreeSet<(Hostname, u16)>,
     /// What gateways can show, by namespace and name of the Secret.
     pub credentials: BTreeMap<(String, String), Arc<Credential>>,
     /// How services are called.
@@ -78,6 +80,7 @@ impl Default for Config {
             bound: BTreeMap::new(),
             listening: BTreeMap::new(),
             backend_security: BackendSecurity::new(),
+            grpc: BTreeSet::new(),
             credentials: BTreeMap::new(),
             routes: BTreeMap::new(),
             destinations: Destinations::default(),

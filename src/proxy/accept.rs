@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::mesh::listener::{HttpCodec, ServerTls, TcpOptions};
 use crate::net;
+use crate::rt::Wall;
 use crate::telemetry::{PeerId, PeerLabels};
 
 use super::buffer::Buffer;
@@ -166,7 +167,7 @@ async fn open(
         stream = Box::pin(accepting).await?;
         first_bytes = Buffer::default();
         first = None;
-        trust(&worker, &live, &stream, &mut conn, config.own.is_some());
+        trust(&worker, &live, &stream, &mut conn, chain);
     }
     let from = (stream, first_bytes, first);
     let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
@@ -198,7 +199,7 @@ async fn handshake(
             tracing::debug!(remote = %conn.remote, "TLS caller refused: no certificate");
             return None;
         };
-        Arc::clone(server)
+        Arc::clone(&server.config)
     } else {
         let Some(identity) = &live.identity else {
             tracing::debug!(remote = %conn.remote, "mTLS caller refused: no identity yet");
@@ -226,18 +227,18 @@ async fn handshake(
     }
 }
 
-/// Takes the caller's identity from a finished handshake. Of a caller from outside the mesh (`own`) only
-/// what its certificate says is told on: it is no principal, whatever names are in it.
-fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, own: bool) {
+/// Takes the caller's identity from a finished handshake. Of a caller from outside the mesh only what its
+/// certificate says is told on, where it stands the test: it is no principal, whatever names are in it.
+fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chain: &ChainTable) {
     let Stream::Server(tls) = stream else { return };
     conn.tls = true;
-    if own {
-        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    if let Some(own) = &by_chain.own {
+        let chain = own.verified(chain, &Wall::System);
         conn.client_cert = tls::stranger(chain, conn.http().options.client_cert.details);
         return;
     }
     let by = live.identity.as_ref().map_or("", |identity| &identity.id);
-    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     if let Some((principal, header)) =
         tls::caller(chain, by, conn.http().options.client_cert.details)
     {

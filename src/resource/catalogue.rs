@@ -66,6 +66,9 @@ const IMPORTED: [(&str, &str, &[&str]); 3] = [
     ("ServiceProfile", "linkerd.io", &["v1alpha1", "v1alpha2"]),
 ];
 
+/// The one kind that says what runs and is written down too.
+const ENDPOINT_SLICE: (&str, &str) = ("EndpointSlice", "discovery.k8s.io");
+
 /// Kinds of the Gateway API: as they are written, as they are filed, whether they live in a namespace.
 const GATEWAY_API: [(&str, &str, bool); 8] = [
     ("GatewayClass", "GatewayClass", false),
@@ -89,7 +92,7 @@ const OWN: [&str; 4] = [
 const POLICY: &str = "policy.meshctl.dev";
 
 /// Kinds of clusters that a mesh has no use for.
-const UNUSED: [(&str, &str); 26] = [
+const UNUSED: [(&str, &str); 25] = [
     ("Event", ""),
     ("Node", ""),
     ("Endpoints", ""),
@@ -98,7 +101,6 @@ const UNUSED: [(&str, &str); 26] = [
     ("LimitRange", ""),
     ("ResourceQuota", ""),
     ("ReplicationController", ""),
-    ("EndpointSlice", "discovery.k8s.io"),
     ("Job", "batch"),
     ("CronJob", "batch"),
     ("HorizontalPodAutoscaler", "autoscaling"),
@@ -255,6 +257,9 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
             _ => Standing::Unknown("write apiVersion: apps/v1".to_owned()),
         };
     }
+    if (kind, group) == ENDPOINT_SLICE {
+        return version_of(&["v1"], ENDPOINT_SLICE.0, true);
+    }
     let edge = INGRESS.iter().find(|(known, _)| *known == kind);
     if let Some((known, namespaced)) = edge
         && matches!(group, "networking.k8s.io" | "extensions")
@@ -330,6 +335,7 @@ fn unknown(api_version: &str, kind: &str) -> String {
         .iter()
         .map(|(kind, ..)| (*kind, format!("{GROUP}/v1")));
     let own = OWN.iter().map(|kind| (*kind, format!("{POLICY}/v1alpha1")));
+    let slices = (ENDPOINT_SLICE.0, format!("{}/v1", ENDPOINT_SLICE.1));
     let edge = INGRESS
         .iter()
         .map(|(kind, _)| (*kind, "networking.k8s.io/v1".to_owned()));
@@ -344,6 +350,7 @@ fn unknown(api_version: &str, kind: &str) -> String {
         .chain(istio)
         .chain(gateways)
         .chain(own)
+        .chain([slices])
         .collect();
     if let Some((_, version)) = known.iter().find(|(name, _)| *name == kind) {
         return format!("{kind} is of apiVersion {version}; did you mean that?");

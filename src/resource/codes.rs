@@ -33,6 +33,12 @@ pub const NOT_ATTACHED: &str = "MSH0304";
 pub const LISTENER_INVALID: &str = "MSH0305";
 /// Rules that others stand before.
 pub const OVERRIDDEN: &str = "MSH0306";
+/// A Gateway or a GatewayClass that asks for what there is none of here.
+pub const NOT_ACCEPTED: &str = "MSH0310";
+/// An address that none of the proxies of a Gateway has.
+pub const ADDRESS_NOT_USABLE: &str = "MSH0311";
+/// Callers of a listener need no good certificate.
+pub const INSECURE_CALLERS: &str = "MSH0312";
 /// Targets of one rule for bytes that forward proxies are asked for in several ways.
 pub const UNEQUAL_TUNNELS: &str = "MSH0330";
 /// A Secret for calls that only gateways have.
@@ -375,6 +381,27 @@ pub const ALL: &[Code] = &[
         "CredentialOfGateways",
         "a rule whose Secret gateways have and sidecars do not, which call without its TLS",
         "Let sidecars call through a gateway, or choose those that have the Secret by workloadSelector.",
+    ),
+    code(
+        Severity::Warning,
+        NOT_ACCEPTED,
+        "GatewayNotAccepted",
+        "a Gateway or a GatewayClass that asks for what there is none of here, and so is not served",
+        "Remove what the finding names.",
+    ),
+    code(
+        Severity::Warning,
+        ADDRESS_NOT_USABLE,
+        "AddressNotUsable",
+        "a Gateway asks for an address that none of its proxies has",
+        "Start a proxy for it there: `meshctl proxy --gateway NAME --address ADDRESS`, or remove the address.",
+    ),
+    code(
+        Severity::Warning,
+        INSECURE_CALLERS,
+        "InsecureCallers",
+        "callers of a listener are let in without a certificate that is good",
+        "Write mode: AllowValidOnly once every caller has one.",
     ),
     code(
         Severity::Warning,

@@ -35,5 +35,5 @@ pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_value, parse};
 pub use running::Running;
-pub use status::{Statuses, has_status};
+pub use status::{FEATURES as GATEWAY_FEATURES, Statuses, has_status};
 pub(crate) use suggest::nearest;

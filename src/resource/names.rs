@@ -57,6 +57,7 @@ const NAMES: &[Name] = &[
     name("ServiceAccount", "serviceaccounts", &["sa"], CORE),
     name("ConfigMap", "configmaps", &["cm"], CORE),
     name("Secret", "secrets", &[], CORE),
+    name("EndpointSlice", "endpointslices", &[], "discovery.k8s.io"),
     name("Ingress", "ingresses", &["ing"], EDGE),
     cluster(name("IngressClass", "ingressclasses", &[], EDGE)),
     name("VirtualService", "virtualservices", &["vs"], NETWORKING),

@@ -11,7 +11,9 @@ use super::istio::{
     DestinationRule, Gateway, PeerAuthentication, ProxyConfig, ServiceEntry, Sidecar,
     VirtualService, WorkloadEntry, WorkloadGroup,
 };
-use super::kube::{ConfigMap, Ingress, IngressClass, Namespace, Pod, Service, Workload};
+use super::kube::{
+    ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
+};
 use super::linkerd::ServiceProfile;
 use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
 use super::smi::{HttpRouteGroup, TrafficSplit};
@@ -94,6 +96,8 @@ pub enum Kind {
     ConfigMap(ConfigMap),
     /// `v1`; kept, not looked into.
     Secret,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice(EndpointSlice),
     /// `networking.k8s.io`.
     Ingress(Ingress),
     /// `networking.k8s.io`.

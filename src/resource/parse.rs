@@ -410,6 +410,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
             fields.accept(&["data", "stringData", "type", "immutable"]);
             Kind::Secret
         }
+        "EndpointSlice" => Kind::EndpointSlice(kinds::endpoint_slice(fields, metadata)),
         "Ingress" => Kind::Ingress(kinds::ingress(fields, old)),
         "IngressClass" => Kind::IngressClass(kinds::ingress_class(fields)),
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),

@@ -59,7 +59,7 @@ pub use csr::Request;
 pub use issuer::{Authority, Issued};
 pub use join::JoinToken;
 pub use material::Material;
-pub use own::own_server_config;
+pub use own::{OwnServer, own_server_config};
 pub use verify::{explain, is_stranger, peer_id};
 
 /// Namespace of the control plane's own identity.

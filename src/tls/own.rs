@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use rustls::crypto::CryptoProvider;
@@ -33,13 +34,43 @@ const SUITES: [CipherSuite; CIPHER_SUITES.len()] = [
     CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
+/// The server's side for callers from outside.
+#[derive(Debug)]
+pub struct OwnServer {
+    /// What handshakes are made with.
+    pub config: Arc<ServerConfig>,
+    /// Whom callers are held against, where also those are let in who do not stand it.
+    fallback: Option<Arc<Callers>>,
+}
+
+impl OwnServer {
+    /// What of a caller's `chain` may be believed after a handshake: all, or nothing.
+    ///
+    /// Where bad certificates are let in, a handshake says nothing of one, and neither does a session
+    /// that was resumed, so it is held against the roots here.
+    pub fn verified<'c>(
+        &self,
+        chain: &'c [CertificateDer<'c>],
+        wall: &Wall,
+    ) -> &'c [CertificateDer<'c>] {
+        let Some(callers) = &self.fallback else {
+            return chain;
+        };
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(wall.millis()));
+        match chain.split_first() {
+            Some((leaf, rest)) if callers.judge(leaf, rest, now).is_ok() => chain,
+            _ => &[],
+        }
+    }
+}
+
 /// What a listener shows and asks for as `own` says, with the texts that `secret` finds by name. One
 /// that is missing is an error: there is nothing to fall back to.
 pub fn own_server_config(
     own: &OwnTls,
     alpn: &[String],
     secret: impl Fn(&str) -> Option<Arc<Secret>>,
-) -> Result<Arc<ServerConfig>, Error> {
+) -> Result<OwnServer, Error> {
     let provider = limited(own)?;
     let mut keys = Vec::with_capacity(own.certificates.len());
     for source in &own.certificates {
@@ -53,14 +84,17 @@ pub fn own_server_config(
     }
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions(own))?;
+    let mut fallback = None;
     let builder = match &own.clients {
         None => builder.with_no_client_auth(),
         Some(clients) => {
             let name = clients.roots.name();
             match secret(&name).as_deref() {
-                Some(Secret::Roots { certificates, crl }) => builder.with_client_cert_verifier(
-                    Arc::new(Callers::new(clients, certificates, crl, &provider)?),
-                ),
+                Some(Secret::Roots { certificates, crl }) => {
+                    let callers = Arc::new(Callers::new(clients, certificates, crl, &provider)?);
+                    fallback = clients.unverified.then(|| Arc::clone(&callers));
+                    builder.with_client_cert_verifier(callers)
+                }
                 _ => return Err(absent(&name)),
             }
         }
@@ -70,7 +104,10 @@ pub fn own_server_config(
     config.ignore_client_order = true;
     config.ticketer = Arc::new(ShortTickets::new(LONGEST, Wall::System)?);
     config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(OwnServer {
+        config: Arc::new(config),
+        fallback,
+    })
 }
 
 fn absent(name: &str) -> Error {
@@ -273,6 +310,18 @@ impl Callers {
         })
     }
 
+    /// Holds a certificate against the roots, and against names and hashes.
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.chains.verify_client_cert(leaf, intermediates, now)?;
+        self.lets_in(leaf)?;
+        Ok(verified)
+    }
+
     fn lets_in(&self, leaf: &CertificateDer<'_>) -> Result<(), Refusal> {
         let trust = &self.trust;
         if !trust.names.is_empty() {
@@ -330,9 +379,12 @@ impl ClientCertVerifier for Callers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.chains.verify_client_cert(leaf, intermediates, now)?;
-        self.lets_in(leaf)?;
-        Ok(verified)
+        // That the caller has the key is checked all the same, so a certificate that is found good
+        // afterwards is the caller's own.
+        if self.trust.unverified {
+            return Ok(ClientCertVerified::assertion());
+        }
+        self.judge(leaf, intermediates, now)
     }
 
     fn verify_tls12_signature(

@@ -14,6 +14,9 @@ pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// What [`MESHCTL`] metadata of a cluster says about ejection by mean response time.
 pub(crate) const RESPONSE_TIME: &str = "outlierResponseTime";
 
+/// What [`MESHCTL`] metadata of a route says of the least wait before another try.
+pub(crate) const RETRY_MIN_INTERVAL: &str = "retryMinInterval";
+
 /// Key and expression of the caller's proven identity, among the values of a rate limit.
 pub(crate) const SOURCE_PRINCIPAL: (&str, &str) =
     ("source_principal", "connection.uri_san_peer_certificate");

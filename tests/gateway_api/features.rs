@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use meshctl::resource::GATEWAY_FEATURES;
+
 use crate::table::{GROUPS, How, Test};
 
 /// Whether a feature must be there in a profile that has it.
@@ -102,10 +104,10 @@ fn decides_on(test: &Test) -> Vec<&'static str> {
         let features = test.features.iter().copied();
         features.filter(|feature| wanted(feature)).collect()
     };
-    // What fails for want of UDP says nothing of the rest.
-    let udp = of(&|feature| feature == "UDPRoute");
-    if !udp.is_empty() {
-        return udp;
+    // What is for something that is not claimed says nothing of the rest.
+    let unclaimed = of(&|feature| !GATEWAY_FEATURES.contains(&feature));
+    if !unclaimed.is_empty() {
+        return unclaimed;
     }
     let extended = of(&|feature| level(feature) == Level::Extended);
     if !extended.is_empty() {
@@ -126,6 +128,39 @@ fn is_for_others(test: &Test) -> bool {
 
 fn all() -> impl Iterator<Item = &'static Test> {
     GROUPS.iter().flat_map(|(_, tests)| *tests)
+}
+
+/// What the status of a class claims that it should not, and what it could claim.
+pub(crate) fn wrong_claims() -> Vec<String> {
+    let claimed = |feature: &&str| GATEWAY_FEATURES.contains(feature);
+    let mut wrong = Vec::new();
+    let passes = |test: &Test| matches!(test.how, How::Runs(_));
+    for test in all().filter(|test| !is_for_others(test) && !passes(test)) {
+        if test.features.iter().all(|feature| claimed(&feature)) {
+            wrong.push(format!(
+                "{} does not pass: one of {:?} is claimed too much",
+                test.name, test.features
+            ));
+        }
+    }
+    for (name, _) in FEATURES.iter().filter(|(name, _)| !claimed(&name)) {
+        // With it, something would be asked that fails.
+        let only = |test: &Test| {
+            let mut others = test.features.iter().filter(|feature| *feature != name);
+            test.features.contains(name) && others.all(|feature| claimed(&feature))
+        };
+        if !all().any(|test| only(test) && !passes(test)) {
+            wrong.push(format!("{name} could be claimed"));
+        }
+    }
+    let known = |feature: &&&str| !FEATURES.iter().any(|(name, _)| name == *feature);
+    wrong.extend(
+        GATEWAY_FEATURES
+            .iter()
+            .filter(known)
+            .map(|name| format!("{name} is no feature")),
+    );
+    wrong
 }
 
 /// `docs/gateway-api.md`.

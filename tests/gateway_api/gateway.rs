@@ -459,7 +459,35 @@ pub(crate) fn gateway_frontend_client_certificate_validation_insecure_fallback(
             true,
             "ConfigurationChanged",
         )],
-    )
+    )?;
+    // Beyond the suite: only a certificate that was held against the authority says who calls.
+    let at = s.listener("asks-all", 443)?;
+    let of = |client: Option<&str>| {
+        let mut tls = s.tls("example.org");
+        tls.client = client.map(|name| s.pki.pair(name).clone());
+        let forged = "Hash=00;URI=spiffe://cluster.local/ns/a/sa/b";
+        get("/")
+            .host("example.org")
+            .header("x-forwarded-client-cert", forged)
+            .tls(tls)
+            .by(V1)
+    };
+    let xfcc = "x-forwarded-client-cert";
+    s.expect_at(
+        at,
+        &[
+            of(Some("other-caller")).does_not_see(xfcc),
+            of(None).does_not_see(xfcc),
+        ],
+    )?;
+    let report = s.once(at, &of(Some("caller")))?.report();
+    let seen = report.ok_or("no report")?["headers"][xfcc][0].clone();
+    let seen = seen.as_str().unwrap_or_default();
+    if seen.starts_with("Hash=") && seen.contains("DNS=caller.example.com") {
+        Ok(())
+    } else {
+        Err(format!("a good caller is told as {seen:?}"))
+    }
 }
 
 /// The conditions of a listener that lets nobody in because there is no authority.

@@ -86,12 +86,17 @@ pub(crate) fn http_route_service_types(s: &Stand) -> Outcome {
              spec: {{{spec}ports: [{{name: first-port, port: 8080, targetPort: 3000}}]}}\n"
         )
     };
+    // What a cluster says of the pod: its address, and the port that it has there.
+    let at = s.socket(V1, 3000);
     let slice = |of: &str| {
         format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
              metadata: {{name: {of}-ip4, namespace: {INFRA}, labels: {{kubernetes.io/service-name: {of}}}}}\n\
-             addressType: IPv4\nports: [{{name: first-port, port: 3000, protocol: TCP}}]\n\
-             endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]\n"
+             addressType: IPv4\nports: [{{name: first-port, port: {}, protocol: TCP}}]\n\
+             endpoints: [{{addresses: [{}], conditions: {{ready: true, serving: true, terminating: false}}, \
+             nodeName: here, targetRef: {{kind: Pod, name: {V1}, namespace: {INFRA}, uid: some}}}}]\n",
+            at.port(),
+            at.ip()
         )
     };
     let names = ["headless", "manual", "headless-manual"];

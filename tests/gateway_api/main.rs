@@ -99,6 +99,12 @@ fn the_page_of_features_is_up_to_date() {
     }
 }
 
+/// Who asks a GatewayClass what is supported is told what passes, and all of it.
+#[test]
+fn a_class_claims_what_passes() {
+    assert_eq!(features::wrong_claims(), Vec::<String>::new());
+}
+
 macro_rules! groups {
     ($($name:ident)*) => {
         $(

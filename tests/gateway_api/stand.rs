@@ -44,6 +44,8 @@ pub(crate) struct Stand {
     dir: tempfile::TempDir,
     pub(crate) pki: Pki,
     apps: BTreeMap<(&'static str, String), Arc<App>>,
+    /// Where the ports of applications are, by namespace, name and number.
+    sockets: BTreeMap<(&'static str, String, u16), SocketAddr>,
     gateways: Mutex<BTreeMap<String, (Process, IpAddr)>>,
     sidecars: Mutex<BTreeMap<String, (Process, IpAddr)>>,
     _control_plane: Process,
@@ -84,6 +86,7 @@ impl Stand {
             dir,
             pki: Pki::new(),
             apps: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             gateways: Mutex::default(),
             sidecars: Mutex::default(),
             _control_plane: Process(child),
@@ -160,6 +163,7 @@ impl Stand {
             let tls = tls.then(|| ServerTls::new(self.pki.pair("backend"), None, alpn));
             let at = self.runtime.block_on(app.serve(*speaks, tls));
             args.push(format!("--port={port}={at}"));
+            self.sockets.insert((namespace, name.to_owned(), *port), at);
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.command(&args, None).unwrap();
@@ -180,6 +184,11 @@ impl Stand {
             "register", name, &service, &address, &port, "-q", "-n", INFRA,
         ];
         self.command(&args, None).map(drop)
+    }
+
+    /// Where a port of an application is.
+    pub(crate) fn socket(&self, name: &str, port: u16) -> SocketAddr {
+        self.sockets[&(INFRA, name.to_owned(), port)]
     }
 
     /// An application that runs.
@@ -468,12 +477,7 @@ impl Stand {
     /// An object with its status, as `meshctl get` shows it.
     pub(crate) fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Value, String> {
         let kind = qualified(kind);
-        // A name is looked up in a namespace, which a class has none of.
-        let args: &[&str] = match &*kind {
-            "GatewayClass" => &["get", "GatewayClass", "-o", "json"],
-            kind => &["get", kind, name, "-n", namespace, "-o", "json"],
-        };
-        let said = self.command(args, None)?;
+        let said = self.command(&["get", &kind, name, "-n", namespace, "-o", "json"], None)?;
         let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
         let mut list = said.as_array().cloned().unwrap_or_default();
         list.retain(|one| one["name"] == name);

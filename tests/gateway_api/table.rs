@@ -20,6 +20,7 @@ pub(crate) enum How {
     /// It passes.
     Runs(fn(&Stand) -> Outcome),
     /// It does not pass, because of this; when it does, the table is wrong.
+    #[allow(dead_code, reason = "none at present")]
     Fails(fn(&Stand) -> Outcome, &'static str),
     /// It is for what we do not do, because of this.
     Left(&'static str),
@@ -37,6 +38,7 @@ const fn runs(
     }
 }
 
+#[allow(dead_code, reason = "for the next that does not pass yet")]
 const fn fails(
     name: &'static str,
     features: &'static [&'static str],
@@ -77,18 +79,17 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                 &["Gateway"],
                 gateway::gateway_listener_unsupported_protocol,
             ),
-            fails(
+            runs(
                 "GatewayInvalidParametersRef",
                 &["Gateway"],
                 gateway::gateway_invalid_parameters_ref,
-                "a Gateway with parametersRef is refused when it is applied",
             ),
             runs(
                 "GatewayInvalidRouteKind",
                 &["Gateway"],
                 gateway::gateway_invalid_route_kind,
             ),
-            fails(
+            runs(
                 "GatewayInvalidTLSBackendConfiguration",
                 &[
                     "Gateway",
@@ -97,7 +98,6 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                     "BackendTLSPolicy",
                 ],
                 gateway::gateway_invalid_tls_backend_configuration,
-                "`spec.tls.backend` is refused: gateways show backends no certificate of their own",
             ),
             runs(
                 "GatewayInvalidTLSConfiguration",
@@ -144,13 +144,12 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                 &["Gateway", "ReferenceGrant"],
                 gateway::gateway_secret_reference_grant_specific,
             ),
-            fails(
+            runs(
                 "GatewayStaticAddresses",
                 &["Gateway", "GatewayStaticAddresses"],
                 gateway::gateway_static_addresses,
-                "a Gateway with an address of an unknown type is refused when it is applied",
             ),
-            fails(
+            runs(
                 "GatewayTLSBackendClientCertificate",
                 &[
                     "Gateway",
@@ -159,7 +158,6 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                     "BackendTLSPolicy",
                 ],
                 gateway::gateway_tls_backend_client_certificate,
-                "`spec.tls.backend` is refused: gateways show backends no certificate of their own",
             ),
             runs(
                 "GatewayWithAttachedRoutes",
@@ -171,7 +169,7 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                 &["Gateway", "GatewayPort8080", "HTTPRoute"],
                 gateway::gateway_with_attached_routes_with_port_8080,
             ),
-            fails(
+            runs(
                 "GatewayFrontendClientCertificateValidationInsecureFallback",
                 &[
                     "Gateway",
@@ -180,7 +178,6 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                     "GatewayFrontendClientCertificateValidationInsecureFallback",
                 ],
                 gateway::gateway_frontend_client_certificate_validation_insecure_fallback,
-                "`mode: AllowInsecureFallback` is refused: callers whose certificate is bad are not served",
             ),
             runs(
                 "GatewayFrontendClientCertificateValidation",
@@ -236,7 +233,7 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                 &["Gateway", "HTTPRoute"],
                 http_matching::http_route_hostname_intersection,
             ),
-            fails(
+            runs(
                 "HTTPRouteHTTPSListenerDetectMisdirectedRequests",
                 &[
                     "Gateway",
@@ -244,7 +241,6 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                     "HTTPRoute",
                 ],
                 http_matching::http_route_https_listener_detect_misdirected_requests,
-                "HTTP/2 of callers goes on as HTTP/2 to ports that do not say what they speak",
             ),
             runs(
                 "HTTPRouteHTTPSListener",
@@ -448,7 +444,7 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                 &["Gateway", "HTTPRoute"],
                 http_backends::http_route_no_backend_refs,
             ),
-            fails(
+            runs(
                 "HTTPRouteRetryConnectionError",
                 &[
                     "Gateway",
@@ -457,7 +453,6 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                     "HTTPRouteRetryConnectionError",
                 ],
                 http_backends::http_route_retry_connection_error,
-                "where connections break off, a request was tried more often than attempts says",
             ),
             runs(
                 "HTTPRouteRetryWithTimeouts",
@@ -476,11 +471,10 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
                 &["Gateway", "HTTPRoute", "HTTPRouteRetry"],
                 http_backends::http_route_retry,
             ),
-            fails(
+            runs(
                 "HTTPRouteServiceTypes",
                 &["Gateway", "HTTPRoute"],
                 http_backends::http_route_service_types,
-                "EndpointSlices are read from Kubernetes only, and not from manifests",
             ),
             runs(
                 "HTTPRouteTimeoutBackendRequest",

@@ -94,7 +94,7 @@ fn add_rule(rules: &mut Vec<Value>, matches: &[(String, String)]) -> usize {
     0
 }
 
-fn check(weights: &[(String, u32)]) -> Result<(), Problem> {
+pub(super) fn check(weights: &[(String, u32)]) -> Result<(), Problem> {
     let sum: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
     if weights.is_empty() || sum == 0 {
         return Err(Problem::new(
@@ -125,7 +125,7 @@ fn check(weights: &[(String, u32)]) -> Result<(), Problem> {
 }
 
 /// `header:NAME=VALUE` (or `header:NAME: VALUE`) as name and value.
-fn conditions(matches: &[String]) -> Result<Vec<(String, String)>, Problem> {
+pub(super) fn conditions(matches: &[String]) -> Result<Vec<(String, String)>, Problem> {
     matches
         .iter()
         .map(|condition| {
@@ -360,7 +360,7 @@ fn new_object(kind: &str, service: &Service) -> Value {
     })
 }
 
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -368,7 +368,11 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 }
 
 /// Edits the list `spec.NAME`, which is made when it is missing, and puts it back.
-fn edit_list<T>(object: &mut Value, name: &str, edit: impl FnOnce(&mut Vec<Value>) -> T) -> T {
+pub(super) fn edit_list<T>(
+    object: &mut Value,
+    name: &str,
+    edit: impl FnOnce(&mut Vec<Value>) -> T,
+) -> T {
     let spec = object.as_object_mut().map(|fields| {
         fields
             .entry("spec")

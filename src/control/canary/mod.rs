@@ -5,8 +5,10 @@
 //! are only made where none serves. Pure; storing and publishing is the index's.
 
 mod edit;
+mod routes;
 
 #[cfg(test)]
 mod tests;
 
 pub use edit::{Shift, current, shift};
+pub use routes::{current_of_routes, shift_routes, versions};

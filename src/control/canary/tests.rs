@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::versions as versions_of;
 use super::*;
+use crate::api::Problem;
 use crate::api::canary::CanarySet;
 use crate::mesh::{Hostname, Origin, Service};
 
@@ -219,4 +221,149 @@ fn what_cannot_work_is_refused_with_what_can() {
             .unwrap()
             .contains("header:")
     );
+}
+
+/// `reviews`, and the Services of two of its versions.
+fn services() -> Vec<Service> {
+    let labels = |labels: &[(&str, &str)]| {
+        let all = labels.iter();
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let named = |name: &str, selector| Service {
+        host: Hostname::service(name, "default"),
+        name: name.to_owned(),
+        ports: vec![crate::mesh::ServicePort {
+            name: "http".to_owned(),
+            port: 9080,
+            target: crate::mesh::service::TargetPort::Number(9080),
+            protocol: crate::mesh::Protocol::Http,
+        }],
+        selector,
+        ..reviews()
+    };
+    vec![
+        named("reviews", labels(&[("app", "reviews")])),
+        named(
+            "reviews-v1",
+            labels(&[("app", "reviews"), ("version", "v1")]),
+        ),
+        named(
+            "reviews-v2",
+            labels(&[("app", "reviews"), ("version", "v2")]),
+        ),
+        named(
+            "ratings-v1",
+            labels(&[("app", "ratings"), ("version", "v1")]),
+        ),
+    ]
+}
+
+fn http_route(parents: &Value, rules: &Value) -> Value {
+    json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": "split", "namespace": "default" },
+        "spec": { "parentRefs": parents, "rules": rules } })
+}
+
+fn shifted(routes: &[Value], request: &CanarySet) -> Result<Option<Shift>, Problem> {
+    let services = services();
+    let versions = versions_of(&services[0], services.iter());
+    shift_routes(&services[0], &versions, routes, request)
+}
+
+#[test]
+fn the_weights_of_a_route_are_those_of_its_backends() {
+    let backends = json!([
+        { "name": "reviews-v1", "port": 9080, "weight": 9, "filters": [] },
+        { "name": "reviews-v2", "port": 9080 }
+    ]);
+    let rules = json!([
+        { "matches": [{ "path": { "type": "Exact", "value": "/health" } }],
+          "backendRefs": [{ "name": "reviews-v1", "port": 9080 }] },
+        { "matches": [{ "path": { "value": "/" } }], "timeouts": { "request": "1s" },
+          "backendRefs": backends }
+    ]);
+    let inside = http_route(
+        &json!([{ "group": "", "kind": "Service", "name": "reviews" }]),
+        &rules,
+    );
+    // Also where requests come in at a Gateway.
+    let outside = http_route(&json!([{ "name": "edge" }]), &rules);
+    for route in [inside, outside] {
+        let ask = ask(&[("v1", 50), ("v2", 50)], &[]);
+        let shift = shifted(std::slice::from_ref(&route), &ask)
+            .unwrap()
+            .unwrap();
+        assert_eq!(shift.before, [("v1".to_owned(), 9), ("v2".to_owned(), 1)]);
+        assert_eq!(shift.objects.len(), 1);
+        let mut wanted = route.clone();
+        wanted["spec"]["rules"][1]["backendRefs"] = json!([
+            { "name": "reviews-v1", "port": 9080, "weight": 50, "filters": [] },
+            { "name": "reviews-v2", "port": 9080, "weight": 50 }
+        ]);
+        assert_eq!(shift.objects[0], wanted);
+        let services = services();
+        let versions = versions_of(&services[0], services.iter());
+        let (weights, name) = current_of_routes(&services[0], &versions, &shift.objects).unwrap();
+        assert_eq!(weights, [("v1".to_owned(), 50), ("v2".to_owned(), 50)]);
+        assert_eq!(name, "HTTPRoute default/split");
+    }
+}
+
+#[test]
+fn a_route_gets_a_rule_for_requests_with_a_header() {
+    let route = http_route(
+        &json!([{ "group": "", "kind": "Service", "name": "reviews" }]),
+        &json!([{ "name": "all", "retry": { "attempts": 1 },
+            "backendRefs": [{ "name": "reviews-v1", "port": 9080 }] }]),
+    );
+    let ask = ask(&[("v2", 100)], &["header:x-user=tester"]);
+    let shift = shifted(&[route], &ask).unwrap().unwrap();
+    let rules = &shift.objects[0]["spec"]["rules"];
+    assert_eq!(
+        rules[0]["backendRefs"],
+        json!([{ "name": "reviews-v1", "port": 9080 }])
+    );
+    assert_eq!(
+        rules[1],
+        json!({ "retry": { "attempts": 1 },
+            "matches": [{ "headers": [{ "name": "x-user", "value": "tester" }] }],
+            "backendRefs": [{ "name": "reviews-v2", "port": 9080, "weight": 100 }] })
+    );
+    // It is found again.
+    let again = shifted(&shift.objects, &ask).unwrap().unwrap();
+    assert_eq!(again.objects, shift.objects);
+}
+
+#[test]
+fn what_a_route_cannot_say_is_refused_by_its_name() {
+    let service = json!([{ "group": "", "kind": "Service", "name": "reviews" }]);
+    let to = |name: &str| json!([{ "backendRefs": [{ "name": name, "port": 9080 }] }]);
+    let route = |name: &str| http_route(&service, &to(name));
+    let one = ask(&[("v1", 100)], &[]);
+    let said = |routes: &[Value], ask: &CanarySet| {
+        let problem = shifted(routes, ask).unwrap_err();
+        format!("{} ({})", problem.message, problem.hint.unwrap_or_default())
+    };
+    let unknown = said(&[route("reviews-v1")], &ask(&[("v3", 100)], &[]));
+    assert!(
+        unknown.contains("version v3") && unknown.contains("HTTPRoute default/split"),
+        "{unknown}"
+    );
+    let foreign = said(&[route("ratings-v1")], &one);
+    assert!(
+        foreign.contains("ratings-v1") && foreign.contains("HTTPRoute default/split"),
+        "{foreign}"
+    );
+    let several = said(&[route("reviews-v1"), route("reviews-v2")], &one);
+    assert!(
+        several.contains("are all for service reviews.default"),
+        "{several}"
+    );
+    // A route for somebody else is none.
+    let other = http_route(
+        &json!([{ "kind": "Service", "name": "ratings" }]),
+        &to("ratings-v1"),
+    );
+    assert_eq!(shifted(&[other], &one).unwrap(), None);
 }

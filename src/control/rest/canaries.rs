@@ -31,7 +31,13 @@ pub(super) async fn canary_set(
         control.raw("VirtualService").await,
         control.raw("DestinationRule").await,
     );
-    let shift = canary::shift(service, &routes, &rules, &versions, &request)?;
+    // Routes of the Gateway API go before, as they do for callers.
+    let apart = canary::versions(service, world.config.services.values().map(AsRef::as_ref));
+    let splitting = control.splitting().await;
+    let shift = match canary::shift_routes(service, &apart, &splitting, &request)? {
+        Some(shift) => shift,
+        None => canary::shift(service, &routes, &rules, &versions, &request)?,
+    };
     let mut put = Vec::new();
     for object in &shift.objects {
         let (object, findings) = resource::from_value(object, "canary set");
@@ -115,6 +121,13 @@ pub(super) async fn canary_status(
 }
 
 impl Control {
+    /// Routes of the Gateway API for requests.
+    async fn splitting(&self) -> Vec<serde_json::Value> {
+        let mut routes = self.raw("HTTPRoute").await;
+        routes.extend(self.raw("GRPCRoute").await);
+        routes
+    }
+
     async fn raw(&self, kind: &str) -> Vec<serde_json::Value> {
         let objects = self.index.objects(kind, None, None).await;
         objects.into_iter().map(|report| report.object).collect()
@@ -126,13 +139,23 @@ impl Control {
     }
 
     async fn split_of(&self, world: &World, service: &Service) -> Option<CanaryStatus> {
-        let objects = self.index.objects("VirtualService", None, None).await;
-        let raw: Vec<serde_json::Value> =
-            objects.iter().map(|report| report.object.clone()).collect();
-        let (split, origin) = canary::current(service, &raw)?;
-        let changed_unix_ms = objects
+        let apart = canary::versions(service, world.config.services.values().map(AsRef::as_ref));
+        let routes = self.splitting().await;
+        let (split, origin) = match canary::current_of_routes(service, &apart, &routes) {
+            Some(found) => found,
+            None => {
+                let rules = self.raw("VirtualService").await;
+                let (split, name) = canary::current(service, &rules)?;
+                (split, format!("VirtualService {name}"))
+            }
+        };
+        let kind = origin.split(' ').next().unwrap_or_default();
+        let changed_unix_ms = self
+            .index
+            .objects(kind, None, None)
+            .await
             .iter()
-            .find(|report| format!("{}/{}", report.namespace, report.name) == origin)
+            .find(|report| origin == format!("{kind} {}/{}", report.namespace, report.name))
             .map_or(0, |report| report.changed_unix_ms);
         let query = aggregate::Query {
             window_ms: 60_000,
@@ -161,7 +184,7 @@ impl Control {
         Some(CanaryStatus {
             service: short(service),
             versions,
-            origin: format!("VirtualService {origin}"),
+            origin,
             changed_unix_ms,
         })
     }

@@ -223,12 +223,10 @@ async fn list(
             .map(String::as_str)
             .filter(|v| !v.is_empty())
     };
-    Ok(Json(
-        control
-            .index
-            .objects(kind, parameter("namespace"), parameter("name"))
-            .await,
-    ))
+    // A name is looked up in a namespace also where the kind has none.
+    let namespace = parameter("namespace").filter(|_| resource::namespaced(kind));
+    let found = control.index.objects(kind, namespace, parameter("name"));
+    Ok(Json(found.await))
 }
 
 async fn remove(

@@ -35,6 +35,10 @@ pub struct Retry {
     pub request_headers: Vec<HeaderMatch>,
     /// Wait before try `n + 1` is random below `(2^n - 1)` times this. Envoy's default is 25 ms.
     pub base_interval: Duration,
+    /// No try begins sooner after the one before: the random wait comes on top (Gateway API). Envoy has no
+    /// such thing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_interval: Duration,
     /// Longest wait; `None` is ten times `base_interval` (Envoy).
     #[serde(default, skip_serializing_if = "is_default")]
     pub max_interval: Option<Duration>,
@@ -96,6 +100,7 @@ impl Default for Retry {
             headers: Vec::new(),
             request_headers: Vec::new(),
             base_interval: Duration::from_millis(25),
+            min_interval: Duration::ZERO,
             max_interval: None,
             rate_limited: None,
         }

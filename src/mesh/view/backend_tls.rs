@@ -4,14 +4,25 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::View;
-use crate::mesh::Cluster;
 use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::listener::{ChainAction, Transport};
+use crate::mesh::origination::Shown;
 use crate::mesh::world::Config;
+use crate::mesh::{Cluster, Node, Secret};
 
 /// What policies say comes before what rules for destinations say of TLS.
-pub(super) fn secure(config: &Config, view: &mut View) {
+pub(super) fn secure(config: &Config, node: &Node, view: &mut View) {
+    // Proxies serve one Gateway that could say what they show.
+    let mut gateways = config.listening.values();
+    let shown = gateways.find_map(|gateway| {
+        let served = gateway.is_served_by(&node.namespace, &node.labels);
+        gateway.client_certificate.as_ref().filter(|_| served)
+    });
+    let shown = shown.and_then(|key| {
+        let text = config.credentials.get(key)?.certificate.as_ref()?;
+        Some((Secret::name_of(&key.0, &key.1), text))
+    });
     let security = |cluster: &Cluster| {
         let service = cluster.service.as_ref()?;
         let key = (service.host.clone(), service.port);
@@ -38,7 +49,12 @@ pub(super) fn secure(config: &Config, view: &mut View) {
             Some(BackendTls::Originate(how)) => {
                 let cluster = Arc::make_mut(cluster);
                 cluster.tls = None;
-                cluster.origination = Some(how.clone());
+                let mut how = how.clone();
+                if let Some((name, text)) = &shown {
+                    how.certificate = Some(Shown::Secret(name.clone()));
+                    view.secrets.insert(name.clone(), Arc::clone(text));
+                }
+                cluster.origination = Some(how);
                 if cluster.protocol == UpstreamProtocol::Negotiated {
                     cluster.protocol = UpstreamProtocol::Http1;
                 }

@@ -54,21 +54,22 @@ impl Parts {
         }
     }
 
-    /// Adds its clusters as `rule` has them for callers at `place`.
+    /// Adds its clusters as `rule` has them for callers at `place`, which may be gateways.
     pub(super) fn add(
         &self,
         config: &Config,
         rule: Option<&Destination>,
-        place: Place<'_>,
+        (place, gateway): (Place<'_>, bool),
         into: &mut Scope,
     ) {
+        let call = (rule, place, gateway);
         for port in &self.service.ports {
             if port.protocol == Protocol::Udp {
                 continue;
             }
-            self.add_cluster(config, port, ("", None), (rule, place), into);
+            self.add_cluster(config, port, ("", None), call, into);
             for (name, subset) in rule.iter().flat_map(|rule| &rule.subsets) {
-                self.add_cluster(config, port, (name, Some(subset)), (rule, place), into);
+                self.add_cluster(config, port, (name, Some(subset)), call, into);
             }
         }
     }
@@ -78,7 +79,7 @@ impl Parts {
         config: &Config,
         port: &ServicePort,
         (name, subset): (&str, Option<&Subset>),
-        (rule, place): (Option<&Destination>, Place<'_>),
+        (rule, place, gateway): (Option<&Destination>, Place<'_>, bool),
         into: &mut Scope,
     ) {
         let policy = rule
@@ -93,6 +94,11 @@ impl Parts {
         }
         let labels = subset.map(|subset| &subset.labels);
         let mut cluster = cluster(&self.service, port, name, &policy, &self.accounts);
+        let pool = policy.connection_pool.as_ref();
+        let asked = pool.is_some_and(|pool| pool.use_client_protocol);
+        if gateway && port.protocol == Protocol::Auto && !asked {
+            cluster.protocol = unnamed(config, (&self.service, port), cluster.protocol);
+        }
         let called = Called {
             policy: &policy,
             distribution: self.service.distribution,
@@ -278,6 +284,21 @@ pub(super) fn originate(mut how: Origination, service: &Service) -> Box<Originat
         }
     }
     Box::new(how)
+}
+
+/// What a gateway speaks to a port that does not say what it speaks: HTTP/1.1, whatever the caller
+/// speaks (as Istio's gateways), unless calls of gRPC are routed there.
+fn unnamed(
+    config: &Config,
+    (service, port): (&Service, &ServicePort),
+    otherwise: UpstreamProtocol,
+) -> UpstreamProtocol {
+    let calls = config.grpc.contains(&(service.host.clone(), port.port));
+    match otherwise {
+        UpstreamProtocol::Downstream if calls => UpstreamProtocol::Http2,
+        UpstreamProtocol::Downstream => UpstreamProtocol::Http1,
+        said => said,
+    }
 }
 
 fn upstream(

@@ -17,7 +17,10 @@ use crate::mesh::selection::Selection;
 use crate::mesh::shared_map::SharedMap;
 use crate::mesh::sidecar::Sidecar;
 use crate::mesh::world::{Config, Destination, TrafficPolicy, selects};
-use crate::mesh::{Assignment, Cluster, Hostname, Instance, Locality, Node, Service, World};
+use crate::mesh::{
+    Assignment, Cluster, Hostname, Instance, Locality, Node, NodeKind, Protocol, Service,
+    ServicePort, World,
+};
 
 /// What proxies of a world share.
 #[derive(Debug, Default)]
@@ -45,6 +48,9 @@ struct Last {
 struct Plan {
     /// Services that callers are served differently of.
     varying: BTreeSet<Hostname>,
+    /// Services with ports that do not say what they speak, which gateways do not ask their callers; none
+    /// where there are no gateways.
+    unnamed: BTreeSet<Hostname>,
     told_apart: Distinctions,
     /// Labels of callers that any rule asks for.
     asked: BTreeSet<String>,
@@ -104,6 +110,8 @@ fn equal<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
 /// What callers are told apart by: who agrees in it is served alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Standpoint {
+    /// Of gateways, and of [`Plan::unnamed`] only.
+    gateway: bool,
     namespace: String,
     labels: BTreeMap<String, String>,
     locality: Locality,
@@ -133,6 +141,7 @@ impl Standpoint {
 
     fn nobody() -> Self {
         Self {
+            gateway: false,
             namespace: String::new(),
             labels: BTreeMap::new(),
             locality: Locality::default(),
@@ -239,8 +248,14 @@ impl Common {
         known: Option<&(usize, &Sidecar)>,
     ) -> Vec<Arc<Scope>> {
         let standpoint = (!self.plan.varying.is_empty()).then(|| self.plan.standpoint(node));
+        let gateway = node.kind == NodeKind::Gateway && !self.plan.unnamed.is_empty();
+        let gateway = gateway.then(|| Standpoint {
+            gateway: true,
+            ..self.plan.standpoint(node)
+        });
         let mut scopes = Vec::new();
-        for standpoint in standpoint.map(Some).into_iter().chain([None]) {
+        let all = [gateway, standpoint].into_iter().flatten();
+        for standpoint in all.map(Some).chain([None]) {
             let raw = self.raw(&world.config, standpoint.as_ref());
             let Some((at, sidecar)) = known else {
                 scopes.push(raw);
@@ -294,20 +309,22 @@ impl Common {
             standpoint: Some(standpoint.clone()),
             known: None,
         };
+        let hosts = if standpoint.gateway {
+            &self.plan.unnamed
+        } else {
+            &self.plan.varying
+        };
         self.make(standing, |_, last| {
             if let (Some(last), Some(touched)) = (last, &self.last.touched) {
                 let mut scope = Scope::clone(last);
-                let varying = touched
-                    .iter()
-                    .filter(|host| self.plan.varying.contains(*host));
+                let varying = touched.iter().filter(|host| hosts.contains(*host));
                 for parts in varying.filter_map(|host| self.parts.get(host)) {
                     parts.change_for(config, standpoint, &mut scope);
                 }
                 scope
             } else {
                 let mut scope = Scope::default();
-                let varying = self.plan.varying.iter();
-                for parts in varying.filter_map(|host| self.parts.get(host)) {
+                for parts in hosts.iter().filter_map(|host| self.parts.get(host)) {
                     parts.add_for(config, standpoint, &mut scope);
                 }
                 scope
@@ -373,6 +390,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Plan {
     fn new(config: &Config) -> Self {
         let rules = &config.destinations;
+        let gateways = !config.gateways.is_empty() || !config.listening.is_empty();
         let mut plan = Self {
             told_apart: rules.distinctions(),
             ..Self::default()
@@ -390,6 +408,10 @@ impl Plan {
             }
             if placed || rules.differ(host, &service.namespace) {
                 plan.varying.insert(host.clone());
+            }
+            let unnamed = |port: &ServicePort| port.protocol == Protocol::Auto;
+            if gateways && service.ports.iter().any(unnamed) {
+                plan.unnamed.insert(host.clone());
             }
         }
         plan.asked.extend(plan.told_apart.labels.iter().cloned());
@@ -427,6 +449,7 @@ impl Plan {
     fn standpoint(&self, node: &Node) -> Standpoint {
         let named = self.told_apart.namespaces.contains(&node.namespace);
         Standpoint {
+            gateway: false,
             namespace: if named {
                 node.namespace.clone()
             } else {
@@ -466,7 +489,7 @@ impl Parts {
     fn add_for(&self, config: &Config, standpoint: &Standpoint, into: &mut Scope) {
         let rule = config.destination(&self.service.host, standpoint.caller());
         let rule = rule.map(|rule| &**rule);
-        self.add(config, rule, standpoint.place(), into);
+        self.add(config, rule, (standpoint.place(), standpoint.gateway), into);
     }
 
     /// Makes it again in a scope that had it; what is equal stays.

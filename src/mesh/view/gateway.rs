@@ -80,11 +80,18 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
             continue;
         }
         for server in &gateway.servers {
-            if let Some(bind) = bind(node, server) {
-                ports
-                    .entry(bind)
-                    .or_default()
-                    .push(Served { gateway, server });
+            let Some(bind) = bind(node, server) else {
+                continue;
+            };
+            let here = ports.entry(bind).or_default();
+            // A listener at several addresses is one where the proxy was told of its own.
+            let same = |other: &Served<'_>| {
+                std::ptr::eq(other.gateway, &**gateway)
+                    && other.server.attached.is_some()
+                    && other.server.name == server.name
+            };
+            if !here.iter().any(same) {
+                here.push(Served { gateway, server });
             }
         }
     }

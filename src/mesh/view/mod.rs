@@ -102,7 +102,7 @@ impl World {
         }
         if self.secures(node) {
             credentials::secure(&self.config, node, &mut view);
-            backend_tls::secure(&self.config, &mut view);
+            backend_tls::secure(&self.config, node, &mut view);
         }
         view
     }

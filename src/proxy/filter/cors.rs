@@ -70,15 +70,17 @@ pub(super) fn run(
     if !allowed && policy.forward_unmatched.unwrap_or(true) {
         return Ok(());
     }
+    if !allowed {
+        // Without leave nothing else is worth telling.
+        return Err(preflight(Vec::new()));
+    }
     let mut headers: Vec<(String, String)> = Vec::new();
     let mut put = |name: &str, value: &str| {
         if !value.is_empty() {
             headers.push((name.to_owned(), value.to_owned()));
         }
     };
-    if allowed {
-        put(ORIGIN, &origin);
-    }
+    put(ORIGIN, &origin);
     if policy.credentials == Some(true) {
         put(CREDENTIALS, "true");
     }
@@ -96,14 +98,18 @@ pub(super) fn run(
     {
         put("access-control-allow-private-network", "true");
     }
-    Err(Box::new(Refusal {
+    Err(preflight(headers))
+}
+
+fn preflight(headers: Vec<(String, String)>) -> Box<Refusal> {
+    Box::new(Refusal {
         status: 200,
         flag: Flag::None,
         details: "cors_response",
         body: "",
         grpc_status: 0,
         headers,
-    }))
+    })
 }
 
 /// The first value of a field, where it is a text that says something.

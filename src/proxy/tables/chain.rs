@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use smallvec::SmallVec;
 
 use crate::mesh::listener::{
@@ -18,7 +17,7 @@ use crate::mesh::listener::{
 };
 
 use crate::mesh::Secret;
-use crate::tls;
+use crate::tls::{self, OwnServer};
 
 use super::super::balance::smooth::Smooth;
 use super::super::filter::{Filter, Filters};
@@ -50,7 +49,7 @@ pub(crate) struct ChainTable {
     /// TLS to terminate.
     pub(crate) tls: Option<ServerTls>,
     /// How, where it is not with the workload's own identity. Without one nobody is taken.
-    pub(crate) own: Option<Arc<ServerConfig>>,
+    pub(crate) own: Option<Arc<OwnServer>>,
     /// What happens to the bytes.
     pub(crate) action: ChainAction,
     /// Run over each request.
@@ -197,6 +196,7 @@ impl ListenerTable {
                                 tracing::warn!(%error, listener, chain, "callers cannot be served");
                             })
                             .ok()
+                            .map(Arc::new)
                     }
                 }
             }),

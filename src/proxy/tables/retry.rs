@@ -24,8 +24,10 @@ pub(crate) struct RetryTable {
     pub(crate) request_headers: Vec<HeaderMatch>,
     /// First wait is below this.
     base: Duration,
-    /// No wait is longer.
+    /// No random wait is longer.
     max: Duration,
+    /// No wait is shorter.
+    pub(crate) min: Duration,
     /// Waits that answers ask for.
     pub(crate) rate_limited: Option<RateLimitedBackOff>,
 }
@@ -44,6 +46,7 @@ impl RetryTable {
             request_headers: retry.request_headers.clone(),
             base: retry.base_interval,
             max: retry.max_interval.unwrap_or(retry.base_interval * 10),
+            min: retry.min_interval,
             rate_limited: retry.rate_limited.clone(),
         }
     }
@@ -102,14 +105,14 @@ impl RetryTable {
                 && self.codes.contains(&status))
     }
 
-    /// The wait before the try after `retries` others: fully random, as in Envoy, below
-    /// `(2^n - 1)` times the base and the longest wait. `chance` is uniform in 0..1.
+    /// The wait before the try after `retries` others: the least, and on top of it a fully random one, as
+    /// in Envoy, below `(2^n - 1)` times the base and the longest wait. `chance` is uniform in 0..1.
     pub(crate) fn wait(&self, retries: u32, chance: f64) -> Duration {
         let factor = 2_u32
             .saturating_pow(retries.saturating_add(1).min(31))
             .saturating_sub(1);
         let ceiling = self.base.saturating_mul(factor).min(self.max);
-        ceiling.mul_f64(chance.clamp(0.0, 1.0))
+        self.min + ceiling.mul_f64(chance.clamp(0.0, 1.0))
     }
 }
 
@@ -146,5 +149,11 @@ mod tests {
             ..Retry::default()
         });
         assert_eq!(capped.wait(40, 1.0), Duration::from_millis(60));
+        let patient = RetryTable::new(&Retry {
+            min_interval: Duration::from_millis(40),
+            ..Retry::default()
+        });
+        let bounds = |n| [patient.wait(n, 0.0), patient.wait(n, 1.0)].map(|wait| wait.as_millis());
+        assert_eq!([bounds(0), bounds(1)], [[40, 65], [40, 115]]);
     }
 }

@@ -72,10 +72,18 @@ fn origin(value: &Value<'_>) -> Option<TextMatch> {
         );
         return None;
     }
+    // Browsers leave out the port that a scheme has.
+    let usual = match text.split_once("://") {
+        Some(("http", _)) => text.strip_suffix(":80"),
+        Some(("https", _)) => text.strip_suffix(":443"),
+        _ => None,
+    };
+    let text = usual.map_or_else(|| text.clone(), str::to_owned);
     if text == "*" || !text.contains('*') {
         return Some(TextMatch::Exact(text));
     }
     let parts: Vec<String> = text.split('*').map(regex::escape).collect();
-    let pattern = Pattern::new(&parts.join("[^/]+")).ok()?;
+    // A port that is not written is the scheme's own.
+    let pattern = Pattern::new(&parts.join("[^/:]+")).ok()?;
     Some(TextMatch::Regex(pattern))
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::GROUP;
 use super::listener_tls::{self, ClientValidation, ListenerTls, PortValidation};
-use super::reference::{hostname, word};
+use super::reference::{ObjectRef, hostname, object_ref, word};
 use crate::mesh::Hostname;
 use crate::resource::labels::{LabelSelector, label_selector};
 use crate::resource::reader::{Fields, Value};
@@ -22,8 +22,19 @@ pub struct Gateway {
     pub validation: Option<ClientValidation>,
     /// In place of `validation`, by port.
     pub ports: Vec<PortValidation>,
+    /// What backends are shown where a policy says that they are spoken to in TLS.
+    pub client_certificate: Option<ObjectRef>,
     /// Parameters are referred to, of which there are none here.
     pub parameters: bool,
+}
+
+impl Gateway {
+    /// Whether callers of some port need no good certificate where one is asked for.
+    pub fn lets_in_anybody(&self) -> bool {
+        let ports = self.ports.iter().map(|port| &port.validation);
+        let mut all = ports.chain([&self.validation]).flatten();
+        all.any(|validation| validation.insecure)
+    }
 }
 
 /// An address that a Gateway is to have.
@@ -153,7 +164,7 @@ pub(in crate::resource) fn gateway(fields: &Fields<'_>) -> Gateway {
         listeners.push(listener);
     }
     let addresses = spec.list("addresses").iter().filter_map(address).collect();
-    let (validation, ports) = spec
+    let (validation, ports, client_certificate) = spec
         .get("tls")
         .map(|value| gateway_tls(&value))
         .unwrap_or_default();
@@ -184,6 +195,7 @@ pub(in crate::resource) fn gateway(fields: &Fields<'_>) -> Gateway {
         addresses,
         validation,
         ports,
+        client_certificate,
         parameters,
     }
 }
@@ -207,12 +219,26 @@ fn listener_sets(value: &Value<'_>) {
     fields.finish();
 }
 
-fn gateway_tls(value: &Value<'_>) -> (Option<ClientValidation>, Vec<PortValidation>) {
+/// What callers must show, at all ports and at some, and what backends are shown.
+fn gateway_tls(
+    value: &Value<'_>,
+) -> (
+    Option<ClientValidation>,
+    Vec<PortValidation>,
+    Option<ObjectRef>,
+) {
     let fields = value.fields();
-    fields.refuse(
-        "backend",
-        "write a DestinationRule with trafficPolicy.tls for the hosts that want a certificate",
-    );
+    let shown = fields.get("backend").and_then(|value| {
+        let fields = value.fields();
+        let shown = fields.get("clientCertificateRef").and_then(|value| {
+            let fields = value.fields();
+            let found = object_ref(&fields, "", "Secret");
+            fields.finish();
+            found
+        });
+        fields.finish();
+        shown
+    });
     let found = fields.get("frontend").map(|value| {
         let fields = value.fields();
         let default = fields.require("default");
@@ -223,7 +249,8 @@ fn gateway_tls(value: &Value<'_>) -> (Option<ClientValidation>, Vec<PortValidati
         (default, ports)
     });
     fields.finish();
-    found.unwrap_or_default()
+    let (validation, ports) = found.unwrap_or_default();
+    (validation, ports, shown)
 }
 
 fn address(value: &Value<'_>) -> Option<AddressRequest> {

@@ -20,6 +20,8 @@ pub struct ListenerTls {
 pub struct ClientValidation {
     /// Who must have signed it.
     pub roots: Vec<ObjectRef>,
+    /// Who has none that is good is let in too, and is nobody.
+    pub insecure: bool,
 }
 
 /// What callers of one port must show; nothing, where that is what it says.
@@ -105,17 +107,23 @@ pub(super) fn validation(value: &Value<'_>) -> Option<ClientValidation> {
             found
         });
         let roots = roots.collect();
-        if let Some(value) = fields.get("mode")
-            && word(&value, &["AllowValidOnly", "AllowInsecureFallback"])
-                == Some("AllowInsecureFallback")
-        {
-            value.refuse(
-                "to serve callers whose certificate is bad is not honoured by meshctl",
-                "write AllowValidOnly",
-            );
-        }
+        let mode = fields.get("mode");
+        let mode = mode.and_then(|value| {
+            let mode = word(&value, &["AllowValidOnly", "AllowInsecureFallback"])?;
+            if mode == "AllowInsecureFallback" {
+                value.warn(
+                    crate::resource::codes::INSECURE_CALLERS,
+                    "callers without a good certificate are let in, and the application must tell them apart",
+                    "write AllowValidOnly",
+                );
+            }
+            Some(mode)
+        });
         fields.finish();
-        ClientValidation { roots }
+        ClientValidation {
+            roots,
+            insecure: mode == Some("AllowInsecureFallback"),
+        }
     });
     fields.finish();
     found

@@ -332,6 +332,7 @@ fn own(value: &Value<'_>, fields: &Fields<'_>, mode: Option<Mode>) -> Option<Own
         (true, Some(roots)) => Some(ClientTrust {
             roots,
             optional: mode == Some(Mode::OptionalMutual),
+            unverified: false,
             names,
             certificate_hashes,
             key_hashes,

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use super::istio::MeshConfig;
 
+mod endpoint_slice;
 mod ingress;
 mod pod;
 mod service;
 mod workload;
 
+pub use endpoint_slice::{EndpointSlice, SliceEndpoint};
 pub use ingress::{
     BackendPort, ClassParameters, Ingress, IngressBackend, IngressClass, IngressPath, IngressRule,
     IngressTls, PathType,
@@ -22,6 +24,7 @@ pub use pod::{
 pub use service::{ClusterIp, Port, Service};
 pub use workload::Workload;
 
+pub(super) use endpoint_slice::{SERVICE_NAME, endpoint_slice};
 pub(super) use ingress::{ingress, ingress_class};
 pub(super) use pod::pod;
 pub(super) use service::{service, unique};

@@ -58,6 +58,7 @@ pub(super) fn lower(
                 name: metadata.name.clone(),
                 selector: written.selector.clone(),
                 local: false,
+                client_certificate: None,
                 servers,
                 origin: object.origin.clone(),
             }),

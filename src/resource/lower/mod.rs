@@ -53,7 +53,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
         baseline: baseline(&mesh),
         outbound: mesh.outbound.unwrap_or_default(),
         authentication: authentication::lower(objects),
-        workloads: workloads::lower(objects),
+        workloads: workloads::lower(objects, &mut findings),
         sidecars: sidecars::lower(objects, &mut findings),
         ..Config::default()
     };
@@ -76,6 +76,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let lowered = gateway_api::lower(&around, &mut config.routes, &mut findings);
     config.listening = lowered.gateways;
     config.backend_security = lowered.backend_security;
+    config.grpc = lowered.grpc;
     imported::add(objects, &mut config, &mut findings);
     let served = mesh.ingress.as_deref().unwrap_or("ingressgateway");
     let edge = [("istio".to_owned(), served.to_owned())];

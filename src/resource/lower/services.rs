@@ -10,9 +10,8 @@ use crate::mesh::session::{SessionBy, SessionCookie, StatefulSession, is_name};
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
 use crate::resource::istio::ServiceEntry;
-use crate::resource::kube::{ClusterIp, Service as Written};
+use crate::resource::kube::{ClusterIp, SERVICE_NAME, Service as Written};
 use crate::resource::object::{Kind, Object, Objects};
-use crate::resource::running::SERVICE_NAME;
 
 /// Istio's label for sessions by a cookie: its name, and its path behind a colon.
 const SESSION_COOKIE: &str = "istio.io/persistent-session";

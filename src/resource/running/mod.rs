@@ -11,13 +11,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use self::read::{Endpoint, Pod, Slice};
-use super::kube::Service;
+use self::read::Pod;
+use super::kube::{EndpointSlice as Slice, SERVICE_NAME, Service, SliceEndpoint as Endpoint};
 use super::object::{Key, Kind, Objects};
 use crate::mesh::service::TargetPort;
 use crate::mesh::{Health, Instance, Locality};
-
-pub(super) use read::SERVICE_NAME;
 
 type Name = (String, String);
 
@@ -129,53 +127,16 @@ impl Running {
         service: &Service,
     ) -> Instance {
         let address = endpoint.address;
-        let plain: String = address
-            .to_string()
-            .chars()
-            .map(|c| if c.is_ascii_hexdigit() { c } else { '-' })
-            .collect();
-        let mut instance = Instance {
-            name: format!("{}-{plain}", slice.service),
-            namespace: namespace.to_owned(),
-            workload: slice.service.clone(),
-            service_account: "default".to_owned(),
-            labels: BTreeMap::new(),
-            locality: self.locality(&endpoint.node, endpoint),
-            address,
-            ports: BTreeMap::new(),
-            port_names: BTreeMap::new(),
-            service_ports: BTreeMap::new(),
-            weight: 1,
-            health: health(endpoint),
-            mtls: false,
-        };
+        let mut instance = listed(namespace, slice, endpoint, service);
+        instance.locality = self.locality(&endpoint.node, endpoint);
         let pod = endpoint.pod.as_ref();
         if let Some(pod) = pod.and_then(|pod| self.pods.get(&(namespace.to_owned(), pod.clone())))
             && pod.addresses.contains(&address)
         {
             instance.workload.clone_from(&pod.workload);
             instance.service_account.clone_from(&pod.service_account);
-            instance.labels.clone_from(&pod.labels);
+            instance.labels.extend(pod.labels.clone());
             instance.mtls = pod.mtls;
-        }
-        instance
-            .labels
-            .insert(SERVICE_NAME.to_owned(), slice.service.clone());
-        // A slice's ports have the names of the service's ports; a target has no pod to mean anything in.
-        for port in &service.ports {
-            let Some(number) = slice.ports.get(&port.name).copied() else {
-                continue;
-            };
-            match &port.target {
-                TargetPort::Number(target) if *target == number => {}
-                TargetPort::Number(target) => {
-                    let at = SocketAddr::new(address, number);
-                    instance.ports.insert(*target, at);
-                }
-                TargetPort::Name(name) => {
-                    instance.port_names.insert(name.clone(), number);
-                }
-            }
         }
         instance
     }
@@ -187,6 +148,56 @@ impl Running {
         }
         locality
     }
+}
+
+/// An endpoint that `slice` lists for a service without a selector, as far as the slice says.
+pub(super) fn listed(
+    namespace: &str,
+    slice: &Slice,
+    endpoint: &Endpoint,
+    service: &Service,
+) -> Instance {
+    let address = endpoint.address;
+    let plain: String = address
+        .to_string()
+        .chars()
+        .map(|c| if c.is_ascii_hexdigit() { c } else { '-' })
+        .collect();
+    let mut instance = Instance {
+        name: format!("{}-{plain}", slice.service),
+        namespace: namespace.to_owned(),
+        workload: slice.service.clone(),
+        service_account: "default".to_owned(),
+        labels: BTreeMap::from([(SERVICE_NAME.to_owned(), slice.service.clone())]),
+        locality: Locality {
+            zone: endpoint.zone.clone(),
+            ..Locality::default()
+        },
+        address,
+        ports: BTreeMap::new(),
+        port_names: BTreeMap::new(),
+        service_ports: BTreeMap::new(),
+        weight: 1,
+        health: health(endpoint),
+        mtls: false,
+    };
+    // A slice's ports have the names of the service's ports; a target has no pod to mean anything in.
+    for port in &service.ports {
+        let Some(number) = slice.ports.get(&port.name).copied() else {
+            continue;
+        };
+        match &port.target {
+            TargetPort::Number(target) if *target == number => {}
+            TargetPort::Number(target) => {
+                let at = SocketAddr::new(address, number);
+                instance.ports.insert(*target, at);
+            }
+            TargetPort::Name(name) => {
+                instance.port_names.insert(name.clone(), number);
+            }
+        }
+    }
+    instance
 }
 
 /// The service of this name when it has no selector.
@@ -214,7 +225,7 @@ fn health(endpoint: &Endpoint) -> Health {
 
 /// Two slices speak of one instance: of two services, or of the two families of one. The worse word
 /// counts, since an instance has one health and a call that fails costs more than one that goes elsewhere.
-fn merge(known: &mut Instance, other: Instance) {
+pub(super) fn merge(known: &mut Instance, other: Instance) {
     let rank = |health: Health| match health {
         Health::Healthy => 0,
         Health::Degraded => 1,

@@ -9,9 +9,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::mesh::Locality;
+use crate::resource::kube::{EndpointSlice as Slice, SERVICE_NAME, SliceEndpoint as Endpoint};
 
-/// The label by which a slice names its service.
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Istio's label, set by injection: a proxy in front of the pod speaks mTLS.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
 const REGION: [&str; 2] = [
@@ -35,29 +34,6 @@ pub(super) struct Pod {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) port_names: BTreeMap<String, u16>,
     pub(super) mtls: bool,
-}
-
-/// Some endpoints of one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slice {
-    pub(super) service: String,
-    pub(super) endpoints: Vec<Endpoint>,
-    /// Name → number; the only port of a service may have the empty name.
-    pub(super) ports: BTreeMap<String, u16>,
-}
-
-/// One endpoint of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    /// Kubernetes says that all of them are the same; the first is used.
-    pub(super) address: IpAddr,
-    /// The pod, where there is one.
-    pub(super) pod: Option<String>,
-    pub(super) zone: String,
-    pub(super) node: String,
-    pub(super) ready: bool,
-    pub(super) serving: bool,
-    pub(super) terminating: bool,
 }
 
 /// Reads a Pod.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pb::{BoolValue, core, matcher, route};
-use super::super::structs::{MESHCTL, as_number, as_object, as_text, part};
+use super::super::structs::{
+    MESHCTL, RETRY_MIN_INTERVAL, as_number, as_object, as_span, as_text, part,
+};
 use super::{Fault, duration_or, hash};
 use crate::mesh::route::{
     Action, AttemptHeaders, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, Missing,
@@ -82,6 +84,10 @@ fn one(
             let mut forward = forward(to, ignored)?;
             forward.filters = overrides("Route", &from.typed_per_filter_config, ignored)?;
             inherited.apply(&mut forward, replay_limit(from));
+            let least = part(metadata, MESHCTL).and_then(|own| as_span(own, RETRY_MIN_INTERVAL));
+            if let (Some(least), Some(retry)) = (least, &mut forward.retry) {
+                retry.min_interval = least;
+            }
             if let Some(path) = ours("fullPath") {
                 forward.rewrite.path = Some(PathRewrite::Full(path));
             } else if let Some(path) = ours("dropPrefix") {

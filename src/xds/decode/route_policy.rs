@@ -173,6 +173,8 @@ pub(super) fn retry(from: &route::RetryPolicy, ignored: &mut Vec<String>) -> Res
             .map(|code| u16::try_from(*code))
             .collect::<Result<_, _>>()
             .map_err(|_| Fault::Invalid("retriable_status_codes has no status".to_owned()))?,
+        // The route's metadata may say more.
+        min_interval: std::time::Duration::ZERO,
         base_interval: base.map_or(Ok(Duration::from_millis(25)), |base| {
             to_duration(base)
                 .ok_or_else(|| Fault::Invalid("base_interval is not a duration".to_owned()))

@@ -64,6 +64,7 @@ const CLIENTS: Fields = Fields {
         (3, "verify_certificate_spki"),
         (7, "crl"),
         (9, "match_subject_alt_names"),
+        (10, "trust_chain_verification"),
         (15, "match_typed_subject_alt_names"),
     ],
     tuning: &[
@@ -74,7 +75,6 @@ const CLIENTS: Fields = Fields {
     refused: &[
         (6, "require_signed_certificate_timestamp"),
         (8, "allow_expired_certificate"),
-        (10, "trust_chain_verification"),
         (12, "custom_validator_config"),
         (13, "ca_certificate_provider_instance"),
         (14, "only_verify_leaf_cert_crl"),
@@ -186,6 +186,16 @@ fn clients(
     Ok(ClientTrust {
         roots,
         optional,
+        unverified: match context.trust_chain_verification {
+            0 => false,
+            1 => true,
+            other => {
+                return Err(Fault::Unsupported {
+                    message: CLIENTS.message,
+                    field: format!("trust_chain_verification {other}"),
+                });
+            }
+        },
         names: names(&context)?,
         certificate_hashes: context.verify_certificate_hash,
         key_hashes: context.verify_certificate_spki,

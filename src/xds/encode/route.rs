@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pb::{Any, bool_value, core, duration, matcher, route, u32_value, u64_value};
-use super::super::structs::{ISTIO, MESHCTL, metadata, nested, number, object, text};
+use super::super::structs::{
+    ISTIO, MESHCTL, RETRY_MIN_INTERVAL, metadata, nested, number, object, span, text,
+};
 use super::hash;
 use super::route_policy::{again, bound, mirror};
 use super::{filter, headers};
@@ -136,6 +138,10 @@ fn below(
         Action::Forward(forward) => {
             if client == Client::Meshctl {
                 ours.extend(path_rewrite(forward));
+                let retry = forward.retry.as_ref();
+                let least = retry.map(|retry| retry.min_interval);
+                let least = least.filter(|least| !least.is_zero());
+                ours.extend(least.map(|least| (RETRY_MIN_INTERVAL, span(least))));
             }
             forwarded(forward, &from.matches, edits.host.as_ref(), client)
         }

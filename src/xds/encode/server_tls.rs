@@ -5,6 +5,7 @@ use super::mtls::socket;
 use crate::mesh::credential::{CertificateSource, ClientTrust, NameKind, RootsSource, TlsVersion};
 use crate::mesh::{OwnTls, Secret};
 
+use sockets::certificate_validation_context::TrustChainVerification;
 use sockets::common_tls_context::ValidationContextType as Validation;
 use sockets::tls_parameters::TlsProtocol;
 
@@ -60,6 +61,12 @@ fn validation(clients: &ClientTrust) -> Validation {
         match_typed_subject_alt_names: clients.names.iter().map(|name| subject(name)).collect(),
         verify_certificate_hash: clients.certificate_hashes.clone(),
         verify_certificate_spki: clients.key_hashes.clone(),
+        trust_chain_verification: if clients.unverified {
+            TrustChainVerification::AcceptUntrusted
+        } else {
+            TrustChainVerification::VerifyTrustChain
+        }
+        .into(),
         ..Default::default()
     };
     match &clients.roots {

@@ -33,10 +33,12 @@ fn clients() -> impl Strategy<Value = ClientTrust> {
         (path(), option::of(path())).prop_map(|(path, crl)| RootsSource::File { path, crl }),
     ];
     let words = || vec(word(), 0..2);
-    (roots, any::<bool>(), vec(name(), 0..3), words(), words()).prop_map(
-        |(roots, optional, names, certificate_hashes, key_hashes)| ClientTrust {
+    let lax = any::<(bool, bool)>();
+    (roots, lax, vec(name(), 0..3), words(), words()).prop_map(
+        |(roots, (optional, unverified), names, certificate_hashes, key_hashes)| ClientTrust {
             roots,
             optional,
+            unverified,
             names,
             certificate_hashes,
             key_hashes,

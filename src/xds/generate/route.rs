@@ -126,7 +126,7 @@ fn retry() -> impl Strategy<Value = Retry> {
         vec(100..600_u16, 0..3),
         (header_matches(), header_matches()),
         (
-            duration(),
+            (duration(), duration()),
             option::of(duration()),
             option::of(rate_limited()),
         ),
@@ -137,7 +137,7 @@ fn retry() -> impl Strategy<Value = Retry> {
                 on,
                 status_codes,
                 (headers, request_headers),
-                (base_interval, max_interval, rate_limited),
+                ((base_interval, min_interval), max_interval, rate_limited),
             )| Retry {
                 attempts,
                 per_try_timeout,
@@ -147,6 +147,7 @@ fn retry() -> impl Strategy<Value = Retry> {
                 headers,
                 request_headers,
                 base_interval,
+                min_interval,
                 max_interval,
                 rate_limited,
             },

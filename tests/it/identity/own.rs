@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use meshctl::mesh::credential::{CertificateSource, ClientTrust, RootsSource, TlsVersion};
 use meshctl::mesh::{OwnTls, Secret};
+use meshctl::rt::Wall;
 use meshctl::tls::{fingerprint, own_server_config, provider, sha256};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
@@ -107,7 +108,7 @@ async fn call(
         .map_err(|error| format!("configuration: {error}"))?;
     let (near, far) = tokio::io::duplex(64 << 10);
     let serving = async move {
-        let mut stream = TlsAcceptor::from(server).accept(far).await?;
+        let mut stream = TlsAcceptor::from(server.config).accept(far).await?;
         let mut word = [0; 4];
         stream.read_exact(&mut word).await?;
         stream.write_all(&word).await?;
@@ -127,6 +128,46 @@ async fn call(
     let (served, shown) = tokio::join!(serving, calling);
     served.map_err(|error| error.to_string())?;
     shown.map_err(|error| error.to_string())
+}
+
+/// Where callers with bad certificates are let in, what such a certificate says is not believed.
+#[test]
+fn who_is_let_in_with_a_bad_certificate_is_nobody() {
+    let (ca, foreign) = (Ca::new(), Ca::new());
+    let server = ca.issue(&["a.example.com"], 1);
+    let good = ca.issue(&["good.example.com"], 2);
+    let bad = ca.issue(&["bad.example.com"], 3);
+    let stranger = foreign.issue(&["good.example.com"], 4);
+    let roots = Secret::Roots {
+        certificates: ca.root.pem(),
+        crl: ca.revoke(3),
+    };
+    let secrets = Secrets::from([
+        ("server".to_owned(), Arc::new(server.secret())),
+        ("roots".to_owned(), Arc::new(roots)),
+    ]);
+    let known = |unverified: bool, names: &[&str]| {
+        let own = OwnTls {
+            clients: Some(ClientTrust {
+                roots: RootsSource::Secret("roots".to_owned()),
+                optional: true,
+                unverified,
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                certificate_hashes: Vec::new(),
+                key_hashes: Vec::new(),
+            }),
+            ..shows(&["server"])
+        };
+        let server = own_server_config(&own, &[], |name| secrets.get(name).cloned()).unwrap();
+        [&good, &bad, &stranger].map(|pair| {
+            let chain = [pair.cert.der().clone()];
+            !server.verified(&chain, &Wall::System).is_empty()
+        })
+    };
+    assert_eq!(known(true, &[]), [true, false, false]);
+    assert_eq!(known(true, &["other.example.com"]), [false; 3]);
+    // Where bad ones are refused, a handshake has said so already.
+    assert_eq!(known(false, &[]), [true; 3]);
 }
 
 /// A caller that believes `ca` and shows `pair`.
@@ -253,6 +294,7 @@ async fn callers_are_let_in_by_root_name_hash_and_list() {
     let trust = ClientTrust {
         roots: RootsSource::Secret("roots".to_owned()),
         optional: false,
+        unverified: false,
         names: Vec::new(),
         certificate_hashes: Vec::new(),
         key_hashes: Vec::new(),
@@ -278,6 +320,12 @@ async fn callers_are_let_in_by_root_name_hash_and_list() {
     assert_eq!(let_in(&trust).await, [false, true, true, false]);
     let optional = changed(&|trust| trust.optional = true);
     assert_eq!(let_in(&optional).await, [true, true, true, false]);
+    let anybody = changed(&|trust| {
+        (trust.optional, trust.unverified) = (true, true);
+    });
+    assert_eq!(let_in(&anybody).await, [true; 4]);
+    let showing = changed(&|trust| trust.unverified = true);
+    assert_eq!(let_in(&showing).await, [false, true, true, true]);
     let only_good = [false, true, false, false];
     let spki = sha256(&good.key.subject_public_key_info());
     let colons = |hex: &str| {

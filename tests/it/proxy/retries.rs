@@ -339,6 +339,27 @@ async fn without_leave_the_first_answer_passes() {
     }
 }
 
+/// Also where the first try goes over a connection that was kept: that it broke off may be the
+/// endpoint's doing, which then has seen the request.
+#[tokio::test]
+async fn an_endpoint_that_breaks_off_sees_a_request_as_often_as_the_policy_says() {
+    for (broken, expected, seen) in [(3, 200, 4), (4, 503, 4)] {
+        let tasks = Tasks::new();
+        let mut script = vec![OK];
+        script.extend(std::iter::repeat_n("", broken));
+        script.push(OK);
+        let app = Scripted::start(&tasks, &script);
+        let bind = free();
+        let view = simple(bind, app.address, |forward| {
+            forward.retry = Some(retry(3, &[RetryOn::Reset]));
+        });
+        let _proxy = Proxy::with(one_worker(), view, None).await;
+        assert_eq!(status(&get(bind, "/").await), 200);
+        assert_eq!(status(&get(bind, "/").await), expected, "{broken}");
+        assert_eq!(app.heads().len(), 1 + seen, "{broken}");
+    }
+}
+
 #[tokio::test]
 async fn retries_are_counted_by_envoys_names() {
     let tasks = Tasks::new();

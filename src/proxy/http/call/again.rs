@@ -101,27 +101,38 @@ impl<'t> Chance<'t> {
             Some(asked) => {
                 count(&stats.upstream_rq_retry_backoff_ratelimited);
                 // Nobody comes back sooner than asked, and not all at once.
-                asked.mul_f64(1.0 + 0.5 * fastrand::f64())
+                asked
+                    .mul_f64(1.0 + 0.5 * fastrand::f64())
+                    .max(self.policy.min)
             }
             None => self.jitter(),
         };
         Ok(Again { held, wait })
     }
 
-    /// Judges a try without an answer. `delivered` says that the endpoint may have begun to process
-    /// it, `harmless` that this could be done twice.
-    pub(super) fn failure(
+    /// Whether the policy is for a try that ended so without an answer. `delivered` says that the
+    /// endpoint may have begun to process it, `harmless` that this could be done twice.
+    pub(super) fn means(
         &self,
         failure: &Failure,
         (delivered, harmless, whole): (bool, bool, bool),
-    ) -> Result<Again<'t>, No> {
+    ) -> bool {
         let named = failure.reply().retry.iter().any(|on| self.policy.on(*on))
             || (!delivered
                 && !failure.reply().retry.is_empty()
                 && self.policy.on(RetryOn::ResetBeforeRequest));
         let unknown =
             delivered && !matches!(failure, Failure::RefusedStream | Failure::Undelivered);
-        if !named || !whole || (unknown && !harmless) {
+        named && whole && (!unknown || harmless)
+    }
+
+    /// Judges a try without an answer: see [`Chance::means`].
+    pub(super) fn failure(
+        &self,
+        failure: &Failure,
+        facts: (bool, bool, bool),
+    ) -> Result<Again<'t>, No> {
+        if !self.means(failure, facts) {
             return Err(No::NotMeant);
         }
         let held = self.take()?;

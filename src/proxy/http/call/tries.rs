@@ -109,18 +109,31 @@ impl<'c> Calling<'c> {
                     let harmless = self.call.facts.idempotent;
                     let stale = tried.reused
                         && matches!(failure, Failure::Broken | Failure::RefusedStream)
-                        && (unprocessed || harmless);
-                    if stale && !self.fresh && self.replay.is_whole() {
+                        && (unprocessed || harmless)
+                        && !self.fresh
+                        && self.replay.is_whole();
+                    let facts = (tried.delivered, harmless, self.replay.is_whole());
+                    let chance = self.chance();
+                    let meant = chance.is_some_and(|chance| chance.means(&failure, facts));
+                    if stale {
                         // The kept connection had died under the request; that says nothing about
                         // the endpoint.
                         self.fresh = true;
                         self.refused.clear();
-                        continue;
+                        // An endpoint that may have seen it sees it as often as the policy says.
+                        if unprocessed || !meant {
+                            continue;
+                        }
                     }
                     self.reached |= !unprocessed;
-                    let facts = (tried.delivered, harmless, self.replay.is_whole());
-                    let answer = match self.chance() {
-                        Some(chance) => chance.failure(&failure, facts),
+                    let answer = match chance {
+                        Some(chance) => chance.failure(&failure, facts).map(|again| Again {
+                            wait: match self.policy {
+                                Some(policy) if stale => policy.min,
+                                _ => again.wait,
+                            },
+                            ..again
+                        }),
                         None => Err(No::NotMeant),
                     };
                     match answer {

@@ -21,6 +21,8 @@ pub(super) struct Backends<'b> {
     pub(super) findings: &'b mut Vec<Finding>,
     /// For the condition `ResolvedRefs`: the first fault.
     pub(super) unresolved: Option<(&'static str, String)>,
+    /// What the route asks for and is not honoured: it is not accepted.
+    pub(super) unsupported: Option<(&'static str, String)>,
 }
 
 struct Fault {

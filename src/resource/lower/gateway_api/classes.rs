@@ -43,8 +43,10 @@ impl<'a> Classes<'a> {
             let fault = class.parameters.then(|| {
                 let message = "parameters of a class are not honoured: there are none here";
                 let path = "spec.parametersRef";
-                let finding = object.finding(Severity::Error, codes::NOT_HONOURED, path, message);
-                findings.push(finding.hint("remove parametersRef"));
+                let severity = Severity::Warning;
+                let finding = object.finding(severity, codes::NOT_ACCEPTED, path, message);
+                let hint = "remove parametersRef; until then no Gateway of this class is served";
+                findings.push(finding.hint(hint));
                 ("InvalidParameters", message.to_owned())
             });
             let conditions = vec![

@@ -32,7 +32,7 @@ pub(super) fn of(
         let path = "spec.tls.frontend.default.validation".to_owned();
         (gateway.validation.as_ref(), path)
     };
-    let Some(ClientValidation { roots }) = validation else {
+    let Some(ClientValidation { roots, insecure }) = validation else {
         return Ok(None);
     };
     let mut found: Vec<String> = Vec::new();
@@ -63,7 +63,8 @@ pub(super) fn of(
     }
     let clients = found.first().map(|name| ClientTrust {
         roots: RootsSource::Secret(name.clone()),
-        optional: false,
+        optional: *insecure,
+        unverified: *insecure,
         names: Vec::new(),
         certificate_hashes: Vec::new(),
         key_hashes: Vec::new(),

@@ -118,6 +118,7 @@ fn retry(written: Option<&RouteRetry>, each: Option<Duration>) -> Retry {
         on,
         status_codes: written.codes.clone(),
         base_interval: written.backoff.unwrap_or(default.base_interval),
+        min_interval: written.backoff.unwrap_or_default(),
         ..default
     }
 }
@@ -137,6 +138,7 @@ impl Parts<'_> {
             mirrors.extend(backends.mirror(mirror, &self.path));
         }
         let mut targets = Vec::new();
+        let mut refused = false;
         let alone = self.backends.iter().filter(|to| to.weight > 0).count() == 1;
         for (index, backend) in self.backends.iter().enumerate() {
             let path = format!("{}.backendRefs[{index}]", self.path);
@@ -162,12 +164,16 @@ impl Parts<'_> {
                         .finding(Severity::Error, codes::NOT_HONOURED, &path, message);
                 let hint = "write the filter into the rule, or a rule with one backend";
                 backends.findings.push(finding.hint(hint));
+                let unsupported = ("UnsupportedValue", message.to_owned());
+                backends.unsupported.get_or_insert(unsupported);
+                refused = true;
             }
             targets.push(backends.target(backend, &path));
         }
         Meaning {
             filters,
-            targets,
+            // Nothing is half-done: such a rule sends nothing anywhere.
+            targets: if refused { Vec::new() } else { targets },
             mirrors,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::super::gateways::Credentials;
+use super::certificates;
 use super::grants::Grants;
 use super::verdict::{Condition, GatewayVerdict, ListenerVerdict};
 use crate::mesh::credential::CertificateSource;
@@ -22,6 +23,8 @@ pub(super) struct Judged<'a> {
     pub(super) controller: &'static str,
     /// The whole of it can be served.
     pub(super) accepted: Option<(&'static str, String)>,
+    /// The Secret that backends are shown, where there is to be one.
+    pub(super) shows: Option<Result<(String, String), (&'static str, String)>>,
     pub(super) listeners: Vec<JudgedListener<'a>>,
 }
 
@@ -78,6 +81,7 @@ impl<'a> Judged<'a> {
             gateway,
             controller,
             accepted: whole(object, gateway, findings),
+            shows: shows(object, gateway, bench, findings),
             listeners,
         }
     }
@@ -87,13 +91,7 @@ impl<'a> Judged<'a> {
         if self.accepted.is_some() {
             return Vec::new();
         }
-        let addresses = self.gateway.addresses.iter();
-        let mut binds: Vec<Option<IpAddr>> = addresses
-            .filter_map(|address| match address {
-                AddressRequest::Ip(ip) => Some(Some(*ip)),
-                AddressRequest::Any | AddressRequest::Other(_) => None,
-            })
-            .collect();
+        let mut binds: Vec<Option<IpAddr>> = self.asked().map(|(_, ip)| Some(ip)).collect();
         if binds.is_empty() {
             binds.push(None);
         }
@@ -122,10 +120,15 @@ impl<'a> Judged<'a> {
         servers
     }
 
-    /// What is said of it, where proxies at `addresses` serve it.
-    pub(super) fn verdict(&self, addresses: Vec<IpAddr>) -> GatewayVerdict {
-        let listeners: Vec<ListenerVerdict> =
-            self.listeners.iter().map(JudgedListener::verdict).collect();
+    /// What is said of it, where proxies at `proxies` serve it.
+    pub(super) fn verdict(
+        &self,
+        proxies: Vec<IpAddr>,
+        findings: &mut Vec<Finding>,
+    ) -> GatewayVerdict {
+        let whole = self.accepted.as_ref();
+        let listeners = self.listeners.iter().map(|one| one.verdict(whole));
+        let listeners: Vec<ListenerVerdict> = listeners.collect();
         let all = self.listeners.len();
         let valid = self.listeners.iter().filter(|one| one.is_valid()).count();
         let some = || format!("{} of {all} listeners are not valid", all - valid);
@@ -145,24 +148,76 @@ impl<'a> Judged<'a> {
             Some(("Invalid", accepted.message.clone()))
         } else if !served {
             Some(("Invalid", "no listener is served".to_owned()))
-        } else if addresses.is_empty() {
+        } else if proxies.is_empty() {
             let name = &self.object.metadata.name;
             let message = format!("no proxy serves it: run `meshctl proxy --gateway {name}`");
             Some(("AddressNotAssigned", message))
         } else {
-            None
+            self.unusable(&proxies, findings)
         };
         let unresolved = self.listeners.iter().find_map(|one| one.resolved.as_ref());
-        let resolved = unresolved.map(|(_, message)| ("ListenersNotResolved", message.clone()));
+        let unresolved = unresolved.map(|(_, message)| ("ListenersNotResolved", message.clone()));
+        let shows = self.shows.as_ref();
+        let resolved = shows.and_then(|shows| shows.clone().err()).or(unresolved);
+        let mut conditions = vec![
+            accepted,
+            Condition::new("Programmed", programmed, "Programmed"),
+            Condition::new("ResolvedRefs", resolved, "ResolvedRefs"),
+        ];
+        if self.gateway.lets_in_anybody() {
+            conditions.push(Condition {
+                message: "callers are let in without a certificate that is good".to_owned(),
+                ..Condition::new(
+                    "InsecureFrontendValidationMode",
+                    None,
+                    "ConfigurationChanged",
+                )
+            });
+        }
         GatewayVerdict {
-            conditions: vec![
-                accepted,
-                Condition::new("Programmed", programmed, "Programmed"),
-                Condition::new("ResolvedRefs", resolved, "ResolvedRefs"),
-            ],
-            addresses,
+            conditions,
+            addresses: self.assigned(proxies),
             listeners,
         }
+    }
+
+    /// The addresses that are asked for, each with its place among them.
+    fn asked(&self) -> impl Iterator<Item = (usize, IpAddr)> {
+        let asked = self.gateway.addresses.iter().enumerate();
+        asked.filter_map(|(index, address)| match address {
+            AddressRequest::Ip(ip) => Some((index, *ip)),
+            AddressRequest::Any | AddressRequest::Other(_) => None,
+        })
+    }
+
+    /// Of the addresses of its proxies those that it is to have: all, where it asks for none.
+    fn assigned(&self, mut proxies: Vec<IpAddr>) -> Vec<IpAddr> {
+        if self.asked().next().is_some() {
+            proxies.retain(|own| self.asked().any(|(_, asked)| asked == *own));
+        }
+        proxies
+    }
+
+    /// Addresses that are asked for and that no proxy has.
+    fn unusable(
+        &self,
+        proxies: &[IpAddr],
+        findings: &mut Vec<Finding>,
+    ) -> Option<(&'static str, String)> {
+        let mut first = None;
+        for (index, ip) in self.asked().filter(|(_, ip)| !proxies.contains(ip)) {
+            let message = format!("no proxy that serves it has address {ip}");
+            let path = format!("spec.addresses[{index}]");
+            let (severity, code) = (Severity::Warning, codes::ADDRESS_NOT_USABLE);
+            let finding = self.object.finding(severity, code, &path, &*message);
+            let name = &self.object.metadata.name;
+            let hint = format!(
+                "run `meshctl proxy --gateway {name} --address {ip}` where it is, or remove it"
+            );
+            findings.push(finding.hint(hint));
+            first.get_or_insert(("AddressNotUsable", message));
+        }
+        first
     }
 }
 
@@ -182,7 +237,8 @@ impl JudgedListener<'_> {
         self.is_valid() && self.serves.is_some()
     }
 
-    fn verdict(&self) -> ListenerVerdict {
+    /// What is said of it, where the Gateway as such is refused for `whole`.
+    fn verdict(&self, whole: Option<&(&'static str, String)>) -> ListenerVerdict {
         let conflicted = match &self.conflict {
             Some((reason, message)) => Condition {
                 kind: "Conflicted",
@@ -198,8 +254,8 @@ impl JudgedListener<'_> {
             },
         };
         let refused = self.conflict.clone().or_else(|| self.accepted.clone());
-        let programmed = (!self.is_served()).then(|| {
-            let why = refused.as_ref().or(self.resolved.as_ref());
+        let programmed = (whole.is_some() || !self.is_served()).then(|| {
+            let why = refused.as_ref().or(self.resolved.as_ref()).or(whole);
             let message = why.map(|(_, message)| message.clone());
             ("Invalid", message.unwrap_or_default())
         });
@@ -239,8 +295,8 @@ fn whole(
     findings: &mut Vec<Finding>,
 ) -> Option<(&'static str, String)> {
     let mut refuse = |path: &str, message: String, hint: &str| {
-        let finding = object.finding(Severity::Error, codes::NOT_HONOURED, path, &*message);
-        findings.push(finding.hint(hint));
+        let finding = object.finding(Severity::Warning, codes::NOT_ACCEPTED, path, &*message);
+        findings.push(finding.hint(format!("{hint}; until then the Gateway is not served")));
         message
     };
     if gateway.parameters {
@@ -254,11 +310,35 @@ fn whole(
         AddressRequest::Other(kind) => {
             let message = format!("addresses of type {kind} are not honoured");
             let path = format!("spec.addresses[{index}]");
-            let hint = "write an address of type IPAddress that the proxy can listen on, or none";
+            let hint = "write an address of type IPAddress that a proxy of it has, or none";
             Some(("UnsupportedAddress", refuse(&path, message, hint)))
         }
         AddressRequest::Ip(_) | AddressRequest::Any => None,
     })
+}
+
+/// The Secret that backends are shown. Where it cannot be had they are shown nothing, and those that want
+/// a certificate refuse.
+fn shows(
+    object: &Object,
+    gateway: &Gateway,
+    bench: &Bench<'_>,
+    findings: &mut Vec<Finding>,
+) -> Option<Result<(String, String), (&'static str, String)>> {
+    let to = gateway.client_certificate.as_ref()?;
+    let found = certificates::named(object, to, bench);
+    Some(found.map_err(|fault| {
+        let path = "spec.tls.backend.clientCertificateRef";
+        let (severity, code) = fault.kind;
+        let finding = object.finding(severity, code, path, &*fault.message);
+        findings.push(finding.hint(fault.hint("until then backends are shown none")));
+        let reason = if fault.forbidden {
+            "RefNotPermitted"
+        } else {
+            "InvalidClientCertificateRef"
+        };
+        (reason, fault.message)
+    }))
 }
 
 /// Judges one listener.
@@ -412,7 +492,10 @@ impl Judge<'_> {
         let mut certificates = Vec::new();
         for index in 0..tls.certificates.len() {
             match self.certificate(tls, index) {
-                Ok(found) => certificates.push(found),
+                Ok((namespace, name)) => {
+                    let name = Secret::name_of(&namespace, &name);
+                    certificates.push(CertificateSource::Secret(name));
+                }
                 Err(fault) => judged.resolved = Some(fault),
             }
         }
@@ -452,56 +535,26 @@ impl Judge<'_> {
         })
     }
 
-    /// The certificate that is named at `index`.
+    /// The Secret that is named at `index`.
     fn certificate(
         &mut self,
         tls: &crate::resource::gateway_api::ListenerTls,
         index: usize,
-    ) -> Result<CertificateSource, (&'static str, String)> {
-        let own = &self.object.metadata.namespace;
-        let field = format!(".tls.certificateRefs[{index}]");
+    ) -> Result<(String, String), (&'static str, String)> {
         let Some(to) = tls.certificates.get(index) else {
             return Err(("InvalidCertificateRef", String::new()));
         };
-        let namespace = to.namespace(own).to_owned();
-        if !to.is("", "Secret") {
-            let message = format!("a certificate is in a Secret, and not in a {}", to.kind);
-            let kind = (Severity::Error, codes::INVALID_REFERENCE_KIND);
-            self.say(kind, &field, &message, "remove group and kind");
-            return Err(("InvalidCertificateRef", message));
-        }
-        if !self.bench.grants.permit((GROUP, "Gateway", own), to) {
-            let message = format!(
-                "no ReferenceGrant in namespace {namespace} lets this Gateway use Secret {}",
-                to.name
-            );
-            let hint = format!(
-                "write one there, from {{group: {GROUP}, kind: Gateway, namespace: {own}}} to {{group: \"\", kind: Secret}}"
-            );
-            let kind = (Severity::Error, codes::NOT_PERMITTED);
-            self.say(kind, &field, &message, hint);
-            return Err(("RefNotPermitted", message));
-        }
-        let known = self
-            .bench
-            .credentials
-            .get(&(namespace.clone(), to.name.clone()));
-        let fault = match known.and_then(|known| known.certificate.as_deref()) {
-            None => "with tls.crt and tls.key exists",
-            Some(Secret::Certificate { chain, key })
-                if chain.contains("-----BEGIN CERTIFICATE-----")
-                    && key.contains("PRIVATE KEY-----") =>
-            {
-                let name = Secret::name_of(&namespace, &to.name);
-                return Ok(CertificateSource::Secret(name));
-            }
-            Some(_) => "has a certificate and a key in PEM",
-        };
-        let message = format!("no Secret {namespace}/{} {fault}", to.name);
-        let hint = "make it, of type kubernetes.io/tls; until then nobody is served here";
-        let kind = (Severity::Warning, codes::MISSING_REFERENCE);
-        self.say(kind, &field, &message, hint);
-        Err(("InvalidCertificateRef", message))
+        certificates::named(self.object, to, self.bench).map_err(|fault| {
+            let field = format!(".tls.certificateRefs[{index}]");
+            let hint = fault.hint("until then nobody is served here");
+            self.say(fault.kind, &field, &fault.message, hint);
+            let reason = if fault.forbidden {
+                "RefNotPermitted"
+            } else {
+                "InvalidCertificateRef"
+            };
+            (reason, fault.message)
+        })
     }
 }
 

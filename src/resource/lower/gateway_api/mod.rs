@@ -6,6 +6,7 @@
 
 mod attach;
 mod backends;
+mod certificates;
 mod classes;
 mod clients;
 mod grants;
@@ -17,7 +18,7 @@ mod policies;
 mod streams;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::gateways::Credentials;
@@ -55,6 +56,8 @@ pub(super) struct Lowered {
     pub(super) gateways: BTreeMap<GatewayName, Arc<Gateway>>,
     pub(super) verdicts: Verdicts,
     pub(super) backend_security: BackendSecurity,
+    /// Ports of services that calls of gRPC are routed to at Gateways.
+    pub(super) grpc: BTreeSet<(Hostname, u16)>,
 }
 
 /// A route that is attached somewhere, with its rules.
@@ -125,6 +128,7 @@ pub(super) fn lower(
             grants: &grants,
             findings: &mut *findings,
             unresolved: None,
+            unsupported: None,
         };
         let rules = match &route.object.body {
             Kind::HttpRoute(body) => http::http(body, &mut backends),
@@ -133,7 +137,7 @@ pub(super) fn lower(
         };
         let written = streams::backends(&route.object.body);
         let targets = streams::targets(written, &mut backends);
-        let unresolved = backends.unresolved;
+        let (unresolved, unsupported) = (backends.unresolved, backends.unsupported);
         let mut at = Vec::new();
         let mut parents = Vec::new();
         for (index, parent) in route.parents.iter().enumerate() {
@@ -153,6 +157,7 @@ pub(super) fn lower(
                     (CONTROLLER, refused)
                 }
             };
+            let refused = refused.or_else(|| unsupported.clone());
             let said = attach::verdict(parent, controller, refused, unresolved.clone());
             parents.push(said);
         }
@@ -171,13 +176,21 @@ pub(super) fn lower(
     streams::inside(streams, around.services, routes);
     let judging = (&bench, &judged, &*placed);
     let backend_security = policies::lower(around, judging, &mut verdicts, findings);
+    let calls = placed
+        .iter()
+        .filter(|route| matches!(route.object.body, Kind::GrpcRoute(_)) && !route.at.is_empty());
+    let grpc = calls
+        .flat_map(Placed::targets)
+        .filter_map(|target| Some((target.host.clone(), target.port?)))
+        .collect();
     let mut gateways = BTreeMap::new();
     for ((namespace, name), judged) in &judged {
         let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), (*name).to_owned())]);
         let serving = around.instances.values().filter(|instance| {
             instance.namespace == *namespace && selects(&selector, &instance.labels)
         });
-        let verdict = judged.verdict(serving.map(|instance| instance.address).collect());
+        let proxies = serving.map(|instance| instance.address).collect();
+        let verdict = judged.verdict(proxies, findings);
         let verdict = Verdict::Gateway(verdict);
         verdicts.of.insert(judged.object.key(), verdict);
         let servers = judged.servers().into_iter().map(|(listener, mut server)| {
@@ -195,6 +208,7 @@ pub(super) fn lower(
                 name: (*name).to_owned(),
                 selector,
                 local: true,
+                client_certificate: judged.shows.clone().and_then(Result::ok),
                 servers: servers.collect(),
                 origin: judged.object.origin.clone(),
             }),
@@ -204,6 +218,7 @@ pub(super) fn lower(
         gateways,
         verdicts,
         backend_security,
+        grpc,
     }
 }
 

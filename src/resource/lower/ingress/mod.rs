@@ -95,6 +95,7 @@ fn lowered(
         name: name.clone(),
         selector,
         local: false,
+        client_certificate: None,
         servers,
         origin,
     };
