@@ -30,6 +30,7 @@ pub mod policy;
 pub mod route;
 mod selection;
 pub mod service;
+mod sharing;
 pub mod shared_map;
 pub mod sidecar;
 pub mod view;

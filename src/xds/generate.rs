@@ -27,7 +27,7 @@ use crate::mesh::listener::{
     ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Listener, Locality, Node, NodeKind, View};
+use crate::mesh::{Client, Listener, Locality, Node, NodeKind, RouteTable, View};
 
 /// A sidecar of that kind.
 pub(crate) fn node(client: Client) -> Node {
@@ -245,6 +245,11 @@ fn named(listeners: &[Listener]) -> impl Iterator<Item = String> {
     let own = chains.filter_map(|chain| chain.tls.as_ref()?.own.as_deref());
     own.flat_map(crate::mesh::OwnTls::secrets)
         .map(str::to_owned)
+}
+
+/// Any table.
+pub(crate) fn table() -> impl Strategy<Value = RouteTable> {
+    route::table()
 }
 
 /// Any view that a world could give.

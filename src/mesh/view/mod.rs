@@ -16,12 +16,15 @@ mod inbound;
 mod node;
 mod outbound;
 mod pieces;
+mod plan;
 mod policies;
+mod routing;
 mod scope;
 mod streams;
 
 pub use common::{Common, Outlook, Scope};
 pub use pieces::Pieces;
+pub use routing::{Base, Rerouted, Routing};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,17 +75,17 @@ impl World {
         streams::described(&self.config, node, service, port)
     }
 
-    /// Whether policies say of clusters of `node` that they speak TLS: then its view is more than its
-    /// pieces side by side.
-    pub fn secures(&self, node: &Node) -> bool {
+    /// Whether policies say of clusters of `node` that they speak TLS.
+    fn secures(&self, node: &Node) -> bool {
         node.kind == NodeKind::Gateway && !self.config.backend_security.is_empty()
     }
 
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
         let pieces = self.pieces(common, node);
-        let mut view = pieces.outbound(common);
-        let own = pieces.own();
+        let routing = pieces.outbound(common, None);
+        let mut view = routing.map(|routing| routing.view).unwrap_or_default();
+        let own = pieces.own(common);
         view.listeners.extend(own.listeners);
         view.routes.extend(own.routes);
         view.clusters.extend(own.clusters);
@@ -96,9 +99,6 @@ impl World {
                 let entry = view.endpoints.entry(name.to_string());
                 entry.or_insert_with(|| Arc::clone(all));
             }
-        }
-        if self.secures(node) {
-            backend_tls::secure(&self.config, &mut view);
         }
         view
     }

@@ -11,6 +11,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::indexing_slicing,
     clippy::panic,
     reason = "a bench that cannot go on should say where"

@@ -194,6 +194,7 @@ impl Change {
         let service = (self.service)(mesh);
         let concerned = |which: usize| mesh.knows(which, service);
         fleet.watch((self.resource)(service));
+        let lost = fleet.lost();
         let (before, begun) = (fleet.counted().resources, now());
         (self.ask)(server, service, first);
         fleet.wait_told(&concerned);
@@ -205,6 +206,7 @@ impl Change {
             assert_eq!((self.is)(&bytes, service), first, "{}", self.what);
             assert!(proxies.iter().all(|which| concerned(*which)));
         }
+        assert_eq!(fleet.lost(), lost, "the machine is too busy to measure");
         let came = fleet.counted().resources - before;
         assert_eq!(came, u64::try_from(all).unwrap(), "{}", self.what);
         took
