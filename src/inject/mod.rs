@@ -8,9 +8,12 @@
 
 mod capture;
 mod pod;
+mod proxy_config;
 mod strip;
 
 use serde_json::Value;
+
+pub use proxy_config::{Placed, proxy_configs};
 
 use crate::mesh::{Finding, Origin, Severity};
 use crate::resource::codes;
@@ -35,6 +38,8 @@ pub struct InjectConfig {
     pub cpu: (String, String),
     /// For the proxy container: `(request, limit)` of memory.
     pub memory: (String, String),
+    /// How proxies are started, the oldest first; see [`proxy_configs`].
+    pub proxies: Vec<Placed>,
 }
 
 impl Default for InjectConfig {
@@ -47,6 +52,7 @@ impl Default for InjectConfig {
             inbound_port: 15006,
             cpu: ("50m".to_owned(), "2".to_owned()),
             memory: ("32Mi".to_owned(), "256Mi".to_owned()),
+            proxies: Vec::new(),
         }
     }
 }
@@ -81,6 +87,8 @@ struct Target<'a> {
     template: &'a mut Value,
     /// The name of the object around it.
     owner: String,
+    /// Its namespace.
+    namespace: String,
 }
 
 /// Findings of one stream.
@@ -214,6 +222,7 @@ fn walk(
         Target {
             template: &mut *template,
             owner,
+            namespace: report.origin.namespace.clone(),
         },
         report,
     );

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::capture::{Exclusions, PROXY_USER, rules};
+use super::proxy_config::Settings;
 use super::strip::{STATUS, Status, strip};
 use super::{InjectConfig, Report, Target};
 use crate::mesh::Severity;
@@ -17,7 +18,11 @@ const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 const HEALTH_PORT: u16 = 15021;
 
 pub(super) fn inject(pod: Target<'_>, config: &InjectConfig, report: &mut Report) {
-    let Target { template, owner } = pod;
+    let Target {
+        template,
+        owner,
+        namespace,
+    } = pod;
     if opted_out(template) {
         return;
     }
@@ -38,7 +43,10 @@ pub(super) fn inject(pod: Target<'_>, config: &InjectConfig, report: &mut Report
     ends(template, config, report);
     let except = exclusions(template, report);
     let mut status = Status::default();
-    let proxy = proxy(template, &owner, config);
+    let namespace = Some(namespace).filter(|name| !name.is_empty());
+    let namespace = namespace.as_deref().unwrap_or("default");
+    let settings = Settings::of(template, namespace, &config.proxies, report);
+    let proxy = proxy(template, &owner, &settings, config);
     let init = init(config, &except);
     metadata(template, &owner, &mut status);
     let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else {
@@ -334,7 +342,7 @@ fn init(config: &InjectConfig, except: &Exclusions) -> Value {
     })
 }
 
-fn proxy(template: &Value, owner: &str, config: &InjectConfig) -> Value {
+fn proxy(template: &Value, owner: &str, settings: &Settings, config: &InjectConfig) -> Value {
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
     let account = template
         .pointer("/spec/serviceAccountName")
@@ -373,6 +381,7 @@ fn proxy(template: &Value, owner: &str, config: &InjectConfig) -> Value {
             args.push(format!("--labels={key}={value}"));
         }
     }
+    args.extend(settings.args());
     let mut proxy = json!({
         "name": PROXY,
         "image": config.image,
@@ -409,6 +418,14 @@ fn proxy(template: &Value, owner: &str, config: &InjectConfig) -> Value {
         },
         "volumeMounts": [{"name": VOLUME, "mountPath": DATA}],
     });
+    if let Some(Value::Array(env)) = proxy.get_mut("env") {
+        let taken: Vec<String> = env
+            .iter()
+            .filter_map(|variable| Some(variable.get("name")?.as_str()?.to_owned()))
+            .collect();
+        let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+        env.extend(settings.env(&taken));
+    }
     if config.native_sidecar
         && let Some(proxy) = proxy.as_object_mut()
     {

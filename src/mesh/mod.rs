@@ -7,6 +7,7 @@
 
 pub mod backend_tls;
 pub mod balancing;
+pub mod baseline;
 pub mod check;
 pub mod cluster;
 pub mod credential;

@@ -29,6 +29,11 @@ impl Hostname {
         Self(format!("{name}.{namespace}.svc.cluster.local").to_ascii_lowercase())
     }
 
+    /// `*`, which is every name.
+    pub fn any() -> Self {
+        Self("*".to_owned())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -40,6 +40,7 @@ impl Config {
     pub fn touched(&self, before: &Self) -> Option<BTreeSet<Hostname>> {
         if self.trust_domain != before.trust_domain
             || self.authentication != before.authentication
+            || self.baseline != before.baseline
             || self.workloads != before.workloads
         {
             return None;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::backend_tls::BackendSecurity;
+use super::baseline::Baseline;
 use super::cluster::{Limits, OutlierDetection, RetryBudget};
 use super::destinations::{Caller, Destinations};
 use super::gateway::{Bound, Credential, Gateway, GatewayName};
@@ -52,6 +53,8 @@ pub struct Config {
     pub credentials: BTreeMap<(String, String), Arc<Credential>>,
     /// How services are called.
     pub destinations: Destinations,
+    /// How services are called where no rule says.
+    pub baseline: Baseline,
     /// Who must speak mTLS.
     pub authentication: Authentication,
     /// Policies of the mesh's own kinds, the oldest first.
@@ -78,6 +81,7 @@ impl Default for Config {
             credentials: BTreeMap::new(),
             routes: BTreeMap::new(),
             destinations: Destinations::default(),
+            baseline: Baseline::default(),
             authentication: Authentication::default(),
             policies: Vec::new(),
             faults: BTreeMap::new(),

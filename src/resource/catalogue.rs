@@ -37,7 +37,9 @@ const CORE: [&str; 6] = [
     "ConfigMap",
     "Secret",
 ];
-const ISTIO: [(&str, &str); 8] = [
+/// Kinds for callers from outside, and whether they live in a namespace.
+const INGRESS: [(&str, bool); 2] = [("Ingress", true), ("IngressClass", false)];
+const ISTIO: [(&str, &str); 9] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
@@ -46,6 +48,22 @@ const ISTIO: [(&str, &str); 8] = [
     ("WorkloadEntry", "networking.istio.io"),
     ("WorkloadGroup", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
+    ("ProxyConfig", "networking.istio.io"),
+];
+
+/// Kinds of other meshes that are read: kind, group, versions.
+const IMPORTED: [(&str, &str, &[&str]); 3] = [
+    (
+        "TrafficSplit",
+        "split.smi-spec.io",
+        &["v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"],
+    ),
+    (
+        "HTTPRouteGroup",
+        "specs.smi-spec.io",
+        &["v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"],
+    ),
+    ("ServiceProfile", "linkerd.io", &["v1alpha1", "v1alpha2"]),
 ];
 
 /// Kinds of the Gateway API: as they are written, as they are filed, whether they live in a namespace.
@@ -71,7 +89,7 @@ const OWN: [&str; 4] = [
 const POLICY: &str = "policy.meshctl.dev";
 
 /// Kinds of clusters that a mesh has no use for.
-const UNUSED: [(&str, &str); 29] = [
+const UNUSED: [(&str, &str); 26] = [
     ("Event", ""),
     ("Node", ""),
     ("Endpoints", ""),
@@ -86,9 +104,6 @@ const UNUSED: [(&str, &str); 29] = [
     ("HorizontalPodAutoscaler", "autoscaling"),
     ("PodDisruptionBudget", "policy"),
     ("PodSecurityPolicy", "policy"),
-    ("Ingress", "networking.k8s.io"),
-    ("Ingress", "extensions"),
-    ("IngressClass", "networking.k8s.io"),
     ("NetworkPolicy", "networking.k8s.io"),
     ("Role", "rbac.authorization.k8s.io"),
     ("RoleBinding", "rbac.authorization.k8s.io"),
@@ -112,20 +127,13 @@ const UNUSED: [(&str, &str); 29] = [
 const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
 const EXTERNAL: &str =
     "write a ServiceEntry (networking.istio.io/v1) for the hosts outside the mesh";
-const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule";
-const SPLIT: &str =
-    "write a VirtualService with weighted destinations, or use `meshctl canary set`";
+const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule, and what its patches are about has native ways";
 const UDP: &str = "meshctl carries no UDP; let callers reach the service without a proxy";
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 38] = [
+const REFUSED: [(&str, &str, &str); 34] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
-    (
-        "ProxyConfig",
-        "networking.istio.io",
-        "proxies are set by the flags of `meshctl proxy`",
-    ),
     ("AuthorizationPolicy", "security.istio.io", AUTHORIZATION),
     ("RequestAuthentication", "security.istio.io", AUTHORIZATION),
     (
@@ -187,16 +195,9 @@ const REFUSED: [(&str, &str, &str); 38] = [
         "gateway.networking.k8s.io",
         "write a DestinationRule",
     ),
-    ("TrafficSplit", "split.smi-spec.io", SPLIT),
     ("TrafficTarget", "access.smi-spec.io", AUTHORIZATION),
-    ("HTTPRouteGroup", "specs.smi-spec.io", ROUTES),
     ("TCPRoute", "specs.smi-spec.io", ROUTES),
     ("UDPRoute", "specs.smi-spec.io", ROUTES),
-    (
-        "ServiceProfile",
-        "linkerd.io",
-        "retries and timeouts are in VirtualService",
-    ),
     ("Server", "policy.linkerd.io", AUTHORIZATION),
     ("ServerAuthorization", "policy.linkerd.io", AUTHORIZATION),
     ("AuthorizationPolicy", "policy.linkerd.io", AUTHORIZATION),
@@ -254,6 +255,20 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
             _ => Standing::Unknown("write apiVersion: apps/v1".to_owned()),
         };
     }
+    let edge = INGRESS.iter().find(|(known, _)| *known == kind);
+    if let Some((known, namespaced)) = edge
+        && matches!(group, "networking.k8s.io" | "extensions")
+    {
+        return match (group, version) {
+            ("networking.k8s.io", "v1") => version_of(&["v1"], known, *namespaced),
+            (_, "v1beta1") => Standing::Read {
+                kind: known,
+                namespaced: *namespaced,
+                modern: Some("networking.k8s.io/v1"),
+            },
+            _ => Standing::Unknown("write apiVersion: networking.k8s.io/v1".to_owned()),
+        };
+    }
     if let Some((known, _)) = ISTIO.iter().find(|known| **known == (kind, group)) {
         return version_of(&["v1", "v1beta1", "v1alpha3"], known, true);
     }
@@ -271,6 +286,21 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
             _ => Standing::Unknown(format!("write apiVersion: {POLICY}/v1alpha1")),
         };
     }
+    let imported = IMPORTED
+        .iter()
+        .find(|(known, of, _)| *known == kind && *of == group);
+    if let Some((known, of, versions)) = imported {
+        return if versions.contains(&version) {
+            Standing::Read {
+                kind: known,
+                namespaced: true,
+                modern: None,
+            }
+        } else {
+            let newest = versions.last().copied().unwrap_or_default();
+            Standing::Unknown(format!("write apiVersion: {of}/{newest}"))
+        };
+    }
     if matches!(kind, "Policy" | "MeshPolicy")
         && matches!(group, "security.istio.io" | "authentication.istio.io")
     {
@@ -278,7 +308,7 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
     }
     if UNUSED.contains(&(kind, group)) {
         return Standing::Unused {
-            restricts: matches!(kind, "NetworkPolicy" | "Ingress"),
+            restricts: kind == "NetworkPolicy",
         };
     }
     if let Some((_, _, instead)) = REFUSED
@@ -300,8 +330,17 @@ fn unknown(api_version: &str, kind: &str) -> String {
         .iter()
         .map(|(kind, ..)| (*kind, format!("{GROUP}/v1")));
     let own = OWN.iter().map(|kind| (*kind, format!("{POLICY}/v1alpha1")));
+    let edge = INGRESS
+        .iter()
+        .map(|(kind, _)| (*kind, "networking.k8s.io/v1".to_owned()));
+    let imported = IMPORTED.iter().map(|(kind, group, versions)| {
+        let newest = versions.last().copied().unwrap_or_default();
+        (*kind, format!("{group}/{newest}"))
+    });
+    let edge = edge.chain(imported);
     let known: Vec<(&str, String)> = core
         .chain(workloads)
+        .chain(edge)
         .chain(istio)
         .chain(gateways)
         .chain(own)

@@ -39,6 +39,14 @@ pub const POLICY_CONFLICT: &str = "MSH0350";
 pub const POLICY_WITHOUT_EFFECT: &str = "MSH0501";
 /// A policy about requests, for what takes none.
 pub const POLICY_WITHOUT_REQUESTS: &str = "MSH0502";
+/// Two Ingresses say something different of one path, or of one host's certificate.
+pub const INGRESS_CONFLICT: &str = "MSH0401";
+/// An Ingress that no proxy of the mesh serves.
+pub const NOT_SERVED: &str = "MSH0402";
+/// What other rules for the same calls go before.
+pub const OVERRULED: &str = "MSH0403";
+/// A path of an Ingress whose type leaves open what it means, and that is taken for the whole path.
+pub const INGRESS_PATH: &str = "MSH0404";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -354,6 +362,34 @@ pub const ALL: &[Code] = &[
         "PolicyConflict",
         "a policy for a target that has an older one, which it stands behind",
         "Remove one of both, or write another sectionName.",
+    ),
+    code(
+        Severity::Warning,
+        INGRESS_CONFLICT,
+        "IngressConflict",
+        "two Ingresses say something different of one path, or of one host's certificate",
+        "Remove it from one of them: the older one is in force.",
+    ),
+    code(
+        Severity::Warning,
+        NOT_SERVED,
+        "IngressNotServed",
+        "an Ingress of a class that is another controller's, or nobody's",
+        "Name a class that the mesh serves, such as ingressClassName: meshctl, or leave it to its controller.",
+    ),
+    code(
+        Severity::Warning,
+        OVERRULED,
+        "Overruled",
+        "other rules for the same calls go before these, which have no effect",
+        "Keep one of the two.",
+    ),
+    code(
+        Severity::Info,
+        INGRESS_PATH,
+        "IngressPathExact",
+        "a path of type ImplementationSpecific is taken for the whole path, as Istio does",
+        "Write pathType: Prefix for what is below it too, or pathType: Exact.",
     ),
     code(
         Severity::Warning,

@@ -2,7 +2,7 @@
 //!
 //! Owns reading (`parse`: text → objects, every mistake with file, line, column and how to mend it)
 //! and meaning (`lower`: objects → world, broken references kept in the world as routes that fail
-//! closed). One file a kind under `kube`, `istio`, `gateway_api` and `policy`;
+//! closed). One file a kind under `kube`, `istio`, `gateway_api`, `policy`, `smi` and `linkerd`;
 //! what Kubernetes says of its pods becomes instances in `running`. Leaves to others where texts come from
 //! (`source`), what is asked of a whole world (`mesh::check`, which `analysis` puts beside the rest), and everything that touches a disk.
 
@@ -16,6 +16,7 @@ pub mod istio;
 pub mod json;
 pub mod kube;
 mod labels;
+pub mod linkerd;
 mod lower;
 pub mod names;
 mod object;
@@ -24,6 +25,7 @@ pub mod policy;
 mod reader;
 mod running;
 mod status;
+pub mod smi;
 mod suggest;
 mod tree;
 

@@ -36,6 +36,10 @@ const fn cluster(name: Name) -> Name {
 
 const CORE: &str = "";
 const APPS: &str = "apps";
+const EDGE: &str = "networking.k8s.io";
+const SPLITS: &str = "split.smi-spec.io";
+const SPECS: &str = "specs.smi-spec.io";
+const LINKERD: &str = "linkerd.io";
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 const GATEWAYS: &str = crate::resource::gateway_api::GROUP;
@@ -53,6 +57,8 @@ const NAMES: &[Name] = &[
     name("ServiceAccount", "serviceaccounts", &["sa"], CORE),
     name("ConfigMap", "configmaps", &["cm"], CORE),
     name("Secret", "secrets", &[], CORE),
+    name("Ingress", "ingresses", &["ing"], EDGE),
+    cluster(name("IngressClass", "ingressclasses", &[], EDGE)),
     name("VirtualService", "virtualservices", &["vs"], NETWORKING),
     name("DestinationRule", "destinationrules", &["dr"], NETWORKING),
     name("ServiceEntry", "serviceentries", &["se"], NETWORKING),
@@ -60,6 +66,7 @@ const NAMES: &[Name] = &[
     name("Sidecar", "sidecars", &[], NETWORKING),
     name("WorkloadEntry", "workloadentries", &["we"], NETWORKING),
     name("WorkloadGroup", "workloadgroups", &["wg"], NETWORKING),
+    name("ProxyConfig", "proxyconfigs", &[], NETWORKING),
     name(
         "PeerAuthentication",
         "peerauthentications",
@@ -88,6 +95,9 @@ const NAMES: &[Name] = &[
     name("CompressionPolicy", "compressionpolicies", &[], POLICIES),
     name("FaultInjection", "faultinjections", &[], POLICIES),
     name("HeaderPolicy", "headerpolicies", &[], POLICIES),
+    name("TrafficSplit", "trafficsplits", &["ts"], SPLITS),
+    name("HTTPRouteGroup", "httproutegroups", &["htr"], SPECS),
+    name("ServiceProfile", "serviceprofiles", &["sp"], LINKERD),
 ];
 
 impl Name {

@@ -8,11 +8,13 @@ use super::gateway_api::{
     self, BackendTlsPolicy, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute,
 };
 use super::istio::{
-    DestinationRule, Gateway, PeerAuthentication, ServiceEntry, Sidecar, VirtualService,
-    WorkloadEntry, WorkloadGroup,
+    DestinationRule, Gateway, PeerAuthentication, ProxyConfig, ServiceEntry, Sidecar,
+    VirtualService, WorkloadEntry, WorkloadGroup,
 };
-use super::kube::{ConfigMap, Namespace, Pod, Service, Workload};
+use super::kube::{ConfigMap, Ingress, IngressClass, Namespace, Pod, Service, Workload};
+use super::linkerd::ServiceProfile;
 use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
+use super::smi::{HttpRouteGroup, TrafficSplit};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
 
@@ -92,6 +94,10 @@ pub enum Kind {
     ConfigMap(ConfigMap),
     /// `v1`; kept, not looked into.
     Secret,
+    /// `networking.k8s.io`.
+    Ingress(Ingress),
+    /// `networking.k8s.io`.
+    IngressClass(IngressClass),
     /// `networking.istio.io`.
     VirtualService(VirtualService),
     /// `networking.istio.io`.
@@ -106,6 +112,14 @@ pub enum Kind {
     WorkloadGroup(WorkloadGroup),
     /// `networking.istio.io`.
     Gateway(Gateway),
+    /// `split.smi-spec.io`.
+    TrafficSplit(TrafficSplit),
+    /// `specs.smi-spec.io`.
+    HttpRouteGroup(HttpRouteGroup),
+    /// `linkerd.io`.
+    ServiceProfile(ServiceProfile),
+    /// `networking.istio.io`; read when pods are injected, not by the mesh.
+    ProxyConfig(ProxyConfig),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
     /// `gateway.networking.k8s.io`.

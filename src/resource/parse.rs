@@ -10,7 +10,8 @@ use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::status::has_status;
 use super::tree::{Node, Tree};
-use super::{codes, gateway_api, istio, policy};
+use super::{codes, gateway_api, istio, linkerd, policy, smi};
+use crate::mesh::destinations::ROOTS;
 use crate::mesh::{Finding, Origin, Severity};
 
 /// Reads every object of a YAML or JSON stream.
@@ -226,6 +227,9 @@ impl Reading<'_> {
                 let message = format!("{kind} ({api_version}) is not honoured by meshctl yet");
                 self.findings
                     .push(refuse(codes::NOT_HONOURED, message, instead.to_owned()));
+                if kind == "EnvoyFilter" {
+                    self.patches(tree, &origin);
+                }
             }
             Standing::OldPolicy => {
                 let message =
@@ -242,6 +246,27 @@ impl Reading<'_> {
         }
     }
 
+    /// Says of each patch of an EnvoyFilter what it is about, and the native way to that.
+    fn patches(&mut self, tree: &Tree, origin: &Origin) {
+        for patch in istio::native(tree) {
+            if patch.sets.is_empty() {
+                continue;
+            }
+            let place = patch.tree.place;
+            let origin = Origin {
+                line: place.line,
+                column: place.column,
+                ..origin.clone()
+            };
+            let message = format!("this patch is about {}", patch.sets);
+            self.findings.push(
+                Finding::new(Severity::Error, codes::NOT_HONOURED, &origin, message)
+                    .at(&patch.path)
+                    .hint(patch.hint),
+            );
+        }
+    }
+
     fn object(
         &mut self,
         tree: &Tree,
@@ -255,10 +280,23 @@ impl Reading<'_> {
         let api_version = fields.text("apiVersion").unwrap_or_default();
         fields.accept(&["kind", "status"]);
         if let (Some(modern), Some(written)) = (modern, fields.get("apiVersion")) {
+            let (since, more) = match kind {
+                "Ingress" => (
+                    "1.22",
+                    ", a pathType for each path, and defaultBackend and service: {name, port} in place of backend, serviceName and servicePort",
+                ),
+                "IngressClass" => ("1.22", ""),
+                _ => (
+                    "1.16",
+                    ", and spec.selector.matchLabels with the labels of the template",
+                ),
+            };
             written.warn(
                 codes::DEPRECATED,
-                format!("{kind} of {api_version} is gone from clusters since 1.16; read as {modern}"),
-                format!("write apiVersion: {modern}, and spec.selector.matchLabels with the labels of the template"),
+                format!(
+                    "{kind} of {api_version} is gone from clusters since {since}; read as {modern}"
+                ),
+                format!("write apiVersion: {modern}{more}"),
             );
         }
         let metadata = metadata(&fields, &origin.namespace);
@@ -370,12 +408,23 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "ConfigMap" => {
             let data = fields.texts("data");
             fields.accept(&["binaryData", "immutable"]);
-            Kind::ConfigMap(kinds::ConfigMap { data })
+            let root = ROOTS.contains(&metadata.namespace.as_str());
+            let mesh = fields
+                .get("data")
+                .filter(|_| root && metadata.name == "istio");
+            let mesh = mesh.and_then(|value| {
+                let mut entries = value.entries().into_iter();
+                let (_, value) = entries.find(|(name, _)| *name == "mesh")?;
+                istio::mesh_config(&value).map(Box::new)
+            });
+            Kind::ConfigMap(kinds::ConfigMap { data, mesh })
         }
         "Secret" => {
             fields.accept(&["data", "stringData", "type", "immutable"]);
             Kind::Secret
         }
+        "Ingress" => Kind::Ingress(kinds::ingress(fields, old)),
+        "IngressClass" => Kind::IngressClass(kinds::ingress_class(fields)),
         "VirtualService" => Kind::VirtualService(istio::virtual_service(fields)),
         "DestinationRule" => Kind::DestinationRule(istio::destination_rule(fields)),
         "ServiceEntry" => Kind::ServiceEntry(istio::service_entry(fields)),
@@ -383,6 +432,10 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "Sidecar" => Kind::Sidecar(istio::sidecar(fields)),
         "WorkloadEntry" => Kind::WorkloadEntry(istio::workload_entry(fields)),
         "WorkloadGroup" => Kind::WorkloadGroup(istio::workload_group(fields)),
+        "TrafficSplit" => Kind::TrafficSplit(smi::traffic_split(fields)),
+        "HTTPRouteGroup" => Kind::HttpRouteGroup(smi::http_route_group(fields)),
+        "ServiceProfile" => Kind::ServiceProfile(linkerd::service_profile(fields)),
+        "ProxyConfig" => Kind::ProxyConfig(istio::proxy_config(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
         "GatewayClass" => Kind::GatewayClass(gateway_api::gateway_class(fields)),
         "Gateway.gateway.networking.k8s.io" => Kind::ListeningGateway(gateway_api::gateway(fields)),

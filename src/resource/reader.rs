@@ -79,6 +79,18 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// What stands inside this text: its fields are below this path.
+    pub(crate) fn inside<'b>(&self, tree: &'b Tree) -> Value<'b>
+    where
+        'a: 'b,
+    {
+        Value {
+            tree,
+            path: self.path.clone(),
+            report: self.report,
+        }
+    }
+
     fn add(
         &self,
         severity: Severity,

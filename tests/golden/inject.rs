@@ -27,7 +27,9 @@ fn config(native_sidecar: bool) -> InjectConfig {
 fn pods_get_their_sidecar() {
     for (name, text) in cases("inject") {
         let native = name.contains("native");
-        let injected = inject(&text, &format!("{name}.yaml"), &config(native)).unwrap();
+        let mut config = config(native);
+        config.proxies = meshctl::inject::proxy_configs(&text, "x").unwrap();
+        let injected = inject(&text, &format!("{name}.yaml"), &config).unwrap();
         let mut shown = String::new();
         for finding in &injected.findings {
             shown += &format!("# {finding}\n");

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use meshctl::mesh::route::explain::explain;
 use meshctl::mesh::route::{Action, Request};
-use meshctl::mesh::{ChainAction, Node, Router, View, World};
+use meshctl::mesh::{ChainAction, Node, NodeKind, Router, View, World};
 use meshctl::resource::{Instances, Objects, collect, lower, parse};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -22,10 +22,10 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "Gateway", "RateLimitPolicy", "CompressionPolicy", "FaultInjection", "HeaderPolicy", "GatewayClass", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "List", "Policy"]),
-        body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |limits: |\"|x){0,40}",
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "Gateway", "RateLimitPolicy", "CompressionPolicy", "FaultInjection", "HeaderPolicy", "Ingress", "IngressClass", "TrafficSplit", "HTTPRouteGroup", "ServiceProfile", "ProxyConfig", "EnvoyFilter", "GatewayClass", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "List", "Policy"]),
+        body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |limits: |rules: |routes: |condition: |\"|x){0,40}",
     ) {
-        for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "gateway.networking.k8s.io/v1", "policy.meshctl.dev/v1alpha1"] {
+        for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "gateway.networking.k8s.io/v1", "policy.meshctl.dev/v1alpha1", "networking.k8s.io/v1", "split.smi-spec.io/v1alpha1", "specs.smi-spec.io/v1alpha4", "linkerd.io/v1alpha2"] {
             let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n{body}");
             let (objects, findings) = parse(&text, "x", "default");
             let (objects, _) = collect(objects);
@@ -110,7 +110,28 @@ fn manifests() -> impl Strategy<Value = String> {
     let policy = (names(), spaces(), names()).prop_map(|(name, space, app)| {
         format!("apiVersion: policy.meshctl.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{targetRefs: [{{kind: Service, name: {app}}}], limits: [{{requests: 9, unit: Minute}}]}}\n---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: CompressionPolicy\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{selector: {{matchLabels: {{app: {app}}}}}}}\n---\napiVersion: policy.meshctl.dev/v1alpha1\nkind: FaultInjection\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{service: {app}, delay: 1s, until: \"2100-01-01T00:00:00Z\"}}")
     });
-    let any = prop_oneof![1 => policy, 4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar];
+    let split = (names(), spaces(), names(), select(vec!["900m", "1", "0"])).prop_map(|(name, space, to, weight)| {
+        format!("apiVersion: split.smi-spec.io/v1alpha1\nkind: TrafficSplit\nmetadata: {{name: {name}-{to}, namespace: {space}}}\nspec: {{service: {name}, backends: [{{service: {to}, weight: {weight}}}, {{service: {name}, weight: 1}}]}}")
+    });
+    let profile = (names(), spaces(), spaces(), names(), any::<bool>()).prop_map(|(name, of, space, to, retry)| {
+        format!("apiVersion: linkerd.io/v1alpha2\nkind: ServiceProfile\nmetadata: {{name: {name}.{of}.svc.cluster.local, namespace: {space}}}\nspec: {{dstOverrides: [{{authority: \"{to}.{of}.svc.cluster.local:80\", weight: 1}}], opaquePorts: [\"9080\"], routes: [{{name: r, isRetryable: {retry}, condition: {{any: [{{method: GET}}, {{not: {{pathRegex: /a}}}}]}}}}]}}")
+    });
+    let paths = select(vec![
+        "/, pathType: Prefix",
+        "/a, pathType: Exact",
+        "/a/b, pathType: Prefix",
+        "/a/*, pathType: ImplementationSpecific",
+    ]);
+    let outside = select(vec![
+        "host: a.example.com, ",
+        "host: \"*.example.com\", ",
+        "",
+    ]);
+    let ingress = (names(), spaces(), outside, paths, any::<bool>()).prop_map(|(name, space, host, path, default)| {
+        let default = if default { format!("defaultBackend: {{service: {{name: {name}, port: {{number: 80}}}}}}, ") } else { String::new() };
+        format!("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, namespace: {space}}}\nspec: {{{default}tls: [{{hosts: [a.example.com], secretName: s}}], rules: [{{{host}http: {{paths: [{{path: {path}, backend: {{service: {{name: {name}, port: {{name: http}}}}}}}}]}}}}]}}")
+    });
+    let any = prop_oneof![1 => policy, 4 => service, 4 => pod, 3 => rule, 1 => streams, 1 => delegate, 2 => destination, 1 => peer, 1 => sidecar, 1 => split, 1 => profile, 1 => ingress];
     proptest::collection::vec(any, 1..16).prop_map(|documents| documents.join("\n---\n"))
 }
 
@@ -150,6 +171,8 @@ fn invalid(world: &World) -> BTreeSet<(String, String)> {
         .routes
         .values()
         .flat_map(|routes| &routes.rules);
+    let bound = world.config.bound.values().flatten();
+    let rules = rules.chain(bound.flat_map(|bound| &bound.rules));
     let streams = world
         .config
         .routes
@@ -260,6 +283,13 @@ proptest! {
                 whole(&view, &world, &node)?;
                 prop_assert_eq!(&world.view_with(&world.common(), &node), &view);
             }
+            let gateway = Node {
+                kind: NodeKind::Gateway,
+                labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+                applications: Vec::new(),
+                ..node(&objects, instance, false)
+            };
+            whole(&world.view(&gateway), &world, &gateway)?;
         }
     }
 

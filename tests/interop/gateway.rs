@@ -13,7 +13,7 @@ use crate::mesh::{App, Mesh, STRICT, program, service};
 use crate::stand::until;
 
 /// An authority with a certificate for each of these names.
-fn certificates(dir: &Path, names: &[&str]) {
+pub(crate) fn certificates(dir: &Path, names: &[&str]) {
     let script = "set -e; cd \"$1\"; shift; \
         ec() { openssl ecparam -name prime256v1 -genkey -noout -out $1.key; }; \
         test -e ca.pem || { ec ca; openssl req -x509 -new -key ca.key -subj /CN=outside -days 2 -out ca.pem; }; \
@@ -32,7 +32,7 @@ fn certificates(dir: &Path, names: &[&str]) {
 }
 
 /// A Secret of type `kubernetes.io/tls` with the certificate for `name`.
-fn secret(dir: &Path, called: &str, name: &str) -> String {
+pub(crate) fn secret(dir: &Path, called: &str, name: &str) -> String {
     let file = |name: String| std::fs::read_to_string(dir.join(name)).unwrap();
     let mut text = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: {called}}}\ntype: kubernetes.io/tls\nstringData:\n"
@@ -145,13 +145,13 @@ spec:
 
 /// What curl gets from a gateway for a URL: the status, a line break, then the body; and whether it got
 /// anything.
-struct Outside<'a> {
-    dir: &'a Path,
-    gateway: IpAddr,
+pub(crate) struct Outside<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) gateway: IpAddr,
 }
 
 impl Outside<'_> {
-    fn get(&self, url: &str, more: &[&str]) -> (bool, String) {
+    pub(crate) fn get(&self, url: &str, more: &[&str]) -> (bool, String) {
         let to = format!("::{}:", self.gateway);
         let ca = self.dir.join("ca.pem");
         let args = [

@@ -24,6 +24,8 @@ mod gateway_api;
 mod gateway_streams;
 mod grpc;
 mod hot_restart;
+mod imported;
+mod ingress;
 mod joined;
 mod outside;
 mod load;

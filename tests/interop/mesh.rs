@@ -194,8 +194,13 @@ impl Mesh {
         sidecar
     }
 
-    /// Starts a gateway that serves `ports` of Gateways, and waits until it is in sync. Its address.
-    pub(crate) async fn gateway(&self, name: &str, ports: &[u16]) -> (Process, IpAddr) {
+    /// Starts a gateway that serves `ports` of Gateways (`PORT`, or `PORT=OWN`), and waits until it is in
+    /// sync. Its address.
+    pub(crate) async fn gateway(
+        &self,
+        name: &str,
+        ports: &[impl std::fmt::Display],
+    ) -> (Process, IpAddr) {
         let address = self.spare();
         let token = self.run(&["token", "create", "-q", "--service-account", name], None);
         let child = Command::new(PROGRAM)

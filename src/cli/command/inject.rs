@@ -45,7 +45,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let sources = manifests::read(&args.file, args.recursive)?;
+    let mut proxies = Vec::new();
+    for source in &sources {
+        let found = inject::proxy_configs(&source.text, &source.name);
+        proxies.extend(found.map_err(|findings| refused(&source.name, findings))?);
+    }
     let config = InjectConfig {
+        proxies,
         image: args.image.unwrap_or_else(|| InjectConfig::default().image),
         control_plane: args
             .control_plane

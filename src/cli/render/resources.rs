@@ -210,6 +210,16 @@ fn about(kind: &str, object: &Value) -> String {
             named("targets", list(spec("/targetRefs"), "name")),
             named("hostname", vec![text(spec("/validation/hostname"))]),
         ],
+        "Ingress" => vec![
+            named("class", vec![text(spec("/ingressClassName"))]),
+            named("hosts", list(spec("/rules"), "host")),
+        ],
+        "IngressClass" => vec![named("controller", vec![text(spec("/controller"))])],
+        "TrafficSplit" => vec![
+            named("service", vec![text(spec("/service"))]),
+            named("backends", list(spec("/backends"), "service")),
+        ],
+        "ServiceProfile" => vec![named("routes", list(spec("/routes"), "name"))],
         "Sidecar" => vec![named("egress", list(spec("/egress/0/hosts"), ""))],
         _ => Vec::new(),
     };

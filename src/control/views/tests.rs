@@ -152,6 +152,10 @@ metadata: {name: a}
 spec:
   targetRefs: [{group: '', kind: Service, name: a}]
   validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: not-there}], hostname: a.internal}",
+    "apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: 'connectTimeout: 3s'}",
 ];
 
 #[derive(Debug, Clone)]

@@ -37,7 +37,11 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
                         name(earlier),
                     ),
                 )
-                .at("spec.http")
+                .at(if own.kind == "ServiceProfile" {
+                    "spec.routes"
+                } else {
+                    "spec.http"
+                })
                 .hint("the first match wins; put the narrower rule first, or remove this one"),
             );
         }

@@ -84,6 +84,7 @@ impl Parts {
         let policy = rule
             .map(|rule| effective(rule, subset, port.port))
             .unwrap_or_default();
+        let policy = config.baseline.under(&self.service.host, policy);
         let labels = subset.map(|subset| &subset.labels);
         let mut cluster = cluster(&self.service, port, name, &policy, &self.accounts);
         let called = Called {

@@ -17,7 +17,7 @@ use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions,
 };
 use crate::mesh::route::{
-    Action, Forward, HashPolicy, HeaderEdits, Match, Mirror, Respond, Retry, WeightedCluster,
+    Action, Forward, HashPolicy, HeaderEdits, Match, Mirror, Respond, WeightedCluster,
 };
 use crate::mesh::service::Resolution;
 use crate::mesh::world::{Config, OutboundPolicy, RouteTarget, Rule, SourceMatch, selects};
@@ -477,7 +477,7 @@ fn routes(
         matches: Match::default(),
         action: Action::Forward(Forward {
             clusters: vec![whole(Cluster::outbound_name(port, "", host))],
-            retry: requests.then(Retry::default),
+            retry: config.baseline.retry.clone().filter(|_| requests),
             hash: hash(config, node, (host, ""), port),
             ..Forward::default()
         }),

@@ -60,6 +60,7 @@ impl Pieces<'_> {
         );
         let mut routing = routing::held_against(base, config, &self.node, common.asked(&self.node));
         faults::inject(&world.faults, &mut routing.view);
+        self.shape(&mut routing.view);
         Some(routing)
     }
 
@@ -82,6 +83,7 @@ impl Pieces<'_> {
                 None => inbound::add(&self.facts(common), &self.node, false, &mut view),
             },
         }
+        self.shape(&mut view);
         view
     }
 
@@ -103,7 +105,15 @@ impl Pieces<'_> {
         let sidecar = sidecar::of(&before.sidecars, &self.node).map(|(_, own)| own);
         self.node.kind == NodeKind::Sidecar
             && config.policies == before.policies
+            && config.baseline == before.baseline
             && sidecar == self.sidecar.map(|(_, own)| own)
             && common.keeps_choosing((config, before), &self.node)
+    }
+
+    /// Gives listeners what holds for the whole mesh.
+    fn shape(&self, view: &mut View) {
+        for listener in view.listeners.values_mut() {
+            self.world.config.baseline.shape(listener);
+        }
     }
 }

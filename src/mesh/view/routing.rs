@@ -95,7 +95,7 @@ impl Base {
         let before = &*self.config;
         // Faults are put over whole tables.
         let injected = !config.faults.is_empty() || !before.faults.is_empty();
-        if config.outbound != before.outbound || injected {
+        if config.outbound != before.outbound || config.baseline != before.baseline || injected {
             return None;
         }
         let mut held = Held {

@@ -6,6 +6,7 @@
 mod client_tls;
 mod cors;
 mod destination_rule;
+mod envoy_filter;
 mod fault;
 mod gateway;
 mod header_edits;
@@ -14,8 +15,10 @@ mod http_match;
 mod http_route;
 mod load_balancer;
 mod locality;
+mod mesh_config;
 mod peer_authentication;
 mod percent;
+mod proxy_config;
 mod retries;
 mod service_entry;
 mod sidecar;
@@ -29,7 +32,9 @@ pub use http_match::HttpMatch;
 pub use http_route::{
     DelegateTo, Destination, HttpAction, HttpRoute, MirrorDestination, RouteDestination, UriRewrite,
 };
+pub use mesh_config::MeshConfig;
 pub use peer_authentication::PeerAuthentication;
+pub use proxy_config::{ProxyConfig, annotated as proxy_annotation};
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
 pub use stream_route::{StreamMatch, StreamRoute};
@@ -37,10 +42,13 @@ pub use virtual_service::VirtualService;
 pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
 pub(super) use destination_rule::destination_rule;
+pub(super) use envoy_filter::native;
 pub(super) use gateway::gateway;
 pub(super) use header_edits::{header_name, named, written};
-pub(super) use http_match::text_match;
+pub(super) use http_match::{pattern, text_match};
+pub(super) use mesh_config::mesh_config;
 pub(super) use peer_authentication::{modern_policy, peer_authentication};
+pub(super) use proxy_config::proxy_config;
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;
 pub(super) use virtual_service::virtual_service;

@@ -5,16 +5,24 @@
 
 use std::collections::BTreeMap;
 
+use super::istio::MeshConfig;
+
+mod ingress;
 mod pod;
 mod service;
 mod workload;
 
+pub use ingress::{
+    BackendPort, ClassParameters, Ingress, IngressBackend, IngressClass, IngressPath, IngressRule,
+    IngressTls, PathType,
+};
 pub use pod::{
     Container, ContainerPort, EnvValue, EnvVar, Pod, PodSpec, PodTemplate, Probe, ProbeAction,
 };
 pub use service::{ClusterIp, Port, Service};
 pub use workload::Workload;
 
+pub(super) use ingress::{ingress, ingress_class};
 pub(super) use pod::pod;
 pub(super) use service::{service, unique};
 pub(super) use workload::workload;
@@ -28,4 +36,6 @@ pub struct Namespace {}
 pub struct ConfigMap {
     /// By key.
     pub data: BTreeMap<String, String>,
+    /// Istio's MeshConfig, in the ConfigMap that has it.
+    pub mesh: Option<Box<MeshConfig>>,
 }

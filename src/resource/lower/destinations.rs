@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Services, of_kind, resolve};
+use super::{Services, exported, of_kind, resolve};
 use crate::mesh::destinations::Destinations;
 use crate::mesh::world::{Destination, Subset, TrafficPolicy};
 use crate::mesh::{Finding, Hostname, Severity};
@@ -16,6 +16,7 @@ type Group = (String, BTreeMap<String, String>, BTreeSet<String>);
 pub(super) fn lower(
     objects: &Objects,
     services: &Services,
+    usual: &[String],
     findings: &mut Vec<Finding>,
 ) -> Destinations {
     let written = of_kind(objects, |kind| match kind {
@@ -45,7 +46,7 @@ pub(super) fn lower(
         let group = (
             namespace.clone(),
             rule.selector.clone(),
-            export(object, rule),
+            exports(rule, usual, namespace),
         );
         let groups = by_host.entry(host).or_default();
         if let Some((_, destination)) = groups.iter_mut().find(|(of, _)| *of == group) {
@@ -82,14 +83,10 @@ pub(super) fn lower(
     destinations
 }
 
-/// The namespaces that `rule` is for; empty is all.
-fn export(object: &Object, rule: &DestinationRule) -> BTreeSet<String> {
-    let own = &object.metadata.namespace;
-    let everybody = rule.export_to.iter().any(|to| to == "*");
-    let named = rule.export_to.iter().filter(|_| !everybody);
-    named
-        .map(|to| if to == "." { own.clone() } else { to.clone() })
-        .collect()
+/// A rule for some workloads is for those of its own namespace, whatever is usual.
+fn exports(rule: &DestinationRule, usual: &[String], own: &str) -> BTreeSet<String> {
+    let usual = if rule.selector.is_empty() { usual } else { &[] };
+    exported(&rule.export_to, usual, own)
 }
 
 /// Whether both are for all workloads of a namespace, so that one of them cannot be.

@@ -32,7 +32,13 @@ pub(super) fn lower(
         for (index, server) in written.servers.iter().enumerate() {
             let path = format!("spec.servers[{index}]");
             if let GatewayTls::Own(own) = &server.tls {
-                missing(object, own, &path, credentials, findings);
+                missing(
+                    object,
+                    own,
+                    (&path, "tls.credentialName"),
+                    credentials,
+                    findings,
+                );
             }
             servers.push(Server {
                 name: server.name.clone(),
@@ -82,15 +88,15 @@ fn serves(server: &GatewayServer) -> Serves {
 
 /// Says which Secrets are not there. They may come later, and until then nobody is served; so that is
 /// no error.
-fn missing(
+pub(super) fn missing(
     object: &Object,
     own: &OwnTls,
-    path: &str,
+    (path, field): (&str, &str),
     credentials: &Credentials,
     findings: &mut Vec<Finding>,
 ) {
-    let mut say = |name: &str, what: &str, field: &str| {
-        let path = format!("{path}.tls.{field}");
+    let mut say = |name: &str, what: &str| {
+        let path = format!("{path}.{field}");
         let message = format!("no Secret {name:?} with {what} exists, so nobody is served here");
         let hint = format!("make it in the namespace of the proxy, with {what}");
         let finding = object.finding(Severity::Warning, codes::MISSING_REFERENCE, &path, message);
@@ -105,7 +111,7 @@ fn missing(
         if let CertificateSource::Secret(name) = source
             && !has(name, &|credential| credential.certificate.is_some())
         {
-            say(name, "tls.crt and tls.key", "credentialName");
+            say(name, "tls.crt and tls.key");
         }
     }
     if let Some(clients) = &own.clients
@@ -113,7 +119,7 @@ fn missing(
     {
         let roots = |credential: &Credential| credential.roots.is_some();
         if !has(name, &roots) && !has(&format!("{name}-cacert"), &roots) {
-            say(name, "ca.crt", "credentialName");
+            say(name, "ca.crt");
         }
     }
 }

@@ -10,6 +10,8 @@ mod delegate;
 mod destinations;
 mod gateway_api;
 mod gateways;
+mod imported;
+mod ingress;
 mod merge;
 mod policies;
 mod routes;
@@ -18,12 +20,15 @@ mod streams;
 mod sidecars;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) use gateway_api::{Condition, ParentVerdict, Verdict, Verdicts};
 
-use super::object::{Kind, Object, Objects};
+use super::istio::MeshConfig;
+use super::object::{Key, Kind, Object, Objects};
+use crate::mesh::baseline::Baseline;
+use crate::mesh::destinations::ROOTS;
 use crate::mesh::world::Config;
 pub use crate::mesh::world::Instances;
 use crate::mesh::{Finding, Hostname, Service, World};
@@ -31,14 +36,19 @@ use crate::mesh::{Finding, Hostname, Service, World};
 /// The world that `objects` mean, with what runs.
 pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let mut findings = Vec::new();
-    let services = services::lower(objects, &mut findings);
-    let destinations = destinations::lower(objects, &services, &mut findings);
+    let mesh = mesh_config(objects);
+    let mut services = services::lower(objects, &mesh.service_export, &mut findings);
+    imported::mark(objects, &mut services, &mut findings);
+    let exports = &mesh.destination_export;
+    let destinations = destinations::lower(objects, &services, exports, &mut findings);
     let credentials = gateways::credentials(objects);
     let mut config = Config {
         gateways: gateways::lower(objects, &credentials, &mut findings),
         credentials,
         services,
         destinations,
+        baseline: baseline(&mesh),
+        outbound: mesh.outbound.unwrap_or_default(),
         authentication: authentication::lower(objects),
         workloads: workloads::lower(objects),
         sidecars: sidecars::lower(objects, &mut findings),
@@ -51,7 +61,8 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let own = policies::lower(objects, &mut around);
     let faults = policies::faults(objects, &mut around);
     (config.policies, config.faults) = (own, faults);
-    (config.routes, config.bound) = routes::lower(objects, &config, &mut findings);
+    (config.routes, config.bound) =
+        routes::lower(objects, &config, &mesh.route_export, &mut findings);
     let around = gateway_api::Around {
         objects,
         services: &config.services,
@@ -61,6 +72,10 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let lowered = gateway_api::lower(&around, &mut config.routes, &mut findings);
     config.listening = lowered.gateways;
     config.backend_security = lowered.backend_security;
+    imported::add(objects, &mut config, &mut findings);
+    let served = mesh.ingress.as_deref().unwrap_or("ingressgateway");
+    let edge = [("istio".to_owned(), served.to_owned())];
+    ingress::add(objects, &mut config, edge.into(), &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))
@@ -76,7 +91,8 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
 /// What is said of every object of the Gateway API in its status.
 pub(super) fn verdicts(objects: &Objects, instances: &Instances) -> Verdicts {
     let mut findings = Vec::new();
-    let services = services::lower(objects, &mut findings);
+    let exports = mesh_config(objects).service_export;
+    let services = services::lower(objects, &exports, &mut findings);
     let credentials = gateways::credentials(objects);
     let around = gateway_api::Around {
         objects,
@@ -85,6 +101,46 @@ pub(super) fn verdicts(objects: &Objects, instances: &Instances) -> Verdicts {
         instances,
     };
     gateway_api::lower(&around, &mut BTreeMap::new(), &mut findings).verdicts
+}
+
+/// What somebody wrote for the whole mesh: in our own root namespace, else in Istio's.
+fn mesh_config(objects: &Objects) -> MeshConfig {
+    let written = ROOTS.iter().find_map(|namespace| {
+        let key = Key {
+            kind: "ConfigMap".to_owned(),
+            namespace: (*namespace).to_owned(),
+            name: "istio".to_owned(),
+        };
+        match &objects.get(&key)?.body {
+            Kind::ConfigMap(map) => map.mesh.as_deref().cloned(),
+            _ => None,
+        }
+    });
+    written.unwrap_or_default()
+}
+
+fn baseline(mesh: &MeshConfig) -> Baseline {
+    let usual = Baseline::default();
+    Baseline {
+        connect_timeout: mesh.connect_timeout,
+        h2_upgrade: mesh.h2_upgrade,
+        auto_mtls: mesh.auto_mtls.unwrap_or(usual.auto_mtls),
+        retry: mesh.retry.clone().unwrap_or(usual.retry),
+        detect_timeout: mesh.detect_timeout.unwrap_or_default(),
+        path: mesh.path.unwrap_or_default(),
+        services: BTreeMap::new(),
+    }
+}
+
+/// The namespaces that see what is exported to `written`, or else to `usual`, by an object of `own`;
+/// empty is all. No namespace is called `~`.
+fn exported(written: &[String], usual: &[String], own: &str) -> BTreeSet<String> {
+    let names = if written.is_empty() { usual } else { written };
+    if names.iter().any(|to| to == "*") {
+        return BTreeSet::new();
+    }
+    let names = names.iter().map(|to| if to == "." { own } else { to });
+    names.map(str::to_owned).collect()
 }
 
 /// The objects whose body `pick` wants, the oldest first.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::delegate;
 use super::merge::{Part, merge};
-use super::{of_kind, resolve, similar};
+use super::{exported, of_kind, resolve, similar};
 use crate::mesh::filter::{Fault, HttpFilter};
 use crate::mesh::gateway::{Bound, GatewayName};
-use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Retry, Rewrite};
+use crate::mesh::route::{Action, Forward, HeaderEdits, PathMatch, PathRewrite, Rewrite};
 use crate::mesh::world::{Config, HostRoutes, MirrorTarget, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Protocol, Route, Severity};
 use crate::resource::codes;
@@ -27,6 +27,7 @@ type BoundRoutes = BTreeMap<GatewayName, Vec<Arc<Bound>>>;
 pub(super) fn lower(
     objects: &Objects,
     config: &Config,
+    usual: &[String],
     findings: &mut Vec<Finding>,
 ) -> (Routes, BoundRoutes) {
     let written = of_kind(objects, |kind| match kind {
@@ -40,6 +41,7 @@ pub(super) fn lower(
             object,
             config,
             all: &written,
+            usual,
             place: None,
             findings,
         };
@@ -62,7 +64,7 @@ pub(super) fn lower(
                     hosts: lowering.bound_hosts(service, &gateway),
                     rules,
                     streams,
-                    export: export(service, &object.metadata.namespace),
+                    export: exported(&service.export_to, usual, &object.metadata.namespace),
                     origin: object.origin.clone(),
                 }));
         }
@@ -75,7 +77,7 @@ pub(super) fn lower(
         let own = Arc::new(HostRoutes {
             rules,
             streams,
-            export: export(service, &object.metadata.namespace),
+            export: exported(&service.export_to, usual, &object.metadata.namespace),
             origin: object.origin.clone(),
         });
         for (index, host) in lowering.hosts(service) {
@@ -97,18 +99,6 @@ pub(super) fn lower(
     (routes, bound)
 }
 
-fn export(service: &VirtualService, namespace: &str) -> BTreeSet<String> {
-    if service.export_to.iter().any(|to| to == "*") {
-        return BTreeSet::new();
-    }
-    service
-        .export_to
-        .iter()
-        .map(|to| if to == "." { namespace } else { to })
-        .map(str::to_owned)
-        .collect()
-}
-
 fn sees(export: &BTreeSet<String>, namespace: &str) -> bool {
     export.is_empty() || export.contains(namespace)
 }
@@ -119,6 +109,8 @@ pub(super) struct Lowering<'a, 'f> {
     pub(super) config: &'a Config,
     /// All of them.
     all: &'a [(&'a Object, &'a VirtualService)],
+    /// Who sees what does not say.
+    usual: &'a [String],
     /// What rules are wanted for: a gateway, or the mesh.
     pub(super) place: Option<GatewayName>,
     pub(super) findings: &'f mut Vec<Finding>,
@@ -236,15 +228,20 @@ impl Lowering<'_, '_> {
                 format!("{name} has hosts of its own, so nothing can be delegated to it"),
                 "remove its hosts",
             ),
-            Some((_, service)) if !sees(&export(service, namespace), own) => (
-                format!("{name} is not exported to namespace {own}"),
-                "add the namespace to its exportTo",
-            ),
+            Some((_, service))
+                if !sees(&exported(&service.export_to, self.usual, namespace), own) =>
+            {
+                (
+                    format!("{name} is not exported to namespace {own}"),
+                    "add the namespace to its exportTo",
+                )
+            }
             Some((object, service)) => {
                 let mut inner = Lowering {
                     object,
                     config: self.config,
                     all: self.all,
+                    usual: self.usual,
                     place: self.place.clone(),
                     findings: &mut *self.findings,
                 };
@@ -337,7 +334,7 @@ impl Lowering<'_, '_> {
                 clusters: Vec::new(),
                 timeout: route.timeout.filter(|timeout| !timeout.is_zero()),
                 retry: match &route.retries {
-                    None => Some(Retry::default()),
+                    None => self.config.baseline.retry.clone(),
                     Some(written) => written.clone(),
                 },
                 rewrite: Rewrite {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Services, address, of_kind};
+use super::{Services, address, exported, of_kind};
 use crate::mesh::service::Resolution;
 use crate::mesh::{Finding, Hostname, Service, ServicePort, Severity};
 use crate::resource::codes;
@@ -13,7 +13,10 @@ use crate::resource::kube::{ClusterIp, Service as Written};
 use crate::resource::object::{Kind, Object, Objects};
 use crate::resource::running::SERVICE_NAME;
 
-pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services {
+/// On Services: the namespaces that see it (Istio's).
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+pub(super) fn lower(objects: &Objects, usual: &[String], findings: &mut Vec<Finding>) -> Services {
     let written = of_kind(objects, |kind| match kind {
         Kind::Service(service) => Some(service),
         _ => None,
@@ -63,14 +66,14 @@ pub(super) fn lower(objects: &Objects, findings: &mut Vec<Finding>) -> Services 
                 selector: selector(object, service),
                 addresses,
                 headless: service.cluster_ip == ClusterIp::Headless,
-                export: BTreeSet::new(),
+                export: exported(&shown(object), usual, &metadata.namespace),
                 distribution: service.distribution,
                 external: None,
                 origin: object.origin.clone(),
             },
         );
     }
-    entries(objects, (&mut services, &mut owners), findings);
+    entries(objects, usual, (&mut services, &mut owners), findings);
     // In the order of names, so that who meets whom does not depend on ages.
     let mut taken: BTreeSet<IpAddr> = owners.into_keys().collect();
     for service in services.values_mut() {
@@ -123,6 +126,7 @@ fn can_be_asked_for(service: &Service) -> bool {
 /// then the oldest entry.
 fn entries(
     objects: &Objects,
+    usual: &[String],
     (services, owners): (
         &mut BTreeMap<Hostname, Service>,
         &mut BTreeMap<IpAddr, Hostname>,
@@ -148,28 +152,22 @@ fn entries(
             // Of hosts that share an address only requests can be told apart, and those by their host.
             let written = if at == 0 { &entry.addresses[..] } else { &[] };
             let addresses = claim((object, "spec.addresses"), host, written, owners, findings);
-            services.insert(host.clone(), external(object, entry, host, addresses));
+            let export = exported(&entry.export_to, usual, &object.metadata.namespace);
+            services.insert(
+                host.clone(),
+                external((object, export), entry, host, addresses),
+            );
         }
     }
 }
 
 fn external(
-    object: &Object,
+    (object, export): (&Object, BTreeSet<String>),
     entry: &ServiceEntry,
     host: &Hostname,
     addresses: Vec<IpAddr>,
 ) -> Service {
     let own = &object.metadata.namespace;
-    let export = &entry.export_to;
-    let everybody = export.is_empty() || export.iter().any(|to| to == "*");
-    // "~" is nobody, and no namespace.
-    let export = export
-        .iter()
-        .filter(|_| !everybody)
-        .map(|to| match to.as_str() {
-            "." => own.clone(),
-            other => other.to_owned(),
-        });
     Service {
         host: host.clone(),
         name: host.to_string(),
@@ -178,7 +176,7 @@ fn external(
         selector: entry.selector.clone(),
         addresses,
         headless: false,
-        export: export.collect(),
+        export,
         distribution: None,
         // What is chosen by labels are instances like any other's.
         external: entry
@@ -187,6 +185,14 @@ fn external(
             .then(|| Box::new(entry.external.clone())),
         origin: object.origin.clone(),
     }
+}
+
+/// To whom a Service is shown: by an annotation, as it has no field for it.
+fn shown(object: &Object) -> Vec<String> {
+    let written = object.metadata.annotations.get(EXPORT_TO);
+    let names = written.iter().flat_map(|names| names.split(','));
+    let names = names.map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// A service without a selector is backed by the instances that name it, as endpoint slices do.

@@ -43,6 +43,8 @@ pub(super) const KINDS: &[Kind] = &[
         without: Without::Less,
         ..core("Node", "nodes", node)
     },
+    edge("Ingress", "ingresses"),
+    edge("IngressClass", "ingressclasses"),
     istio("VirtualService", "virtualservices", "networking.istio.io"),
     istio("DestinationRule", "destinationrules", "networking.istio.io"),
     istio("ServiceEntry", "serviceentries", "networking.istio.io"),
@@ -50,6 +52,12 @@ pub(super) const KINDS: &[Kind] = &[
     istio("Sidecar", "sidecars", "networking.istio.io"),
     istio("WorkloadEntry", "workloadentries", "networking.istio.io"),
     istio("WorkloadGroup", "workloadgroups", "networking.istio.io"),
+    other("TrafficSplit", "trafficsplits", "split.smi-spec.io"),
+    other("HTTPRouteGroup", "httproutegroups", "specs.smi-spec.io"),
+    Kind {
+        versions: &["v1alpha2", "v1alpha1"],
+        ..other("ServiceProfile", "serviceprofiles", "linkerd.io")
+    },
     istio(
         "PeerAuthentication",
         "peerauthentications",
@@ -80,6 +88,25 @@ const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String
         versions: &["v1"],
         without: Without::Nothing,
         trim,
+    }
+}
+
+/// What was read before the kind was, may not be allowed to be read.
+const fn edge(name: &'static str, plural: &'static str) -> Kind {
+    Kind {
+        group: "networking.k8s.io",
+        without: Without::Less,
+        ..core(name, plural, own)
+    }
+}
+
+/// Kinds of other meshes.
+const fn other(name: &'static str, plural: &'static str, group: &'static str) -> Kind {
+    Kind {
+        group,
+        versions: &["v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"],
+        without: Without::Less,
+        ..core(name, plural, own)
     }
 }
 

@@ -175,10 +175,10 @@ impl Watch {
         let name = self.kind.name;
         match self.kind.without {
             // By the code: a server that does not know the group answers in plain text.
-            Without::NotInstalled if status.code == 404 => {
+            Without::NotInstalled | Without::Less if status.code == 404 => {
                 Some(format!("{name} is not installed in the cluster"))
             }
-            Without::Less if matches!(status.code, 403 | 404) => {
+            Without::Less if status.code == 403 => {
                 Some(format!("{name} may not be read: {}", status.message))
             }
             _ => None,

@@ -366,7 +366,8 @@ async fn the_binary_serves_what_the_cluster_holds() {
     assert_eq!(source["text"], "Kubernetes is followed (fake)");
     let detail = source["detail"].as_str().unwrap();
     assert!(
-        detail.contains("4 Service, 3 Pod, 1 EndpointSlice, 1 Node, 1 VirtualService")
+        detail.contains("4 Service, 3 Pod, 1 EndpointSlice, 1 Node, Ingress is not installed")
+            && detail.contains(" 1 VirtualService, 1 DestinationRule,")
             && detail.contains("PeerAuthentication is not installed"),
         "{detail}"
     );

@@ -1,0 +1,117 @@
+//! How the proxy of a pod is started: by ProxyConfigs of the mesh, then of its namespace, then by its own
+//! annotation, and at last by ProxyConfigs that select it. The last has the word (Istio's order).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Report;
+use crate::mesh::destinations::ROOTS;
+use crate::mesh::world::selects;
+use crate::mesh::{Finding, Severity};
+use crate::resource::istio::{ProxyConfig, proxy_annotation};
+use crate::resource::{Kind, parse};
+
+/// On pods: a ProxyConfig of their own, as text (Istio's).
+const ANNOTATION: &str = "/metadata/annotations/proxy.istio.io~1config";
+
+/// A ProxyConfig, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Its namespace.
+    pub namespace: String,
+    /// What it says.
+    pub config: ProxyConfig,
+}
+
+/// The ProxyConfigs of a stream, the oldest first; what is said of them, if one is no good.
+pub fn proxy_configs(text: &str, file: &str) -> Result<Vec<Placed>, Vec<Finding>> {
+    let (mut objects, findings) = parse(text, file, "default");
+    let own = |finding: &Finding| {
+        finding.severity == Severity::Error && finding.origin.kind == "ProxyConfig"
+    };
+    let wrong: Vec<Finding> = findings.into_iter().filter(own).collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    objects.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+    let placed = objects.into_iter().filter_map(|object| match object.body {
+        Kind::ProxyConfig(config) => Some(Placed {
+            namespace: object.metadata.namespace,
+            config,
+        }),
+        _ => None,
+    });
+    Ok(placed.collect())
+}
+
+/// How one proxy is started.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    workers: Option<u16>,
+    environment: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Those of the pod `template` in `namespace`.
+    pub(super) fn of(
+        template: &Value,
+        namespace: &str,
+        placed: &[Placed],
+        report: &mut Report,
+    ) -> Self {
+        let mut settings = Self::default();
+        let labels: BTreeMap<String, String> = template
+            .pointer("/metadata/labels")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+            .collect();
+        let root = |placed: &&Placed| ROOTS.contains(&placed.namespace.as_str());
+        let own = |placed: &&Placed| placed.namespace == namespace;
+        let whole = |placed: &&Placed| placed.config.selector.is_empty();
+        let chosen = |placed: &&Placed| selects(&placed.config.selector, &labels);
+        // Of several for one place the oldest has the word, and so comes last.
+        let add = |settings: &mut Self, wanted: &dyn Fn(&&Placed) -> bool| {
+            for placed in placed.iter().rev().filter(|placed| wanted(placed)) {
+                settings.add(&placed.config);
+            }
+        };
+        add(&mut settings, &|placed| root(placed) && whole(placed));
+        add(&mut settings, &|placed| {
+            own(placed) && !root(placed) && whole(placed)
+        });
+        if let Some(text) = template.pointer(ANNOTATION).and_then(Value::as_str) {
+            let (config, findings) = proxy_annotation(text, &report.origin);
+            report.findings.extend(findings);
+            if let Some(config) = &config {
+                settings.add(config);
+            }
+        }
+        add(&mut settings, &|placed| {
+            own(placed) && !whole(placed) && chosen(placed)
+        });
+        settings
+    }
+
+    fn add(&mut self, config: &ProxyConfig) {
+        self.workers = config.concurrency.or(self.workers);
+        let more = config.environment.iter();
+        self.environment
+            .extend(more.map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    /// Flags of the proxy.
+    pub(super) fn args(&self) -> Option<String> {
+        self.workers.map(|workers| format!("--workers={workers}"))
+    }
+
+    /// Variables of its environment, beside those that it needs.
+    pub(super) fn env(&self, taken: &[&str]) -> Vec<Value> {
+        let own = self.environment.iter();
+        own.filter(|(name, _)| !taken.contains(&name.as_str()))
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! ProxyConfig: how the proxies of some pods are started. The injector reads it, as the kind and as the
+//! annotation `proxy.istio.io/config`.
+
+use std::collections::BTreeMap;
+
+use crate::mesh::{Finding, Origin, Severity};
+use crate::resource::codes;
+use crate::resource::reader::{Fields, Report, Value};
+use crate::resource::tree::Tree;
+
+/// How some proxies are started; what is not written is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Labels of the pods; none is all of its namespace, and of the root namespace all of the mesh.
+    pub selector: BTreeMap<String, String>,
+    /// Threads that carry traffic; 0 is one a core.
+    pub concurrency: Option<u16>,
+    /// Variables of the proxy's environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+pub(in crate::resource) fn proxy_config(fields: &Fields<'_>) -> ProxyConfig {
+    let Some(spec) = fields.get("spec") else {
+        return ProxyConfig::default();
+    };
+    let spec = spec.fields();
+    let selector = spec.get("selector").map(|value| {
+        let fields = value.fields();
+        let labels = fields.texts("matchLabels");
+        fields.finish();
+        labels
+    });
+    image(&spec);
+    let config = ProxyConfig {
+        selector: selector.unwrap_or_default(),
+        concurrency: concurrency(&spec),
+        environment: spec.texts("environmentVariables"),
+    };
+    spec.finish();
+    config
+}
+
+fn concurrency(fields: &Fields<'_>) -> Option<u16> {
+    let number = fields.get("concurrency")?.integer(0, 1024)?;
+    u16::try_from(number).ok()
+}
+
+fn image(fields: &Fields<'_>) {
+    if let Some(value) = fields.get("image") {
+        let fields = value.fields();
+        fields.ignore("imageType", "`meshctl inject --image` says which image");
+        fields.finish();
+    }
+}
+
+/// Fields of the annotation that say nothing to our proxy, and what does the same.
+const IGNORED: [(&str, &str); 31] = [
+    ("discoveryAddress", "`meshctl inject --control-plane`"),
+    (
+        "controlPlaneAuthPolicy",
+        "proxies and the control plane speak mTLS always",
+    ),
+    (
+        "holdApplicationUntilProxyStarts",
+        "wait in the application for http://127.0.0.1:15021/healthz/ready",
+    ),
+    ("terminationDrainDuration", DRAIN),
+    ("drainDuration", DRAIN),
+    ("parentShutdownDuration", DRAIN),
+    ("tracing", "proxies make no spans"),
+    ("tracingServiceName", "proxies make no spans"),
+    ("proxyStatsMatcher", METRICS),
+    ("statNameLength", METRICS),
+    ("statsdUdpAddress", METRICS),
+    ("statsCompression", METRICS),
+    ("statusPort", METRICS),
+    ("envoyMetricsService", METRICS),
+    ("envoyAccessLogService", "`meshctl proxy --access-log json`"),
+    ("fileFlushInterval", "`meshctl proxy --access-log json`"),
+    ("fileFlushMinSizeKb", "`meshctl proxy --access-log json`"),
+    ("proxyAdminPort", "`meshctl proxy --admin-port`"),
+    ("readinessProbe", "probes are those of the pod"),
+    ("meshId", NOTHING),
+    ("configPath", NOTHING),
+    ("binaryPath", NOTHING),
+    ("serviceCluster", NOTHING),
+    ("customConfigFile", NOTHING),
+    (
+        "availabilityZone",
+        "labels topology.kubernetes.io/region and zone of the node",
+    ),
+    ("runtimeValues", NOTHING),
+    ("extraStatTags", METRICS),
+    ("proxyBootstrapTemplatePath", NOTHING),
+    ("zipkinAddress", "proxies make no spans"),
+    ("connectionSettings", NOTHING),
+    ("proxyHeaders", "headers of a VirtualService"),
+];
+const DRAIN: &str = "`meshctl proxy --drain`";
+const METRICS: &str = "every proxy reports Istio's standard metrics without it";
+const NOTHING: &str = "remove it: meshctl's proxy has no use for it";
+
+/// The annotation.
+const ANNOTATION: &str = "proxy.istio.io/config";
+
+/// Reads the text of the annotation of a pod in an object that is at `origin`.
+pub fn annotated(text: &str, origin: &Origin) -> (Option<ProxyConfig>, Vec<Finding>) {
+    let path = format!("metadata.annotations[{ANNOTATION:?}]");
+    let tree = match Tree::read(text, 1) {
+        Ok(tree) => tree,
+        Err(error) => {
+            let message = format!("the text is no YAML: {}", error.message);
+            let finding = Finding::new(Severity::Error, codes::SYNTAX, origin, message);
+            let finding = finding.at(&path).hint("such as \"concurrency: 2\"");
+            return (None, vec![finding]);
+        }
+    };
+    let report = Report::new(origin.clone());
+    let fields = Value::root(&tree, &report).fields();
+    for (name, instead) in IGNORED {
+        fields.ignore(name, instead);
+    }
+    fields.refuse(
+        "interceptionMode",
+        "remove it: `meshctl inject` redirects, which is REDIRECT",
+    );
+    fields.refuse(
+        "gatewayTopology",
+        "remove it: a gateway believes no caller about who called it",
+    );
+    fields.refuse(
+        "caCertificatesPem",
+        "remove it: the mesh believes its own authority only",
+    );
+    fields.refuse(
+        "privateKeyProvider",
+        "remove it: keys are made by the proxy and stay with it",
+    );
+    image(&fields);
+    let config = ProxyConfig {
+        selector: BTreeMap::new(),
+        concurrency: concurrency(&fields),
+        environment: fields.texts("proxyMetadata"),
+    };
+    fields.finish();
+    let failed = report.failed();
+    // The text has lines of its own, which are those of no file.
+    let mut findings = report.into_findings();
+    for finding in &mut findings {
+        finding.origin = origin.clone();
+        finding.path = format!("{path}.{}", finding.path);
+    }
+    ((!failed).then_some(config), findings)
+}
