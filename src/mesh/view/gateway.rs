@@ -426,7 +426,8 @@ fn table_of(
 
 /// What another server of the port is for by a narrower name is not served by this one, though requests
 /// for it may come on connections to this one: the other may ask more of its callers. They are told to
-/// make a connection of their own (RFC 9110, section 15.5.20).
+/// make a connection of their own (RFC 9110, section 15.5.20), at a listener of the Gateway API also for
+/// names that are not its own.
 fn misdirected(table: &mut RouteTable, own: &Server, servers: &[Served<'_>]) {
     let secure = servers
         .iter()
@@ -449,7 +450,7 @@ fn misdirected(table: &mut RouteTable, own: &Server, servers: &[Served<'_>]) {
     let others: BTreeSet<&Hostname> = all.iter().map(|(host, _)| *host).collect();
     for host in others {
         let covered = own.hosts.iter().any(|of| of.host.covers(host));
-        if covered && elsewhere(host) {
+        if (covered || own.attached.is_some()) && elsewhere(host) {
             table.hosts.push(VirtualHost {
                 name: format!("{host}:{}", own.port),
                 domains: vec![host.to_string()],

@@ -171,7 +171,9 @@ fn whatever_is_forwarded_is_what_was_meant() {
                     == (&meant.method, &meant.body, &meant.trailers)
             };
             let Some(meant) = rest.find(same) else {
-                return Err(TestCaseError::fail(format!("{text:?}: {seen:?} of {meant:?}")));
+                return Err(TestCaseError::fail(format!(
+                    "{text:?}: {seen:?} of {meant:?}"
+                )));
             };
             prop_assert!(!seen.target.contains("evil") || meant.target.contains("evil"));
         }
