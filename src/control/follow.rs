@@ -24,7 +24,7 @@ impl Index {
         }
         let moved = state.take_running();
         if configured {
-            let (world, findings) = state.lower(&state.objects);
+            let (world, findings) = self.lower(&state, &state.objects);
             for finding in findings.iter().filter(|f| f.severity == Severity::Error) {
                 if !state.findings.contains(finding) {
                     tracing::error!(%finding, "in the configuration in force");

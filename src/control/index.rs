@@ -4,7 +4,7 @@
 //! has acknowledged. A change is refused whole when it brings an error with it. What is known meanwhile
 //! is in `known`; who may ask, and how the world reaches proxies, is left to `rest`, `ads` and `push`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::api::resources::{
 use crate::api::routes::SourceReport;
 use crate::api::{Problem, Reason};
 use crate::mesh::{Finding, Origin, Severity, World};
-use crate::resource::{self, Key, Object, Statuses, has_status};
+use crate::resource::{self, Key, Object, Objects, Statuses, has_status};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
@@ -39,8 +39,11 @@ pub struct Index {
 struct Kept {
     #[serde(flatten)]
     stamp: Stamp,
-    /// The file that it came from, for findings.
+    /// The file that it came from, for findings and for what is said of routes.
     file: String,
+    /// Where in that each field stood.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    places: BTreeMap<String, (u32, u32)>,
     object: Value,
 }
 
@@ -112,7 +115,8 @@ impl Index {
             let read = serde_json::from_slice::<Kept>(&bytes)
                 .ok()
                 .and_then(|kept| {
-                    let (object, findings) = resource::from_value(&kept.object, &kept.file);
+                    let (object, findings) =
+                        resource::from_store(&kept.object, &kept.file, &kept.places);
                     state.findings.extend(findings);
                     object.map(|object| (object, kept.stamp))
                 });
@@ -253,7 +257,7 @@ impl Index {
             before.push(Some(old.raw.clone()));
             touched.push(key);
         }
-        let (world, findings) = state.lower(&objects);
+        let (world, findings) = self.lower(state, &objects);
         let known: BTreeSet<&Finding> = state.findings.iter().collect();
         let new: Vec<Finding> = findings
             .iter()
@@ -262,11 +266,7 @@ impl Index {
             .collect();
         refuse_errors(&new, edit.tolerance)?;
         let mut new = new;
-        new.extend(
-            analyses(&world)
-                .difference(&analyses(&self.world()))
-                .cloned(),
-        );
+        new.extend(brought(&self.world(), &world));
         let mut report = ApplyReport {
             revision: state.revision,
             objects: outcomes,
@@ -295,6 +295,7 @@ impl Index {
             let kept = Kept {
                 stamp,
                 file: object.origin.file.as_deref().unwrap_or_default().to_owned(),
+                places: object.places(),
                 object: object.raw.clone(),
             };
             batch.put(Tree::Resources, store_key(key), encode(&kept)?);
@@ -339,6 +340,14 @@ impl Index {
         report.revision = revision;
         self.publish(state, world);
         Ok((report, state.generation))
+    }
+
+    /// The world that `objects` and what runs make; what of it is equal to the one in force is the same.
+    pub(super) fn lower(&self, state: &State, objects: &Objects) -> (World, Vec<Finding>) {
+        let (mut world, findings) = state.lower(objects);
+        let now = self.world();
+        world.config = Arc::unwrap_or_clone(world.config).sharing(&now.config);
+        (world, findings)
     }
 
     /// Publishes `world` as the newest.
@@ -448,6 +457,13 @@ pub(super) fn analyses(world: &World) -> BTreeSet<Finding> {
     let mut findings = crate::mesh::check::run(world);
     findings.retain(|finding| finding.severity == Severity::Warning);
     findings.into_iter().collect()
+}
+
+/// What of it `world` brings that was not there `before`.
+pub(super) fn brought(before: &World, world: &World) -> BTreeSet<Finding> {
+    let mut findings = crate::mesh::check::brought(before, world);
+    findings.retain(|finding| finding.severity == Severity::Warning);
+    findings
 }
 
 fn store_key(key: &Key) -> String {

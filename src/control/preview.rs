@@ -11,7 +11,7 @@ use crate::api::resources::SourceText;
 use crate::mesh::{Finding, Node, Severity, World};
 use crate::resource::{self, Instances, Objects};
 
-use super::index::{Index, Tolerance, analyses, refuse_errors};
+use super::index::{Index, Tolerance, brought, refuse_errors};
 use super::report::diff;
 
 /// Configuration before and after a change that is not made.
@@ -135,7 +135,7 @@ impl Index {
         };
         let (world, meaning) = resource::lower(&after, instances);
         findings.extend(meaning.into_iter().filter(|f| !known.contains(f)));
-        findings.extend(analyses(&world).difference(&analyses(&now)).cloned());
+        findings.extend(brought(&now, &world));
         Ok(Preview {
             objects: (before, after),
             worlds: (now, world),

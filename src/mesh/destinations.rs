@@ -35,7 +35,7 @@ impl<'a> From<&'a Node> for Caller<'a> {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Destinations {
     /// By host. Of one namespace those for some workloads come first, then the oldest.
-    by_host: BTreeMap<Hostname, Vec<Arc<Destination>>>,
+    pub(super) by_host: BTreeMap<Hostname, Vec<Arc<Destination>>>,
     /// Those that need Secrets of callers.
     credentialed: Vec<Arc<Destination>>,
 }

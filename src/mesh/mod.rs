@@ -32,6 +32,7 @@ pub mod route;
 mod selection;
 pub mod service;
 pub mod session;
+mod sharing;
 pub mod shared_map;
 pub mod sidecar;
 pub mod view;

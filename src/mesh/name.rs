@@ -1,5 +1,6 @@
 //! Names that are proven once: host names, SPIFFE ids, localities.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -44,6 +45,12 @@ impl Hostname {
             Some(suffix) => other.0.len() > suffix.len() && other.0.ends_with(suffix),
             None => self == other,
         }
+    }
+
+    /// Whether it covers a name that there is in `names`.
+    pub fn covers_any<T>(&self, names: &BTreeMap<Self, T>) -> bool {
+        let falls = |name: &Self| self.covers(name);
+        names.contains_key(self) || (self.0.starts_with('*') && names.keys().any(falls))
     }
 
     /// `(name, namespace)` when this is a Kubernetes service name.
@@ -197,6 +204,9 @@ mod tests {
             let (a, b): (Hostname, Hostname) = (a.parse().unwrap(), b.parse().unwrap());
             a.covers(&b)
         };
+        let names: BTreeMap<Hostname, ()> = [("a.b".parse().unwrap(), ())].into();
+        let any = |host: &str| host.parse::<Hostname>().unwrap().covers_any(&names);
+        assert!(any("a.b") && any("*.b") && any("*") && !any("b") && !any("*.a.b"));
         assert!(covers("*", "a.b") && covers("*.b", "a.b") && covers("a.b", "a.b"));
         assert!(!covers("*.b", "b") && !covers("*.b", "ab") && !covers("a.b", "*.b"));
         assert_eq!(

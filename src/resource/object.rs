@@ -192,6 +192,14 @@ impl Object {
         }
     }
 
+    /// Line and column of every field, by its path; none where it was not read from a file.
+    pub fn places(&self) -> BTreeMap<String, (u32, u32)> {
+        let places = self.places.iter();
+        places
+            .map(|(path, place)| (path.clone(), (place.line, place.column)))
+            .collect()
+    }
+
     /// Orders objects that are in conflict: the oldest first, then by namespace and name.
     pub fn seniority(&self) -> (&str, &str, &str) {
         // '~' sorts after every digit, so objects without a time are the youngest.

@@ -1,5 +1,6 @@
 //! Text to objects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::catalogue::{Standing, standing};
@@ -62,24 +63,36 @@ fn syntax_hint(message: &str, text: &str) -> &'static str {
     }
 }
 
-/// Reads one object again from its raw form, as the store keeps it.
+/// Reads one object from its raw form.
 pub fn from_value(value: &serde_json::Value, file: &str) -> (Option<Object>, Vec<Finding>) {
-    one(value, Some(Arc::from(file)))
+    one(&Tree::from_json(value), Some(Arc::from(file)))
+}
+
+/// Reads one object again as the store keeps it: its raw form, its file, and where in that each field
+/// stood ([`Object::places`]).
+pub fn from_store(
+    value: &serde_json::Value,
+    file: &str,
+    places: &BTreeMap<String, (u32, u32)>,
+) -> (Option<Object>, Vec<Finding>) {
+    let mut tree = Tree::from_json(value);
+    tree.put_places(places);
+    one(&tree, Some(Arc::from(file)))
 }
 
 /// Reads an object as a cluster keeps it. Its findings have no file, only its name.
 pub fn from_cluster(value: &serde_json::Value) -> (Option<Object>, Vec<Finding>) {
-    one(value, None)
+    one(&Tree::from_json(value), None)
 }
 
-fn one(value: &serde_json::Value, file: Option<Arc<str>>) -> (Option<Object>, Vec<Finding>) {
+fn one(tree: &Tree, file: Option<Arc<str>>) -> (Option<Object>, Vec<Finding>) {
     let mut reading = Reading {
         file,
         namespace: "default",
         objects: Vec::new(),
         findings: Vec::new(),
     };
-    reading.document(&Tree::from_json(value), "");
+    reading.document(tree, "");
     (reading.objects.pop(), reading.findings)
 }
 

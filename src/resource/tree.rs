@@ -4,6 +4,7 @@
 //! wants all mistakes of a file at once, each with its place, and a kind of message that serde's
 //! errors cannot carry: "known, but not honoured yet".
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -111,6 +112,32 @@ impl Tree {
                     .collect(),
             ),
         }
+    }
+
+    /// Puts every node where `places` say that it stood.
+    pub(crate) fn put_places(&mut self, places: &BTreeMap<String, (u32, u32)>) {
+        fn walk(tree: &mut Tree, path: String, places: &BTreeMap<String, (u32, u32)>) {
+            match &mut tree.node {
+                Node::List(items) => {
+                    for (index, item) in items.iter_mut().enumerate() {
+                        walk(item, format!("{path}[{index}]"), places);
+                    }
+                }
+                Node::Map(entries) => {
+                    for (key, value) in entries {
+                        walk(value, join(&path, &key.text), places);
+                    }
+                }
+                _ => {}
+            }
+            if let Some((line, column)) = places.get(&path) {
+                tree.place = Place {
+                    line: *line,
+                    column: *column,
+                };
+            }
+        }
+        walk(self, String::new(), places);
     }
 
     /// A tree without places.

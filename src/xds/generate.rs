@@ -27,7 +27,7 @@ use crate::mesh::listener::{
     ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::{Client, Listener, Locality, Node, NodeKind, View};
+use crate::mesh::{Client, Listener, Locality, Node, NodeKind, RouteTable, View};
 
 /// A sidecar of that kind.
 pub(crate) fn node(client: Client) -> Node {
@@ -258,6 +258,11 @@ fn named(view: &View) -> BTreeSet<String> {
     let shown = originations.flat_map(crate::mesh::origination::Origination::secrets);
     let own = own.flat_map(crate::mesh::OwnTls::secrets);
     own.chain(shown).map(str::to_owned).collect()
+}
+
+/// Any table.
+pub(crate) fn table() -> impl Strategy<Value = RouteTable> {
+    route::table()
 }
 
 /// Any view that a world could give.

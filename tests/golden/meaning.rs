@@ -103,7 +103,7 @@ fn gateway(node: &Node) -> Node {
     }
 }
 
-/// The store keeps the raw form only.
+/// The store keeps the raw form, and where each field stood.
 #[test]
 fn raw_forms_read_again_as_the_same_objects() {
     let mut seen = 0;
@@ -111,6 +111,9 @@ fn raw_forms_read_again_as_the_same_objects() {
         for object in parse(&text, "file.yaml", "default").0 {
             let (again, _) = meshctl::resource::from_value(&object.raw, "file.yaml");
             let again = again.unwrap();
+            let places = object.places();
+            let (same, _) = meshctl::resource::from_store(&object.raw, "file.yaml", &places);
+            assert_eq!(same.unwrap(), object);
             assert_eq!(again.body, object.body);
             assert_eq!(again.metadata, object.metadata);
             assert_eq!(again.raw, object.raw);

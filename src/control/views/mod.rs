@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::mesh::view::{Common, Outlook, Pieces};
+use crate::mesh::view::{Base, Common, Outlook, Pieces};
 use crate::mesh::world::Config;
 use crate::mesh::{Client, Instance, Node, View, World};
-use crate::xds::encode::{Encoded, Led, sheet};
+use crate::xds::encode::{Encoded, Led, Tables, sheet, tables};
 use crate::xds::snapshot::Sheet;
 use crate::xds::{Snapshot, encode};
 
@@ -27,7 +27,7 @@ pub struct Views {
     /// What was made of the last world.
     last: Mutex<Option<(World, Arc<Common>)>>,
     /// What calls are routed by, of one configuration.
-    tables: Mutex<Tables>,
+    tables: Mutex<Known>,
     encoded: Mutex<BTreeMap<Made, Weak<Encoded>>>,
     /// Sets of names, each once.
     names: Mutex<Vec<Weak<BTreeSet<String>>>>,
@@ -38,20 +38,35 @@ pub struct Views {
 type Made = (usize, usize, usize, Client);
 
 #[derive(Debug, Default)]
-struct Tables {
+struct Known {
     /// Held, so that no other is where it was.
     of: Option<Arc<Config>>,
     by_outlook: BTreeMap<(Outlook, Client), Weak<Routed>>,
+    /// Of the configuration before.
+    last: BTreeMap<(Outlook, Client), Arc<Routed>>,
 }
 
 /// What calls are routed by, encoded.
 #[derive(Debug, Default)]
 struct Routed {
     sheet: Arc<Sheet>,
+    /// What the next is made from.
+    base: Option<Base>,
+    tables: Tables,
     led: Led,
     clusters: BTreeSet<String>,
     /// Clusters of others that no route leads to.
     bytes_only: Arc<BTreeSet<String>>,
+}
+
+/// What nobody else has, encoded.
+#[derive(Debug)]
+struct Own {
+    sheet: Arc<Sheet>,
+    led: Led,
+    clusters: BTreeSet<String>,
+    /// Those of them that no route leads to.
+    bytes_only: BTreeSet<String>,
 }
 
 /// What one client was served, and what it was made of.
@@ -60,7 +75,7 @@ pub struct Served {
     config: Arc<Config>,
     /// The client's own.
     instance: Option<Arc<Instance>>,
-    own: Arc<Sheet>,
+    own: Arc<Own>,
     routed: Arc<Routed>,
     bytes_only: Arc<BTreeSet<String>>,
     scopes: Vec<Arc<Encoded>>,
@@ -100,13 +115,17 @@ impl Views {
             return whole(view(world, node));
         }
         let common = self.common(world);
-        // What is told to gRPC libraries is put together in other ways, as is what policies for TLS change.
-        if node.client == Client::Grpc || world.secures(node) {
+        // What is told to gRPC libraries is put together in other ways, as is what a gateway shows or
+        // believes alone.
+        if node.client == Client::Grpc || world.is_whole(node) {
             return whole(world.view_with(&common, node));
         }
         let served = self.pieces(world, &common, (node, proved), last.take());
         let encoded = served.scopes.iter().map(|made| Arc::clone(&made.sheet));
-        let own = [Arc::clone(&served.own), Arc::clone(&served.routed.sheet)];
+        let own = [
+            Arc::clone(&served.own.sheet),
+            Arc::clone(&served.routed.sheet),
+        ];
         let sheets = own.into_iter().chain(encoded).collect();
         *last = Some(served);
         Snapshot::new(sheets)
@@ -122,31 +141,37 @@ impl Views {
         let pieces = world.pieces(common, node);
         let key = (node.namespace.clone(), node.name.clone());
         let instance = world.instances.get(&key).cloned();
-        let as_before = |last: &Served| {
-            Arc::ptr_eq(&last.config, &world.config)
-                && last.instance.as_ref().map(Arc::as_ptr) == instance.as_ref().map(Arc::as_ptr)
+        let here = |last: &Served| {
+            last.instance.as_ref().map(Arc::as_ptr) == instance.as_ref().map(Arc::as_ptr)
         };
+        let as_before = |last: &Served| Arc::ptr_eq(&last.config, &world.config) && here(last);
         let (mut served, before) = match last {
             Some(last) if as_before(&last) => {
                 let before = last.scopes.clone();
                 (last, before)
             }
             last => {
-                let before = last.map(|last| last.scopes).unwrap_or_default();
                 let routed = self.routed(&world.config, common, &pieces, node.client);
-                let mut own = pieces.own();
-                if !proved {
-                    own.secrets.clear();
-                }
-                let led = Led::by(&own);
+                let stays = |last: &&Served| here(last) && pieces.keeps_own(common, &last.config);
+                let own = last.as_ref().filter(stays);
+                let own = own.map(|last| Arc::clone(&last.own));
+                let own = own.filter(|own| own.bytes_only == own.carried(&routed));
+                let own = own.unwrap_or_else(|| {
+                    let mut own = pieces.own(common);
+                    if !proved {
+                        own.secrets.clear();
+                    }
+                    Arc::new(Own::new(&own, &routed, node.client))
+                });
                 let served = Served {
                     config: Arc::clone(&world.config),
                     instance,
-                    bytes_only: self.bytes_only(&routed, &own, &led),
-                    own: Arc::new(sheet(&own, node.client, &bytes_only(&routed.led, &led))),
+                    bytes_only: self.bytes_only(&routed, &own),
+                    own,
                     routed,
                     scopes: Vec::new(),
                 };
+                let before = last.map(|last| last.scopes).unwrap_or_default();
                 (served, before)
             }
         };
@@ -197,48 +222,50 @@ impl Views {
             });
         };
         let key = (outlook, client);
-        let mut tables = lock(&self.tables);
+        let mut known = lock(&self.tables);
         let same = |of: &Arc<Config>| Arc::ptr_eq(of, config);
-        if !tables.of.as_ref().is_some_and(same) {
-            *tables = Tables {
+        if !known.of.as_ref().is_some_and(same) {
+            let last = std::mem::take(&mut known.by_outlook).into_iter();
+            let last = last.filter_map(|(key, routed)| Some((key, routed.upgrade()?)));
+            *known = Known {
                 of: Some(Arc::clone(config)),
                 by_outlook: BTreeMap::new(),
+                last: last.collect(),
             };
         }
-        if let Some(found) = tables.by_outlook.get(&key).and_then(Weak::upgrade) {
+        if let Some(found) = known.by_outlook.get(&key).and_then(Weak::upgrade) {
             return found;
         }
-        let view = pieces.outbound(common);
-        let led = Led::by(&view);
+        let last = known.last.remove(&key);
+        let (view, made, base) = tabled(pieces, common, client, last.as_deref());
+        let led = Led::by(&view, &made);
         let clusters: BTreeSet<String> = view.clusters.keys().cloned().collect();
         let own = bytes_only(&led, &Led::default());
         let routed = Arc::new(Routed {
-            sheet: Arc::new(sheet(&view, client, &own)),
+            sheet: Arc::new(sheet(&view, &made, client, &own)),
+            base,
+            tables: made,
             bytes_only: self.named(own.difference(&clusters).cloned().collect()),
             led,
             clusters,
         });
-        tables
+        known
             .by_outlook
             .retain(|_, routed| routed.strong_count() > 0);
-        tables.by_outlook.insert(key, Arc::downgrade(&routed));
+        known.by_outlook.insert(key, Arc::downgrade(&routed));
         routed
     }
 
     /// Shared clusters that no route leads to, be it one of the client's own.
-    fn bytes_only(&self, routed: &Routed, own: &View, led: &Led) -> Arc<BTreeSet<String>> {
-        let mine =
-            |name: &String| own.clusters.contains_key(name) || routed.clusters.contains(name);
-        let same = led.bytes.iter().all(mine)
-            && led.requests.is_disjoint(&routed.bytes_only)
-            && own
-                .clusters
-                .keys()
-                .all(|name| !routed.bytes_only.contains(name));
+    fn bytes_only(&self, routed: &Routed, own: &Own) -> Arc<BTreeSet<String>> {
+        let mine = |name: &String| own.clusters.contains(name) || routed.clusters.contains(name);
+        let same = own.led.bytes.iter().all(mine)
+            && own.led.avoids(&routed.bytes_only)
+            && own.clusters.is_disjoint(&routed.bytes_only);
         if same {
             return Arc::clone(&routed.bytes_only);
         }
-        let mut names = bytes_only(&routed.led, led);
+        let mut names = bytes_only(&routed.led, &own.led);
         names.retain(|name| !mine(name));
         self.named(names)
     }
@@ -276,10 +303,58 @@ impl Views {
     }
 }
 
+impl Own {
+    fn new(view: &View, routed: &Routed, client: Client) -> Self {
+        let made = tables(&view.routes, client);
+        let mut own = Self {
+            sheet: Arc::default(),
+            led: Led::by(view, &made),
+            clusters: view.clusters.keys().cloned().collect(),
+            bytes_only: BTreeSet::new(),
+        };
+        own.bytes_only = own.carried(routed);
+        own.sheet = Arc::new(sheet(view, &made, client, &own.bytes_only));
+        own
+    }
+
+    /// Its clusters that bytes are carried to, and no request is routed to.
+    fn carried(&self, routed: &Routed) -> BTreeSet<String> {
+        let mut names = bytes_only(&routed.led, &self.led);
+        names.retain(|name| self.clusters.contains(name));
+        names
+    }
+}
+
+/// What calls are routed by, and its tables as resources, made of the `last` where these hold.
+fn tabled(
+    pieces: &Pieces<'_>,
+    common: &Common,
+    client: Client,
+    last: Option<&Routed>,
+) -> (View, Tables, Option<Base>) {
+    let base = last.and_then(|last| last.base.as_ref());
+    let Some(routing) = pieces.outbound(common, base) else {
+        return (View::default(), Tables::new(), None);
+    };
+    let mut made = tables(&routing.view.routes, client);
+    for (name, hosts) in &routing.kept {
+        let had = last.and_then(|last| last.tables.get(name));
+        let table = had.and_then(|had| match hosts.as_slice() {
+            [] => Some(Arc::clone(had)),
+            hosts => had.rerouted(hosts, client).map(Arc::new),
+        });
+        let Some(table) = table else {
+            return tabled(pieces, common, client, None);
+        };
+        made.insert(name.clone(), table);
+    }
+    (routing.view, made, Some(routing.base))
+}
+
 /// Clusters that bytes are carried to, and no request is routed to, by either.
 fn bytes_only(one: &Led, other: &Led) -> BTreeSet<String> {
     let all = one.bytes.union(&other.bytes);
-    all.filter(|name| !one.requests.contains(*name) && !other.requests.contains(*name))
+    all.filter(|name| !one.routes_to(name) && !other.routes_to(name))
         .cloned()
         .collect()
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::world::Instances;
-use crate::mesh::{Health, Locality, NodeKind};
+use crate::mesh::{Health, Locality, NodeKind, check};
 use crate::resource::{self, Objects};
 use crate::xds::{Kind, generate};
 
@@ -89,12 +89,79 @@ spec: {selector: {app: edge}, servers: [{port: {number: 80, name: http, protocol
 kind: VirtualService
 metadata: {name: edge}
 spec: {hosts: [edge.example], gateways: [edge], http: [{route: [{destination: {host: a}}]}]}",
+    "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: b}
+spec:
+  hosts: [b]
+  http: [{route: [{destination: {host: a, subset: v1}, weight: 90}, {destination: {host: c.two.svc.cluster.local}, weight: 10}]}]",
+    // These take the place of others of their names.
+    "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: b}
+spec:
+  hosts: [b]
+  http: [{route: [{destination: {host: a, subset: v1}, weight: 80}, {destination: {host: b}, weight: 20}]}]",
+    "apiVersion: v1
+kind: Service
+metadata: {name: b}
+spec: {selector: {app: a}, ports: [{name: tcp, port: 80, targetPort: 8080}, {name: http, port: 81}]}",
+    "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a}
+spec:
+  host: a
+  trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}
+  subsets: [{name: v1, labels: {version: v2}}]",
+    "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: outside}
+spec: {hosts: ['*.wide.example', far.example], http: [{route: [{destination: {host: a}}]}]}",
+    "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: wide, namespace: istio-system}
+spec: {host: '*.svc.cluster.local', trafficPolicy: {connectionPool: {http: {maxRetries: 3}}}}",
+    "apiVersion: policy.meshctl.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: a}
+spec: {targetRefs: [{kind: Service, name: a}], limits: [{requests: 10, unit: Second}]}",
+    "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: meshctl
+  listeners:
+  - {name: http, port: 8080, protocol: HTTP}
+  - {name: tls, port: 443, protocol: TLS, hostname: '*.example.com', tls: {mode: Passthrough}}",
+    "apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: passed}
+spec:
+  parentRefs: [{name: edge, sectionName: tls}]
+  hostnames: [shop.example.com]
+  rules: [{backendRefs: [{name: b, port: 80}, {name: a, port: 80}]}]",
+    "apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: b}
+spec:
+  targetRefs: [{group: '', kind: Service, name: b}]
+  validation: {wellKnownCACertificates: System, hostname: b.internal}",
+    "apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: a}
+spec:
+  targetRefs: [{group: '', kind: Service, name: a}]
+  validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: not-there}], hostname: a.internal}",
+    "apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: 'connectTimeout: 3s'}",
 ];
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// An object comes or goes.
-    Toggle(usize),
+    /// An object comes or goes, and the world shares with the last what is equal, or not.
+    Toggle(usize, bool),
     /// An instance is so from now on.
     Put(u8, u8),
     Remove(u8),
@@ -104,7 +171,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        2 => (0..OBJECTS.len()).prop_map(Op::Toggle),
+        3 => (0..OBJECTS.len(), any::<bool>()).prop_map(|(at, share)| Op::Toggle(at, share)),
         4 => (0..6_u8, any::<u8>()).prop_map(|(which, how)| Op::Put(which, how)),
         1 => (0..6_u8).prop_map(Op::Remove),
         4 => any::<u16>().prop_map(Op::Serve),
@@ -160,6 +227,7 @@ fn nodes() -> Vec<Node> {
         (3, Client::Envoy),
         (4, Client::Meshctl),
         (5, Client::Grpc),
+        (7, Client::Meshctl),
     ] {
         for transparent in [true, false] {
             let mut node = generate::node(client);
@@ -176,12 +244,17 @@ fn nodes() -> Vec<Node> {
                 ),
             ]
             .into();
+            if which == 7 {
+                node.labels.remove("version");
+            }
             node.locality.region = ["r1", "r2"][usize::from(which % 2)].to_owned();
             node.transparent = transparent;
             node.applications.clear();
             if which == 4 {
                 node.kind = NodeKind::Gateway;
                 node.labels.insert("app".to_owned(), "edge".to_owned());
+                let label = "gateway.networking.k8s.io/gateway-name";
+                node.labels.insert(label.to_owned(), "edge".to_owned());
             }
             nodes.push(node);
         }
@@ -203,6 +276,14 @@ fn world(on: &BTreeSet<usize>, instances: &Instances) -> World {
     resource::lower(&objects, instances.clone()).0
 }
 
+fn sharing(mut world: World, before: &World) -> World {
+    let anew = World::clone(&world);
+    let config = Arc::unwrap_or_clone(world.config);
+    world.config = config.sharing(&before.config);
+    assert_eq!(world, anew);
+    world
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
 
@@ -217,11 +298,17 @@ proptest! {
         let mut now = world(&on, &instances);
         for op in ops.into_iter().chain([Op::Serve(u16::MAX)]) {
             match op {
-                Op::Toggle(at) => {
+                Op::Toggle(at, share) => {
                     if !on.remove(&at) {
                         on.insert(at);
                     }
-                    now = world(&on, &instances);
+                    let mut made = world(&on, &instances);
+                    if share {
+                        made = sharing(made, &now);
+                    }
+                    let all = |world: &World| check::run(world).into_iter().collect::<BTreeSet<_>>();
+                    prop_assert_eq!(check::brought(&now, &made), &all(&made) - &all(&now));
+                    now = made;
                 }
                 Op::Put(which, how) => {
                     let made = instance(which, how);
@@ -246,9 +333,7 @@ proptest! {
 /// Two proxies, and what each has of two worlds that differ by one instance.
 #[test]
 fn one_endpoint_is_one_resource_and_one_encoding_for_all() {
-    let on = (0..OBJECTS.len())
-        .filter(|at| *at != 9 && *at != 10)
-        .collect();
+    let on = (0..16).filter(|at| *at != 9 && *at != 10).collect();
     let mut instances = Instances::default();
     for which in [1, 2, 4, 5] {
         let made = instance(which, 0);
@@ -295,5 +380,73 @@ fn one_endpoint_is_one_resource_and_one_encoding_for_all() {
     for name in &names {
         let bytes = |at: usize| new[at].get(Kind::Endpoint, name).unwrap().bytes.as_ptr();
         assert_eq!(bytes(0), bytes(1), "{name} was encoded twice");
+    }
+}
+
+/// What two proxies of namespaces without Sidecars have of two configurations that differ by weights.
+#[test]
+fn other_weights_are_one_host_of_one_table() {
+    let mut on: BTreeSet<usize> = (0..16).filter(|at| *at != 9 && *at != 10).collect();
+    let instances = Instances::default();
+    on.insert(16);
+    let before = world(&on, &instances);
+    on.insert(17);
+    let after = sharing(world(&on, &instances), &before);
+    let touched = after.config.touched(&before.config).unwrap();
+    assert!(touched.is_empty(), "{touched:?}");
+    let (views, node) = (Views::default(), &nodes()[0]);
+    let mut last = None;
+    let old = views.serve(&before, node, false, &mut last);
+    let had = last.clone().unwrap();
+    let new = views.serve(&after, node, false, &mut last);
+    let has = last.unwrap();
+    let changed = new.changed(&old, Kind::Route);
+    assert!(changed.iter().map(|name| &**name).eq(["80"]), "{changed:?}");
+    for kind in [Kind::Cluster, Kind::Endpoint, Kind::Listener] {
+        assert!(new.changed(&old, kind).is_empty(), "{kind:?}");
+    }
+    // Nothing else was encoded, nor looked at.
+    for (one, other) in had.scopes.iter().zip(&has.scopes) {
+        assert!(Arc::ptr_eq(one, other));
+    }
+    for (name, table) in &has.routed.tables {
+        let same = Arc::ptr_eq(table, &had.routed.tables[name]);
+        assert_eq!(same, name != "80", "{name}");
+    }
+}
+
+/// A gateway to whose calls a policy applies is served piece by piece too.
+#[test]
+fn an_endpoint_is_one_resource_where_a_policy_secures_its_service() {
+    let on = [0, 1, 23, 24, 25].into();
+    let mut instances = Instances::default();
+    for which in [1, 2] {
+        let made = instance(which, 2);
+        instances.insert((made.namespace.clone(), made.name.clone()), Arc::new(made));
+    }
+    let before = world(&on, &instances);
+    let made = instance(5, 2);
+    instances.insert((made.namespace.clone(), made.name.clone()), Arc::new(made));
+    let after = World {
+        instances,
+        ..before.clone()
+    };
+    let (views, mut node) = (Views::default(), nodes()[8].clone());
+    node.namespace = "default".to_owned();
+    let mut last = None;
+    let old = views.serve(&before, &node, false, &mut last);
+    let new = views.serve(&after, &node, false, &mut last);
+    assert_eq!(new, encode(&after.view(&node), &node));
+    let changed = new.changed(&old, Kind::Endpoint);
+    let names: Vec<&str> = changed.iter().map(|name| &**name).collect();
+    assert_eq!(
+        names,
+        [
+            "outbound|80||b.default.svc.cluster.local",
+            "outbound|80||b.default.svc.cluster.local|passthrough",
+        ]
+    );
+    for kind in [Kind::Cluster, Kind::Listener, Kind::Route] {
+        assert!(new.changed(&old, kind).is_empty(), "{kind:?}");
     }
 }

@@ -1,9 +1,11 @@
 //! Who answers: services and subsets that no instance stands behind.
 
+use std::sync::Arc;
+
 use crate::mesh::selection::Selection;
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::selects;
-use crate::mesh::{Finding, Health, Protocol, Severity, World};
+use crate::mesh::{Finding, Health, Protocol, Service, Severity, World};
 
 /// A subset that chooses nothing.
 const SUBSET_EMPTY: &str = "IST0173";
@@ -14,13 +16,17 @@ const NO_TARGET: &str = "MSH0020";
 /// A workload that plaintext reaches.
 const NO_PROXY: &str = "IST0103";
 
-pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
+pub(super) fn check<'w>(
+    world: &'w World,
+    services: impl Iterator<Item = &'w Arc<Service>> + Clone,
+    findings: &mut Vec<Finding>,
+) {
     // Without a single instance nothing is known about what runs: manifests are looked at offline.
     if world.instances.is_empty() {
         return;
     }
-    let selection = Selection::new(world);
-    for service in world.config.services.values() {
+    let selection = Selection::new(world, services.clone());
+    for service in services {
         if service.selector.is_empty() {
             continue;
         }

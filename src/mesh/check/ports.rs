@@ -46,7 +46,7 @@ fn addresses(world: &World, findings: &mut Vec<Finding>) {
 
 /// One container port is either HTTP or bytes; the sidecar in front of it must know which.
 fn protocols(world: &World, findings: &mut Vec<Finding>) {
-    let selection = Selection::new(world);
+    let selection = Selection::new(world, world.config.services.values());
     let mut spoken: BTreeMap<(&str, &str, u16), (Protocol, &Arc<Service>)> = BTreeMap::new();
     for service in world.config.services.values() {
         for instance in selection.select(service) {

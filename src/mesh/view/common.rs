@@ -3,24 +3,24 @@
 //! Most services are called in one way by everybody, and are made when a world is first looked at.
 //! What rules or localities make differ between callers is made again for each standpoint, the first
 //! time that a proxy asks who has it, and kept for the others; so is what a Sidecar lets its workloads
-//! know. [`Common::next`] makes the same of the next world out of what it was in the last: where only
-//! instances changed, nothing is looked at but the services that choose these.
+//! know. [`Common::next`] makes the same of the next world out of what it was in the last: nothing is
+//! made again but of services that changed, that are called in another way, or that choose instances
+//! that changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::backend_tls;
 use super::cluster::Parts;
+use super::plan::{Plan, Standpoint, only};
+use super::routing::Asked;
 use super::scope;
-use crate::mesh::destinations::{Caller, Distinctions};
-use crate::mesh::locality::{Called, LocalitySetting, Place};
 use crate::mesh::selection::Selection;
 use crate::mesh::shared_map::SharedMap;
+use crate::mesh::sharing::differing;
 use crate::mesh::sidecar::Sidecar;
-use crate::mesh::world::{Config, Destination, TrafficPolicy, selects};
-use crate::mesh::{
-    Assignment, Cluster, Hostname, Instance, Locality, Node, NodeKind, Protocol, Service,
-    ServicePort, World,
-};
+use crate::mesh::world::{Config, selects};
+use crate::mesh::{Assignment, Cluster, Hostname, Instance, Node, NodeKind, Service, World};
 
 /// What proxies of a world share.
 #[derive(Debug, Default)]
@@ -39,27 +39,22 @@ pub struct Common {
 struct Last {
     same: Arc<Scope>,
     made: BTreeMap<Standing, Arc<Scope>>,
-    /// The services that differ, where configuration is the same.
-    touched: Option<Vec<Hostname>>,
+    /// The services that differ; none where all may.
+    touched: Option<Vec<Touched>>,
+    /// What people want as it was known, where that is not the same any more.
+    known: BTreeMap<(usize, String), Arc<Config>>,
+    /// What people want is the same.
+    settled: bool,
+    /// What they wanted; held in its place only, so that no other is there.
+    config: Weak<Config>,
 }
 
-/// What configuration alone decides.
-#[derive(Debug, Default)]
-struct Plan {
-    /// Services that callers are served differently of.
-    varying: BTreeSet<Hostname>,
-    /// Services with ports that do not say what they speak, which gateways do not ask their callers; none
-    /// where there are no gateways.
-    unnamed: BTreeSet<Hostname>,
-    told_apart: Distinctions,
-    /// Labels of callers that any rule asks for.
-    asked: BTreeSet<String>,
-    /// Whether it matters where callers are.
-    by_place: bool,
-    /// By namespace and first label of the selector.
-    choosing: BTreeMap<(String, String, String), Vec<Hostname>>,
-    /// What people want, as it is known, by the place of a Sidecar and the namespace that it is for.
-    known: Mutex<BTreeMap<(usize, String), Arc<Config>>>,
+/// A service that is made again.
+#[derive(Debug)]
+struct Touched {
+    host: Hostname,
+    /// Every name that its clusters may have had.
+    names: Vec<Arc<str>>,
 }
 
 /// Clusters and their endpoints.
@@ -83,15 +78,29 @@ impl Scope {
     }
 
     /// Takes from `from` what stands there under `name`, be it nothing.
-    fn take(&mut self, name: &Arc<str>, from: &Self) {
+    pub(super) fn take(&mut self, name: &Arc<str>, from: &Self) {
         match from.clusters.get(name) {
             Some(cluster) => self.clusters.insert(Arc::clone(name), Arc::clone(cluster)),
             None => self.clusters.remove(name),
         };
-        match from.endpoints.get(name) {
+        self.lead(name, from.endpoints.get(name));
+    }
+
+    /// Puts endpoints under `name`, or none.
+    pub(super) fn lead(&mut self, name: &Arc<str>, endpoints: Option<&Arc<Assignment>>) {
+        match endpoints {
             Some(all) => self.endpoints.insert(Arc::clone(name), Arc::clone(all)),
             None => self.endpoints.remove(name),
         };
+    }
+
+    /// `before`, if nothing in it became other.
+    fn or_same(self, before: &Arc<Self>) -> Arc<Self> {
+        if self.clusters.is(&before.clusters) && self.endpoints.is(&before.endpoints) {
+            Arc::clone(before)
+        } else {
+            Arc::new(self)
+        }
     }
 
     /// The same, sharing with `before` what is equal.
@@ -107,46 +116,13 @@ fn equal<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
 
-/// What callers are told apart by: who agrees in it is served alike.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Standpoint {
-    /// Of gateways, and of [`Plan::unnamed`] only.
-    gateway: bool,
-    namespace: String,
-    labels: BTreeMap<String, String>,
-    locality: Locality,
-}
-
-/// Whose scope it is: of a standpoint, or everybody's; as a Sidecar lets a namespace know it, or all.
+/// Whose scope it is: of a standpoint, or everybody's; as a Sidecar lets a namespace know it, or as
+/// gateways have it for whose calls there are policies, or all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Standing {
     standpoint: Option<Standpoint>,
     known: Option<(usize, String)>,
-}
-
-impl Standpoint {
-    fn caller(&self) -> Caller<'_> {
-        Caller {
-            namespace: &self.namespace,
-            labels: &self.labels,
-        }
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place {
-            locality: &self.locality,
-            labels: &self.labels,
-        }
-    }
-
-    fn nobody() -> Self {
-        Self {
-            gateway: false,
-            namespace: String::new(),
-            labels: BTreeMap::new(),
-            locality: Locality::default(),
-        }
-    }
+    secured: bool,
 }
 
 /// What calls of a workload are routed by: who agrees in it has the same tables.
@@ -161,7 +137,7 @@ pub struct Outlook {
 
 impl Common {
     pub(super) fn new(world: &World) -> Self {
-        let index = Selection::new(world);
+        let index = Selection::new(world, world.config.services.values());
         let services = world.config.services.iter();
         let parts = services.map(|(host, service)| {
             let chosen = index.select(service).into_iter().cloned();
@@ -186,22 +162,40 @@ impl Common {
     /// The same of `world`, which comes after `before`, that this was made of.
     #[must_use]
     pub fn next(&self, before: &World, world: &World) -> Self {
+        let (old, config) = (&*before.config, &*world.config);
+        let settled = Arc::ptr_eq(&before.config, &world.config);
         let last = Last {
             same: Arc::clone(&self.same),
             made: lock(&self.made).clone(),
             touched: None,
+            known: if settled {
+                BTreeMap::new()
+            } else {
+                lock(&self.plan.known).clone()
+            },
+            settled,
+            config: Arc::downgrade(&before.config),
         };
-        if !Arc::ptr_eq(&before.config, &world.config) {
+        let configured = if settled {
+            BTreeSet::new()
+        } else if let Some(touched) = config.touched(old) {
+            touched
+        } else {
             let made = Self::new(world);
             return Self {
-                same: Arc::new(made.same.sharing(&self.same)),
+                same: made.same.sharing(&self.same).or_same(&self.same),
                 last,
                 ..made
             };
-        }
-        let config = &*world.config;
+        };
+        let plan = if settled {
+            Arc::clone(&self.plan)
+        } else {
+            Arc::new(Plan::new(config))
+        };
         let mut parts = self.parts.clone();
-        let mut touched = BTreeSet::new();
+        self.reconfigure(before, config, &configured, &mut parts);
+        let mut touched = configured;
         for key in world.instances.changed(&before.instances, Arc::ptr_eq) {
             // What runs goes before what somebody wrote down.
             let of = |world: &World| {
@@ -210,8 +204,9 @@ impl Common {
             };
             let (old, new) = (of(before), of(world));
             let either = old.iter().chain(&new);
-            let hosts: BTreeSet<&Hostname> =
-                either.flat_map(|own| self.plan.choosing(own)).collect();
+            let hosts: BTreeSet<&Hostname> = either
+                .flat_map(|own| plan.choosing(&own.namespace, &own.labels))
+                .collect();
             for host in hosts {
                 if let Some(own) = parts.get(host) {
                     let own = Arc::new(own.with(config, key, new.as_ref()));
@@ -220,23 +215,66 @@ impl Common {
                 }
             }
         }
+        let touched: Vec<Touched> = touched
+            .into_iter()
+            .map(|host| Touched {
+                // Where people want the same, clusters have the names that they had.
+                names: match self.parts.get(&host) {
+                    Some(had) if !settled => had.names(old),
+                    _ => Vec::new(),
+                },
+                host,
+            })
+            .collect();
         let mut same = Scope::clone(&self.same);
-        for host in &touched {
-            if let Some(own) = parts.get(host)
-                && !self.plan.varying.contains(host)
-            {
-                own.change_for(config, &Standpoint::nobody(), &mut same);
-            }
+        for own in &touched {
+            let parts = parts.get(&own.host);
+            let parts = parts.filter(|_| !plan.varying.contains(&own.host));
+            own.change(parts, config, &Standpoint::nobody(), &mut same);
         }
         Self {
-            plan: Arc::clone(&self.plan),
+            plan,
             parts,
-            same: Arc::new(same),
+            same: same.or_same(&self.same),
             made: Mutex::default(),
             last: Last {
-                touched: Some(touched.into_iter().collect()),
+                touched: Some(touched),
                 ..last
             },
+        }
+    }
+
+    /// Brings what stands behind the services `touched` to what `config` says of them.
+    fn reconfigure(
+        &self,
+        before: &World,
+        config: &Config,
+        touched: &BTreeSet<Hostname>,
+        parts: &mut SharedMap<Hostname, Arc<Parts>>,
+    ) {
+        let mut index = None;
+        for host in touched {
+            let Some(service) = config.services.get(host) else {
+                parts.remove(host);
+                continue;
+            };
+            let had = self.parts.get(host).filter(|had| {
+                let own = &had.service;
+                (&own.namespace, &own.selector) == (&service.namespace, &service.selector)
+            });
+            let backends = match had {
+                Some(had) => had.backends.clone(),
+                None => {
+                    let index = index.get_or_insert_with(|| {
+                        let services = touched.iter();
+                        let services = services.filter_map(|host| config.services.get(host));
+                        Selection::new(before, services)
+                    });
+                    index.select(service).into_iter().cloned().collect()
+                }
+            };
+            let own = Parts::new(config, service, backends);
+            parts.insert(host.clone(), Arc::new(own));
         }
     }
 
@@ -246,41 +284,39 @@ impl Common {
         world: &World,
         node: &Node,
         known: Option<&(usize, &Sidecar)>,
+        secured: bool,
     ) -> Vec<Arc<Scope>> {
         let standpoint = (!self.plan.varying.is_empty()).then(|| self.plan.standpoint(node));
         let gateway = node.kind == NodeKind::Gateway && !self.plan.unnamed.is_empty();
-        let gateway = gateway.then(|| Standpoint {
-            gateway: true,
-            ..self.plan.standpoint(node)
-        });
+        let gateway = gateway.then(|| self.plan.standpoint(node).of_gateways());
         let mut scopes = Vec::new();
         let all = [gateway, standpoint].into_iter().flatten();
         for standpoint in all.map(Some).chain([None]) {
             let raw = self.raw(&world.config, standpoint.as_ref());
-            let Some((at, sidecar)) = known else {
+            if known.is_none() && !secured {
                 scopes.push(raw);
                 continue;
-            };
+            }
             let standing = Standing {
                 standpoint,
-                known: Some((*at, node.namespace.clone())),
+                known: known.map(|(at, _)| (*at, node.namespace.clone())),
+                secured,
             };
             scopes.push(self.make(standing, |standing, last| {
-                let config = self.known(&world.config, (*at, sidecar), node);
-                let holds = |name: &Arc<str>| {
-                    let cluster = raw.clusters.get(name);
-                    cluster.is_some_and(|cluster| scope::holds(&config, cluster))
-                };
+                let config = known.map(|(at, own)| self.known(&world.config, (*at, own), node));
+                let config = config.as_ref().unwrap_or(&world.config);
+                let passes = secured && backend_tls::passes(config);
                 // The raw one as it was, which the last was made of.
                 let was = match &standing.standpoint {
                     Some(_) => self.last.made.get(&Standing {
                         known: None,
+                        secured: false,
                         ..standing.clone()
                     }),
                     None => Some(&self.last.same),
                 };
-                let (mut scope, names) = match (last, was, &self.last.touched) {
-                    (Some(last), Some(was), Some(_)) => {
+                let (mut scope, names) = match (last, was) {
+                    (Some(last), Some(was)) if self.knows_as_before(standing, config) => {
                         let (mut names, endpoints) = raw.changed(was);
                         names.extend(endpoints);
                         (Scope::clone(last), names)
@@ -292,7 +328,14 @@ impl Common {
                 };
                 let nothing = Scope::default();
                 for name in &names {
-                    scope.take(name, if holds(name) { &raw } else { &nothing });
+                    let cluster = raw.clusters.get(name);
+                    if secured {
+                        backend_tls::secure(config, passes, name, &raw, &mut scope);
+                    } else if cluster.is_some_and(|own| scope::holds(config, own)) {
+                        scope.take(name, &raw);
+                    } else {
+                        scope.take(name, &nothing);
+                    }
                 }
                 scope
             }));
@@ -308,6 +351,7 @@ impl Common {
         let standing = Standing {
             standpoint: Some(standpoint.clone()),
             known: None,
+            secured: false,
         };
         let hosts = if standpoint.gateway {
             &self.plan.unnamed
@@ -317,9 +361,10 @@ impl Common {
         self.make(standing, |_, last| {
             if let (Some(last), Some(touched)) = (last, &self.last.touched) {
                 let mut scope = Scope::clone(last);
-                let varying = touched.iter().filter(|host| hosts.contains(*host));
-                for parts in varying.filter_map(|host| self.parts.get(host)) {
-                    parts.change_for(config, standpoint, &mut scope);
+                for own in touched {
+                    let parts = self.parts.get(&own.host);
+                    let parts = parts.filter(|_| hosts.contains(&own.host));
+                    own.change(parts, config, standpoint, &mut scope);
                 }
                 scope
             } else {
@@ -345,15 +390,23 @@ impl Common {
         let scope = make(&standing, last.map(|last| &**last));
         let scope = match last {
             // Of another configuration: what is equal all the same need not be looked at again.
-            Some(last) if self.last.touched.is_none() => scope.sharing(last),
-            _ => scope,
+            Some(last) if !self.last.settled => scope.sharing(last).or_same(last),
+            Some(last) => scope.or_same(last),
+            None => Arc::new(scope),
         };
         // Who made the same meanwhile goes before, so that all have one.
-        Arc::clone(
-            lock(&self.made)
-                .entry(standing)
-                .or_insert_with(|| Arc::new(scope)),
-        )
+        Arc::clone(lock(&self.made).entry(standing).or_insert(scope))
+    }
+
+    /// Whether `config`, which is what `standing` knows, has the services and ports that it had in the
+    /// last world.
+    fn knows_as_before(&self, standing: &Standing, config: &Config) -> bool {
+        if self.last.settled {
+            return true;
+        }
+        let last = standing.known.as_ref();
+        let last = last.and_then(|known| self.last.known.get(known));
+        last.is_some_and(|last| differing(&config.services, &last.services).is_empty())
     }
 
     /// What people want as it is known where `sidecar`, which has this place among all, is in force.
@@ -368,6 +421,53 @@ impl Common {
             .entry((at, node.namespace.clone()))
             .or_insert_with(|| Arc::new(scope::known(config, sidecar, &node.namespace)));
         Arc::clone(made)
+    }
+
+    /// The services that choose `node` by its labels, by name.
+    pub(super) fn choosing<'w>(&self, config: &'w Config, node: &Node) -> Vec<&'w Service> {
+        let mut hosts = self.plan.choosing(&node.namespace, &node.labels);
+        hosts.sort();
+        let services = hosts
+            .into_iter()
+            .filter_map(|host| config.services.get(host));
+        services
+            .map(|service| &**service)
+            .filter(|service| selects(&service.selector, &node.labels))
+            .collect()
+    }
+
+    /// Whether the services that choose `node` are what they were under `before`, and who must speak
+    /// mTLS; known of the configuration before this one only.
+    pub(super) fn keeps_choosing(
+        &self,
+        (config, before): (&Config, &Arc<Config>),
+        node: &Node,
+    ) -> bool {
+        if !Weak::ptr_eq(&self.last.config, &Arc::downgrade(before)) {
+            return false;
+        }
+        // Where all may differ, that is not known.
+        let Some(touched) = &self.last.touched else {
+            return false;
+        };
+        let chooses = |service: &Arc<Service>| {
+            service.namespace == node.namespace && selects(&service.selector, &node.labels)
+        };
+        !touched.iter().any(|own| {
+            let both = [
+                config.services.get(&own.host),
+                before.services.get(&own.host),
+            ];
+            both.into_iter().flatten().any(chooses)
+        })
+    }
+
+    /// The labels of callers that rules ask for, and those of `node`.
+    pub(super) fn asked(&self, node: &Node) -> Asked {
+        Asked {
+            labels: self.plan.asked.clone(),
+            own: only(&node.labels, &self.plan.asked),
+        }
     }
 
     /// What calls of `node` are routed by.
@@ -385,90 +485,6 @@ impl Common {
 /// Nothing under these locks leaves a map half changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Plan {
-    fn new(config: &Config) -> Self {
-        let rules = &config.destinations;
-        let gateways = !config.gateways.is_empty() || !config.listening.is_empty();
-        let mut plan = Self {
-            told_apart: rules.distinctions(),
-            ..Self::default()
-        };
-        for (host, service) in &config.services {
-            if let Some((label, value)) = service.selector.iter().next() {
-                let first = (service.namespace.clone(), label.clone(), value.clone());
-                plan.choosing.entry(first).or_default().push(host.clone());
-            }
-            let placed = service.distribution.is_some() || by_place(config, service);
-            plan.by_place |= placed;
-            if placed && service.distribution.is_some() {
-                let labels = LocalitySetting::DISTRIBUTION.map(str::to_owned);
-                plan.told_apart.labels.extend(labels);
-            }
-            if placed || rules.differ(host, &service.namespace) {
-                plan.varying.insert(host.clone());
-            }
-            let unnamed = |port: &ServicePort| port.protocol == Protocol::Auto;
-            if gateways && service.ports.iter().any(unnamed) {
-                plan.unnamed.insert(host.clone());
-            }
-        }
-        plan.asked.extend(plan.told_apart.labels.iter().cloned());
-        if plan.by_place {
-            let all = rules.all().flat_map(policies);
-            let balancers = all.filter_map(|policy| policy.load_balancer.as_ref());
-            let settings = balancers.filter_map(|balancer| balancer.locality.as_ref());
-            let settings = settings.chain(&config.baseline.locality);
-            let labels = settings.flat_map(|setting| &setting.priority);
-            plan.told_apart
-                .labels
-                .extend(labels.map(|(label, _)| label.clone()));
-        }
-        for routes in config.routes.values() {
-            let requests = routes.rules.iter().map(|rule| &rule.source);
-            let bytes = routes.streams.iter().map(|rule| &rule.source);
-            let labels = requests
-                .chain(bytes)
-                .flat_map(|source| source.labels.keys());
-            plan.asked.extend(labels.cloned());
-        }
-        plan
-    }
-
-    /// Services that may choose `instance`: those that do, and some more.
-    fn choosing(&self, instance: &Instance) -> Vec<&Hostname> {
-        let labels = instance.labels.iter();
-        let hosts = labels.flat_map(|(label, value)| {
-            let first = (instance.namespace.clone(), label.clone(), value.clone());
-            self.choosing.get(&first).into_iter().flatten()
-        });
-        hosts.collect()
-    }
-
-    fn standpoint(&self, node: &Node) -> Standpoint {
-        let named = self.told_apart.namespaces.contains(&node.namespace);
-        Standpoint {
-            gateway: false,
-            namespace: if named {
-                node.namespace.clone()
-            } else {
-                String::new()
-            },
-            labels: only(&node.labels, &self.told_apart.labels),
-            locality: if self.by_place {
-                node.locality.clone()
-            } else {
-                Locality::default()
-            },
-        }
-    }
-}
-
-fn only(labels: &BTreeMap<String, String>, of: &BTreeSet<String>) -> BTreeMap<String, String> {
-    let kept = labels.iter().filter(|(label, _)| of.contains(*label));
-    kept.map(|(label, value)| (label.clone(), value.clone()))
-        .collect()
 }
 
 impl Parts {
@@ -492,10 +508,41 @@ impl Parts {
         self.add(config, rule, (standpoint.place(), standpoint.gateway), into);
     }
 
-    /// Makes it again in a scope that had it; what is equal stays.
-    fn change_for(&self, config: &Config, standpoint: &Standpoint, scope: &mut Scope) {
+    /// Every name that its clusters have for some caller.
+    fn names(&self, config: &Config) -> Vec<Arc<str>> {
+        let host = &self.service.host;
+        let rules = config.destinations.around(host);
+        let named = rules.flat_map(|rule| rule.subsets.keys());
+        let subsets: BTreeSet<&str> = named.map(String::as_str).chain([""]).collect();
+        let ports = self.service.ports.iter();
+        ports
+            .flat_map(|port| {
+                let named = subsets.iter();
+                named.map(|subset| Cluster::outbound_name(port.port, subset, host).into())
+            })
+            .collect()
+    }
+}
+
+impl Touched {
+    /// Makes the service again in a scope that had it, of `parts`, or takes it out; what is equal stays.
+    fn change(
+        &self,
+        parts: Option<&Arc<Parts>>,
+        config: &Config,
+        standpoint: &Standpoint,
+        scope: &mut Scope,
+    ) {
         let mut own = Scope::default();
-        self.add_for(config, standpoint, &mut own);
+        if let Some(parts) = parts {
+            parts.add_for(config, standpoint, &mut own);
+        }
+        for name in &self.names {
+            if !own.clusters.contains_key(name) {
+                scope.clusters.remove(name);
+                scope.endpoints.remove(name);
+            }
+        }
         for (name, cluster) in own.clusters.iter() {
             if scope.clusters.get(name).is_none_or(|had| had != cluster) {
                 scope.clusters.insert(Arc::clone(name), Arc::clone(cluster));
@@ -511,31 +558,4 @@ impl Parts {
             }
         }
     }
-}
-
-/// Whether it matters, by rules for `service` or what lies under them, where its callers are.
-fn by_place(config: &Config, service: &Service) -> bool {
-    let counts = |policy: &TrafficPolicy| {
-        let called = Called {
-            policy,
-            distribution: None,
-        };
-        called.counts()
-    };
-    let rules = config.destinations.around(&service.host);
-    let mut written = rules.flat_map(policies);
-    if !config.baseline.ranks(&service.host) {
-        return written.any(counts);
-    }
-    let under = |policy: TrafficPolicy| counts(&config.baseline.under(service, policy));
-    under(TrafficPolicy::default()) || written.any(|policy| under(policy.clone()))
-}
-
-/// Every policy of a rule.
-fn policies(rule: &Arc<Destination>) -> impl Iterator<Item = &TrafficPolicy> {
-    let subsets = rule.subsets.values();
-    let own = std::iter::once(&rule.policy).chain(rule.ports.values());
-    own.chain(
-        subsets.flat_map(|subset| std::iter::once(&subset.policy).chain(subset.ports.values())),
-    )
 }

@@ -24,6 +24,11 @@ pub(super) fn secure(config: &Config, node: &Node, view: &mut View) {
     }
     let how = |cluster: &Cluster| -> Option<Box<Origination>> {
         let called = cluster.service.as_ref()?;
+        // What policies say of it goes before.
+        let policed = (called.host.clone(), called.port);
+        if config.backend_security.contains_key(&policed) {
+            return None;
+        }
         let service = config.services.get(&called.host)?;
         let rule = config.destination(&called.host, node.into())?;
         let subset = rule.subsets.get(&called.subset);

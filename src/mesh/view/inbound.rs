@@ -13,13 +13,13 @@ use crate::mesh::listener::{
     TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
-use crate::mesh::policy::{self, Place};
+use crate::mesh::policy::{self, Place, Policy};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
 use crate::mesh::service::TargetPort;
-use crate::mesh::world::{MtlsMode, selects};
+use crate::mesh::world::{Authentication, MtlsMode, selects};
 use crate::mesh::{
-    Cluster, ClusterKind, Hostname, Listener, Node, Origin, Protocol, Route, RouteTable, Service,
-    VirtualHost, World,
+    Cluster, ClusterKind, Hostname, Instance, Listener, Node, Origin, Protocol, Route, RouteTable,
+    Service, VirtualHost,
 };
 
 /// What a caller of the mesh says in its client hello; anything else is the application's own TLS.
@@ -42,9 +42,19 @@ const HTTP_ALPN: [&str; 6] = [
 ];
 const TCP_ALPN: [&str; 1] = ["istio"];
 
+/// All of a world that calls to a workload depend on.
+pub(super) struct Facts<'a> {
+    pub(super) authentication: &'a Authentication,
+    pub(super) policies: &'a [Arc<Policy>],
+    /// Those that choose the workload, by name.
+    pub(super) services: Vec<&'a Service>,
+    /// What is known of it.
+    pub(super) instance: Option<&'a Instance>,
+}
+
 /// `declared`: the node's ports say what is spoken, whatever services in front of them say.
-pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
-    let ports = ports(world, node);
+pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut View) {
+    let ports = ports(facts, node);
     let protocol = |application: &Application| {
         ports
             .get(&application.port)
@@ -55,8 +65,7 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
     };
     let filters = |application: Option<&Application>| {
         let front = application.map_or(&[][..], |application| front(&ports, application));
-        let policies = &world.config.policies;
-        let force = policy::in_force(policies, node.into(), Place::Port(front));
+        let force = policy::in_force(facts.policies, node.into(), Place::Port(front));
         let web = application.is_some_and(|at| protocol(at) == Protocol::GrpcWeb);
         policies::filters(web, force.compression.as_ref())
     };
@@ -70,7 +79,7 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
         }
         let name = Cluster::inbound_name(application.port);
         view.add_routes(table(
-            world,
+            facts,
             node,
             (&name, application.port),
             front(&ports, application),
@@ -87,14 +96,13 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
         view.add_cluster(cluster);
     }
     let of = |port: u16| {
-        world
-            .config
+        facts
             .authentication
             .mode(&node.namespace, &node.labels, port)
     };
     if node.transparent {
         let about: (&dyn Fn(u16) -> MtlsMode, Filters<'_>) = (&of, &filters);
-        transparent(world, node, &applications, about, &protocol, view);
+        transparent(facts, node, &applications, about, &protocol, view);
         return;
     }
     for application in applications {
@@ -126,7 +134,7 @@ pub(super) fn add(world: &World, node: &Node, declared: bool, view: &mut View) {
 type Filters<'f> = &'f dyn Fn(Option<&Application>) -> Vec<HttpFilter>;
 
 fn transparent(
-    world: &World,
+    facts: &Facts<'_>,
     node: &Node,
     applications: &[&Application],
     (of, filters): (&dyn Fn(u16) -> MtlsMode, Filters<'_>),
@@ -135,7 +143,7 @@ fn transparent(
 ) {
     let passthrough = Cluster::INBOUND_PASSTHROUGH;
     view.add_cluster(unresolved(passthrough, ClusterKind::OriginalDestination));
-    view.add_routes(table(world, node, (passthrough, 0), &[]));
+    view.add_routes(table(facts, node, (passthrough, 0), &[]));
     let undeclared = action(Protocol::Auto, passthrough);
     // A redirected connection to the proxy itself would be sent to itself for ever.
     let mut all = vec![tcp_chain(
@@ -158,7 +166,7 @@ fn transparent(
         all.extend(chains(Some(port), of(port), (&hand_over, &own), &cluster));
     }
     // Ports that a policy names are guarded though nobody declared them.
-    for port in guarded(world, node) {
+    for port in guarded(facts, node) {
         if applications
             .iter()
             .all(|application| application.port != port)
@@ -187,8 +195,8 @@ fn transparent(
     });
 }
 
-fn guarded(world: &World, node: &Node) -> Vec<u16> {
-    let rules = &world.config.authentication.workloads;
+fn guarded(facts: &Facts<'_>, node: &Node) -> Vec<u16> {
+    let rules = &facts.authentication.workloads;
     rules
         .iter()
         .find(|rule| rule.namespace == node.namespace && selects(&rule.selector, &node.labels))
@@ -214,17 +222,9 @@ fn front<'a>(ports: &'a BTreeMap<u16, Front>, application: &Application) -> &'a 
 
 /// The services in front of each container port: what is spoken there (HTTP wins over guesses), and
 /// the service that calls are counted for, the first by name.
-fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
+fn ports(facts: &Facts<'_>, node: &Node) -> BTreeMap<u16, Front> {
     let mut ports: BTreeMap<u16, Front> = BTreeMap::new();
-    let instance = world
-        .instances
-        .get(&(node.namespace.clone(), node.name.clone()));
-    let ours = |service: &&std::sync::Arc<Service>| {
-        service.namespace == node.namespace
-            && !service.selector.is_empty()
-            && selects(&service.selector, &node.labels)
-    };
-    for service in world.config.services.values().filter(ours) {
+    for service in &facts.services {
         for port in &service.ports {
             let target = match &port.target {
                 TargetPort::Number(number) => Some(*number),
@@ -233,7 +233,7 @@ fn ports(world: &World, node: &Node) -> BTreeMap<u16, Front> {
                     .iter()
                     .find(|application| application.name == *name)
                     .map(|application| application.port)
-                    .or_else(|| instance?.port_names.get(name).copied()),
+                    .or_else(|| facts.instance?.port_names.get(name).copied()),
             };
             let Some(target) = target else { continue };
             let known = ports.entry(target).or_insert_with(|| Front {
@@ -343,7 +343,12 @@ fn chains(
     }
 }
 
-fn table(world: &World, node: &Node, (name, port): (&str, u16), front: &[Hostname]) -> RouteTable {
+fn table(
+    facts: &Facts<'_>,
+    node: &Node,
+    (name, port): (&str, u16),
+    front: &[Hostname],
+) -> RouteTable {
     let mut route = Route {
         name: "default".to_owned(),
         matches: Match::default(),
@@ -359,8 +364,7 @@ fn table(world: &World, node: &Node, (name, port): (&str, u16), front: &[Hostnam
         headers: HeaderEdits::default(),
         origin: Origin::default(),
     };
-    let policies = &world.config.policies;
-    let force = policy::in_force(policies, node.into(), Place::Port(front));
+    let force = policy::in_force(facts.policies, node.into(), Place::Port(front));
     policies::apply(&force, force.compression.is_some(), &mut route);
     RouteTable {
         name: name.to_owned(),

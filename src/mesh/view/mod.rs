@@ -17,13 +17,16 @@ mod inbound;
 mod node;
 mod outbound;
 mod pieces;
+mod plan;
 mod policies;
+mod routing;
 mod scope;
 mod sessions;
 mod streams;
 
 pub use common::{Common, Outlook, Scope};
 pub use pieces::Pieces;
+pub use routing::{Base, Rerouted, Routing};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,18 +77,24 @@ impl World {
         streams::described(&self.config, node, service, port)
     }
 
-    /// Whether policies or credentials say of clusters of `node` that they speak TLS: then its view is more
-    /// than its pieces side by side.
-    pub fn secures(&self, node: &Node) -> bool {
-        let secured = || !self.config.backend_security.is_empty();
-        node.kind == NodeKind::Gateway && (secured() || credentials::differ(&self.config))
+    /// Whether policies say of clusters of `node` that they speak TLS.
+    fn secures(&self, node: &Node) -> bool {
+        node.kind == NodeKind::Gateway && !self.config.backend_security.is_empty()
+    }
+
+    /// Whether some clusters of `node` are its own, as it shows or believes what others do not: then its view
+    /// is more than its pieces side by side.
+    pub fn is_whole(&self, node: &Node) -> bool {
+        node.kind == NodeKind::Gateway
+            && (credentials::differ(&self.config) || backend_tls::shown(&self.config, node).is_some())
     }
 
     /// As [`World::view`], with clusters and endpoints that are made already.
     pub fn view_with(&self, common: &Common, node: &Node) -> View {
         let pieces = self.pieces(common, node);
-        let mut view = pieces.outbound(common);
-        let own = pieces.own();
+        let routing = pieces.outbound(common, None);
+        let mut view = routing.map(|routing| routing.view).unwrap_or_default();
+        let own = pieces.own(common);
         view.listeners.extend(own.listeners);
         view.routes.extend(own.routes);
         view.clusters.extend(own.clusters);
@@ -100,9 +109,9 @@ impl World {
                 entry.or_insert_with(|| Arc::clone(all));
             }
         }
-        if self.secures(node) {
+        if self.is_whole(node) {
             credentials::secure(&self.config, node, &mut view);
-            backend_tls::secure(&self.config, node, &mut view);
+            backend_tls::show(&self.config, node, &mut view);
         }
         view
     }

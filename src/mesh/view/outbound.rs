@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::cluster::{CONNECT_TIMEOUT, effective};
+use super::routing::{Held, Kept};
 use super::{View, sessions, streams, tcp_chain};
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::filter::HttpFilter;
@@ -28,9 +29,15 @@ use crate::mesh::{
 /// Routes for calls through an explicit proxy, by host and port.
 const HTTP_PROXY: &str = "http_proxy";
 /// Hosts outside the registry are routed where plain HTTP is spoken.
-const HTTP_PORT: u16 = 80;
+pub(super) const HTTP_PORT: u16 = 80;
 
-pub(super) fn add(config: &Config, node: &Node, view: &mut View) {
+/// Adds what is made anew to `view`, and to `kept` what stays.
+pub(super) fn add(
+    config: &Config,
+    node: &Node,
+    held: Option<&Held<'_>>,
+    (view, kept): (&mut View, &mut Kept),
+) {
     view.add_cluster(unresolved(
         Cluster::PASSTHROUGH,
         ClusterKind::OriginalDestination,
@@ -44,7 +51,7 @@ pub(super) fn add(config: &Config, node: &Node, view: &mut View) {
         OutboundPolicy::RegistryOnly => Cluster::BLACK_HOLE,
     };
     // The tables by port are made for explicit proxies too: gRPC clients and reports ask for them.
-    let chains = by_port(config, node, view);
+    let chains = by_port(config, node, held, (view, kept));
     let (chains, default_chain) = if node.transparent {
         (chains, tcp_chain(beyond, ChainMatch::default(), beyond))
     } else {
@@ -104,7 +111,12 @@ pub(super) fn unresolved(name: &str, kind: ClusterKind) -> Cluster {
 }
 
 /// One chain a port for HTTP, one an address and port for the rest.
-fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
+fn by_port(
+    config: &Config,
+    node: &Node,
+    held: Option<&Held<'_>>,
+    (view, kept): (&mut View, &mut Kept),
+) -> Vec<Chain> {
     let mut ports: BTreeMap<u16, Vec<(&Service, &ServicePort)>> = BTreeMap::new();
     for service in seen(config, node) {
         for port in &service.ports {
@@ -203,7 +215,18 @@ fn by_port(config: &Config, node: &Node, view: &mut View) -> Vec<Chain> {
             chains.push(streams::carry(&name, matches, course));
         }
         if services.iter().any(|(_, port)| routed(port)) || http {
-            view.add_routes(port_table(config, node, port, &services));
+            let rerouted = held.and_then(|held| {
+                let routed = services.iter().filter(|(_, own)| routed(own)).copied();
+                held.rerouted((port, &table), config, routed, |config, service, own| {
+                    routes(config, node, &service.host, Some(own), port)
+                })
+            });
+            match rerouted {
+                Some(hosts) => {
+                    kept.insert(table, hosts);
+                }
+                None => view.add_routes(port_table(config, node, port, &services)),
+            }
         }
     }
     chains
@@ -270,7 +293,7 @@ fn port_table(
                 .chain(names.iter().cloned())
                 .collect();
             let routes = routes(config, node, &service.host, Some(service_port), port);
-            table.add(format!("{}:{port}", service.host), domains, routes);
+            table.add(host_name(service, port), domains, routes);
         }
     }
     if port == HTTP_PORT {
@@ -279,6 +302,11 @@ fn port_table(
         }
     }
     table.finish(config)
+}
+
+/// What a service is called in the table of a port.
+pub(super) fn host_name(service: &Service, port: u16) -> String {
+    format!("{}:{port}", service.host)
 }
 
 /// The table of an explicit proxy: every port of every service.
@@ -397,7 +425,7 @@ fn foreign_hosts<'a>(config: &'a Config, node: &Node) -> Vec<&'a Hostname> {
         .filter(|(_, routes)| !routes.rules.is_empty())
         .filter(|(_, routes)| routes.export.is_empty() || routes.export.contains(&node.namespace))
         .map(|(host, _)| host)
-        .filter(|host| !config.services.keys().any(|service| host.covers(service)))
+        .filter(|host| !host.covers_any(&config.services))
         .collect()
 }
 

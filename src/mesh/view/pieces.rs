@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::common::{Common, Outlook, Scope};
-use super::{View, credentials, faults, gateway, inbound, node, outbound, scope};
+use super::inbound::Facts;
+use super::routing::{Base, Routing};
+use super::{View, backend_tls, credentials, faults, gateway, inbound, node, routing, scope};
 use crate::mesh::sidecar::{self, Sidecar};
+use crate::mesh::world::Config;
 use crate::mesh::{Node, NodeKind, World};
 
 /// The pieces of one proxy's view, in the order of who goes before: what is its own, what calls of its
@@ -28,7 +31,7 @@ impl World {
             .then(|| sidecar::of(&self.config.sidecars, &node))
             .flatten();
         let known = sidecar.map(|(at, sidecar)| (at, &**sidecar));
-        let scopes = common.of(self, &node, known.as_ref());
+        let scopes = common.of(self, &node, known.as_ref(), self.secures(&node));
         Pieces {
             world: self,
             node,
@@ -45,40 +48,67 @@ impl Pieces<'_> {
         (self.node.kind == NodeKind::Sidecar).then(|| common.outlook(&self.node, known))
     }
 
-    /// What calls of the application are routed by.
-    pub fn outbound(&self, common: &Common) -> View {
-        let mut view = View::default();
-        if self.node.kind == NodeKind::Sidecar {
-            let config = &self.world.config;
-            let known = self
-                .sidecar
-                .map(|(at, sidecar)| common.known(config, (at, sidecar), &self.node));
-            outbound::add(known.as_ref().unwrap_or(config), &self.node, &mut view);
-            faults::inject(&config.faults, &mut view);
+    /// What calls of the application are routed by; `base` is of the same outlook before.
+    pub fn outbound(&self, common: &Common, base: Option<&Base>) -> Option<Routing> {
+        if self.node.kind != NodeKind::Sidecar {
+            return None;
         }
-        self.shape(&mut view);
-        view
+        let world = &self.world.config;
+        let config = self.sidecar.map_or_else(
+            || Arc::clone(world),
+            |(at, sidecar)| common.known(world, (at, sidecar), &self.node),
+        );
+        let mut routing = routing::held_against(base, config, &self.node, common.asked(&self.node));
+        faults::inject(&world.faults, &mut routing.view);
+        self.shape(&mut routing.view);
+        Some(routing)
     }
 
     /// What nobody else has. Of the world's instances it depends on the node's own only.
-    pub fn own(&self) -> View {
+    pub fn own(&self, common: &Common) -> View {
         let mut view = View::default();
         match self.node.kind {
             NodeKind::Gateway => {
                 gateway::add(self.world, &self.node, &mut view);
                 faults::inject(&self.world.config.faults, &mut view);
+                if self.world.secures(&self.node) {
+                    backend_tls::keep_passing(&self.scopes, &mut view);
+                }
             }
             NodeKind::Sidecar => match self.sidecar.filter(|(_, own)| !own.ingress.is_empty()) {
                 Some((_, own)) => {
                     let node = scope::ports(&self.node, own);
-                    inbound::add(self.world, &node, true, &mut view);
+                    inbound::add(&self.facts(common), &node, true, &mut view);
                 }
-                None => inbound::add(self.world, &self.node, false, &mut view),
+                None => inbound::add(&self.facts(common), &self.node, false, &mut view),
             },
         }
         credentials::add(&self.world.config, &self.node, &mut view);
         self.shape(&mut view);
         view
+    }
+
+    fn facts(&self, common: &Common) -> Facts<'_> {
+        let config = &self.world.config;
+        let key = (self.node.namespace.clone(), self.node.name.clone());
+        Facts {
+            authentication: &config.authentication,
+            policies: &config.policies,
+            services: common.choosing(config, &self.node),
+            instance: self.world.instances.get(&key).map(|own| &**own),
+        }
+    }
+
+    /// Whether [`Pieces::own`] is what it was under `before`, the node's own instance being the same: of a
+    /// workload, where nothing changed that its facts or its Sidecar are.
+    pub fn keeps_own(&self, common: &Common, before: &Arc<Config>) -> bool {
+        let config = &self.world.config;
+        let sidecar = sidecar::of(&before.sidecars, &self.node).map(|(_, own)| own);
+        self.node.kind == NodeKind::Sidecar
+            && config.policies == before.policies
+            && config.baseline == before.baseline
+            && sidecar == self.sidecar.map(|(_, own)| own)
+            && common.keeps_choosing((config, before), &self.node)
     }
 
     /// Gives listeners what holds for the whole mesh.

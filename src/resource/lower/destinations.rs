@@ -33,7 +33,7 @@ pub(super) fn lower(
         let Some(host) = resolve(&rule.host, namespace, services) else {
             continue;
         };
-        if !services.keys().any(|service| host.covers(service)) {
+        if !host.covers_any(services) {
             let message =
                 format!("host {host} is no service of the mesh, so the rule has no effect");
             let mut finding = object.finding(

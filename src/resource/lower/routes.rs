@@ -124,7 +124,7 @@ impl Lowering<'_, '_> {
             let Some(host) = resolve(written, &self.object.metadata.namespace, services) else {
                 continue;
             };
-            let known = services.keys().any(|service| host.covers(service));
+            let known = host.covers_any(services);
             // A server name may be any name.
             if !known && (service.tls.is_empty() || !service.http.is_empty()) {
                 let path = format!("spec.hosts[{index}]");

@@ -26,11 +26,14 @@ pub mod secret;
 mod server_tls;
 mod session;
 mod sockets;
+mod tables;
 mod mtls;
+
+pub use tables::{Table, Tables, tables};
 
 pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -46,9 +49,12 @@ pub fn encode(view: &View, node: &Node) -> Snapshot {
     match node.client {
         Client::Grpc => grpc::encode(view),
         client @ (Client::Meshctl | Client::Envoy) => {
-            let led = Led::by(view);
-            let bytes_only = led.bytes.difference(&led.requests).cloned().collect();
-            Snapshot::new(vec![Arc::new(sheet(view, client, &bytes_only))])
+            let tables = tables(&view.routes, client);
+            let led = Led::by(view, &tables);
+            let mut bytes_only = led.bytes.clone();
+            bytes_only.retain(|name| !led.routes_to(name));
+            let sheet = sheet(view, &tables, client, &bytes_only);
+            Snapshot::new(vec![Arc::new(sheet)])
         }
     }
 }
@@ -58,13 +64,13 @@ pub fn encode(view: &View, node: &Node) -> Snapshot {
 pub struct Led {
     /// Clusters that connections are carried to.
     pub bytes: BTreeSet<String>,
-    /// Clusters that requests are routed to.
-    pub requests: BTreeSet<String>,
+    /// Clusters that requests are routed to, by each table.
+    requests: Vec<Arc<BTreeMap<String, u32>>>,
 }
 
 impl Led {
-    /// Where those of `view` lead.
-    pub fn by(view: &View) -> Self {
+    /// Where those of `view`, whose tables these are, lead.
+    pub fn by(view: &View, tables: &Tables) -> Self {
         let listeners = view.listeners.values();
         let chains =
             listeners.flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
@@ -75,17 +81,26 @@ impl Led {
             ChainAction::Detect { cluster, .. } => vec![cluster.clone()],
             ChainAction::Http { .. } => Vec::new(),
         });
-        let hosts = view.routes.values().flat_map(|table| &table.hosts);
-        let routes = hosts.flat_map(|host| &host.routes);
         Self {
             bytes: bytes.collect(),
-            requests: routes.flat_map(route::leads_to).cloned().collect(),
+            requests: tables.values().map(|own| Arc::clone(&own.leads)).collect(),
         }
+    }
+
+    /// Whether requests are routed to the cluster of this name.
+    pub fn routes_to(&self, name: &str) -> bool {
+        self.requests.iter().any(|led| led.contains_key(name))
+    }
+
+    /// Whether requests are routed to none of `names`.
+    pub fn avoids(&self, names: &BTreeSet<String>) -> bool {
+        names.iter().all(|name| !self.routes_to(name))
     }
 }
 
-/// The resources of `view` or a piece of one. `bytes_only`: clusters that no route leads to.
-pub fn sheet(view: &View, client: Client, bytes_only: &BTreeSet<String>) -> Sheet {
+/// The resources of `view` or a piece of one, whose tables these are. `bytes_only`: clusters that no
+/// route leads to.
+pub fn sheet(view: &View, tables: &Tables, client: Client, bytes_only: &BTreeSet<String>) -> Sheet {
     let mut sheet = Sheet::default();
     for (name, cluster) in &view.clusters {
         let (name, only): (Name, _) = (name.as_str().into(), bytes_only.contains(name));
@@ -103,10 +118,8 @@ pub fn sheet(view: &View, client: Client, bytes_only: &BTreeSet<String>) -> Shee
         let bytes = canonical::encode(&message, &canonical::LISTENER);
         sheet.insert(Kind::Listener, name.as_str(), Resource::new(bytes));
     }
-    for (name, table) in &view.routes {
-        let message = route::encode(table, client);
-        let bytes = canonical::encode(&message, &canonical::ROUTE);
-        sheet.insert(Kind::Route, name.as_str(), Resource::new(bytes));
+    for (name, made) in tables {
+        sheet.insert(Kind::Route, name.as_str(), made.resource.clone());
     }
     for (name, secret) in &view.secrets {
         let bytes = server_tls::text(name, secret).encode_to_vec();

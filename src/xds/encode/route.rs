@@ -16,28 +16,63 @@ use crate::mesh::route::{
     Action, Forward, HeaderMatch, Match, Missing, PathMatch, PathRewrite, Priority, QueryMatch,
     Redirect, Respond, Route, TextMatch, WeightedCluster,
 };
-use crate::mesh::{Client, Origin, RouteTable};
+use crate::mesh::{Client, Origin, RouteTable, VirtualHost};
 
-pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfiguration {
-    // Envoy refuses a table in which a name comes twice; the first keeps it, as in ours.
-    let mut seen = BTreeSet::new();
-    let routes = || table.hosts.iter().flat_map(|host| &host.routes);
-    let whole = common_limit(routes());
-    let mut hosts = Vec::with_capacity(table.hosts.len());
-    for (index, host) in table.hosts.iter().enumerate() {
-        let domains: Vec<_> = host
-            .domains
-            .iter()
-            .filter(|domain| client == Client::Meshctl || seen.insert(domain.to_ascii_lowercase()))
-            .cloned()
-            .collect();
+/// What a table says before its hosts.
+pub(super) fn head(table: &RouteTable) -> route::RouteConfiguration {
+    route::RouteConfiguration {
+        name: table.name.clone(),
+        ..Default::default()
+    }
+}
+
+/// What of a table matters to its hosts beside themselves.
+pub(super) struct Around<'a> {
+    /// Names of hosts so far.
+    seen: BTreeSet<String>,
+    /// The rate limit that all routes share.
+    whole: Option<&'a Arc<LocalRateLimit>>,
+}
+
+impl<'a> Around<'a> {
+    pub(super) fn of(table: &'a RouteTable) -> Self {
+        let routes = table.hosts.iter().flat_map(|host| &host.routes);
+        Self {
+            seen: BTreeSet::new(),
+            whole: common_limit(routes),
+        }
+    }
+
+    /// Whether something is said for all hosts at once.
+    pub(super) fn is_joined(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// The names of `host` that are left to it. Envoy refuses a table in which a name comes twice; the
+    /// first keeps it, as in ours.
+    fn domains(&mut self, host: &VirtualHost, client: Client) -> Vec<String> {
+        let left = |domain: &&String| {
+            client == Client::Meshctl || self.seen.insert(domain.to_ascii_lowercase())
+        };
+        host.domains.iter().filter(left).cloned().collect()
+    }
+
+    /// The host at this place; none without a name.
+    pub(super) fn encode(
+        &mut self,
+        index: usize,
+        host: &VirtualHost,
+        client: Client,
+    ) -> Option<route::VirtualHost> {
+        let whole = self.whole;
+        let domains = self.domains(host, client);
         if domains.is_empty() && client != Client::Meshctl {
-            continue;
+            return None;
         }
         let own = common_limit(&host.routes);
         let common = own.or(whole);
         let told = own.filter(|own| whole.is_none_or(|whole| !Arc::ptr_eq(own, whole)));
-        hosts.push(route::VirtualHost {
+        Some(route::VirtualHost {
             name: if host.name.is_empty() && client != Client::Meshctl {
                 format!("host-{index}")
             } else {
@@ -54,16 +89,18 @@ pub(super) fn encode(table: &RouteTable, client: Client) -> route::RouteConfigur
             include_attempt_count_in_response: host.attempts.response && client != Client::Grpc,
             include_is_timeout_retry_header: host.attempts.timeout_retry && client != Client::Grpc,
             ..Default::default()
-        });
+        })
     }
-    route::RouteConfiguration {
-        name: table.name.clone(),
-        virtual_hosts: hosts,
-        // A route may be ahead of its cluster: that answers 503, and is no reason to refuse the table.
-        validate_clusters: bool_value(false),
-        ignore_port_in_host_matching: table.ignore_port,
-        typed_per_filter_config: limits(whole, client).collect(),
-        ..Default::default()
+
+    /// What a table says behind its hosts.
+    pub(super) fn tail(&self, table: &RouteTable, client: Client) -> route::RouteConfiguration {
+        route::RouteConfiguration {
+            // A route may be ahead of its cluster: that answers 503, and is no reason to refuse the table.
+            validate_clusters: bool_value(false),
+            ignore_port_in_host_matching: table.ignore_port,
+            typed_per_filter_config: limits(self.whole, client).collect(),
+            ..Default::default()
+        }
     }
 }
 
@@ -75,6 +112,11 @@ pub(super) fn leads_to(route: &Route) -> impl Iterator<Item = &String> {
     };
     let clusters = forward.into_iter().flat_map(|forward| &forward.clusters);
     clusters.map(|to| &to.cluster)
+}
+
+/// Whether with `routes` in it a table may come to say something for all of its hosts at once.
+pub(super) fn may_join(routes: &[Route]) -> bool {
+    routes.is_empty() || common_limit(routes).is_some()
 }
 
 /// The rate limit that most of `routes` share, one object whose tokens all of them take; none where some

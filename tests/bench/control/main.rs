@@ -3,12 +3,15 @@
 //!
 //! The control plane is a process of its own. Proxies are light, but speak real delta ADS over gRPC, one
 //! connection each: they subscribe as ours do, keep what they have by version, acknowledge everything
-//! and connect again with that. CPU is what the kernel says that the process used.
-//! Run with `cargo bench --bench control`; with numbers as arguments (services, proxies) one case alone.
+//! and connect again with that. CPU is what the kernel says that the process used. Of every change it is
+//! checked that each proxy that it concerns was sent the one resource, which reads as changed, and that
+//! nobody was sent anything else. Run with `cargo bench --bench control`; with arguments (services,
+//! proxies, `sidecars`) one case alone.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::indexing_slicing,
     clippy::panic,
     reason = "a bench that cannot go on should say where"
@@ -21,16 +24,24 @@ mod server;
 use std::process::Command;
 use std::time::Duration;
 
+use mesh::{CHANGES, Mesh};
 use meshctl::rt::now;
-use proxies::Fleet;
+use proxies::{Counted, Fleet};
 use server::Server;
 
-const CASES: [usize; 2] = [1_000, 10_000];
+const CASES: [(usize, bool); 4] = [
+    (1_000, false),
+    (10_000, false),
+    (1_000, true),
+    (10_000, true),
+];
 const PROXIES: usize = 500;
-/// Changes of each kind; half of them one way, half the other.
-const CHANGES: usize = 20;
+/// Of each kind; half of them one way, half the other.
+const REPEATED: usize = 20;
 /// Nothing comes any more when nothing came for this long.
-const QUIET: Duration = Duration::from_millis(400);
+const QUIET: Duration = Duration::from_millis(300);
+/// How long nothing happens, to see what that costs.
+const IDLE: Duration = Duration::from_secs(10);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -42,99 +53,97 @@ fn main() {
     }
     let numbers: Vec<usize> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
     if let [services, proxies] = *numbers {
-        case(services, proxies);
+        let sidecars = arguments.iter().any(|argument| argument == "sidecars");
+        let mesh = Mesh { services, sidecars };
+        case(mesh, proxies);
         return;
     }
     println!(
-        "| services | proxies | what | ms to the last acknowledgement | CPU ms | bytes sent | responses | RSS MiB | its peak |\n|---|---|---|---|---|---|---|---|---|"
+        "| services | proxies | what | ms | CPU ms | bytes sent | resources | bytes received | RSS MiB | its peak |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     let own = std::env::current_exe().unwrap();
-    for services in CASES {
+    for (services, sidecars) in CASES {
         let mut case = Command::new(&own);
         case.args([services.to_string(), PROXIES.to_string()]);
+        case.args(sidecars.then_some("sidecars"));
         assert!(case.status().unwrap().success());
     }
 }
 
-fn case(services: usize, proxies: usize) {
+/// What something cost, of the control plane alone.
+#[derive(Default)]
+struct Cost {
+    took: Duration,
+    cpu: f64,
+    counted: Counted,
+}
+
+fn case(mesh: Mesh, proxies: usize) {
     let home = tempfile::tempdir().unwrap();
-    mesh::register(home.path(), services);
+    mesh::register(home.path(), mesh.services);
     let mut server = Server::start(home.path());
-    mesh::apply(&server, services);
-    let fleet = Fleet::new(server.address(), proxies, services);
-    let say = |what: &str,
-               took: Duration,
-               cpu: f64,
-               bytes: u64,
-               responses: u64,
-               server: &Server| {
+    let say = |what: &str, cost: &Cost, server: &Server| {
         let (now, peak) = server.memory();
-        let took = took.as_secs_f64() * 1000.0;
+        let Mesh { services, sidecars } = mesh;
+        let scoped = if sidecars { ", Sidecars" } else { "" };
+        let took = cost.took.as_secs_f64() * 1000.0;
+        let (cpu, counted) = (cost.cpu, &cost.counted);
+        let (sent, resources, received) = (counted.sent, counted.resources, counted.received);
         println!(
-            "| {services} | {proxies} | {what} | {took:.1} | {cpu:.1} | {bytes} | {responses} | {now:.0} | {peak:.0} |"
+            "| {services}{scoped} | {proxies} | {what} | {took:.1} | {cpu:.1} | {sent} | {resources} | {received} | {now:.0} | {peak:.0} |"
         );
     };
 
     let (cpu, begun) = (server.cpu(), now());
+    mesh.apply(&server);
+    let cost = Cost {
+        took: begun.elapsed(),
+        cpu: server.cpu() - cpu,
+        ..Cost::default()
+    };
+    say("applied, nobody connected", &cost, &server);
+
+    let fleet = Fleet::new(server.address(), proxies, mesh.services);
+    let (cpu, begun) = (server.cpu(), now());
     fleet.connect();
     server.wait_synced(proxies);
     fleet.wait_quiet(QUIET);
-    let took = fleet.last().duration_since(begun);
-    let (bytes, responses) = fleet.counted();
-    say(
-        "all connect, with nothing",
-        took,
-        server.cpu() - cpu,
-        bytes,
-        responses,
-        &server,
-    );
+    let cost = Cost {
+        took: fleet.last().duration_since(begun),
+        cpu: server.cpu() - cpu,
+        counted: fleet.counted(),
+    };
+    say("all connect, with nothing", &cost, &server);
 
-    let cpu = server.cpu();
-    std::thread::sleep(Duration::from_secs(4));
-    let idle = (server.cpu() - cpu) / 4000.0;
-    say(
-        "a second of nothing",
-        Duration::from_secs(1),
-        idle * 1000.0,
-        0,
-        0,
-        &server,
-    );
+    let (cpu, begun) = (server.cpu(), now());
+    std::thread::sleep(IDLE);
+    let idle = (server.cpu() - cpu) / begun.elapsed().as_secs_f64();
+    let cost = Cost {
+        took: Duration::from_secs(1),
+        cpu: idle,
+        ..Cost::default()
+    };
+    say("a second of nothing", &cost, &server);
 
-    let kinds: [(&str, &dyn Fn(usize)); 2] = [
-        ("an endpoint comes or goes", &|n| {
-            mesh::change_endpoint(&server, n);
-        }),
-        ("the weights of a route", &|n| {
-            mesh::change_route(&server, n);
-        }),
-    ];
-    for (what, change) in kinds {
-        change(0);
-        fleet.wait_quiet(QUIET);
-        let (mut took, mut cpu) = (Duration::ZERO, 0.0);
-        let before = fleet.counted();
-        for n in 1..=CHANGES {
-            let seen = fleet.seen();
-            let (used, begun) = (server.cpu(), now());
-            change(n);
-            fleet.wait_seen(&seen);
-            fleet.wait_quiet(QUIET);
-            let passed = begun.elapsed();
-            took += fleet.last().duration_since(begun);
-            cpu += server.cpu() - used - idle * passed.as_secs_f64() * 1000.0;
+    for change in CHANGES {
+        // What is made once is not what is measured.
+        for first in [true, false] {
+            change.make(&mesh, &server, &fleet, first);
         }
-        let each = u32::try_from(CHANGES).unwrap();
-        let after = fleet.counted();
-        say(
-            what,
-            took / each,
-            cpu / f64::from(each),
-            (after.0 - before.0) / u64::from(each),
-            (after.1 - before.1) / u64::from(each),
-            &server,
-        );
+        let before = fleet.counted();
+        let (used, begun) = (server.cpu(), now());
+        let took: Duration = (0..REPEATED)
+            .map(|n| change.make(&mesh, &server, &fleet, n.is_multiple_of(2)))
+            .sum();
+        let passed = begun.elapsed().as_secs_f64();
+        let each = u32::try_from(REPEATED).unwrap();
+        let cost = Cost {
+            took: took / each,
+            cpu: (server.cpu() - used - idle * passed) / f64::from(each),
+            counted: (fleet.counted() - before) / u64::from(each),
+        };
+        server.wait_synced(proxies);
+        say(change.what, &cost, &server);
     }
 
     fleet.expect_end();
@@ -143,14 +152,12 @@ fn case(services: usize, proxies: usize) {
     let begun = now();
     server.start_again();
     server.wait_synced(proxies);
-    let took = begun.elapsed();
-    let after = fleet.counted();
-    say(
-        "a restart, all connect with what they have",
-        took,
-        server.cpu(),
-        after.0 - before.0,
-        after.1 - before.1,
-        &server,
-    );
+    let cost = Cost {
+        took: begun.elapsed(),
+        cpu: server.cpu(),
+        counted: fleet.counted() - before,
+    };
+    say("a restart, all connect with what they have", &cost, &server);
+    assert_eq!(cost.counted.resources, 0, "all of it was there already");
+    CHANGES[0].make(&mesh, &server, &fleet, true);
 }
