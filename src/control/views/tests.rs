@@ -156,6 +156,40 @@ spec:
 kind: ConfigMap
 metadata: {name: istio, namespace: istio-system}
 data: {mesh: 'connectTimeout: 3s'}",
+    "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: secured}
+spec:
+  host: out.example
+  workloadSelector: {matchLabels: {app: a}}
+  trafficPolicy: {tls: {mode: MUTUAL, credentialName: pair}}",
+    "apiVersion: v1
+kind: Secret
+metadata: {name: pair}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    -----BEGIN CERTIFICATE-----
+    AAAA
+    -----END CERTIFICATE-----
+  tls.key: |
+    -----BEGIN PRIVATE KEY-----
+    AAAA
+    -----END PRIVATE KEY-----",
+    // The same, renewed.
+    "apiVersion: v1
+kind: Secret
+metadata: {name: pair}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    -----BEGIN CERTIFICATE-----
+    BBBB
+    -----END CERTIFICATE-----
+  tls.key: |
+    -----BEGIN PRIVATE KEY-----
+    BBBB
+    -----END PRIVATE KEY-----",
 ];
 
 #[derive(Debug, Clone)]
@@ -321,7 +355,7 @@ proptest! {
                 }
                 Op::Serve(mask) => {
                     for (at, node) in nodes.iter().enumerate().filter(|(at, _)| mask >> at & 1 == 1) {
-                        let served = views.serve(&now, node, false, &mut last[at]);
+                        let served = views.serve(&now, node, true, &mut last[at]);
                         prop_assert_eq!(served, encode(&now.view(node), node), "{}", node.name);
                     }
                 }
@@ -449,4 +483,22 @@ fn an_endpoint_is_one_resource_where_a_policy_secures_its_service() {
     for kind in [Kind::Cluster, Kind::Listener, Kind::Route] {
         assert!(new.changed(&old, kind).is_empty(), "{kind:?}");
     }
+}
+
+/// A workload that shows a certificate of its own to some services is told of the next one.
+#[test]
+fn a_credential_that_is_renewed_is_served() {
+    let renewed = OBJECTS.len() - 1;
+    let mut on: BTreeSet<usize> = [0, 12, renewed - 2, renewed - 1].into();
+    let instances = Instances::default();
+    let before = world(&on, &instances);
+    on.insert(renewed);
+    let after = sharing(world(&on, &instances), &before);
+    let (views, node) = (Views::default(), &nodes()[2]);
+    let mut last = None;
+    let old = views.serve(&before, node, true, &mut last);
+    assert_eq!(old.of(Kind::Secret).count(), 1);
+    let new = views.serve(&after, node, true, &mut last);
+    assert_eq!(new, encode(&after.view(node), node));
+    assert_eq!(new.changed(&old, Kind::Secret).len(), 1);
 }

@@ -47,6 +47,16 @@ pub(super) fn secure(config: &Config, node: &Node, view: &mut View) {
     }
 }
 
+/// Whether `node` has the same texts under both.
+pub(super) fn same((one, other): (&Config, &Config), node: &Node) -> bool {
+    let texts = |config: &Config| {
+        let mut view = View::default();
+        add(config, node, &mut view);
+        view.secrets
+    };
+    texts(one) == texts(other)
+}
+
 /// Adds the texts that rules for `node` name, of its own namespace and no other.
 pub(super) fn add(config: &Config, node: &Node, view: &mut View) {
     let gateway = node.kind == NodeKind::Gateway;

@@ -86,7 +86,8 @@ impl World {
     /// is more than its pieces side by side.
     pub fn is_whole(&self, node: &Node) -> bool {
         node.kind == NodeKind::Gateway
-            && (credentials::differ(&self.config) || backend_tls::shown(&self.config, node).is_some())
+            && (credentials::differ(&self.config)
+                || backend_tls::shown(&self.config, node).is_some())
     }
 
     /// As [`World::view`], with clusters and endpoints that are made already.

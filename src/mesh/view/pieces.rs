@@ -100,13 +100,14 @@ impl Pieces<'_> {
     }
 
     /// Whether [`Pieces::own`] is what it was under `before`, the node's own instance being the same: of a
-    /// workload, where nothing changed that its facts or its Sidecar are.
+    /// workload, where nothing changed that its facts, its Sidecar or its credentials are.
     pub fn keeps_own(&self, common: &Common, before: &Arc<Config>) -> bool {
         let config = &self.world.config;
         let sidecar = sidecar::of(&before.sidecars, &self.node).map(|(_, own)| own);
         self.node.kind == NodeKind::Sidecar
             && config.policies == before.policies
             && config.baseline == before.baseline
+            && credentials::same((config, before), &self.node)
             && sidecar == self.sidecar.map(|(_, own)| own)
             && common.keeps_choosing((config, before), &self.node)
     }

@@ -114,9 +114,17 @@ pub(super) fn leads_to(route: &Route) -> impl Iterator<Item = &String> {
     clusters.map(|to| &to.cluster)
 }
 
-/// Whether with `routes` in it a table may come to say something for all of its hosts at once.
+/// Whether with `routes` in it a table may come to say something for all of its hosts at once: only one
+/// that has no limit keeps it from that for certain.
 pub(super) fn may_join(routes: &[Route]) -> bool {
-    routes.is_empty() || common_limit(routes).is_some()
+    let free = |route: &Route| match &route.action {
+        Action::Forward(forward) => !forward
+            .filters
+            .iter()
+            .any(|filter| matches!(filter, HttpFilter::LocalRateLimit(_))),
+        Action::Redirect(_) | Action::Respond(_) => false,
+    };
+    !routes.iter().any(free)
 }
 
 /// The rate limit that most of `routes` share, one object whose tokens all of them take; none where some
