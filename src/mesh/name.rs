@@ -204,7 +204,7 @@ mod tests {
             let (a, b): (Hostname, Hostname) = (a.parse().unwrap(), b.parse().unwrap());
             a.covers(&b)
         };
-        let names: BTreeMap<Hostname, ()> = [("a.b".parse().unwrap(), ())].into();
+        let names: BTreeMap<Hostname, u8> = [("a.b".parse().unwrap(), 1)].into();
         let any = |host: &str| host.parse::<Hostname>().unwrap().covers_any(&names);
         assert!(any("a.b") && any("*.b") && any("*") && !any("b") && !any("*.a.b"));
         assert!(covers("*", "a.b") && covers("*.b", "a.b") && covers("a.b", "a.b"));

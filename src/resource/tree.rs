@@ -116,28 +116,28 @@ impl Tree {
 
     /// Puts every node where `places` say that it stood.
     pub(crate) fn put_places(&mut self, places: &BTreeMap<String, (u32, u32)>) {
-        fn walk(tree: &mut Tree, path: String, places: &BTreeMap<String, (u32, u32)>) {
+        fn walk(tree: &mut Tree, path: &str, places: &BTreeMap<String, (u32, u32)>) {
             match &mut tree.node {
                 Node::List(items) => {
                     for (index, item) in items.iter_mut().enumerate() {
-                        walk(item, format!("{path}[{index}]"), places);
+                        walk(item, &format!("{path}[{index}]"), places);
                     }
                 }
                 Node::Map(entries) => {
                     for (key, value) in entries {
-                        walk(value, join(&path, &key.text), places);
+                        walk(value, &join(path, &key.text), places);
                     }
                 }
                 _ => {}
             }
-            if let Some((line, column)) = places.get(&path) {
+            if let Some((line, column)) = places.get(path) {
                 tree.place = Place {
                     line: *line,
                     column: *column,
                 };
             }
         }
-        walk(self, String::new(), places);
+        walk(self, "", places);
     }
 
     /// A tree without places.

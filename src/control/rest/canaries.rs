@@ -141,13 +141,13 @@ impl Control {
     async fn split_of(&self, world: &World, service: &Service) -> Option<CanaryStatus> {
         let apart = canary::versions(service, world.config.services.values().map(AsRef::as_ref));
         let routes = self.splitting().await;
-        let (split, origin) = match canary::current_of_routes(service, &apart, &routes) {
-            Some(found) => found,
-            None => {
-                let rules = self.raw("VirtualService").await;
-                let (split, name) = canary::current(service, &rules)?;
-                (split, format!("VirtualService {name}"))
-            }
+        let found = canary::current_of_routes(service, &apart, &routes);
+        let (split, origin) = if let Some(found) = found {
+            found
+        } else {
+            let rules = self.raw("VirtualService").await;
+            let (split, name) = canary::current(service, &rules)?;
+            (split, format!("VirtualService {name}"))
         };
         let kind = origin.split(' ').next().unwrap_or_default();
         let changed_unix_ms = self

@@ -262,16 +262,15 @@ impl Common {
                 let own = &had.service;
                 (&own.namespace, &own.selector) == (&service.namespace, &service.selector)
             });
-            let backends = match had {
-                Some(had) => had.backends.clone(),
-                None => {
-                    let index = index.get_or_insert_with(|| {
-                        let services = touched.iter();
-                        let services = services.filter_map(|host| config.services.get(host));
-                        Selection::new(before, services)
-                    });
-                    index.select(service).into_iter().cloned().collect()
-                }
+            let backends = if let Some(had) = had {
+                had.backends.clone()
+            } else {
+                let index = index.get_or_insert_with(|| {
+                    let services = touched.iter();
+                    let services = services.filter_map(|host| config.services.get(host));
+                    Selection::new(before, services)
+                });
+                index.select(service).into_iter().cloned().collect()
             };
             let own = Parts::new(config, service, backends);
             parts.insert(host.clone(), Arc::new(own));

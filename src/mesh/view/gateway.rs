@@ -86,7 +86,7 @@ pub(super) fn add(world: &World, node: &Node, view: &mut View) {
             let here = ports.entry(bind).or_default();
             // A listener at several addresses is one where the proxy was told of its own.
             let same = |other: &Served<'_>| {
-                std::ptr::eq(other.gateway, &**gateway)
+                std::ptr::eq(other.gateway, Arc::as_ptr(gateway))
                     && other.server.attached.is_some()
                     && other.server.name == server.name
             };

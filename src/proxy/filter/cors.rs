@@ -72,7 +72,7 @@ pub(super) fn run(
     }
     if !allowed {
         // Without leave nothing else is worth telling.
-        return Err(preflight(Vec::new()));
+        return Err(Box::new(preflight(Vec::new())));
     }
     let mut headers: Vec<(String, String)> = Vec::new();
     let mut put = |name: &str, value: &str| {
@@ -98,18 +98,18 @@ pub(super) fn run(
     {
         put("access-control-allow-private-network", "true");
     }
-    Err(preflight(headers))
+    Err(Box::new(preflight(headers)))
 }
 
-fn preflight(headers: Vec<(String, String)>) -> Box<Refusal> {
-    Box::new(Refusal {
+fn preflight(headers: Vec<(String, String)>) -> Refusal {
+    Refusal {
         status: 200,
         flag: Flag::None,
         details: "cors_response",
         body: "",
         grpc_status: 0,
         headers,
-    })
+    }
 }
 
 /// The first value of a field, where it is a text that says something.

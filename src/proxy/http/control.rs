@@ -43,7 +43,7 @@ pub(crate) enum Policy {
     /// None.
     Off,
     /// The request's own, over the route's.
-    Own(RetryTable),
+    Own(Box<RetryTable>),
 }
 
 impl Policy {
@@ -151,7 +151,7 @@ fn own(control: &mut Control, fields: Fields<'_>, table: &ForwardTable) {
     if let Some(most) = most {
         policy.attempts = most;
     }
-    control.retry = Policy::Own(policy);
+    control.retry = Policy::Own(Box::new(policy));
 }
 
 /// Whether the caller of `conn` may say such things about its requests. A listener that judges its

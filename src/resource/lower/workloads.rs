@@ -33,7 +33,7 @@ fn slices(objects: &Objects, findings: &mut Vec<Finding>) -> Written {
         let service = match of(objects, object, slice) {
             Ok(service) => service,
             Err(finding) => {
-                findings.push(finding);
+                findings.push(*finding);
                 continue;
             }
         };
@@ -57,11 +57,11 @@ fn of<'a>(
     objects: &'a Objects,
     object: &Object,
     slice: &EndpointSlice,
-) -> Result<&'a Service, Finding> {
+) -> Result<&'a Service, Box<Finding>> {
     let namespace = &object.metadata.namespace;
     let say = |code: &str, path: &str, message: String, hint: String| {
         let finding = object.finding(Severity::Warning, code, path, message);
-        Err(finding.hint(hint))
+        Err(Box::new(finding.hint(hint)))
     };
     if slice.service.is_empty() {
         let message = "the slice names no Service, so its endpoints are nobody's".to_owned();

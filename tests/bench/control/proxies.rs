@@ -41,7 +41,7 @@ struct Resource {
     version: String,
     /// An `Any`, as bytes.
     #[prost(bytes = "bytes", tag = "2")]
-    resource: Bytes,
+    any: Bytes,
     #[prost(string, tag = "3")]
     name: String,
 }
@@ -129,7 +129,7 @@ impl Books {
         let found = resources
             .iter()
             .find(|own| *of == kind && own.name == *name)?;
-        let any = Any::decode(found.resource.clone()).unwrap();
+        let any = Any::decode(found.any.clone()).unwrap();
         Some(any.value)
     }
 }

@@ -15,6 +15,9 @@ use crate::resource::codes;
 use crate::resource::gateway_api::{AddressRequest, GROUP, Gateway, Listener, Protocol, RouteKind};
 use crate::resource::object::Object;
 
+/// Namespace and name of a Secret, or the reason and the message of why there is none.
+type Shows = Result<(String, String), (&'static str, String)>;
+
 /// A Gateway that is served here.
 pub(super) struct Judged<'a> {
     pub(super) object: &'a Object,
@@ -24,7 +27,7 @@ pub(super) struct Judged<'a> {
     /// The whole of it can be served.
     pub(super) accepted: Option<(&'static str, String)>,
     /// The Secret that backends are shown, where there is to be one.
-    pub(super) shows: Option<Result<(String, String), (&'static str, String)>>,
+    pub(super) shows: Option<Shows>,
     pub(super) listeners: Vec<JudgedListener<'a>>,
 }
 
@@ -324,7 +327,7 @@ fn shows(
     gateway: &Gateway,
     bench: &Bench<'_>,
     findings: &mut Vec<Finding>,
-) -> Option<Result<(String, String), (&'static str, String)>> {
+) -> Option<Shows> {
     let to = gateway.client_certificate.as_ref()?;
     let found = certificates::named(object, to, bench);
     Some(found.map_err(|fault| {
