@@ -136,7 +136,7 @@ pub(crate) fn wrong_claims() -> Vec<String> {
     let mut wrong = Vec::new();
     let passes = |test: &Test| matches!(test.how, How::Runs(_));
     for test in all().filter(|test| !is_for_others(test) && !passes(test)) {
-        if test.features.iter().all(|feature| claimed(feature)) {
+        if test.features.iter().all(&claimed) {
             wrong.push(format!(
                 "{} does not pass: one of {:?} is claimed too much",
                 test.name, test.features
@@ -147,7 +147,7 @@ pub(crate) fn wrong_claims() -> Vec<String> {
         // With it, something would be asked that fails.
         let only = |test: &Test| {
             let mut others = test.features.iter().filter(|feature| *feature != name);
-            test.features.contains(name) && others.all(|feature| claimed(feature))
+            test.features.contains(name) && others.all(&claimed)
         };
         if !all().any(|test| only(test) && !passes(test)) {
             wrong.push(format!("{name} could be claimed"));

@@ -201,7 +201,7 @@ impl Change {
         let took = fleet.last().duration_since(begun);
         fleet.wait_quiet(QUIET);
         let told = fleet.told();
-        let all: usize = told.values().map(|proxies| proxies.len()).sum();
+        let all: usize = told.values().map(Vec::len).sum();
         for (bytes, proxies) in told {
             assert_eq!((self.is)(&bytes, service), first, "{}", self.what);
             assert!(proxies.iter().all(|which| concerned(*which)));
