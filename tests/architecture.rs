@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("tls", "rt net mesh"),
     ("resource", "mesh"),
     ("source", "rt resource"),
-    ("xds", "mesh"),
+    ("xds", "rt mesh"),
     ("proxy", "rt net mesh api telemetry tls xds"),
     ("aggregate", "rt net mesh api telemetry"),
     ("inject", "mesh resource"),

@@ -10,6 +10,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
 
+use crate::rt::{HashMap, HashSet};
+
 use super::super::pb::Any;
 use super::super::snapshot::{Kind, Name, Snapshot};
 use super::{Event, REMOVALS, Server, Standing, mentioned, waits};
@@ -37,9 +39,11 @@ pub struct DeltaServer {
 #[derive(Debug, Default)]
 struct Topic {
     wildcard: bool,
-    names: BTreeSet<Name>,
+    /// Hashed, as is what is held: each step of a search through a tree of all names of a mesh would be
+    /// to memory that no other stream has touched.
+    names: HashSet<Name>,
     /// What the client has by version; `None` when it was told that there is no such resource.
-    held: BTreeMap<Name, Option<Arc<str>>>,
+    held: HashMap<Name, Option<Arc<str>>>,
     /// How many of these are there.
     resources: usize,
     /// To be answered whatever the client has.
