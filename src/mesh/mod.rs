@@ -51,6 +51,6 @@ pub use name::{Hostname, Locality, SpiffeId};
 pub use node::{Client, Node, NodeKind};
 pub use route::{Request, Route, RouteTable, Router, VirtualHost};
 pub use service::{Protocol, Service, ServicePort};
-pub use view::View;
+pub use view::{Revision, View};
 pub use workload::{Instance, WorkloadRef};
 pub use world::World;

@@ -28,6 +28,7 @@ mod buffer;
 mod client_cert;
 mod connect;
 mod context;
+mod control;
 mod credentials;
 mod detect;
 mod dns;

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::mesh::{Locality, WorkloadRef};
 use crate::telemetry::LogFormat;
 
@@ -42,6 +44,8 @@ pub struct Options {
     pub drain_delay: Duration,
     /// Who is asked for the names of endpoints; the machine's own servers when empty.
     pub name_servers: Vec<SocketAddr>,
+    /// Told the [`Revision`](crate::mesh::Revision) of each view once all workers go by it.
+    pub in_force: watch::Sender<u64>,
 }
 
 /// Where an access log goes.
@@ -70,6 +74,7 @@ impl Default for Options {
             overload: OverloadOptions::default(),
             drain_delay: Duration::ZERO,
             name_servers: Vec::new(),
+            in_force: watch::Sender::new(0),
         }
     }
 }

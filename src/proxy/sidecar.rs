@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Problem;
@@ -210,12 +210,14 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     };
     let node = node(&options);
     let node_name = node.id.clone();
+    let in_force = watch::Sender::new(0);
     let configuration = client::start(
         ClientOptions {
             node: node.clone(),
             dial,
             dir: Some(options.dir.clone()),
             wall: Wall::System,
+            in_force: Some(in_force.subscribe()),
         },
         &tasks,
     )
@@ -284,7 +286,10 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         replaced: replaced.clone(),
     };
     let serving = run_after(
-        data_path(&options, node_name),
+        Options {
+            in_force,
+            ..data_path(&options, node_name)
+        },
         registry,
         (configuration.view, material),
         draining,

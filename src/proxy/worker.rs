@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::rt;
@@ -37,6 +37,8 @@ const STILL: Duration = Duration::from_millis(500);
 pub(crate) enum Command {
     /// Another version of everything that can change.
     Update(Update),
+    /// Everything sent before this is taken: drop it.
+    Took(Arc<InForce>),
     /// Accept on this socket for the listener of this name.
     Listen(String, StdListener),
     /// Accept no more for this listener, and let its connections end.
@@ -54,6 +56,23 @@ pub(crate) enum Command {
 pub(crate) struct Update {
     pub(crate) tables: Arc<super::tables::Tables>,
     pub(crate) identity: Option<Arc<super::tls::Identity>>,
+}
+
+/// A view that workers are taking over; when the last of them has, it is in force.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) revision: u64,
+    pub(crate) tell: watch::Sender<u64>,
+}
+
+impl Drop for InForce {
+    fn drop(&mut self) {
+        self.tell.send_if_modified(|told| {
+            let news = *told < self.revision;
+            *told = self.revision.max(*told);
+            news
+        });
+    }
 }
 
 /// What a worker says about itself.
@@ -137,6 +156,7 @@ async fn run(
                     tokio::task::spawn_local(async move { renew(&worker, limit).await });
                 }
             }
+            Some(Command::Took(last)) => drop(last),
             Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
                 Ok(listener) => {
                     worker.easing.borrow_mut().retain(|eased| *eased != name);

@@ -276,7 +276,6 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
     )
         .prop_map(|(listeners, routes, clusters, endpoints, secrets)| {
             let mut view = View {
-                secrets: BTreeMap::new(),
                 listeners: listeners
                     .into_iter()
                     .map(|l| (l.name.clone(), Arc::new(l)))
@@ -293,6 +292,7 @@ pub(crate) fn view() -> impl Strategy<Value = View> {
                     .into_iter()
                     .map(|(name, a)| (name, Arc::new(a)))
                     .collect(),
+                ..View::default()
             };
             // Of two that have one name the last is in it. What nothing names is sent to nobody.
             let secrets = secrets.into_iter().map(Arc::new).cycle();

@@ -212,7 +212,6 @@ pub(crate) fn view(bind: SocketAddr, backends: &[(&str, u32, &[SocketAddr])]) ->
         .map(|(name, weight, _)| (*name, *weight))
         .collect();
     View {
-        secrets: BTreeMap::new(),
         listeners: BTreeMap::from([(listener.name.clone(), Arc::new(listener))]),
         routes: BTreeMap::from([("9080".to_owned(), table(&shares))]),
         clusters: backends
@@ -223,5 +222,6 @@ pub(crate) fn view(bind: SocketAddr, backends: &[(&str, u32, &[SocketAddr])]) ->
             .iter()
             .map(|(name, _, at)| ((*name).to_owned(), endpoints(at)))
             .collect(),
+        ..View::default()
     }
 }

@@ -64,6 +64,7 @@ pub(crate) async fn proxy(
         dial: dial(to),
         dir: dir.map(Path::to_owned),
         wall: Wall::default(),
+        in_force: None,
     };
     start(options, tasks).await
 }

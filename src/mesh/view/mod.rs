@@ -56,6 +56,19 @@ pub struct View {
     /// Credentials that listeners name, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// For whoever waits until it is in force.
+    #[serde(skip)]
+    pub revision: Revision,
+}
+
+/// Which of its maker's views one is. Two views that say the same are equal, whatever their revisions.
+#[derive(Debug, Clone, Copy, Default, Eq)]
+pub struct Revision(pub u64);
+
+impl PartialEq for Revision {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Istio's default for connections that only carry bytes.

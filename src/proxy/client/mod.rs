@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, info, warn};
 
-use crate::mesh::{Node, View};
+use crate::mesh::{Node, Revision, View};
 use crate::rt::{self, Backoff, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::xds::subscription::DeltaClient;
 use crate::xds::{Rejected, Snapshot};
@@ -35,6 +35,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long a view that still lacks something it names is held back.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an acknowledgement waits for workers to go by what it is of.
+const LONGEST_TAKING: Duration = Duration::from_secs(1);
 /// Changes are saved this long after the first, with all that came meanwhile.
 const SETTLED: Duration = Duration::from_millis(200);
 /// How long a connection may take.
@@ -65,6 +67,8 @@ pub struct ClientOptions {
     pub dir: Option<PathBuf>,
     /// The clock, for reports.
     pub wall: Wall,
+    /// Says which revision of the view is in force; `None` when nobody can say.
+    pub in_force: Option<watch::Receiver<u64>>,
 }
 
 impl fmt::Debug for ClientOptions {
@@ -131,6 +135,7 @@ pub async fn start(options: ClientOptions, tasks: &Tasks) -> Configuration {
         client,
         view,
         link,
+        revision: 0,
         publish_by: None,
     };
     tasks.spawn("ads-client", follower.follow());
@@ -142,6 +147,8 @@ struct Follower {
     client: DeltaClient,
     view: Published<View>,
     link: Published<LinkState>,
+    /// Of the view that was published last.
+    revision: u64,
     /// There is something new, and this is how long it may be held back.
     publish_by: Option<Instant>,
     save: watch::Sender<Snapshot>,
@@ -215,8 +222,10 @@ impl Follower {
                     if step.changed {
                         self.publish_by.get_or_insert(crate::rt::now() + PATIENCE);
                     }
-                    // What is acknowledged is in force: publish before saying so.
-                    self.publish();
+                    // What is acknowledged is in force.
+                    if self.publish() {
+                        self.wait_in_force().await;
+                    }
                     for request in step.requests {
                         if requests.send(request).await.is_err() {
                             return Ok(());
@@ -231,15 +240,29 @@ impl Follower {
         }
     }
 
-    /// Publishes what is new, once it is whole or was held back for long enough.
-    fn publish(&mut self) {
+    /// Publishes what is new, once it is whole or was held back for long enough. Whether it did.
+    fn publish(&mut self) -> bool {
         let due = self
             .publish_by
             .is_some_and(|by| by <= crate::rt::now() || self.client.complete());
         if due {
             self.publish_by = None;
-            self.view.publish(self.client.view());
+            self.revision += 1;
+            let mut view = self.client.view();
+            view.revision = Revision(self.revision);
+            self.view.publish(view);
             self.save.send_replace(self.client.snapshot());
+        }
+        due
+    }
+
+    /// Waits until workers go by what was published last.
+    async fn wait_in_force(&mut self) {
+        let revision = self.revision;
+        if let Some(in_force) = &mut self.options.in_force {
+            let waiting = in_force.wait_for(|told| *told >= revision);
+            // Names that nobody answers hold a view back: its arrival is acknowledged all the same.
+            let _told = tokio::time::timeout(LONGEST_TAKING, waiting).await.is_ok();
         }
     }
 
