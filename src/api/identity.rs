@@ -75,3 +75,77 @@ impl std::fmt::Debug for IdentityReport {
             .finish_non_exhaustive()
     }
 }
+
+/// How far the replacement of the mesh's root has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RotationPhase {
+    /// There is one root.
+    Steady,
+    /// The next root is believed beside the one that signs.
+    Introduced,
+    /// The new root signs, and the old one is still believed.
+    Replaced,
+}
+
+impl std::fmt::Display for RotationPhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Steady => "steady",
+            Self::Introduced => "introduced",
+            Self::Replaced => "replaced",
+        })
+    }
+}
+
+/// A step from one phase to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RotationStep {
+    /// Make another root and have everybody believe it too.
+    Introduce,
+    /// Have it sign, and everybody renew.
+    Replace,
+    /// Believe the old root no more.
+    Finish,
+    /// Forget a root that was introduced and has signed nothing.
+    Abandon,
+}
+
+impl std::fmt::Display for RotationStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Introduce => "introduce",
+            Self::Replace => "replace",
+            Self::Finish => "finish",
+            Self::Abandon => "abandon",
+        })
+    }
+}
+
+/// `POST /trust/rotation`: takes a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationRequest {
+    /// Which.
+    pub step: RotationStep,
+    /// Take it though proxies lag behind, which then cannot reach others.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `GET /trust`: the mesh's roots, and who has come how far with them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustReport {
+    /// How far a replacement has come.
+    pub phase: RotationPhase,
+    /// SHA-256 of the certificates that are believed; the one that signs first.
+    pub roots: Vec<String>,
+    /// Connected proxies that get their trust from here.
+    pub connected: usize,
+    /// Those that have not said yet that they believe all of these roots, by name.
+    pub not_believing: Vec<String>,
+    /// Those whose own certificate is not of the root that signs, by name.
+    pub not_renewed: Vec<String>,
+}

@@ -22,6 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::push::{Hub, Session};
 use super::serve_tls::PeerIdentity;
 use crate::mesh::{Node, SpiffeId};
+use crate::xds::Kind;
+use crate::xds::encode::ROOTS;
 use crate::xds::node::claims;
 use crate::xds::node_from_proto;
 use crate::xds::subscription::{DeltaServer, Server, SotwServer};
@@ -103,11 +105,11 @@ impl Ads {
         S::Request: Send + 'static,
         S::Response: Send + 'static,
     {
-        let proven = match request.extensions().get::<PeerIdentity>() {
+        let peer = match request.extensions().get::<PeerIdentity>() {
             // The port without TLS, on loopback only.
             None => None,
-            Some(PeerIdentity(Some(id))) => Some(id.clone()),
-            Some(PeerIdentity(None)) => {
+            Some(peer) if peer.id.is_some() => Some(peer.clone()),
+            Some(_) => {
                 self.hub
                     .refuse("unknown", None, "no client certificate on the TLS port");
                 return Err(Status::unauthenticated(
@@ -120,7 +122,7 @@ impl Ads {
         let requests = request.into_inner();
         self.hub.tasks().spawn("ads-stream", async move {
             let failed = out.clone();
-            if let Err(status) = run::<S>(hub, requests, proven, protocol, node, out).await {
+            if let Err(status) = run::<S>(hub, requests, peer, protocol, node, out).await {
                 // A client that is gone needs no reason.
                 let _told = failed.send(Err(status)).await.is_ok();
             }
@@ -132,7 +134,7 @@ impl Ads {
 async fn run<S>(
     hub: Hub,
     mut requests: Streaming<S::Request>,
-    proven: Option<SpiffeId>,
+    peer: Option<PeerIdentity>,
     protocol: &'static str,
     node: fn(&S::Request) -> Option<&ProtoNode>,
     out: mpsc::Sender<Result<S::Response, Status>>,
@@ -146,8 +148,9 @@ where
     let Some(first) = first else {
         return Ok(());
     };
-    let node = introduce(&hub, node(&first), proven.as_ref())?;
-    let mut session = hub.connect(node, proven, protocol);
+    let proven = peer.as_ref().and_then(|peer| peer.id.as_ref());
+    let node = introduce(&hub, node(&first), proven)?;
+    let mut session = hub.connect(node, peer, protocol);
     let revised = Arc::clone(&session.pushed.borrow_and_update());
     let mut revision = revised.revision;
     let mut server = S::new(session.snapshot(&revised), revision);
@@ -213,7 +216,8 @@ fn note(
     events: Vec<crate::xds::subscription::Event>,
     revision: u64,
 ) {
-    session.said(events, server.standing(), revision);
+    let roots = server.holds(Kind::Secret, ROOTS);
+    session.said(events, server.standing(), revision, roots);
 }
 
 /// Who opened the stream. What it claims must agree with what it proved.

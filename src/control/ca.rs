@@ -148,7 +148,7 @@ impl Ca {
         let peer = request
             .extensions()
             .get::<PeerIdentity>()
-            .and_then(|peer| peer.0.clone());
+            .and_then(|peer| peer.id.clone());
         if let Some(token) = &token {
             *caller = Caller::Token(token.id.clone());
         } else if let Some(peer) = &peer {

@@ -28,6 +28,7 @@ pub mod push;
 pub mod registry;
 pub mod report;
 pub mod rest;
+mod rotation;
 pub mod series;
 pub mod serve_tls;
 pub mod token;
@@ -397,6 +398,7 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
 }
 
 fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
+    let current = trust.current();
     let trust = Arc::clone(trust);
     HubOptions {
         views: Views::default(),
@@ -408,6 +410,7 @@ fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
             }),
             _ => Vec::new(),
         }),
+        roots: Arc::new(move || Arc::clone(&current.load().roots)),
         wall: wall.clone(),
     }
 }
@@ -478,6 +481,7 @@ fn serve_secure(
         listener,
         serve_tls::TlsOptions {
             authority: trust.authority_fn(),
+            changed: trust.current().versions(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
             wall: control.wall.clone(),
         },

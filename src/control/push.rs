@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -16,9 +17,11 @@ use tracing::{info, warn};
 use crate::api::proxies::{Acknowledgement, Outcome, ProxySync, Refusal, Rejection, TypeSync};
 use crate::mesh::{Client, Node, SpiffeId, World};
 use crate::rt::{Reader, Tasks, UnixMillis, Wall};
+use crate::xds::snapshot::Sheet;
 use crate::xds::subscription::{Event, Standing};
 use crate::xds::{Kind, Snapshot};
 
+use super::serve_tls::PeerIdentity;
 use super::views::{Served, Views};
 
 /// Changes are pushed when none came for this long.
@@ -45,12 +48,17 @@ pub struct Revised {
 /// the identity that it proved, if it proved one.
 pub type SecretsFn = Arc<dyn Fn(&Node, Option<&SpiffeId>) -> Vec<(String, Vec<u8>)> + Send + Sync>;
 
+/// The mesh's roots as a resource, for clients that keep their own certificates.
+pub type RootsFn = Arc<dyn Fn() -> Arc<Sheet> + Send + Sync>;
+
 /// How clients are served.
 pub struct HubOptions {
     /// What they get of a world.
     pub views: Views,
     /// Empty for clients that have their own.
     pub secrets: SecretsFn,
+    /// For those.
+    pub roots: RootsFn,
     /// The clock.
     pub wall: Wall,
 }
@@ -90,10 +98,12 @@ struct Table {
 #[derive(Debug)]
 struct Connected {
     node: Node,
-    proven: Option<SpiffeId>,
+    peer: Option<PeerIdentity>,
     protocol: &'static str,
     since: UnixMillis,
     standing: Vec<Standing>,
+    /// The version of the mesh's roots that it has acknowledged.
+    roots: Option<Arc<str>>,
     acked: u64,
     /// When which revision was first complete.
     history: VecDeque<(u64, Instant)>,
@@ -167,9 +177,10 @@ impl Hub {
     pub(crate) fn connect(
         &self,
         node: Node,
-        proven: Option<SpiffeId>,
+        peer: Option<PeerIdentity>,
         protocol: &'static str,
     ) -> Session {
+        let proven = peer.as_ref().and_then(|peer| peer.id.clone());
         let mut table = self.table();
         table.next += 1;
         let id = table.next;
@@ -178,10 +189,11 @@ impl Hub {
             id,
             Connected {
                 node: node.clone(),
-                proven: proven.clone(),
+                peer,
                 protocol,
                 since: self.shared.options.wall.millis(),
                 standing: Vec::new(),
+                roots: None,
                 acked: 0,
                 history: VecDeque::new(),
                 times: BTreeMap::new(),
@@ -242,6 +254,25 @@ impl Hub {
         clients.map(|client| client.node.clone()).collect()
     }
 
+    /// Clients that the mesh's roots are told, by name: whether each has acknowledged this version of
+    /// them, and the certificates that it showed.
+    pub fn believers(
+        &self,
+        version: &str,
+    ) -> BTreeMap<String, (bool, Arc<[CertificateDer<'static>]>)> {
+        let table = self.table();
+        let clients = table.clients.values();
+        clients
+            .filter(|client| client.node.client != Client::Grpc)
+            .filter_map(|client| {
+                let peer = client.peer.as_ref()?;
+                let believes = client.roots.as_deref() == Some(version);
+                let name = format!("{}.{}", client.node.name, client.node.namespace);
+                Some((name, (believes, Arc::clone(&peer.chain))))
+            })
+            .collect()
+    }
+
     /// The client of this name (or node id) and the identity that it proved.
     pub fn client(&self, name: &str) -> Option<(Node, Option<SpiffeId>)> {
         self.table()
@@ -252,7 +283,7 @@ impl Hub {
                     || client.node.name == name
                     || format!("{}.{}", client.node.name, client.node.namespace) == name
             })
-            .map(|client| (client.node.clone(), client.proven.clone()))
+            .map(|client| (client.node.clone(), client.proven().cloned()))
     }
 
     /// Waits until every client that is connected now took everything up to `revision`, refused
@@ -309,6 +340,10 @@ impl Hub {
 }
 
 impl Connected {
+    fn proven(&self) -> Option<&SpiffeId> {
+        self.peer.as_ref()?.id.as_ref()
+    }
+
     fn outcome(&self, revision: u64) -> (Outcome, Option<Instant>, Option<String>) {
         let refused = self
             .times
@@ -330,7 +365,7 @@ impl Connected {
             name: self.node.name.clone(),
             namespace: self.node.namespace.clone(),
             workload: self.node.workload.clone(),
-            identity: self.proven.as_ref().map(ToString::to_string),
+            identity: self.proven().map(ToString::to_string),
             client: client_name(self.node.client).to_owned(),
             protocol: self.protocol.to_owned(),
             connected_since_unix_ms: self.since,
@@ -396,6 +431,8 @@ impl Session {
             for (name, bytes) in (options.secrets)(&self.node, self.proven.as_ref()) {
                 snapshot.insert(Kind::Secret, name, bytes);
             }
+        } else if self.node.client == Client::Meshctl && proved {
+            snapshot.add((options.roots)());
         }
         Arc::new(snapshot)
     }
@@ -407,7 +444,13 @@ impl Session {
     }
 
     /// Notes what the client said and how it stands since.
-    pub(crate) fn said(&self, events: Vec<Event>, standing: Vec<Standing>, current: u64) {
+    pub(crate) fn said(
+        &self,
+        events: Vec<Event>,
+        standing: Vec<Standing>,
+        current: u64,
+        roots: Option<Arc<str>>,
+    ) {
         let now = self.hub.shared.options.wall.millis();
         let proxy = &self.node.id;
         self.change(|client| {
@@ -439,6 +482,7 @@ impl Session {
             // A client that has not asked for anything has nothing yet.
             let acked = standing.iter().map(|standing| standing.acked).min();
             client.standing = standing;
+            client.roots = roots;
             if let Some(acked) = acked.filter(|acked| *acked > client.acked) {
                 client.acked = acked;
                 if client.history.len() == MOST_ACKNOWLEDGED {
@@ -495,6 +539,7 @@ mod tests {
         let options = HubOptions {
             views: Views::by(|_, _| View::default()),
             secrets: Arc::new(|_, _| Vec::new()),
+            roots: Arc::new(Arc::default),
             wall: Wall::fixed(1000),
         };
         Hub::start(options, world.reader(), tasks)
@@ -563,13 +608,13 @@ mod tests {
         let wait = hub.wait_acked(7, since, Duration::from_secs(1));
         let act = async {
             tokio::time::sleep(Duration::from_millis(30)).await;
-            good.said(vec![Event::Acked(Kind::Route)], standing(7), 7);
+            good.said(vec![Event::Acked(Kind::Route)], standing(7), 7, None);
             let refusal = Event::Nacked {
                 kind: Kind::Route,
                 reason: "no".to_owned(),
                 resources: vec!["9080".to_owned()],
             };
-            bad.said(vec![refusal], standing(6), 7);
+            bad.said(vec![refusal], standing(6), 7, None);
             drop(gone);
         };
         let (verdict, ()) = tokio::join!(wait, act);

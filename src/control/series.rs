@@ -150,7 +150,7 @@ impl MetricsService for Numbers {
         let proven = request
             .extensions()
             .get::<PeerIdentity>()
-            .and_then(|peer| peer.0.clone());
+            .and_then(|peer| peer.id.clone());
         let mut stream = request.into_inner();
         let mut node = String::new();
         while let Some(message) = stream.message().await? {

@@ -13,9 +13,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,11 +42,27 @@ const READY: usize = 64;
 /// How often the certificate is looked at: also after a suspended machine wakes up.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// The proven identity of a connection's other end; `None` when it showed no certificate.
+/// What a connection's other end has proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerIdentity(pub Option<SpiffeId>);
+pub struct PeerIdentity {
+    /// Who it is; `None` when it showed no certificate.
+    pub id: Option<SpiffeId>,
+    /// The certificates that it showed, its own first.
+    pub chain: Arc<[CertificateDer<'static>]>,
+}
 
-/// The certificate that signs now.
+impl PeerIdentity {
+    /// Of who has shown `chain` in a handshake that verified it.
+    pub fn of(chain: Option<&[CertificateDer<'static>]>) -> Self {
+        let chain = chain.unwrap_or_default();
+        Self {
+            id: tls::peer_id(chain),
+            chain: chain.into(),
+        }
+    }
+}
+
+/// The authority that signs now, with all roots that are believed.
 pub type AuthorityFn = Arc<dyn Fn() -> Arc<tls::Authority> + Send + Sync>;
 
 /// How the port is served.
@@ -53,6 +70,8 @@ pub type AuthorityFn = Arc<dyn Fn() -> Arc<tls::Authority> + Send + Sync>;
 pub struct TlsOptions {
     /// Signs the control plane's own certificate.
     pub authority: AuthorityFn,
+    /// Changes with the authority.
+    pub changed: watch::Receiver<u64>,
     /// Life of that certificate.
     pub lifetime: Duration,
     /// The clock.
@@ -100,7 +119,7 @@ pub fn incoming(
 
 /// What is served now, and until when.
 struct Certificate {
-    root: String,
+    roots: Vec<CertificateDer<'static>>,
     renew_at_ms: u64,
 }
 
@@ -114,7 +133,7 @@ fn certify(options: &TlsOptions) -> Result<(Arc<ServerConfig>, Certificate), tls
     let material = authority.issue_server(SERVER_NAMES, &local, options.lifetime, now)?;
     let config = tls::server_config_optional_client(&material, &["h2"])?;
     let certificate = Certificate {
-        root: authority.root_fingerprint(),
+        roots: authority.roots(),
         renew_at_ms: now + material.not_after.saturating_sub(now) / 2,
     };
     Ok((config, certificate))
@@ -122,16 +141,19 @@ fn certify(options: &TlsOptions) -> Result<(Arc<ServerConfig>, Certificate), tls
 
 /// Replaces the certificate at half of its life, and at once when the authority changes.
 async fn keep_fresh(
-    options: TlsOptions,
+    mut options: TlsOptions,
     mut current: Certificate,
     published: Published<Arc<ServerConfig>>,
 ) {
     loop {
         let left = current.renew_at_ms.saturating_sub(options.wall.millis());
-        tokio::time::sleep(Duration::from_millis(left).clamp(Duration::from_millis(100), LOOK))
-            .await;
+        let wait = Duration::from_millis(left).clamp(Duration::from_millis(100), LOOK);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = options.changed.changed() => {}
+        }
         let due = options.wall.millis() >= current.renew_at_ms;
-        if !due && (options.authority)().root_fingerprint() == current.root {
+        if !due && (options.authority)().roots() == current.roots {
             continue;
         }
         match certify(&options) {
@@ -188,7 +210,7 @@ async fn accept(
 async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream) -> io::Result<ControlConnection> {
     tcp.set_nodelay(true)?;
     let io = acceptor.accept(tcp).await?;
-    let peer = PeerIdentity(io.get_ref().1.peer_certificates().and_then(tls::peer_id));
+    let peer = PeerIdentity::of(io.get_ref().1.peer_certificates());
     Ok(ControlConnection { io, peer })
 }
 

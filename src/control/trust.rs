@@ -5,29 +5,26 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
-use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, TlsCertificate,
-};
-use prost::Message as _;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use crate::api::identity::{IdentityReport, IdentityRequest, TokenReport, TokenRequest};
+use crate::api::identity::{
+    IdentityReport, IdentityRequest, RotationPhase, RotationStep, TokenReport, TokenRequest,
+};
 use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
-use crate::rt::disk::{private_dir, write_private};
-use crate::rt::{UnixMillis, Wall};
+use crate::rt::{self, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 use crate::tls::{self, Authority};
+use crate::xds::snapshot::{Resource, Sheet};
+use crate::xds::{self, Kind};
 
 use super::ca::{AuditFn, RedeemError, RedeemFn};
 use super::index::{encode, problem};
+use super::rotation::{Files, Held};
 use super::serve_tls::AuthorityFn;
 use super::token::{Presented, TokenBook, TokenSpec};
 
@@ -56,12 +53,16 @@ pub enum TrustError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The process ends.
+    #[error("the control plane is stopping")]
+    Interrupted,
 }
 
 /// The authority and the tokens.
 #[derive(Debug)]
 pub struct Trust {
-    authority: Arc<Authority>,
+    files: Files,
+    current: Published<Current>,
     tokens: Mutex<TokenBook>,
     store: Store,
     wall: Wall,
@@ -70,32 +71,42 @@ pub struct Trust {
     made: std::sync::Mutex<BTreeMap<SpiffeId, (UnixMillis, Secrets)>>,
 }
 
+/// Who signs now, and what is believed.
+#[derive(Debug)]
+pub struct Current {
+    /// It signs.
+    pub authority: Arc<Authority>,
+    /// How far a replacement of the root has come.
+    pub phase: RotationPhase,
+    /// The roots as a resource, for clients that are told of them.
+    pub roots: Arc<Sheet>,
+    /// The version of that.
+    pub version: Arc<str>,
+}
+
+impl Current {
+    fn new(held: Held) -> Self {
+        let (name, bytes) = xds::encode::secret::roots(&held.authority.roots_pem());
+        let resource = Resource::new(bytes);
+        let version = Arc::clone(&resource.version);
+        let mut sheet = Sheet::default();
+        sheet.insert(Kind::Secret, name, resource);
+        Self {
+            authority: Arc::new(held.authority),
+            phase: held.phase,
+            roots: Arc::new(sheet),
+            version,
+        }
+    }
+}
+
 /// Encoded secrets by name.
 pub type Secrets = Vec<(String, Vec<u8>)>;
 
 /// Opens the authority in `dir`, or makes one there when there is none.
 pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authority, TrustError> {
-    let (certificate, key) = (dir.join("root-cert.pem"), dir.join("ca-key.pem"));
-    let file = |path: &Path, source| TrustError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let wrong = |error| TrustError::Authority {
-        path: dir.to_owned(),
-        source: Box::new(error),
-    };
-    if key.exists() {
-        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| file(path, e));
-        return Authority::from_pem(trust_domain, &read(&certificate)?, &read(&key)?)
-            .map_err(wrong);
-    }
-    let made = Authority::generate(trust_domain, wall.millis()).map_err(wrong)?;
-    let (chain_pem, key_pem) = made.to_pem();
-    private_dir(dir).map_err(|e| file(dir, e))?;
-    // The key is written last: a key without its certificate would be refused at the next start.
-    write_private(&certificate, chain_pem.as_bytes()).map_err(|e| file(&certificate, e))?;
-    write_private(&key, key_pem.as_bytes()).map_err(|e| file(&key, e))?;
-    Ok(made)
+    let held = Files::new(dir, trust_domain).open(wall.millis())?;
+    Ok(held.authority)
 }
 
 impl Trust {
@@ -106,13 +117,15 @@ impl Trust {
         trust_domain: &str,
         wall: Wall,
     ) -> Result<Self, TrustError> {
-        let authority = Arc::new(authority(dir, trust_domain, &wall)?);
+        let files = Files::new(dir, trust_domain);
+        let held = files.open(wall.millis())?;
         let tokens = store
             .get(Tree::Identity, TOKENS)?
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         Ok(Self {
-            authority,
+            files,
+            current: Published::new(Current::new(held)),
             tokens: Mutex::new(tokens),
             store,
             wall,
@@ -122,7 +135,46 @@ impl Trust {
 
     /// The certificate that signs now.
     pub fn authority(&self) -> Arc<Authority> {
-        Arc::clone(&self.authority)
+        Arc::clone(&self.current.load().authority)
+    }
+
+    /// Who signs and what is believed, and what becomes of it.
+    pub fn current(&self) -> Reader<Current> {
+        self.current.reader()
+    }
+
+    /// Takes one step in the replacement of the root; what is in place already is left as it is.
+    pub async fn rotate(&self, step: RotationStep) -> Result<(), Problem> {
+        // One at a time: the lock of the tokens is held for as long.
+        let tokens = self.tokens.lock().await;
+        let phase = self.current.load().phase;
+        let act: fn(&Files, UnixMillis) -> Result<(), TrustError> = match (step, phase) {
+            (RotationStep::Introduce, RotationPhase::Steady) => Files::introduce,
+            (RotationStep::Replace, RotationPhase::Introduced) => |files, _| files.replace(),
+            (RotationStep::Finish, RotationPhase::Replaced) => |files, _| files.finish(),
+            (RotationStep::Abandon, RotationPhase::Introduced) => |files, _| files.abandon(),
+            (step, phase) => {
+                return Err(Problem::new(
+                    Reason::Conflict,
+                    format!("the root is {phase}, so nothing can {step} it"),
+                )
+                .hint("see `meshctl identity rotate-root --status`"));
+            }
+        };
+        let (files, now) = (self.files.clone(), self.wall.millis());
+        let done = Tasks::blocking(move || {
+            act(&files, now)?;
+            files.open(now)
+        });
+        let held = done
+            .await
+            .unwrap_or_else(|| Err(TrustError::Interrupted))
+            .map_err(|error| Problem::new(Reason::Internal, rt::chain(&error)))?;
+        tracing::info!(%step, root = held.authority.root_fingerprint(), "the mesh's root");
+        self.current.publish(Current::new(held));
+        self.secrets_made().clear();
+        drop(tokens);
+        Ok(())
     }
 
     /// For the services that sign.
@@ -169,7 +221,7 @@ impl Trust {
             .await
             .map_err(|problem| RedeemError::Store(problem.message))?;
         *tokens = next;
-        Ok(claim.id(self.authority.trust_domain()))
+        Ok(claim.id(self.authority().trust_domain()))
     }
 
     async fn keep(&self, book: &TokenBook) -> Result<(), Problem> {
@@ -193,7 +245,7 @@ impl Trust {
             lifetime: Duration::from_secs(request.ttl_seconds),
             created_by: "api".to_owned(),
         };
-        let root = tls::sha256(self.authority.root());
+        let root = tls::sha256(self.authority().root());
         let mut tokens = self.tokens.lock().await;
         let mut next = tokens.clone();
         let token = next
@@ -202,7 +254,7 @@ impl Trust {
         self.keep(&next).await?;
         *tokens = next;
         let id = SpiffeId::new(
-            self.authority.trust_domain(),
+            self.authority().trust_domain(),
             &request.namespace,
             &request.service_account,
         );
@@ -217,7 +269,7 @@ impl Trust {
     /// Issues a certificate with a key made here, for programs that cannot ask for themselves.
     pub fn issue(&self, request: &IdentityRequest) -> Result<IdentityReport, Problem> {
         let id = SpiffeId::new(
-            self.authority.trust_domain(),
+            self.authority().trust_domain(),
             &request.namespace,
             &request.service_account,
         );
@@ -227,14 +279,14 @@ impl Trust {
                 format!("{id} is not an identity of this mesh"),
             ));
         }
-        if id == tls::control_plane_id(self.authority.trust_domain()) {
+        if id == tls::control_plane_id(self.authority().trust_domain()) {
             return Err(Problem::new(
                 Reason::Denied,
                 "nobody is given the control plane's own identity",
             ));
         }
-        let material = self
-            .authority
+        let authority = self.authority();
+        let material = authority
             .issue_pair(
                 &id,
                 Duration::from_secs(request.ttl_seconds),
@@ -246,7 +298,7 @@ impl Trust {
             spiffe_id: id.to_string(),
             chain_pem: pems.chain.clone(),
             key_pem: pems.key.clone(),
-            roots_pem: self.authority.root_pem(),
+            roots_pem: authority.roots_pem(),
             expires_unix_ms: material.not_after,
         })
     }
@@ -256,45 +308,26 @@ impl Trust {
     /// The same until half of the certificate's life is over.
     pub fn secrets(&self, id: &SpiffeId) -> Result<Secrets, tls::Error> {
         let now = self.wall.millis();
-        // Entries are replaced whole, so a panic in between leaves nothing half made.
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.secrets_made();
         made.retain(|_, (renew, _)| *renew > now);
         if let Some((_, secrets)) = made.get(id) {
             return Ok(secrets.clone());
         }
-        let material = self
-            .authority
-            .issue_pair(id, tls::issuer::DEFAULT_LIFETIME, now)?;
+        let authority = self.authority();
+        let material = authority.issue_pair(id, tls::issuer::DEFAULT_LIFETIME, now)?;
         let renew = now + material.not_after.saturating_sub(now) / 2;
         let pems = material.to_pems();
-        let inline = |text: &str| {
-            Some(DataSource {
-                specifier: Some(Specifier::InlineBytes(text.as_bytes().to_vec())),
-                ..DataSource::default()
-            })
-        };
-        let certificate = TlsCertificate {
-            certificate_chain: inline(&pems.chain),
-            private_key: inline(&pems.key),
-            ..TlsCertificate::default()
-        };
-        let context = CertificateValidationContext {
-            trusted_ca: inline(&self.authority.root_pem()),
-            ..CertificateValidationContext::default()
-        };
-        let secret = |name: &str, kind: Type| {
-            let secret = Secret {
-                name: name.to_owned(),
-                r#type: Some(kind),
-            };
-            (name.to_owned(), secret.encode_to_vec())
-        };
         let secrets = vec![
-            secret("default", Type::TlsCertificate(certificate)),
-            secret("ROOTCA", Type::ValidationContext(context)),
+            xds::encode::secret::certificate(&pems.chain, &pems.key),
+            xds::encode::secret::roots(&authority.roots_pem()),
         ];
         made.insert(id.clone(), (renew, secrets.clone()));
         Ok(secrets)
+    }
+
+    fn secrets_made(&self) -> MutexGuard<'_, BTreeMap<SpiffeId, (UnixMillis, Secrets)>> {
+        // Entries are replaced whole, so a panic in between leaves nothing half made.
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

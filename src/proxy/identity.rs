@@ -15,11 +15,13 @@ use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
+use tokio::sync::watch;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tracing::{error, info, warn};
 
+use super::believed;
 use super::control_link::{Caller, ControlStream, connect_control};
 use crate::mesh::SpiffeId;
 use crate::rt::{self, Backoff, Published, Reader, Tasks, UnixMillis, Wall};
@@ -33,7 +35,9 @@ const CALL: Duration = Duration::from_secs(10);
 /// The longest sleep before the clock is looked at again, so that a suspended machine catches up.
 const LOOK: Duration = Duration::from_secs(30);
 /// Roots believed at once; a rotation needs two.
-const MOST_ROOTS: usize = 8;
+pub(super) const MOST_ROOTS: usize = 8;
+/// When a root is replaced, everybody renews within this time.
+const RENEWALS: Duration = Duration::from_secs(2);
 /// Renewals are spread over this part of a life, so that a fleet does not come at once.
 const JITTER: f64 = 0.01;
 
@@ -74,6 +78,10 @@ pub struct IdentityOptions {
     pub lifetime: Duration,
     /// The clock.
     pub wall: Wall,
+    /// The roots to believe, as PEM, once the control plane has told them; `None` where nobody tells, and the
+    /// CA's answers say it alone. The first is that of who signs: the certificate is renewed when it
+    /// is of another.
+    pub roots: Option<watch::Receiver<Option<Arc<str>>>>,
 }
 
 impl IdentityOptions {
@@ -88,6 +96,7 @@ impl IdentityOptions {
             dir: dir.into(),
             lifetime: Duration::ZERO,
             wall: Wall::System,
+            roots: None,
         }
     }
 }
@@ -202,6 +211,8 @@ pub struct IdentityClient {
     received_ms: Option<UnixMillis>,
     /// The join that has not been answered: repeated with the same key, it costs no second use.
     joining: Option<Request>,
+    /// Counts certificates of another root than the one before.
+    proofs: watch::Sender<u64>,
 }
 
 impl IdentityClient {
@@ -212,12 +223,18 @@ impl IdentityClient {
             published: Published::new(None),
             received_ms: None,
             joining: None,
+            proofs: watch::Sender::new(0),
         }
     }
 
     /// The current identity, `None` before the first; changes with each renewal.
     pub fn reader(&self) -> Reader<Option<Arc<Material>>> {
         self.published.reader()
+    }
+
+    /// Changes when the identity is by another root than before.
+    pub fn proofs(&self) -> watch::Receiver<u64> {
+        self.proofs.subscribe()
     }
 
     /// Publishes the stored identity, or joins with the token: one attempt.
@@ -265,7 +282,9 @@ impl IdentityClient {
     fn foreign_to_pin(&self, stored: &Material) -> Option<tls::Error> {
         let from_token = || self.token().ok()?.root.map(Pin::Fingerprint);
         let pin = self.options.pin.clone().or_else(from_token)?;
-        let known = stored.roots.iter().any(|root| pins(&pin, root));
+        let former = believed::former(&self.options.dir);
+        let mut roots = stored.roots.iter().chain(&former);
+        let known = roots.any(|root| pins(&pin, root));
         (!known).then(|| tls::Error::Foreign {
             id: stored.id.clone(),
             reason: "its root is not the pinned one".to_owned(),
@@ -274,6 +293,7 @@ impl IdentityClient {
 
     /// Runs until dropped: gets an identity if there is none, then renews it again and again.
     pub async fn run(mut self) {
+        let mut news = self.options.roots.clone();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         while self.published.load().is_none() {
             if let Err(error) = self.start().await {
@@ -285,7 +305,17 @@ impl IdentityClient {
             let Some(current) = self.published.load().as_ref().clone() else {
                 return;
             };
-            self.wait_for_renewal(&current).await;
+            let told = tokio::select! {
+                () = self.wait_for_renewal(&current) => None,
+                roots = believed::told(&mut news) => Some(roots),
+            };
+            let current = match told {
+                None => current,
+                Some(roots) => match self.believe(&current, roots).await {
+                    Some(to_renew) => to_renew,
+                    None => continue,
+                },
+            };
             let life = current.not_after.saturating_sub(self.begin(&current));
             let longest = Duration::from_millis(life / 20)
                 .clamp(Duration::from_millis(200), Duration::from_mins(1));
@@ -322,6 +352,45 @@ impl IdentityClient {
             }
             tokio::time::sleep(Duration::from_millis(left).min(LOOK)).await;
         }
+    }
+
+    /// Goes by `roots` from now on. Gives what to renew by, where they say that the certificate is of a root
+    /// that signs no more.
+    async fn believe(
+        &mut self,
+        current: &Arc<Material>,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Option<Arc<Material>> {
+        let mut next = Material::clone(current);
+        next.roots = roots;
+        let is_signed = next.is_of_first_root();
+        if let Err(error) = next.check(self.options.wall.millis()) {
+            // Such as after a long sleep. The control plane may be of either.
+            warn!(%error, "the certificate is of no root that the mesh believes; renewing it");
+            next.roots.extend(current.roots.iter().cloned());
+            return Some(Arc::new(next));
+        }
+        if next.roots != current.roots {
+            let next = Arc::new(next);
+            info!(roots = next.roots.len(), "the mesh's roots have changed");
+            self.published.publish(Some(Arc::clone(&next)));
+            let (before, after) = (Arc::clone(current), Arc::clone(&next));
+            let dir = self.options.dir.clone();
+            let kept = Tasks::blocking(move || {
+                believed::remember(&dir, &before.roots, &after.roots)?;
+                after.store(&dir).map(drop)
+            });
+            match kept.await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => warn!(%error, "cannot store the mesh's roots"),
+                None => warn!("cannot store the mesh's roots"),
+            }
+        }
+        if is_signed {
+            return None;
+        }
+        tokio::time::sleep(RENEWALS.mul_f64(fastrand::f64())).await;
+        self.published.load().as_ref().clone()
     }
 
     /// The next certificate, proven by the current one; by a token when that has expired.
@@ -384,6 +453,11 @@ impl IdentityClient {
                 whence: "the certificate from the control plane".to_owned(),
             });
         }
+        if let Some(told) = believed::latest(self.options.roots.as_ref())
+            && material.roots.first().is_some_and(|own| told.contains(own))
+        {
+            material.roots = told;
+        }
         material.roots.truncate(MOST_ROOTS);
         let now = self.options.wall.millis();
         material.check(now)?;
@@ -396,6 +470,11 @@ impl IdentityClient {
             None => warn!("cannot store the new certificate"),
         }
         self.received_ms = Some(now);
+        let before = self.published.load();
+        let before = before.as_ref().as_ref().and_then(|before| before.issuer());
+        if before.is_some() && before != material.issuer() {
+            self.proofs.send_modify(|proofs| *proofs += 1);
+        }
         self.published.publish(Some(Arc::clone(&material)));
         info!(id = %material.id, not_after_ms = material.not_after, "new certificate");
         Ok(material)

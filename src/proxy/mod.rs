@@ -24,6 +24,7 @@ mod accept;
 mod access_log;
 mod admin;
 mod balance;
+mod believed;
 mod buffer;
 mod client_cert;
 mod connect;

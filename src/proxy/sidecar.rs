@@ -26,6 +26,7 @@ use crate::tls;
 use crate::xds::node::node_id;
 use crate::xds::node_to_proto;
 
+use super::believed;
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
 use super::dns;
@@ -174,12 +175,14 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     );
     let server = tls::control_plane_id(&options.trust_domain);
 
+    let (tell_roots, roots) = watch::channel(None);
     let mut identity = IdentityClient::new(IdentityOptions {
+        roots: Some(roots),
         token: options.token.clone(),
         lifetime: options.certificate_lifetime,
         ..IdentityOptions::new(options.control_plane, id, &options.dir)
     });
-    let material = identity.reader();
+    let (material, proofs) = (identity.reader(), identity.proofs());
     match identity.start().await {
         Ok(_) => {}
         // The control plane may come; a refusal will not change by itself.
@@ -218,10 +221,13 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
             dir: Some(options.dir.clone()),
             wall: Wall::System,
             in_force: Some(in_force.subscribe()),
+            proofs: Some(proofs),
         },
         &tasks,
     )
     .await;
+    let views = configuration.view.clone();
+    tasks.spawn("roots", believed::follow(views, tell_roots));
 
     let registry = Arc::new(Registry::new("Kubernetes"));
     let numbers = PushOptions {

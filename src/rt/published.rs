@@ -68,6 +68,11 @@ impl<T> Reader<T> {
         self.current.load()
     }
 
+    /// Changes with each publication.
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+
     /// Waits for the next publication. False when the writer is gone.
     pub async fn changed(&mut self) -> bool {
         self.version.changed().await.is_ok()

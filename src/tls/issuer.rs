@@ -36,6 +36,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// The issuing certificate first, the root last; the same one when self-signed.
     chain: Vec<CertificateDer<'static>>,
+    /// Believed beside its own root, while one replaces the other.
+    others: Vec<CertificateDer<'static>>,
     not_after: UnixMillis,
 }
 
@@ -102,6 +104,7 @@ impl Authority {
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
             chain: vec![root.der().clone()],
+            others: Vec::new(),
             issuer: Issuer::new(params, key),
             not_after,
         })
@@ -134,6 +137,7 @@ impl Authority {
             trust_domain: trust_domain.to_owned(),
             issuer,
             chain,
+            others: Vec::new(),
             not_after,
         })
     }
@@ -162,6 +166,33 @@ impl Authority {
     /// The root as PEM.
     pub fn root_pem(&self) -> String {
         certificate_pem(self.root())
+    }
+
+    /// As it is, with `others` believed beside its own root.
+    #[must_use]
+    pub fn believing(mut self, others: Vec<CertificateDer<'static>>) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// All certificates that everybody trusts: its own root first.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(self.root())
+            .chain(&self.others)
+            .cloned()
+            .collect()
+    }
+
+    /// [`Authority::roots`] as PEM.
+    pub fn roots_pem(&self) -> String {
+        self.roots().iter().map(certificate_pem).collect()
+    }
+
+    /// Whether it issued this leaf, or an authority below the same root did: by names, for a chain that
+    /// was verified.
+    pub fn is_above(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let last = chain.last().and_then(|last| issuer_of(last));
+        last.is_some() && last == subject_of(self.root())
     }
 
     /// SHA-256 of the root in lower-case hexadecimal, as join tokens carry it.
@@ -252,7 +283,7 @@ impl Authority {
                 .cloned(),
         );
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Material::new(chain, key, vec![self.root().clone()])
+        Material::new(chain, key, self.roots())
     }
 
     fn certify(
@@ -333,6 +364,18 @@ fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, Error>
             _ => "it is not a PKCS #10 request in PEM",
         })
     })
+}
+
+/// The name of who signed `certificate`, as it is encoded.
+pub(super) fn issuer_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.issuer().as_raw().to_vec())
+}
+
+/// The name of whom `certificate` is of, as it is encoded.
+pub(super) fn subject_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.subject().as_raw().to_vec())
 }
 
 fn refused(reason: String) -> Error {

@@ -13,6 +13,7 @@ use rustls_pki_types::{
     UnixTime,
 };
 
+use super::issuer::{issuer_of, subject_of};
 use super::verify::{Trust, name_of};
 use super::{Error, provider, rfc3339};
 use crate::mesh::SpiffeId;
@@ -135,6 +136,17 @@ impl Material {
                 id: id(),
                 reason: error.to_string(),
             })
+    }
+
+    /// The name of who signed it, as it is encoded; that of the root when nothing stands in between.
+    pub fn issuer(&self) -> Option<Vec<u8>> {
+        self.chain.last().and_then(issuer_of)
+    }
+
+    /// Whether it is of the first of its roots, by name.
+    pub fn is_of_first_root(&self) -> bool {
+        let first = self.roots.first().and_then(subject_of);
+        first.is_some() && first == self.issuer()
     }
 
     /// Reads what [`Material::to_pem`] wrote: certificates before the key are the chain, those
@@ -277,7 +289,7 @@ fn pem_block(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
-fn disk_error(action: &'static str, path: &Path, source: io::Error) -> Error {
+pub(crate) fn disk_error(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Disk {
         action,
         path: path.display().to_string(),

@@ -20,6 +20,11 @@
 //! | who answers in place of a server outside the mesh | calls that the proxy secures | [`outside`]: a chain to the policy's roots and a name that the policy or the request asks for; nothing of the mesh's roots counts there, and nothing of the mesh's identities is shown |
 //! | a stolen certificate and key | everything its id may reach | short lives (24 h by default, 90 days at most); a ticket cannot resume a session for longer than ten minutes or a tenth of the certificate's life, and never past a change of trust, since each configuration has ticket keys of its own |
 //!
+//! The root is replaced in three steps (`control::rotation`): both are believed, the new one signs and everybody
+//! renews, the old one is believed no more. Proxies are told which roots those are over the stream that they
+//! have proven themselves on, and take no roots that their own certificate does not chain to, unless they can
+//! renew it; so whoever stole the old key is shut out with the old root.
+//!
 //! That a chain is good is found out once for each configuration and remembered until the first of its
 //! certificates ends; that the peer holds the key is proved in every handshake.
 //!

@@ -180,6 +180,11 @@ impl Snapshot {
         Self { sheets }
     }
 
+    /// Adds what is on `sheet`, below all that is there.
+    pub fn add(&mut self, sheet: Arc<Sheet>) {
+        self.sheets.push(sheet);
+    }
+
     /// Adds or replaces a resource.
     pub fn insert(&mut self, kind: Kind, name: impl Into<Name>, bytes: impl Into<Bytes>) {
         self.put(kind, name, Resource::new(bytes));

@@ -263,6 +263,14 @@ impl Mesh {
         std::mem::replace(&mut sidecar.process, next)
     }
 
+    /// Kills a sidecar and starts it again, with this token in its environment.
+    pub(crate) fn restart(&self, sidecar: &mut Sidecar, app: &App<'_>, token: &str) {
+        let _gone = sidecar.process.0.kill();
+        let _gone = sidecar.process.0.wait();
+        let who = (sidecar.name.as_str(), sidecar.address);
+        sidecar.process = self.process(app, who, Some(token), &[]);
+    }
+
     /// Waits until every proxy has the newest configuration.
     pub(crate) async fn settled(&self) {
         until("every proxy to be in sync", 20, || {

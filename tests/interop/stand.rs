@@ -53,6 +53,7 @@ impl Stand {
         let options = HubOptions {
             views: Views::by(move |_, _| served.lock().unwrap().clone()),
             secrets,
+            roots: Arc::new(Arc::default),
             wall: Wall::default(),
         };
         let hub = Hub::start(options, world.reader(), &tasks);

@@ -1,8 +1,10 @@
 //! What users see while the mesh is changed, broken and mended: nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use meshctl::rt::Tasks;
+use serde_json::json;
 
 use crate::backend::backend;
 use crate::load::{Load, burst};
@@ -175,5 +177,92 @@ async fn certificates_of_ten_seconds_are_renewed_under_load() {
     // New connections too, with whatever certificate is there now.
     let counts = burst(shop.caller.outbound(), HOST, 80).await;
     none_failed(&counts, &["v1", "v3"], 80);
+    shop.close().await;
+}
+
+/// Whether who shows the certificate in `dir` gets an answer of the workload at `address`.
+fn is_let_in(address: &str, dir: &Path) -> bool {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let (chain, key) = (file("cert-chain.pem"), file("key.pem"));
+    let shown = ["--cert", &chain, "--key", &key];
+    let url = format!("https://{address}/");
+    let (answered, _) = program("curl", &[&["-sk", "-m", "5"], &shown[..], &[&url]].concat());
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_is_replaced_under_load_and_the_old_one_is_refused_then() {
+    let mut shop = Shop::open(&[]).await;
+    let at = shop.reviews[0].inbound(9080).to_string();
+    let [before, after] = ["before", "after"].map(|name| shop.mesh.path().join(name));
+    let issue = |out: &Path| {
+        let out = out.display().to_string();
+        let issue = ["identity", "issue", "--service-account", "ops", "--out"];
+        shop.mesh.run(&[&issue[..], &[&out]].concat(), None);
+    };
+    issue(&before);
+    assert!(is_let_in(&at, &before));
+    let token = [
+        "token",
+        "create",
+        "-q",
+        "--service-account",
+        "reviews-account",
+    ];
+    let token = shop.mesh.run(&token, None);
+    let trust = || shop.mesh.json(&["identity", "rotate-root", "--status"]);
+    let old = trust();
+    assert_eq!(
+        (&old["phase"], &old["connected"]),
+        (&"steady".into(), &3.into())
+    );
+
+    let load = shop.load();
+    let new = shop
+        .mesh
+        .json(&["identity", "rotate-root", "--wait", "60s"]);
+    assert_eq!(new["phase"], "steady", "{new}");
+    assert_eq!(new["roots"].as_array().unwrap().len(), 1, "{new}");
+    assert_ne!(new["roots"], old["roots"]);
+    assert_eq!(
+        (&new["notBelieving"], &new["notRenewed"]),
+        (&json!([]), &json!([]))
+    );
+    // With connections that were made since, too.
+    let counts = burst(shop.caller.outbound(), HOST, 80).await;
+    none_failed(&counts, &["v1", "v3"], 80);
+    let counts = load.stop().await;
+    none_failed(&counts, &["v1", "v3"], 500);
+    eprintln!("{counts:?}");
+
+    assert!(!is_let_in(&at, &before));
+    issue(&after);
+    assert!(is_let_in(&at, &after));
+
+    // A token that names the old root still says which mesh a stored identity is of.
+    let backend = backend("v1", &shop.tasks);
+    let app = App {
+        service: "reviews",
+        version: "v1",
+        port: 9080,
+        at: backend,
+        flags: &[],
+    };
+    let joined = |said: &str| said.matches("new certificate").count();
+    let certificates = joined(&shop.mesh.said("reviews-v1"));
+    shop.mesh.restart(&mut shop.reviews[0], &app, token.trim());
+    until("the sidecar to be back", 20, || {
+        is_let_in(&at, &after).then_some(())
+    })
+    .await;
+    let said = shop.mesh.said("reviews-v1");
+    assert_eq!(joined(&said), certificates, "{said}");
+
+    // There is nothing to go on with, and nothing to abandon.
+    let abandoned = shop
+        .mesh
+        .try_run(&["identity", "rotate-root", "--abandon"], None);
+    assert!(!abandoned.status.success());
+    assert_eq!(trust(), new);
     shop.close().await;
 }

@@ -65,6 +65,7 @@ pub(crate) async fn proxy(
         dir: dir.map(Path::to_owned),
         wall: Wall::default(),
         in_force: None,
+        proofs: None,
     };
     start(options, tasks).await
 }
@@ -208,7 +209,10 @@ async fn a_proxy_starts_from_its_last_configuration_while_the_control_plane_is_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_with_someone_elses_name_is_turned_away_and_remembered() {
     let other = SpiffeId::new("cluster.local", "default", "details");
-    let peer = PeerIdentity(Some(other.clone()));
+    let peer = PeerIdentity {
+        id: Some(other.clone()),
+        chain: Arc::default(),
+    };
     let stand = Stand::start(split(1, 1), any_port(), Some(peer));
     let tasks = Tasks::new();
     let proxy = proxy("p", stand.address, None, &tasks).await;
@@ -235,7 +239,8 @@ async fn a_proxy_with_someone_elses_name_is_turned_away_and_remembered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tls_port_serves_nobody_without_a_certificate() {
-    let stand = Stand::start(split(1, 1), any_port(), Some(PeerIdentity(None)));
+    let peer = PeerIdentity::of(None);
+    let stand = Stand::start(split(1, 1), any_port(), Some(peer));
     let tasks = Tasks::new();
     let proxy = proxy("p", stand.address, None, &tasks).await;
     until("the refusal", 10, || {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 
+use super::rotate_root;
 use crate::api::identity::{IdentityReport, IdentityRequest};
 use crate::cli::client::path;
 use crate::cli::context::Context;
@@ -21,13 +22,14 @@ use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render, number};
 use crate::rt::disk::{private_dir, write_private};
 
-/// Issue certificates by hand, and look into them
+/// Issue certificates by hand, look into them, replace the root
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   meshctl identity issue --service-account ops --ttl 1h --out ./ops
   meshctl identity show ./ops/cert-chain.pem
-  meshctl identity show reviews-v1-6b7c-x2x1z")]
+  meshctl identity show reviews-v1-6b7c-x2x1z
+  meshctl identity rotate-root")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +39,7 @@ pub(crate) struct Args {
 enum Command {
     Issue(Issue),
     Show(Show),
+    RotateRoot(rotate_root::Args),
 }
 
 /// Issue a certificate with a key, for a program outside the mesh
@@ -141,6 +144,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     match args.command {
         Command::Issue(args) => issue(args, cx).await,
         Command::Show(args) => show(&args.of, cx).await,
+        Command::RotateRoot(args) => rotate_root::run(&args, cx).await,
     }
 }
 

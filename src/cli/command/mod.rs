@@ -29,6 +29,7 @@ pub(crate) mod proxy;
 pub(crate) mod ps;
 pub(crate) mod register;
 pub(crate) mod rollback;
+mod rotate_root;
 pub(crate) mod routes;
 pub(crate) mod services;
 pub(crate) mod stats;

@@ -9,6 +9,7 @@ mod changes;
 mod faults;
 pub(super) mod peer;
 mod registry;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,6 +101,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/stats", get(stats))
         .route("/tokens", post(token))
         .route("/identities", post(identity))
+        .route("/trust", get(trust::report))
+        .route("/trust/rotation", post(trust::rotate))
         .route("/check", get(run_check))
         .route(
             "/registry/instances",
@@ -344,7 +347,7 @@ async fn config(
         "all" => encode(&view),
         "secrets" => Ok(serde_json::json!({
             "identity": proven.map(|id| id.to_string()),
-            "roots": [control.trust.authority().root_fingerprint()],
+            "roots": control.trust.authority().roots().iter().map(crate::tls::fingerprint).collect::<Vec<_>>(),
         })),
         _ => Err(
             Problem::new(Reason::NotFound, format!("a proxy has no {what}"))

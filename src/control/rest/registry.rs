@@ -78,7 +78,7 @@ pub(super) async fn heartbeat(
 
 /// Who may speak for instances of `namespace` (and of `account`, when that is known).
 fn may(peer: Option<&PeerIdentity>, namespace: &str, account: Option<&str>) -> Result<(), Problem> {
-    let Some(proven) = peer.and_then(|peer| peer.0.as_ref()) else {
+    let Some(proven) = peer.and_then(|peer| peer.id.as_ref()) else {
         return Err(
             Problem::new(Reason::Denied, "a certificate of the mesh is needed")
                 .hint("join with a token from `meshctl token create`"),

@@ -69,6 +69,9 @@ pub struct ClientOptions {
     pub wall: Wall,
     /// Says which revision of the view is in force; `None` when nobody can say.
     pub in_force: Option<watch::Receiver<u64>>,
+    /// Changes when `dial` would prove another root's certificate: then the stream is made again, so that
+    /// the control plane sees it. `None` when it proves nothing; nobody is told the mesh's roots then.
+    pub proofs: Option<watch::Receiver<u64>>,
 }
 
 impl fmt::Debug for ClientOptions {
@@ -114,7 +117,10 @@ pub async fn start(options: ClientOptions, tasks: &Tasks) -> Configuration {
             .await
             .unwrap_or_default(),
     };
-    let client = DeltaClient::new(&options.node, &saved);
+    let mut client = DeltaClient::new(&options.node, &saved);
+    if options.proofs.is_some() {
+        client = client.following_roots();
+    }
     let view = Published::new(client.view());
     let link = Published::new(LinkState {
         since_unix_ms: options.wall.millis(),
@@ -140,6 +146,24 @@ pub async fn start(options: ClientOptions, tasks: &Tasks) -> Configuration {
     };
     tasks.spawn("ads-client", follower.follow());
     configuration
+}
+
+/// How a stream ended that did not fail.
+enum End {
+    /// The control plane closed it.
+    Closed,
+    /// There is another certificate to prove.
+    Renewed,
+}
+
+/// Waits for the next certificate of another root.
+async fn renewed(proofs: &mut Option<watch::Receiver<u64>>) {
+    if let Some(proofs) = proofs
+        && proofs.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 struct Follower {
@@ -174,7 +198,11 @@ impl Follower {
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         loop {
             let reason = match self.stream(&mut backoff).await {
-                Ok(()) => "the control plane closed the stream".to_owned(),
+                Ok(End::Renewed) => {
+                    info!("linking again, by the new certificate");
+                    continue;
+                }
+                Ok(End::Closed) => "the control plane closed the stream".to_owned(),
                 Err(reason) => reason,
             };
             let wait = backoff.next(fastrand::f64());
@@ -192,7 +220,11 @@ impl Follower {
     }
 
     /// One stream, from connecting to its end.
-    async fn stream(&mut self, backoff: &mut Backoff) -> Result<(), String> {
+    async fn stream(&mut self, backoff: &mut Backoff) -> Result<End, String> {
+        let mut proofs = self.options.proofs.clone();
+        if let Some(proofs) = &mut proofs {
+            proofs.mark_unchanged();
+        }
         let channel = connect(&self.options.dial).await?;
         let mut service = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(MOST_RESPONSE_BYTES);
@@ -212,7 +244,7 @@ impl Follower {
             tokio::select! {
                 response = responses.message() => {
                     let Some(response) = response.map_err(|status| explain(&status))? else {
-                        return Ok(());
+                        return Ok(End::Closed);
                     };
                     backoff.reset();
                     let step = self.client.response(response);
@@ -228,11 +260,12 @@ impl Follower {
                     }
                     for request in step.requests {
                         if requests.send(request).await.is_err() {
-                            return Ok(());
+                            return Ok(End::Closed);
                         }
                     }
                     self.note(true, None);
                 }
+                () = renewed(&mut proofs) => return Ok(End::Renewed),
                 () = tokio::time::sleep_until(due.unwrap_or_else(crate::rt::now)), if due.is_some() => {
                     self.publish();
                 }

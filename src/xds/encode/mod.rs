@@ -31,7 +31,8 @@ mod mtls;
 
 pub use tables::{Table, Tables, tables};
 
-pub(super) use mtls::{CERTIFICATE, RAW, ROOTS};
+pub use mtls::ROOTS;
+pub(super) use mtls::{CERTIFICATE, RAW};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

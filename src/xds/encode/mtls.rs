@@ -9,7 +9,7 @@ use crate::mesh::listener::ServerTls;
 /// The workload's own certificate.
 pub(crate) const CERTIFICATE: &str = "default";
 /// The roots of the mesh.
-pub(crate) const ROOTS: &str = "ROOTCA";
+pub const ROOTS: &str = "ROOTCA";
 /// Envoy's name for its TLS.
 pub(crate) const TLS: &str = "envoy.transport_sockets.tls";
 /// Envoy's name for none.

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::rpc::Status;
 
 use super::super::decode::{Item, Members, Rejected, assemble, item};
+use super::super::encode::ROOTS;
 use super::super::node::node_to_proto;
 use super::super::pb::core;
 use super::super::snapshot::{Kind, Resource, Snapshot};
@@ -30,6 +31,8 @@ pub struct DeltaClient {
     absent: BTreeSet<(Kind, String)>,
     rejected: BTreeMap<(Kind, String), String>,
     ignored: BTreeMap<(Kind, String), Vec<String>>,
+    /// The mesh's roots are wanted too.
+    roots: bool,
 }
 
 /// What follows from a response.
@@ -54,6 +57,7 @@ impl DeltaClient {
             absent: BTreeSet::new(),
             rejected: BTreeMap::new(),
             ignored: BTreeMap::new(),
+            roots: false,
         };
         for kind in Kind::ALL {
             for (name, resource) in saved.of(kind) {
@@ -71,6 +75,15 @@ impl DeltaClient {
             client.wanted.insert(kind, wanted);
         }
         client
+    }
+
+    /// The same, and it asks for the mesh's roots ([`ROOTS`]), which nothing names.
+    #[must_use]
+    pub fn following_roots(mut self) -> Self {
+        self.roots = true;
+        let wanted = self.names(Kind::Secret);
+        self.wanted.insert(Kind::Secret, wanted);
+        self
     }
 
     /// The first requests on a new stream. What is held is named with its version, so that only
@@ -282,6 +295,7 @@ impl DeltaClient {
                     }
                     _ => Vec::new(),
                 })
+                .chain(self.roots.then(|| ROOTS.to_owned()))
                 .collect(),
             Kind::Cluster | Kind::Listener => BTreeSet::new(),
         }
@@ -291,7 +305,9 @@ impl DeltaClient {
     /// would answer 503 where a moment later it would not.
     pub fn complete(&self) -> bool {
         self.wanted.iter().all(|(kind, names)| {
-            names.iter().all(|name| {
+            // Other control planes may never answer for the roots, and no request needs them.
+            let mut names = names.iter().filter(|name| *name != ROOTS);
+            names.all(|name| {
                 let key = (*kind, name.clone());
                 self.held
                     .get(kind)

@@ -508,6 +508,15 @@ impl Server for DeltaServer {
         self.touch(Kind::Endpoint, &names);
     }
 
+    fn holds(&self, kind: Kind, name: &str) -> Option<Arc<str>> {
+        let topic = self.topics.get(&kind)?;
+        let mut under_way = topic.outstanding.iter().flat_map(|out| &out.names);
+        if topic.rejected || under_way.any(|out| **out == *name) {
+            return None;
+        }
+        topic.held.get(name).cloned().flatten()
+    }
+
     fn standing(&self) -> Vec<Standing> {
         self.topics
             .iter()

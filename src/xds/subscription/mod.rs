@@ -82,6 +82,9 @@ pub trait Server: Send {
     /// How each subscribed type stands.
     fn standing(&self) -> Vec<Standing>;
 
+    /// The version of a resource that the client has acknowledged.
+    fn holds(&self, kind: Kind, name: &str) -> Option<Arc<str>>;
+
     /// The newest revision that is with the client as a whole.
     fn acked(&self, current: u64) -> u64 {
         self.standing()

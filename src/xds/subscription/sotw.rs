@@ -386,6 +386,16 @@ impl Server for SotwServer {
         self.owed.extend(clusters.into_iter().map(Name::from));
     }
 
+    fn holds(&self, kind: Kind, name: &str) -> Option<Arc<str>> {
+        let topic = self.topics.get(&kind)?;
+        let mut under_way = topic.outstanding.iter().flat_map(|out| &out.names);
+        if topic.rejected || under_way.any(|out| **out == *name) {
+            return None;
+        }
+        let held = topic.held.get(name)?;
+        Some(Arc::clone(&held.version))
+    }
+
     fn standing(&self) -> Vec<Standing> {
         self.topics
             .iter()

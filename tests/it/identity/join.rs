@@ -60,6 +60,7 @@ impl Control {
         self.address = listener.local_addr().unwrap();
         let options = TlsOptions {
             authority: self.ca.authority.clone(),
+            changed: tokio::sync::watch::channel(0).1,
             lifetime,
             wall: Wall::System,
         };
@@ -219,7 +220,10 @@ async fn the_ca_answers_only_to_proof() {
     };
     let proven = |message, peer| {
         let mut request = tonic::Request::new(message);
-        request.extensions_mut().insert(PeerIdentity(peer));
+        let chain = Arc::default();
+        request
+            .extensions_mut()
+            .insert(PeerIdentity { id: peer, chain });
         request
     };
     let code = async |request| control.ca.create(request).await.unwrap_err().code();

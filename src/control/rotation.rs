@@ -1,0 +1,228 @@
+//! The authority's files, and the steps in which its root is replaced.
+//!
+//! | files in the directory | phase | who signs | who is believed |
+//! |---|---|---|---|
+//! | `root-cert.pem`, `ca-key.pem` | steady | it | it |
+//! | and `next-root-cert.pem`, `next-ca-key.pem` | introduced | the first | both |
+//! | `root-cert.pem`, `ca-key.pem`, `old-root-cert.pem` | replaced | the new one | both |
+//!
+//! So the files say where a replacement stands, and each step can be taken again after a crash. The old
+//! key is gone once the new one signs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::api::identity::RotationPhase;
+use crate::rt::UnixMillis;
+use crate::rt::disk::{private_dir, sync_dir, write_private};
+use crate::tls::{self, Authority};
+
+use super::trust::TrustError;
+
+/// The signing certificate, with what leads to its root, and its key.
+const CURRENT: (&str, &str) = ("root-cert.pem", "ca-key.pem");
+const NEXT: (&str, &str) = ("next-root-cert.pem", "next-ca-key.pem");
+const OLD: &str = "old-root-cert.pem";
+
+/// What the directory holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// It signs, and names the other root that is believed.
+    pub(super) authority: Authority,
+    /// How far a replacement has come.
+    pub(super) phase: RotationPhase,
+}
+
+/// A directory with an authority in it.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    dir: PathBuf,
+    trust_domain: String,
+}
+
+impl Files {
+    pub(super) fn new(dir: &Path, trust_domain: &str) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            trust_domain: trust_domain.to_owned(),
+        }
+    }
+
+    /// The authority that is there; one that is made where there is none.
+    pub(super) fn open(&self, now: UnixMillis) -> Result<Held, TrustError> {
+        private_dir(&self.dir).map_err(|error| self.failed("", error))?;
+        if !self.has(CURRENT.1) {
+            self.make(CURRENT, now)?;
+        }
+        if self.has(OLD) {
+            self.promote()?;
+        }
+        let current = self.read(CURRENT)?;
+        if self.has(OLD) {
+            let old = tls::material::certificates(&self.text(OLD)?);
+            return Ok(Held {
+                authority: current.believing(old.map_err(|error| self.wrong(error))?),
+                phase: RotationPhase::Replaced,
+            });
+        }
+        if self.has(NEXT.1) {
+            let next = self.read(NEXT)?;
+            return Ok(Held {
+                authority: current.believing(vec![next.root().clone()]),
+                phase: RotationPhase::Introduced,
+            });
+        }
+        Ok(Held {
+            authority: current,
+            phase: RotationPhase::Steady,
+        })
+    }
+
+    /// Makes the next root, which is believed from now on.
+    pub(super) fn introduce(&self, now: UnixMillis) -> Result<(), TrustError> {
+        self.make(NEXT, now)
+    }
+
+    /// Has the next root sign.
+    pub(super) fn replace(&self) -> Result<(), TrustError> {
+        let old = self.read(CURRENT)?.root_pem();
+        // From here on `open` finishes what a crash leaves undone.
+        write_private(&self.dir.join(OLD), old.as_bytes())
+            .map_err(|error| self.failed(OLD, error))?;
+        self.promote()
+    }
+
+    /// Believes the old root no more.
+    pub(super) fn finish(&self) -> Result<(), TrustError> {
+        self.remove(OLD)
+    }
+
+    /// Forgets the next root, which has signed nothing yet.
+    pub(super) fn abandon(&self) -> Result<(), TrustError> {
+        self.remove(NEXT.1)?;
+        self.remove(NEXT.0)
+    }
+
+    /// Puts the next root in the current one's place, as far as that was not done.
+    fn promote(&self) -> Result<(), TrustError> {
+        for (next, current) in [(NEXT.0, CURRENT.0), (NEXT.1, CURRENT.1)] {
+            if self.has(next) {
+                fs::rename(self.dir.join(next), self.dir.join(current))
+                    .and_then(|()| sync_dir(&self.dir))
+                    .map_err(|error| self.failed(next, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, (certificate, key): (&str, &str), now: UnixMillis) -> Result<(), TrustError> {
+        let made = Authority::generate(&self.trust_domain, now).map_err(|e| self.wrong(e))?;
+        let (chain_pem, key_pem) = made.to_pem();
+        // The key is written last: it is what says that the two are there.
+        for (name, text) in [(certificate, chain_pem), (key, key_pem)] {
+            write_private(&self.dir.join(name), text.as_bytes())
+                .map_err(|error| self.failed(name, error))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, (certificate, key): (&str, &str)) -> Result<Authority, TrustError> {
+        Authority::from_pem(
+            &self.trust_domain,
+            &self.text(certificate)?,
+            &self.text(key)?,
+        )
+        .map_err(|error| self.wrong(error))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.dir.join(name).exists()
+    }
+
+    fn text(&self, name: &str) -> Result<String, TrustError> {
+        fs::read_to_string(self.dir.join(name)).map_err(|error| self.failed(name, error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), TrustError> {
+        match fs::remove_file(self.dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.failed(name, error));
+            }
+            _ => {}
+        }
+        sync_dir(&self.dir).map_err(|error| self.failed(name, error))
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> TrustError {
+        TrustError::File {
+            path: self.dir.join(name),
+            source,
+        }
+    }
+
+    fn wrong(&self, error: tls::Error) -> TrustError {
+        TrustError::Authority {
+            path: self.dir.clone(),
+            source: Box::new(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = 1_800_000_000_000;
+
+    fn prints(held: &Held) -> (RotationPhase, Vec<String>) {
+        let roots = held.authority.roots();
+        (held.phase, roots.iter().map(tls::fingerprint).collect())
+    }
+
+    #[test]
+    fn a_root_is_introduced_then_signs_then_is_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path(), "cluster.local");
+        let (_, first) = prints(&files.open(NOW).unwrap());
+        files.introduce(NOW).unwrap();
+        let (phase, both) = prints(&files.open(NOW).unwrap());
+        assert_eq!((phase, &both[0]), (RotationPhase::Introduced, &first[0]));
+        files.replace().unwrap();
+        let (phase, after) = prints(&files.open(NOW).unwrap());
+        assert_eq!(phase, RotationPhase::Replaced);
+        assert_eq!(after, [both[1].clone(), both[0].clone()]);
+        files.finish().unwrap();
+        let steady = (RotationPhase::Steady, vec![both[1].clone()]);
+        assert_eq!(prints(&files.open(NOW).unwrap()), steady);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_crash_left_half_done_is_finished_and_what_was_begun_can_be_abandoned() {
+        for renamed in 0..=2 {
+            let dir = tempfile::tempdir().unwrap();
+            let files = Files::new(dir.path(), "cluster.local");
+            files.open(NOW).unwrap();
+            files.introduce(NOW).unwrap();
+            let (_, both) = prints(&files.open(NOW).unwrap());
+            let at = |name| dir.path().join(name);
+            fs::copy(at(CURRENT.0), at(OLD)).unwrap();
+            for (next, current) in [(NEXT.0, CURRENT.0), (NEXT.1, CURRENT.1)]
+                .iter()
+                .take(renamed)
+            {
+                fs::rename(at(next), at(current)).unwrap();
+            }
+            let (phase, after) = prints(&files.open(NOW).unwrap());
+            assert_eq!(phase, RotationPhase::Replaced, "{renamed}");
+            assert_eq!(after, [both[1].clone(), both[0].clone()]);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path(), "cluster.local");
+        let before = prints(&files.open(NOW).unwrap());
+        files.introduce(NOW).unwrap();
+        files.abandon().unwrap();
+        assert_eq!(prints(&files.open(NOW).unwrap()), before);
+    }
+}
