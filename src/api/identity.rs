@@ -149,3 +149,23 @@ pub struct TrustReport {
     /// Those whose own certificate is not of the root that signs, by name.
     pub not_renewed: Vec<String>,
 }
+
+/// `POST /trust/revocations`: believes certificates no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationRequest {
+    /// Serial numbers in hexadecimal.
+    pub serials: Vec<String>,
+}
+
+/// What is revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationReport {
+    /// How many certificates are revoked now.
+    pub revoked: usize,
+    /// How many proxies have said that they go by it.
+    pub believing: usize,
+    /// Connected proxies that have not said so yet, by name.
+    pub not_believing: Vec<String>,
+}

@@ -4,10 +4,11 @@
 //! |---|---|---|---|
 //! | `root-cert.pem`, `ca-key.pem` | steady | it | it |
 //! | and `next-root-cert.pem`, `next-ca-key.pem` | introduced | the first | both |
-//! | `root-cert.pem`, `ca-key.pem`, `old-root-cert.pem` | replaced | the new one | both |
+//! | `root-cert.pem`, `ca-key.pem`, `old-root-cert.pem`, `old-crl.pem` | replaced | the new one | both |
 //!
 //! So the files say where a replacement stands, and each step can be taken again after a crash. The old
-//! key is gone once the new one signs.
+//! key is gone once the new one signs, so what is revoked after that of what it signed stands in no list; those
+//! certificates end with the rotation.
 
 use std::fs;
 use std::io;
@@ -24,14 +25,45 @@ use super::trust::TrustError;
 const CURRENT: (&str, &str) = ("root-cert.pem", "ca-key.pem");
 const NEXT: (&str, &str) = ("next-root-cert.pem", "next-ca-key.pem");
 const OLD: &str = "old-root-cert.pem";
+/// What the old key signed last.
+const OLD_LIST: &str = "old-crl.pem";
 
 /// What the directory holds.
 #[derive(Debug)]
 pub(super) struct Held {
     /// It signs, and names the other root that is believed.
     pub(super) authority: Authority,
+    /// Signs for the other root.
+    other: Other,
     /// How far a replacement has come.
     pub(super) phase: RotationPhase,
+}
+
+#[derive(Debug)]
+enum Other {
+    None,
+    Next(Box<Authority>),
+    /// The last list of a root whose key is gone.
+    Old(String),
+}
+
+impl Held {
+    /// Lists of what is revoked (serial number and since when), one for each root, as PEM.
+    pub(super) fn lists(
+        &self,
+        revoked: &[(String, UnixMillis)],
+        number: u64,
+        now: UnixMillis,
+    ) -> Result<String, tls::Error> {
+        let list = |authority: &Authority| authority.revocation_list(revoked, number, now);
+        let own = list(&self.authority)?;
+        Ok(own
+            + &match &self.other {
+                Other::None => String::new(),
+                Other::Next(next) => list(next)?,
+                Other::Old(list) => list.clone(),
+            })
+    }
 }
 
 /// A directory with an authority in it.
@@ -63,6 +95,7 @@ impl Files {
             let old = tls::material::certificates(&self.text(OLD)?);
             return Ok(Held {
                 authority: current.believing(old.map_err(|error| self.wrong(error))?),
+                other: Other::Old(self.text(OLD_LIST)?),
                 phase: RotationPhase::Replaced,
             });
         }
@@ -70,11 +103,13 @@ impl Files {
             let next = self.read(NEXT)?;
             return Ok(Held {
                 authority: current.believing(vec![next.root().clone()]),
+                other: Other::Next(Box::new(next)),
                 phase: RotationPhase::Introduced,
             });
         }
         Ok(Held {
             authority: current,
+            other: Other::None,
             phase: RotationPhase::Steady,
         })
     }
@@ -84,9 +119,19 @@ impl Files {
         self.make(NEXT, now)
     }
 
-    /// Has the next root sign.
-    pub(super) fn replace(&self) -> Result<(), TrustError> {
-        let old = self.read(CURRENT)?.root_pem();
+    /// Has the next root sign. The old one signs a last list of what is revoked.
+    pub(super) fn replace(
+        &self,
+        revoked: &[(String, UnixMillis)],
+        number: u64,
+        now: UnixMillis,
+    ) -> Result<(), TrustError> {
+        let current = self.read(CURRENT)?;
+        let list = current.revocation_list(revoked, number, now);
+        let list = list.map_err(|error| self.wrong(error))?;
+        write_private(&self.dir.join(OLD_LIST), list.as_bytes())
+            .map_err(|error| self.failed(OLD_LIST, error))?;
+        let old = current.root_pem();
         // From here on `open` finishes what a crash leaves undone.
         write_private(&self.dir.join(OLD), old.as_bytes())
             .map_err(|error| self.failed(OLD, error))?;
@@ -95,7 +140,8 @@ impl Files {
 
     /// Believes the old root no more.
     pub(super) fn finish(&self) -> Result<(), TrustError> {
-        self.remove(OLD)
+        self.remove(OLD)?;
+        self.remove(OLD_LIST)
     }
 
     /// Forgets the next root, which has signed nothing yet.
@@ -188,7 +234,7 @@ mod tests {
         files.introduce(NOW).unwrap();
         let (phase, both) = prints(&files.open(NOW).unwrap());
         assert_eq!((phase, &both[0]), (RotationPhase::Introduced, &first[0]));
-        files.replace().unwrap();
+        files.replace(&[], 1, NOW).unwrap();
         let (phase, after) = prints(&files.open(NOW).unwrap());
         assert_eq!(phase, RotationPhase::Replaced);
         assert_eq!(after, [both[1].clone(), both[0].clone()]);
@@ -208,6 +254,7 @@ mod tests {
             let (_, both) = prints(&files.open(NOW).unwrap());
             let at = |name| dir.path().join(name);
             fs::copy(at(CURRENT.0), at(OLD)).unwrap();
+            fs::write(at(OLD_LIST), "").unwrap();
             for (next, current) in [(NEXT.0, CURRENT.0), (NEXT.1, CURRENT.1)]
                 .iter()
                 .take(renamed)

@@ -65,11 +65,16 @@ impl PeerIdentity {
 /// The authority that signs now, with all roots that are believed.
 pub type AuthorityFn = Arc<dyn Fn() -> Arc<tls::Authority> + Send + Sync>;
 
+/// Whether the certificate of this [`tls::key_of`] is revoked.
+pub type RevokedFn = Arc<dyn Fn(u64) -> bool + Send + Sync>;
+
 /// How the port is served.
 #[derive(Clone)]
 pub struct TlsOptions {
     /// Signs the control plane's own certificate.
     pub authority: AuthorityFn,
+    /// Ends connections that are open.
+    pub revoked: RevokedFn,
     /// Changes with the authority.
     pub changed: watch::Receiver<u64>,
     /// Life of that certificate.
@@ -87,10 +92,31 @@ impl fmt::Debug for TlsOptions {
 }
 
 /// A connection whose handshake is done.
-#[derive(Debug)]
 pub struct ControlConnection {
     io: TlsStream<TcpStream>,
     peer: PeerIdentity,
+    /// What its caller's certificate is looked up by.
+    key: u64,
+    revoked: RevokedFn,
+}
+
+impl fmt::Debug for ControlConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlConnection")
+            .field("peer", &self.peer.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ControlConnection {
+    /// Fails once the caller's certificate is revoked, whatever it was let in with.
+    fn check(&self) -> io::Result<()> {
+        if self.key != 0 && (self.revoked)(self.key) {
+            let reason = "the caller's certificate has been revoked";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+        }
+        Ok(())
+    }
 }
 
 /// Connections of the port, for `tonic`'s `serve_with_incoming`. Ends with `tasks`.
@@ -103,6 +129,7 @@ pub fn incoming(
     tasks: &Tasks,
 ) -> Result<Incoming, tls::Error> {
     let (first, certificate) = certify(&options)?;
+    let revoked = Arc::clone(&options.revoked);
     let published = Published::new(first);
     let reader = published.reader();
     tasks.spawn(
@@ -112,7 +139,7 @@ pub fn incoming(
     let (ready, connections) = mpsc::channel(READY);
     tasks.spawn(
         "control-accept",
-        accept(listener, reader, ready, tasks.clone()),
+        accept(listener, (reader, revoked), ready, tasks.clone()),
     );
     Ok(ReceiverStream::new(connections))
 }
@@ -120,6 +147,7 @@ pub fn incoming(
 /// What is served now, and until when.
 struct Certificate {
     roots: Vec<CertificateDer<'static>>,
+    revoked: tls::Revoked,
     renew_at_ms: u64,
 }
 
@@ -134,6 +162,7 @@ fn certify(options: &TlsOptions) -> Result<(Arc<ServerConfig>, Certificate), tls
     let config = tls::server_config_optional_client(&material, &["h2"])?;
     let certificate = Certificate {
         roots: authority.roots(),
+        revoked: authority.revoked().clone(),
         renew_at_ms: now + material.not_after.saturating_sub(now) / 2,
     };
     Ok((config, certificate))
@@ -153,7 +182,9 @@ async fn keep_fresh(
             Ok(()) = options.changed.changed() => {}
         }
         let due = options.wall.millis() >= current.renew_at_ms;
-        if !due && (options.authority)().roots() == current.roots {
+        let authority = (options.authority)();
+        let same = authority.roots() == current.roots && *authority.revoked() == current.revoked;
+        if !due && same {
             continue;
         }
         match certify(&options) {
@@ -171,7 +202,7 @@ async fn keep_fresh(
 
 async fn accept(
     listener: TcpListener,
-    config: Reader<Arc<ServerConfig>>,
+    (config, revoked): (Reader<Arc<ServerConfig>>, RevokedFn),
     ready: mpsc::Sender<io::Result<ControlConnection>>,
     tasks: Tasks,
 ) {
@@ -190,10 +221,10 @@ async fn accept(
             }
         };
         let acceptor = TlsAcceptor::from(Arc::<ServerConfig>::clone(&config.load()));
-        let ready = ready.clone();
+        let (ready, revoked) = (ready.clone(), Arc::clone(&revoked));
         tasks.spawn("control-handshake", async move {
             let _permit = permit;
-            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp)).await;
+            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, revoked)).await;
             match shaken {
                 Ok(Ok(connection)) => {
                     if ready.send(Ok(connection)).await.is_err() {
@@ -207,11 +238,20 @@ async fn accept(
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream) -> io::Result<ControlConnection> {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    revoked: RevokedFn,
+) -> io::Result<ControlConnection> {
     tcp.set_nodelay(true)?;
     let io = acceptor.accept(tcp).await?;
     let peer = PeerIdentity::of(io.get_ref().1.peer_certificates());
-    Ok(ControlConnection { io, peer })
+    Ok(ControlConnection {
+        io,
+        key: peer.chain.first().map_or(0, tls::key_of),
+        peer,
+        revoked,
+    })
 }
 
 impl Connected for ControlConnection {
@@ -228,6 +268,7 @@ impl AsyncRead for ControlConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check()?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -238,6 +279,7 @@ impl AsyncWrite for ControlConnection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check()?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -254,6 +296,7 @@ impl AsyncWrite for ControlConnection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check()?;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 

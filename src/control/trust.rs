@@ -3,11 +3,12 @@
 //! The signing key is a file of mode 0600 beside the store, never in it; the token book is in the
 //! store and a use is committed before the certificate is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -18,7 +19,7 @@ use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
 use crate::rt::{self, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
-use crate::tls::{self, Authority};
+use crate::tls::{self, Authority, Revoked};
 use crate::xds::snapshot::{Resource, Sheet};
 use crate::xds::{self, Kind};
 
@@ -30,6 +31,45 @@ use super::token::{Presented, TokenBook, TokenSpec};
 
 /// Key of the token book in its tree.
 const TOKENS: &[u8] = b"tokens";
+/// Key of what is revoked.
+const REVOKED: &[u8] = b"revoked";
+
+/// What is revoked, and the lists that say so.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RevokedBook {
+    /// Serial numbers, and since when they are revoked.
+    serials: Vec<(String, UnixMillis)>,
+    /// Lists are counted.
+    number: u64,
+    /// Fingerprints of the roots that the lists are of.
+    roots: Vec<String>,
+    /// The lists as PEM; none while nothing is revoked.
+    lists: String,
+}
+
+impl RevokedBook {
+    /// The same, signed by who is believed now, without what has ended long since.
+    fn signed(&self, held: &Held, now: UnixMillis) -> Result<Self, tls::Error> {
+        let longest = u64::try_from(tls::issuer::LONGEST_LIFETIME.as_millis()).unwrap_or(u64::MAX);
+        let mut next = self.clone();
+        next.serials
+            .retain(|(_, since)| since.saturating_add(longest) > now);
+        next.roots = fingerprints(held);
+        next.number += 1;
+        next.lists = if next.serials.is_empty() {
+            String::new()
+        } else {
+            held.lists(&next.serials, next.number, now)?
+        };
+        Ok(next)
+    }
+}
+
+fn fingerprints(held: &Held) -> Vec<String> {
+    let roots = held.authority.roots();
+    roots.iter().map(tls::fingerprint).collect()
+}
 
 /// Why the authority could not be opened.
 #[derive(Debug, Error)]
@@ -63,6 +103,7 @@ pub enum TrustError {
 pub struct Trust {
     files: Files,
     current: Published<Current>,
+    revoked: Mutex<RevokedBook>,
     tokens: Mutex<TokenBook>,
     store: Store,
     wall: Wall,
@@ -82,21 +123,25 @@ pub struct Current {
     pub roots: Arc<Sheet>,
     /// The version of that.
     pub version: Arc<str>,
+    /// The [`tls::key_of`] what is revoked.
+    pub revoked: BTreeSet<u64>,
 }
 
 impl Current {
-    fn new(held: Held) -> Self {
-        let (name, bytes) = xds::encode::secret::roots(&held.authority.roots_pem());
+    fn new(held: Held, book: &RevokedBook) -> Result<Self, tls::Error> {
+        let revoked = Revoked::from_pem(&book.lists)?;
+        let (name, bytes) = xds::encode::secret::roots(&held.authority.roots_pem(), &book.lists);
         let resource = Resource::new(bytes);
         let version = Arc::clone(&resource.version);
         let mut sheet = Sheet::default();
         sheet.insert(Kind::Secret, name, resource);
-        Self {
-            authority: Arc::new(held.authority),
+        Ok(Self {
             phase: held.phase,
             roots: Arc::new(sheet),
             version,
-        }
+            revoked: revoked.keys(),
+            authority: Arc::new(held.authority.revoking(revoked)),
+        })
     }
 }
 
@@ -109,6 +154,10 @@ pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authorit
     Ok(held.authority)
 }
 
+fn internal(error: &tls::Error) -> Problem {
+    Problem::new(Reason::Internal, error.to_string())
+}
+
 impl Trust {
     /// Opens the authority in `dir` and the tokens in `store`.
     pub fn open(
@@ -119,13 +168,27 @@ impl Trust {
     ) -> Result<Self, TrustError> {
         let files = Files::new(dir, trust_domain);
         let held = files.open(wall.millis())?;
+        let mut book: RevokedBook = store
+            .get(Tree::Identity, REVOKED)?
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let wrong = |source| TrustError::Authority {
+            path: dir.to_owned(),
+            source: Box::new(source),
+        };
+        // A rotation was interrupted, or another authority put in place.
+        if !book.serials.is_empty() && book.roots != fingerprints(&held) {
+            book = book.signed(&held, wall.millis()).map_err(wrong)?;
+        }
+        let current = Current::new(held, &book).map_err(wrong)?;
         let tokens = store
             .get(Tree::Identity, TOKENS)?
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         Ok(Self {
             files,
-            current: Published::new(Current::new(held)),
+            current: Published::new(current),
+            revoked: Mutex::new(book),
             tokens: Mutex::new(tokens),
             store,
             wall,
@@ -145,25 +208,33 @@ impl Trust {
 
     /// Takes one step in the replacement of the root; what is in place already is left as it is.
     pub async fn rotate(&self, step: RotationStep) -> Result<(), Problem> {
-        // One at a time: the lock of the tokens is held for as long.
-        let tokens = self.tokens.lock().await;
+        // One change at a time.
+        let mut book = self.revoked.lock().await;
         let phase = self.current.load().phase;
-        let act: fn(&Files, UnixMillis) -> Result<(), TrustError> = match (step, phase) {
-            (RotationStep::Introduce, RotationPhase::Steady) => Files::introduce,
-            (RotationStep::Replace, RotationPhase::Introduced) => |files, _| files.replace(),
-            (RotationStep::Finish, RotationPhase::Replaced) => |files, _| files.finish(),
-            (RotationStep::Abandon, RotationPhase::Introduced) => |files, _| files.abandon(),
-            (step, phase) => {
-                return Err(Problem::new(
-                    Reason::Conflict,
-                    format!("the root is {phase}, so nothing can {step} it"),
+        let goes = matches!(
+            (step, phase),
+            (RotationStep::Introduce, RotationPhase::Steady)
+                | (
+                    RotationStep::Replace | RotationStep::Abandon,
+                    RotationPhase::Introduced
                 )
-                .hint("see `meshctl identity rotate-root --status`"));
-            }
-        };
-        let (files, now) = (self.files.clone(), self.wall.millis());
+                | (RotationStep::Finish, RotationPhase::Replaced)
+        );
+        if !goes {
+            return Err(Problem::new(
+                Reason::Conflict,
+                format!("the root is {phase}, so nothing can {step} it"),
+            )
+            .hint("see `meshctl identity rotate-root --status`"));
+        }
+        let (files, before, now) = (self.files.clone(), book.clone(), self.wall.millis());
         let done = Tasks::blocking(move || {
-            act(&files, now)?;
+            match step {
+                RotationStep::Introduce => files.introduce(now),
+                RotationStep::Replace => files.replace(&before.serials, before.number + 1, now),
+                RotationStep::Finish => files.finish(),
+                RotationStep::Abandon => files.abandon(),
+            }?;
             files.open(now)
         });
         let held = done
@@ -171,9 +242,50 @@ impl Trust {
             .unwrap_or_else(|| Err(TrustError::Interrupted))
             .map_err(|error| Problem::new(Reason::Internal, rt::chain(&error)))?;
         tracing::info!(%step, root = held.authority.root_fingerprint(), "the mesh's root");
-        self.current.publish(Current::new(held));
+        let next = book.signed(&held, now).map_err(|error| internal(&error))?;
+        self.put(held, next, &mut book).await
+    }
+
+    /// Believes certificates no more, by their serial numbers. Gives how many are revoked now.
+    pub async fn revoke(&self, serials: Vec<String>) -> Result<usize, Problem> {
+        let mut book = self.revoked.lock().await;
+        let (files, now) = (self.files.clone(), self.wall.millis());
+        let held = Tasks::blocking(move || files.open(now))
+            .await
+            .unwrap_or_else(|| Err(TrustError::Interrupted))
+            .map_err(|error| Problem::new(Reason::Internal, rt::chain(&error)))?;
+        let mut next = book.clone();
+        for serial in serials {
+            let serial = serial.replace(':', "").to_ascii_lowercase();
+            if !next.serials.iter().any(|(known, _)| *known == serial) {
+                next.serials.push((serial, now));
+            }
+        }
+        let next = next.signed(&held, now).map_err(|error| {
+            Problem::new(Reason::Invalid, error.to_string())
+                .hint("`meshctl identity show` prints the serial numbers of certificates")
+        })?;
+        let count = next.serials.len();
+        self.put(held, next, &mut book).await?;
+        tracing::info!(revoked = count, "certificates are revoked");
+        Ok(count)
+    }
+
+    /// Keeps `next`, then goes by it.
+    async fn put(
+        &self,
+        held: Held,
+        next: RevokedBook,
+        book: &mut RevokedBook,
+    ) -> Result<(), Problem> {
+        let current = Current::new(held, &next).map_err(|error| internal(&error))?;
+        let mut batch = Batch::new();
+        batch.put(Tree::Identity, REVOKED, encode(&next)?);
+        let kept = self.store.commit_async(batch).await;
+        kept.map_err(|error| problem(&error))?;
+        *book = next;
+        self.current.publish(current);
         self.secrets_made().clear();
-        drop(tokens);
         Ok(())
     }
 
@@ -319,7 +431,7 @@ impl Trust {
         let pems = material.to_pems();
         let secrets = vec![
             xds::encode::secret::certificate(&pems.chain, &pems.key),
-            xds::encode::secret::roots(&authority.roots_pem()),
+            xds::encode::secret::roots(&authority.roots_pem(), &authority.revoked().to_pem()),
         ];
         made.insert(id.clone(), (renew, secrets.clone()));
         Ok(secrets)

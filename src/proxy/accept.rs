@@ -168,6 +168,10 @@ async fn open(
         first_bytes = Buffer::default();
         first = None;
         trust(&worker, &live, &stream, &mut conn, chain);
+        // The handshake may have begun before it was.
+        if worker.live().revokes(conn.state.certificate.get()) {
+            return None;
+        }
     }
     let from = (stream, first_bytes, first);
     let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
@@ -238,6 +242,10 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
         conn.client_cert = tls::stranger(chain, conn.http().options.client_cert.details);
         return;
     }
+    let leaf = chain.first();
+    conn.state
+        .certificate
+        .set(leaf.map_or(0, crate::tls::key_of));
     let by = live.identity.as_ref().map_or("", |identity| &identity.id);
     if let Some((principal, header)) =
         tls::caller(chain, by, conn.http().options.client_cert.details)

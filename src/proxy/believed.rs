@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use crate::mesh::{Secret, View};
 use crate::rt::Reader;
 use crate::rt::disk::write_private;
-use crate::tls;
 use crate::tls::material::{certificate_pem, certificates};
+use crate::tls::{self, Revoked};
 use crate::xds::encode::ROOTS;
 
 use super::identity::MOST_ROOTS;
@@ -20,19 +20,26 @@ const FORMER: &str = "former-roots.pem";
 /// Of so many rotations, the last.
 const MOST_FORMER: usize = 64;
 
-/// What is told, as PEM.
-pub(super) type Told = watch::Receiver<Option<Arc<str>>>;
+/// Roots, and what of them is revoked, as PEM.
+pub(super) type Texts = (Arc<str>, Arc<str>);
+/// What is told.
+pub(super) type Told = watch::Receiver<Option<Texts>>;
+/// What is believed, and what is not any more.
+pub(super) type Believed = (Vec<CertificateDer<'static>>, Revoked);
+
+fn read((roots, revoked): &Texts) -> Result<Believed, tls::Error> {
+    Ok((certificates(roots)?, Revoked::from_pem(revoked)?))
+}
 
 /// Tells `to` the roots of each view that has some.
-pub(super) async fn follow(mut views: Reader<View>, to: watch::Sender<Option<Arc<str>>>) {
+pub(super) async fn follow(mut views: Reader<View>, to: watch::Sender<Option<Texts>>) {
     loop {
         let view = views.load();
-        if let Some(Secret::Roots { certificates, .. }) = view.secrets.get(ROOTS).map(|s| &**s) {
+        if let Some(Secret::Roots { certificates, crl }) = view.secrets.get(ROOTS).map(|s| &**s) {
             to.send_if_modified(|told| {
-                let news = told.as_deref() != Some(certificates);
-                if news {
-                    *told = Some(certificates.as_str().into());
-                }
+                let texts = Some((certificates.as_str().into(), crl.as_str().into()));
+                let news = *told != texts;
+                *told = texts;
                 news
             });
         }
@@ -43,7 +50,7 @@ pub(super) async fn follow(mut views: Reader<View>, to: watch::Sender<Option<Arc
 }
 
 /// Waits until roots are told that were not told before. What cannot be read is reported and left.
-pub(super) async fn told(roots: &mut Option<Told>) -> Vec<CertificateDer<'static>> {
+pub(super) async fn told(roots: &mut Option<Told>) -> Believed {
     let Some(told) = roots else {
         return std::future::pending().await;
     };
@@ -52,9 +59,9 @@ pub(super) async fn told(roots: &mut Option<Told>) -> Vec<CertificateDer<'static
             return std::future::pending().await;
         }
         let text = told.borrow_and_update().clone();
-        match text.as_deref().map(certificates) {
-            Some(Ok(roots)) if roots.len() <= MOST_ROOTS => return roots,
-            Some(Ok(roots)) => {
+        match text.as_ref().map(read) {
+            Some(Ok(believed)) if believed.0.len() <= MOST_ROOTS => return believed,
+            Some(Ok((roots, _))) => {
                 tracing::warn!(roots = roots.len(), "more roots than are believed at once");
             }
             Some(Err(error)) => tracing::warn!(%error, "the mesh's roots cannot be read"),
@@ -64,9 +71,9 @@ pub(super) async fn told(roots: &mut Option<Told>) -> Vec<CertificateDer<'static
 }
 
 /// What was told last.
-pub(super) fn latest(roots: Option<&Told>) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn latest(roots: Option<&Told>) -> Option<Believed> {
     let told = roots?.borrow().clone()?;
-    certificates(&told).ok()
+    read(&told).ok()
 }
 
 /// Roots that were believed once.

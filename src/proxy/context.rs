@@ -78,6 +78,12 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Whether the certificate of this [`tls::key_of`](crate::tls::key_of) is revoked.
+    pub(crate) fn revokes(&self, certificate: u64) -> bool {
+        let identity = self.identity.as_ref();
+        certificate != 0 && identity.is_some_and(|own| own.revoked.contains(&certificate))
+    }
+
     pub(crate) fn new(
         tables: Arc<Tables>,
         identity: Option<Arc<Identity>>,
@@ -138,6 +144,8 @@ pub(crate) struct ConnState {
     listener: RefCell<Option<Rc<str>>>,
     /// Version of the chain whose rules its requests are served by; 0 where it carries no requests.
     pub(crate) chain: Cell<u64>,
+    /// The [`tls::key_of`](crate::tls::key_of) its caller's certificate of the mesh; 0 where it showed none.
+    pub(crate) certificate: Cell<u64>,
     /// Wakes an HTTP/2 connection to say goodbye.
     pub(crate) wake: tokio::sync::Notify,
 }
@@ -151,6 +159,8 @@ pub(crate) enum Whom<'a> {
     Of(&'a str),
     /// Those whose requests are served by a chain that is gone or has changed.
     Outdated,
+    /// Those whose caller's certificate is revoked.
+    Revoked,
 }
 
 impl Whom<'_> {
@@ -162,6 +172,7 @@ impl Whom<'_> {
                 let chain = state.chain.get();
                 chain != 0 && !live.tables.serves(chain)
             }
+            Self::Revoked => live.revokes(state.certificate.get()),
         }
     }
 }

@@ -21,7 +21,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tracing::{error, info, warn};
 
-use super::believed;
+use super::believed::{self, Believed};
 use super::control_link::{Caller, ControlStream, connect_control};
 use crate::mesh::SpiffeId;
 use crate::rt::{self, Backoff, Published, Reader, Tasks, UnixMillis, Wall};
@@ -78,10 +78,10 @@ pub struct IdentityOptions {
     pub lifetime: Duration,
     /// The clock.
     pub wall: Wall,
-    /// The roots to believe, as PEM, once the control plane has told them; `None` where nobody tells, and the
+    /// The roots to believe and what of them is revoked, as PEM, once the control plane has told them; `None` where nobody tells, and the
     /// CA's answers say it alone. The first is that of who signs: the certificate is renewed when it
     /// is of another.
-    pub roots: Option<watch::Receiver<Option<Arc<str>>>>,
+    pub roots: Option<watch::Receiver<Option<believed::Texts>>>,
 }
 
 impl IdentityOptions {
@@ -354,15 +354,16 @@ impl IdentityClient {
         }
     }
 
-    /// Goes by `roots` from now on. Gives what to renew by, where they say that the certificate is of a root
+    /// Goes by these roots and what of them is revoked from now on. Gives what to renew by, where they say that the certificate is of a root
     /// that signs no more.
     async fn believe(
         &mut self,
         current: &Arc<Material>,
-        roots: Vec<CertificateDer<'static>>,
+        (roots, revoked): Believed,
     ) -> Option<Arc<Material>> {
         let mut next = Material::clone(current);
         next.roots = roots;
+        next.revoked = revoked;
         let is_signed = next.is_of_first_root();
         if let Err(error) = next.check(self.options.wall.millis()) {
             // Such as after a long sleep. The control plane may be of either.
@@ -370,9 +371,12 @@ impl IdentityClient {
             next.roots.extend(current.roots.iter().cloned());
             return Some(Arc::new(next));
         }
-        if next.roots != current.roots {
+        if next.roots != current.roots || next.revoked != current.revoked {
             let next = Arc::new(next);
-            info!(roots = next.roots.len(), "the mesh's roots have changed");
+            info!(
+                roots = next.roots.len(),
+                "the mesh believes other roots, or has revoked certificates"
+            );
             self.published.publish(Some(Arc::clone(&next)));
             let (before, after) = (Arc::clone(current), Arc::clone(&next));
             let dir = self.options.dir.clone();
@@ -395,7 +399,9 @@ impl IdentityClient {
 
     /// The next certificate, proven by the current one; by a token when that has expired.
     async fn renew(&mut self, current: &Material) -> Result<(), IdentityError> {
-        if self.options.wall.millis() >= current.not_after && self.options.token.is_some() {
+        // Expired, or revoked.
+        let is_over = current.check(self.options.wall.millis()).is_err();
+        if is_over && self.options.token.is_some() {
             return self.join().await.map(drop);
         }
         let request = Request::new(&self.options.id)?;
@@ -453,10 +459,11 @@ impl IdentityClient {
                 whence: "the certificate from the control plane".to_owned(),
             });
         }
-        if let Some(told) = believed::latest(self.options.roots.as_ref())
+        if let Some((told, revoked)) = believed::latest(self.options.roots.as_ref())
             && material.roots.first().is_some_and(|own| told.contains(own))
         {
             material.roots = told;
+            material.revoked = revoked;
         }
         material.roots.truncate(MOST_ROOTS);
         let now = self.options.wall.millis();

@@ -4,7 +4,7 @@
 //! resumed through them. A renewed certificate is a new [`Identity`] with a new generation, by
 //! which pools know which connections are of yesterday.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{ClientConfig, ServerConfig};
@@ -62,6 +62,8 @@ pub(crate) struct Identity {
     pub(crate) generation: u64,
     /// Its name.
     pub(crate) id: String,
+    /// The [`tls::key_of`] certificates that are revoked.
+    pub(crate) revoked: BTreeSet<u64>,
     servers: Kept<Vec<String>, ServerConfig>,
     clients: Kept<(Speak, Vec<SpiffeId>), ClientConfig>,
 }
@@ -70,6 +72,7 @@ impl Identity {
     pub(crate) fn new(material: Arc<Material>, generation: u64) -> Self {
         Self {
             id: material.id.to_string(),
+            revoked: material.revoked.keys(),
             material,
             generation,
             servers: Mutex::default(),

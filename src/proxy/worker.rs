@@ -151,9 +151,15 @@ async fn run(
         match command {
             None => return,
             Some(Command::Update(update)) => {
+                let before = worker.live();
                 if worker.replace(make(&shared, update)) {
                     let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
                     tokio::task::spawn_local(async move { renew(&worker, limit).await });
+                }
+                let revoked = |live: &Live| live.identity.as_ref().map(|own| own.revoked.clone());
+                let now = worker.live();
+                if !same_identity(&before, &now) && revoked(&before) != revoked(&now) {
+                    worker.abort(Whom::Revoked);
                 }
             }
             Some(Command::Took(last)) => drop(last),
@@ -220,6 +226,13 @@ async fn ease(worker: &Rc<Worker>, whom: Whom<'_>, limit: Duration) {
     // meanwhile has not been told yet.
     while worker.drain(whom, Some((rt::now(), still))) > 0 && rt::now() < deadline {
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn same_identity(before: &Live, now: &Live) -> bool {
+    match (&before.identity, &now.identity) {
+        (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+        (before, now) => before.is_none() == now.is_none(),
     }
 }
 

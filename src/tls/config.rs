@@ -36,7 +36,7 @@ pub fn server_config_optional_client(
 }
 
 fn trust_of(material: &Material) -> Result<Trust, Error> {
-    Trust::new(&material.roots, &material.id.trust_domain, Vec::new())
+    Trust::new(&material.roots, &material.id.trust_domain, Vec::new())?.revoking(&material.revoked)
 }
 
 fn server(material: &Material, alpn: &[&str], trust: Trust) -> Result<Arc<ServerConfig>, Error> {
@@ -66,6 +66,7 @@ pub fn client_config(
     alpn: &[&str],
 ) -> Result<Arc<ClientConfig>, Error> {
     let trust = Trust::new(&material.roots, &material.id.trust_domain, principals)?;
+    let trust = trust.revoking(&material.revoked)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()

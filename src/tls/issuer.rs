@@ -8,14 +8,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::material::{certificate_pem, certificates, validity};
-use super::{Error, Material, control_plane_id, fingerprint, hex, random, sha256};
+use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, random, sha256};
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
 
@@ -38,6 +39,7 @@ pub struct Authority {
     chain: Vec<CertificateDer<'static>>,
     /// Believed beside its own root, while one replaces the other.
     others: Vec<CertificateDer<'static>>,
+    revoked: Revoked,
     not_after: UnixMillis,
 }
 
@@ -105,6 +107,7 @@ impl Authority {
             trust_domain: trust_domain.to_owned(),
             chain: vec![root.der().clone()],
             others: Vec::new(),
+            revoked: Revoked::default(),
             issuer: Issuer::new(params, key),
             not_after,
         })
@@ -138,6 +141,7 @@ impl Authority {
             issuer,
             chain,
             others: Vec::new(),
+            revoked: Revoked::default(),
             not_after,
         })
     }
@@ -173,6 +177,52 @@ impl Authority {
     pub fn believing(mut self, others: Vec<CertificateDer<'static>>) -> Self {
         self.others = others;
         self
+    }
+
+    /// As it is, with this revoked.
+    #[must_use]
+    pub fn revoking(mut self, revoked: Revoked) -> Self {
+        self.revoked = revoked;
+        self
+    }
+
+    /// What is revoked.
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// A list of the certificates of its own that are revoked (serial number in hexadecimal, and since when),
+    /// as PEM. Lists of one authority are counted by `number`. It ends with the authority.
+    pub fn revocation_list(
+        &self,
+        revoked: &[(String, UnixMillis)],
+        number: u64,
+        now: UnixMillis,
+    ) -> Result<String, Error> {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let at = |millis: UnixMillis| epoch + Duration::from_millis(millis);
+        let revoked_certs = revoked
+            .iter()
+            .map(|(serial, since)| {
+                Ok(RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(&unhex(serial)?),
+                    revocation_time: at(*since),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+            })
+            .collect::<Result<_, Error>>()?;
+        let params = CertificateRevocationListParams {
+            this_update: at(now.saturating_sub(millis(CLOCK_SKEW))),
+            next_update: at(self.not_after),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer);
+        let list = list.and_then(|list| list.pem());
+        list.map_err(|error| refused(error.to_string()))
     }
 
     /// All certificates that everybody trusts: its own root first.
@@ -283,7 +333,9 @@ impl Authority {
                 .cloned(),
         );
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Material::new(chain, key, self.roots())
+        let mut material = Material::new(chain, key, self.roots())?;
+        material.revoked = self.revoked.clone();
+        Ok(material)
     }
 
     fn certify(
@@ -376,6 +428,24 @@ pub(super) fn issuer_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
 pub(super) fn subject_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(parsed.subject().as_raw().to_vec())
+}
+
+/// A serial number as it is written: an even number of hexadecimal digits, with or without colons.
+fn unhex(text: &str) -> Result<Vec<u8>, Error> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+    let wrong = || refused(format!("{text:?} is not a serial number"));
+    let pairs = digits.chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair)
+            .ok()
+            .filter(|pair| pair.len() == 2);
+        let byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        byte.ok_or_else(wrong)
+    });
+    let bytes = pairs.collect::<Result<Vec<u8>, _>>()?;
+    if bytes.is_empty() || bytes.len() > 20 || text.contains('+') {
+        return Err(wrong());
+    }
+    Ok(bytes)
 }
 
 fn refused(reason: String) -> Error {

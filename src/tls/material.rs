@@ -13,6 +13,7 @@ use rustls_pki_types::{
     UnixTime,
 };
 
+use super::Revoked;
 use super::issuer::{issuer_of, subject_of};
 use super::verify::{Trust, name_of};
 use super::{Error, provider, rfc3339};
@@ -35,6 +36,8 @@ pub struct Material {
     pub key: PrivateKeyDer<'static>,
     /// Roots that peers are verified against; more than one while roots are rotated.
     pub roots: Vec<CertificateDer<'static>>,
+    /// What of those roots is believed no more.
+    pub revoked: Revoked,
     /// The name in the leaf.
     pub id: SpiffeId,
     /// Begin of the leaf's validity, milliseconds since the epoch.
@@ -77,6 +80,7 @@ impl Clone for Material {
             chain: self.chain.clone(),
             key: self.key.clone_key(),
             roots: self.roots.clone(),
+            revoked: self.revoked.clone(),
             id: self.id.clone(),
             not_before: self.not_before,
             not_after: self.not_after,
@@ -110,6 +114,7 @@ impl Material {
             chain,
             key,
             roots,
+            revoked: Revoked::default(),
             id,
             not_before,
             not_after,
@@ -128,6 +133,7 @@ impl Material {
             return Err(Error::NotYetValid { id: id(), at });
         }
         let trust = Trust::new(&self.roots, &self.id.trust_domain, vec![id()])?;
+        let trust = trust.revoking(&self.revoked)?;
         let now = UnixTime::since_unix_epoch(Duration::from_millis(now));
         trust
             .accepts(&self.chain, now)
@@ -153,6 +159,7 @@ impl Material {
     /// after it are roots.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
         let (mut chain, mut roots, mut key) = (Vec::new(), Vec::new(), None);
+        let mut revoked = Revoked::default();
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
             let (kind, der) = section.map_err(|error| Error::Pem {
                 what: format!("not PEM: {error}"),
@@ -160,6 +167,7 @@ impl Material {
             match (kind, &key) {
                 (SectionKind::Certificate, None) => chain.push(CertificateDer::from(der)),
                 (SectionKind::Certificate, Some(_)) => roots.push(CertificateDer::from(der)),
+                (SectionKind::Crl, _) => revoked.push(der),
                 (_, Some(_)) => {
                     return Err(Error::Pem {
                         what: "more than one private key".to_owned(),
@@ -171,7 +179,9 @@ impl Material {
         let key = key.ok_or_else(|| Error::Pem {
             what: "no private key".to_owned(),
         })?;
-        Self::new(chain, key, roots)
+        let mut material = Self::new(chain, key, roots)?;
+        material.revoked = revoked;
+        Ok(material)
     }
 
     /// From the three texts that other programs use; nothing but certificates may stand in `chain`
@@ -200,10 +210,10 @@ impl Material {
         }
     }
 
-    /// All in one text: chain, key, roots. Secret.
+    /// All in one text: chain, key, roots, what is revoked. Secret.
     pub fn to_pem(&self) -> String {
         let Pems { chain, key, roots } = self.to_pems();
-        [chain, key, roots].concat()
+        [chain, key, roots, self.revoked.to_pem()].concat()
     }
 
     /// Reads the identity in `dir` and refuses one that could not be used at `now`.
@@ -277,7 +287,7 @@ fn private_key(kind: SectionKind, der: Vec<u8>) -> Option<PrivateKeyDer<'static>
     }
 }
 
-fn pem_block(label: &str, der: &[u8]) -> String {
+pub(super) fn pem_block(label: &str, der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let mut body = String::with_capacity(text.len() + text.len() / 64);
     for (at, letter) in text.chars().enumerate() {

@@ -28,9 +28,12 @@
 //! That a chain is good is found out once for each configuration and remembered until the first of its
 //! certificates ends; that the peer holds the key is proved in every handshake.
 //!
-//! Not covered: a compromised node or control plane (it holds the keys), revocation before the end
-//! of a life (shorten the life instead), and connections that are already open when a certificate
-//! ends (they live until they close).
+//! A certificate that was stolen is revoked by its serial number: lists signed by each root that is believed go
+//! the same way as the roots, handshakes hold a chain against them, and connections that are open to the
+//! caller of such a certificate are cut.
+//!
+//! Not covered: a compromised node or control plane (it holds the keys), and connections that are already
+//! open when a certificate ends (they live until they close).
 //!
 //! All cryptography is aws-lc-rs, named explicitly, so that no process-wide default can change it;
 //! the hybrid post-quantum key exchange X25519MLKEM768 is offered first.
@@ -43,6 +46,7 @@ pub mod join;
 pub mod material;
 mod own;
 pub mod outside;
+mod revoked;
 mod tickets;
 mod verified;
 mod verify;
@@ -65,6 +69,7 @@ pub use issuer::{Authority, Issued};
 pub use join::JoinToken;
 pub use material::Material;
 pub use own::{OwnServer, own_server_config};
+pub use revoked::{Revoked, key_of};
 pub use verify::{explain, is_stranger, peer_id};
 
 /// Namespace of the control plane's own identity.

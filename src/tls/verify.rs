@@ -10,10 +10,13 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy,
+};
 
 use super::verified::{Verified, fingerprint};
-use super::{Error, config::Pin};
+use super::{Error, Revoked, config::Pin};
 use crate::mesh::SpiffeId;
 
 /// Why a certificate that chains to our root is refused all the same.
@@ -77,6 +80,9 @@ pub fn explain(error: &std::io::Error) -> String {
         Some(rustls::Error::InvalidCertificate(CertificateError::Expired)) => {
             "the peer's certificate has expired".to_owned()
         }
+        Some(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => {
+            "the peer's certificate has been revoked".to_owned()
+        }
         Some(other) => other.to_string(),
         None => error.to_string(),
     }
@@ -110,6 +116,7 @@ pub(super) struct Trust {
     principals: Vec<SpiffeId>,
     /// A server that also talks to clients that have no certificate yet.
     client_optional: bool,
+    revoked: Vec<CertRevocationList<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
     /// Chains of clients that were found good under all of the above.
     clients: Verified,
@@ -154,11 +161,18 @@ impl Trust {
             domain: trust_domain.to_owned(),
             principals,
             client_optional: false,
+            revoked: Vec::new(),
             algorithms: rustls::crypto::aws_lc_rs::default_provider()
                 .signature_verification_algorithms,
             clients: Verified::default(),
             servers: Verified::default(),
         })
+    }
+
+    /// The same, and what is revoked is refused.
+    pub(super) fn revoking(mut self, revoked: &Revoked) -> Result<Self, Error> {
+        self.revoked = revoked.parsed()?;
+        Ok(self)
     }
 
     pub(super) fn with_optional_client(mut self) -> Self {
@@ -176,13 +190,22 @@ impl Trust {
         usage: KeyUsage,
     ) -> Result<SpiffeId, rustls::Error> {
         let cert = EndEntityCert::try_from(leaf).map_err(refused_by_pki)?;
+        let lists: Vec<_> = self.revoked.iter().collect();
+        // A list stays in force until the next one comes: its end says nothing.
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options
+                .with_depth(RevocationCheckDepth::EndEntity)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
         cert.verify_for_usage(
             self.algorithms.all,
             &self.anchors,
             intermediates,
             now,
             usage,
-            None,
+            revocation,
             None,
         )
         .map_err(refused_by_pki)?;
@@ -245,6 +268,7 @@ pub(super) fn refused_by_pki(error: webpki::Error) -> rustls::Error {
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
         webpki::Error::BadDer | webpki::Error::BadDerTime => CertificateError::BadEncoding,
         other => CertificateError::Other(OtherError(Arc::new(other))),
     };

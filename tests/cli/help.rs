@@ -31,6 +31,7 @@ const COMMANDS: &[&str] = &[
     "history",
     "identity",
     "identity issue",
+    "identity revoke",
     "identity rotate-root",
     "identity show",
     "inject",

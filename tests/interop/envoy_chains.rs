@@ -180,7 +180,7 @@ fn secrets(authority: &Authority) -> Vec<(String, Vec<u8>)> {
         .to_pems();
     vec![
         secret::certificate(&pems.chain, &pems.key),
-        secret::roots(&pems.roots),
+        secret::roots(&pems.roots, ""),
     ]
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::backend::backend;
 use crate::load::{Load, burst};
 use crate::mesh::{App, Mesh, STRICT, Sidecar, program, service};
+use crate::processes::Process;
 use crate::stand::until;
 use crate::writer::{Writer, all_there};
 
@@ -265,4 +266,85 @@ async fn the_root_is_replaced_under_load_and_the_old_one_is_refused_then() {
     assert!(!abandoned.status.success());
     assert_eq!(trust(), new);
     shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_refused_and_its_connections_are_cut() {
+    let mut shop = Shop::open(&[]).await;
+    let at = shop.reviews[0].inbound(9080).to_string();
+    let [stolen, other] = ["stolen", "other"].map(|name| shop.mesh.path().join(name));
+    for out in [&stolen, &other] {
+        let out = out.display().to_string();
+        let issue = ["identity", "issue", "--service-account", "ops", "--out"];
+        shop.mesh.run(&[&issue[..], &[&out]].concat(), None);
+    }
+    assert!(is_let_in(&at, &stolen));
+    let mut open = [&stolen, &other].map(|dir| held_open(&at, dir));
+    let load = shop.load();
+
+    let chain = stolen.join("cert-chain.pem").display().to_string();
+    let report = shop.mesh.json(&["identity", "revoke", &chain]);
+    assert_eq!(
+        report,
+        json!({"revoked": 1, "believing": 3, "notBelieving": []})
+    );
+    assert!(!is_let_in(&at, &stolen));
+    assert!(is_let_in(&at, &other));
+    // What was open is closed, and only that.
+    let [cut, kept] = &mut open;
+    until("the stolen one's connection to end", 5, || {
+        cut.0.try_wait().unwrap()
+    })
+    .await;
+    assert!(kept.0.try_wait().unwrap().is_none());
+    let counts = load.stop().await;
+    none_failed(&counts, &["v1", "v3"], 50);
+    // The CA gives nothing for it either.
+    let control = Mesh::tls().to_string();
+    assert!(shakes_hands(&control, &other));
+    assert!(!shakes_hands(&control, &stolen));
+
+    // It outlives the control plane, and another root.
+    shop.mesh.kill_control_plane();
+    shop.mesh.start_control_plane().await;
+    until("the proxies to come back", 30, || {
+        let proxies = shop.mesh.json(&["proxies"]);
+        (proxies.as_array()?.len() == 3).then_some(())
+    })
+    .await;
+    assert!(!is_let_in(&at, &stolen));
+    shop.mesh
+        .json(&["identity", "rotate-root", "--wait", "60s"]);
+    assert!(!is_let_in(&at, &stolen));
+
+    let wrong = shop
+        .mesh
+        .try_run(&["identity", "revoke", "not-a-number"], None);
+    assert!(!wrong.status.success());
+    shop.close().await;
+}
+
+/// A connection that is made by the certificate in `dir` and then says nothing.
+fn held_open(address: &str, dir: &Path) -> Process {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let child = std::process::Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", address])
+        .args(["-cert", &file("cert-chain.pem"), "-key", &file("key.pem")])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+/// Whether the certificate in `dir` survives a handshake with `address` and what comes right after it.
+fn shakes_hands(address: &str, dir: &Path) -> bool {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let (chain, key) = (file("cert-chain.pem"), file("key.pem"));
+    let shown = ["--cert", &chain, "--key", &key, "--http2"];
+    let url = format!("https://{address}/");
+    let status = ["-sk", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}"];
+    let (answered, _) = program("curl", &[&status[..], &shown[..], &[&url]].concat());
+    answered
 }

@@ -11,7 +11,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 
 use super::rotate_root;
-use crate::api::identity::{IdentityReport, IdentityRequest};
+use crate::api::identity::{IdentityReport, IdentityRequest, RevocationReport, RevocationRequest};
 use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -39,7 +39,22 @@ pub(crate) struct Args {
 enum Command {
     Issue(Issue),
     Show(Show),
+    Revoke(Revoke),
     RotateRoot(rotate_root::Args),
+}
+
+/// Have every proxy refuse certificates whose key is in wrong hands, and cut their connections
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl identity revoke ./ops/cert-chain.pem
+  meshctl identity revoke 5d0f2c6a41e89b73b1d25c1f0e7a9368
+
+Whoever held such a certificate rightly joins again, with a new token.")]
+struct Revoke {
+    /// Serial numbers, or PEM files whose first certificate is meant
+    #[arg(value_name = "SERIAL|FILE", required = true)]
+    what: Vec<String>,
 }
 
 /// Issue a certificate with a key, for a program outside the mesh
@@ -144,6 +159,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     match args.command {
         Command::Issue(args) => issue(args, cx).await,
         Command::Show(args) => show(&args.of, cx).await,
+        Command::Revoke(args) => revoke(args.what, cx).await,
         Command::RotateRoot(args) => rotate_root::run(&args, cx).await,
     }
 }
@@ -182,6 +198,49 @@ async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {
     }
     cx.out.note(&format!("{} is {good}", report.spiffe_id));
     Ok(Exit::Ok)
+}
+
+impl Render for RevocationReport {
+    fn text(&self, _: &Page) -> String {
+        let mut text = format!(
+            "{} certificates are revoked, {} proxies go by it\n",
+            self.revoked, self.believing
+        );
+        if !self.not_believing.is_empty() {
+            text += &format!(
+                "{} have not said so yet: {}\n",
+                self.not_believing.len(),
+                self.not_believing.join(", ")
+            );
+        }
+        text
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.not_believing.clone()
+    }
+}
+
+async fn revoke(what: Vec<String>, cx: &Context) -> Result<Exit, CliError> {
+    let mut serials = Vec::new();
+    for what in what {
+        let file = Path::new(&what);
+        if !file.is_file() && !what.contains('/') {
+            serials.push(what);
+            continue;
+        }
+        let bytes = fs::read(file).map_err(CliError::file("read", file))?;
+        let first = certificates(&bytes, file)?.into_iter().next();
+        serials.extend(first.map(|certificate| certificate.serial));
+    }
+    let at = path(&["trust", "revocations"], &[]);
+    let report: RevocationReport = cx.client.post(&at, &RevocationRequest { serials }).await?;
+    cx.out.report(&report)?;
+    Ok(if report.not_believing.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Timeout
+    })
 }
 
 async fn show(of: &str, cx: &Context) -> Result<Exit, CliError> {

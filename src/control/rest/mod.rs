@@ -103,6 +103,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/identities", post(identity))
         .route("/trust", get(trust::report))
         .route("/trust/rotation", post(trust::rotate))
+        .route("/trust/revocations", post(trust::revoke))
         .route("/check", get(run_check))
         .route(
             "/registry/instances",

@@ -1,14 +1,23 @@
 //! The mesh's roots, and replacing them.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 
-use crate::api::identity::{RotationPhase, RotationRequest, RotationStep, TrustReport};
+use crate::api::identity::{
+    RevocationReport, RevocationRequest, RotationPhase, RotationRequest, RotationStep, TrustReport,
+};
 use crate::api::{Problem, Reason};
 use crate::control::Control;
+use crate::rt;
 use crate::tls;
 
 use super::{Answer, Shared};
+
+/// How long the answer to a revocation waits for proxies.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 fn report_of(control: &Control) -> TrustReport {
     let reader = control.trust.current();
@@ -68,4 +77,25 @@ pub(super) async fn rotate(
     control.trust.rotate(request.step).await?;
     control.hub.refresh();
     Ok(Json(report_of(&control)))
+}
+
+/// Believes certificates no more, and waits a little for the proxies to say so too.
+pub(super) async fn revoke(
+    State(control): Shared,
+    Json(request): Json<RevocationRequest>,
+) -> Answer<RevocationReport> {
+    let revoked = control.trust.revoke(request.serials).await?;
+    control.hub.refresh();
+    let begun = rt::now();
+    loop {
+        let report = report_of(&control);
+        if report.not_believing.is_empty() || begun.elapsed() > PATIENCE {
+            return Ok(Json(RevocationReport {
+                revoked,
+                believing: report.connected - report.not_believing.len(),
+                not_believing: report.not_believing,
+            }));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }

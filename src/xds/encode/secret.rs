@@ -17,12 +17,13 @@ pub fn certificate(chain_pem: &str, key_pem: &str) -> (String, Vec<u8>) {
     )
 }
 
-/// The roots of the mesh, as PEM: name and bytes of the secret `ROOTCA`.
-pub fn roots(roots_pem: &str) -> (String, Vec<u8>) {
+/// The roots of the mesh and what of them is revoked, as PEM: name and bytes of the secret `ROOTCA`.
+pub fn roots(roots_pem: &str, revoked_pem: &str) -> (String, Vec<u8>) {
     secret(
         ROOTS,
         sockets::secret::Type::ValidationContext(sockets::CertificateValidationContext {
             trusted_ca: Some(inline(roots_pem)),
+            crl: (!revoked_pem.is_empty()).then(|| inline(revoked_pem)),
             ..Default::default()
         }),
     )

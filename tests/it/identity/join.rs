@@ -60,6 +60,7 @@ impl Control {
         self.address = listener.local_addr().unwrap();
         let options = TlsOptions {
             authority: self.ca.authority.clone(),
+            revoked: Arc::new(|_| false),
             changed: tokio::sync::watch::channel(0).1,
             lifetime,
             wall: Wall::System,

@@ -49,6 +49,7 @@ fn odd(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Ma
         chain: vec![leaf.der().clone()],
         key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         roots: vec![authority.root().clone()],
+        revoked: meshctl::tls::Revoked::default(),
         id: id("cart"),
         not_before: now(),
         not_after: now() + 3_600_000,
