@@ -9,6 +9,7 @@ pub mod backend_tls;
 pub mod balancing;
 pub mod baseline;
 pub mod check;
+pub mod claims;
 pub mod cluster;
 pub mod credential;
 pub mod destinations;
