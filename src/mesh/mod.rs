@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod health_check;
 pub mod http;
 pub mod http2;
+pub mod jwt_authn;
 pub mod listener;
 pub mod locality;
 pub mod name;

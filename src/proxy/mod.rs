@@ -38,6 +38,7 @@ mod fixed;
 mod health;
 mod http;
 mod introduced;
+mod jwt;
 mod limit;
 mod listening;
 mod observe;

@@ -431,6 +431,8 @@ mod tests {
             request: &Ask(user),
             remote: remote.into(),
             principal: None,
+            claims: None,
+            denied: None,
             cluster: "c",
             rules: &[],
             own,
