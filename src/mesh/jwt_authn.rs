@@ -8,10 +8,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::listener::is_default;
+use super::policy::{Policy, Says};
 use super::route::Match;
+use super::world::Config;
 
 /// The metadata by which Istio's rules find what a token says.
 pub const PAYLOAD: &str = "payload";
+/// A set without keys, by which no token is good.
+pub const NO_KEYS: &str = r#"{"keys":[]}"#;
 /// Seconds by which clocks may differ where nobody says (Envoy's).
 pub const CLOCK_SKEW: u32 = 60;
 /// Claims that hold several words and are always taken apart (Istio's).
@@ -239,4 +243,47 @@ pub fn filter(rules: &[&TokenRule]) -> Option<JwtAuthn> {
         bypass_cors_preflight: true,
         strip_failure_response: false,
     })
+}
+
+impl Config {
+    /// Where the keys are that are not written down, and how long fetching them may take.
+    pub fn key_sources(&self) -> BTreeMap<&KeySource, Duration> {
+        let mut all = BTreeMap::new();
+        for rule in self.policies.iter().flat_map(|policy| tokens(policy)) {
+            if rule.source != KeySource::Inline {
+                let longest: &mut Duration = all.entry(&rule.source).or_default();
+                *longest = rule.timeout.max(*longest);
+            }
+        }
+        all
+    }
+
+    /// Puts keys that were fetched into the rules. Of an issuer whose keys were not, no token is good.
+    pub fn put_keys(&mut self, keys: &KeySets) {
+        for policy in &mut self.policies {
+            let Says::Tokens(rules) = &policy.says else {
+                continue;
+            };
+            if rules.iter().all(|rule| rule.source == KeySource::Inline) {
+                continue;
+            }
+            let mut rules = Vec::clone(rules);
+            for rule in &mut rules {
+                if let Some(found) = keys.get(&rule.source) {
+                    rule.provider.keys = Arc::clone(found);
+                }
+            }
+            *policy = Arc::new(Policy {
+                says: Says::Tokens(Arc::new(rules)),
+                ..Policy::clone(policy)
+            });
+        }
+    }
+}
+
+fn tokens(policy: &Policy) -> &[TokenRule] {
+    match &policy.says {
+        Says::Tokens(rules) => rules,
+        Says::RateLimit(_) | Says::Compression(_) | Says::Headers(_) => &[],
+    }
 }

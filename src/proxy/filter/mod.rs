@@ -20,7 +20,6 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::mesh::claims::Claims;
 use crate::mesh::filter::{Compressor, Cors, HttpFilter, RateLimitRule};
 use crate::mesh::route::Request;
 use crate::mesh::session::StatefulSession;
@@ -155,13 +154,12 @@ impl Filter {
 
 /// A request as filters see it.
 pub(crate) struct Asked<'r> {
+    /// Knows what a verified token says, too.
     pub(crate) request: &'r dyn Request,
     /// Who calls.
     pub(crate) remote: IpAddr,
     /// Who that proved to be.
     pub(crate) principal: Option<&'r str>,
-    /// What a verified token says of the caller.
-    pub(crate) claims: Option<&'r Claims>,
     /// Why its tokens are not taken.
     pub(crate) denied: Option<&'r Refusal>,
     /// The cluster that its route leads to.

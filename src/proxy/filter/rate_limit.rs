@@ -431,7 +431,6 @@ mod tests {
             request: &Ask(user),
             remote: remote.into(),
             principal: None,
-            claims: None,
             denied: None,
             cluster: "c",
             rules: &[],

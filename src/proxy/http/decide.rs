@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::mesh::ClusterKind;
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::filter::RateLimitRule;
-use crate::mesh::route::{Action, Forward, Request as _, Route};
+use crate::mesh::route::{Action, Forward, Route};
 use crate::rt;
 
 use super::super::buffer::take_text;
@@ -218,7 +218,6 @@ fn filtered(
         request: seen,
         remote: Caller::of(conn.remote.ip(), seen.ask.fields, believed).address,
         principal: conn.principal.as_deref(),
-        claims: seen.claims(),
         denied: seen.told.and_then(|told| told.refusal.as_deref()),
         cluster,
         rules,
