@@ -17,7 +17,8 @@ mod tests {
         assert_eq!(decode(b"").as_deref(), Some(&b""[..]));
         assert_eq!(decode(b"-_8").as_deref(), Some(&b"\xfb\xff"[..]));
         for bad in [
-            "Zg==", "Zg=", "Zh", "Zm9", "Zm9=", "Z", "Zm 8", "Zm8\n", " Zm8", "+/8", "Zm8.", "Zm\u{e9}",
+            "Zg==", "Zg=", "Zh", "Zm9", "Zm9=", "Z", "Zm 8", "Zm8\n", " Zm8", "+/8", "Zm8.",
+            "Zm\u{e9}",
         ] {
             assert_eq!(decode(bad.as_bytes()), None, "{bad:?}");
         }

@@ -131,6 +131,28 @@ impl Keys {
     }
 }
 
+/// The keys of a JWKS that verify, with no more than is needed for it, so that nothing else is a change;
+/// `None` where there are none.
+pub fn minimal(text: &str) -> Result<Option<String>, KeysError> {
+    const NEEDED: [&str; 9] = ["kty", "kid", "use", "alg", "n", "e", "crv", "x", "y"];
+    let skipped = Keys::parse(text)?.skipped;
+    let set = json::object(text.as_bytes()).ok_or(KeysError::Json)?;
+    let list = set.get("keys").and_then(Value::as_array);
+    let good = list.into_iter().flatten().enumerate();
+    let good = good.filter(|(at, _)| skipped.iter().all(|skipped| skipped.at != *at));
+    let keys: Vec<Value> = good
+        .filter_map(|(_, key)| {
+            let key = key.as_object()?;
+            let of = NEEDED.iter().filter_map(|name| {
+                let value = key.get(*name)?;
+                Some(((*name).to_owned(), value.clone()))
+            });
+            Some(Value::Object(of.collect()))
+        })
+        .collect();
+    Ok((!keys.is_empty()).then(|| serde_json::json!({"keys": keys}).to_string()))
+}
+
 /// A member that is a text; `None` without it.
 fn text<'a>(key: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, String> {
     match key.get(name) {

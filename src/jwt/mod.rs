@@ -19,7 +19,7 @@ mod keys;
 mod status;
 mod token;
 
-pub use keys::{Keys, KeysError, Skipped};
+pub use keys::{Keys, KeysError, Skipped, minimal};
 pub use status::Status;
 pub use token::{Algorithm, Times, Token};
 

@@ -108,10 +108,7 @@ impl Status {
     fn pair(self) -> (&'static str, &'static str) {
         macro_rules! pair {
             ($text:literal, $details:literal) => {
-                (
-                    $text,
-                    concat!("jwt_authn_access_denied{", $details, "}"),
-                )
+                ($text, concat!("jwt_authn_access_denied{", $details, "}"))
             };
         }
         match self {

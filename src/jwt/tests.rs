@@ -96,10 +96,18 @@ fn examples_of_the_standards_verify() {
             "{name}"
         );
         signature[10] ^= 1;
-        assert_eq!(verify(signed, &signature), Err(Status::Verification), "{name}");
+        assert_eq!(
+            verify(signed, &signature),
+            Err(Status::Verification),
+            "{name}"
+        );
         // What is signed in some is no set of claims.
         let read = Token::parse(text.as_bytes());
-        assert_eq!(read.err().map(Status::text), case["status"].as_str(), "{name}");
+        assert_eq!(
+            read.err().map(Status::text),
+            case["status"].as_str(),
+            "{name}"
+        );
     }
 }
 
@@ -134,9 +142,16 @@ fn a_token_is_three_parts_of_strict_base64url() {
             Status::TooLarge,
         ),
     ] {
-        assert_eq!(Token::parse(text.as_bytes()).err(), Some(status), "{text:.60}");
+        assert_eq!(
+            Token::parse(text.as_bytes()).err(),
+            Some(status),
+            "{text:.60}"
+        );
     }
-    assert_eq!(Token::parse(b"\xff.\xff.\xff").err(), Some(Status::BadFormat));
+    assert_eq!(
+        Token::parse(b"\xff.\xff.\xff").err(),
+        Some(Status::BadFormat)
+    );
 }
 
 #[test]
@@ -219,7 +234,10 @@ fn a_key_is_for_what_it_says_and_nothing_else() {
         (json!({}), "\"kty\" is missing"),
         (json!({"kty": "oct", "k": "AAAA"}), "it is a shared secret"),
         (json!({"kty": "AKP"}), "its kty is \"AKP\""),
-        (with(rsa, "use", json!("enc")), "its use is \"enc\", not \"sig\""),
+        (
+            with(rsa, "use", json!("enc")),
+            "its use is \"enc\", not \"sig\"",
+        ),
         (
             with(rsa, "key_ops", json!(["sign"])),
             "its key_ops have no \"verify\"",
@@ -240,7 +258,10 @@ fn a_key_is_for_what_it_says_and_nothing_else() {
             with(okp, "alg", json!("RS256")),
             "its alg \"RS256\" is not for keys of its kind",
         ),
-        (with(ec, "crv", json!("secp256k1")), "its curve is \"secp256k1\""),
+        (
+            with(ec, "crv", json!("secp256k1")),
+            "its curve is \"secp256k1\"",
+        ),
         (with(ec, "x", json!("AA")), "\"x\" has not 32 bytes"),
         (with(okp, "crv", json!("Ed448")), "its curve is \"Ed448\""),
         (with(okp, "x", json!("AA==")), "\"x\" is no base64url"),
@@ -252,8 +273,14 @@ fn a_key_is_for_what_it_says_and_nothing_else() {
             with(rsa, "n", json!(part(&"\u{7f}".repeat(128)))),
             "its modulus has 1023 bits, not 2048 to 8192",
         ),
-        (with(rsa, "e", json!("AQ")), "it is no RSA key that verifies"),
-        (with(rsa, "e", json!("Ag")), "it is no RSA key that verifies"),
+        (
+            with(rsa, "e", json!("AQ")),
+            "it is no RSA key that verifies",
+        ),
+        (
+            with(rsa, "e", json!("Ag")),
+            "it is no RSA key that verifies",
+        ),
         (with(rsa, "kid", json!(7)), "\"kid\" is no text"),
     ] {
         let keys = Keys::parse(&json!({"keys": [key]}).to_string()).unwrap();
@@ -296,7 +323,15 @@ fn kid_chooses_among_the_keys_and_does_nothing_else() {
     };
     let keys = Keys::parse(&json!({"keys": [named]}).to_string()).unwrap();
     assert_eq!(keys.verify(&token("one")), Ok(()));
-    for kid in ["", "two", "ONE", "../one", "/dev/null", "one' OR '1'='1", "one\0"] {
+    for kid in [
+        "",
+        "two",
+        "ONE",
+        "../one",
+        "/dev/null",
+        "one' OR '1'='1",
+        "one\0",
+    ] {
         assert_eq!(keys.verify(&token(kid)), Err(Status::NoSuchKey), "{kid:?}");
     }
     let mut confused = token("one");

@@ -287,3 +287,13 @@ fn tokens(policy: &Policy) -> &[TokenRule] {
         Says::RateLimit(_) | Says::Compression(_) | Says::Headers(_) => &[],
     }
 }
+
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Inline => f.write_str("the rule itself"),
+            Self::Url(url) => f.write_str(url),
+            Self::Discovery(issuer) => write!(f, "issuer {issuer}"),
+        }
+    }
+}

@@ -22,7 +22,11 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
         let Some(gateway) = config.gateways.get(name) else {
             continue;
         };
-        let mut rules = bounds.iter().flat_map(|bound| &bound.rules).filter(claims).peekable();
+        let mut rules = bounds
+            .iter()
+            .flat_map(|bound| &bound.rules)
+            .filter(claims)
+            .peekable();
         if rules.peek().is_none() || looks(gateway, &config.policies) {
             continue;
         }
@@ -38,13 +42,23 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
             );
         }
     }
-    for rule in config.routes.values().flat_map(|of| &of.rules).filter(claims) {
+    for rule in config
+        .routes
+        .values()
+        .flat_map(|of| &of.rules)
+        .filter(claims)
+    {
         let message = "a route of the mesh goes by claims of a token, which are known at gateways only: \
                        calls between workloads never have them";
         findings.push(
-            Finding::new(Severity::Warning, INEFFECTIVE_MATCH, &rule.route.origin, message)
-                .at("spec.http")
-                .hint("put it into a VirtualService with gateways: […] and without mesh among them"),
+            Finding::new(
+                Severity::Warning,
+                INEFFECTIVE_MATCH,
+                &rule.route.origin,
+                message,
+            )
+            .at("spec.http")
+            .hint("put it into a VirtualService with gateways: […] and without mesh among them"),
         );
     }
     // Without a single instance nothing is known about what runs.

@@ -327,7 +327,10 @@ impl Match {
         self.path.holds(path, self.ignore_case)
             && self.headers.iter().all(|header| header.holds(request))
             && self.query.iter().all(|parameter| parameter.holds(query))
-            && self.claims.iter().all(|claim| claim.holds(request.claims()))
+            && self
+                .claims
+                .iter()
+                .all(|claim| claim.holds(request.claims()))
     }
 }
 

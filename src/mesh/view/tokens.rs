@@ -26,7 +26,10 @@ pub(super) fn guard(force: &InForce) -> Option<HttpFilter> {
 /// requests to its hosts only.
 pub(super) fn guard_of_hosts(servers: &[(Vec<Hostname>, InForce)]) -> Option<HttpFilter> {
     let (_, first) = servers.first()?;
-    if servers.iter().all(|(_, force)| rules(force) == rules(first)) {
+    if servers
+        .iter()
+        .all(|(_, force)| rules(force) == rules(first))
+    {
         return guard(first);
     }
     let mut hosts: BTreeMap<&Hostname, Vec<&TokenRule>> = BTreeMap::new();

@@ -3,13 +3,13 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
+use super::super::jwt::Told;
 use super::edits::Edits;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
 use super::h2::send::HeadWriter;
 use super::marks::{AnswerMarks, RequestMarks, request_id};
 use super::recode::Coded;
-use super::super::jwt::Told;
 use super::upgrade::{self, Upgrade};
 use super::{Framing, Version};
 
@@ -443,6 +443,7 @@ mod tests {
         let none = HeaderOperations::default();
         let mut out = Vec::new();
         RequestOut {
+            told: None,
             method: b"GET",
             path: b"/",
             authority: b"reviews",

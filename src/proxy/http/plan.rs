@@ -459,7 +459,8 @@ pub(crate) fn plan(
     } else {
         let out = (facts, text);
         let told = conn.filters().and_then(|filters| filters.jwt.as_deref());
-        let told = told.map(|jwt| jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000));
+        let told =
+            told.map(|jwt| jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000));
         let target = told.as_ref().and_then(|told| told.target.as_deref());
         if let (Some(record), Some(target)) = (&mut log, target) {
             record.path = String::from_utf8_lossy(target).into_owned();

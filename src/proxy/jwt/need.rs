@@ -40,7 +40,9 @@ pub(super) enum Need {
 impl Need {
     pub(super) fn new(from: &JwtRequirement, providers: &BTreeMap<String, JwtProvider>) -> Self {
         let all = |list: &[JwtRequirement]| -> Vec<Self> {
-            list.iter().map(|inner| Self::new(inner, providers)).collect()
+            list.iter()
+                .map(|inner| Self::new(inner, providers))
+                .collect()
         };
         match from {
             JwtRequirement::Nothing => Self::Nothing,
@@ -132,7 +134,10 @@ impl<'t> Look<'_, 't> {
 
     fn provider(&mut self, at: usize, audiences: Option<&[String]>) -> Result<(), Status> {
         let own = audiences.is_none();
-        let known = self.found.iter().find(|(of, by, _)| *of == at && own && *by);
+        let known = self
+            .found
+            .iter()
+            .find(|(of, by, _)| *of == at && own && *by);
         if let Some((_, _, found)) = known {
             return found.as_ref().map(drop).map_err(|status| *status);
         }
@@ -184,7 +189,8 @@ impl<'t> Look<'_, 't> {
             match self.by_issuer(&text, &here) {
                 Ok((at, good)) => {
                     let taken = Taken { place, good };
-                    self.found.push((at, false, Ok(SmallVec::from_iter([taken]))));
+                    self.found
+                        .push((at, false, Ok(SmallVec::from_iter([taken]))));
                 }
                 Err(_) if failed => {}
                 Err(status) => return Err(status),

@@ -71,7 +71,9 @@ fn behind<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
     if prefix.is_empty() {
         return Some(value);
     }
-    let at = value.windows(prefix.len()).position(|part| part == prefix)?;
+    let at = value
+        .windows(prefix.len())
+        .position(|part| part == prefix)?;
     let rest = value.get(at + prefix.len()..).unwrap_or_default();
     let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
     match rest.iter().position(of_token) {
@@ -94,7 +96,9 @@ fn cookies(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         let pair = pair.trim_ascii();
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let value = pair.get(at + 1..).unwrap_or_default();
-        let quoted = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
+        let quoted = value
+            .strip_prefix(b"\"")
+            .and_then(|v| v.strip_suffix(b"\""));
         Some((pair.get(..at).unwrap_or_default(), quoted.unwrap_or(value)))
     })
 }
@@ -128,7 +132,10 @@ pub(super) fn without_params(target: &[u8], names: &[&str]) -> Vec<u8> {
     let (path, query) = split_query(target);
     let mut out = path.to_vec();
     let mut before = b'?';
-    for pair in query.into_iter().flat_map(|query| query.split(|b| *b == b'&')) {
+    for pair in query
+        .into_iter()
+        .flat_map(|query| query.split(|b| *b == b'&'))
+    {
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
         let name = decoded(name);
         if !names.iter().any(|own| *own.as_bytes() == *name) {

@@ -141,7 +141,10 @@ fn written(value: &Value) -> Option<String> {
             let float = number.as_f64()?;
             match number.as_u64() {
                 Some(whole) => whole.to_string(),
-                None if float >= 0.0 && float.fract() == 0.0 && float < 18_446_744_073_709_551_615.0 => {
+                None if float >= 0.0
+                    && float.fract() == 0.0
+                    && float < 18_446_744_073_709_551_615.0 =>
+                {
                     format!("{float:.0}")
                 }
                 None => format!("{float:.6}"),
@@ -164,7 +167,10 @@ mod tests {
         for (value, text) in [
             (json!("alice"), Some("alice")),
             (json!(7), Some("7")),
-            (json!(18_446_744_073_709_551_615_u64), Some("18446744073709551615")),
+            (
+                json!(18_446_744_073_709_551_615_u64),
+                Some("18446744073709551615"),
+            ),
             (json!(2.0), Some("2")),
             (json!(1.5), Some("1.500000")),
             (json!(-3), Some("-3.000000")),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::mesh::route::{ClaimMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, TextMatch};
+use crate::mesh::route::{
+    ClaimMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, TextMatch,
+};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 use crate::resource::tree::Node;
@@ -124,7 +126,9 @@ fn claim(name: &str) -> Option<Vec<String>> {
     if !start.eq_ignore_ascii_case(CLAIMS) {
         return None;
     }
-    let inside = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inside = rest
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     let path: Vec<String> = match (rest.strip_prefix('.'), inside) {
         (Some(rest), _) => rest.split('.').map(str::to_owned).collect(),
         (None, Some(inside)) => inside.split("][").map(str::to_owned).collect(),

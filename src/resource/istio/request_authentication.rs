@@ -80,7 +80,10 @@ fn targets(spec: &Fields<'_>) -> Targets {
                 ..
             } => Some(found),
             Target::Gateway(_) | Target::Attached { .. } => {
-                value.refuse("tokens are not looked at for a target of this kind", TARGETS);
+                value.refuse(
+                    "tokens are not looked at for a target of this kind",
+                    TARGETS,
+                );
                 None
             }
         }
@@ -105,7 +108,11 @@ fn rule(value: &Value<'_>) -> Option<TokenRule> {
         audiences: named(&fields, "audiences", "an audience"),
         keys: NO_KEYS.into(),
         from: JwtPlaces {
-            headers: fields.list("fromHeaders").iter().filter_map(header).collect(),
+            headers: fields
+                .list("fromHeaders")
+                .iter()
+                .filter_map(header)
+                .collect(),
             params: named(&fields, "fromParams", "a parameter"),
             cookies: named(&fields, "fromCookies", "a cookie"),
         },
@@ -290,7 +297,9 @@ fn keys(value: &Value<'_>) -> Option<String> {
         Err(error) => {
             value.error_hint(
                 error.to_string(),
-                format!("jwks: '{{\"keys\": [{{\"kty\": \"RSA\", …}}]}}', of at most {MAX_KEYS} keys"),
+                format!(
+                    "jwks: '{{\"keys\": [{{\"kty\": \"RSA\", …}}]}}', of at most {MAX_KEYS} keys"
+                ),
             );
             return None;
         }

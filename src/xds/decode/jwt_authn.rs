@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::pb::{core, jwt, matcher};
 use super::super::structs::{ANY, JWT_AUTHN};
+use super::Fault;
 use super::fields::Fields;
 use super::route::{matches, text, unsupported};
-use super::Fault;
 use crate::mesh::jwt_authn::{
     CLOCK_SKEW, ClaimHeader, JwtAuthn, JwtHeader, JwtPlaces, JwtProvider, JwtRequirement, JwtRule,
     PAYLOAD,
@@ -169,7 +169,11 @@ fn provider(from: &jwt::JwtProvider, ignored: &mut Vec<String>) -> Result<JwtPro
             Some(Specifier::InlineBytes(bytes)) => String::from_utf8_lossy(bytes).as_ref().into(),
             _ => return unsupported("JwtProvider", "local_jwks"),
         },
-        _ => return Err(Fault::Invalid("a provider of jwt_authn has no keys".to_owned())),
+        _ => {
+            return Err(Fault::Invalid(
+                "a provider of jwt_authn has no keys".to_owned(),
+            ));
+        }
     };
     let tells = match from.payload_in_metadata.as_str() {
         "" => false,
@@ -276,7 +280,10 @@ pub(super) fn claim_match(
         return other("path");
     }
     path.remove(0);
-    let value = from.value.as_ref().and_then(|value| value.match_pattern.as_ref());
+    let value = from
+        .value
+        .as_ref()
+        .and_then(|value| value.match_pattern.as_ref());
     let Some(MatchPattern::OrMatch(any)) = value else {
         return other("value");
     };

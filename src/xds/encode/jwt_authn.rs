@@ -1,15 +1,18 @@
 //! Tokens of requests: whose are taken and which are needed.
 
-use super::super::pb::{core, jwt, matcher};
+use prost::Name as _;
+
+use super::super::canonical;
+use super::super::pb::{Any, core, jwt, matcher};
 use super::super::structs::{ANY, JWT_AUTHN};
 use super::route::{condition, regex, text_match};
 use crate::mesh::Client;
 use crate::mesh::jwt_authn::{CLOCK_SKEW, JwtAuthn, JwtProvider, JwtRequirement, JwtRule, PAYLOAD};
 use crate::mesh::route::ClaimMatch;
 
-pub(super) fn encode(from: &JwtAuthn, client: Client) -> jwt::JwtAuthentication {
+pub(super) fn encode(from: &JwtAuthn, client: Client) -> Any {
     let providers = from.providers.iter();
-    jwt::JwtAuthentication {
+    let message = jwt::JwtAuthentication {
         providers: providers
             .map(|(name, of)| (name.clone(), provider(of)))
             .collect(),
@@ -17,6 +20,10 @@ pub(super) fn encode(from: &JwtAuthn, client: Client) -> jwt::JwtAuthentication 
         bypass_cors_preflight: from.bypass_cors_preflight,
         strip_failure_response: from.strip_failure_response,
         ..Default::default()
+    };
+    Any {
+        type_url: jwt::JwtAuthentication::type_url(),
+        value: canonical::encode(&message, &canonical::JWT_AUTHN),
     }
 }
 

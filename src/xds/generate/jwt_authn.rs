@@ -8,14 +8,20 @@ use super::{text, word};
 use crate::mesh::jwt_authn::{
     ClaimHeader, JwtAuthn, JwtHeader, JwtPlaces, JwtProvider, JwtRequirement, JwtRule,
 };
+use crate::mesh::route::PathMatch;
 
 pub(super) fn tokens() -> impl Strategy<Value = JwtAuthn> {
     let providers = btree_map("[ab]", provider(), 1..3);
     let parts = (providers, any::<bool>(), any::<bool>());
     let whole = parts.prop_flat_map(|(providers, bypass, strip)| {
         let names: Vec<String> = providers.keys().cloned().collect();
-        let rule = (matches(), requirement(names))
-            .prop_map(|(matches, requires)| JwtRule { matches, requires });
+        let rule = (matches(), requirement(names)).prop_map(|(mut matches, requires)| {
+            // Some of these are carried as other kinds, which tables of routes are put to rights for.
+            if let PathMatch::Segments(_) = matches.path {
+                matches.path = PathMatch::default();
+            }
+            JwtRule { matches, requires }
+        });
         vec(rule, 0..3).prop_map(move |rules| JwtAuthn {
             providers: providers.clone(),
             rules,
