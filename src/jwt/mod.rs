@@ -32,3 +32,5 @@ pub const MAX_KEYS: usize = 64;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wycheproof;

@@ -19,7 +19,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::compressor::v3
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
-pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as tokens;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as local_ratelimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as session;

@@ -10,7 +10,6 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +116,9 @@ impl Index {
         let world = self.world();
         let named = world.config.key_sources();
         let mut state = self.state.lock().await;
+        state
+            .missing_keys
+            .retain(|known, _| named.contains_key(known));
         let gone = state.keys.keys().filter(|known| !named.contains_key(known));
         let gone: Vec<KeySource> = gone.cloned().collect();
         if gone.is_empty() {
@@ -134,9 +136,16 @@ impl Index {
         Ok(())
     }
 
-    /// What is wrong with each set that could not be had last time.
-    pub async fn missing_keys(&self) -> BTreeMap<KeySource, String> {
-        self.state.lock().await.missing_keys.clone()
+    /// The sets that could not be had last time: why, and whether they were had before.
+    pub async fn missing_keys(&self) -> Vec<(KeySource, String, bool)> {
+        let state = self.state.lock().await;
+        let missing = state.missing_keys.iter();
+        missing
+            .map(|(source, reason)| {
+                let had = state.keys.contains_key(source);
+                (source.clone(), reason.clone(), had)
+            })
+            .collect()
     }
 
     async fn note_keys(&self, source: &KeySource, failure: Option<String>) {

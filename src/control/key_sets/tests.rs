@@ -84,8 +84,7 @@ async fn at(source: KeySource) -> Result<String, FetchError> {
 #[tokio::test]
 async fn a_set_is_fetched_by_its_address_or_by_its_issuer() {
     let tasks = Tasks::new();
-    let answers: Answers = Arc::new(vec![(200, KEYS.to_owned())].into());
-    let address = server(&tasks, &Arc::new(answers.lock().unwrap().clone().into()));
+    let address = server(&tasks, &Arc::new(vec![(200, KEYS.to_owned())].into()));
     let url = |path: &str| KeySource::Url(format!("http://{address}{path}"));
     assert_eq!(at(url("/keys")).await.unwrap(), KEYS);
     for base in ["realm", "realm/"] {
@@ -232,6 +231,9 @@ async fn keys_reach_the_world_and_outlive_their_server_and_a_restart() {
     }
     assert_eq!(keys(&before.world()), KEYS);
     watch.end().await;
+    before.note_keys(&source, Some("gone".to_owned())).await;
+    let missing = before.missing_keys().await;
+    assert_eq!(missing, [(source.clone(), "gone".to_owned(), true)]);
     // What is not used is left out, so that it changes nothing.
     let minimal = crate::jwt::minimal(OTHERS).unwrap().unwrap();
     assert!(
@@ -265,10 +267,12 @@ async fn sets_are_fetched_again_in_time_and_sooner_after_a_failure() {
     assert_eq!(schedule.due(start + Duration::from_secs(1)), [b.clone()]);
     assert_eq!(schedule.due(start + REFRESH), [a.clone(), b.clone()]);
     // It gets slower, and never slower than five minutes.
+    let mut failing = Schedule::default();
+    failing.name([&b].into_iter());
     let mut now = start;
     for _ in 0..20 {
-        schedule.tried(&b, false, now, 1.0);
-        let next = schedule.next().unwrap();
+        failing.tried(&b, false, now, 1.0);
+        let next = failing.next().unwrap();
         assert!(next - now <= Duration::from_mins(5), "{:?}", next - now);
         now = next;
     }

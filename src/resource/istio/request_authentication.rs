@@ -8,10 +8,11 @@ use crate::jwt::{Keys, MAX_KEYS};
 use crate::mesh::jwt_authn::{
     ClaimHeader, JwtHeader, JwtPlaces, JwtProvider, KeySource, NO_KEYS, SPACED_CLAIMS, TokenRule,
 };
-use crate::mesh::policy::AttachedTo;
 use crate::resource::codes;
-use crate::resource::policy::{Target, Targets, target};
+use crate::resource::gateway_api::GROUP;
+use crate::resource::policy::{Targets, target};
 use crate::resource::reader::{Fields, Value};
+use crate::resource::tree::Tree;
 
 /// A fetch of keys must be done within this (Istio's default).
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,22 +72,28 @@ fn targets(spec: &Fields<'_>) -> Targets {
         };
     }
     let targets = named.iter().filter_map(|value| {
-        let found = target(value)?;
-        match &found {
-            Target::Service(_)
-            | Target::Attached {
-                kind: AttachedTo::Gateway,
-                section: None,
-                ..
-            } => Some(found),
-            Target::Gateway(_) | Target::Attached { .. } => {
-                value.refuse(
-                    "tokens are not looked at for a target of this kind",
-                    TARGETS,
-                );
-                None
-            }
+        let text = |name: &str| value.tree.get(name).and_then(Tree::text);
+        let of = (text("group").unwrap_or_default(), text("kind"));
+        if let (group, Some(kind)) = of
+            && !matches!(
+                of,
+                ("" | "core", Some("Service")) | (GROUP, Some("Gateway"))
+            )
+        {
+            value.refuse(
+                format!("tokens are not looked at for a {kind} of group {group:?}"),
+                TARGETS,
+            );
+            return None;
         }
+        if value.tree.get("sectionName").is_some() {
+            value.refuse(
+                "tokens are not looked at for a part of a target",
+                "leave sectionName out: the rules are for all of the target",
+            );
+            return None;
+        }
+        target(value)
     });
     Targets::Objects(targets.collect())
 }
@@ -148,6 +155,7 @@ fn rule(value: &Value<'_>) -> Option<TokenRule> {
             provider.keys = keys(&inline)?.into();
             KeySource::Inline
         }
+        (None, None) if issuer.is_empty() => KeySource::Inline,
         (None, None) => discovery(value, &issuer)?,
     };
     if issuer.is_empty() && !matches!(source, KeySource::Url(_)) {

@@ -7,7 +7,8 @@ use super::super::pb::compressor as pb_compressor;
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
     Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors,
-    descriptor_expr, is, jwt, local_ratelimit, ratelimit, route, session as pb_session,
+    descriptor_expr, is, local_ratelimit, ratelimit, route, session as pb_session,
+    tokens as pb_tokens,
 };
 use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
 use super::fields::Fields;
@@ -152,7 +153,7 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
         let session = session::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::StatefulSession(Arc::new(session))));
     }
-    if is::<jwt::JwtAuthentication>(config) {
+    if is::<pb_tokens::JwtAuthentication>(config) {
         let tokens = super::jwt_authn::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::JwtAuthn(Arc::new(tokens))));
     }

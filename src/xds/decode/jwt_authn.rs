@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::pb::{core, jwt, matcher};
+use super::super::pb::{core, matcher, tokens};
 use super::super::structs::{ANY, JWT_AUTHN};
 use super::Fault;
 use super::fields::Fields;
@@ -102,7 +102,7 @@ const METADATA: Fields = Fields {
 const MAX_DEPTH: usize = 16;
 
 pub(super) fn decode(
-    from: &jwt::JwtAuthentication,
+    from: &tokens::JwtAuthentication,
     ignored: &mut Vec<String>,
 ) -> Result<JwtAuthn, Fault> {
     AUTHENTICATION.audit(from, ignored)?;
@@ -112,7 +112,7 @@ pub(super) fn decode(
     }
     let mut rules = Vec::with_capacity(from.rules.len());
     for rule in &from.rules {
-        use jwt::requirement_rule::RequirementType;
+        use tokens::requirement_rule::RequirementType;
         RULE.audit(rule, ignored)?;
         let missing = || Fault::Invalid("a rule of jwt_authn has no match".to_owned());
         let requires = match &rule.requirement_type {
@@ -159,9 +159,9 @@ fn known(
     }
 }
 
-fn provider(from: &jwt::JwtProvider, ignored: &mut Vec<String>) -> Result<JwtProvider, Fault> {
+fn provider(from: &tokens::JwtProvider, ignored: &mut Vec<String>) -> Result<JwtProvider, Fault> {
     use core::data_source::Specifier;
-    use jwt::jwt_provider::JwksSourceSpecifier as Source;
+    use tokens::jwt_provider::JwksSourceSpecifier as Source;
     PROVIDER.audit(from, ignored)?;
     let keys = match &from.jwks_source_specifier {
         Some(Source::LocalJwks(source)) => match &source.specifier {
@@ -221,18 +221,18 @@ fn provider(from: &jwt::JwtProvider, ignored: &mut Vec<String>) -> Result<JwtPro
 }
 
 fn requirement(
-    from: &jwt::JwtRequirement,
+    from: &tokens::JwtRequirement,
     depth: usize,
     ignored: &mut Vec<String>,
 ) -> Result<JwtRequirement, Fault> {
-    use jwt::jwt_requirement::RequiresType as Requires;
+    use tokens::jwt_requirement::RequiresType as Requires;
     REQUIREMENT.audit(from, ignored)?;
     let Some(depth) = depth.checked_sub(1) else {
         return Err(Fault::Invalid(
             "requirements of jwt_authn are nested too deep".to_owned(),
         ));
     };
-    let mut all = |list: &[jwt::JwtRequirement]| -> Result<Vec<_>, Fault> {
+    let mut all = |list: &[tokens::JwtRequirement]| -> Result<Vec<_>, Fault> {
         let inner = list.iter().map(|inner| requirement(inner, depth, ignored));
         inner.collect()
     };

@@ -3,7 +3,7 @@
 use prost::Name as _;
 
 use super::super::canonical;
-use super::super::pb::{Any, core, jwt, matcher};
+use super::super::pb::{Any, core, matcher, tokens};
 use super::super::structs::{ANY, JWT_AUTHN};
 use super::route::{condition, regex, text_match};
 use crate::mesh::Client;
@@ -12,7 +12,7 @@ use crate::mesh::route::ClaimMatch;
 
 pub(super) fn encode(from: &JwtAuthn, client: Client) -> Any {
     let providers = from.providers.iter();
-    let message = jwt::JwtAuthentication {
+    let message = tokens::JwtAuthentication {
         providers: providers
             .map(|(name, of)| (name.clone(), provider(of)))
             .collect(),
@@ -22,22 +22,22 @@ pub(super) fn encode(from: &JwtAuthn, client: Client) -> Any {
         ..Default::default()
     };
     Any {
-        type_url: jwt::JwtAuthentication::type_url(),
+        type_url: tokens::JwtAuthentication::type_url(),
         value: canonical::encode(&message, &canonical::JWT_AUTHN),
     }
 }
 
-fn provider(from: &JwtProvider) -> jwt::JwtProvider {
+fn provider(from: &JwtProvider) -> tokens::JwtProvider {
     use core::data_source::Specifier;
-    use jwt::jwt_provider::{JwksSourceSpecifier, NormalizePayload};
+    use tokens::jwt_provider::{JwksSourceSpecifier, NormalizePayload};
     let headers = from.from.headers.iter();
     let claims = from.claim_headers.iter();
-    jwt::JwtProvider {
+    tokens::JwtProvider {
         issuer: from.issuer.clone(),
         audiences: from.audiences.clone(),
         forward: from.forward,
         from_headers: headers
-            .map(|header| jwt::JwtHeader {
+            .map(|header| tokens::JwtHeader {
                 name: header.name.clone(),
                 value_prefix: header.prefix.clone(),
             })
@@ -56,7 +56,7 @@ fn provider(from: &JwtProvider) -> jwt::JwtProvider {
             from.clock_skew
         },
         claim_to_headers: claims
-            .map(|to| jwt::JwtClaimToHeader {
+            .map(|to| tokens::JwtClaimToHeader {
                 header_name: to.header.clone(),
                 claim_name: to.claim.clone(),
                 ..Default::default()
@@ -72,9 +72,9 @@ fn provider(from: &JwtProvider) -> jwt::JwtProvider {
     }
 }
 
-fn rule(from: &JwtRule, client: Client) -> jwt::RequirementRule {
-    use jwt::requirement_rule::RequirementType;
-    jwt::RequirementRule {
+fn rule(from: &JwtRule, client: Client) -> tokens::RequirementRule {
+    use tokens::requirement_rule::RequirementType;
+    tokens::RequirementRule {
         r#match: condition(&from.matches, client),
         requirement_type: match &from.requires {
             JwtRequirement::Nothing => None,
@@ -83,27 +83,31 @@ fn rule(from: &JwtRule, client: Client) -> jwt::RequirementRule {
     }
 }
 
-fn requirement(from: &JwtRequirement) -> jwt::JwtRequirement {
-    use jwt::jwt_requirement::RequiresType as Requires;
+fn requirement(from: &JwtRequirement) -> tokens::JwtRequirement {
+    use tokens::jwt_requirement::RequiresType as Requires;
     let all = |list: &[JwtRequirement]| list.iter().map(requirement).collect();
-    jwt::JwtRequirement {
+    tokens::JwtRequirement {
         requires_type: match from {
             JwtRequirement::Nothing => None,
             JwtRequirement::Provider { name, audiences } if audiences.is_empty() => {
                 Some(Requires::ProviderName(name.clone()))
             }
-            JwtRequirement::Provider { name, audiences } => {
-                Some(Requires::ProviderAndAudiences(jwt::ProviderWithAudiences {
+            JwtRequirement::Provider { name, audiences } => Some(Requires::ProviderAndAudiences(
+                tokens::ProviderWithAudiences {
                     provider_name: name.clone(),
                     audiences: audiences.clone(),
+                },
+            )),
+            JwtRequirement::Any(list) => {
+                Some(Requires::RequiresAny(tokens::JwtRequirementOrList {
+                    requirements: all(list),
                 }))
             }
-            JwtRequirement::Any(list) => Some(Requires::RequiresAny(jwt::JwtRequirementOrList {
-                requirements: all(list),
-            })),
-            JwtRequirement::All(list) => Some(Requires::RequiresAll(jwt::JwtRequirementAndList {
-                requirements: all(list),
-            })),
+            JwtRequirement::All(list) => {
+                Some(Requires::RequiresAll(tokens::JwtRequirementAndList {
+                    requirements: all(list),
+                }))
+            }
             JwtRequirement::AllowMissing => Some(Requires::AllowMissing(Default::default())),
             JwtRequirement::AllowMissingOrFailed => {
                 Some(Requires::AllowMissingOrFailed(Default::default()))

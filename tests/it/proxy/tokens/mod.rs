@@ -1,6 +1,7 @@
 //! Tokens of requests, from outside: who is let in with what, and what the application learns of it.
 
 mod forged;
+mod openssl;
 mod routing;
 mod signer;
 
