@@ -86,6 +86,7 @@ fn eddsa_signatures() {
 fn rsa_signatures() {
     use Algorithm::{Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
     use pkcs1::TestName as Name;
+    use pss::TestName as Salted;
     let mut held = Held::default();
     for (name, algorithm) in [
         (Name::Rsa2048Sha256, Rs256),
@@ -109,7 +110,6 @@ fn rsa_signatures() {
     }
     assert!(held.good > 50 && held.bad > 500, "{held:?}");
     // RFC 7518, 3.5: the salt is as long as the hash.
-    use pss::TestName as Salted;
     let mut held = Held::default();
     for (name, algorithm) in [
         (Salted::RsaPss2048Sha256Mgf1SaltLen32, Ps256),
@@ -137,7 +137,12 @@ fn rsa_signatures() {
         for group in &set.test_groups {
             let key = json!({"kty": "RSA", "n": part(&group.key.n), "e": part(&group.key.e)});
             let keys = Keys::parse(&json!({"keys": [key]}).to_string()).unwrap();
-            for of in &group.tests {
+            // What is bad there may be so for a salt of ours.
+            let valid = group
+                .tests
+                .iter()
+                .filter(|of| of.result == TestResult::Valid);
+            for of in valid {
                 let claims = (algorithm, None);
                 let verified = keys.verify_signature(claims, of.msg.as_ref(), of.sig.as_ref());
                 assert!(verified.is_err(), "{}", of.tc_id);

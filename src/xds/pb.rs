@@ -44,8 +44,8 @@ pub(crate) use envoy_types::pb::envoy::r#type::v3::{
     TokenBucket as PbTokenBucket, hash_policy,
 };
 pub(crate) use envoy_types::pb::google::protobuf::{
-    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
-    value,
+    Any, BoolValue, Duration as PbDuration, Empty, ListValue, Struct, UInt32Value, UInt64Value,
+    Value, value,
 };
 
 /// Load balancing policies as extensions.

@@ -113,15 +113,12 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     let mut at = 0;
     while let Some(byte) = text.get(at) {
         let pair = (digit(text.get(at + 1)), digit(text.get(at + 2)));
-        match (byte, pair) {
-            (b'%', (Some(high), Some(low))) => {
-                out.push(u8::try_from(high * 16 + low).unwrap_or_default());
-                at += 3;
-            }
-            _ => {
-                out.push(*byte);
-                at += 1;
-            }
+        if let (b'%', (Some(high), Some(low))) = (byte, pair) {
+            out.push(u8::try_from(high * 16 + low).unwrap_or_default());
+            at += 3;
+        } else {
+            out.push(*byte);
+            at += 1;
         }
     }
     Cow::Owned(out)

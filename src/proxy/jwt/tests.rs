@@ -95,16 +95,12 @@ fn named(name: &str) -> JwtRequirement {
 
 /// Who is told to call, else the code and the body of the refusal.
 fn outcome(told: &Told<'_>) -> Result<String, (u16, &'static str)> {
-    match &told.refusal {
-        Some(refusal) => Err((refusal.status, refusal.body)),
-        None => {
-            let claims = told.claims.as_ref();
-            Ok(claims
-                .and_then(|claims| claims.text("sub"))
-                .unwrap_or("nobody")
-                .to_owned())
-        }
+    if let Some(refusal) = &told.refusal {
+        return Err((refusal.status, refusal.body));
     }
+    let claims = told.claims.as_ref();
+    let who = claims.and_then(|claims| claims.text("sub"));
+    Ok(who.unwrap_or("nobody").to_owned())
 }
 
 #[test]

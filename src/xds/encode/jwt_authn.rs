@@ -3,7 +3,7 @@
 use prost::Name as _;
 
 use super::super::canonical;
-use super::super::pb::{Any, core, matcher, tokens};
+use super::super::pb::{Any, Empty, core, matcher, tokens};
 use super::super::structs::{ANY, JWT_AUTHN};
 use super::route::{condition, regex, text_match};
 use crate::mesh::Client;
@@ -108,9 +108,9 @@ fn requirement(from: &JwtRequirement) -> tokens::JwtRequirement {
                     requirements: all(list),
                 }))
             }
-            JwtRequirement::AllowMissing => Some(Requires::AllowMissing(Default::default())),
+            JwtRequirement::AllowMissing => Some(Requires::AllowMissing(Empty::default())),
             JwtRequirement::AllowMissingOrFailed => {
-                Some(Requires::AllowMissingOrFailed(Default::default()))
+                Some(Requires::AllowMissingOrFailed(Empty::default()))
             }
         },
     }
