@@ -138,9 +138,12 @@ impl Index {
 
     /// The sets that could not be had last time: why, and whether they were had before.
     pub async fn missing_keys(&self) -> Vec<(KeySource, String, bool)> {
+        let world = self.world();
+        let named = world.config.key_sources();
         let state = self.state.lock().await;
         let missing = state.missing_keys.iter();
         missing
+            .filter(|(source, _)| named.contains_key(source))
             .map(|(source, reason)| {
                 let had = state.keys.contains_key(source);
                 (source.clone(), reason.clone(), had)
@@ -162,6 +165,8 @@ impl Index {
         let mut reader = self.reader();
         let mut schedule = Schedule::default();
         let mut complaint = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
+        // At first a source may still be saying what there is.
+        let settled = rt::now() + schedule::REFRESH;
         loop {
             let world = Arc::clone(&reader.load().world);
             let named = world.config.key_sources();
@@ -186,7 +191,12 @@ impl Index {
                 schedule.tried(&source, result, rt::now(), fastrand::f64());
             }
             drop(under_way);
-            match self.forget_keys().await {
+            let forgotten = if rt::now() < settled {
+                Ok(())
+            } else {
+                self.forget_keys().await
+            };
+            match forgotten {
                 Ok(()) => complaint.reset(),
                 Err(problem) if complaint.attempts() == 0 => {
                     complaint.next(0.0);
