@@ -36,7 +36,8 @@ fn alice() -> Value {
 
 /// A rule of an issuer whose keys are `keys`; `more` are further lines of it.
 fn rule(issuer: &str, keys: &str, more: &str) -> String {
-    let lines: String = more.lines().map(|line| format!("\n    {line}")).collect();
+    let lines = format!("\n{more}").replace('\n', "\n    ");
+    let lines = lines.trim_end();
     format!("\n  - issuer: {issuer}\n    jwks: '{keys}'{lines}")
 }
 

@@ -118,7 +118,10 @@ async fn over_http2_tokens_are_looked_at_as_well() {
     let _proxy = Proxy::start(sidecar(&rules, (bind, app.address))).await;
     let tcp = connect(bind).await;
     let (client, connection) = h2::client::handshake(tcp).await.unwrap();
-    let _driver = tokio::spawn(connection);
+    let tasks = meshctl::rt::Tasks::new();
+    tasks.spawn("caller", async move {
+        let _ended = connection.await;
+    });
     let mut client = client.ready().await.unwrap();
     let token = signer.token("ES256", &alice());
     for (token, code) in [(token.clone(), 200), (format!("{token}AAAA"), 401)] {
