@@ -23,6 +23,7 @@ pub mod net;
 // Vocabulary.
 pub mod mesh;
 pub mod api;
+pub mod jwt;
 pub mod telemetry;
 pub mod tls;
 

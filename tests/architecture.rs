@@ -17,17 +17,18 @@ const LAYERS: &[(&str, &str)] = &[
     ("net", "rt"),
     ("mesh", ""),
     ("api", "mesh"),
+    ("jwt", ""),
     ("telemetry", "rt mesh"),
     ("tls", "rt net mesh"),
-    ("resource", "mesh"),
+    ("resource", "mesh jwt"),
     ("source", "rt resource"),
     ("xds", "rt mesh"),
-    ("proxy", "rt net mesh api telemetry tls xds"),
+    ("proxy", "rt net mesh api jwt telemetry tls xds"),
     ("aggregate", "rt net mesh api telemetry"),
     ("inject", "mesh resource"),
     (
         "control",
-        "rt net mesh api telemetry tls resource source xds aggregate inject",
+        "rt net mesh api jwt telemetry tls resource source xds aggregate inject",
     ),
     ("local", "rt net resource api"),
     ("dashboard", "rt net mesh api"),
@@ -38,7 +39,7 @@ const LAYERS: &[(&str, &str)] = &[
 ];
 
 /// Layers that only compute: they take time, chance and bytes as arguments.
-const PURE: &str = "mesh api resource xds inject";
+const PURE: &str = "mesh api jwt resource xds inject";
 const IMPURE: &str = "tokio tonic hyper kube sled";
 
 /// Made by tools, so not held to the rules.

@@ -148,6 +148,16 @@ async fn configuration(control: &Control) -> Vec<Check> {
         let more = format!("{} findings more", findings.len() - MOST_FINDINGS);
         checks.push(check(&more, CheckStatus::Warning, "", ""));
     }
+    for (source, reason, had) in control.index.missing_keys().await {
+        let text = format!("the keys of a token issuer can be fetched ({source})");
+        let (status, effect) = if had {
+            (CheckStatus::Warning, "the last good ones stay in force")
+        } else {
+            (CheckStatus::Failed, "none of its tokens is good")
+        };
+        let hint = "see whether this machine can reach the issuer, or write the keys into jwks";
+        checks.push(check(&text, status, format!("{reason}; {effect}"), hint));
+    }
     checks
 }
 

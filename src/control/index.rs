@@ -142,6 +142,7 @@ impl Index {
                 state.history.add(state.revision, bytes.len());
             }
         }
+        state.keys = super::key_sets::kept(&store)?;
         let (world, findings) = state.lower(&state.objects);
         state.findings = findings;
         Ok(Self {

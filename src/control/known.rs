@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::registry::Lease;
 use crate::api::{Problem, Reason};
+use crate::mesh::jwt_authn::{KeySets, KeySource};
 use crate::mesh::{Finding, Instance, Severity, World};
 use crate::resource::{self, Instances, Key, Object, Objects, Running};
 use crate::source::kubernetes::Change;
@@ -33,6 +34,10 @@ pub(super) struct State {
     /// Number of the newest world, instances included.
     pub(super) generation: u64,
     pub(super) findings: Vec<Finding>,
+    /// Keys of token issuers that were fetched.
+    pub(super) keys: KeySets,
+    /// Why keys could not be had last time.
+    pub(super) missing_keys: BTreeMap<KeySource, String>,
     /// How much of the past is kept.
     pub(super) history: Ledger,
 }
@@ -277,6 +282,10 @@ impl State {
     }
 
     pub(super) fn lower(&self, applied: &Objects) -> (World, Vec<Finding>) {
-        resource::lower(&self.union(applied), self.running())
+        let (mut world, findings) = resource::lower(&self.union(applied), self.running());
+        if !self.keys.is_empty() {
+            Arc::make_mut(&mut world.config).put_keys(&self.keys);
+        }
+        (world, findings)
     }
 }

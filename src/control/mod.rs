@@ -22,6 +22,7 @@ mod faults;
 mod follow;
 mod history;
 pub mod index;
+pub mod key_sets;
 mod known;
 pub mod preview;
 pub mod push;
@@ -326,7 +327,7 @@ pub async fn run(
     );
     let health_routes = rest::health_routes(Arc::clone(&control));
     serve_http("health", health_routes, health, &tasks, ended);
-    housekeeping(&control, options.sources.clone(), &tasks);
+    housekeeping(&control, &options, &tasks);
     ready(&Addresses {
         api: socket.clone(),
         xds: xds_address,
@@ -551,8 +552,10 @@ async fn report_end(what: &'static str, served: io::Result<()>, ended: &Ended) {
 /// How often directories are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-fn housekeeping(control: &Arc<Control>, sources: Vec<PathBuf>, tasks: &Tasks) {
-    for directory in sources {
+fn housekeeping(control: &Arc<Control>, options: &ControlOptions, tasks: &Tasks) {
+    // Who is believed beside the machine's roots when keys of token issuers are fetched.
+    let roots = options.home.join("control").join("issuer-roots.pem");
+    for directory in options.sources.clone() {
         let index = Arc::clone(&control.index);
         tasks.spawn("files", async move {
             let mut seen = files::read(&directory).ok();
@@ -570,6 +573,8 @@ fn housekeeping(control: &Arc<Control>, sources: Vec<PathBuf>, tasks: &Tasks) {
     }
     let index = Arc::clone(&control.index);
     tasks.spawn("faults", async move { index.watch_faults().await });
+    let index = Arc::clone(&control.index);
+    tasks.spawn("keys", async move { index.watch_keys(roots).await });
     let index = Arc::clone(&control.index);
     tasks.spawn("evict", async move {
         loop {

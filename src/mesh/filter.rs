@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::jwt_authn::JwtAuthn;
 use super::route::{HeaderMatch, Share, TextMatch};
 use super::session::StatefulSession;
 
@@ -39,6 +40,8 @@ pub enum HttpFilter {
     /// (`envoy.filters.http.stateful_session`). One that says nothing is the place where those of routes
     /// act.
     StatefulSession(Arc<StatefulSession>),
+    /// Refuses requests with bad tokens, and tells what good ones say (`envoy.filters.http.jwt_authn`).
+    JwtAuthn(Arc<JwtAuthn>),
 }
 
 impl HttpFilter {
@@ -49,7 +52,10 @@ impl HttpFilter {
             Self::Fault(fault) => **fault == Fault::default(),
             Self::Cors(policy) => **policy == Cors::default(),
             Self::StatefulSession(session) => **session == StatefulSession::default(),
-            Self::AdaptiveConcurrency(_) | Self::Compressor(_) | Self::GrpcWeb => false,
+            Self::AdaptiveConcurrency(_)
+            | Self::Compressor(_)
+            | Self::GrpcWeb
+            | Self::JwtAuthn(_) => false,
         }
     }
 
@@ -68,6 +74,7 @@ impl HttpFilter {
             Self::Compressor(_) => "envoy.filters.http.compressor",
             Self::GrpcWeb => "envoy.filters.http.grpc_web",
             Self::StatefulSession(_) => "envoy.filters.http.stateful_session",
+            Self::JwtAuthn(_) => "envoy.filters.http.jwt_authn",
         }
     }
 

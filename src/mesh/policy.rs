@@ -2,7 +2,8 @@
 //!
 //! A policy acts where requests arrive: at the sidecar of the workloads that it is for, or at the
 //! gateways. Of rate limits and of compression the narrowest policy is in force, of two as narrow the
-//! oldest, as for PeerAuthentication; edits of headers add up, the narrowest last.
+//! oldest, as for PeerAuthentication; edits of headers add up, the narrowest last. Istio's
+//! RequestAuthentications are of this kind too, and add up: the tokens of each are taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use super::destinations::ROOTS;
 use super::filter::{Compressor, Fault, LocalRateLimit};
 use super::gateway::GatewayName;
+use super::jwt_authn::TokenRule;
 use super::route::{HeaderEdits, HeaderOperations};
 use super::world::selects;
 use super::{Hostname, Node, Origin, Route};
@@ -149,6 +151,8 @@ pub enum Says {
     Compression(Arc<Compressor>),
     /// What is changed in heads.
     Headers(HeaderEdits),
+    /// Whose tokens are taken.
+    Tokens(Arc<Vec<TokenRule>>),
 }
 
 /// A workload, by what policies choose it by.
@@ -196,6 +200,8 @@ pub struct InForce {
     pub compression: Option<Arc<Compressor>>,
     /// Heads are changed by it.
     pub headers: HeaderEdits,
+    /// Tokens are taken by these.
+    pub tokens: Vec<Arc<Vec<TokenRule>>>,
 }
 
 impl Policy {
@@ -240,13 +246,13 @@ pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'
         .iter()
         .filter_map(|(reach, policy)| match &policy.says {
             Says::RateLimit(limit) => Some((*reach, limit)),
-            Says::Compression(_) | Says::Headers(_) => None,
+            Says::Compression(_) | Says::Headers(_) | Says::Tokens(_) => None,
         });
     let codings = found
         .iter()
         .filter_map(|(reach, policy)| match &policy.says {
             Says::Compression(how) => Some((*reach, how)),
-            Says::RateLimit(_) | Says::Headers(_) => None,
+            Says::RateLimit(_) | Says::Headers(_) | Says::Tokens(_) => None,
         });
     let mut force = InForce {
         rate_limit: narrowest(limits),
@@ -257,8 +263,10 @@ pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'
     found.reverse();
     found.sort_by_key(|(reach, _)| *reach);
     for (_, policy) in found {
-        if let Says::Headers(edits) = &policy.says {
-            edit(&mut force.headers, edits);
+        match &policy.says {
+            Says::Headers(edits) => edit(&mut force.headers, edits),
+            Says::Tokens(rules) => force.tokens.push(Arc::clone(rules)),
+            Says::RateLimit(_) | Says::Compression(_) => {}
         }
     }
     force

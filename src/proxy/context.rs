@@ -17,6 +17,7 @@ use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
 
 use super::access_log::LogSink;
 use super::filter::{self, Filters};
+use super::jwt;
 use super::options::Options;
 use super::overload::Overload;
 use super::pool::Pools;
@@ -119,6 +120,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     /// Copies of requests that are under way.
     pub(crate) mirrors: Cell<usize>,
+    /// Tokens that were found good.
+    pub(crate) tokens: RefCell<jwt::cache::Cache>,
     /// Listeners of which that is so.
     pub(crate) easing: RefCell<Vec<String>>,
 }
@@ -202,6 +205,7 @@ impl Worker {
             next: Cell::new(0),
             draining: Cell::new(false),
             mirrors: Cell::new(0),
+            tokens: RefCell::default(),
             easing: RefCell::default(),
         })
     }

@@ -39,6 +39,7 @@ mod fixed;
 mod health;
 mod http;
 mod introduced;
+mod jwt;
 mod limit;
 mod listening;
 mod observe;

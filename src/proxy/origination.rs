@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::mesh::origination::{Asks, Named, Origination, Pem, Roots, Shown};
 use crate::mesh::route::router::without_port;
 use crate::mesh::{Cluster, Secret};
-use crate::tls::outside::{Anchors, Believes, outside_config};
+use crate::tls::outside::{Anchors, Believes, SYSTEM_ROOTS, outside_config};
 
 use super::tls::Speak;
 
@@ -29,16 +29,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
 /// Larger files are no certificates.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
-/// Where systems keep the roots that they trust.
-const SYSTEM: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// The texts of the secrets that a cluster names, as far as they are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Texts {
@@ -210,7 +200,7 @@ impl Originator {
             .verify
             .as_ref()
             .filter(|verify| verify.roots == Roots::System)
-            .and_then(|_| system_file(&SYSTEM));
+            .and_then(|_| system_file(&SYSTEM_ROOTS));
         texts.chain(system).collect()
     }
 
@@ -311,7 +301,7 @@ fn read(path: &Path) -> Result<String, String> {
 fn anchors(roots: &Roots, secret: Option<&Secret>) -> Result<Anchors, String> {
     let told = |error: &crate::tls::Error| crate::rt::chain(error);
     let given = match (roots, secret) {
-        (Roots::System, _) => return system(&SYSTEM),
+        (Roots::System, _) => return system(&SYSTEM_ROOTS),
         (Roots::Given(given), _) => given,
         (Roots::Secret(name), Some(Secret::Roots { certificates, .. })) => {
             return Anchors::read(certificates)

@@ -125,7 +125,9 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
             Filter::AdaptiveConcurrency(adaptive) => {
                 (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
             }
-            Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb => continue,
+            Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb | Filter::JwtAuthn(_) => {
+                continue;
+            }
             Filter::Fault(fault) => (Arc::as_ptr(fault).addr(), faults(fault)),
         };
         if !seen.insert(address) {

@@ -39,7 +39,7 @@ const CORE: [&str; 6] = [
 ];
 /// Kinds for callers from outside, and whether they live in a namespace.
 const INGRESS: [(&str, bool); 2] = [("Ingress", true), ("IngressClass", false)];
-const ISTIO: [(&str, &str); 9] = [
+const ISTIO: [(&str, &str); 10] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
@@ -48,6 +48,7 @@ const ISTIO: [(&str, &str); 9] = [
     ("WorkloadEntry", "networking.istio.io"),
     ("WorkloadGroup", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
+    ("RequestAuthentication", "security.istio.io"),
     ("ProxyConfig", "networking.istio.io"),
 ];
 
@@ -134,10 +135,9 @@ const UDP: &str = "meshctl carries no UDP; let callers reach the service without
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 34] = [
+const REFUSED: [(&str, &str, &str); 33] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
     ("AuthorizationPolicy", "security.istio.io", AUTHORIZATION),
-    ("RequestAuthentication", "security.istio.io", AUTHORIZATION),
     (
         "Telemetry",
         "telemetry.istio.io",

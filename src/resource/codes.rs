@@ -59,6 +59,10 @@ pub const NOT_SERVED: &str = "MSH0402";
 pub const OVERRULED: &str = "MSH0403";
 /// A path of an Ingress whose type leaves open what it means, and that is taken for the whole path.
 pub const INGRESS_PATH: &str = "MSH0404";
+/// Keys of an issuer that are fetched without TLS.
+pub const KEYS_UNPROTECTED: &str = "MSH0530";
+/// Keys of an issuer that verify no tokens here.
+pub const KEYS_SKIPPED: &str = "MSH0531";
 /// An old form that is read in its modern meaning.
 pub const DEPRECATED: &str = "IST0002";
 /// A reference to something that does not exist.
@@ -465,6 +469,27 @@ pub const ALL: &[Code] = &[
         "PolicyInPart",
         "answers of one listener would have to be compressed in several ways",
         "Write the same fields into the policies for the Gateway and for its routes.",
+    ),
+    code(
+        Severity::Warning,
+        KEYS_UNPROTECTED,
+        "KeysUnprotected",
+        "the keys by which tokens are believed are fetched without TLS",
+        "Name them by an https URL, or write them into the rule.",
+    ),
+    code(
+        Severity::Warning,
+        KEYS_SKIPPED,
+        "KeysSkipped",
+        "a key set has keys that verify no tokens: for another use, of another kind, or too short",
+        "Remove them, or replace them by keys of RSA (2048 bits and more), P-256, P-384, P-521 or Ed25519.",
+    ),
+    code(
+        Severity::Warning,
+        "IST0149",
+        "JwtClaimBasedRoutingWithoutRequestAuthN",
+        "a route goes by claims of a token where no token is looked at, so its condition never holds",
+        "Write a RequestAuthentication in the gateway's namespace whose selector chooses it.",
     ),
 ];
 

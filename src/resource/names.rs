@@ -74,6 +74,12 @@ const NAMES: &[Name] = &[
         &["pa"],
         SECURITY,
     ),
+    name(
+        "RequestAuthentication",
+        "requestauthentications",
+        &["ra"],
+        SECURITY,
+    ),
     cluster(name("GatewayClass", "gatewayclasses", &["gc"], GATEWAYS)),
     name(
         "Gateway.gateway.networking.k8s.io",

@@ -8,8 +8,8 @@ use super::gateway_api::{
     self, BackendTlsPolicy, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute,
 };
 use super::istio::{
-    DestinationRule, Gateway, PeerAuthentication, ProxyConfig, ServiceEntry, Sidecar,
-    VirtualService, WorkloadEntry, WorkloadGroup,
+    DestinationRule, Gateway, PeerAuthentication, ProxyConfig, RequestAuthentication, ServiceEntry,
+    Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{
     ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
@@ -126,6 +126,8 @@ pub enum Kind {
     ProxyConfig(ProxyConfig),
     /// `security.istio.io`.
     PeerAuthentication(PeerAuthentication),
+    /// `security.istio.io`.
+    RequestAuthentication(RequestAuthentication),
     /// `gateway.networking.k8s.io`.
     GatewayClass(GatewayClass),
     /// `gateway.networking.k8s.io`.

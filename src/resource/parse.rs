@@ -438,6 +438,9 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "ServiceProfile" => Kind::ServiceProfile(linkerd::service_profile(fields)),
         "ProxyConfig" => Kind::ProxyConfig(istio::proxy_config(fields)),
         "PeerAuthentication" => Kind::PeerAuthentication(istio::peer_authentication(fields)),
+        "RequestAuthentication" => {
+            Kind::RequestAuthentication(istio::request_authentication(fields))
+        }
         "GatewayClass" => Kind::GatewayClass(gateway_api::gateway_class(fields)),
         "Gateway.gateway.networking.k8s.io" => Kind::ListeningGateway(gateway_api::gateway(fields)),
         "HTTPRoute" => Kind::HttpRoute(gateway_api::http_route(fields)),

@@ -22,6 +22,16 @@ use super::material::certificates;
 use super::{Error, provider};
 use crate::mesh::origination::{NameKind, NameMatch, Named};
 
+/// Where systems keep the roots that they trust.
+pub const SYSTEM_ROOTS: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
 /// Who issues certificates that are believed.
 #[derive(Clone)]
 pub struct Anchors(Arc<Vec<TrustAnchor<'static>>>);

@@ -52,6 +52,8 @@ const VIRTUAL_HOST: Shape = &[
     (15, Field::Map(FLAT)),
     (24, Field::Message(METADATA)),
 ];
+/// `envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication`, which is carried as an `Any`.
+pub(crate) const JWT_AUTHN: Shapes = Shapes(&[(1, Field::Map(FLAT))]);
 /// `envoy.config.route.v3.RouteConfiguration`.
 pub(crate) const ROUTE: Shapes = Shapes(&[
     (2, Field::Message(VIRTUAL_HOST)),

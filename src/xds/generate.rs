@@ -6,6 +6,7 @@ mod filter;
 mod health;
 mod http;
 mod http2;
+mod jwt_authn;
 mod origination;
 mod route;
 

@@ -19,6 +19,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::compressor::v3
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as tokens;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as local_ratelimit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as session;
@@ -43,8 +44,8 @@ pub(crate) use envoy_types::pb::envoy::r#type::v3::{
     TokenBucket as PbTokenBucket, hash_policy,
 };
 pub(crate) use envoy_types::pb::google::protobuf::{
-    Any, BoolValue, Duration as PbDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
-    value,
+    Any, BoolValue, Duration as PbDuration, Empty, ListValue, Struct, UInt32Value, UInt64Value,
+    Value, value,
 };
 
 /// Load balancing policies as extensions.

@@ -142,3 +142,9 @@ pub(crate) fn as_list<'a>(fields: &'a Struct, key: &str) -> Option<&'a [Value]> 
         _ => None,
     }
 }
+
+/// Where Envoy keeps what a verified token says.
+pub(crate) const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
+
+/// A pattern for any text.
+pub(crate) const ANY: &str = ".*";

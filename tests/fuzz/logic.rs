@@ -9,6 +9,8 @@
 mod hello;
 #[path = "http1.rs"]
 mod http1;
+#[path = "tokens.rs"]
+mod signed;
 
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ use meshctl::tls::material::{certificate_pem, certificates, validity};
 use meshctl::tls::{JoinToken, Material, peer_id};
 use meshctl::xds::{Kind, Snapshot, decode, encode};
 use rustls_pki_types::CertificateDer;
+#[allow(unused_imports, reason = "a fuzz target calls one function only")]
+pub(crate) use signed::tokens;
 
 /// A target: its name, which is also its directory under `seeds/`, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
@@ -51,6 +55,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("paths", paths),
     ("introductions", introductions),
     ("hellos", hellos),
+    ("tokens", tokens),
 ];
 
 /// Names that are accepted are written as they are read: nothing is lost, nothing is added.

@@ -123,6 +123,11 @@ fn hellos() {
 }
 
 #[test]
+fn tokens() {
+    run("tokens", 2000);
+}
+
+#[test]
 fn xds() {
     run("xds", 2000);
 }

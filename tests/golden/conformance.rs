@@ -113,6 +113,12 @@ const KINDS: &[Kind] = &[
         fields: include_str!("conformance/peer-authentication.txt"),
     },
     Kind {
+        name: "RequestAuthentication",
+        group: "security.istio.io",
+        base: r#"{"jwtRules":[{"issuer":"https://issuer.example.com"}]}"#,
+        fields: include_str!("conformance/request-authentication.txt"),
+    },
+    Kind {
         name: "GatewayClass",
         group: GATEWAY_API,
         base: r#"{"controllerName":"meshctl.dev/gateway-controller"}"#,

@@ -43,6 +43,7 @@ mod steady;
 mod stream;
 mod strict;
 mod tcp_backends;
+mod tokens;
 mod traffic;
 mod websocket;
 mod writer;

@@ -195,6 +195,9 @@ fn about(kind: &str, object: &Value) -> String {
             ]
         }
         "PeerAuthentication" => vec![named("mtls", vec![text(spec("/mtls/mode"))])],
+        "RequestAuthentication" => {
+            vec![named("issuers", list(spec("/jwtRules"), "issuer"))]
+        }
         "ServiceEntry" => vec![named("hosts", list(spec("/hosts"), ""))],
         "GatewayClass" => vec![named("controller", vec![text(spec("/controllerName"))])],
         "Gateway.gateway.networking.k8s.io" => vec![

@@ -7,6 +7,7 @@ mod endpoints;
 mod ports;
 mod shadowed;
 mod sidecars;
+mod tokens;
 
 pub(crate) use shadowed::covers;
 
@@ -38,6 +39,7 @@ pub fn brought(before: &World, world: &World) -> BTreeSet<Finding> {
             ports::check(world, &mut findings);
         }
         shadowed::check(world, &mut findings);
+        tokens::check(world, &mut findings);
         if sidecars {
             sidecars::check(world, &mut findings);
         }
@@ -53,6 +55,7 @@ pub fn run(world: &World) -> Vec<Finding> {
     ports::check(world, &mut findings);
     shadowed::check(world, &mut findings);
     sidecars::check(world, &mut findings);
+    tokens::check(world, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

@@ -1,6 +1,6 @@
 //! Rules that no request can reach, because an earlier one takes everything they would match.
 
-use crate::mesh::route::{HeaderMatch, Match, PathMatch, QueryMatch, TextMatch};
+use crate::mesh::route::{ClaimMatch, HeaderMatch, Match, PathMatch, QueryMatch, TextMatch};
 use crate::mesh::world::{Rule, World, selects};
 use crate::mesh::{Finding, Severity};
 
@@ -73,6 +73,10 @@ pub(crate) fn covers(wide: &Match, narrow: &Match) -> bool {
             .query
             .iter()
             .all(|condition| narrow.query.iter().any(|other| query(condition, other)))
+        && wide
+            .claims
+            .iter()
+            .all(|condition| narrow.claims.iter().any(|other| claim(condition, other)))
 }
 
 fn path(wide: &Match, narrow: &Match) -> bool {
@@ -111,6 +115,11 @@ fn path(wide: &Match, narrow: &Match) -> bool {
 
 fn header(wide: &HeaderMatch, narrow: &HeaderMatch) -> bool {
     wide.name == narrow.name
+        && (wide == narrow || (!wide.invert && !narrow.invert && text(&wide.value, &narrow.value)))
+}
+
+fn claim(wide: &ClaimMatch, narrow: &ClaimMatch) -> bool {
+    wide.path == narrow.path
         && (wide == narrow || (!wide.invert && !narrow.invert && text(&wide.value, &narrow.value)))
 }
 

@@ -125,6 +125,7 @@ pub fn describe(matches: &Match) -> Vec<String> {
             .iter()
             .map(|parameter| format!("query {} {}", parameter.name, parameter.value)),
     );
+    texts.extend(matches.claims.iter().map(ToString::to_string));
     texts
 }
 
@@ -143,9 +144,15 @@ fn conditions(index: usize, route: &Route, request: &dyn Request) -> RouteTrace 
         .query
         .iter()
         .map(|parameter| (parameter.holds(query), query_found(parameter, query)));
+    let claims = matches.claims.iter().map(|claim| {
+        let found = claim.found(request.claims()).join(",");
+        let found = (!found.is_empty()).then_some(found);
+        (claim.holds(request.claims()), found)
+    });
+    let found = std::iter::once(path).chain(headers).chain(parameters);
     let conditions: Vec<Condition> = describe(matches)
         .into_iter()
-        .zip(std::iter::once(path).chain(headers).chain(parameters))
+        .zip(found.chain(claims))
         .map(|(text, (holds, found))| Condition { text, holds, found })
         .collect();
     RouteTrace {

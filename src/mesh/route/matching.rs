@@ -5,6 +5,9 @@ use std::fmt;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::ClaimMatch;
+use crate::mesh::claims::Claims;
+
 /// What a condition looks at. Values are bytes: a header need not be UTF-8.
 pub trait Request {
     /// The method, upper case as sent.
@@ -17,6 +20,10 @@ pub trait Request {
     fn path_and_query(&self) -> &[u8];
     /// Calls `visit` with each value of header `name` (lower case) until it answers false.
     fn header(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> bool);
+    /// What a verified token says of the caller.
+    fn claims(&self) -> Option<&Claims> {
+        None
+    }
 }
 
 /// A regular expression in RE2's language that matches whole texts.
@@ -195,6 +202,9 @@ pub struct Match {
     pub headers: Vec<HeaderMatch>,
     /// Query parameters.
     pub query: Vec<QueryMatch>,
+    /// What a verified token says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimMatch>,
 }
 
 /// A condition on one header. Several values count as one, joined by commas.
@@ -317,6 +327,10 @@ impl Match {
         self.path.holds(path, self.ignore_case)
             && self.headers.iter().all(|header| header.holds(request))
             && self.query.iter().all(|parameter| parameter.holds(query))
+            && self
+                .claims
+                .iter()
+                .all(|claim| claim.holds(request.claims()))
     }
 }
 

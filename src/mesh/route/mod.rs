@@ -4,6 +4,7 @@
 //! request; [`explain`] walks the same conditions and says what each found, so the proxy,
 //! `routes --explain` and the shadowed-rule check cannot disagree.
 
+mod claim;
 pub mod explain;
 pub mod hash;
 pub mod matching;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::filter::{HttpFilter, RateLimitRule};
+pub use claim::ClaimMatch;
 pub use hash::{HashCookie, HashOf, HashPolicy};
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
 pub use policy::{AttemptHeaders, Deadlines, GrpcTimeout, Mirror, Missing, Priority, Share};

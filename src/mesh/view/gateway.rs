@@ -10,6 +10,7 @@ use super::outbound::{is_for, places, resolve};
 use super::policies;
 use super::sessions;
 use super::streams::{Course, carry};
+use super::tokens;
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
@@ -154,6 +155,7 @@ fn listener(
                     tls: Some(terminated(security, node, (server, true))),
                     ..requests(
                         &table,
+                        tokens::guard(&served.force(config, node)),
                         policies::filters(server.grpc_web, compression.as_ref()),
                     )
                 });
@@ -203,9 +205,21 @@ fn listener(
         let compresses = (table.as_str(), compression.is_some());
         view.add_routes(table_of(config, node, compresses, &plain));
         let web = plain.iter().any(|served| served.server.grpc_web);
+        let guards: Vec<_> = plain
+            .iter()
+            .map(|served| {
+                let hosts = served.server.hosts.iter();
+                let hosts = hosts.map(|of| of.host.clone()).collect();
+                (hosts, served.force(config, node))
+            })
+            .collect();
         bytes = Some(Chain {
             name: table.clone(),
-            ..requests(&table, policies::filters(web, compression.as_ref()))
+            ..requests(
+                &table,
+                tokens::guard_of_hosts(&guards),
+                policies::filters(web, compression.as_ref()),
+            )
         });
     }
     Listener {
@@ -281,8 +295,8 @@ fn placed(own: &OwnTls, namespace: &str) -> OwnTls {
     own
 }
 
-/// A chain of requests, without a name, whose policies act in `filters`.
-fn requests(table: &str, filters: Vec<HttpFilter>) -> Chain {
+/// A chain of requests, without a name, whose policies act in `filters`; `guard` stands before all.
+fn requests(table: &str, guard: Option<HttpFilter>, filters: Vec<HttpFilter>) -> Chain {
     Chain {
         name: String::new(),
         matches: ChainMatch::default(),
@@ -292,7 +306,7 @@ fn requests(table: &str, filters: Vec<HttpFilter>) -> Chain {
             codec: HttpCodec::Auto,
             options: Arc::new(edge()),
         },
-        filters: places().into_iter().chain(filters).collect(),
+        filters: guard.into_iter().chain(places()).chain(filters).collect(),
         limits: ChainLimits::default(),
     }
 }

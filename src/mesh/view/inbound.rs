@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbound::{unresolved, whole};
-use super::{TCP_IDLE, View, policies, tcp_chain};
+use super::{TCP_IDLE, View, policies, tcp_chain, tokens};
 use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::{
@@ -67,7 +67,8 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
         let front = application.map_or(&[][..], |application| front(&ports, application));
         let force = policy::in_force(facts.policies, node.into(), Place::Port(front));
         let web = application.is_some_and(|at| protocol(at) == Protocol::GrpcWeb);
-        policies::filters(web, force.compression.as_ref())
+        let own = policies::filters(web, force.compression.as_ref());
+        tokens::guard(&force).into_iter().chain(own).collect()
     };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
     applications.sort_by_key(|application| application.port);

@@ -23,6 +23,7 @@ mod routing;
 mod scope;
 mod sessions;
 mod streams;
+mod tokens;
 
 pub use common::{Common, Outlook, Scope};
 pub use pieces::Pieces;

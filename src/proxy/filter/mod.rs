@@ -25,6 +25,7 @@ use crate::mesh::route::Request;
 use crate::mesh::session::StatefulSession;
 use crate::telemetry::Flag;
 
+use super::jwt::Jwt;
 use compress::Compressing;
 use cors::Granted;
 use fault::Fault;
@@ -40,6 +41,8 @@ pub(crate) enum Filter {
     Cors(Arc<Cors>),
     Compressor(Arc<Compressor>),
     GrpcWeb,
+    /// Looked at before routing; refuses here.
+    JwtAuthn(Arc<Jwt>),
 }
 
 /// The filters of a chain, in order.
@@ -50,6 +53,8 @@ pub(crate) struct Filters {
     acts: bool,
     /// Browsers may speak gRPC here.
     pub(crate) grpc_web: bool,
+    /// How tokens are looked at; none where they are not.
+    pub(crate) jwt: Option<Arc<Jwt>>,
     /// How sessions are kept where routes do not say; none where they are not kept at all.
     pub(crate) session: Option<Arc<StatefulSession>>,
 }
@@ -60,16 +65,21 @@ impl Filters {
         let all = prepare(configs, before);
         let acts = all.iter().any(|filter| match filter {
             Filter::LocalRateLimit(limit) => limit.acts(),
-            Filter::AdaptiveConcurrency(_) => true,
+            Filter::AdaptiveConcurrency(_) | Filter::JwtAuthn(_) => true,
             Filter::Fault(fault) => fault.acts(),
             Filter::Compressor(compressor) => compressor.enabled,
             Filter::Cors(_) | Filter::GrpcWeb => false,
         });
         let grpc_web = all.iter().any(|filter| matches!(filter, Filter::GrpcWeb));
+        let jwt = all.iter().find_map(|filter| match filter {
+            Filter::JwtAuthn(jwt) => Some(Arc::clone(jwt)),
+            _ => None,
+        });
         let filters = Self {
             all,
             acts,
             grpc_web,
+            jwt,
             session: configs.iter().find_map(|config| match config {
                 HttpFilter::StatefulSession(how) => Some(Arc::clone(how)),
                 _ => None,
@@ -104,6 +114,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                     old.config == *config
                 }
                 (Filter::Fault(old), HttpFilter::Fault(config)) => old.config == *config,
+                (Filter::JwtAuthn(old), HttpFilter::JwtAuthn(config)) => old.config == *config,
                 _ => false,
             });
             Some(match (old, config) {
@@ -122,6 +133,13 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                 (None, HttpFilter::Cors(config)) => Filter::Cors(Arc::clone(config)),
                 (None, HttpFilter::Compressor(config)) => Filter::Compressor(Arc::clone(config)),
                 (None, HttpFilter::GrpcWeb) => Filter::GrpcWeb,
+                (None, HttpFilter::JwtAuthn(config)) => {
+                    let old = before.iter().find_map(|old| match old {
+                        Filter::JwtAuthn(old) => Some(&**old),
+                        _ => None,
+                    });
+                    Filter::JwtAuthn(Arc::new(Jwt::new(config, old)))
+                }
                 (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
             })
         })
@@ -136,11 +154,14 @@ impl Filter {
 
 /// A request as filters see it.
 pub(crate) struct Asked<'r> {
+    /// Knows what a verified token says, too.
     pub(crate) request: &'r dyn Request,
     /// Who calls.
     pub(crate) remote: IpAddr,
     /// Who that proved to be.
     pub(crate) principal: Option<&'r str>,
+    /// Why its tokens are not taken.
+    pub(crate) denied: Option<&'r Refusal>,
     /// The cluster that its route leads to.
     pub(crate) cluster: &'r str,
     /// The route's own rules for descriptors.
@@ -252,6 +273,10 @@ pub(crate) fn run(
                 Ok(())
             }
             Filter::GrpcWeb => Ok(()),
+            Filter::JwtAuthn(_) => match asked.denied {
+                Some(refusal) => Err(Box::new(refusal.clone())),
+                None => Ok(()),
+            },
         };
         if let Err(mut refusal) = ran {
             // Pages may read why they are refused.

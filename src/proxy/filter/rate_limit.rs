@@ -431,6 +431,7 @@ mod tests {
             request: &Ask(user),
             remote: remote.into(),
             principal: None,
+            denied: None,
             cluster: "c",
             rules: &[],
             own,

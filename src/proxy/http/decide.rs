@@ -47,7 +47,7 @@ pub(super) fn decide(
         .routes
         .get(table_index)
         .ok_or(Failure::NoRoute)?;
-    let (found, action) = table.find(seen).ok_or(Failure::NoRoute)?;
+    let (found, action) = table.find(seen).ok_or_else(|| unrouted(seen))?;
     let at = RouteAt {
         table: table_index,
         host: found.host_index,
@@ -197,6 +197,12 @@ pub(super) fn decide(
     }
 }
 
+/// Of a request that has no route, a bad token is told first: filters stand before routes.
+fn unrouted(seen: &Seen<'_>) -> Failure {
+    let refusal = seen.told.and_then(|told| told.refusal.clone());
+    refusal.map_or(Failure::NoRoute, Failure::Filtered)
+}
+
 /// What a chain's filters say of a request.
 fn filtered(
     worker: &Worker,
@@ -212,6 +218,7 @@ fn filtered(
         request: seen,
         remote: Caller::of(conn.remote.ip(), seen.ask.fields, believed).address,
         principal: conn.principal.as_deref(),
+        denied: seen.told.and_then(|told| told.refusal.as_deref()),
         cluster,
         rules,
         own: &conn.own,
@@ -250,6 +257,7 @@ impl Out<'_, '_> {
             path: &path,
             authority,
             fields: seen.ask.fields,
+            told: seen.told,
             scan: seen.ask.scan,
             edits: self.edits,
             added: self.added,

@@ -3,6 +3,7 @@
 //! A field is copied once, from the read buffer into the write buffer (or from one header map into
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
+use super::super::jwt::Told;
 use super::edits::Edits;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
@@ -106,6 +107,8 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) path: &'r [u8],
     pub(crate) authority: &'r [u8],
     pub(crate) fields: Fields<'r>,
+    /// What its tokens change.
+    pub(crate) told: Option<&'r Told<'r>>,
     pub(crate) scan: &'r Scan<'r>,
     pub(crate) edits: Edits<'r>,
     /// Fields from filters.
@@ -143,7 +146,9 @@ impl RequestOut<'_> {
             let stays = self.scan.connection.nominates(name) || self.edits.touches(name);
             !(stays || hidden || told_otherwise)
         };
+        let hides = |name: &[u8]| self.told.is_some_and(|told| told.hides(name));
         copy(self.fields, sink, |known, name| match known {
+            _ if hides(name) => false,
             Name::Connection
             | Name::Hop
             | Name::Te
@@ -196,8 +201,19 @@ impl RequestOut<'_> {
         for (name, value) in self.added {
             sink.put(name.as_bytes(), value.as_bytes());
         }
-        self.edits
-            .write(|name| self.fields.first(name).is_some(), sink);
+        let told = self.told.into_iter().flat_map(|told| &told.added);
+        for (name, value) in told {
+            if !self.edits.touches(name.as_bytes()) {
+                sink.put(name.as_bytes(), value.as_bytes());
+            }
+        }
+        let came = |name: &str| {
+            let told = self.told.into_iter().flat_map(|told| &told.added);
+            let mut told = told.map(|(name, _)| *name);
+            told.any(|own| own == name)
+                || (!hides(name.as_bytes()) && self.fields.first(name).is_some())
+        };
+        self.edits.write(came, sink);
     }
 
     /// Appends the head as HTTP/1.1, but for the empty line that ends it.
@@ -427,6 +443,7 @@ mod tests {
         let none = HeaderOperations::default();
         let mut out = Vec::new();
         RequestOut {
+            told: None,
             method: b"GET",
             path: b"/",
             authority: b"reviews",

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::mesh::claims::Claims;
 use crate::mesh::http::Upgrades;
 use crate::mesh::path::{BadPath, normalise};
 use crate::mesh::route::{Action, AttemptHeaders, Forward, Request, Route, VirtualHost};
@@ -16,6 +17,7 @@ use crate::telemetry::AccessRecord;
 use super::super::context::{Conn, Live, Worker};
 use super::super::filter::Passed;
 use super::super::filter::cors::Granted;
+use super::super::jwt::Told;
 use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
@@ -342,6 +344,8 @@ pub(super) struct Seen<'m> {
     pub(super) path: &'m [u8],
     /// It is the server that is meant (`*`).
     pub(super) whole: bool,
+    /// What its tokens say.
+    pub(super) told: Option<&'m Told<'m>>,
     tls: bool,
 }
 
@@ -364,11 +368,25 @@ impl Request for Seen<'_> {
 
     fn header(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> bool) {
         let mut go_on = true;
+        if let Some(told) = self.told {
+            for (field, value) in &told.added {
+                if go_on && *field == name {
+                    go_on = visit(value.as_bytes());
+                }
+            }
+            if told.hides(name.as_bytes()) {
+                return;
+            }
+        }
         self.ask.fields.each(|field, value| {
             if go_on && field.eq_ignore_ascii_case(name.as_bytes()) {
                 go_on = visit(value);
             }
         });
+    }
+
+    fn claims(&self) -> Option<&Claims> {
+        self.told?.claims.as_deref()
     }
 }
 
@@ -398,7 +416,7 @@ pub(crate) fn plan(
     }) {
         return Err(Failure::BodyTooLarge);
     }
-    let log = worker
+    let mut log = worker
         .shared
         .log
         .is_some()
@@ -429,6 +447,7 @@ pub(crate) fn plan(
         authority,
         path: if whole { b"/" } else { &path },
         whole,
+        told: None,
         tls: conn.tls,
     };
     let overload = &worker.shared.overload;
@@ -439,11 +458,22 @@ pub(crate) fn plan(
         Then::Fail(Failure::Overloaded, None)
     } else {
         let out = (facts, text);
+        let told = conn.filters().and_then(|filters| filters.jwt.as_deref());
+        let told =
+            told.map(|jwt| jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000));
+        let target = told.as_ref().and_then(|told| told.target.as_deref());
+        if let (Some(record), Some(target)) = (&mut log, target) {
+            record.path = String::from_utf8_lossy(target).into_owned();
+        }
+        let seen = Seen {
+            path: target.unwrap_or(seen.path),
+            told: told.as_ref(),
+            ..seen
+        };
         switchable(ask, facts, http)
             .and_then(|()| decide(worker, live, conn, routes, &seen, out, &mut delay))
             .unwrap_or_else(|failure| Then::Fail(failure, None))
     };
-    let mut log = log;
     if let (Some(record), Some((at, cluster))) = (&mut log, then.meant()) {
         record.route = at
             .route(live)

@@ -74,7 +74,11 @@ const USES: &[(&[&str], &str, &str)] = &[
         "write a HeaderPolicy (policy.meshctl.dev/v1alpha1) for the same workloads, or headers in the routes of a VirtualService",
     ),
     (&["*ext_authz"], "an outside authority", CALLERS),
-    (&["*jwt_authn"], "tokens of callers", CALLERS),
+    (
+        &["*jwt_authn"],
+        "tokens of callers",
+        "write a RequestAuthentication (security.istio.io/v1) for the same workloads",
+    ),
     (&["*filters.http.oauth2"], "a login", CALLERS),
     (
         &["*filters.http.rbac", "*filters.network.rbac"],

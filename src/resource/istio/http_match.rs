@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::mesh::route::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, TextMatch};
+use crate::mesh::route::{
+    ClaimMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, TextMatch,
+};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 use crate::resource::tree::Node;
@@ -52,8 +54,8 @@ pub(super) fn http_match(value: &Value<'_>) -> HttpMatch {
             });
         }
     }
-    headers(&fields, "headers", false, &mut matches.headers);
-    headers(&fields, "withoutHeaders", true, &mut matches.headers);
+    headers(&fields, "headers", false, &mut matches);
+    headers(&fields, "withoutHeaders", true, &mut matches);
     if let Some(query) = fields.get("queryParams") {
         for (name, value) in query.entries() {
             if let Some(text) = text_match(&value) {
@@ -80,7 +82,7 @@ pub(super) fn http_match(value: &Value<'_>) -> HttpMatch {
     http_match
 }
 
-fn headers(fields: &Fields<'_>, field: &'static str, invert: bool, into: &mut Vec<HeaderMatch>) {
+fn headers(fields: &Fields<'_>, field: &'static str, invert: bool, into: &mut Match) {
     let Some(value) = fields.get(field) else {
         return;
     };
@@ -93,18 +95,46 @@ fn headers(fields: &Fields<'_>, field: &'static str, invert: bool, into: &mut Ve
                 format!("write it beside {field:?}: {lowered}: …"),
             );
         } else if name.starts_with('@') {
-            value.refuse(
-                format!("conditions on claims of a token ({name}) are not honoured by meshctl yet"),
-                "match a header that the application sets",
-            );
+            let Some(path) = claim(name) else {
+                value.error_hint(
+                    format!("{name:?} names no claim of a token"),
+                    "\"@request.auth.claims.sub\", or \"@request.auth.claims[realm][roles]\" for one inside another",
+                );
+                continue;
+            };
+            if let Some(text) = text_match(&value) {
+                into.claims.push(ClaimMatch {
+                    path,
+                    value: text,
+                    invert,
+                });
+            }
         } else if let Some(text) = text_match(&value) {
-            into.push(HeaderMatch {
+            into.headers.push(HeaderMatch {
                 name: lowered,
                 value: text,
                 invert,
             });
         }
     }
+}
+
+/// The claim that a condition is about: `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`.
+fn claim(name: &str) -> Option<Vec<String>> {
+    const CLAIMS: &str = "@request.auth.claims";
+    let (start, rest) = name.split_at_checked(CLAIMS.len())?;
+    if !start.eq_ignore_ascii_case(CLAIMS) {
+        return None;
+    }
+    let inside = rest
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let path: Vec<String> = match (rest.strip_prefix('.'), inside) {
+        (Some(rest), _) => rest.split('.').map(str::to_owned).collect(),
+        (None, Some(inside)) => inside.split("][").map(str::to_owned).collect(),
+        (None, None) => return None,
+    };
+    (!path.iter().any(String::is_empty)).then_some(path)
 }
 
 /// Istio's `StringMatch`; `{}` is presence.

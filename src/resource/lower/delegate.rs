@@ -2,7 +2,7 @@
 //! and take over what they do not say themselves.
 
 use crate::mesh::check::covers;
-use crate::mesh::route::{HeaderEdits, HeaderMatch, Match, PathMatch};
+use crate::mesh::route::{ClaimMatch, HeaderEdits, HeaderMatch, Match, PathMatch};
 use crate::resource::istio::{HttpMatch, HttpRoute};
 
 /// The conditions of a route whose own are `own`, where `root` leads to it. `None` when one of its
@@ -102,9 +102,26 @@ fn narrowed(root: &Match, own: &Match) -> Option<Match> {
             }
         }
     }
+    let same = |a: &ClaimMatch, b: &ClaimMatch| a.path == b.path && a.invert == b.invert;
+    let mut claims = own.claims.clone();
+    for wide in &root.claims {
+        match own.claims.iter().find(|own| same(own, wide)) {
+            None => claims.push(wide.clone()),
+            Some(narrow) => {
+                let one = |claim: &ClaimMatch| Match {
+                    claims: vec![claim.clone()],
+                    ..Match::default()
+                };
+                if !covers(&one(wide), &one(narrow)) {
+                    return None;
+                }
+            }
+        }
+    }
     Some(Match {
         headers,
         query,
+        claims,
         ..path
     })
 }

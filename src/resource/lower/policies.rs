@@ -1,4 +1,4 @@
-//! Policies of the mesh's own kinds: their targets resolved.
+//! Policies of the mesh's own kinds and RequestAuthentications: their targets resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,10 @@ pub(super) struct Around<'a> {
 
 pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
     let written = of_kind(around.objects, |kind| match kind {
-        Kind::RateLimitPolicy(_) | Kind::CompressionPolicy(_) | Kind::HeaderPolicy(_) => Some(kind),
+        Kind::RateLimitPolicy(_)
+        | Kind::CompressionPolicy(_)
+        | Kind::HeaderPolicy(_)
+        | Kind::RequestAuthentication(_) => Some(kind),
         _ => None,
     });
     let mut all: Vec<Arc<Policy>> = Vec::new();
@@ -38,6 +41,10 @@ pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
                 (&policy.targets, Says::Compression(policy.how.clone()))
             }
             Kind::HeaderPolicy(policy) => (&policy.targets, Says::Headers(policy.edits.clone())),
+            Kind::RequestAuthentication(policy) if !policy.rules.is_empty() => {
+                let rules = Arc::new(policy.rules.clone());
+                (&policy.targets, Says::Tokens(rules))
+            }
             _ => continue,
         };
         let policy = Policy {

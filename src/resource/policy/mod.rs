@@ -18,6 +18,7 @@ pub(super) use compression::compression_policy;
 pub(super) use fault::fault_injection;
 pub(super) use header::header_policy;
 pub(super) use rate_limit::rate_limit_policy;
+pub(super) use target::target;
 
 use crate::mesh::filter::{Compressor, Fault, LocalRateLimit};
 use crate::mesh::route::HeaderEdits;

@@ -82,7 +82,8 @@ pub(super) fn targets(spec: &Fields<'_>) -> Targets {
     }
 }
 
-fn target(value: &Value<'_>) -> Option<Target> {
+/// Reads one object that a policy is for.
+pub(in crate::resource) fn target(value: &Value<'_>) -> Option<Target> {
     let fields = value.fields();
     let group = fields.text("group").unwrap_or_default();
     let kind = fields.require("kind").and_then(|value| value.text());

@@ -63,6 +63,11 @@ pub(super) const KINDS: &[Kind] = &[
         "peerauthentications",
         "security.istio.io",
     ),
+    istio(
+        "RequestAuthentication",
+        "requestauthentications",
+        "security.istio.io",
+    ),
     gateways("GatewayClass", "gatewayclasses"),
     Kind {
         filed: "Gateway.gateway.networking.k8s.io",

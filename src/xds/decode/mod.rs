@@ -17,6 +17,7 @@ mod hash;
 mod health;
 mod http;
 mod http2;
+mod jwt_authn;
 mod limits;
 mod listener;
 mod origination;

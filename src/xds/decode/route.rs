@@ -7,7 +7,7 @@ use super::super::pb::{BoolValue, core, matcher, route};
 use super::super::structs::{
     MESHCTL, RETRY_MIN_INTERVAL, as_number, as_object, as_span, as_text, part,
 };
-use super::{Fault, duration_or, hash};
+use super::{Fault, duration_or, hash, jwt_authn};
 use crate::mesh::route::{
     Action, AttemptHeaders, Forward, HeaderEdits, HeaderMatch, HeaderOperations, Match, Missing,
     PathMatch, PathRewrite, Pattern, Priority, QueryMatch, Redirect, Respond, Rewrite, Route,
@@ -120,7 +120,7 @@ fn one(
     })
 }
 
-fn unsupported<T>(message: &'static str, field: impl Into<String>) -> Result<T, Fault> {
+pub(super) fn unsupported<T>(message: &'static str, field: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Unsupported {
         message,
         field: field.into(),
@@ -144,7 +144,7 @@ fn origin(metadata: Option<&core::Metadata>) -> Origin {
     }
 }
 
-fn matches(from: &route::RouteMatch, ignored: &mut Vec<String>) -> Result<Match, Fault> {
+pub(super) fn matches(from: &route::RouteMatch, ignored: &mut Vec<String>) -> Result<Match, Fault> {
     use route::route_match::PathSpecifier as Path;
     CONDITION.audit(from, ignored)?;
     let path = match &from.path_specifier {
@@ -169,6 +169,11 @@ fn matches(from: &route::RouteMatch, ignored: &mut Vec<String>) -> Result<Match,
             .query_parameters
             .iter()
             .map(|query| query_match(query, ignored))
+            .collect::<Result<_, _>>()?,
+        claims: from
+            .dynamic_metadata
+            .iter()
+            .map(|claim| jwt_authn::claim_match(claim, ignored))
             .collect::<Result<_, _>>()?,
     })
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::fields::Fields;
 use super::{
     balancing, cluster, compressor, cors, dns, endpoint, fault, filter, health, http, http2,
-    limits, listener, mtls, origination, route_fields, server_tls, session, sockets,
+    jwt_authn, limits, listener, mtls, origination, route_fields, server_tls, session, sockets,
 };
 
 /// Every table, in the order of the page.
@@ -17,6 +17,7 @@ const TABLES: &[&[&Fields]] = &[
     compressor::FIELDS,
     cors::FIELDS,
     session::FIELDS,
+    jwt_authn::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     dns::FIELDS,

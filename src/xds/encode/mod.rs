@@ -18,6 +18,7 @@ mod headers;
 mod health;
 mod http;
 mod http2;
+mod jwt_authn;
 mod listener;
 mod origination;
 mod route;

@@ -10,7 +10,7 @@ use super::super::structs::{
 };
 use super::hash;
 use super::route_policy::{again, bound, mirror};
-use super::{filter, headers};
+use super::{filter, headers, jwt_authn};
 use crate::mesh::filter::{HttpFilter, LocalRateLimit};
 use crate::mesh::route::{
     Action, Forward, HeaderMatch, Match, Missing, PathMatch, PathRewrite, Priority, QueryMatch,
@@ -287,10 +287,10 @@ fn is_separable(path: &str) -> bool {
     path.len() > 1 && !path.ends_with('/') && !path.contains(['?', '#'])
 }
 
-fn condition(from: &Match, client: Client) -> Option<route::RouteMatch> {
+pub(super) fn condition(from: &Match, client: Client) -> Option<route::RouteMatch> {
     use route::route_match::PathSpecifier as Path;
-    // gRPC calls have no query: a route that asks for one never holds.
-    if client == Client::Grpc && !from.query.is_empty() {
+    // gRPC calls have no query, and their clients look at no token: a route that asks never holds.
+    if client == Client::Grpc && !(from.query.is_empty() && from.claims.is_empty()) {
         return None;
     }
     let path = match &from.path {
@@ -324,6 +324,11 @@ fn condition(from: &Match, client: Client) -> Option<route::RouteMatch> {
             .query
             .iter()
             .map(|query| query_match(query, client))
+            .collect(),
+        dynamic_metadata: from
+            .claims
+            .iter()
+            .map(|claim| jwt_authn::claim_match(claim, client))
             .collect(),
         ..Default::default()
     })
@@ -382,7 +387,7 @@ pub(super) fn text_match(from: &TextMatch, client: Client) -> Option<matcher::St
     })
 }
 
-fn regex(pattern: &str) -> matcher::RegexMatcher {
+pub(super) fn regex(pattern: &str) -> matcher::RegexMatcher {
     matcher::RegexMatcher {
         regex: pattern.to_owned(),
         ..Default::default()

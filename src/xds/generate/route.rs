@@ -9,10 +9,11 @@ use proptest::sample::select;
 
 use super::{duration, filter, positive, text, word};
 use crate::mesh::route::{
-    Action, AttemptHeaders, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf, HashPolicy,
-    HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, Missing, PathMatch, PathRewrite,
-    Pattern, Priority, QueryMatch, RateLimitedBackOff, Redirect, ResetFormat, ResetHeader, Respond,
-    Retry, RetryOn, Rewrite, Route, Share, TextMatch, VirtualHost, WeightedCluster,
+    Action, AttemptHeaders, ClaimMatch, Deadlines, Forward, GrpcTimeout, HashCookie, HashOf,
+    HashPolicy, HeaderEdits, HeaderMatch, HeaderOperations, Match, Mirror, Missing, PathMatch,
+    PathRewrite, Pattern, Priority, QueryMatch, RateLimitedBackOff, Redirect, ResetFormat,
+    ResetHeader, Respond, Retry, RetryOn, Rewrite, Route, Share, TextMatch, VirtualHost,
+    WeightedCluster,
 };
 use crate::mesh::{Origin, RouteTable};
 
@@ -72,7 +73,7 @@ fn origin() -> impl Strategy<Value = Origin> {
     ]
 }
 
-fn matches() -> impl Strategy<Value = Match> {
+pub(super) fn matches() -> impl Strategy<Value = Match> {
     let path = prop_oneof![
         text().prop_map(PathMatch::Prefix),
         text().prop_map(|t| PathMatch::Segments(format!("/{t}"))),
@@ -86,14 +87,22 @@ fn matches() -> impl Strategy<Value = Match> {
             invert,
         });
     let query = (word(), text_match()).prop_map(|(name, value)| QueryMatch { name, value });
-    (path, any::<bool>(), vec(header, 0..3), vec(query, 0..2)).prop_map(
-        |(path, ignore_case, headers, query)| Match {
-            path,
-            ignore_case,
-            headers,
-            query,
-        },
-    )
+    let claim =
+        (vec(word(), 1..3), text_match(), any::<bool>()).prop_map(|(path, value, invert)| {
+            ClaimMatch {
+                path,
+                value,
+                invert,
+            }
+        });
+    let lists = (vec(header, 0..3), vec(query, 0..2), vec(claim, 0..2));
+    (path, any::<bool>(), lists).prop_map(|(path, ignore_case, (headers, query, claims))| Match {
+        path,
+        ignore_case,
+        headers,
+        query,
+        claims,
+    })
 }
 
 /// As decoding gives them: an inverted one does not ask for the header to be there.

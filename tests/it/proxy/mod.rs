@@ -38,4 +38,5 @@ mod strict;
 mod support;
 mod tcp;
 mod timeouts;
+mod tokens;
 mod tunnels;

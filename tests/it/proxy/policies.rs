@@ -10,7 +10,7 @@ use meshctl::xds::{decode, encode};
 
 use super::support::*;
 
-const SHOP: &str = "\
+pub(super) const SHOP: &str = "\
 apiVersion: v1
 kind: Service
 metadata: {name: shop}
@@ -18,7 +18,7 @@ spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ";
 
 /// The view of a proxy whose application is at `app` and which takes calls at `bind`, as it is carried.
-fn view(manifests: &str, kind: NodeKind, (bind, app): (SocketAddr, SocketAddr)) -> View {
+pub(super) fn view(manifests: &str, kind: NodeKind, (bind, app): (SocketAddr, SocketAddr)) -> View {
     let (objects, findings) = parse(manifests, "policies.yaml", "default");
     assert_eq!(findings, []);
     let (objects, _) = collect(objects);
