@@ -483,10 +483,7 @@ fn serve_secure(
         serve_tls::TlsOptions {
             authority: trust.authority_fn(),
             changed: trust.current().versions(),
-            revoked: {
-                let current = trust.current();
-                Arc::new(move |key| current.peek().revoked.contains(&key))
-            },
+            revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
             wall: control.wall.clone(),
         },

@@ -26,7 +26,7 @@ use crate::xds::{self, Kind};
 use super::ca::{AuditFn, RedeemError, RedeemFn};
 use super::index::{encode, problem};
 use super::rotation::{Files, Held};
-use super::serve_tls::AuthorityFn;
+use super::serve_tls::{AuthorityFn, RevokedFn};
 use super::token::{Presented, TokenBook, TokenSpec};
 
 /// Key of the token book in its tree.
@@ -293,6 +293,12 @@ impl Trust {
     pub fn authority_fn(self: &Arc<Self>) -> AuthorityFn {
         let trust = Arc::clone(self);
         Arc::new(move || trust.authority())
+    }
+
+    /// For the port of the services: whose certificate is revoked.
+    pub fn revoked_fn(&self) -> RevokedFn {
+        let current = self.current.reader();
+        Arc::new(move |key| current.peek().revoked.contains(&key))
     }
 
     /// For the certificate service: takes one use of a token, durably.

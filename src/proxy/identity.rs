@@ -4,6 +4,8 @@
 //! Owns *when* certificates are fetched and which roots are believed. The key is made here and never
 //! leaves the machine. While the control plane is away the current certificate stays in use.
 
+mod error;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -14,12 +16,13 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
-use thiserror::Error;
 use tokio::sync::watch;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tracing::{error, info, warn};
+
+pub use error::IdentityError;
 
 use super::believed::{self, Believed};
 use super::control_link::{Caller, ControlStream, connect_control};
@@ -97,107 +100,6 @@ impl IdentityOptions {
             lifetime: Duration::ZERO,
             wall: Wall::System,
             roots: None,
-        }
-    }
-}
-
-/// Why there is no identity.
-#[derive(Debug, Error)]
-pub enum IdentityError {
-    /// Nothing stored that can be used, and nothing to ask with.
-    #[error("{id} has no usable certificate and no join token")]
-    NoToken {
-        /// The identity wanted.
-        id: SpiffeId,
-        /// Why the stored certificate cannot be used.
-        #[source]
-        stored: Box<tls::Error>,
-    },
-    /// First contact needs to know the root.
-    #[error("the mesh's root is not known: the join token carries no fingerprint")]
-    NoPin,
-    /// The file with the token.
-    #[error("cannot read the join token from {path}")]
-    TokenFile {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A certificate of someone else.
-    #[error("this proxy is to be {wanted}, but {whence} is for {found}")]
-    OtherIdentity {
-        /// The identity wanted.
-        wanted: Box<SpiffeId>,
-        /// The identity found.
-        found: Box<SpiffeId>,
-        /// Where it was found.
-        whence: String,
-    },
-    /// The CA said no.
-    #[error("the control plane refuses a certificate for {id}: {reason}")]
-    Refused {
-        /// The identity wanted.
-        id: SpiffeId,
-        /// Its words.
-        reason: String,
-    },
-    /// The CA could not be asked.
-    #[error("cannot get a certificate from {address}: {reason}")]
-    Unreachable {
-        /// The control plane.
-        address: SocketAddr,
-        /// What happened.
-        reason: String,
-    },
-    /// At first contact: not the mesh that the token is of.
-    #[error("the control plane at {address} is not the one that the join token is for: {reason}")]
-    Stranger {
-        /// The control plane.
-        address: SocketAddr,
-        /// What it showed.
-        reason: String,
-    },
-    /// The answer's root is not the mesh's.
-    #[error("the control plane answered with a root that is not the pinned one ({found})")]
-    Root {
-        /// SHA-256 of the root in the answer.
-        found: String,
-    },
-    /// A token, request or answer cannot be read.
-    #[error(transparent)]
-    Tls(#[from] tls::Error),
-}
-
-impl IdentityError {
-    /// Whether the same request may succeed later without anybody doing anything.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
-    }
-
-    /// What a person can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoToken { id, .. } => Some(format!(
-                "`meshctl token create --namespace {} --service-account {}` prints one; give it with --join",
-                id.namespace, id.service_account
-            )),
-            Self::NoPin => {
-                Some("copy the whole token, from mj_ to its last digit".to_owned())
-            }
-            Self::OtherIdentity { .. } => {
-                Some(
-                    "give another --name (or --home), or the --namespace and --service-account that the certificate was made for"
-                        .to_owned(),
-                )
-            }
-            Self::Root { .. } | Self::Stranger { .. } => Some(
-                "the token is of another mesh, or someone stands between; make a new token"
-                    .to_owned(),
-            ),
-            Self::Tls(error) => error.hint().map(str::to_owned),
-            _ => None,
         }
     }
 }
@@ -624,42 +526,4 @@ fn tell(error: &IdentityError, what: &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renewal_is_at_half_of_any_life() {
-        for life in [10_000, 3_600_000, 86_400_000_u64] {
-            let at = |chance| renewal_at(1_000_000, 1_000_000 + life, chance) - 1_000_000;
-            assert_eq!(at(0.5), life / 2);
-            assert_eq!(at(0.0), life * 49 / 100);
-            assert_eq!(at(1.0), life * 51 / 100);
-        }
-        assert_eq!(renewal_at(5, 5, 0.7), 5);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn renewal_waits_for_the_calendar_and_not_for_the_timer() {
-        let now: UnixMillis = 1_800_000_000_000;
-        let ca = tls::Authority::generate("cluster.local", now).unwrap();
-        let id = SpiffeId::new("cluster.local", "shop", "cart");
-        let material = ca.issue_pair(&id, Duration::from_hours(24), now).unwrap();
-        let mut options = IdentityOptions::new(([127, 0, 0, 1], 1).into(), id, "/nonexistent");
-        options.wall = Wall::fixed(now);
-        let wall = options.wall.clone();
-        let client = IdentityClient::new(options);
-        let waiting = client.wait_for_renewal(&material);
-        tokio::pin!(waiting);
-        let early = tokio::time::timeout(Duration::from_hours(48), waiting.as_mut()).await;
-        assert!(early.is_err(), "the calendar stood still");
-        // As if the machine had been suspended over the time of renewal.
-        wall.advance(Duration::from_hours(13));
-        tokio::time::timeout(LOOK * 2, waiting).await.unwrap();
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let source = TokenSource::Value("mj_secret".to_owned());
-        assert!(!format!("{source:?}").contains("secret"));
-    }
-}
+mod tests;

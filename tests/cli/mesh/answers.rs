@@ -250,7 +250,10 @@ pub(super) fn proxies(mesh: &Mesh) {
         "spiffe://cluster.local/ns/default/sa/bookinfo-productpage"
     );
     let types = page["types"].as_array().unwrap();
-    assert_eq!(names(&page["types"], "type"), ["CDS", "EDS", "LDS", "RDS"]);
+    assert_eq!(
+        names(&page["types"], "type"),
+        ["CDS", "EDS", "LDS", "RDS", "SDS"]
+    );
     assert!(types.iter().all(|kind| number(&kind["resources"]) > 0.0));
     let name = page["name"].as_str().unwrap();
     assert_eq!(mesh.json(&["proxies", name])[0], *page);
