@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::jwt_authn::JwtAuthn;
+use super::rbac::Rbac;
 use super::route::{HeaderMatch, Share, TextMatch};
 use super::session::StatefulSession;
 
@@ -42,6 +43,8 @@ pub enum HttpFilter {
     StatefulSession(Arc<StatefulSession>),
     /// Refuses requests with bad tokens, and tells what good ones say (`envoy.filters.http.jwt_authn`).
     JwtAuthn(Arc<JwtAuthn>),
+    /// Refuses callers who may not do what they ask for (`envoy.filters.http.rbac`).
+    Rbac(Arc<Rbac>),
 }
 
 impl HttpFilter {
@@ -55,7 +58,8 @@ impl HttpFilter {
             Self::AdaptiveConcurrency(_)
             | Self::Compressor(_)
             | Self::GrpcWeb
-            | Self::JwtAuthn(_) => false,
+            | Self::JwtAuthn(_)
+            | Self::Rbac(_) => false,
         }
     }
 
@@ -75,6 +79,7 @@ impl HttpFilter {
             Self::GrpcWeb => "envoy.filters.http.grpc_web",
             Self::StatefulSession(_) => "envoy.filters.http.stateful_session",
             Self::JwtAuthn(_) => "envoy.filters.http.jwt_authn",
+            Self::Rbac(_) => "envoy.filters.http.rbac",
         }
     }
 

@@ -284,7 +284,9 @@ impl Config {
 fn tokens(policy: &Policy) -> &[TokenRule] {
     match &policy.says {
         Says::Tokens(rules) => rules,
-        Says::RateLimit(_) | Says::Compression(_) | Says::Headers(_) => &[],
+        Says::RateLimit(_) | Says::Compression(_) | Says::Headers(_) | Says::Authorization(_) => {
+            &[]
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::HttpOptions;
 use super::credential::OwnTls;
 use super::filter::HttpFilter;
+use super::rbac::Rbac;
 
 /// A bound address and the chains that its connections are sorted into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +115,10 @@ pub struct Chain {
     /// What happens to requests before they are sent on, in this order; nothing to bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<HttpFilter>,
+    /// Who may connect: judged before bytes are carried. Requests have filters for that, so where what
+    /// arrives may be either, they are not judged by these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<Arc<Rbac>>,
 }
 
 /// Limits on the connections of a chain.

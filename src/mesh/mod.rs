@@ -5,6 +5,7 @@
 //! `resource`; a [`World`] gives each proxy its [`View`]; `xds` carries views. Route matching is
 //! here because the proxy, `routes --explain` and the shadowed-rule check must agree.
 
+pub mod authorization;
 pub mod backend_tls;
 pub mod balancing;
 pub mod baseline;
@@ -30,6 +31,7 @@ pub mod origination;
 pub mod outlier;
 pub mod path;
 pub mod policy;
+pub mod rbac;
 pub mod route;
 mod selection;
 pub mod service;

@@ -119,6 +119,9 @@ pub struct SpiffeId {
 }
 
 impl SpiffeId {
+    /// What every identity begins with.
+    pub const SCHEME: &'static str = "spiffe://";
+
     /// The identity of `service_account` in `namespace` under `trust_domain`.
     pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Self {
         Self {
@@ -134,7 +137,7 @@ impl FromStr for SpiffeId {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let parse = || {
-            let rest = text.strip_prefix("spiffe://")?;
+            let rest = text.strip_prefix(Self::SCHEME)?;
             let (trust_domain, path) = rest.split_once('/')?;
             let (namespace, service_account) = path.strip_prefix("ns/")?.split_once("/sa/")?;
             let plain = |part: &str| {

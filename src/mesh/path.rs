@@ -63,6 +63,64 @@ pub fn normalise(target: &[u8], options: PathOptions) -> Result<Cow<'_, [u8]>, B
     Ok(Cow::Owned(out))
 }
 
+/// How the most lenient of servers reads `path` (without its query): unescaped until nothing is left to
+/// unescape, without parameters (`;v=1`) in its segments, with backslashes as slashes, several slashes as
+/// one, and dot segments resolved. `None` where that is no different.
+pub fn loosest(path: &[u8]) -> Option<Vec<u8>> {
+    let mut before = 0;
+    let odd = path.iter().any(|byte| {
+        let odd =
+            matches!(byte, b'%' | b';' | b'\\') || (matches!(byte, b'/' | b'.') && before == b'/');
+        before = *byte;
+        odd
+    });
+    if !odd {
+        return None;
+    }
+    let mut bare = path.to_vec();
+    while let Some(next) = unescape_all(&bare) {
+        bare = next;
+    }
+    let mut inside = false;
+    bare.retain_mut(|byte| {
+        match byte {
+            b'\\' => *byte = b'/',
+            b';' => inside = true,
+            _ => {}
+        }
+        inside &= *byte != b'/';
+        !inside
+    });
+    bare.dedup_by(|second, first| *second == b'/' && *first == b'/');
+    let bare = if bare.starts_with(b"/") {
+        resolve(&bare)
+    } else {
+        bare
+    };
+    (bare != path).then_some(bare)
+}
+
+/// Unescapes everything, once; each time it gets shorter. `None` where there is nothing to do.
+fn unescape_all(path: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        let escaped = match (first, after) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                out.push(high << 4 | low);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => out.push(*first),
+        }
+    }
+    (out.len() != path.len()).then_some(out)
+}
+
 /// Turns `%2F` and `%5C` into what they stand for. Whether there was one.
 fn unescape_slashes(path: &mut Vec<u8>) -> bool {
     let mut out = Vec::with_capacity(path.len());

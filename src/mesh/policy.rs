@@ -3,12 +3,14 @@
 //! A policy acts where requests arrive: at the sidecar of the workloads that it is for, or at the
 //! gateways. Of rate limits and of compression the narrowest policy is in force, of two as narrow the
 //! oldest, as for PeerAuthentication; edits of headers add up, the narrowest last. Istio's
-//! RequestAuthentications are of this kind too, and add up: the tokens of each are taken.
+//! RequestAuthentications and AuthorizationPolicies are of this kind too, and add up: the
+//! tokens of each are taken, the callers are judged by each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use super::authorization::Authorization;
 use super::destinations::ROOTS;
 use super::filter::{Compressor, Fault, LocalRateLimit};
 use super::gateway::GatewayName;
@@ -153,6 +155,8 @@ pub enum Says {
     Headers(HeaderEdits),
     /// Whose tokens are taken.
     Tokens(Arc<Vec<TokenRule>>),
+    /// Who may call.
+    Authorization(Arc<Authorization>),
 }
 
 /// A workload, by what policies choose it by.
@@ -202,6 +206,8 @@ pub struct InForce {
     pub headers: HeaderEdits,
     /// Tokens are taken by these.
     pub tokens: Vec<Arc<Vec<TokenRule>>>,
+    /// Callers are judged by these.
+    pub authorization: Vec<Arc<Authorization>>,
 }
 
 impl Policy {
@@ -246,13 +252,17 @@ pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'
         .iter()
         .filter_map(|(reach, policy)| match &policy.says {
             Says::RateLimit(limit) => Some((*reach, limit)),
-            Says::Compression(_) | Says::Headers(_) | Says::Tokens(_) => None,
+            Says::Compression(_) | Says::Headers(_) | Says::Tokens(_) | Says::Authorization(_) => {
+                None
+            }
         });
     let codings = found
         .iter()
         .filter_map(|(reach, policy)| match &policy.says {
             Says::Compression(how) => Some((*reach, how)),
-            Says::RateLimit(_) | Says::Headers(_) | Says::Tokens(_) => None,
+            Says::RateLimit(_) | Says::Headers(_) | Says::Tokens(_) | Says::Authorization(_) => {
+                None
+            }
         });
     let mut force = InForce {
         rate_limit: narrowest(limits),
@@ -266,6 +276,7 @@ pub fn in_force(policies: &[Arc<Policy>], workload: Workload<'_>, place: Place<'
         match &policy.says {
             Says::Headers(edits) => edit(&mut force.headers, edits),
             Says::Tokens(rules) => force.tokens.push(Arc::clone(rules)),
+            Says::Authorization(policy) => force.authorization.push(Arc::clone(policy)),
             Says::RateLimit(_) | Says::Compression(_) => {}
         }
     }

@@ -15,7 +15,7 @@ use crate::rt::Wall;
 use crate::telemetry::{PeerId, PeerLabels};
 
 use super::buffer::Buffer;
-use super::context::{Conn, ConnState, Live, Registered, Worker};
+use super::context::{Admitted, Conn, ConnState, Live, Registered, Worker};
 use super::detect::{First, detect};
 use super::first_word::{Word, first_word};
 use super::http::leg::H1Leg;
@@ -25,7 +25,7 @@ use super::stream::{Raw, Stream};
 use super::tables::chain::{ChainTable, Place};
 use super::tables::{ChainAction, ListenerTable};
 use super::tcp::Reached;
-use super::{introduced, tcp, tls};
+use super::{introduced, rbac, tcp, tls};
 
 /// What there is on the connection, once that is known.
 enum Speaks {
@@ -102,6 +102,7 @@ async fn open(
         .flatten();
     let mut conn = Box::new(Conn {
         remote,
+        direct: remote.ip(),
         local,
         meant,
         direction: listener.config.direction,
@@ -156,6 +157,7 @@ async fn open(
         return None;
     };
     conn.server_name = hello.server_name;
+    conn.state.chain_name.replace(Some(Arc::clone(&chain.name)));
     conn.filters.clone_from(&chain.filters);
     conn.http = chain.action.http().cloned();
     let Some(place) = chain.enter() else {
@@ -174,6 +176,15 @@ async fn open(
         }
     }
     let from = (stream, first_bytes, first);
+    // What requests may do is asked of each of them.
+    let at_once = match &chain.action {
+        ChainAction::Tcp { .. } => true,
+        ChainAction::Http { .. } => !chain.guards.is_empty(),
+        ChainAction::Detect { .. } => false,
+    };
+    if at_once && !admitted(&worker, &live, &conn, chain) {
+        return None;
+    }
     let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
     if matches!(speaks, Speaks::Http1(..) | Speaks::Http2(..)) {
         conn.state.chain.set(chain.version);
@@ -260,6 +271,34 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
     }
 }
 
+/// Whether the caller may connect, without noting it.
+fn may(conn: &Conn, chain: &ChainTable) -> bool {
+    let of = conn.connection(conn.remote.ip());
+    chain.guards.iter().all(|guard| guard.passes(&of.facts()))
+}
+
+/// Whether the caller may connect. One who may not is noted, and one who may is asked about again when
+/// rules change.
+fn admitted(worker: &Worker, live: &Live, conn: &Conn, chain: &ChainTable) -> bool {
+    let of = conn.connection(conn.remote.ip());
+    if let Err(denied) = rbac::admit(&chain.guards, &of) {
+        tcp::denied(worker, live, conn, denied);
+        return false;
+    }
+    if conn.inbound() || !chain.guards.is_empty() {
+        conn.state.admitted.replace(Some(Box::new(Admitted {
+            principal: conn.principal.clone(),
+            direct: of.direct,
+            remote: of.remote,
+            local: of.local,
+            server_name: conn.server_name.clone(),
+        })));
+        // Nobody looked at it when rules changed meanwhile.
+        return !worker.live().shuts_out(&conn.state);
+    }
+    true
+}
+
 /// What the chain makes of a connection.
 async fn tell(
     worker: &Rc<Worker>,
@@ -295,7 +334,8 @@ async fn tell(
             let agreed = negotiated(&stream);
             if agreed.is_none() && first.is_none() {
                 conn.state.idle.set(true);
-                let heard = match bytes {
+                // An endpoint of which the caller may have nothing is not asked for its first word.
+                let heard = match bytes.filter(|_| may(conn, chain)) {
                     Some(bytes) => {
                         let (who, patience) = ((worker, &*live, conn), (timeout, close_late));
                         let word = first_word(who, &mut stream, &mut first_bytes, bytes, patience);
@@ -309,6 +349,9 @@ async fn tell(
                     Ok(Word::Caller(told)) => first = Some(told),
                     Ok(Word::Server(reached)) => {
                         conn.state.idle.set(false);
+                        if !admitted(worker, &live, conn, chain) {
+                            return None;
+                        }
                         return Some(Speaks::Heard((stream, first_bytes), live, reached));
                     }
                     Err(_) => return None,
@@ -331,6 +374,9 @@ async fn tell(
         Some(HttpCodec::Http2) => Speaks::Http2(stream.with_first(first_bytes), table),
         Some(_) => Speaks::Http1(stream, first_bytes, table),
         None => {
+            if !admitted(worker, &live, conn, chain) {
+                return None;
+            }
             // Only where bytes are carried is it ever none.
             let (cluster, options) = bytes.map_or_else(
                 || (None, TcpOptions::default()),

@@ -1,7 +1,7 @@
 //! What a worker's connections share, and what is known of each connection.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ use super::jwt;
 use super::options::Options;
 use super::overload::Overload;
 use super::pool::Pools;
+use super::rbac;
+use super::tables::chain::ChainTable;
 use super::tables::http::HttpTable;
 use super::tables::{Surroundings, Tables};
 use super::tls::Identity;
@@ -85,6 +87,26 @@ impl Live {
         certificate != 0 && identity.is_some_and(|own| own.revoked.contains(&certificate))
     }
 
+    /// The chain that took a connection, as it is now.
+    pub(crate) fn chain_of(&self, state: &ConnState) -> Option<&ChainTable> {
+        let (listener, chain) = (state.listener.borrow(), state.chain_name.borrow());
+        let listener = self.tables.listeners.get(listener.as_deref()?)?;
+        listener.named(chain.as_deref()?)
+    }
+
+    /// Whether a connection carries bytes of a caller who would not be let in any more.
+    pub(crate) fn shuts_out(&self, state: &ConnState) -> bool {
+        let admitted = state.admitted.borrow();
+        let Some(admitted) = admitted.as_deref() else {
+            return false;
+        };
+        let facts = admitted.connection();
+        self.chain_of(state).is_some_and(|chain| {
+            let mut guards = chain.guards.iter();
+            !guards.all(|guard| guard.passes(&facts.facts()))
+        })
+    }
+
     pub(crate) fn new(
         tables: Arc<Tables>,
         identity: Option<Arc<Identity>>,
@@ -134,6 +156,29 @@ struct Entry {
     idle_since: Cell<Option<Instant>>,
 }
 
+/// What is known of a connection that carries bytes, for judging it again.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) principal: Option<String>,
+    pub(crate) direct: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) server_name: Option<String>,
+}
+
+impl Admitted {
+    /// As guards see it.
+    pub(crate) fn connection(&self) -> rbac::Connection<'_> {
+        rbac::Connection {
+            principal: self.principal.as_deref(),
+            direct: self.direct,
+            remote: self.remote,
+            local: self.local,
+            server_name: self.server_name.as_deref(),
+        }
+    }
+}
+
 /// What may be said to a connection from outside.
 #[derive(Debug, Default)]
 pub(crate) struct ConnState {
@@ -145,6 +190,10 @@ pub(crate) struct ConnState {
     pub(crate) draining: Cell<bool>,
     /// Listener that it came in by.
     listener: RefCell<Option<Rc<str>>>,
+    /// The chain that took it, by name.
+    pub(crate) chain_name: RefCell<Option<Arc<str>>>,
+    /// What was judged when it was let in to carry bytes.
+    pub(crate) admitted: RefCell<Option<Box<Admitted>>>,
     /// Version of the chain whose rules its requests are served by; 0 where it carries no requests.
     pub(crate) chain: Cell<u64>,
     /// The [`tls::key_of`](crate::tls::key_of) its caller's certificate of the mesh; 0 where it showed none.
@@ -164,6 +213,8 @@ pub(crate) enum Whom<'a> {
     Outdated,
     /// Those whose caller's certificate is revoked.
     Revoked,
+    /// Those that carry bytes of a caller who would not be let in any more.
+    ShutOut,
 }
 
 impl Whom<'_> {
@@ -176,6 +227,7 @@ impl Whom<'_> {
                 chain != 0 && !live.tables.serves(chain)
             }
             Self::Revoked => live.revokes(state.certificate.get()),
+            Self::ShutOut => live.shuts_out(state),
         }
     }
 }
@@ -317,6 +369,8 @@ impl Registered {
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) remote: SocketAddr,
+    /// Whoever connected, whatever a PROXY header says.
+    pub(crate) direct: IpAddr,
     pub(crate) local: SocketAddr,
     /// The address that the caller meant, where connections are redirected here.
     pub(crate) meant: Option<SocketAddr>,
@@ -345,6 +399,7 @@ impl Conn {
     pub(crate) fn testing() -> Self {
         Self {
             remote: ([127, 0, 0, 1], 40000).into(),
+            direct: [127, 0, 0, 1].into(),
             local: ([127, 0, 0, 1], 8080).into(),
             meant: None,
             direction: Direction::Outbound,
@@ -376,6 +431,17 @@ impl Conn {
         self.inbound() && self.principal.is_some()
     }
 
+    /// As guards see it; `remote` is whoever began.
+    pub(crate) fn connection(&self, remote: IpAddr) -> rbac::Connection<'_> {
+        rbac::Connection {
+            principal: self.principal.as_deref(),
+            direct: self.direct,
+            remote,
+            local: self.meant.unwrap_or(self.local),
+            server_name: self.server_name.as_deref(),
+        }
+    }
+
     /// What its requests go through.
     pub(crate) fn filters(&self) -> Option<&Filters> {
         self.filters.as_deref()
@@ -385,6 +451,7 @@ impl Conn {
     pub(crate) fn shadow(&self) -> Self {
         Self {
             remote: self.remote,
+            direct: self.direct,
             local: self.local,
             meant: None,
             direction: self.direction,

@@ -71,6 +71,7 @@ pub fn static_view(
             tls: inside.mtls.then_some(ServerTls { alpn, own: None }),
             action,
             filters: Vec::new(),
+            guards: Vec::new(),
             limits: ChainLimits::default(),
         }],
         default_chain: None,

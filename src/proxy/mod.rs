@@ -47,6 +47,7 @@ mod options;
 mod origination;
 mod overload;
 mod pool;
+mod rbac;
 pub mod push;
 pub mod reading;
 mod resolve;

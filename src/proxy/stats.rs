@@ -11,6 +11,7 @@ use crate::telemetry::{Family, Sample, Value};
 use super::filter::fault::Fault;
 use super::filter::rate_limit::RateLimit;
 use super::filter::{Adaptive, Filter};
+use super::rbac::Guard;
 use super::tables::{ClusterTable, Tables};
 
 /// What the circuit breakers of a priority are called.
@@ -125,6 +126,7 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
             Filter::AdaptiveConcurrency(adaptive) => {
                 (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
             }
+            Filter::Rbac(guard) => (Arc::as_ptr(guard).addr(), rbac(guard)),
             Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb | Filter::JwtAuthn(_) => {
                 continue;
             }
@@ -167,6 +169,43 @@ type Row = (
     Value,
     Option<(&'static str, String)>,
 );
+
+fn rbac(guard: &Guard) -> Vec<Row> {
+    let stats = &guard.stats;
+    let (action, shadow) = guard.actions();
+    let mut rows: Vec<Row> = Vec::new();
+    let mut add = |name, help, counter: &AtomicU64| {
+        let value = Value::Counter(counter.load(Ordering::Relaxed));
+        rows.push((name, help, value, None));
+    };
+    if action.is_some() {
+        let (allowed, denied) = ("Calls that passed.", "Calls that were refused.");
+        add("envoy_http_rbac_allowed", allowed, &stats.allowed);
+        add("envoy_http_rbac_denied", denied, &stats.denied);
+    }
+    if shadow.is_some() {
+        let name = "envoy_http_rbac_shadow_allowed";
+        add(
+            name,
+            "Calls that a dry run lets pass.",
+            &stats.shadow_allowed,
+        );
+        let name = "envoy_http_rbac_shadow_denied";
+        add(name, "Calls that a dry run refuses.", &stats.shadow_denied);
+    }
+    let (held, shadow) = guard.held();
+    let mut policies = |name, help, all: Vec<(&str, u64)>| {
+        for (policy, count) in all {
+            let label = ("envoy_rbac_policy", policy.to_owned());
+            rows.push((name, help, Value::Counter(count), Some(label)));
+        }
+    };
+    let name = "envoy_http_rbac_policy_matched";
+    policies(name, "Calls that a policy held for.", held);
+    let name = "envoy_http_rbac_policy_shadow_matched";
+    policies(name, "Calls that a policy of a dry run held for.", shadow);
+    rows
+}
 
 fn rate_limit(limit: &RateLimit) -> Vec<Row> {
     let label = (

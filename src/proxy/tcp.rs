@@ -28,6 +28,7 @@ use super::http::call::pick;
 use super::http::respond::Failure;
 use super::limit::ConnectionSlot;
 use super::observe::TcpReport;
+use super::rbac::Denied;
 use super::stream::Stream;
 use super::tables::ClusterTable;
 use super::tables::cluster::EndpointState;
@@ -433,6 +434,17 @@ async fn target<'t>(
         return Ok(target.on_behalf(cluster, conn));
     }
     pick(cluster, wish, worker).map(|target| target.on_behalf(cluster, conn))
+}
+
+/// Takes down a caller who may not connect.
+pub(crate) fn denied(worker: &Worker, live: &Live, conn: &Conn, denied: Denied) {
+    let whom = (ServiceId::default(), Flag::None);
+    let report = TcpReport::open(worker, live, conn, PeerId::default(), whom);
+    let record = AccessRecord {
+        policy: denied.policy,
+        ..AccessRecord::default()
+    };
+    report.close(worker, conn, record);
 }
 
 fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: &Unreached) {

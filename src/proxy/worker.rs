@@ -153,6 +153,7 @@ async fn run(
             Some(Command::Update(update)) => {
                 let before = worker.live();
                 if worker.replace(make(&shared, update)) {
+                    worker.abort(Whom::ShutOut);
                     let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
                     tokio::task::spawn_local(async move { renew(&worker, limit).await });
                 }

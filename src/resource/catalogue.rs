@@ -39,7 +39,7 @@ const CORE: [&str; 6] = [
 ];
 /// Kinds for callers from outside, and whether they live in a namespace.
 const INGRESS: [(&str, bool); 2] = [("Ingress", true), ("IngressClass", false)];
-const ISTIO: [(&str, &str); 10] = [
+const ISTIO: [(&str, &str); 11] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
@@ -49,6 +49,7 @@ const ISTIO: [(&str, &str); 10] = [
     ("WorkloadGroup", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
     ("RequestAuthentication", "security.istio.io"),
+    ("AuthorizationPolicy", "security.istio.io"),
     ("ProxyConfig", "networking.istio.io"),
 ];
 
@@ -127,7 +128,7 @@ const UNUSED: [(&str, &str); 25] = [
     ("Lease", "coordination.k8s.io"),
 ];
 
-const AUTHORIZATION: &str = "meshctl does not decide by caller or token yet, and to accept this would leave open what it closes; PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh";
+const AUTHORIZATION: &str = "to accept this would leave open what it closes; write an AuthorizationPolicy (security.istio.io/v1), which says by principals, namespaces, methods and paths who may call";
 const EXTERNAL: &str =
     "write a ServiceEntry (networking.istio.io/v1) for the hosts outside the mesh";
 const ENVOY: &str = "meshctl's proxy is not Envoy; retries, timeouts, header edits and limits are in VirtualService and DestinationRule, and what its patches are about has native ways";
@@ -135,9 +136,8 @@ const UDP: &str = "meshctl carries no UDP; let callers reach the service without
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 33] = [
+const REFUSED: [(&str, &str, &str); 32] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
-    ("AuthorizationPolicy", "security.istio.io", AUTHORIZATION),
     (
         "Telemetry",
         "telemetry.istio.io",

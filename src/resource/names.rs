@@ -80,6 +80,12 @@ const NAMES: &[Name] = &[
         &["ra"],
         SECURITY,
     ),
+    name(
+        "AuthorizationPolicy",
+        "authorizationpolicies",
+        &["ap"],
+        SECURITY,
+    ),
     cluster(name("GatewayClass", "gatewayclasses", &["gc"], GATEWAYS)),
     name(
         "Gateway.gateway.networking.k8s.io",

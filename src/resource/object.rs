@@ -8,8 +8,8 @@ use super::gateway_api::{
     self, BackendTlsPolicy, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute,
 };
 use super::istio::{
-    DestinationRule, Gateway, PeerAuthentication, ProxyConfig, RequestAuthentication, ServiceEntry,
-    Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, Gateway, PeerAuthentication, ProxyConfig,
+    RequestAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use super::kube::{
     ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
@@ -128,6 +128,8 @@ pub enum Kind {
     PeerAuthentication(PeerAuthentication),
     /// `security.istio.io`.
     RequestAuthentication(RequestAuthentication),
+    /// Who may call whom.
+    AuthorizationPolicy(AuthorizationPolicy),
     /// `gateway.networking.k8s.io`.
     GatewayClass(GatewayClass),
     /// `gateway.networking.k8s.io`.

@@ -1,5 +1,6 @@
 //! One line for each request or connection: Istio's default text format, or its JSON keys.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use serde_json::{Map, Value};
 use crate::rt::UnixMillis;
 
 use super::Flag;
+
+/// Details of a call that policies refuse (Envoy's).
+pub const DENIED: &str = "rbac_access_denied";
 
 /// How a record is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct AccessRecord {
     pub flag: Flag,
     /// Envoy's word for it.
     pub details: &'static str,
+    /// The policy by which it was refused; tells of [`DENIED`] more.
+    pub policy: String,
     /// Why no connection could be made.
     pub upstream_failure: String,
     /// Body bytes from the caller.
@@ -79,6 +85,15 @@ impl AccessRecord {
         out.push('\n');
     }
 
+    /// Envoy's `response_code_details`, with the policy by which a caller was refused.
+    fn details(&self) -> Cow<'static, str> {
+        if self.policy.is_empty() {
+            Cow::Borrowed(self.details)
+        } else {
+            Cow::Owned(format!("{DENIED}_matched_policy[{}]", clean(&self.policy)))
+        }
+    }
+
     fn write_text(&self, out: &mut String) {
         let upstream_time = self
             .upstream_time
@@ -93,7 +108,7 @@ impl AccessRecord {
             dash(self.protocol),
             self.code,
             self.flag.name(),
-            dash(self.details),
+            dash(&self.details()),
             dash(&clean(&self.upstream_failure)),
             self.received,
             self.sent,
@@ -131,7 +146,7 @@ impl AccessRecord {
             ("protocol", text(self.protocol)),
             ("response_code", Value::from(self.code)),
             ("response_flags", Value::from(self.flag.name())),
-            ("response_code_details", text(self.details)),
+            ("response_code_details", text(&self.details())),
             ("connection_termination_details", Value::Null),
             ("bytes_received", Value::from(self.received)),
             ("bytes_sent", Value::from(self.sent)),

@@ -54,6 +54,13 @@ const VIRTUAL_HOST: Shape = &[
 ];
 /// `envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication`, which is carried as an `Any`.
 pub(crate) const JWT_AUTHN: Shapes = Shapes(&[(1, Field::Map(FLAT))]);
+const RULES: Shape = &[(2, Field::Map(FLAT))];
+/// `envoy.extensions.filters.http.rbac.v3.RBAC`, which is carried as an `Any`.
+pub(crate) const HTTP_RBAC: Shapes =
+    Shapes(&[(1, Field::Message(RULES)), (2, Field::Message(RULES))]);
+/// `envoy.extensions.filters.network.rbac.v3.RBAC`, which is carried as an `Any`.
+pub(crate) const NETWORK_RBAC: Shapes =
+    Shapes(&[(1, Field::Message(RULES)), (2, Field::Message(RULES))]);
 /// `envoy.config.route.v3.RouteConfiguration`.
 pub(crate) const ROUTE: Shapes = Shapes(&[
     (2, Field::Message(VIRTUAL_HOST)),

@@ -7,6 +7,7 @@ mod health;
 mod http;
 mod http2;
 mod jwt_authn;
+mod rbac;
 mod origination;
 mod route;
 
@@ -195,23 +196,27 @@ fn listener() -> impl Strategy<Value = Listener> {
         (
             (option::of(any::<u64>()), option::of(positive())),
             vec(filter::one(), 0..3),
+            vec(rbac::rbac().prop_map(Arc::new), 0..2),
         ),
     )
-        .prop_map(|(name, matches, tls, action, (limits, filters))| Chain {
-            name,
-            matches,
-            tls,
-            // Bytes have none.
-            filters: match action {
-                ChainAction::Tcp { .. } => Vec::new(),
-                _ => filters,
+        .prop_map(
+            |(name, matches, tls, action, (limits, filters, guards))| Chain {
+                guards,
+                name,
+                matches,
+                tls,
+                // Bytes have none.
+                filters: match action {
+                    ChainAction::Tcp { .. } => Vec::new(),
+                    _ => filters,
+                },
+                action,
+                limits: ChainLimits {
+                    max_connections: limits.0,
+                    handshake_timeout: limits.1,
+                },
             },
-            action,
-            limits: ChainLimits {
-                max_connections: limits.0,
-                handshake_timeout: limits.1,
-            },
-        })
+        )
         .boxed();
     (
         word(),

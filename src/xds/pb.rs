@@ -32,12 +32,14 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connec
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3 as session_cookie;
 pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::header::v3 as session_header;
+pub(crate) use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 pub(crate) use envoy_types::pb::envoy::extensions::rate_limit_descriptors::expr::v3 as descriptor_expr;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport as ProxySocket;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::http::v3 as http_cookie;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use envoy_types::pb::envoy::r#type::v3 as int32_range;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::fractional_percent as percent;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::{
     CodecClientType, FractionalPercent, HashPolicy, HttpStatus, Int64Range, Percent,
@@ -47,6 +49,13 @@ pub(crate) use envoy_types::pb::google::protobuf::{
     Any, BoolValue, Duration as PbDuration, Empty, ListValue, Struct, UInt32Value, UInt64Value,
     Value, value,
 };
+
+/// Who may do what.
+pub(crate) mod rbac {
+    pub(crate) use envoy_types::pb::envoy::config::rbac::v3::*;
+    pub(crate) use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http;
+    pub(crate) use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network;
+}
 
 /// Load balancing policies as extensions.
 pub(crate) mod lb {

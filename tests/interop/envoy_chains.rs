@@ -61,6 +61,7 @@ fn chain(name: &str, matches: ChainMatch, tls: bool, action: ChainAction) -> Cha
         }),
         action,
         filters: Vec::new(),
+        guards: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

@@ -202,6 +202,7 @@ pub(crate) fn view(bind: SocketAddr, backends: &[(&str, u32, &[SocketAddr])]) ->
                 options: Arc::default(),
             },
             filters: Vec::new(),
+            guards: Vec::new(),
             limits: ChainLimits::default(),
         }],
         default_chain: None,

@@ -57,6 +57,7 @@ fn chain(name: &str, server_names: &[&str]) -> Chain {
             clusters: vec![(name.to_owned(), 1)],
             options: TcpOptions::default(),
         },
+        guards: Vec::new(),
         limits: ChainLimits::default(),
         filters: Vec::new(),
     }

@@ -198,6 +198,13 @@ fn about(kind: &str, object: &Value) -> String {
         "RequestAuthentication" => {
             vec![named("issuers", list(spec("/jwtRules"), "issuer"))]
         }
+        "AuthorizationPolicy" => vec![
+            named("action", vec![text(spec("/action"))]),
+            format!(
+                "rules {}",
+                spec("/rules").and_then(Value::as_array).map_or(0, Vec::len)
+            ),
+        ],
         "ServiceEntry" => vec![named("hosts", list(spec("/hosts"), ""))],
         "GatewayClass" => vec![named("controller", vec![text(spec("/controllerName"))])],
         "Gateway.gateway.networking.k8s.io" => vec![

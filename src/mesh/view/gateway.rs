@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::View;
+use super::authorization;
 use super::outbound::{is_for, places, resolve};
 use super::policies;
 use super::sessions;
@@ -22,6 +23,7 @@ use crate::mesh::listener::{
     Transport,
 };
 use crate::mesh::policy::{self, InForce, Place};
+use crate::mesh::rbac::Rbac;
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
@@ -56,6 +58,12 @@ impl Served<'_> {
             },
         };
         policy::in_force(&config.policies, node.into(), place)
+    }
+
+    /// Who may send bytes here.
+    fn guards(&self, config: &Config, node: &Node) -> Vec<Arc<Rbac>> {
+        let force = self.force(config, node);
+        authorization::guards(&force, &config.trust_domain, Some(self.server.port))
     }
 
     /// How answers are compressed: as is said for the server, else for the first of its routes of which
@@ -155,7 +163,7 @@ fn listener(
                     tls: Some(terminated(security, node, (server, true))),
                     ..requests(
                         &table,
-                        tokens::guard(&served.force(config, node)),
+                        judged(&served.force(config, node), config, server.port),
                         policies::filters(server.grpc_web, compression.as_ref()),
                     )
                 });
@@ -176,6 +184,7 @@ fn listener(
                         };
                         chains.push(Chain {
                             tls: Some(terminated(security, node, (server, false))),
+                            guards: served.guards(config, node),
                             ..carry(&name, matches, found)
                         });
                     }
@@ -184,7 +193,10 @@ fn listener(
             Serves::Passthrough => {
                 for (at, (names, found)) in passed(config, node, *served).into_iter().enumerate() {
                     if let Some(matches) = by_name(names, &mut taken) {
-                        chains.push(carry(&format!("{name}_{at}"), matches, found));
+                        chains.push(Chain {
+                            guards: served.guards(config, node),
+                            ..carry(&format!("{name}_{at}"), matches, found)
+                        });
                     }
                 }
             }
@@ -192,7 +204,10 @@ fn listener(
                 if bytes.is_none()
                     && let Some(found) = stream(config, node, *served)
                 {
-                    bytes = Some(carry(&name, ChainMatch::default(), found));
+                    bytes = Some(Chain {
+                        guards: served.guards(config, node),
+                        ..carry(&name, ChainMatch::default(), found)
+                    });
                 }
             }
         }
@@ -213,11 +228,14 @@ fn listener(
                 (hosts, served.force(config, node))
             })
             .collect();
+        let token = tokens::guard_of_hosts(&guards);
+        let port = Some(first.server.port);
+        let callers = authorization::filters_of_hosts(&guards, &config.trust_domain, port);
         bytes = Some(Chain {
             name: table.clone(),
             ..requests(
                 &table,
-                tokens::guard_of_hosts(&guards),
+                token.into_iter().chain(callers).collect(),
                 policies::filters(web, compression.as_ref()),
             )
         });
@@ -295,8 +313,14 @@ fn placed(own: &OwnTls, namespace: &str) -> OwnTls {
     own
 }
 
-/// A chain of requests, without a name, whose policies act in `filters`; `guard` stands before all.
-fn requests(table: &str, guard: Option<HttpFilter>, filters: Vec<HttpFilter>) -> Chain {
+/// What stands before everything: whose tokens are taken, and who may call.
+fn judged(force: &InForce, config: &Config, port: u16) -> Vec<HttpFilter> {
+    let callers = authorization::filters(force, &config.trust_domain, Some(port));
+    tokens::guard(force).into_iter().chain(callers).collect()
+}
+
+/// A chain of requests, without a name, whose policies act in `filters`; `guards` stand before all.
+fn requests(table: &str, guards: Vec<HttpFilter>, filters: Vec<HttpFilter>) -> Chain {
     Chain {
         name: String::new(),
         matches: ChainMatch::default(),
@@ -306,7 +330,8 @@ fn requests(table: &str, guard: Option<HttpFilter>, filters: Vec<HttpFilter>) ->
             codec: HttpCodec::Auto,
             options: Arc::new(edge()),
         },
-        filters: guard.into_iter().chain(places()).chain(filters).collect(),
+        guards: Vec::new(),
+        filters: guards.into_iter().chain(places()).chain(filters).collect(),
         limits: ChainLimits::default(),
     }
 }

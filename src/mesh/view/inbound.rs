@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbound::{unresolved, whole};
-use super::{TCP_IDLE, View, policies, tcp_chain, tokens};
+use super::{TCP_IDLE, View, authorization, policies, tcp_chain, tokens};
 use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::{
@@ -14,6 +14,7 @@ use crate::mesh::listener::{
 };
 use crate::mesh::node::Application;
 use crate::mesh::policy::{self, Place, Policy};
+use crate::mesh::rbac::Rbac;
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{Authentication, MtlsMode, selects};
@@ -46,6 +47,7 @@ const TCP_ALPN: [&str; 1] = ["istio"];
 pub(super) struct Facts<'a> {
     pub(super) authentication: &'a Authentication,
     pub(super) policies: &'a [Arc<Policy>],
+    pub(super) trust_domain: &'a str,
     /// Those that choose the workload, by name.
     pub(super) services: Vec<&'a Service>,
     /// What is known of it.
@@ -63,12 +65,19 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
             .filter(|_| !declared || application.protocol == Protocol::Auto)
             .unwrap_or(application.protocol)
     };
-    let filters = |application: Option<&Application>| {
+    // Each with the port that all of it is for, where that is known.
+    let own = |application: Option<&Application>, port: Option<u16>| {
+        let port = application.map_or(port, |application| Some(application.port));
         let front = application.map_or(&[][..], |application| front(&ports, application));
         let force = policy::in_force(facts.policies, node.into(), Place::Port(front));
         let web = application.is_some_and(|at| protocol(at) == Protocol::GrpcWeb);
         let own = policies::filters(web, force.compression.as_ref());
-        tokens::guard(&force).into_iter().chain(own).collect()
+        let callers = authorization::filters(&force, facts.trust_domain, port);
+        let judged = tokens::guard(&force).into_iter().chain(callers);
+        Own {
+            filters: judged.chain(own).collect(),
+            guards: authorization::guards(&force, facts.trust_domain, port),
+        }
     };
     let mut applications: Vec<&Application> = node.applications.iter().collect();
     applications.sort_by_key(|application| application.port);
@@ -102,7 +111,7 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
             .mode(&node.namespace, &node.labels, port)
     };
     if node.transparent {
-        let about: (&dyn Fn(u16) -> MtlsMode, Filters<'_>) = (&of, &filters);
+        let about: (&dyn Fn(u16) -> MtlsMode, Owning<'_>) = (&of, &own);
         transparent(facts, node, &applications, about, &protocol, view);
         return;
     }
@@ -121,7 +130,7 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
             chains: chains(
                 None,
                 of(port),
-                (&hand_over, &filters(Some(application))),
+                (&hand_over, &own(Some(application), None)),
                 &Cluster::inbound_name(port),
             ),
             default_chain: None,
@@ -131,14 +140,22 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
     }
 }
 
-/// What the requests to an application go through, or those to a port that nobody declared.
-type Filters<'f> = &'f dyn Fn(Option<&Application>) -> Vec<HttpFilter>;
+/// What calls go through.
+struct Own {
+    /// Requests.
+    filters: Vec<HttpFilter>,
+    /// Bytes.
+    guards: Vec<Arc<Rbac>>,
+}
+
+/// That of the calls to an application, or of those to a port that nobody declared: this one, if it is known.
+type Owning<'f> = &'f dyn Fn(Option<&Application>, Option<u16>) -> Own;
 
 fn transparent(
     facts: &Facts<'_>,
     node: &Node,
     applications: &[&Application],
-    (of, filters): (&dyn Fn(u16) -> MtlsMode, Filters<'_>),
+    (of, owning): (&dyn Fn(u16) -> MtlsMode, Owning<'_>),
     protocol: &dyn Fn(&Application) -> Protocol,
     view: &mut View,
 ) {
@@ -163,7 +180,7 @@ fn transparent(
         let port = application.port;
         let cluster = Cluster::inbound_name(port);
         let hand_over = action(protocol, &cluster);
-        let own = filters(Some(application));
+        let own = owning(Some(application), None);
         all.extend(chains(Some(port), of(port), (&hand_over, &own), &cluster));
     }
     // Ports that a policy names are guarded though nobody declared them.
@@ -172,7 +189,7 @@ fn transparent(
             .iter()
             .all(|application| application.port != port)
         {
-            let own = filters(None);
+            let own = owning(None, Some(port));
             all.extend(chains(
                 Some(port),
                 of(port),
@@ -182,7 +199,7 @@ fn transparent(
         }
     }
     // Port 0 is no port, so no exception by port holds for it.
-    let own = filters(None);
+    let own = owning(None, None);
     all.extend(chains(None, of(0), (&undeclared, &own), passthrough));
     view.add_listener(Listener {
         name: "virtualInbound".to_owned(),
@@ -287,12 +304,17 @@ fn action(protocol: Protocol, cluster: &str) -> ChainAction {
 fn chains(
     port: Option<u16>,
     mode: MtlsMode,
-    (action, own): (&ChainAction, &[HttpFilter]),
+    (action, own): (&ChainAction, &Own),
     cluster: &str,
 ) -> Vec<Chain> {
     let filters = || match action {
         ChainAction::Tcp { .. } => Vec::new(),
-        ChainAction::Http { .. } | ChainAction::Detect { .. } => own.to_vec(),
+        ChainAction::Http { .. } | ChainAction::Detect { .. } => own.filters.clone(),
+    };
+    // Where only HTTP is taken, nothing else gets through.
+    let guards = || match action {
+        ChainAction::Http { .. } => Vec::new(),
+        ChainAction::Tcp { .. } | ChainAction::Detect { .. } => own.guards.clone(),
     };
     let named = |what: &str| match port {
         Some(port) => format!("{port}_{what}"),
@@ -317,6 +339,7 @@ fn chains(
         }),
         action: action.clone(),
         filters: filters(),
+        guards: guards(),
         limits: ChainLimits::default(),
     };
     let plain = |transport| Chain {
@@ -325,6 +348,7 @@ fn chains(
         tls: None,
         action: action.clone(),
         filters: filters(),
+        guards: guards(),
         limits: ChainLimits::default(),
     };
     match mode {
@@ -334,11 +358,14 @@ fn chains(
         MtlsMode::Permissive => vec![
             mutual(&MESH_ALPN),
             plain(Some(Transport::Plain)),
-            tcp_chain(
-                &named("tls-passthrough"),
-                on(Some(Transport::Tls), &[]),
-                cluster,
-            ),
+            Chain {
+                guards: own.guards.clone(),
+                ..tcp_chain(
+                    &named("tls-passthrough"),
+                    on(Some(Transport::Tls), &[]),
+                    cluster,
+                )
+            },
         ],
         MtlsMode::Disable => vec![plain(None)],
     }

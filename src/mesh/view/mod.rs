@@ -24,6 +24,7 @@ mod scope;
 mod sessions;
 mod streams;
 mod tokens;
+mod authorization;
 
 pub use common::{Common, Outlook, Scope};
 pub use pieces::Pieces;
@@ -159,6 +160,7 @@ fn tcp_chain(name: &str, matches: ChainMatch, cluster: &str) -> Chain {
             options: TcpOptions::idle(TCP_IDLE),
         },
         filters: Vec::new(),
+        guards: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

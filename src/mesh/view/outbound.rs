@@ -66,6 +66,7 @@ pub(super) fn add(
                 options: Arc::new(explicit()),
             },
             filters: places(),
+            guards: Vec::new(),
             limits: ChainLimits::default(),
         };
         (Vec::new(), chain)
@@ -203,6 +204,7 @@ fn by_port(
                 tls: None,
                 action,
                 filters: places(),
+                guards: Vec::new(),
                 limits: ChainLimits::default(),
             });
         }
@@ -274,6 +276,7 @@ fn at_addresses(service: &Service, port: u16, action: ChainAction) -> Chain {
             ChainAction::Http { .. } | ChainAction::Detect { .. } => places(),
         },
         action,
+        guards: Vec::new(),
         limits: ChainLimits::default(),
     }
 }

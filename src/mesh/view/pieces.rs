@@ -94,6 +94,7 @@ impl Pieces<'_> {
         Facts {
             authentication: &config.authentication,
             policies: &config.policies,
+            trust_domain: &config.trust_domain,
             services: common.choosing(config, &self.node),
             instance: self.world.instances.get(&key).map(|own| &**own),
         }
@@ -106,6 +107,7 @@ impl Pieces<'_> {
         let sidecar = sidecar::of(&before.sidecars, &self.node).map(|(_, own)| own);
         self.node.kind == NodeKind::Sidecar
             && config.policies == before.policies
+            && config.trust_domain == before.trust_domain
             && config.baseline == before.baseline
             && credentials::same((config, before), &self.node)
             && sidecar == self.sidecar.map(|(_, own)| own)

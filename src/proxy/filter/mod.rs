@@ -26,6 +26,7 @@ use crate::mesh::session::StatefulSession;
 use crate::telemetry::Flag;
 
 use super::jwt::Jwt;
+use super::rbac::{Guard, Known};
 use compress::Compressing;
 use cors::Granted;
 use fault::Fault;
@@ -43,6 +44,8 @@ pub(crate) enum Filter {
     GrpcWeb,
     /// Looked at before routing; refuses here.
     JwtAuthn(Arc<Jwt>),
+    /// Judged before routing; see [`Filters::guards`].
+    Rbac(Arc<Guard>),
 }
 
 /// The filters of a chain, in order.
@@ -55,6 +58,8 @@ pub(crate) struct Filters {
     pub(crate) grpc_web: bool,
     /// How tokens are looked at; none where they are not.
     pub(crate) jwt: Option<Arc<Jwt>>,
+    /// Who may do what, in order.
+    pub(crate) guards: Vec<Arc<Guard>>,
     /// How sessions are kept where routes do not say; none where they are not kept at all.
     pub(crate) session: Option<Arc<StatefulSession>>,
 }
@@ -68,18 +73,24 @@ impl Filters {
             Filter::AdaptiveConcurrency(_) | Filter::JwtAuthn(_) => true,
             Filter::Fault(fault) => fault.acts(),
             Filter::Compressor(compressor) => compressor.enabled,
-            Filter::Cors(_) | Filter::GrpcWeb => false,
+            Filter::Cors(_) | Filter::GrpcWeb | Filter::Rbac(_) => false,
         });
         let grpc_web = all.iter().any(|filter| matches!(filter, Filter::GrpcWeb));
         let jwt = all.iter().find_map(|filter| match filter {
             Filter::JwtAuthn(jwt) => Some(Arc::clone(jwt)),
             _ => None,
         });
+        let guards = all.iter().filter_map(|filter| match filter {
+            Filter::Rbac(guard) => Some(Arc::clone(guard)),
+            _ => None,
+        });
+        let guards = guards.collect();
         let filters = Self {
             all,
             acts,
             grpc_web,
             jwt,
+            guards,
             session: configs.iter().find_map(|config| match config {
                 HttpFilter::StatefulSession(how) => Some(Arc::clone(how)),
                 _ => None,
@@ -115,6 +126,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                 }
                 (Filter::Fault(old), HttpFilter::Fault(config)) => old.config == *config,
                 (Filter::JwtAuthn(old), HttpFilter::JwtAuthn(config)) => old.config == *config,
+                (Filter::Rbac(old), HttpFilter::Rbac(config)) => old.config == *config,
                 _ => false,
             });
             Some(match (old, config) {
@@ -140,6 +152,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                     });
                     Filter::JwtAuthn(Arc::new(Jwt::new(config, old)))
                 }
+                (None, HttpFilter::Rbac(config)) => Filter::Rbac(Arc::new(Guard::new(config))),
                 (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
             })
         })
@@ -173,16 +186,20 @@ pub(crate) struct Asked<'r> {
     pub(crate) now: Instant,
 }
 
-/// What a connection has of its own: buckets of filters that limit each connection.
+/// What a connection has of its own: buckets of filters that limit each connection, and what its guards know.
 #[derive(Debug, Default)]
-pub(crate) struct Own(OnceCell<Box<RefCell<OwnBuckets>>>);
+pub(crate) struct Own {
+    buckets: OnceCell<Box<RefCell<OwnBuckets>>>,
+    /// Which policies can hold for it.
+    pub(crate) known: Known,
+}
 
 type OwnBuckets = Vec<(Arc<RateLimit>, Arc<Buckets>)>;
 
 impl Own {
     /// The connection's buckets of `filter`.
     fn buckets(&self, filter: &Arc<RateLimit>) -> Arc<Buckets> {
-        let mut all = self.0.get_or_init(Box::default).borrow_mut();
+        let mut all = self.buckets.get_or_init(Box::default).borrow_mut();
         if let Some((_, buckets)) = all.iter().find(|(own, _)| Arc::ptr_eq(own, filter)) {
             return Arc::clone(buckets);
         }
@@ -272,7 +289,7 @@ pub(crate) fn run(
                 }
                 Ok(())
             }
-            Filter::GrpcWeb => Ok(()),
+            Filter::GrpcWeb | Filter::Rbac(_) => Ok(()),
             Filter::JwtAuthn(_) => match asked.denied {
                 Some(refusal) => Err(Box::new(refusal.clone())),
                 None => Ok(()),

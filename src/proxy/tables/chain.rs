@@ -21,6 +21,7 @@ use crate::tls::{self, OwnServer};
 
 use super::super::balance::smooth::Smooth;
 use super::super::filter::{Filter, Filters};
+use super::super::rbac::Guard;
 use super::http::HttpTable;
 
 /// The last version that a chain was given.
@@ -45,6 +46,8 @@ pub(crate) struct ListenerTable {
 /// A chain with names resolved.
 #[derive(Debug)]
 pub(crate) struct ChainTable {
+    /// Unique in its listener.
+    pub(crate) name: Arc<str>,
     matches: ChainMatch,
     /// TLS to terminate.
     pub(crate) tls: Option<ServerTls>,
@@ -54,6 +57,8 @@ pub(crate) struct ChainTable {
     pub(crate) action: ChainAction,
     /// Run over each request.
     pub(crate) filters: Option<Arc<Filters>>,
+    /// Who may connect.
+    pub(crate) guards: Vec<Arc<Guard>>,
     /// For a TLS handshake.
     pub(crate) handshake_timeout: Duration,
     /// Which version of the chain this is: the same while it is written the same. Never 0.
@@ -163,10 +168,20 @@ impl ListenerTable {
         let same_secrets = before.is_some_and(|(_, same)| same);
         let before = before.map(|(before, _)| before);
         let chain = |chain: &Chain| ChainTable {
+            name: chain.name.as_str().into(),
             filters: {
                 let old = before.and_then(|before| before.named(&chain.name));
                 let kept = old.map(ChainTable::filters).unwrap_or_default();
                 Filters::new(&chain.filters, kept)
+            },
+            guards: {
+                let old = before.and_then(|before| before.named(&chain.name));
+                let kept = old.map(|old| old.guards.as_slice()).unwrap_or_default();
+                let guards = chain.guards.iter().map(|config| {
+                    let same = kept.iter().find(|guard| guard.config == *config);
+                    same.map_or_else(|| Arc::new(Guard::new(config)), Arc::clone)
+                });
+                guards.collect()
             },
             version: before
                 .and_then(|before| before.written(&chain.name))
@@ -274,7 +289,7 @@ impl ListenerTable {
         chains.map(|chain| chain.version)
     }
 
-    fn named(&self, name: &str) -> Option<&ChainTable> {
+    pub(crate) fn named(&self, name: &str) -> Option<&ChainTable> {
         self.written(name).map(|(_, table)| table)
     }
 
@@ -411,6 +426,7 @@ mod tests {
                 options: TcpOptions::default(),
             },
             filters: Vec::new(),
+            guards: Vec::new(),
             limits: ChainLimits::default(),
         }
     }

@@ -15,7 +15,7 @@ pub(in crate::resource) struct Patch<'a> {
     pub(in crate::resource) hint: String,
 }
 
-const CALLERS: &str = "PeerAuthentication with mtls.mode STRICT keeps out callers without a certificate of the mesh; nothing else is asked who may call";
+const CALLERS: &str = "write an AuthorizationPolicy (security.istio.io/v1) for the same workloads";
 
 /// Words of a patch (a part of one after `*`), what they are for, and the native way.
 const USES: &[(&[&str], &str, &str)] = &[

@@ -3,6 +3,7 @@
 //! One rule for what is not: a field that changes routing or security is refused by name; one that
 //! only tunes is left out with a warning.
 
+mod authorization_policy;
 mod client_tls;
 mod cors;
 mod destination_rule;
@@ -20,6 +21,7 @@ mod peer_authentication;
 mod percent;
 mod proxy_config;
 mod request_authentication;
+mod security_target;
 mod retries;
 mod service_entry;
 mod sidecar;
@@ -27,6 +29,7 @@ mod stream_route;
 mod virtual_service;
 mod workload_entry;
 
+pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
 pub use gateway::{Gateway, GatewayProtocol, GatewayServer, GatewayTls};
 pub use http_match::HttpMatch;
@@ -43,6 +46,7 @@ pub use stream_route::{StreamMatch, StreamRoute};
 pub use virtual_service::VirtualService;
 pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
+pub(super) use authorization_policy::authorization_policy;
 pub(super) use destination_rule::destination_rule;
 pub(super) use envoy_filter::native;
 pub(super) use gateway::gateway;

@@ -1,23 +1,20 @@
 //! RequestAuthentication: whose tokens are taken, and where they stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::header_edits::header_name;
+use super::security_target::targets;
 use crate::jwt::{Keys, MAX_KEYS};
 use crate::mesh::jwt_authn::{
     ClaimHeader, JwtHeader, JwtPlaces, JwtProvider, KeySource, NO_KEYS, SPACED_CLAIMS, TokenRule,
 };
 use crate::resource::codes;
-use crate::resource::gateway_api::GROUP;
-use crate::resource::policy::{Targets, target};
+use crate::resource::policy::Targets;
 use crate::resource::reader::{Fields, Value};
-use crate::resource::tree::Tree;
 
 /// A fetch of keys must be done within this (Istio's default).
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// What a rule for targets names.
-const TARGETS: &str = "targetRefs: [{kind: Service, name: …}] or [{group: gateway.networking.k8s.io, kind: Gateway, name: …}], or a selector";
 
 /// A RequestAuthentication.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,68 +31,14 @@ pub(in crate::resource) fn request_authentication(fields: &Fields<'_>) -> Reques
     };
     let spec = spec.fields();
     let authentication = RequestAuthentication {
-        targets: targets(&spec),
+        targets: targets(
+            &spec,
+            ("a RequestAuthentication", "tokens are not looked at"),
+        ),
         rules: spec.list("jwtRules").iter().filter_map(rule).collect(),
     };
     spec.finish();
     authentication
-}
-
-/// An empty selector is none (Istio's rule).
-fn targets(spec: &Fields<'_>) -> Targets {
-    let selector = spec.get("selector");
-    let labels: BTreeMap<String, String> = selector.as_ref().map_or_else(BTreeMap::new, |value| {
-        let fields = value.fields();
-        let labels = fields.texts("matchLabels");
-        fields.finish();
-        labels
-    });
-    let one = spec.get("targetRef");
-    let several = spec.get("targetRefs");
-    let mut written = one.iter().chain(&several).chain(&selector);
-    if let (Some(_), Some(second)) = (written.next(), written.next()) {
-        second.error_hint(
-            "a RequestAuthentication has one of selector, targetRefs and targetRef",
-            "remove one of them, or write two objects",
-        );
-    }
-    let named: Vec<Value<'_>> = match (one, several) {
-        (Some(one), _) => vec![one],
-        (None, Some(several)) => several.list(),
-        (None, None) => Vec::new(),
-    };
-    if named.is_empty() {
-        return if labels.is_empty() {
-            Targets::All
-        } else {
-            Targets::Workloads(labels)
-        };
-    }
-    let targets = named.iter().filter_map(|value| {
-        let text = |name: &str| value.tree.get(name).and_then(Tree::text);
-        let of = (text("group").unwrap_or_default(), text("kind"));
-        if let (group, Some(kind)) = of
-            && !matches!(
-                of,
-                ("" | "core", Some("Service")) | (GROUP, Some("Gateway"))
-            )
-        {
-            value.refuse(
-                format!("tokens are not looked at for a {kind} of group {group:?}"),
-                TARGETS,
-            );
-            return None;
-        }
-        if value.tree.get("sectionName").is_some() {
-            value.refuse(
-                "tokens are not looked at for a part of a target",
-                "leave sectionName out: the rules are for all of the target",
-            );
-            return None;
-        }
-        target(value)
-    });
-    Targets::Objects(targets.collect())
 }
 
 fn rule(value: &Value<'_>) -> Option<TokenRule> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Services, of_kind, similar};
+use crate::mesh::authorization::Authorization;
 use crate::mesh::gateway::{GatewayName, Serves};
 use crate::mesh::policy::{Attached, AttachedTo, Injected, Policy, Says, Whom};
 use crate::mesh::world::Config;
@@ -12,6 +13,9 @@ use crate::resource::codes;
 use crate::resource::gateway_api::{GROUP, Listener, ParentRef, Protocol as Speaks};
 use crate::resource::object::{Key, Kind, Object, Objects};
 use crate::resource::policy::{Target, Targets};
+
+/// Has a policy's outcome only counted (Istio's).
+const DRY_RUN: &str = "istio.io/dry-run";
 
 /// What stands around policies.
 pub(super) struct Around<'a> {
@@ -25,7 +29,8 @@ pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
         Kind::RateLimitPolicy(_)
         | Kind::CompressionPolicy(_)
         | Kind::HeaderPolicy(_)
-        | Kind::RequestAuthentication(_) => Some(kind),
+        | Kind::RequestAuthentication(_)
+        | Kind::AuthorizationPolicy(_) => Some(kind),
         _ => None,
     });
     let mut all: Vec<Arc<Policy>> = Vec::new();
@@ -44,6 +49,20 @@ pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
             Kind::RequestAuthentication(policy) if !policy.rules.is_empty() => {
                 let rules = Arc::new(policy.rules.clone());
                 (&policy.targets, Says::Tokens(rules))
+            }
+            Kind::AuthorizationPolicy(policy) => {
+                let metadata = &object.metadata;
+                let authorization = Authorization {
+                    namespace: metadata.namespace.clone(),
+                    name: metadata.name.clone(),
+                    action: policy.action,
+                    dry_run: around.dry_run(object),
+                    rules: policy.rules.clone(),
+                };
+                (
+                    &policy.targets,
+                    Says::Authorization(Arc::new(authorization)),
+                )
             }
             _ => continue,
         };
@@ -203,6 +222,25 @@ fn at_gateway(parents: &[ParentRef]) -> bool {
 }
 
 impl Around<'_> {
+    /// Whether a policy is only counted.
+    fn dry_run(&mut self, object: &Object) -> bool {
+        match object.metadata.annotations.get(DRY_RUN).map(String::as_str) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                let message = format!(
+                    "{other:?} is neither \"true\" nor \"false\", so the policy is in force"
+                );
+                let path = format!("metadata.annotations.{DRY_RUN}");
+                let code = codes::SCHEMA_WARNING;
+                self.report(object, (code, &path), message, || {
+                    format!("{DRY_RUN}: \"true\"")
+                });
+                false
+            }
+        }
+    }
+
     fn report(
         &mut self,
         object: &Object,

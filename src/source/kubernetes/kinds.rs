@@ -68,6 +68,11 @@ pub(super) const KINDS: &[Kind] = &[
         "requestauthentications",
         "security.istio.io",
     ),
+    istio(
+        "AuthorizationPolicy",
+        "authorizationpolicies",
+        "security.istio.io",
+    ),
     gateways("GatewayClass", "gatewayclasses"),
     Kind {
         filed: "Gateway.gateway.networking.k8s.io",

@@ -7,7 +7,7 @@ use super::super::pb::compressor as pb_compressor;
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
     Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors,
-    descriptor_expr, is, local_ratelimit, ratelimit, route, session as pb_session,
+    descriptor_expr, is, local_ratelimit, ratelimit, rbac, route, session as pb_session,
     tokens as pb_tokens,
 };
 use super::super::structs::{SOURCE_NAMESPACE, SOURCE_PRINCIPAL};
@@ -152,6 +152,10 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
     if is::<pb_session::StatefulSession>(config) {
         let session = session::decode(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::StatefulSession(Arc::new(session))));
+    }
+    if is::<rbac::http::Rbac>(config) {
+        let rbac = super::rbac::http(&unpack(config)?, ignored)?;
+        return Ok(Some(HttpFilter::Rbac(Arc::new(rbac))));
     }
     if is::<pb_tokens::JwtAuthentication>(config) {
         let tokens = super::jwt_authn::decode(&unpack(config)?, ignored)?;

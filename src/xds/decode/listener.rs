@@ -6,12 +6,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::pb::{
-    Any, HttpInspector, OriginalDst, ProxyFilter, TlsInspector, core, hcm, is, listener, tcp,
+    Any, HttpInspector, OriginalDst, ProxyFilter, TlsInspector, core, hcm, is, listener,
+    rbac as pb_rbac, tcp,
 };
 use super::super::structs::{MESHCTL, as_object, as_text, part};
 use super::fields::Fields;
-use super::{Fault, duration_or, http, mtls, sockets, unpack};
+use super::{Fault, duration_or, http, mtls, rbac, sockets, unpack};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, Transport};
+use crate::mesh::rbac::Rbac;
 use crate::mesh::{Listener, RouteTable};
 
 /// For the page of what is supported.
@@ -203,6 +205,7 @@ fn chain_of(
         _ => None,
     };
     let (limits, filters) = sockets::chain(from, ignored)?;
+    let (guards, filters) = guards(filters, ignored)?;
     let [filter] = filters else {
         return Err(Fault::Unsupported {
             message: "FilterChain",
@@ -254,7 +257,24 @@ fn chain_of(
         action,
         limits,
         filters,
+        guards,
     })
+}
+
+/// Who may connect, and what is behind that.
+fn guards<'f>(
+    mut filters: &'f [listener::Filter],
+    ignored: &mut Vec<String>,
+) -> Result<(Vec<Arc<Rbac>>, &'f [listener::Filter]), Fault> {
+    let mut guards = Vec::new();
+    while let [first, rest @ ..] = filters
+        && let Some(listener::filter::ConfigType::TypedConfig(any)) = &first.config_type
+        && is::<pb_rbac::network::Rbac>(any)
+    {
+        guards.push(Arc::new(rbac::network(&unpack(any)?, ignored)?));
+        filters = rest;
+    }
+    Ok((guards, filters))
 }
 
 fn unknown(filter: &listener::Filter) -> Fault {

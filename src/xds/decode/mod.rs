@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod http2;
 mod jwt_authn;
+mod rbac;
 mod limits;
 mod listener;
 mod origination;

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::fields::Fields;
 use super::{
     balancing, cluster, compressor, cors, dns, endpoint, fault, filter, health, http, http2,
-    jwt_authn, limits, listener, mtls, origination, route_fields, server_tls, session, sockets,
+    jwt_authn, limits, listener, mtls, origination, rbac, route_fields, server_tls, session,
+    sockets,
 };
 
 /// Every table, in the order of the page.
@@ -18,6 +19,7 @@ const TABLES: &[&[&Fields]] = &[
     cors::FIELDS,
     session::FIELDS,
     jwt_authn::FIELDS,
+    rbac::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     dns::FIELDS,

@@ -29,6 +29,7 @@ pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
         HttpFilter::GrpcWeb => any(&GrpcWeb {}),
         HttpFilter::Fault(fault) => any(&fault::encode(fault, client)),
         HttpFilter::StatefulSession(session) => session::encode(session),
+        HttpFilter::Rbac(rbac) => super::rbac::http(rbac, client),
         HttpFilter::JwtAuthn(tokens) => super::jwt_authn::encode(tokens, client),
     };
     (from.name(), config)

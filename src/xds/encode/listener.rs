@@ -9,7 +9,7 @@ use super::super::pb::{
     tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{filter as http_filter, http, mtls, sockets};
+use super::{filter as http_filter, http, mtls, rbac, sockets};
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, HttpOptions, Listener};
@@ -104,12 +104,19 @@ fn one(chain: &Chain) -> listener::FilterChain {
         filter_chain_match: (chain.matches != ChainMatch::default())
             .then(|| condition(&chain.matches)),
         transport_socket: chain.tls.as_ref().map(mtls::server),
-        filters: vec![plainly(chain, Client::Meshctl)],
+        filters: guarded(chain, Client::Meshctl, plainly(chain, Client::Meshctl)),
         metadata: metadata([(MESHCTL, object(detect))]),
         ..Default::default()
     };
     sockets::chain(&chain.limits, &mut to, Client::Meshctl);
     to
+}
+
+/// What a connection goes through: who may connect, then `last`.
+fn guarded(chain: &Chain, client: Client, last: listener::Filter) -> Vec<listener::Filter> {
+    let guards = chain.guards.iter();
+    let guards = guards.map(|guard| filter("rbac", rbac::network(guard, client)));
+    guards.chain([last]).collect()
 }
 
 /// One of Envoy's chains in the making.
@@ -118,6 +125,8 @@ struct Part<'a> {
     suffix: &'static str,
     matches: ChainMatch,
     filter: listener::Filter,
+    /// What arrives is judged as bytes.
+    guarded: bool,
 }
 
 impl Part<'_> {
@@ -127,7 +136,11 @@ impl Part<'_> {
             filter_chain_match: (self.matches != ChainMatch::default())
                 .then(|| condition(&self.matches)),
             transport_socket: self.chain.tls.as_ref().map(mtls::server),
-            filters: vec![self.filter],
+            filters: if self.guarded {
+                guarded(self.chain, Client::Envoy, self.filter)
+            } else {
+                vec![self.filter]
+            },
             ..Default::default()
         };
         sockets::chain(&self.chain.limits, &mut to, Client::Envoy);
@@ -154,6 +167,7 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                     suffix: "",
                     matches: chain.matches.clone(),
                     filter: plainly(chain, Client::Envoy),
+                    guarded: true,
                 });
                 continue;
             }
@@ -168,6 +182,7 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                     ..chain.matches.clone()
                 },
                 filter: undetected(chain, rest),
+                guarded: true,
             });
         };
         match (chain.matches.transport, &chain.tls) {
@@ -199,6 +214,7 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
             suffix,
             matches,
             filter,
+            guarded: true,
         }
         .build()
     });
@@ -312,6 +328,7 @@ fn detected<'a>(chain: &'a Chain, routes: &str, options: &HttpOptions) -> Part<'
             ..chain.matches.clone()
         },
         filter: http(chain, routes, HttpCodec::Auto, options),
+        guarded: false,
     }
 }
 

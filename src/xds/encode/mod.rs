@@ -19,6 +19,7 @@ mod health;
 mod http;
 mod http2;
 mod jwt_authn;
+mod rbac;
 mod listener;
 mod origination;
 mod route;

@@ -123,6 +123,7 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
         compressor().prop_map(|how| HttpFilter::Compressor(Arc::new(how))),
         Just(HttpFilter::GrpcWeb),
         session().prop_map(|session| HttpFilter::StatefulSession(Arc::new(session))),
+        super::rbac::rbac().prop_map(|how| HttpFilter::Rbac(Arc::new(how))),
         super::jwt_authn::tokens().prop_map(|how| HttpFilter::JwtAuthn(Arc::new(how))),
     ]
     .boxed()

@@ -87,21 +87,23 @@ pub(super) fn matches() -> impl Strategy<Value = Match> {
             invert,
         });
     let query = (word(), text_match()).prop_map(|(name, value)| QueryMatch { name, value });
-    let claim =
-        (vec(word(), 1..3), text_match(), any::<bool>()).prop_map(|(path, value, invert)| {
-            ClaimMatch {
-                path,
-                value,
-                invert,
-            }
-        });
-    let lists = (vec(header, 0..3), vec(query, 0..2), vec(claim, 0..2));
+    let lists = (vec(header, 0..3), vec(query, 0..2), vec(claim(), 0..2));
     (path, any::<bool>(), lists).prop_map(|(path, ignore_case, (headers, query, claims))| Match {
         path,
         ignore_case,
         headers,
         query,
         claims,
+    })
+}
+
+/// A condition on a claim.
+pub(super) fn claim() -> impl Strategy<Value = ClaimMatch> {
+    let parts = (vec(word(), 1..3), text_match(), any::<bool>());
+    parts.prop_map(|(path, value, invert)| ClaimMatch {
+        path,
+        value,
+        invert,
     })
 }
 

@@ -284,6 +284,7 @@ fn view(bind: SocketAddr, routes: usize, endpoints: usize, backend: SocketAddr) 
                 options: Arc::default(),
             },
             filters: Vec::new(),
+            guards: Vec::new(),
             limits: ChainLimits::default(),
         }],
         default_chain: None,

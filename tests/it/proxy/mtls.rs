@@ -87,6 +87,7 @@ pub(super) fn strict(bind: SocketAddr, app: SocketAddr, action: ChainAction) -> 
         }),
         action,
         filters: Vec::new(),
+        guards: Vec::new(),
         limits: ChainLimits::default(),
     };
     views.0.listeners.insert(

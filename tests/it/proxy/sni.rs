@@ -72,6 +72,7 @@ fn by_name(bind: SocketAddr, routes: &[(&[&str], &str, SocketAddr)]) -> View {
                 clusters: vec![((*cluster_name).to_owned(), 1)],
                 options: TcpOptions::default(),
             },
+            guards: Vec::new(),
             limits: ChainLimits::default(),
             filters: Vec::new(),
         });

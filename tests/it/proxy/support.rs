@@ -388,6 +388,7 @@ impl Views {
             tls: None,
             action,
             filters: Vec::new(),
+            guards: Vec::new(),
             limits: ChainLimits::default(),
         };
         self.0.listeners.insert(

@@ -1,0 +1,225 @@
+//! Who may do what, judged where it arrives.
+//!
+//! [`Guard`] is a configuration ready to be asked: of its policies, those are looked at that can hold for the
+//! connection at all ([`index`]) and that ask for the path of the request. What follows is what
+//! [`Rules::judge`](crate::mesh::rbac::Rules::judge) says, policy by policy; a test holds the two together.
+
+mod index;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{OnceCell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::mesh::rbac::{Action, Facts, Rbac};
+use crate::telemetry::Flag;
+use crate::telemetry::access::DENIED;
+
+use super::filter::Refusal;
+use super::http::respond::Failure;
+use index::{Index, Reached};
+
+/// Rules, ready to be asked.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) config: Arc<Rbac>,
+    rules: Option<Index>,
+    shadow: Option<Index>,
+    /// A term looks at whoever began, which trusted proxies tell.
+    pub(crate) looks_behind: bool,
+    pub(crate) stats: Stats,
+}
+
+/// It may not be.
+#[derive(Debug)]
+pub(crate) struct Denied {
+    /// The policy that says so; `none` where none lets it pass.
+    pub(crate) policy: String,
+}
+
+impl From<Denied> for Failure {
+    fn from(_: Denied) -> Self {
+        Self::Filtered(Box::new(Refusal {
+            status: 403,
+            flag: Flag::None,
+            details: DENIED,
+            body: "RBAC: access denied",
+            // PERMISSION_DENIED
+            grpc_status: 7,
+            headers: Vec::new(),
+        }))
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) allowed: AtomicU64,
+    pub(crate) denied: AtomicU64,
+    pub(crate) shadow_allowed: AtomicU64,
+    pub(crate) shadow_denied: AtomicU64,
+}
+
+/// What is known of a connection for all of its requests, for each of its guards.
+#[derive(Debug, Default)]
+pub(crate) struct Known(OnceCell<Box<RefCell<Vec<Kept>>>>);
+
+/// One guard's, told by the address of its rules, which it keeps.
+#[derive(Debug)]
+struct Kept {
+    guard: Arc<Guard>,
+    rules: Option<Rc<Reached>>,
+    shadow: Option<Rc<Reached>>,
+}
+
+impl Guard {
+    pub(crate) fn new(config: &Arc<Rbac>) -> Self {
+        let index = |rules: &Option<_>| rules.as_ref().map(Index::new);
+        let (rules, shadow) = (index(&config.rules), index(&config.shadow));
+        Self {
+            looks_behind: rules.iter().chain(&shadow).any(Index::looks_behind),
+            rules,
+            shadow,
+            config: Arc::clone(config),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Judges a request of a connection of which `known` is known.
+    pub(crate) fn judge(self: &Arc<Self>, facts: &Facts<'_>, known: &Known) -> Result<(), Denied> {
+        let mut all = known.0.get_or_init(Box::default).borrow_mut();
+        let at = match all.iter().position(|kept| Arc::ptr_eq(&kept.guard, self)) {
+            Some(at) => at,
+            None => {
+                let reached =
+                    |index: &Option<Index>| index.as_ref().map(|own| Rc::new(own.reached(facts)));
+                all.push(Kept {
+                    rules: reached(&self.rules),
+                    shadow: reached(&self.shadow),
+                    guard: Arc::clone(self),
+                });
+                all.len() - 1
+            }
+        };
+        let Some(kept) = all.get(at) else {
+            return Ok(());
+        };
+        self.weigh(facts, kept.rules.as_deref(), kept.shadow.as_deref())
+    }
+
+    /// Judges something by itself.
+    pub(crate) fn judge_once(&self, facts: &Facts<'_>) -> Result<(), Denied> {
+        self.weigh(facts, None, None)
+    }
+
+    /// Whether it would pass, without counting anything.
+    pub(crate) fn passes(&self, facts: &Facts<'_>) -> bool {
+        let rules = self.rules.as_ref();
+        rules.is_none_or(|rules| rules.judge(facts, None).0)
+    }
+
+    fn weigh(
+        &self,
+        facts: &Facts<'_>,
+        rules: Option<&Reached>,
+        shadow: Option<&Reached>,
+    ) -> Result<(), Denied> {
+        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(own) = &self.shadow {
+            let (passes, policy) = own.judge(facts, shadow);
+            count(if passes {
+                &self.stats.shadow_allowed
+            } else {
+                &self.stats.shadow_denied
+            });
+            own.note(policy);
+        }
+        let Some(own) = &self.rules else {
+            return Ok(());
+        };
+        let (passes, policy) = own.judge(facts, rules);
+        own.note(policy);
+        if passes {
+            count(&self.stats.allowed);
+            if own.action() == Action::Log
+                && let Some(at) = policy
+            {
+                audit(facts, own.name(at));
+            }
+            return Ok(());
+        }
+        count(&self.stats.denied);
+        let name = policy.map_or("none", |at| own.name(at));
+        Err(Denied {
+            policy: name.to_owned(),
+        })
+    }
+
+    /// How often each policy held, for those that did: kept to, and only counted.
+    pub(crate) fn held(&self) -> (Vec<(&str, u64)>, Vec<(&str, u64)>) {
+        (held(self.rules.as_ref()), held(self.shadow.as_ref()))
+    }
+
+    /// What follows from its rules, and from those that are only counted.
+    pub(crate) fn actions(&self) -> (Option<Action>, Option<Action>) {
+        let action = |index: &Option<Index>| index.as_ref().map(Index::action);
+        (action(&self.rules), action(&self.shadow))
+    }
+}
+
+fn held(index: Option<&Index>) -> Vec<(&str, u64)> {
+    index.map(Index::held).unwrap_or_default()
+}
+
+/// Takes down what an AUDIT holds for.
+fn audit(facts: &Facts<'_>, policy: &str) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let method = facts.request.map(|request| text(request.method()));
+    let path = facts.request.map(|request| {
+        let (path, _) = crate::mesh::route::matching::split_query(request.path_and_query());
+        text(path)
+    });
+    tracing::info!(
+        target: "audit",
+        policy,
+        principal = facts.principal.unwrap_or_default(),
+        remote = %facts.remote,
+        port = facts.local.port(),
+        method = method.unwrap_or_default(),
+        path = path.unwrap_or_default(),
+        "call"
+    );
+}
+
+/// Judges bytes; `judged` is what is known of the connection.
+pub(crate) fn admit(guards: &[Arc<Guard>], of: &Connection<'_>) -> Result<(), Denied> {
+    let facts = of.facts();
+    guards.iter().try_for_each(|guard| guard.judge_once(&facts))
+}
+
+/// A connection as guards see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connection<'c> {
+    pub(crate) principal: Option<&'c str>,
+    pub(crate) direct: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) server_name: Option<&'c str>,
+}
+
+impl<'c> Connection<'c> {
+    pub(crate) fn facts(&self) -> Facts<'c> {
+        Facts {
+            request: None,
+            principal: self.principal,
+            direct: self.direct,
+            remote: self.remote,
+            local: self.local,
+            server_name: self.server_name,
+            loose_path: None,
+        }
+    }
+}
