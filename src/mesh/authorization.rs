@@ -233,6 +233,18 @@ fn entry(policy: &Authorization, rule: &Rule, at: At<'_>) -> Option<Entry> {
 }
 
 impl Rule {
+    /// Whether it can hold for a port; of one that is not known, where none is named.
+    pub fn is_for_port(&self, port: Option<u16>) -> bool {
+        let meets = |condition: &Condition| {
+            let is = |of: &String| port.is_some_and(|port| *of == port.to_string());
+            condition.on != On::DestinationPort
+                || ((condition.values.is_empty() || condition.values.iter().any(is))
+                    && !condition.not.iter().any(is))
+        };
+        let to = |of: &Vec<Condition>| of.iter().all(meets);
+        (self.to.is_empty() || self.to.iter().any(to)) && self.when.iter().all(meets)
+    }
+
     /// All conditions in it.
     pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
         let from = self.from.iter().chain(&self.to).flatten();

@@ -465,6 +465,13 @@ pub const ALL: &[Code] = &[
     ),
     code(
         Severity::Warning,
+        "MSH0503",
+        "RuleOfRequests",
+        "a rule about requests is for a port that carries bytes, where it never holds",
+        "Write a rule of its own for that port, or name the port http.",
+    ),
+    code(
+        Severity::Warning,
         POLICY_IN_PART,
         "PolicyInPart",
         "answers of one listener would have to be compressed in several ways",

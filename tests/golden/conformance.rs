@@ -119,6 +119,12 @@ const KINDS: &[Kind] = &[
         fields: include_str!("conformance/request-authentication.txt"),
     },
     Kind {
+        name: "AuthorizationPolicy",
+        group: "security.istio.io",
+        base: r#"{"rules":[{"from":[{"source":{"ipBlocks":["10.0.0.9"]}}],"to":[{"operation":{"methods":["GET"]}}],"when":[{"key":"source.ip","values":["10.0.0.1"]}]}]}"#,
+        fields: include_str!("conformance/authorization-policy.txt"),
+    },
+    Kind {
         name: "GatewayClass",
         group: GATEWAY_API,
         base: r#"{"controllerName":"meshctl.dev/gateway-controller"}"#,

@@ -3,6 +3,7 @@
 //! They look at what is meant and what runs together, which reading one object cannot. Codes are
 //! Istio's where its analysis asks the same.
 
+mod authorization;
 mod endpoints;
 mod ports;
 mod shadowed;
@@ -40,6 +41,7 @@ pub fn brought(before: &World, world: &World) -> BTreeSet<Finding> {
         }
         shadowed::check(world, &mut findings);
         tokens::check(world, &mut findings);
+        authorization::check(world, &mut findings);
         if sidecars {
             sidecars::check(world, &mut findings);
         }
@@ -56,6 +58,7 @@ pub fn run(world: &World) -> Vec<Finding> {
     shadowed::check(world, &mut findings);
     sidecars::check(world, &mut findings);
     tokens::check(world, &mut findings);
+    authorization::check(world, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

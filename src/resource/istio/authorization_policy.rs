@@ -276,6 +276,13 @@ fn condition(value: &Value<'_>) -> Option<Condition> {
     let key = fields.require("key");
     let written = key.and_then(|key| Some((key.text()?, key)));
     let on = written.and_then(|(text, key)| {
+        if text.starts_with("experimental.envoy.filters.") {
+            key.refuse(
+                format!("{text:?} is not honoured: meshctl's proxy has no filters of Envoy's"),
+                "request.headers[NAME], or request.auth.claims[NAME] for what a token says",
+            );
+            return None;
+        }
         let on = on(&text, &key);
         if on.is_none() {
             let known: Vec<&str> = KEYS.iter().map(|(name, _)| *name).collect();

@@ -68,7 +68,11 @@ pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
         };
         let policy = Policy {
             namespace: object.metadata.namespace.clone(),
-            whom: around.whom(object, targets),
+            whom: around.whom(
+                object,
+                targets,
+                !matches!(kind, Kind::AuthorizationPolicy(_)),
+            ),
             says,
             origin: object.origin.clone(),
         };
@@ -111,7 +115,7 @@ pub(super) fn faults(around: &mut Around<'_>) -> BTreeMap<Hostname, Arc<Injected
     let mut all: BTreeMap<Hostname, Arc<Injected>> = BTreeMap::new();
     for (object, injection) in written {
         let host = Hostname::service(&injection.service, &object.metadata.namespace);
-        around.service(object, &host, "spec.service");
+        around.service(object, &host, "spec.service", true);
         if let Some(other) = all.get(&host) {
             let message = format!(
                 "{} {}/{} is for the same Service and older, so this one has no effect",
@@ -252,7 +256,8 @@ impl Around<'_> {
         self.findings.push(finding.hint(hint()));
     }
 
-    fn whom(&mut self, object: &Object, targets: &Targets) -> Whom {
+    /// `of_requests`: it says nothing of bytes.
+    fn whom(&mut self, object: &Object, targets: &Targets, of_requests: bool) -> Whom {
         let targets = match targets {
             Targets::All => return Whom::All,
             Targets::Workloads(labels) => return Whom::Workloads(labels.clone()),
@@ -266,12 +271,12 @@ impl Around<'_> {
             match target {
                 Target::Service(name) => {
                     let host = Hostname::service(name, namespace);
-                    self.service(object, &host, &path);
+                    self.service(object, &host, &path, of_requests);
                     services.insert(host);
                 }
                 Target::Gateway(name) => {
                     let name = (namespace.clone(), name.clone());
-                    self.gateway(object, &name, &path);
+                    self.gateway(object, &name, &path, of_requests);
                     gateways.insert(name);
                 }
                 Target::Attached {
@@ -285,7 +290,7 @@ impl Around<'_> {
                         name: name.clone(),
                         section: section.clone(),
                     };
-                    self.attached(object, &to, &format!("spec.targetRefs[{at}]"));
+                    self.attached(object, &to, &format!("spec.targetRefs[{at}]"), of_requests);
                     attached.insert(to);
                 }
             }
@@ -298,7 +303,7 @@ impl Around<'_> {
     }
 
     /// Looks for what of the Gateway API a policy is for.
-    fn attached(&mut self, object: &Object, to: &Attached, path: &str) {
+    fn attached(&mut self, object: &Object, to: &Attached, path: &str, of_requests: bool) {
         let kind = match to.kind {
             AttachedTo::Gateway => "Gateway.gateway.networking.k8s.io",
             AttachedTo::HttpRoute | AttachedTo::GrpcRoute => to.kind.as_str(),
@@ -368,7 +373,7 @@ impl Around<'_> {
                 },
             );
         }
-        if !some.any(|(_, requests)| *requests) {
+        if of_requests && !some.any(|(_, requests)| *requests) {
             let code = codes::POLICY_WITHOUT_REQUESTS;
             let (message, hint) = match to.kind {
                 AttachedTo::Gateway => (
@@ -412,7 +417,7 @@ impl Around<'_> {
         });
     }
 
-    fn service(&mut self, object: &Object, host: &Hostname, path: &str) {
+    fn service(&mut self, object: &Object, host: &Hostname, path: &str, of_requests: bool) {
         let services: &Services = &self.config.services;
         let Some(service) = services.get(host) else {
             let near = similar(host, services).map(|service| service.name.clone());
@@ -426,7 +431,7 @@ impl Around<'_> {
         };
         let requests =
             |protocol: Protocol| !matches!(protocol, Protocol::Tcp | Protocol::Tls | Protocol::Udp);
-        if !service.ports.iter().any(|port| requests(port.protocol)) {
+        if of_requests && !service.ports.iter().any(|port| requests(port.protocol)) {
             let message =
                 format!("no port of Service {host} speaks HTTP, so the policy has no effect there");
             let code = codes::POLICY_WITHOUT_REQUESTS;
@@ -437,7 +442,7 @@ impl Around<'_> {
         }
     }
 
-    fn gateway(&mut self, object: &Object, name: &GatewayName, path: &str) {
+    fn gateway(&mut self, object: &Object, name: &GatewayName, path: &str, of_requests: bool) {
         let Some(gateway) = self.config.gateways.get(name) else {
             let message = format!(
                 "Gateway {}/{} does not exist, so the policy is for nothing there",
@@ -449,7 +454,10 @@ impl Around<'_> {
             });
         };
         let mut servers = gateway.servers.iter();
-        if !servers.any(|server| matches!(server.serves, Serves::Http { .. } | Serves::Https(_))) {
+        if of_requests
+            && !servers
+                .any(|server| matches!(server.serves, Serves::Http { .. } | Serves::Https(_)))
+        {
             let message = format!(
                 "no server of Gateway {}/{} takes requests, so the policy has no effect there",
                 name.0, name.1

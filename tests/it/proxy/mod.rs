@@ -2,6 +2,7 @@
 
 mod admin;
 mod answers;
+mod authorization;
 mod balance;
 mod breakers;
 mod checked;

@@ -1,0 +1,129 @@
+//! Who may call: policies that are for nobody, and rules that never hold where bytes are carried.
+
+use std::collections::BTreeMap;
+
+use crate::mesh::authorization::{Authorization, PolicyAction, Rule};
+use crate::mesh::destinations::ROOTS;
+use crate::mesh::policy::{Policy, Says, Whom};
+use crate::mesh::service::TargetPort;
+use crate::mesh::world::selects;
+use crate::mesh::{Finding, Protocol, Service, Severity, World};
+
+/// A selector that chooses nothing.
+const NO_WORKLOAD: &str = "IST0127";
+/// A rule about requests, for a port that carries bytes.
+const RULE_OF_REQUESTS: &str = "MSH0503";
+
+pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
+    // Without a single instance nothing is known about what runs.
+    if world.instances.is_empty() {
+        return;
+    }
+    for policy in &world.config.policies {
+        let Says::Authorization(says) = &policy.says else {
+            continue;
+        };
+        if let Whom::Workloads(labels) = &policy.whom
+            && !chooses(world, policy, labels)
+        {
+            findings.push(
+                Finding::new(
+                    Severity::Warning,
+                    NO_WORKLOAD,
+                    &policy.origin,
+                    "no workload carries the labels of the selector, so nobody's callers are judged by this",
+                )
+                .at("spec.selector")
+                .hint("correct the labels, or leave the selector out for the whole namespace"),
+            );
+        }
+        bytes(world, policy, says, findings);
+    }
+}
+
+fn is_of(policy: &Policy, namespace: &str) -> bool {
+    ROOTS.contains(&policy.namespace.as_str()) || policy.namespace == namespace
+}
+
+/// Whether there is somebody with these labels where the policy acts.
+fn chooses(world: &World, policy: &Policy, labels: &BTreeMap<String, String>) -> bool {
+    let chosen = |namespace: &str, of: &BTreeMap<String, String>| {
+        is_of(policy, namespace) && selects(labels, of)
+    };
+    let config = &world.config;
+    let mut instances = world.instances.values();
+    let mut gateways = config.gateways.values().chain(config.listening.values());
+    instances.any(|of| chosen(&of.namespace, &of.labels))
+        || gateways.any(|of| chosen(&of.namespace, &of.selector))
+}
+
+/// Whether the policy acts at workloads of `service` because it says so.
+fn names(world: &World, policy: &Policy, service: &Service) -> bool {
+    match &policy.whom {
+        Whom::All => false,
+        Whom::Targets { services, .. } => services.contains(&service.host),
+        Whom::Workloads(labels) => {
+            let mut instances = world.instances.values();
+            instances.any(|of| {
+                is_of(policy, &of.namespace)
+                    && of.namespace == service.namespace
+                    && !service.selector.is_empty()
+                    && selects(labels, &of.labels)
+                    && selects(&service.selector, &of.labels)
+            })
+        }
+    }
+}
+
+fn bytes(world: &World, policy: &Policy, says: &Authorization, findings: &mut Vec<Finding>) {
+    if says.action == PolicyAction::Deny {
+        return;
+    }
+    let asks = |rule: &Rule| {
+        let mut conditions = rule.conditions();
+        conditions.any(|condition| condition.on.is_of_requests())
+    };
+    let of_requests: Vec<_> = (says.rules.iter().enumerate())
+        .filter(|(_, rule)| asks(rule))
+        .collect();
+    if of_requests.is_empty() {
+        return;
+    }
+    let carried = world.config.services.values().find_map(|service| {
+        if !names(world, policy, service) {
+            return None;
+        }
+        let ports = service.ports.iter();
+        let mut carried =
+            ports.filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls));
+        carried.find_map(|port| {
+            let number = match &port.target {
+                TargetPort::Number(number) => Some(*number),
+                TargetPort::Name(_) => None,
+            };
+            let mut rules = of_requests.iter();
+            let (index, _) = rules.find(|(_, rule)| rule.is_for_port(number))?;
+            Some((service, port, *index))
+        })
+    });
+    let Some((service, port, index)) = carried else {
+        return;
+    };
+    let then = match says.action {
+        PolicyAction::Audit => "is noted",
+        PolicyAction::Allow | PolicyAction::Deny => "is allowed",
+    };
+    findings.push(
+        Finding::new(
+            Severity::Warning,
+            RULE_OF_REQUESTS,
+            &policy.origin,
+            format!(
+                "the rule asks for something of requests, and port {} of Service {} carries bytes: nothing {then} by it there",
+                port.port, service.name
+            ),
+        )
+        .at(&format!("spec.rules[{index}]"))
+        .hint("say in a rule of its own who may reach that port (from, and to with ports), or name the port http if it speaks HTTP"),
+    );
+}
