@@ -414,6 +414,7 @@ pub fn network(text: &str) -> Option<IpNet> {
 
 /// `ISS/SUB`: both may have slashes in them, so every one may be the one between.
 fn request_principal(value: &str, claim: &dyn Fn(&[&str], TextMatch) -> Term) -> Vec<Term> {
+    use TextMatch::{Exact, Prefix, Present, Suffix};
     let pair = |issuer: TextMatch, subject: TextMatch| {
         Term::All(vec![claim(&["iss"], issuer), claim(&["sub"], subject)])
     };
@@ -425,7 +426,6 @@ fn request_principal(value: &str, claim: &dyn Fn(&[&str], TextMatch) -> Term) ->
             })
             .collect()
     };
-    use TextMatch::{Exact, Prefix, Present, Suffix};
     match wild(value, "") {
         Exact(text) => splits(&text)
             .into_iter()

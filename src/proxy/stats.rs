@@ -193,7 +193,7 @@ fn rbac(guard: &Guard) -> Vec<Row> {
         let name = "envoy_http_rbac_shadow_denied";
         add(name, "Calls that a dry run refuses.", &stats.shadow_denied);
     }
-    let (held, shadow) = guard.held();
+    let (held, shadow) = (guard.held(), guard.held_in_shadow());
     let mut policies = |name, help, all: Vec<(&str, u64)>| {
         for (policy, count) in all {
             let label = ("envoy_rbac_policy", policy.to_owned());

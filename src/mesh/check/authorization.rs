@@ -123,7 +123,7 @@ fn bytes(world: &World, policy: &Policy, says: &Authorization, findings: &mut Ve
                 port.port, service.name
             ),
         )
-        .at(&format!("spec.rules[{index}]"))
+        .at(format!("spec.rules[{index}]"))
         .hint("say in a rule of its own who may reach that port (from, and to with ports), or name the port http if it speaks HTTP"),
     );
 }

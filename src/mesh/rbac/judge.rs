@@ -153,13 +153,10 @@ fn header(of: &HeaderMatch, request: &dyn Request, reading: Reading) -> bool {
             true
         });
     }
-    let joined = of.holds(request);
-    if count < 2 {
-        return joined;
-    }
     match reading {
-        Reading::Some => joined || some,
-        Reading::All => joined && all,
+        _ if count < 2 => of.holds(request),
+        Reading::Some => some || of.holds(request),
+        Reading::All => all,
     }
 }
 

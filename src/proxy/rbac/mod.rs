@@ -10,7 +10,6 @@ mod tests;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,8 +70,8 @@ pub(crate) struct Known(OnceCell<Box<RefCell<Vec<Kept>>>>);
 #[derive(Debug)]
 struct Kept {
     guard: Arc<Guard>,
-    rules: Option<Rc<Reached>>,
-    shadow: Option<Rc<Reached>>,
+    rules: Option<Reached>,
+    shadow: Option<Reached>,
 }
 
 impl Guard {
@@ -91,23 +90,22 @@ impl Guard {
     /// Judges a request of a connection of which `known` is known.
     pub(crate) fn judge(self: &Arc<Self>, facts: &Facts<'_>, known: &Known) -> Result<(), Denied> {
         let mut all = known.0.get_or_init(Box::default).borrow_mut();
-        let at = match all.iter().position(|kept| Arc::ptr_eq(&kept.guard, self)) {
-            Some(at) => at,
-            None => {
-                let reached =
-                    |index: &Option<Index>| index.as_ref().map(|own| Rc::new(own.reached(facts)));
+        let at = all
+            .iter()
+            .position(|kept| Arc::ptr_eq(&kept.guard, self))
+            .unwrap_or_else(|| {
+                let reached = |index: &Option<Index>| index.as_ref().map(|own| own.reached(facts));
                 all.push(Kept {
                     rules: reached(&self.rules),
                     shadow: reached(&self.shadow),
                     guard: Arc::clone(self),
                 });
                 all.len() - 1
-            }
-        };
+            });
         let Some(kept) = all.get(at) else {
             return Ok(());
         };
-        self.weigh(facts, kept.rules.as_deref(), kept.shadow.as_deref())
+        self.weigh(facts, kept.rules.as_ref(), kept.shadow.as_ref())
     }
 
     /// Judges something by itself.
@@ -158,9 +156,14 @@ impl Guard {
         })
     }
 
-    /// How often each policy held, for those that did: kept to, and only counted.
-    pub(crate) fn held(&self) -> (Vec<(&str, u64)>, Vec<(&str, u64)>) {
-        (held(self.rules.as_ref()), held(self.shadow.as_ref()))
+    /// How often each policy held, for those that did.
+    pub(crate) fn held(&self) -> Vec<(&str, u64)> {
+        self.rules.as_ref().map(Index::held).unwrap_or_default()
+    }
+
+    /// The same for those that are only counted.
+    pub(crate) fn held_in_shadow(&self) -> Vec<(&str, u64)> {
+        self.shadow.as_ref().map(Index::held).unwrap_or_default()
     }
 
     /// What follows from its rules, and from those that are only counted.
@@ -168,10 +171,6 @@ impl Guard {
         let action = |index: &Option<Index>| index.as_ref().map(Index::action);
         (action(&self.rules), action(&self.shadow))
     }
-}
-
-fn held(index: Option<&Index>) -> Vec<(&str, u64)> {
-    index.map(Index::held).unwrap_or_default()
 }
 
 /// Takes down what an AUDIT holds for.

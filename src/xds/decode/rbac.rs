@@ -82,7 +82,6 @@ const PRINCIPAL: Fields = Fields {
         (2, "or_ids"),
         (3, "any"),
         (4, "authenticated"),
-        (5, "source_ip"),
         (6, "header"),
         (7, "metadata"),
         (8, "not_id"),
@@ -92,7 +91,7 @@ const PRINCIPAL: Fields = Fields {
         (13, "sourced_metadata"),
     ],
     tuning: &[],
-    refused: &[(12, "filter_state"), (14, "custom")],
+    refused: &[(5, "source_ip"), (12, "filter_state"), (14, "custom")],
 };
 
 /// Terms in one another, at most.
@@ -320,8 +319,7 @@ fn principal(from: &pb::Principal, depth: usize, ignored: &mut Vec<String>) -> R
             Some(name) => words(name, ignored)?,
         }),
         Some(Identifier::DirectRemoteIp(of)) => Term::From(net(of)?),
-        // What it is now called (Envoy's rule for the old field: with the PROXY header's address).
-        Some(Identifier::SourceIp(of)) => Term::From(net(of)?),
+        Some(Identifier::SourceIp(_)) => return unsupported("RBAC.Principal", "source_ip"),
         Some(Identifier::RemoteIp(of)) => Term::Behind(net(of)?),
         Some(Identifier::FilterState(_)) => return unsupported("RBAC.Principal", "filter_state"),
         Some(Identifier::Custom(_)) => return unsupported("RBAC.Principal", "custom"),

@@ -288,10 +288,10 @@ fn plainly(chain: &Chain, client: Client) -> listener::Filter {
             routes,
             codec,
             options,
-        } => http(chain, routes, *codec, options),
+        } => http(chain, routes, (*codec, options), client),
         ChainAction::Detect {
             routes, options, ..
-        } => http(chain, routes, HttpCodec::Auto, options),
+        } => http(chain, routes, (HttpCodec::Auto, options), client),
         ChainAction::Tcp { clusters, options } => {
             let mut proxy = bytes(&chain.name, clusters, client);
             sockets::tcp(options, &mut proxy);
@@ -327,7 +327,7 @@ fn detected<'a>(chain: &'a Chain, routes: &str, options: &HttpOptions) -> Part<'
             application_protocols: names.iter().map(|name| (*name).to_owned()).collect(),
             ..chain.matches.clone()
         },
-        filter: http(chain, routes, HttpCodec::Auto, options),
+        filter: http(chain, routes, (HttpCodec::Auto, options), Client::Envoy),
         guarded: false,
     }
 }
@@ -356,15 +356,20 @@ pub(super) fn range(net: &IpNet) -> core::CidrRange {
     }
 }
 
-fn http(chain: &Chain, routes: &str, codec: HttpCodec, options: &HttpOptions) -> listener::Filter {
+fn http(
+    chain: &Chain,
+    routes: &str,
+    (codec, options): (HttpCodec, &HttpOptions),
+    client: Client,
+) -> listener::Filter {
     let mut manager = http::manager(prefix(&chain.name), routes, codec, options);
-    let filters = chain.filters.iter().map(of);
+    let filters = chain.filters.iter().map(|filter| of(filter, client));
     manager.http_filters.splice(0..0, filters);
     filter("http_connection_manager", any(&manager))
 }
 
-fn of(from: &HttpFilter) -> hcm::HttpFilter {
-    let (name, config) = http_filter::encode(from, Client::Meshctl);
+fn of(from: &HttpFilter, client: Client) -> hcm::HttpFilter {
+    let (name, config) = http_filter::encode(from, client);
     hcm::HttpFilter {
         name: name.to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),

@@ -8,7 +8,7 @@ use super::listener::range;
 use super::route::{header_match, regex, text_match};
 use crate::mesh::Client;
 use crate::mesh::rbac::{Action, Rbac, Rules, Term};
-use crate::mesh::route::{HeaderMatch, Pattern, TextMatch};
+use crate::mesh::route::{ClaimMatch, HeaderMatch, Pattern, TextMatch};
 
 /// For requests.
 pub(super) fn http(from: &Rbac, client: Client) -> Any {
@@ -82,6 +82,7 @@ fn path(from: &TextMatch, client: Client) -> matcher::PathMatcher {
 
 /// A host whatever its case; for Envoy, in each of these the name with or without a port.
 fn hosts(from: &TextMatch, client: Client) -> Vec<route::HeaderMatcher> {
+    use route::header_matcher::HeaderMatchSpecifier::StringMatch;
     let of = |value: &TextMatch, ignore_case| {
         let mut made = header_match(
             &HeaderMatch {
@@ -91,7 +92,6 @@ fn hosts(from: &TextMatch, client: Client) -> Vec<route::HeaderMatcher> {
             },
             client,
         );
-        use route::header_matcher::HeaderMatchSpecifier::StringMatch;
         if let Some(StringMatch(of)) = &mut made.header_match_specifier {
             of.ignore_case = ignore_case;
         }
@@ -108,6 +108,14 @@ fn hosts(from: &TextMatch, client: Client) -> Vec<route::HeaderMatcher> {
     [of(from, true)].into_iter().chain(with_port).collect()
 }
 
+/// What the filter of tokens has told of this request.
+fn sourced(from: &ClaimMatch, client: Client) -> pb::SourcedMetadata {
+    pb::SourcedMetadata {
+        metadata_matcher: Some(claim_match(from, client)),
+        metadata_source: pb::MetadataSource::Dynamic.into(),
+    }
+}
+
 fn port_range(first: u16, last: u16) -> int32_range::Int32Range {
     int32_range::Int32Range {
         start: i32::from(first),
@@ -116,10 +124,6 @@ fn port_range(first: u16, last: u16) -> int32_range::Int32Range {
     }
 }
 
-#[expect(
-    deprecated,
-    reason = "proxies know it that are older than what replaces it"
-)]
 fn permission(from: &Term, client: Client) -> pb::Permission {
     use pb::permission::{Rule, Set};
     let all = |terms: &[Term]| Set {
@@ -149,7 +153,7 @@ fn permission(from: &Term, client: Client) -> pb::Permission {
                 path_template: template.as_str().replace(['{', '}'], ""),
             })),
         }),
-        Term::Claim(of) => Rule::Metadata(claim_match(of, client)),
+        Term::Claim(of) => Rule::SourcedMetadata(sourced(of, client)),
         Term::To(net) => Rule::DestinationIp(range(net)),
         Term::ToPorts(first, last) if first == last => Rule::DestinationPort(u32::from(*first)),
         Term::ToPorts(first, last) => Rule::DestinationPortRange(port_range(*first, *last)),
@@ -161,10 +165,6 @@ fn permission(from: &Term, client: Client) -> pb::Permission {
     })
 }
 
-#[expect(
-    deprecated,
-    reason = "proxies know it that are older than what replaces it"
-)]
 fn principal(from: &Term, client: Client) -> pb::Principal {
     use pb::principal::{Authenticated, Identifier, Set};
     let all = |terms: &[Term]| Set {
@@ -186,7 +186,7 @@ fn principal(from: &Term, client: Client) -> pb::Principal {
             })
         }
         Term::Path(value) => Identifier::UrlPath(path(value, client)),
-        Term::Claim(of) => Identifier::Metadata(claim_match(of, client)),
+        Term::Claim(of) => Identifier::SourcedMetadata(sourced(of, client)),
         Term::Caller(value) => Identifier::Authenticated(Authenticated {
             principal_name: text_match(value, client),
         }),
