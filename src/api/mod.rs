@@ -4,6 +4,7 @@
 //! numbers as numbers, the unit in the name. How they are computed and drawn is left to others.
 
 pub mod analysis;
+pub mod authz;
 pub mod canary;
 pub mod check;
 pub mod diff;

@@ -110,6 +110,7 @@ pub(crate) enum Command {
     Routes(c::routes::Args),
     Canary(c::canary::Args),
     Fault(c::fault::Args),
+    Authz(c::authz::Args),
     Stats(c::stats::Args),
     Top(c::top::Args),
     Services(c::services::Args),

@@ -96,6 +96,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Routes(args) => one(cx, c::routes::run(args, cx)),
         Command::Canary(args) => one(cx, c::canary::run(args, cx)),
         Command::Fault(args) => one(cx, c::fault::run(args, cx)),
+        Command::Authz(args) => one(cx, c::authz::run(args, cx)),
         Command::Stats(args) => one(cx, c::stats::run(args, cx)),
         Command::Top(args) => one(cx, c::top::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),

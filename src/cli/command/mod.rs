@@ -2,6 +2,7 @@
 
 pub(crate) mod analyze;
 pub(crate) mod apply;
+pub(crate) mod authz;
 pub(crate) mod canary;
 mod carry;
 pub(crate) mod check;

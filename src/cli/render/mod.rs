@@ -4,6 +4,7 @@
 //! implements [`Render`] here, one file a part of the API, so that all of them obey `-o` alike.
 
 pub(crate) mod analysis;
+mod authz;
 pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod config;

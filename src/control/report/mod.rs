@@ -3,6 +3,7 @@
 //! Pure: a world, the series and the time in, a struct of `api` out. Routes are read from the very
 //! view that a proxy gets, so that what is shown is what runs.
 
+pub mod authz;
 pub mod diff;
 pub mod explain;
 mod fields;

@@ -4,6 +4,7 @@
 //! series and `report`. Instances elsewhere reach [`registry_routes`] over mutual TLS, where each
 //! may speak for itself only.
 
+mod authz;
 mod canaries;
 mod changes;
 mod faults;
@@ -88,6 +89,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/proxies/{name}/config/{what}", get(config))
         .route("/routes", get(list_routes))
         .route("/routes/explain", post(explain))
+        .route("/authz/check", post(authz::check))
+        .route("/authz/suggest", get(authz::suggest))
         .route("/canaries", get(canaries::canaries))
         .route(
             "/canaries/{namespace}/{service}",

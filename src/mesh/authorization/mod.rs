@@ -4,6 +4,8 @@
 //! must hold; what an AUDIT holds for is noted. On bytes a rule of an ALLOW that asks for something of
 //! requests never holds, and one of a DENY holds as if it did not ask (Istio's rules: both let less pass).
 
+pub mod explain;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
