@@ -348,3 +348,71 @@ fn shakes_hands(address: &str, dir: &Path) -> bool {
     let (answered, _) = program("curl", &[&status[..], &shown[..], &[&url]].concat());
     answered
 }
+
+/// Twenty sidecars whose certificates last ten seconds, so that each is renewed every five, and a new root
+/// meanwhile. By hand: it wants a machine for itself.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a minute of load on everything"]
+async fn twenty_sidecars_change_certificates_and_roots_and_no_call_fails() {
+    let tasks = Tasks::new();
+    let mesh = Mesh::start().await;
+    mesh.apply(&service("reviews", &[("http", 9080)]));
+    mesh.apply(STRICT);
+    let flags = ["--certificate-ttl", "10s", "--workers", "1"];
+    let mut reviews = Vec::new();
+    let mut callers = Vec::new();
+    for version in ["v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10"] {
+        for (service, all) in [("reviews", &mut reviews), ("page", &mut callers)] {
+            let app = App {
+                service,
+                version,
+                port: 9080,
+                at: backend(version, &tasks),
+                flags: &flags,
+            };
+            all.push(mesh.sidecar(&app).await);
+        }
+    }
+    mesh.settled().await;
+    let before = mesh.path().join("before");
+    let out = before.display().to_string();
+    let issue = [
+        "identity",
+        "issue",
+        "--service-account",
+        "ops",
+        "--out",
+        &out,
+    ];
+    mesh.run(&issue, None);
+    let at = reviews[0].inbound(9080).to_string();
+    assert!(is_let_in(&at, &before));
+    let begun = meshctl::rt::now();
+    let loads: Vec<Load> = callers
+        .iter()
+        .map(|caller| Load::start(caller.outbound(), HOST, 1))
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let trust = mesh.json(&["identity", "rotate-root", "--wait", "120s"]);
+    assert_eq!(trust["phase"], "steady", "{trust}");
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    let mut sum = BTreeMap::new();
+    for load in loads {
+        crate::mesh::add(&mut sum, load.stop().await);
+    }
+    let requests: usize = sum.values().sum();
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!("{requests} requests in {seconds:.0} s, {sum:?}");
+    none_failed(
+        &sum,
+        &["v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10"],
+        10_000,
+    );
+    for name in ["reviews-v1", "page-v10"] {
+        let renewed = mesh.said(name).matches("new certificate").count();
+        eprintln!("{name}: {renewed} certificates");
+        assert!(renewed >= 6, "{name}: {renewed}");
+    }
+    assert!(!is_let_in(&at, &before));
+    tasks.end().await;
+}

@@ -47,7 +47,12 @@ struct Check {
     #[arg(value_name = "PATH", default_value = "/")]
     path: String,
     /// Workload or instance that calls, NAME or NAME.NAMESPACE
-    #[arg(long, value_name = "WORKLOAD", default_value = "")]
+    #[arg(
+        long,
+        value_name = "WORKLOAD",
+        default_value = "",
+        hide_default_value = true
+    )]
     from: String,
     /// Service, workload or instance that is called
     #[arg(long, value_name = "SERVICE")]
@@ -61,10 +66,15 @@ struct Check {
     )]
     port: u16,
     /// Address of the caller
-    #[arg(long, value_name = "IP", default_value = "")]
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true)]
     from_ip: String,
     /// Host that is asked for, in place of the service's name
-    #[arg(long, value_name = "HOST", default_value = "")]
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "",
+        hide_default_value = true
+    )]
     host: String,
     /// Field of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "K: V", value_parser = parse::header)]
