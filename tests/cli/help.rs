@@ -11,6 +11,7 @@ const COMMANDS: &[&str] = &[
     "apply",
     "authz",
     "authz check",
+    "authz default-deny",
     "authz suggest",
     "canary",
     "canary list",

@@ -316,5 +316,28 @@ async fn what_is_said_before_is_what_comes() {
     mesh.apply(&narrowed.join("\n"));
     assert_eq!(status(&page, "GET", "/reviews/1").await, 200);
     assert_eq!(status(&thief, "GET", "/reviews/1").await, 403);
+
+    // Nothing that was seen is refused unawares, and what policies allow still passes.
+    let switch = |to: &'static str| mesh.try_run(&["authz", "default-deny", to], None);
+    assert_eq!(switch("status").status.code(), Some(1));
+    mesh.run(&["delete", "authorizationpolicy", "reviews-callers"], None);
+    let refused = switch("on");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        told.contains("productpage-v1.default -> reviews.default"),
+        "{told}"
+    );
+    assert_eq!(status(&thief, "GET", "/reviews/1").await, 200);
+    mesh.apply(&narrowed.join("\n"));
+    let on = switch("on");
+    assert_eq!(on.status.code(), Some(0), "{on:?}");
+    assert_eq!(switch("status").status.code(), Some(0));
+    assert_eq!(status(&page, "GET", "/reviews/1").await, 200);
+    assert_eq!(status(&thief, "GET", "/reviews/1").await, 403);
+    mesh.run(&["delete", "authorizationpolicy", "reviews-callers"], None);
+    assert_eq!(status(&page, "GET", "/reviews/1").await, 403);
+    assert_eq!(switch("off").status.code(), Some(0));
+    assert_eq!(status(&page, "GET", "/reviews/1").await, 200);
     tasks.end().await;
 }

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
+use crate::api::Reason;
 use crate::api::authz::{AuthzCheck, AuthzReport, AuthzSuggestion};
+use crate::api::resources::{ApplyReport, ApplyRequest, SourceText};
+use crate::api::stats::StatsReport;
 use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::parse;
+use crate::cli::{parse, settings};
+use crate::mesh::destinations::ROOTS;
 
 /// Say who may call whom, and write policies for what is called
 #[derive(Debug, clap::Args)]
@@ -26,6 +30,7 @@ pub(crate) struct Args {
 enum Command {
     Check(Box<Check>),
     Suggest(Suggest),
+    DefaultDeny(DefaultDeny),
 }
 
 /// Judge a call without making it: every policy, rule and condition
@@ -103,10 +108,42 @@ struct Suggest {
     window: Duration,
 }
 
+/// Refuse every call in the mesh that no policy allows
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl authz default-deny on
+  meshctl authz default-deny off
+  meshctl authz default-deny status
+
+It is an AuthorizationPolicy that allows nothing, for the whole mesh, so that
+every workload needs one that allows its callers. Before it is switched on, the
+calls of the last hour are judged: where one would be refused from then on,
+nothing is done without --force.
+Exits 1 when it is not switched on, or with status when it is off.")]
+struct DefaultDeny {
+    #[arg(value_enum)]
+    to: Switch,
+    /// Also when calls that were made in the last hour will be refused
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+    Status,
+}
+
+/// Name of the policy by which nothing is allowed.
+const DEFAULT_DENY: &str = "default-deny";
+
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     match args.command {
         Command::Check(args) => check(*args, cx).await,
         Command::Suggest(args) => suggest(args, cx).await,
+        Command::DefaultDeny(args) => default_deny(args, cx).await,
     }
 }
 
@@ -172,4 +209,111 @@ async fn suggest(args: Suggest, cx: &Context) -> Result<Exit, CliError> {
     } else {
         Exit::Partly
     })
+}
+
+/// Calls of the last hour for whose target no policy allows anything yet: `caller -> service`.
+async fn unallowed(cx: &Context) -> Result<Vec<String>, CliError> {
+    let query = path(
+        &["stats"],
+        &[("window", Some("3600")), ("by", Some("source"))],
+    );
+    let report: StatsReport = cx.client.get(&query).await?;
+    let mut left = Vec::new();
+    for row in report.rows {
+        let request = AuthzCheck {
+            from: row.source.clone(),
+            to: row.service.clone(),
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            namespace: cx.settings.namespace().to_owned(),
+            ..AuthzCheck::default()
+        };
+        let checked = cx
+            .client
+            .post::<_, AuthzReport>(&path(&["authz", "check"], &[]), &request)
+            .await;
+        let guarded = match checked {
+            Ok(report) => {
+                let mut all = report.trace.policies.iter();
+                all.any(|policy| policy.action == "ALLOW" && !policy.dry_run)
+            }
+            // Who is gone will not call.
+            Err(CliError::Problem(problem)) if problem.reason == Reason::NotFound => true,
+            Err(error) => return Err(error),
+        };
+        if !guarded {
+            let who = if row.source.is_empty() {
+                "somebody outside the mesh"
+            } else {
+                &row.source
+            };
+            left.push(format!("{who} -> {}", row.service));
+        }
+    }
+    left.sort();
+    left.dedup();
+    Ok(left)
+}
+
+async fn default_deny(args: DefaultDeny, cx: &Context) -> Result<Exit, CliError> {
+    let root = ROOTS.first().copied().unwrap_or_default();
+    let own = |who: Option<&str>| {
+        path(
+            &["resources", "AuthorizationPolicy", root, DEFAULT_DENY],
+            &[("who", who)],
+        )
+    };
+    match args.to {
+        Switch::Status => {
+            let list = path(
+                &["resources", "AuthorizationPolicy"],
+                &[("namespace", Some(root)), ("name", Some(DEFAULT_DENY))],
+            );
+            let found: Result<Vec<serde_json::Value>, CliError> = cx.client.get(&list).await;
+            let on = match found {
+                Ok(found) => !found.is_empty(),
+                Err(CliError::Problem(problem)) if problem.reason == Reason::NotFound => false,
+                Err(error) => return Err(error),
+            };
+            cx.out.data(if on { "on\n" } else { "off\n" })?;
+            Ok(if on { Exit::Ok } else { Exit::Problem })
+        }
+        Switch::Off => {
+            let report: ApplyReport = cx.client.delete(&own(Some(&settings::who()))).await?;
+            cx.out.report(&report)?;
+            Ok(super::apply::tell(cx, report.revision, &report.convergence))
+        }
+        Switch::On => {
+            let left = unallowed(cx).await?;
+            if !left.is_empty() && !args.force {
+                for call in &left {
+                    cx.out.note(call);
+                }
+                return Err(CliError::failed(format!(
+                    "{} calls of the last hour would be refused: no policy allows them",
+                    left.len()
+                ))
+                .hint("`meshctl authz suggest | meshctl apply -f -` allows what was seen; --force does it all the same"));
+            }
+            let text = serde_json::json!({
+                "apiVersion": "security.istio.io/v1",
+                "kind": "AuthorizationPolicy",
+                "metadata": {"name": DEFAULT_DENY, "namespace": root},
+                "spec": {},
+            });
+            let request = ApplyRequest {
+                sources: vec![SourceText {
+                    name: format!("authz {DEFAULT_DENY}"),
+                    text: text.to_string(),
+                }],
+                namespace: root.to_owned(),
+                dry_run: false,
+                force: false,
+                who: settings::who(),
+            };
+            let report: ApplyReport = cx.client.post(&path(&["resources"], &[]), &request).await?;
+            cx.out.report(&report)?;
+            Ok(super::apply::tell(cx, report.revision, &report.convergence))
+        }
+    }
 }
