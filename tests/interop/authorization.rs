@@ -270,6 +270,14 @@ async fn what_is_said_before_is_what_comes() {
         assert_eq!(text.contains("Allowed"), came == 200, "{text}");
         assert!(matches!(came, 200 | 403), "{came}");
     }
+    let url = "http://reviews:9080/reviews/1";
+    for (from, word) in [
+        ("productpage-v1", "allowed there"),
+        ("thief-v1", "refused there"),
+    ] {
+        let text = mesh.run(&["routes", "--explain", "GET", url, "--from", from], None);
+        assert!(text.contains(word), "{text}");
+    }
     let nobody = mesh.try_run(
         &["authz", "check", "--to", "reviews", "GET", "/reviews/1"],
         None,

@@ -8,8 +8,10 @@ use axum::extract::{Query, State};
 use super::{Answer, Shared, named, short, space};
 use crate::aggregate::{GroupBy, Query as Asked};
 use crate::api::authz::{AuthzCheck, AuthzReport, AuthzSuggestion};
+use crate::api::routes::{ExplainReport, ExplainRequest, Fact};
 use crate::api::{Problem, Reason};
 use crate::control::report::authz::{self, CheckError};
+use crate::mesh::World;
 
 pub(super) async fn check(
     State(control): Shared,
@@ -29,6 +31,51 @@ pub(super) async fn check(
         )
     })?;
     Ok(Json(report))
+}
+
+/// Says of each backend of an explained request what its proxy would say to the caller.
+pub(super) fn judge(world: &World, request: &ExplainRequest, report: &mut ExplainReport) {
+    let (Some(outcome), Some(sent)) = (&report.outcome, &report.sent) else {
+        return;
+    };
+    if !request.gateway.is_empty() {
+        return;
+    }
+    for (backend, facts) in outcome.backends.iter().zip(&mut report.backends) {
+        // outbound|PORT|SUBSET|HOST
+        let mut parts = backend.cluster.split('|').skip(1);
+        let Some(port) = parts.next().and_then(|port| port.parse().ok()) else {
+            continue;
+        };
+        let asked = AuthzCheck {
+            from: request.from.clone(),
+            to: backend.service.clone(),
+            port,
+            method: request.method.clone(),
+            path: sent.path.clone(),
+            host: sent.authority.clone(),
+            headers: request.headers.clone(),
+            namespace: request.namespace.clone(),
+            ..AuthzCheck::default()
+        };
+        let Ok(judged) = authz::check(world, &asked) else {
+            continue;
+        };
+        if judged.trace.policies.is_empty() && judged.trace.allowed {
+            continue;
+        }
+        let verdict = if judged.trace.allowed {
+            "allowed"
+        } else {
+            "refused"
+        };
+        let because = &judged.trace.because;
+        facts.push(Fact::new(
+            "caller",
+            format!("{verdict} there: {because}"),
+            None,
+        ));
+    }
 }
 
 pub(super) async fn suggest(

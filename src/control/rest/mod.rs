@@ -432,6 +432,7 @@ async fn explain(
     let measured = control.measured(&world);
     let mut report = explaining::explain_request(&world, &node, &request, &measured)
         .map_err(|reason| Problem::new(Reason::Invalid, reason))?;
+    authz::judge(&world, &request, &mut report);
     report.sources = control.index.sources(&explaining::named(&report)).await;
     Ok(Json(report))
 }
