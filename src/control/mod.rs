@@ -14,6 +14,8 @@
 //! TLS is bound to loopback only and gives out no secrets.
 
 pub mod ads;
+pub mod attest;
+pub mod audit;
 pub mod ca;
 pub mod canary;
 pub mod check;
@@ -299,7 +301,7 @@ pub async fn run(
         let batches = followed.batches;
         tasks.spawn("follow", follow::run(Arc::clone(&index), batches, known));
     }
-    let hub = Hub::start(hub_options(&trust, &wall), index.reader(), &tasks);
+    let hub = Hub::start(hub_options(&index, &trust, &wall), index.reader(), &tasks);
     let control = Arc::new(Control {
         index: Arc::clone(&index),
         hub,
@@ -398,11 +400,16 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
     }
 }
 
-fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
+fn hub_options(index: &Index, trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
     let current = trust.current();
     let trust = Arc::clone(trust);
+    let (attested, granted) = (index.attested.reader(), Arc::clone(&trust));
     HubOptions {
         views: Views::default(),
+        admit: Arc::new(move |world, node, id| {
+            let granted = granted.granted(id);
+            attested.load().judge(world, node, id, &granted)
+        }),
         // Only to those who proved who they are, and only what is theirs.
         secrets: Arc::new(move |node, proven| match proven {
             Some(id) if node.client == Client::Envoy => trust.secrets(id).unwrap_or_else(|error| {
@@ -498,7 +505,10 @@ fn serve_secure(
     let routes = Routes::from(rest::registry_routes(Arc::clone(control)))
         .add_service(ads::Ads::new(control.hub.clone()).into_service())
         .add_service(ca)
-        .add_service(MetricsServiceServer::new(control.numbers.clone()));
+        .add_service(MetricsServiceServer::new(series::Metrics::new(
+            control.numbers.clone(),
+            control.index.reader(),
+        )));
     let complete = control.complete.clone();
     tasks.spawn("xds-tls", async move {
         follow::completed(complete).await;

@@ -116,6 +116,12 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     hex(&sha256(certificate))
 }
 
+/// The serial number of a certificate in lower-case hexadecimal; empty for what is no certificate.
+pub fn serial_of(certificate: &CertificateDer<'_>) -> String {
+    x509_parser::parse_x509_certificate(certificate)
+        .map_or_else(|_| String::new(), |(_, parsed)| hex(parsed.raw_serial()))
+}
+
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
