@@ -13,6 +13,7 @@
     reason = "a failed step should fail the test"
 )]
 
+mod attested;
 mod backend;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;

@@ -202,12 +202,11 @@ impl Mesh {
         ports: &[impl std::fmt::Display],
     ) -> (Process, IpAddr) {
         let address = self.spare();
-        let token = self.run(&["token", "create", "-q", "--service-account", name], None);
+        let token = self.run(&["token", "create", "-q", "--gateway", name], None);
         let child = Command::new(PROGRAM)
             .arg("--home")
             .arg(self.dir.path().join(name))
             .args(["proxy", "--gateway", name, "--name", name])
-            .args(["--service-account", name])
             .args(["--address", &address.to_string()])
             .args(["--control-plane", &Self::tls().to_string()])
             .args(ports.iter().map(|port| format!("--listen={port}")))
