@@ -229,8 +229,7 @@ async fn xds_of_another_is_refused_by_name() {
         assert!(refused.message().contains("nothing says that account thief serves it"), "{refused}");
         assert!(refused.message().contains("token create --namespace default --gateway edge"), "{refused}");
     }
-    let check = mesh.try_run(&["check"], None);
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    let said = mesh.said("control-plane");
     assert!(said.contains("claims Gateway edge.default"), "{said}");
 
     // Who joins with a token for it is served, until that is taken back.
