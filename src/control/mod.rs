@@ -89,6 +89,8 @@ pub struct ControlOptions {
     pub sources: Vec<PathBuf>,
     /// A cluster whose objects are followed. Proxies are served once it is known as a whole.
     pub kubernetes: Option<kubernetes::Access>,
+    /// How the authority is kept, and which one it is.
+    pub ca: trust::CaOptions,
     /// The clock.
     pub wall: Wall,
 }
@@ -107,6 +109,7 @@ impl ControlOptions {
             strict: false,
             sources: Vec::new(),
             kubernetes: None,
+            ca: trust::CaOptions::default(),
             wall: Wall::System,
         }
     }
@@ -273,6 +276,7 @@ pub async fn run(
         store.clone(),
         &trust_dir(&options.home),
         &options.trust_domain,
+        &options.ca,
         wall.clone(),
     )?);
 
@@ -575,6 +579,18 @@ fn housekeeping(control: &Arc<Control>, options: &ControlOptions, tasks: &Tasks)
                     apply(&index, texts.clone()).await;
                 }
                 seen = now;
+            }
+        });
+    }
+    if control.trust.plugged() {
+        let (trust, hub) = (Arc::clone(&control.trust), control.hub.clone());
+        tasks.spawn("cacerts", async move {
+            let mut seen = None;
+            loop {
+                if trust.follow(&mut seen).await {
+                    hub.refresh();
+                }
+                tokio::time::sleep(WATCH).await;
             }
         });
     }

@@ -22,7 +22,7 @@ use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
 use crate::rt::{self, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
-use crate::tls::{self, Authority, Revoked};
+use crate::tls::{self, Authority, Plugged, Revoked};
 use crate::xds::snapshot::{Resource, Sheet};
 use crate::xds::{self, Kind};
 
@@ -30,6 +30,7 @@ use super::attest::Granted;
 use super::audit::{Audit, entries};
 use super::ca::{AuditFn, RedeemFn};
 use super::index::{encode, problem};
+pub use super::rotation::CaOptions;
 use super::rotation::{Files, Held};
 use super::serve_tls::{AuthorityFn, RevokedFn};
 use super::token::TokenBook;
@@ -160,8 +161,13 @@ impl Current {
 pub type Secrets = Vec<(String, Vec<u8>)>;
 
 /// Opens the authority in `dir`, or makes one there when there is none.
-pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authority, TrustError> {
-    let held = Files::new(dir, trust_domain).open(wall.millis())?;
+pub fn authority(
+    dir: &Path,
+    trust_domain: &str,
+    options: &CaOptions,
+    wall: &Wall,
+) -> Result<Authority, TrustError> {
+    let held = Files::new(dir, trust_domain, options).open(wall.millis())?;
     Ok(held.authority)
 }
 
@@ -175,9 +181,10 @@ impl Trust {
         store: Store,
         dir: &Path,
         trust_domain: &str,
+        options: &CaOptions,
         wall: Wall,
     ) -> Result<Self, TrustError> {
-        let files = Files::new(dir, trust_domain);
+        let files = Files::new(dir, trust_domain, options);
         let held = files.open(wall.millis())?;
         let mut book: RevokedBook = store
             .get(Tree::Identity, REVOKED)?
@@ -226,6 +233,13 @@ impl Trust {
         // One change at a time.
         let mut book = self.revoked.lock().await;
         let phase = self.current.load().phase;
+        if self.files.plugged() {
+            return Err(Problem::new(
+                Reason::Conflict,
+                "the authority is kept elsewhere, so its root is not replaced here",
+            )
+            .hint("put the next root beside the present one in root-cert.pem, then the certificate and key below it, then leave the next root alone there"));
+        }
         let goes = matches!(
             (step, phase),
             (RotationStep::Introduce, RotationPhase::Steady)
@@ -298,6 +312,57 @@ impl Trust {
         tracing::info!(revoked = count, "certificates are revoked");
         self.audited(entries).await?;
         Ok(count)
+    }
+
+    /// Looks whether what was plugged in is another now than `seen`, and goes by it when it is good; whether it
+    /// did.
+    pub async fn follow(&self, seen: &mut Option<Plugged>) -> bool {
+        let (files, now) = (self.files.clone(), self.wall.millis());
+        let texts = Tasks::blocking(move || files.texts()).await;
+        let Some(Ok(texts)) = texts else {
+            // Being replaced, perhaps; what is in force stays.
+            return false;
+        };
+        if seen.as_ref() == Some(&texts) || seen.replace(texts).is_none() {
+            return false;
+        }
+        let mut book = self.revoked.lock().await;
+        let files = self.files.clone();
+        let held = Tasks::blocking(move || files.open(now))
+            .await
+            .unwrap_or_else(|| Err(TrustError::Interrupted));
+        let taken = async {
+            let held = held.map_err(|error| rt::chain(&error))?;
+            let root = held.authority.root_fingerprint();
+            let next = book.signed(&held, now).map_err(|error| error.to_string())?;
+            self.put(held, next, &mut book)
+                .await
+                .map_err(|problem| problem.message)?;
+            let entry = AuditEntry {
+                by: "files".to_owned(),
+                detail: format!("another authority was plugged in; root {root} is believed"),
+                ..AuditEntry::new(now, AuditEvent::RootRotated)
+            };
+            self.append(vec![entry]).await.map_err(|error| error.to_string())
+        };
+        match taken.await {
+            Ok(()) => {
+                tracing::info!("another authority signs now");
+                true
+            }
+            Err(error) => {
+                tracing::error!(
+                    error,
+                    "the authority that was plugged in is not taken; the last good one signs"
+                );
+                false
+            }
+        }
+    }
+
+    /// Whether the authority is kept by others.
+    pub fn plugged(&self) -> bool {
+        self.files.plugged()
     }
 
     /// Keeps `next`, then goes by it.
@@ -473,7 +538,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let wall = Wall::fixed(1_800_000_000_000);
         let trust =
-            Trust::open(Store::memory(), dir.path(), "cluster.local", wall.clone()).unwrap();
+            Trust::open(Store::memory(), dir.path(), "cluster.local", &CaOptions::default(), wall.clone()).unwrap();
         let id = SpiffeId::new("cluster.local", "shop", "cart");
         let first = trust.secrets(&id).unwrap();
         wall.advance(Duration::from_hours(1));

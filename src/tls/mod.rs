@@ -46,7 +46,9 @@ pub mod join;
 pub mod material;
 mod own;
 pub mod outside;
+mod plugged;
 mod revoked;
+mod sealed;
 mod tickets;
 mod verified;
 mod verify;
@@ -65,11 +67,13 @@ pub use config::{
     Pin, bootstrap_config, client_config, server_config, server_config_optional_client,
 };
 pub use csr::Request;
-pub use issuer::{Authority, Issued};
+pub use issuer::{Authority, Issued, KeyType};
 pub use join::JoinToken;
 pub use material::Material;
 pub use own::{OwnServer, own_server_config};
+pub use plugged::Plugged;
 pub use revoked::{Revoked, key_of};
+pub use sealed::{Passphrase, is_sealed};
 pub use verify::{explain, is_stranger, peer_id};
 
 /// Namespace of the control plane's own identity.

@@ -14,6 +14,7 @@
 )]
 
 mod attested;
+mod authority;
 mod backend;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;

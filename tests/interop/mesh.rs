@@ -118,11 +118,17 @@ impl Mesh {
 
     /// Starts the control plane, and waits until it answers.
     pub(crate) async fn start_control_plane(&mut self) {
+        self.start_control_plane_with(&[]).await;
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn start_control_plane_with(&mut self, flags: &[&str]) {
         let child = Command::new(PROGRAM)
             .arg("--home")
             .arg(self.home())
             .args(["control-plane", "--listen"])
             .arg(Self::address(1).to_string())
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(self.log("control-plane"))
             .stderr(self.log("control-plane"))
