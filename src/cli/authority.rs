@@ -13,16 +13,16 @@ use crate::tls::{KeyType, Passphrase};
 pub(crate) struct AuthorityArgs {
     /// Key of a root that is made here: ecdsa-p256, ecdsa-p384, rsa2048, rsa4096 or
     /// ed25519 [default: ecdsa-p256]
-    #[arg(long, value_name = "TYPE", value_parser = key_type)]
-    ca_key_type: Option<KeyType>,
+    #[arg(long = "ca-key-type", value_name = "TYPE", value_parser = key_type)]
+    key_type: Option<KeyType>,
     /// Directory with an authority that signs in place of an own root, and is followed:
     /// ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem
-    #[arg(long, value_name = "DIR")]
-    ca_certs: Option<PathBuf>,
+    #[arg(long = "ca-certs", value_name = "DIR")]
+    certs: Option<PathBuf>,
     /// File with the passphrase of the signing key [env: MESHCTL_CA_PASSPHRASE, the
     /// passphrase itself]
-    #[arg(long, value_name = "FILE")]
-    ca_passphrase_file: Option<PathBuf>,
+    #[arg(long = "ca-passphrase-file", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
 }
 
 /// Reads a type of key.
@@ -44,20 +44,19 @@ impl AuthorityArgs {
         let path = |key: &str| installed.value(key).map(PathBuf::from);
         let kind = installed.value("caKeyType").map(key_type).transpose();
         let kind = kind.map_err(CliError::usage)?;
-        let file = self.ca_passphrase_file.or_else(|| path("caPassphraseFile"));
+        let file = self.passphrase_file.or_else(|| path("caPassphraseFile"));
         Ok(CaOptions {
-            key_type: self.ca_key_type.or(kind).unwrap_or_default(),
+            key_type: self.key_type.or(kind).unwrap_or_default(),
             passphrase: match file {
                 Some(file) => Some(read(&file)?),
                 None => passphrase.cloned(),
             },
-            plugged: self.ca_certs.or_else(|| path("caCerts")),
+            plugged: self.certs.or_else(|| path("caCerts")),
         })
     }
 }
 
 fn read(file: &Path) -> Result<Passphrase, CliError> {
     let bytes = fs::read(file).map_err(CliError::file("read", file))?;
-    Passphrase::new(bytes)
-        .map_err(|error| CliError::failed(format!("{}: {error}", file.display())))
+    Passphrase::new(bytes).map_err(|error| CliError::failed(format!("{}: {error}", file.display())))
 }

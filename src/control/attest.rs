@@ -143,9 +143,10 @@ impl Attested {
             let pair = (namespace.to_owned(), key.clone(), value.clone());
             let known = self.workloads.entry(pair).or_default();
             // Pods of one Deployment say the same.
-            if !known.iter().any(|known| {
-                known.account == workload.account && known.labels == workload.labels
-            }) {
+            if !known
+                .iter()
+                .any(|known| known.account == workload.account && known.labels == workload.labels)
+            {
                 known.push(Arc::clone(&workload));
             }
         }
@@ -218,9 +219,13 @@ impl Attested {
                         service.name, service.namespace
                     ),
                     hint: if written {
-                        format!("join as its account, choose another --service, or apply a workload of the service with serviceAccountName: {account}")
+                        format!(
+                            "join as its account, choose another --service, or apply a workload of the service with serviceAccountName: {account}"
+                        )
                     } else {
-                        format!("join as its account, choose another --service, or apply a WorkloadGroup with its labels for each account, {account} too")
+                        format!(
+                            "join as its account, choose another --service, or apply a WorkloadGroup with its labels for each account, {account} too"
+                        )
                     },
                 });
             }
@@ -255,7 +260,8 @@ impl Attested {
             }
         }
         let chosen = config.destinations.credentialed().iter();
-        let mut chosen = chosen.filter(|rule| !rule.selector.is_empty() && rule.is_for(node.into()));
+        let mut chosen =
+            chosen.filter(|rule| !rule.selector.is_empty() && rule.is_for(node.into()));
         let stranger = chosen.find(|rule| {
             let accounts = self.accounts(claim.namespace, &rule.selector);
             !accounts.contains(claim.account)
@@ -293,7 +299,8 @@ impl Attested {
             let own = claim.labels.get_key_value(*label);
             own.is_some_and(|(key, value)| {
                 let only = BTreeMap::from([(key.clone(), value.clone())]);
-                self.accounts(claim.namespace, &only).contains(claim.account)
+                self.accounts(claim.namespace, &only)
+                    .contains(claim.account)
             })
         })
     }

@@ -237,9 +237,10 @@ pub(super) fn entries(record: Record) -> Vec<AuditEntry> {
             used.into_iter().chain([issued]).collect()
         }
         Outcome::Refused { reason } => {
-            let event = match token.is_empty() {
-                true => AuditEvent::CertificateRefused,
-                false => AuditEvent::TokenRefused,
+            let event = if token.is_empty() {
+                AuditEvent::CertificateRefused
+            } else {
+                AuditEvent::TokenRefused
             };
             vec![AuditEntry {
                 detail: reason,

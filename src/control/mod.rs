@@ -23,6 +23,7 @@ mod enrolled;
 mod faults;
 mod follow;
 mod history;
+mod housekeeping;
 pub mod index;
 pub mod key_sets;
 mod known;
@@ -42,7 +43,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
 use thiserror::Error;
@@ -333,7 +333,7 @@ pub async fn run(
     );
     let health_routes = rest::health_routes(Arc::clone(&control));
     serve_http("health", health_routes, health, &tasks, ended);
-    housekeeping(&control, &options, &tasks);
+    housekeeping::start(&control, &options, &tasks);
     ready(&Addresses {
         api: socket.clone(),
         xds: xds_address,
@@ -558,67 +558,4 @@ async fn report_end(what: &'static str, served: io::Result<()>, ended: &Ended) {
         .unwrap_or_else(|| io::Error::other("it stopped"));
     // Nobody listens any more when the control plane is already ending.
     let _heard = ended.send(ControlError::Served { what, source }).await;
-}
-
-/// How often directories are looked at.
-const WATCH: Duration = Duration::from_secs(1);
-
-fn housekeeping(control: &Arc<Control>, options: &ControlOptions, tasks: &Tasks) {
-    // Who is believed beside the machine's roots when keys of token issuers are fetched.
-    let roots = options.home.join("control").join("issuer-roots.pem");
-    for directory in options.sources.clone() {
-        let index = Arc::clone(&control.index);
-        tasks.spawn("files", async move {
-            let mut seen = files::read(&directory).ok();
-            loop {
-                tokio::time::sleep(WATCH).await;
-                let now = files::read(&directory).ok();
-                if now != seen
-                    && let Some(texts) = &now
-                {
-                    apply(&index, texts.clone()).await;
-                }
-                seen = now;
-            }
-        });
-    }
-    if control.trust.plugged() {
-        let (trust, hub) = (Arc::clone(&control.trust), control.hub.clone());
-        tasks.spawn("cacerts", async move {
-            let mut seen = None;
-            loop {
-                if trust.follow(&mut seen).await {
-                    hub.refresh();
-                }
-                tokio::time::sleep(WATCH).await;
-            }
-        });
-    }
-    let index = Arc::clone(&control.index);
-    tasks.spawn("faults", async move { index.watch_faults().await });
-    let index = Arc::clone(&control.index);
-    tasks.spawn("keys", async move { index.watch_keys(roots).await });
-    let index = Arc::clone(&control.index);
-    tasks.spawn("evict", async move {
-        loop {
-            tokio::time::sleep(registry::SWEEP).await;
-            match index.evict().await {
-                Ok(gone) if gone.is_empty() => {}
-                Ok(gone) => tracing::warn!(?gone, "evicted: no heartbeat"),
-                Err(problem) => tracing::error!(error = %problem.message, "cannot evict"),
-            }
-        }
-    });
-    let numbers = control.numbers.clone();
-    tasks.spawn("series", async move {
-        loop {
-            tokio::time::sleep(series::WRITE).await;
-            let numbers = numbers.clone();
-            match Tasks::blocking(move || numbers.write()).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => tracing::warn!(%error, "numbers were not written"),
-                None => tracing::error!("writing numbers panicked"),
-            }
-        }
-    });
 }

@@ -470,7 +470,11 @@ impl Session {
                 return Err(reason);
             }
         };
-        if self.judged.as_ref().is_some_and(|judged| judged.secrets != secrets) {
+        if self
+            .judged
+            .as_ref()
+            .is_some_and(|judged| judged.secrets != secrets)
+        {
             self.served = None;
         }
         self.judged = Some(Judged {

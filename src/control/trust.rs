@@ -52,7 +52,14 @@ struct RevokedBook {
     roots: Vec<String>,
     /// The lists as PEM; none while nothing is revoked.
     lists: String,
+    /// Last lists of authorities that were plugged in before: what they issued is believed as long as their root
+    /// is, and only their own list speaks of it.
+    #[serde(default)]
+    former: String,
 }
+
+/// Longer lists of former authorities are not kept.
+const MOST_FORMER: usize = 256 << 10;
 
 impl RevokedBook {
     /// The same, signed by who is believed now, without what has ended long since.
@@ -63,12 +70,24 @@ impl RevokedBook {
             .retain(|(_, since)| since.saturating_add(longest) > now);
         next.roots = fingerprints(held);
         next.number += 1;
-        next.lists = if next.serials.is_empty() {
-            String::new()
+        if next.serials.is_empty() {
+            next.former.clear();
+            next.lists.clear();
         } else {
-            held.lists(&next.serials, next.number, now)?
-        };
+            next.lists = held.lists(&next.serials, next.number, now)? + &next.former;
+        }
         Ok(next)
+    }
+
+    /// The same once another authority signs, below the same root perhaps.
+    fn of_former(&self) -> Self {
+        let mut next = self.clone();
+        // `lists` ends with what is in `former` already.
+        next.former.clone_from(&next.lists);
+        if next.former.len() > MOST_FORMER {
+            next.former.clear();
+        }
+        next
     }
 }
 
@@ -196,6 +215,9 @@ impl Trust {
         };
         // A rotation was interrupted, or another authority put in place.
         if !book.serials.is_empty() && book.roots != fingerprints(&held) {
+            if files.plugged() {
+                book = book.of_former();
+            }
             book = book.signed(&held, wall.millis()).map_err(wrong)?;
         }
         let current = Current::new(held, &book).map_err(wrong)?;
@@ -334,7 +356,8 @@ impl Trust {
         let taken = async {
             let held = held.map_err(|error| rt::chain(&error))?;
             let root = held.authority.root_fingerprint();
-            let next = book.signed(&held, now).map_err(|error| error.to_string())?;
+            let next = book.of_former().signed(&held, now);
+            let next = next.map_err(|error| error.to_string())?;
             self.put(held, next, &mut book)
                 .await
                 .map_err(|problem| problem.message)?;
@@ -343,7 +366,9 @@ impl Trust {
                 detail: format!("another authority was plugged in; root {root} is believed"),
                 ..AuditEntry::new(now, AuditEvent::RootRotated)
             };
-            self.append(vec![entry]).await.map_err(|error| error.to_string())
+            self.append(vec![entry])
+                .await
+                .map_err(|error| error.to_string())
         };
         match taken.await {
             Ok(()) => {
@@ -500,9 +525,11 @@ impl Trust {
         let material = authority.issue_pair(id, tls::issuer::DEFAULT_LIFETIME, now)?;
         let renew = now + material.not_after.saturating_sub(now) / 2;
         let entry = issued(id, &material, now, &id.to_string());
-        self.audit.append(&[entry]).map_err(|error| tls::Error::Authority {
-            reason: format!("the audit log cannot be written: {error}"),
-        })?;
+        self.audit
+            .append(&[entry])
+            .map_err(|error| tls::Error::Authority {
+                reason: format!("the audit log cannot be written: {error}"),
+            })?;
         let pems = material.to_pems();
         let secrets = vec![
             xds::encode::secret::certificate(&pems.chain, &pems.key),
@@ -522,7 +549,11 @@ impl Trust {
 fn issued(id: &SpiffeId, material: &tls::Material, now: UnixMillis, by: &str) -> AuditEntry {
     AuditEntry {
         identity: id.to_string(),
-        serial: material.chain.first().map(tls::serial_of).unwrap_or_default(),
+        serial: material
+            .chain
+            .first()
+            .map(tls::serial_of)
+            .unwrap_or_default(),
         by: by.to_owned(),
         expires_unix_ms: material.not_after,
         ..AuditEntry::new(now, AuditEvent::CertificateIssued)
@@ -537,8 +568,14 @@ mod tests {
     fn an_envoy_keeps_its_certificate_until_half_of_its_life() {
         let dir = tempfile::tempdir().unwrap();
         let wall = Wall::fixed(1_800_000_000_000);
-        let trust =
-            Trust::open(Store::memory(), dir.path(), "cluster.local", &CaOptions::default(), wall.clone()).unwrap();
+        let trust = Trust::open(
+            Store::memory(),
+            dir.path(),
+            "cluster.local",
+            &CaOptions::default(),
+            wall.clone(),
+        )
+        .unwrap();
         let id = SpiffeId::new("cluster.local", "shop", "cart");
         let first = trust.secrets(&id).unwrap();
         wall.advance(Duration::from_hours(1));

@@ -16,8 +16,8 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::sealed::{self, Passphrase};
 use super::material::{certificate_pem, certificates, validity};
+use super::sealed::{self, Passphrase};
 use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, random, sha256};
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
@@ -206,7 +206,9 @@ impl Authority {
         }
         let may_sign = parsed.key_usage().ok().flatten();
         if may_sign.is_some_and(|usage| !usage.value.key_cert_sign()) {
-            return Err(refused("its key usage does not allow it to sign certificates".to_owned()));
+            return Err(refused(
+                "its key usage does not allow it to sign certificates".to_owned(),
+            ));
         }
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
             return Err(refused("the private key belongs to another one".to_owned()));

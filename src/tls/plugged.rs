@@ -65,7 +65,8 @@ impl Plugged {
         };
         let (chain, root) = lead(own, &between, &roots)?;
         let others = roots.into_iter().filter(|other| *other != root).collect();
-        let mut key = key_from_pem(&self.key, passphrase).map_err(|error| of("ca-key.pem", error))?;
+        let mut key =
+            key_from_pem(&self.key, passphrase).map_err(|error| of("ca-key.pem", error))?;
         let authority = Authority::from_parts(trust_domain, chain, &key);
         key.zeroize();
         let authority = authority?.believing(others);
@@ -87,7 +88,10 @@ fn lead(
 ) -> Result<(Vec<CertificateDer<'static>>, CertificateDer<'static>), Error> {
     let mut chain = vec![own];
     loop {
-        let last = chain.last().cloned().unwrap_or_else(|| CertificateDer::from(Vec::new()));
+        let last = chain
+            .last()
+            .cloned()
+            .unwrap_or_else(|| CertificateDer::from(Vec::new()));
         if roots.contains(&last) {
             return Ok((chain, last));
         }
@@ -96,7 +100,10 @@ fn lead(
             issuer.is_some() && subject_of(one) == issuer && !chain.contains(one)
         };
         // A root ends the chain, so it goes before a certificate of the same name that is not one.
-        let next = roots.iter().find(above).or_else(|| between.iter().find(above));
+        let next = roots
+            .iter()
+            .find(above)
+            .or_else(|| between.iter().find(above));
         let Some(next) = next.filter(|_| chain.len() <= MOST_BETWEEN) else {
             return Err(Error::Authority {
                 reason: "cert-chain.pem does not lead from ca-cert.pem to a certificate of root-cert.pem".to_owned(),

@@ -13,8 +13,8 @@ use aws_lc_rs::cipher::{
 };
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::pbkdf2;
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use super::material::pem_block;
@@ -95,7 +95,13 @@ pub(super) fn seal(pkcs8: &[u8], passphrase: &Passphrase) -> Result<String, Erro
     let rounds = NonZeroU32::new(ROUNDS).ok_or_else(|| wrong("no rounds"))?;
     let mut key = Zeroizing::new([0; 32]);
     let mut body = Zeroizing::new(pkcs8.to_vec());
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, &passphrase.0, &mut *key);
+    pbkdf2::derive(
+        pbkdf2::PBKDF2_HMAC_SHA256,
+        rounds,
+        &salt,
+        &passphrase.0,
+        &mut *key,
+    );
     let key = UnboundCipherKey::new(&AES_256, &*key).map_err(failed)?;
     let cipher = PaddedBlockEncryptingKey::cbc_pkcs7(key).map_err(failed)?;
     // What was plain stays in `body` only, which is wiped; the cipher pads and writes in place.
@@ -187,7 +193,9 @@ impl<'a> Der<'a> {
             short @ 0..=0x7f => (short, rest),
             long @ 0x81..=0x83 => {
                 let (bytes, rest) = rest.split_at_checked(long - 0x80)?;
-                let length = bytes.iter().fold(0, |all, byte| all << 8 | usize::from(*byte));
+                let length = bytes
+                    .iter()
+                    .fold(0, |all, byte| all << 8 | usize::from(*byte));
                 (length, rest)
             }
             _ => return None,
@@ -199,8 +207,11 @@ impl<'a> Der<'a> {
 }
 
 fn number(bytes: &[u8]) -> Option<u32> {
-    (!bytes.is_empty() && bytes.len() <= 5 && bytes.first().is_some_and(|first| *first < 0x80)).then_some(())?;
-    let all = bytes.iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    (!bytes.is_empty() && bytes.len() <= 5 && bytes.first().is_some_and(|first| *first < 0x80))
+        .then_some(())?;
+    let all = bytes
+        .iter()
+        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
     u32::try_from(all).ok()
 }
 

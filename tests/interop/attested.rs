@@ -50,7 +50,14 @@ spec:
 fn member(mesh: &Mesh, account: &str) -> (PathBuf, Material) {
     let out = mesh.path().join(format!("member-{account}"));
     let to = out.display().to_string();
-    let args = ["identity", "issue", "--service-account", account, "--out", &to];
+    let args = [
+        "identity",
+        "issue",
+        "--service-account",
+        account,
+        "--out",
+        &to,
+    ];
     mesh.run(&args, None);
     let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
     let pems = Pems {
@@ -79,7 +86,10 @@ fn texts(pairs: &[(&str, &str)]) -> Struct {
         kind: Some(value::Kind::StringValue(text.to_owned())),
     };
     Struct {
-        fields: pairs.iter().map(|(key, of)| ((*key).to_owned(), text(of))).collect(),
+        fields: pairs
+            .iter()
+            .map(|(key, of)| ((*key).to_owned(), text(of)))
+            .collect(),
     }
 }
 
@@ -137,15 +147,27 @@ async fn asks(material: &Material, says: Says<'_>, delta: bool) -> Result<Vec<St
     let answers = client.stream_aggregated_resources(outgoing).await?;
     let answer = answers.into_inner().message().await?.unwrap();
     drop(requests);
-    Ok(answer.resources.into_iter().map(|one| one.type_url).collect())
+    Ok(answer
+        .resources
+        .into_iter()
+        .map(|one| one.type_url)
+        .collect())
 }
 
 fn mesh_with_cart(mesh: &Mesh) {
     mesh.apply(&service("cart", &[("http", 9080)]));
     mesh.apply(CART);
     let register = [
-        "register", "cart-1", "--service", "cart", "--service-account", "cart", "--address",
-        "192.0.2.7", "--port", "9080",
+        "register",
+        "cart-1",
+        "--service",
+        "cart",
+        "--service-account",
+        "cart",
+        "--address",
+        "192.0.2.7",
+        "--port",
+        "9080",
     ];
     mesh.run(&register, None);
 }
@@ -160,25 +182,44 @@ async fn xds_of_another_is_refused_by_name() {
     let own = "sidecar~192.0.2.9~thief-1.default~default.svc.cluster.local";
     let router = "router~192.0.2.9~thief-1.default~default.svc.cluster.local";
     let base: &[(&str, &str)] = &[("NAMESPACE", "default"), ("SERVICE_ACCOUNT", "thief")];
-    let says = Says { id: own, metadata: base, labels: &[] };
+    let says = Says {
+        id: own,
+        metadata: base,
+        labels: &[],
+    };
     for delta in [true, false] {
         let honest = asks(&thief, says, delta).await.unwrap();
-        assert!(!honest.iter().any(|name| name.contains("pair")), "{honest:?}");
+        assert!(
+            !honest.iter().any(|name| name.contains("pair")),
+            "{honest:?}"
+        );
         let lies: &[(Says<'_>, &str)] = &[
             (
-                Says { metadata: &[("NAMESPACE", "bank")], ..says },
+                Says {
+                    metadata: &[("NAMESPACE", "bank")],
+                    ..says
+                },
                 "its certificate says spiffe://cluster.local/ns/default/sa/thief",
             ),
             (
-                Says { metadata: &[("NAMESPACE", "default"), ("SERVICE_ACCOUNT", "cart")], ..says },
+                Says {
+                    metadata: &[("NAMESPACE", "default"), ("SERVICE_ACCOUNT", "cart")],
+                    ..says
+                },
                 "claims default/cart but its certificate says",
             ),
             (
-                Says { id: "sidecar~192.0.2.9~cart-1.bank~bank.svc.cluster.local", ..says },
+                Says {
+                    id: "sidecar~192.0.2.9~cart-1.bank~bank.svc.cluster.local",
+                    ..says
+                },
                 "its certificate says spiffe://cluster.local/ns/default/sa/thief",
             ),
             (
-                Says { id: "sidecar~192.0.2.7~cart-1.default~default.svc.cluster.local", ..says },
+                Says {
+                    id: "sidecar~192.0.2.7~cart-1.default~default.svc.cluster.local",
+                    ..says
+                },
                 "instance cart-1.default is of account cart, not of thief",
             ),
             (
@@ -189,7 +230,10 @@ async fn xds_of_another_is_refused_by_name() {
                 "instance cart-1.default is of account cart, not of thief",
             ),
             (
-                Says { labels: &[("app", "cart")], ..says },
+                Says {
+                    labels: &[("app", "cart")],
+                    ..says
+                },
                 "service cart.default is run by account cart, not by thief",
             ),
         ];
@@ -200,7 +244,11 @@ async fn xds_of_another_is_refused_by_name() {
         }
     }
     // A gateway of nothing is let in without Secrets; once there is a Gateway that its labels claim, out it goes.
-    let claims = Says { id: router, labels: &[("istio", "edge")], ..says };
+    let claims = Says {
+        id: router,
+        labels: &[("istio", "edge")],
+        ..says
+    };
     let early = asks(&thief, claims, true).await.unwrap();
     assert!(!early.iter().any(|name| name.contains("pair")), "{early:?}");
     let mut client = AggregatedDiscoveryServiceClient::new(channel(&thief).await);
@@ -223,11 +271,24 @@ async fn xds_of_another_is_refused_by_name() {
         }
     };
     let ended = ended.unwrap_err();
-    assert!(ended.message().contains("claims Gateway edge.default"), "{ended}");
+    assert!(
+        ended.message().contains("claims Gateway edge.default"),
+        "{ended}"
+    );
     for delta in [true, false] {
         let refused = asks(&thief, claims, delta).await.unwrap_err();
-        assert!(refused.message().contains("nothing says that account thief serves it"), "{refused}");
-        assert!(refused.message().contains("token create --namespace default --gateway edge"), "{refused}");
+        assert!(
+            refused
+                .message()
+                .contains("nothing says that account thief serves it"),
+            "{refused}"
+        );
+        assert!(
+            refused
+                .message()
+                .contains("token create --namespace default --gateway edge"),
+            "{refused}"
+        );
     }
     let said = mesh.said("control-plane");
     assert!(said.contains("claims Gateway edge.default"), "{said}");
@@ -241,12 +302,21 @@ async fn xds_of_another_is_refused_by_name() {
     })
     .await;
     let tokens = mesh.json(&["token", "list"]);
-    let token = tokens.as_array().unwrap().iter().find(|one| one["gateway"] == "edge").unwrap();
+    let token = tokens
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["gateway"] == "edge")
+        .unwrap();
     assert_eq!(token["state"], "spent", "{tokens}");
     mesh.run(&["token", "revoke", token["id"].as_str().unwrap()], None);
     until("the gateway to be shut out", 20, || {
         let proxies = mesh.json(&["proxies"]);
-        let listed = proxies.as_array().unwrap().iter().any(|one| one["name"] == "edge");
+        let listed = proxies
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["name"] == "edge");
         (!listed).then_some(())
     })
     .await;
@@ -262,9 +332,25 @@ fn registry(dir: &Path, method: &str, path: &str, body: &str) -> String {
     program(
         "curl",
         &[
-            "-s", "--http2", "-X", method, "--connect-to", &connect, "--cacert",
-            &file("root-cert.pem"), "--cert", &file("cert-chain.pem"), "--key", &file("key.pem"),
-            "-H", "content-type: application/json", "-d", body, "-w", "\n%{http_code}", &url,
+            "-s",
+            "--http2",
+            "-X",
+            method,
+            "--connect-to",
+            &connect,
+            "--cacert",
+            &file("root-cert.pem"),
+            "--cert",
+            &file("cert-chain.pem"),
+            "--key",
+            &file("key.pem"),
+            "-H",
+            "content-type: application/json",
+            "-d",
+            body,
+            "-w",
+            "\n%{http_code}",
+            &url,
         ],
     )
     .1
@@ -289,13 +375,28 @@ async fn the_registry_takes_nothing_for_another() {
         assert!(answer.contains(why), "{answer}");
     };
     let post = |body: String| registry(&thief, "POST", "", &body);
-    denied(post(instance("x", "cart", "cart", "default")), "the certificate is for default/thief");
-    denied(post(instance("x", "thief", "x", "bank")), "the certificate is for default/thief");
-    denied(post(instance("x", "thief", "cart", "default")), "is run by account cart, not by thief");
-    denied(post(instance("cart-1", "thief", "x", "default")), "the certificate is for default/thief");
+    denied(
+        post(instance("x", "cart", "cart", "default")),
+        "the certificate is for default/thief",
+    );
+    denied(
+        post(instance("x", "thief", "x", "bank")),
+        "the certificate is for default/thief",
+    );
+    denied(
+        post(instance("x", "thief", "cart", "default")),
+        "is run by account cart, not by thief",
+    );
+    denied(
+        post(instance("cart-1", "thief", "x", "default")),
+        "the certificate is for default/thief",
+    );
     let beat = "/default/cart-1/heartbeat?health=unhealthy";
     denied(registry(&thief, "PUT", beat, ""), "not for default/cart");
-    denied(registry(&thief, "DELETE", "/default/cart-1", ""), "not for default/cart");
+    denied(
+        registry(&thief, "DELETE", "/default/cart-1", ""),
+        "not for default/cart",
+    );
     let listed = mesh.json(&["register", "--list"]);
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
     assert_eq!(listed[0]["instance"]["health"], "healthy", "{listed}");
@@ -320,11 +421,15 @@ async fn certificates_and_numbers_of_another_are_refused() {
             ..Default::default()
         });
         if let Some(wanted) = wanted {
-            request.metadata_mut().insert("meshctl-identity", wanted.parse().unwrap());
+            request
+                .metadata_mut()
+                .insert("meshctl-identity", wanted.parse().unwrap());
         }
         client.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<_, CertificateResponse>::default();
-        client.unary(request, CREATE_CERTIFICATE.parse().unwrap(), codec).await
+        client
+            .unary(request, CREATE_CERTIFICATE.parse().unwrap(), codec)
+            .await
     };
     let answer = ask(None).await.unwrap().into_inner();
     let leaf = meshctl::tls::material::certificates(&answer.cert_chain[0]).unwrap();
@@ -333,19 +438,39 @@ async fn certificates_and_numbers_of_another_are_refused() {
     let cart = "spiffe://cluster.local/ns/default/sa/cart";
     let refused = ask(Some(cart)).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    assert!(refused.message().contains("/sa/thief, not spiffe://cluster.local/ns/default/sa/cart"), "{refused}");
+    assert!(
+        refused
+            .message()
+            .contains("/sa/thief, not spiffe://cluster.local/ns/default/sa/cart"),
+        "{refused}"
+    );
 
     let mut client = MetricsServiceClient::new(channel(&thief).await);
     for (id, why) in [
-        ("sidecar~192.0.2.7~cart-1.default~default.svc.cluster.local", "is of account cart"),
-        ("sidecar~192.0.2.7~x.bank~.default~", "is not of namespace default"),
+        (
+            "sidecar~192.0.2.7~cart-1.default~default.svc.cluster.local",
+            "is of account cart",
+        ),
+        (
+            "sidecar~192.0.2.7~x.bank~.default~",
+            "is not of namespace default",
+        ),
     ] {
-        let says = Says { id, metadata: &[], labels: &[] };
+        let says = Says {
+            id,
+            metadata: &[],
+            labels: &[],
+        };
         let message = StreamMetricsMessage {
-            identifier: Some(Identifier { node: Some(says.node()) }),
+            identifier: Some(Identifier {
+                node: Some(says.node()),
+            }),
             ..Default::default()
         };
-        let refused = client.stream_metrics(tokio_stream::iter([message])).await.unwrap_err();
+        let refused = client
+            .stream_metrics(tokio_stream::iter([message]))
+            .await
+            .unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(refused.message().contains(why), "{refused}");
     }
@@ -354,10 +479,14 @@ async fn certificates_and_numbers_of_another_are_refused() {
     let log = mesh.json(&["identity", "audit"]);
     let log = log.as_array().unwrap();
     let event = |event: &str, text: &str| {
-        log.iter().any(|one| one["event"] == event && one.to_string().contains(text))
+        log.iter()
+            .any(|one| one["event"] == event && one.to_string().contains(text))
     };
     assert!(event("certificateIssued", "/sa/thief"), "{log:?}");
-    assert!(event("certificateRefused", "/sa/thief, not spiffe"), "{log:?}");
+    assert!(
+        event("certificateRefused", "/sa/thief, not spiffe"),
+        "{log:?}"
+    );
     let serial = meshctl::tls::serial_of(&leaf[0]);
     assert!(event("certificateIssued", &serial), "{serial} {log:?}");
 }

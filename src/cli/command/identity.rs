@@ -194,7 +194,10 @@ async fn audit(args: &Audit, cx: &Context) -> Result<Exit, CliError> {
         cx.wall.millis().saturating_sub(back)
     });
     let (since, limit) = (since.to_string(), args.limit.to_string());
-    let at = path(&["audit"], &[("since", Some(&since)), ("limit", Some(&limit))]);
+    let at = path(
+        &["audit"],
+        &[("since", Some(&since)), ("limit", Some(&limit))],
+    );
     let entries: Vec<AuditEntry> = cx.client.get(&at).await?;
     cx.out.report(&entries)?;
     Ok(Exit::Ok)

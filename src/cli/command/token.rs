@@ -138,7 +138,10 @@ struct Revoked {
 
 impl Render for Revoked {
     fn text(&self, _: &Page) -> String {
-        let lines = self.revoked.iter().map(|id| format!("token {id} revoked\n"));
+        let lines = self
+            .revoked
+            .iter()
+            .map(|id| format!("token {id} revoked\n"));
         lines.collect()
     }
 

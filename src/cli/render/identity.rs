@@ -76,7 +76,11 @@ impl Render for Vec<AuditEntry> {
             Column::long("WHAT"),
         ]);
         for row in self {
-            let tone = if row.event.refused() { Tone::Bad } else { Tone::Plain };
+            let tone = if row.event.refused() {
+                Tone::Bad
+            } else {
+                Tone::Plain
+            };
             let mut what = Vec::new();
             if !row.token.is_empty() {
                 what.push(format!("token {}", row.token));
@@ -99,7 +103,10 @@ impl Render for Vec<AuditEntry> {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter().map(|row| row.serial.clone()).filter(|serial| !serial.is_empty()).collect()
+        self.iter()
+            .map(|row| row.serial.clone())
+            .filter(|serial| !serial.is_empty())
+            .collect()
     }
 }
 

@@ -85,7 +85,9 @@ fn instance(name: &str, app: &str, account: &str) -> Instance {
 }
 
 fn node(kind: NodeKind, labels: &[(&str, &str)]) -> Node {
-    let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    let labels = labels
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
     Node {
         kind,
         namespace: "default".to_owned(),
@@ -126,7 +128,10 @@ fn labels_of_a_service_are_for_the_accounts_that_run_it() {
     // Written down nowhere: whoever runs it keeps it.
     assert_eq!(judge(&[("app", "free")], "free"), Verdict::Everything);
     let thief = judge(&[("app", "free")], "thief");
-    assert!(reason(&thief).contains("is run by account free"), "{thief:?}");
+    assert!(
+        reason(&thief).contains("is run by account free"),
+        "{thief:?}"
+    );
     let (attested, world) = known("", vec![instance("free-1", "free", "default")]);
     let node = node(NodeKind::Sidecar, &[("app", "free")]);
     let open = attested.judge(&world, &node, &id("any"), &Granted::default());
@@ -138,9 +143,8 @@ fn names_and_workloads_are_their_own_accounts() {
     let (attested, world) = known("", vec![instance("taken", "cart", "cart")]);
     let mut node = node(NodeKind::Sidecar, &[]);
     node.name = "taken".to_owned();
-    let judge = |node: &Node, account| {
-        attested.judge(&world, node, &id(account), &Granted::default())
-    };
+    let judge =
+        |node: &Node, account| attested.judge(&world, node, &id(account), &Granted::default());
     assert_eq!(
         reason(&judge(&node, "thief")),
         "instance taken.default is of account cart, not of thief"
@@ -195,8 +199,14 @@ fn a_gateway_for_all_is_not_for_who_only_says_that_it_is_one() {
         attested.judge(&world, &node, &id(account), &granted)
     };
     let thief = judge(("app", "cart"), "cart", Granted::default());
-    assert!(reason(&thief).contains("claims Gateway all.default as every gateway does"), "{thief:?}");
-    assert_eq!(judge(("istio", "out"), "out", Granted::default()), Verdict::Everything);
+    assert!(
+        reason(&thief).contains("claims Gateway all.default as every gateway does"),
+        "{thief:?}"
+    );
+    assert_eq!(
+        judge(("istio", "out"), "out", Granted::default()),
+        Verdict::Everything
+    );
     let granted = Granted::from(["any".to_owned()]);
     assert_eq!(judge(("app", "any"), "any", granted), Verdict::Everything);
 }
@@ -213,5 +223,8 @@ fn a_secret_for_chosen_workloads_is_for_the_account_that_is_written() {
     let Verdict::NoSecrets(reason) = &thief else {
         panic!("{thief:?}");
     };
-    assert!(reason.contains("account thief runs the workloads"), "{reason}");
+    assert!(
+        reason.contains("account thief runs the workloads"),
+        "{reason}"
+    );
 }

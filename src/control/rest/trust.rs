@@ -94,9 +94,10 @@ pub(super) async fn audit(
 ) -> Answer<Vec<AuditEntry>> {
     let number = |name: &str| match parameters.get(name) {
         None => Ok(None),
-        Some(text) => text.parse::<u64>().map(Some).map_err(|_| {
-            Problem::new(Reason::Invalid, format!("{name}={text} is not a number"))
-        }),
+        Some(text) => text
+            .parse::<u64>()
+            .map(Some)
+            .map_err(|_| Problem::new(Reason::Invalid, format!("{name}={text} is not a number"))),
     };
     let since = number("since")?.unwrap_or(0);
     let most = number("limit")?.unwrap_or(ENTRIES).min(MOST_ENTRIES);
@@ -144,7 +145,10 @@ pub(super) async fn revoke(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(request): Json<RevocationRequest>,
 ) -> Answer<RevocationReport> {
-    let revoked = control.trust.revoke(request.serials, &peer.for_whom("")).await?;
+    let revoked = control
+        .trust
+        .revoke(request.serials, &peer.for_whom(""))
+        .await?;
     control.hub.refresh();
     let begun = rt::now();
     loop {

@@ -129,12 +129,12 @@ impl Trust {
             spiffe_id: self.spiffe(&request.namespace, &request.service_account),
             expires_unix_ms: now.saturating_add(request.ttl_seconds.saturating_mul(1_000)),
         };
-        let gateway = request.gateway.iter();
+        let gateway = request.gateway.map(|name| format!("gateway {name}"));
         self.audited(vec![AuditEntry {
             token: report.id.clone(),
             identity: report.spiffe_id.clone(),
             by: by.to_owned(),
-            detail: gateway.map(|name| format!("gateway {name}")).collect(),
+            detail: gateway.unwrap_or_default(),
             expires_unix_ms: report.expires_unix_ms,
             ..AuditEntry::new(now, AuditEvent::TokenCreated)
         }])
