@@ -15,7 +15,7 @@ use crate::cli::parse;
 use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render};
 
-/// Create, list and revoke join tokens for proxies that run elsewhere
+/// Create, list and revoke join tokens for proxies elsewhere
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -3,6 +3,7 @@
 use crate::api::identity::{
     AuditEntry, AuditEvent, IdentityReport, TokenEntry, TokenReport, TokenState,
 };
+use crate::mesh::SpiffeId;
 
 use super::grid::{Cell, Column, Grid};
 use super::{Page, Render, Tone, number};
@@ -37,9 +38,9 @@ impl Render for Vec<TokenEntry> {
             Column::text("GATEWAY").when(self.iter().any(|row| row.gateway.is_some())),
             Column::text("STATE"),
             Column::number("USED"),
-            Column::number("LEFT"),
             Column::text("EXPIRES"),
-            Column::long("BY"),
+            Column::long("BY").when(page.wide),
+            Column::long("IDENTITY").when(page.wide),
         ]);
         for row in self {
             let (state, tone) = match row.state {
@@ -49,13 +50,13 @@ impl Render for Vec<TokenEntry> {
             };
             grid.row([
                 row.id.as_str().into(),
-                row.spiffe_id.as_str().into(),
+                account(&row.spiffe_id).into(),
                 Cell::or_dash(row.gateway.as_deref().unwrap_or_default()),
                 Cell::new(state, tone),
-                row.used.to_string().into(),
-                row.uses_left.to_string().into(),
+                format!("{}/{}", row.used, row.used + left(row)).into(),
                 number::moment(row.expires_unix_ms).into(),
                 row.created_by.as_str().into(),
+                row.spiffe_id.as_str().into(),
             ]);
         }
         grid.draw(page)
@@ -64,6 +65,18 @@ impl Render for Vec<TokenEntry> {
     fn names(&self) -> Vec<String> {
         self.iter().map(|row| row.id.clone()).collect()
     }
+}
+
+/// `NAMESPACE/ACCOUNT`, which are what tells tokens of one mesh apart.
+fn account(id: &str) -> String {
+    id.parse::<SpiffeId>().map_or_else(
+        |_| id.to_owned(),
+        |id| format!("{}/{}", id.namespace, id.service_account),
+    )
+}
+
+fn left(row: &TokenEntry) -> usize {
+    usize::try_from(row.uses_left).unwrap_or(usize::MAX)
 }
 
 impl Render for Vec<AuditEntry> {
