@@ -24,7 +24,7 @@ use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render, number};
 use crate::rt::disk::{private_dir, write_private};
 
-/// Issue, show and revoke certificates, replace the root, read the log
+/// Issue, show and revoke certificates; the root; the audit log
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
