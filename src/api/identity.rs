@@ -14,6 +14,129 @@ pub struct TokenRequest {
     pub uses: u32,
     /// How long it is good for, in seconds.
     pub ttl_seconds: u64,
+    /// The gateway that the account may serve, with the Secrets that it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+}
+
+/// How it stands with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TokenState {
+    /// It can be used.
+    Open,
+    /// It was used as often as it may be.
+    Spent,
+    /// Its time is over.
+    Expired,
+}
+
+/// One of `GET /tokens`: a token without its secret, which is kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenEntry {
+    /// Public part.
+    pub id: String,
+    /// The identity that it stands for.
+    pub spiffe_id: String,
+    /// The gateway that the account may serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// How it stands with it.
+    pub state: TokenState,
+    /// How often it was used.
+    pub used: usize,
+    /// How often it can still be used.
+    pub uses_left: u32,
+    /// When it ends.
+    pub expires_unix_ms: u64,
+    /// When it was made.
+    pub created_unix_ms: u64,
+    /// Who made it.
+    pub created_by: String,
+    /// When it was last used; 0 is never.
+    pub used_unix_ms: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AuditEvent {
+    /// A certificate was given out.
+    CertificateIssued,
+    /// A certificate was asked for in vain.
+    CertificateRefused,
+    /// A certificate is believed no more.
+    CertificateRevoked,
+    /// A join token was made.
+    TokenCreated,
+    /// A join token was used.
+    TokenUsed,
+    /// A join token was shown in vain.
+    TokenRefused,
+    /// A join token was taken back.
+    TokenRevoked,
+    /// The replacement of the root took a step.
+    RootRotated,
+}
+
+impl AuditEvent {
+    /// Whether nothing came of it.
+    pub fn refused(self) -> bool {
+        matches!(self, Self::CertificateRefused | Self::TokenRefused)
+    }
+}
+
+/// One of `GET /audit`: a line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEntry {
+    /// When.
+    pub at_unix_ms: u64,
+    /// What.
+    pub event: AuditEvent,
+    /// Whose certificate, or for whom the token is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub identity: String,
+    /// Serial number of the certificate, in hexadecimal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// Id of the token.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+    /// Who asked: a user of the machine, an identity, or `token`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// Why, or which step.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// When the certificate or token ends; 0 where neither was made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expires_unix_ms: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl AuditEntry {
+    /// Something that happened, of which nothing more is known.
+    pub fn new(at_unix_ms: u64, event: AuditEvent) -> Self {
+        Self {
+            at_unix_ms,
+            event,
+            identity: String::new(),
+            serial: String::new(),
+            token: String::new(),
+            by: String::new(),
+            detail: String::new(),
+            expires_unix_ms: 0,
+        }
+    }
 }
 
 /// A token, shown once.

@@ -48,6 +48,18 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "what workloads accept by default: strict or permissive",
     ),
     ("logLevel", "error, warn, info, debug or trace (info)"),
+    (
+        "caKeyType",
+        "key of a root that is made: ecdsa-p256, ecdsa-p384, rsa2048, rsa4096 or ed25519 (ecdsa-p256)",
+    ),
+    (
+        "caCerts",
+        "directory with an authority that signs in place of an own root",
+    ),
+    (
+        "caPassphraseFile",
+        "file with the passphrase of the signing key",
+    ),
 ];
 
 impl Installed {
@@ -118,6 +130,12 @@ pub(crate) fn check_value(key: &str, value: &str) -> Result<(), CliError> {
         "mtls" => wrong("strict or permissive"),
         "logLevel" if matches!(value, "error" | "warn" | "info" | "debug" | "trace") => Ok(()),
         "logLevel" => wrong("error, warn, info, debug or trace"),
+        "caKeyType" => super::authority::key_type(value)
+            .map(drop)
+            .or_else(|_| wrong("ecdsa-p256, ecdsa-p384, rsa2048, rsa4096 or ed25519")),
+        // It is read from elsewhere than here later.
+        "caCerts" | "caPassphraseFile" if Path::new(value).is_absolute() => Ok(()),
+        "caCerts" | "caPassphraseFile" => wrong("an absolute path"),
         _ => {
             let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
             Err(CliError::usage(format!("there is no setting {key:?}"))
@@ -166,6 +184,8 @@ mod tests {
             ("listen", "here"),
             ("trustDomain", "A B"),
             ("logLevel", "loud"),
+            ("caKeyType", "rsa1024"),
+            ("caCerts", "here"),
             ("nonsense", "1"),
         ] {
             assert!(check_value(key, value).is_err(), "{key}");

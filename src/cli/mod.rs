@@ -18,6 +18,7 @@
 )]
 
 mod args;
+mod authority;
 mod client;
 mod command;
 mod context;

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use super::args::Global;
 use super::error::CliError;
+use crate::tls::Passphrase;
 
 /// The variables that mean something to us, read once.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +17,8 @@ pub(crate) struct Environment {
     pub(crate) meshctl_home: Option<PathBuf>,
     pub(crate) meshctl_context: Option<String>,
     pub(crate) join_token: Option<String>,
+    /// `MESHCTL_CA_PASSPHRASE`, which opens the signing key.
+    pub(crate) ca_passphrase: Option<Passphrase>,
     pub(crate) xdg_data_home: Option<PathBuf>,
     pub(crate) xdg_config_home: Option<PathBuf>,
     pub(crate) home: Option<PathBuf>,
@@ -38,6 +42,8 @@ impl Environment {
             meshctl_home: path("MESHCTL_HOME"),
             meshctl_context: text("MESHCTL_CONTEXT"),
             join_token: text("MESHCTL_JOIN_TOKEN"),
+            ca_passphrase: raw("MESHCTL_CA_PASSPHRASE")
+                .and_then(|value| Passphrase::new(value.into_vec()).ok()),
             xdg_data_home: path("XDG_DATA_HOME").filter(|path| path.is_absolute()),
             xdg_config_home: path("XDG_CONFIG_HOME").filter(|path| path.is_absolute()),
             home: path("HOME"),

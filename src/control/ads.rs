@@ -153,7 +153,8 @@ where
     let mut session = hub.connect(node, peer, protocol);
     let revised = Arc::clone(&session.pushed.borrow_and_update());
     let mut revision = revised.revision;
-    let mut server = S::new(session.snapshot(&revised), revision);
+    let first_view = session.snapshot(&revised);
+    let mut server = S::new(first_view.map_err(Status::permission_denied)?, revision);
     server.owe(std::mem::take(&mut session.owed));
     let mut events = server.request(first);
     let outcome = loop {
@@ -201,7 +202,11 @@ where
                 }
                 let revised = Arc::clone(&session.pushed.borrow_and_update());
                 revision = revised.revision;
-                server.publish(session.snapshot(&revised), revision);
+                match session.snapshot(&revised) {
+                    Ok(snapshot) => server.publish(snapshot, revision),
+                    // What it says of itself does not hold any more.
+                    Err(reason) => break Err(Status::permission_denied(reason)),
+                }
             }
             _room = out.reserve(), if out.capacity() == 0 => {}
         }
@@ -234,6 +239,8 @@ fn introduce(
     let claims = claims(proto);
     let agrees = |claim: Option<&String>, proven: &str| claim.is_none_or(|claim| claim == proven);
     if agrees(claims.namespace.as_ref(), &proven.namespace)
+        // The id is what it is known by, so it must not be of another namespace either.
+        && agrees(claims.id_namespace.as_ref(), &proven.namespace)
         && agrees(claims.service_account.as_ref(), &proven.service_account)
     {
         node.namespace.clone_from(&proven.namespace);

@@ -42,8 +42,9 @@ pub enum RedeemError {
 /// Takes one use of a token, durably, and names the identity that it proves.
 pub type RedeemFn =
     Arc<dyn Fn(Presented) -> BoxFuture<'static, Result<SpiffeId, RedeemError>> + Send + Sync>;
-/// Receives every decision.
-pub type AuditFn = Arc<dyn Fn(Record) + Send + Sync>;
+/// Receives every decision; what was issued is not handed out before it is durable, nor when it failed.
+pub type AuditFn =
+    Arc<dyn Fn(Record) -> BoxFuture<'static, Result<(), std::io::Error>> + Send + Sync>;
 
 /// The service and its seams.
 #[derive(Clone)]
@@ -126,11 +127,19 @@ impl Ca {
                 reason: status.message().to_owned(),
             },
         };
-        (self.audit)(Record {
+        let record = Record {
             at_ms: self.wall.millis(),
             caller,
             outcome,
-        });
+        };
+        if let Err(error) = (self.audit)(record).await {
+            tracing::error!(%error, "cannot write the audit log");
+            if answer.is_ok() {
+                return Err(Status::unavailable(
+                    "the control plane cannot write its audit log, so it issues nothing",
+                ));
+            }
+        }
         answer.map(|(_, issued)| {
             Response::new(CertificateResponse {
                 cert_chain: issued.chain_pem,

@@ -21,6 +21,7 @@ use crate::resource::{self, Key, Object, Objects, Statuses, has_status};
 use crate::rt::{Published, Reader, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
+use super::attest::Attested;
 use super::history::Change;
 use super::known::{Registered, Stamp, State};
 use super::push::Revised;
@@ -32,6 +33,8 @@ pub struct Index {
     pub(super) wall: Wall,
     pub(super) state: Mutex<State>,
     pub(super) world: Published<Revised>,
+    /// What is known of who may say what of itself.
+    pub(super) attested: Published<Attested>,
 }
 
 /// An object as it is kept.
@@ -148,6 +151,7 @@ impl Index {
         Ok(Self {
             store,
             wall,
+            attested: Published::new(state.attested(&world)),
             world: Published::new(Revised {
                 revision: 0,
                 world: Arc::new(world),
@@ -354,6 +358,11 @@ impl Index {
     /// Publishes `world` as the newest.
     pub(super) fn publish(&self, state: &mut State, world: World) {
         state.generation += 1;
+        let before = self.world.load();
+        if !Arc::ptr_eq(&before.world.config, &world.config) || state.take_moved() {
+            // First, so that nobody is judged by what was known before.
+            self.attested.publish(state.attested(&world));
+        }
         self.world.publish(Revised {
             revision: state.generation,
             world: Arc::new(world),

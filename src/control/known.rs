@@ -16,6 +16,7 @@ use crate::mesh::{Finding, Instance, Severity, World};
 use crate::resource::{self, Instances, Key, Object, Objects, Running};
 use crate::source::kubernetes::Change;
 
+use super::attest::Attested;
 use super::enrolled::Enrolled;
 use super::history::Ledger;
 
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) missing_keys: BTreeMap<KeySource, String>,
     /// How much of the past is kept.
     pub(super) history: Ledger,
+    /// What runs in the cluster changed since [`State::take_moved`].
+    moved: bool,
 }
 
 /// When an object was made and last changed.
@@ -257,7 +260,18 @@ impl State {
         for key in &changed {
             self.show(key);
         }
+        self.moved |= !changed.is_empty();
         !changed.is_empty()
+    }
+
+    /// Whether what runs in the cluster changed since the last call.
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// What is known of who may say what of itself in `world`.
+    pub(super) fn attested(&self, world: &World) -> Attested {
+        Attested::new(self.written(), self.followed.instances.values(), world)
     }
 
     /// Brings up to date what runs under `key`.

@@ -14,6 +14,8 @@
 //! TLS is bound to loopback only and gives out no secrets.
 
 pub mod ads;
+pub mod attest;
+pub mod audit;
 pub mod ca;
 pub mod canary;
 pub mod check;
@@ -21,6 +23,7 @@ mod enrolled;
 mod faults;
 mod follow;
 mod history;
+mod housekeeping;
 pub mod index;
 pub mod key_sets;
 mod known;
@@ -40,7 +43,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
 use thiserror::Error;
@@ -87,6 +89,8 @@ pub struct ControlOptions {
     pub sources: Vec<PathBuf>,
     /// A cluster whose objects are followed. Proxies are served once it is known as a whole.
     pub kubernetes: Option<kubernetes::Access>,
+    /// How the authority is kept, and which one it is.
+    pub ca: trust::CaOptions,
     /// The clock.
     pub wall: Wall,
 }
@@ -105,6 +109,7 @@ impl ControlOptions {
             strict: false,
             sources: Vec::new(),
             kubernetes: None,
+            ca: trust::CaOptions::default(),
             wall: Wall::System,
         }
     }
@@ -271,6 +276,7 @@ pub async fn run(
         store.clone(),
         &trust_dir(&options.home),
         &options.trust_domain,
+        &options.ca,
         wall.clone(),
     )?);
 
@@ -299,7 +305,7 @@ pub async fn run(
         let batches = followed.batches;
         tasks.spawn("follow", follow::run(Arc::clone(&index), batches, known));
     }
-    let hub = Hub::start(hub_options(&trust, &wall), index.reader(), &tasks);
+    let hub = Hub::start(hub_options(&index, &trust, &wall), index.reader(), &tasks);
     let control = Arc::new(Control {
         index: Arc::clone(&index),
         hub,
@@ -327,7 +333,7 @@ pub async fn run(
     );
     let health_routes = rest::health_routes(Arc::clone(&control));
     serve_http("health", health_routes, health, &tasks, ended);
-    housekeeping(&control, &options, &tasks);
+    housekeeping::start(&control, &options, &tasks);
     ready(&Addresses {
         api: socket.clone(),
         xds: xds_address,
@@ -398,11 +404,16 @@ async fn apply(index: &Index, texts: Vec<(String, String)>) {
     }
 }
 
-fn hub_options(trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
+fn hub_options(index: &Index, trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
     let current = trust.current();
     let trust = Arc::clone(trust);
+    let (attested, granted) = (index.attested.reader(), Arc::clone(&trust));
     HubOptions {
         views: Views::default(),
+        admit: Arc::new(move |world, node, id| {
+            let granted = granted.granted(id);
+            attested.load().judge(world, node, id, &granted)
+        }),
         // Only to those who proved who they are, and only what is theirs.
         secrets: Arc::new(move |node, proven| match proven {
             Some(id) if node.client == Client::Envoy => trust.secrets(id).unwrap_or_else(|error| {
@@ -498,7 +509,10 @@ fn serve_secure(
     let routes = Routes::from(rest::registry_routes(Arc::clone(control)))
         .add_service(ads::Ads::new(control.hub.clone()).into_service())
         .add_service(ca)
-        .add_service(MetricsServiceServer::new(control.numbers.clone()));
+        .add_service(MetricsServiceServer::new(series::Metrics::new(
+            control.numbers.clone(),
+            control.index.reader(),
+        )));
     let complete = control.complete.clone();
     tasks.spawn("xds-tls", async move {
         follow::completed(complete).await;
@@ -544,55 +558,4 @@ async fn report_end(what: &'static str, served: io::Result<()>, ended: &Ended) {
         .unwrap_or_else(|| io::Error::other("it stopped"));
     // Nobody listens any more when the control plane is already ending.
     let _heard = ended.send(ControlError::Served { what, source }).await;
-}
-
-/// How often directories are looked at.
-const WATCH: Duration = Duration::from_secs(1);
-
-fn housekeeping(control: &Arc<Control>, options: &ControlOptions, tasks: &Tasks) {
-    // Who is believed beside the machine's roots when keys of token issuers are fetched.
-    let roots = options.home.join("control").join("issuer-roots.pem");
-    for directory in options.sources.clone() {
-        let index = Arc::clone(&control.index);
-        tasks.spawn("files", async move {
-            let mut seen = files::read(&directory).ok();
-            loop {
-                tokio::time::sleep(WATCH).await;
-                let now = files::read(&directory).ok();
-                if now != seen
-                    && let Some(texts) = &now
-                {
-                    apply(&index, texts.clone()).await;
-                }
-                seen = now;
-            }
-        });
-    }
-    let index = Arc::clone(&control.index);
-    tasks.spawn("faults", async move { index.watch_faults().await });
-    let index = Arc::clone(&control.index);
-    tasks.spawn("keys", async move { index.watch_keys(roots).await });
-    let index = Arc::clone(&control.index);
-    tasks.spawn("evict", async move {
-        loop {
-            tokio::time::sleep(registry::SWEEP).await;
-            match index.evict().await {
-                Ok(gone) if gone.is_empty() => {}
-                Ok(gone) => tracing::warn!(?gone, "evicted: no heartbeat"),
-                Err(problem) => tracing::error!(error = %problem.message, "cannot evict"),
-            }
-        }
-    });
-    let numbers = control.numbers.clone();
-    tasks.spawn("series", async move {
-        loop {
-            tokio::time::sleep(series::WRITE).await;
-            let numbers = numbers.clone();
-            match Tasks::blocking(move || numbers.write()).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => tracing::warn!(%error, "numbers were not written"),
-                None => tracing::error!("writing numbers panicked"),
-            }
-        }
-    });
 }

@@ -15,12 +15,14 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::proxies::{Acknowledgement, Outcome, ProxySync, Refusal, Rejection, TypeSync};
-use crate::mesh::{Client, Node, SpiffeId, World};
+use crate::mesh::world::Config;
+use crate::mesh::{Client, Instance, Node, SpiffeId, World};
 use crate::rt::{Reader, Tasks, UnixMillis, Wall};
 use crate::xds::snapshot::Sheet;
 use crate::xds::subscription::{Event, Standing};
 use crate::xds::{Kind, Snapshot};
 
+use super::attest::Verdict;
 use super::serve_tls::PeerIdentity;
 use super::views::{Served, Views};
 
@@ -51,10 +53,15 @@ pub type SecretsFn = Arc<dyn Fn(&Node, Option<&SpiffeId>) -> Vec<(String, Vec<u8
 /// The mesh's roots as a resource, for clients that keep their own certificates.
 pub type RootsFn = Arc<dyn Fn() -> Arc<Sheet> + Send + Sync>;
 
+/// What a client with a proven identity may have of a world.
+pub type AdmitFn = Arc<dyn Fn(&World, &Node, &SpiffeId) -> Verdict + Send + Sync>;
+
 /// How clients are served.
 pub struct HubOptions {
     /// What they get of a world.
     pub views: Views,
+    /// Holds what they say of themselves against what is known.
+    pub admit: AdmitFn,
     /// Empty for clients that have their own.
     pub secrets: SecretsFn,
     /// For those.
@@ -209,6 +216,7 @@ impl Hub {
             owed,
             pushed: self.shared.pushed.subscribe(),
             served: None,
+            judged: None,
         }
     }
 
@@ -417,16 +425,74 @@ pub(crate) struct Session {
     /// What is to be served.
     pub(crate) pushed: watch::Receiver<Arc<Revised>>,
     served: Option<Served>,
+    judged: Option<Judged>,
+}
+
+/// When a client's claims were held against what is known, and what came of it.
+#[derive(Debug)]
+struct Judged {
+    revision: u64,
+    config: Arc<Config>,
+    instance: Option<Arc<Instance>>,
+    secrets: bool,
 }
 
 impl Session {
-    /// What this client may have of `revised`.
-    pub(crate) fn snapshot(&mut self, revised: &Revised) -> Arc<Snapshot> {
-        let options = &self.hub.shared.options;
-        // What a caller says of its namespace is only held against a certificate.
+    /// Whether this client may have Secrets of `revised`; why it may have nothing at all.
+    fn judge(&mut self, revised: &Revised) -> Result<bool, String> {
+        // What a caller says of itself is only held against a certificate.
+        let Some(proven) = &self.proven else {
+            return Ok(false);
+        };
+        let world = &*revised.world;
+        let key = (self.node.namespace.clone(), self.node.name.clone());
+        let instance = world.instances.get(&key).cloned();
+        // The same revision again is one where something else than the world changed.
+        let stands = |judged: &&Judged| {
+            judged.revision != revised.revision
+                && Arc::ptr_eq(&judged.config, &world.config)
+                && judged.instance.as_ref().map(Arc::as_ptr) == instance.as_ref().map(Arc::as_ptr)
+        };
+        if let Some(judged) = self.judged.as_ref().filter(stands) {
+            return Ok(judged.secrets);
+        }
+        let secrets = match (self.hub.shared.options.admit)(world, &self.node, proven) {
+            Verdict::Everything => true,
+            Verdict::NoSecrets(reason) => {
+                if self.judged.as_ref().is_none_or(|judged| judged.secrets) {
+                    self.hub.refuse(&self.node.id, Some(proven), &reason);
+                }
+                false
+            }
+            Verdict::Nothing(refused) => {
+                let reason = refused.to_string();
+                self.hub.refuse(&self.node.id, Some(proven), &reason);
+                return Err(reason);
+            }
+        };
+        if self
+            .judged
+            .as_ref()
+            .is_some_and(|judged| judged.secrets != secrets)
+        {
+            self.served = None;
+        }
+        self.judged = Some(Judged {
+            revision: revised.revision,
+            config: Arc::clone(&world.config),
+            instance,
+            secrets,
+        });
+        Ok(secrets)
+    }
+
+    /// What this client may have of `revised`; why it may have nothing of it.
+    pub(crate) fn snapshot(&mut self, revised: &Revised) -> Result<Arc<Snapshot>, String> {
+        let secrets = self.judge(revised)?;
         let proved = self.proven.is_some();
+        let options = &self.hub.shared.options;
         let views = &options.views;
-        let mut snapshot = views.serve(&revised.world, &self.node, proved, &mut self.served);
+        let mut snapshot = views.serve(&revised.world, &self.node, secrets, &mut self.served);
         if self.node.client == Client::Envoy {
             for (name, bytes) in (options.secrets)(&self.node, self.proven.as_ref()) {
                 snapshot.insert(Kind::Secret, name, bytes);
@@ -434,7 +500,7 @@ impl Session {
         } else if self.node.client == Client::Meshctl && proved {
             snapshot.add((options.roots)());
         }
-        Arc::new(snapshot)
+        Ok(Arc::new(snapshot))
     }
 
     /// Notes that a response of `kind` was sent.

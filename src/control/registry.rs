@@ -3,15 +3,12 @@
 //! A registration is kept in the store before it is acknowledged; heartbeats are not, so after a
 //! restart every instance has one whole term to show itself again.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::registry::{InstanceReport, Lease, Registration};
 use crate::api::{Problem, Reason};
-use crate::mesh::world::selects;
 use crate::mesh::{Health, Instance, Locality, World};
-use crate::resource::kube::PodTemplate;
 use crate::resource::{Key, Kind};
 use crate::source::store::{Batch, Tree};
 
@@ -159,52 +156,11 @@ impl Index {
         completed(&state, instance.clone())
     }
 
-    /// Why an instance of `account` may not stand behind a service that its labels claim: the
-    /// manifests name the accounts that the service's workloads run under, and it is none of them.
-    /// A service without workloads in the manifests is open to every account of its namespace.
-    pub async fn impostor(&self, instance: &Instance) -> Option<Problem> {
-        let world = self.world();
-        let state = self.state.lock().await;
-        let claimed = world.config.services.values().filter(|service| {
-            service.namespace == instance.namespace
-                && !service.selector.is_empty()
-                && selects(&service.selector, &instance.labels)
-        });
-        for service in claimed {
-            let accounts: BTreeSet<&str> = state
-                .written()
-                .filter(|object| object.metadata.namespace == service.namespace)
-                .filter_map(|object| match &object.body {
-                    Kind::Pod(pod) => Some(account_of(&pod.template)),
-                    Kind::Workload(workload) => Some(account_of(&workload.template)),
-                    Kind::WorkloadGroup(group) if !group.about.account.is_empty() => {
-                        Some((&group.about.labels, group.about.account.as_str()))
-                    }
-                    _ => None,
-                })
-                .filter(|(labels, _)| selects(&service.selector, labels))
-                .map(|(_, account)| account)
-                .collect();
-            if accounts.is_empty() || accounts.contains(instance.service_account.as_str()) {
-                continue;
-            }
-            let accounts: Vec<&str> = accounts.into_iter().collect();
-            let accounts = accounts.join(", ");
-            return Some(
-                Problem::new(
-                    Reason::Denied,
-                    format!(
-                        "service {}.{} is run by account {accounts}, not by {}",
-                        service.name, service.namespace, instance.service_account
-                    ),
-                )
-                .hint(format!(
-                    "join as its account, choose another --service, or apply a workload of the service with serviceAccountName: {}",
-                    instance.service_account
-                )),
-            );
-        }
-        None
+    /// Why an instance may not be what it says: see [`attest`](super::attest).
+    pub fn impostor(&self, instance: &Instance) -> Option<Problem> {
+        let (attested, world) = (self.attested.load(), self.world());
+        let refused = attested.refuses(&world, &instance.into())?;
+        Some(Problem::new(Reason::Denied, refused.reason).hint(refused.hint))
     }
 
     /// All instances with their terms.
@@ -228,15 +184,6 @@ impl Index {
         };
         self.publish(state, world);
     }
-}
-
-/// Labels and account of a pod.
-fn account_of(template: &PodTemplate) -> (&BTreeMap<String, String>, &str) {
-    let account = match template.spec.service_account.as_str() {
-        "" => "default",
-        account => account,
-    };
-    (&template.labels, account)
 }
 
 /// What an instance says of itself goes before what the group of its workload, or else of its service,

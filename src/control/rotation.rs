@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use crate::api::identity::RotationPhase;
 use crate::rt::UnixMillis;
 use crate::rt::disk::{private_dir, sync_dir, write_private};
-use crate::tls::{self, Authority};
+use crate::tls::{self, Authority, KeyType, Passphrase, Plugged};
+
+use zeroize::Zeroizing;
 
 use super::trust::TrustError;
 
@@ -66,23 +68,68 @@ impl Held {
     }
 }
 
+/// How the authority is kept, and which one it is.
+#[derive(Debug, Clone, Default)]
+pub struct CaOptions {
+    /// Of keys that are made here.
+    pub key_type: KeyType,
+    /// The signing key is under it on the disk.
+    pub passphrase: Option<Passphrase>,
+    /// A directory with `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem` and `root-cert.pem` that signs in place of
+    /// an own root.
+    pub plugged: Option<PathBuf>,
+}
+
 /// A directory with an authority in it.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     dir: PathBuf,
     trust_domain: String,
+    options: CaOptions,
 }
 
 impl Files {
-    pub(super) fn new(dir: &Path, trust_domain: &str) -> Self {
+    pub(super) fn new(dir: &Path, trust_domain: &str, options: &CaOptions) -> Self {
         Self {
-            dir: dir.to_owned(),
+            dir: options.plugged.as_deref().unwrap_or(dir).to_owned(),
             trust_domain: trust_domain.to_owned(),
+            options: options.clone(),
         }
+    }
+
+    /// Whether the authority is kept by others.
+    pub(super) fn plugged(&self) -> bool {
+        self.options.plugged.is_some()
+    }
+
+    /// What was plugged in, as it is now.
+    pub(super) fn texts(&self) -> Result<Plugged, TrustError> {
+        let chain = match self.text("cert-chain.pem") {
+            // A root that signs itself needs none.
+            Err(TrustError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            chain => chain?,
+        };
+        Ok(Plugged {
+            certificate: self.text("ca-cert.pem")?,
+            key: self.text("ca-key.pem")?,
+            chain,
+            roots: self.text("root-cert.pem")?,
+        })
     }
 
     /// The authority that is there; one that is made where there is none.
     pub(super) fn open(&self, now: UnixMillis) -> Result<Held, TrustError> {
+        if self.plugged() {
+            let passphrase = self.options.passphrase.as_ref();
+            let authority = self.texts()?.authority(&self.trust_domain, passphrase, now);
+            return Ok(Held {
+                authority: authority.map_err(|error| self.wrong(error))?,
+                other: Other::None,
+                phase: RotationPhase::Steady,
+            });
+        }
         private_dir(&self.dir).map_err(|error| self.failed("", error))?;
         if !self.has(CURRENT.1) {
             self.make(CURRENT, now)?;
@@ -163,10 +210,15 @@ impl Files {
     }
 
     fn make(&self, (certificate, key): (&str, &str), now: UnixMillis) -> Result<(), TrustError> {
-        let made = Authority::generate(&self.trust_domain, now).map_err(|e| self.wrong(e))?;
-        let (chain_pem, key_pem) = made.to_pem();
+        let made = Authority::generate_with(&self.trust_domain, self.options.key_type, now);
+        let made = made.map_err(|e| self.wrong(e))?;
+        let (chain_pem, key_pem) = match &self.options.passphrase {
+            None => made.to_pem(),
+            Some(passphrase) => made.to_sealed_pem(passphrase).map_err(|e| self.wrong(e))?,
+        };
+        let key_pem = Zeroizing::new(key_pem);
         // The key is written last: it is what says that the two are there.
-        for (name, text) in [(certificate, chain_pem), (key, key_pem)] {
+        for (name, text) in [(certificate, &chain_pem), (key, &*key_pem)] {
             write_private(&self.dir.join(name), text.as_bytes())
                 .map_err(|error| self.failed(name, error))?;
         }
@@ -174,12 +226,24 @@ impl Files {
     }
 
     fn read(&self, (certificate, key): (&str, &str)) -> Result<Authority, TrustError> {
-        Authority::from_pem(
+        let text = Zeroizing::new(self.text(key)?);
+        let passphrase = self.options.passphrase.as_ref();
+        let read = Authority::from_sealed_pem(
             &self.trust_domain,
             &self.text(certificate)?,
-            &self.text(key)?,
-        )
-        .map_err(|error| self.wrong(error))
+            &text,
+            passphrase,
+        );
+        let read = read.map_err(|error| self.wrong(error))?;
+        if let Some(passphrase) = passphrase
+            && !tls::is_sealed(&text)
+        {
+            // It was made before there was a passphrase.
+            let (_, sealed) = read.to_sealed_pem(passphrase).map_err(|e| self.wrong(e))?;
+            write_private(&self.dir.join(key), sealed.as_bytes())
+                .map_err(|error| self.failed(key, error))?;
+        }
+        Ok(read)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -229,7 +293,7 @@ mod tests {
     #[test]
     fn a_root_is_introduced_then_signs_then_is_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::new(dir.path(), "cluster.local");
+        let files = Files::new(dir.path(), "cluster.local", &CaOptions::default());
         let (_, first) = prints(&files.open(NOW).unwrap());
         files.introduce(NOW).unwrap();
         let (phase, both) = prints(&files.open(NOW).unwrap());
@@ -248,7 +312,7 @@ mod tests {
     fn what_a_crash_left_half_done_is_finished_and_what_was_begun_can_be_abandoned() {
         for renamed in 0..=2 {
             let dir = tempfile::tempdir().unwrap();
-            let files = Files::new(dir.path(), "cluster.local");
+            let files = Files::new(dir.path(), "cluster.local", &CaOptions::default());
             files.open(NOW).unwrap();
             files.introduce(NOW).unwrap();
             let (_, both) = prints(&files.open(NOW).unwrap());
@@ -266,7 +330,7 @@ mod tests {
             assert_eq!(after, [both[1].clone(), both[0].clone()]);
         }
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::new(dir.path(), "cluster.local");
+        let files = Files::new(dir.path(), "cluster.local", &CaOptions::default());
         let before = prints(&files.open(NOW).unwrap());
         files.introduce(NOW).unwrap();
         files.abandon().unwrap();

@@ -1,5 +1,6 @@
 //! Numbers from proxies: the metrics service, and the series in the store.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +17,18 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::aggregate::sample::samples;
+use crate::aggregate::sample::{Sample, samples};
 use crate::aggregate::series::{decode_slot, encode_slot};
 use crate::aggregate::{Ingest, Query, Series, report, shares};
 use crate::api::stats::StatsReport;
-use crate::rt::Wall;
+use crate::mesh::{SpiffeId, World};
+use crate::rt::{Reader, Wall};
 use crate::source::store::{Store, StoreError, Tree};
+use crate::xds::node::id_name;
 
 use super::Control;
+use super::attest::is_anothers;
+use super::push::Revised;
 use super::serve_tls::PeerIdentity;
 
 /// How often series are written down.
@@ -72,9 +77,14 @@ impl Numbers {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds one push of `node`.
-    pub fn push(&self, node: &str, message: &StreamMetricsMessage) {
-        let samples = samples(&message.envoy_metrics);
+    /// Adds one push of `node`, which has proven to be `id`: what is said of others is left out.
+    pub fn push(&self, node: &str, message: &StreamMetricsMessage, id: &SpiffeId, world: &World) {
+        let mut samples = samples(&message.envoy_metrics);
+        let (said, mut known) = (samples.len(), BTreeMap::new());
+        samples.retain(|sample| own(sample, id, world, &mut known));
+        if samples.len() < said {
+            tracing::warn!(node, %id, left_out = said - samples.len(), "a proxy counts for others");
+        }
         let now = self.wall.millis();
         self.with(|inner| inner.ingest.push(node, &samples, now, &mut inner.series));
     }
@@ -141,8 +151,42 @@ fn parse_key(key: &[u8]) -> Option<(bool, u64)> {
     Some((level == "1m", u64::from_str_radix(number, 16).ok()?))
 }
 
+/// The metrics service: takes numbers of a proxy from that proxy alone.
+#[derive(Debug)]
+pub struct Metrics {
+    numbers: Numbers,
+    world: Reader<Revised>,
+}
+
+impl Metrics {
+    /// Adds to `numbers` what proxies of the world say of themselves.
+    pub fn new(numbers: Numbers, world: Reader<Revised>) -> Self {
+        Self { numbers, world }
+    }
+
+    /// Why `id` may not speak for `node`.
+    fn refuses(&self, node: &str, id: &SpiffeId) -> Option<String> {
+        let SpiffeId {
+            namespace,
+            service_account,
+            ..
+        } = id;
+        let Some((name, of)) = id_name(node).filter(|(_, of)| of == namespace) else {
+            return Some(format!(
+                "{node} is not of namespace {namespace}, which the certificate is for"
+            ));
+        };
+        let key = (of.to_owned(), name.to_owned());
+        let world = &self.world.load().world;
+        let owner = &world.instances.get(&key)?.service_account;
+        (owner != service_account).then(|| {
+            format!("{node} is of account {owner}, and the certificate is for {service_account}")
+        })
+    }
+}
+
 #[tonic::async_trait]
-impl MetricsService for Numbers {
+impl MetricsService for Metrics {
     async fn stream_metrics(
         &self,
         request: Request<Streaming<StreamMetricsMessage>>,
@@ -150,30 +194,48 @@ impl MetricsService for Numbers {
         let proven = request
             .extensions()
             .get::<PeerIdentity>()
-            .and_then(|peer| peer.id.clone());
+            .and_then(|peer| peer.id.clone())
+            .ok_or_else(|| Status::unauthenticated("a client certificate of the mesh is needed"))?;
         let mut stream = request.into_inner();
         let mut node = String::new();
         while let Some(message) = stream.message().await? {
             if let Some(named) = message.identifier.as_ref().and_then(|id| id.node.as_ref()) {
                 node.clone_from(&named.id);
-                if let Some(proven) = &proven
-                    && !node.contains(&format!(".{}~", proven.namespace))
-                {
-                    return Err(Status::permission_denied(format!(
-                        "{node} is not of namespace {}, which the certificate is for",
-                        proven.namespace
-                    )));
-                }
             }
             if node.is_empty() {
                 return Err(Status::invalid_argument(
                     "the first message must say which node it is from",
                 ));
             }
-            self.push(&node, &message);
+            if let Some(reason) = self.refuses(&node, &proven) {
+                return Err(Status::permission_denied(reason));
+            }
+            let world = Arc::clone(&self.world.load().world);
+            self.numbers.push(&node, &message, &proven, &world);
         }
         Ok(Response::new(StreamMetricsResponse {}))
     }
+}
+
+/// Which samples are the sender's own: of the side that it reports, for a workload of its namespace that is
+/// not another account's.
+fn own(sample: &Sample, id: &SpiffeId, world: &World, known: &mut BTreeMap<String, bool>) -> bool {
+    let (workload, namespace) = match sample.label("reporter") {
+        "source" => ("source_workload", "source_workload_namespace"),
+        "destination" => ("destination_workload", "destination_workload_namespace"),
+        // Says of no side that it is its own.
+        _ => return true,
+    };
+    let (workload, namespace) = (sample.label(workload), sample.label(namespace));
+    if namespace != id.namespace && namespace != "unknown" {
+        return false;
+    }
+    if let Some(found) = known.get(workload) {
+        return *found;
+    }
+    let own = !is_anothers(world, id, workload);
+    known.insert(workload.to_owned(), own);
+    own
 }
 
 /// Health, and the control plane's own metrics in Prometheus' text format.

@@ -4,7 +4,7 @@
 //! a claim is used, so that a token is never spent twice by a crash; the text of a token is
 //! `tls::JoinToken`. Only hashes of secrets are kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct TokenRecord {
     /// The one workload that may use it; any of the account when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
+    /// The gateway that its account may serve, with the Secrets that it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// How often it can still be used.
     pub uses_left: u32,
     /// Not valid from here on, milliseconds since the epoch.
@@ -74,6 +77,8 @@ pub struct TokenSpec {
     pub service_account: String,
     /// Restricts the token to one workload.
     pub workload: Option<String>,
+    /// The gateway that the account may serve.
+    pub gateway: Option<String>,
     /// How often it can be used, 1 to 1000.
     pub uses: u32,
     /// How long it is valid.
@@ -215,6 +220,7 @@ impl TokenBook {
             namespace: spec.namespace,
             service_account: spec.service_account,
             workload: spec.workload,
+            gateway: spec.gateway,
             uses_left: spec.uses,
             expires_at_ms: now.saturating_add(lifetime),
             created_at_ms: now,
@@ -296,9 +302,21 @@ impl TokenBook {
         })
     }
 
-    /// Takes a token out; false when there is none of that id.
-    pub fn revoke(&mut self, id: &str) -> bool {
-        self.tokens.remove(id).is_some()
+    /// Takes a token out, and with it what it let its account serve; none when there is none of that id.
+    pub fn revoke(&mut self, id: &str) -> Option<TokenRecord> {
+        self.tokens.remove(id)
+    }
+
+    /// The gateways that accounts may serve, by namespace and account.
+    pub fn grants(&self) -> BTreeMap<(String, String), BTreeSet<String>> {
+        let mut grants: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+        for record in self.tokens.values() {
+            if let Some(gateway) = &record.gateway {
+                let of = (record.namespace.clone(), record.service_account.clone());
+                grants.entry(of).or_default().insert(gateway.clone());
+            }
+        }
+        grants
     }
 
     /// Id and record of every token, by id.
@@ -306,11 +324,14 @@ impl TokenBook {
         self.tokens.iter().map(|(id, record)| (id.as_str(), record))
     }
 
-    /// Forgets tokens that have been expired for a week.
+    /// Forgets tokens that have been expired for a week. One with which a gateway joined stays until it is
+    /// revoked, since the gateway goes by it.
     pub fn prune(&mut self, now: UnixMillis) {
         let remembered = u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX);
-        self.tokens
-            .retain(|_, record| record.expires_at_ms.saturating_add(remembered) > now);
+        self.tokens.retain(|_, record| {
+            let serves = record.gateway.is_some() && !record.uses.is_empty();
+            serves || record.expires_at_ms.saturating_add(remembered) > now
+        });
     }
 }
 
@@ -325,6 +346,7 @@ mod tests {
             namespace: "shop".to_owned(),
             service_account: "cart".to_owned(),
             workload: None,
+            gateway: None,
             uses: 1,
             lifetime: Duration::from_hours(1),
             created_by: "test".to_owned(),

@@ -3,7 +3,10 @@
 //! The signing key is a file of mode 0600 beside the store, never in it; the token book is in the
 //! store and a use is committed before the certificate is made.
 
+mod tokens;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,21 +16,24 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::api::identity::{
-    IdentityReport, IdentityRequest, RotationPhase, RotationStep, TokenReport, TokenRequest,
+    AuditEntry, AuditEvent, IdentityReport, IdentityRequest, RotationPhase, RotationStep,
 };
 use crate::api::{Problem, Reason};
 use crate::mesh::SpiffeId;
 use crate::rt::{self, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
-use crate::tls::{self, Authority, Revoked};
+use crate::tls::{self, Authority, Plugged, Revoked};
 use crate::xds::snapshot::{Resource, Sheet};
 use crate::xds::{self, Kind};
 
-use super::ca::{AuditFn, RedeemError, RedeemFn};
+use super::attest::Granted;
+use super::audit::{Audit, entries};
+use super::ca::{AuditFn, RedeemFn};
 use super::index::{encode, problem};
+pub use super::rotation::CaOptions;
 use super::rotation::{Files, Held};
 use super::serve_tls::{AuthorityFn, RevokedFn};
-use super::token::{Presented, TokenBook, TokenSpec};
+use super::token::TokenBook;
 
 /// Key of the token book in its tree.
 const TOKENS: &[u8] = b"tokens";
@@ -46,7 +52,14 @@ struct RevokedBook {
     roots: Vec<String>,
     /// The lists as PEM; none while nothing is revoked.
     lists: String,
+    /// Last lists of authorities that were plugged in before: what they issued is believed as long as their root
+    /// is, and only their own list speaks of it.
+    #[serde(default)]
+    former: String,
 }
+
+/// Longer lists of former authorities are not kept.
+const MOST_FORMER: usize = 256 << 10;
 
 impl RevokedBook {
     /// The same, signed by who is believed now, without what has ended long since.
@@ -57,12 +70,24 @@ impl RevokedBook {
             .retain(|(_, since)| since.saturating_add(longest) > now);
         next.roots = fingerprints(held);
         next.number += 1;
-        next.lists = if next.serials.is_empty() {
-            String::new()
+        if next.serials.is_empty() {
+            next.former.clear();
+            next.lists.clear();
         } else {
-            held.lists(&next.serials, next.number, now)?
-        };
+            next.lists = held.lists(&next.serials, next.number, now)? + &next.former;
+        }
         Ok(next)
+    }
+
+    /// The same once another authority signs, below the same root perhaps.
+    fn of_former(&self) -> Self {
+        let mut next = self.clone();
+        // `lists` ends with what is in `former` already.
+        next.former.clone_from(&next.lists);
+        if next.former.len() > MOST_FORMER {
+            next.former.clear();
+        }
+        next
     }
 }
 
@@ -105,12 +130,18 @@ pub struct Trust {
     current: Published<Current>,
     revoked: Mutex<RevokedBook>,
     tokens: Mutex<TokenBook>,
+    /// The gateways that accounts may serve.
+    granted: Published<Grants>,
+    audit: Arc<Audit>,
     store: Store,
     wall: Wall,
     /// Secrets that were made for Envoys, and when each is to be made anew: a new one for every
     /// question would be a rotation with every push.
     made: std::sync::Mutex<BTreeMap<SpiffeId, (UnixMillis, Secrets)>>,
 }
+
+/// Gateways that accounts may serve, by namespace and account.
+type Grants = BTreeMap<(String, String), Granted>;
 
 /// Who signs now, and what is believed.
 #[derive(Debug)]
@@ -149,8 +180,13 @@ impl Current {
 pub type Secrets = Vec<(String, Vec<u8>)>;
 
 /// Opens the authority in `dir`, or makes one there when there is none.
-pub fn authority(dir: &Path, trust_domain: &str, wall: &Wall) -> Result<Authority, TrustError> {
-    let held = Files::new(dir, trust_domain).open(wall.millis())?;
+pub fn authority(
+    dir: &Path,
+    trust_domain: &str,
+    options: &CaOptions,
+    wall: &Wall,
+) -> Result<Authority, TrustError> {
+    let held = Files::new(dir, trust_domain, options).open(wall.millis())?;
     Ok(held.authority)
 }
 
@@ -164,9 +200,10 @@ impl Trust {
         store: Store,
         dir: &Path,
         trust_domain: &str,
+        options: &CaOptions,
         wall: Wall,
     ) -> Result<Self, TrustError> {
-        let files = Files::new(dir, trust_domain);
+        let files = Files::new(dir, trust_domain, options);
         let held = files.open(wall.millis())?;
         let mut book: RevokedBook = store
             .get(Tree::Identity, REVOKED)?
@@ -178,14 +215,21 @@ impl Trust {
         };
         // A rotation was interrupted, or another authority put in place.
         if !book.serials.is_empty() && book.roots != fingerprints(&held) {
+            if files.plugged() {
+                book = book.of_former();
+            }
             book = book.signed(&held, wall.millis()).map_err(wrong)?;
         }
         let current = Current::new(held, &book).map_err(wrong)?;
-        let tokens = store
+        let tokens: TokenBook = store
             .get(Tree::Identity, TOKENS)?
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
+        let logs = dir.join("audit");
+        let audit = Audit::open(&logs).map_err(|source| TrustError::File { path: logs, source })?;
         Ok(Self {
+            granted: Published::new(tokens.grants()),
+            audit: Arc::new(audit),
             files,
             current: Published::new(current),
             revoked: Mutex::new(book),
@@ -207,10 +251,17 @@ impl Trust {
     }
 
     /// Takes one step in the replacement of the root; what is in place already is left as it is.
-    pub async fn rotate(&self, step: RotationStep) -> Result<(), Problem> {
+    pub async fn rotate(&self, step: RotationStep, by: &str) -> Result<(), Problem> {
         // One change at a time.
         let mut book = self.revoked.lock().await;
         let phase = self.current.load().phase;
+        if self.files.plugged() {
+            return Err(Problem::new(
+                Reason::Conflict,
+                "the authority is kept elsewhere, so its root is not replaced here",
+            )
+            .hint("put the next root beside the present one in root-cert.pem, then the certificate and key below it, then leave the next root alone there"));
+        }
         let goes = matches!(
             (step, phase),
             (RotationStep::Introduce, RotationPhase::Steady)
@@ -241,13 +292,20 @@ impl Trust {
             .await
             .unwrap_or_else(|| Err(TrustError::Interrupted))
             .map_err(|error| Problem::new(Reason::Internal, rt::chain(&error)))?;
-        tracing::info!(%step, root = held.authority.root_fingerprint(), "the mesh's root");
+        let root = held.authority.root_fingerprint();
+        tracing::info!(%step, root, "the mesh's root");
         let next = book.signed(&held, now).map_err(|error| internal(&error))?;
-        self.put(held, next, &mut book).await
+        self.put(held, next, &mut book).await?;
+        let entry = AuditEntry {
+            by: by.to_owned(),
+            detail: format!("{step}; root {root} signs"),
+            ..AuditEntry::new(now, AuditEvent::RootRotated)
+        };
+        self.audited(vec![entry]).await
     }
 
     /// Believes certificates no more, by their serial numbers. Gives how many are revoked now.
-    pub async fn revoke(&self, serials: Vec<String>) -> Result<usize, Problem> {
+    pub async fn revoke(&self, serials: Vec<String>, by: &str) -> Result<usize, Problem> {
         let mut book = self.revoked.lock().await;
         let (files, now) = (self.files.clone(), self.wall.millis());
         let held = Tasks::blocking(move || files.open(now))
@@ -255,8 +313,14 @@ impl Trust {
             .unwrap_or_else(|| Err(TrustError::Interrupted))
             .map_err(|error| Problem::new(Reason::Internal, rt::chain(&error)))?;
         let mut next = book.clone();
+        let mut entries = Vec::new();
         for serial in serials {
             let serial = serial.replace(':', "").to_ascii_lowercase();
+            entries.push(AuditEntry {
+                serial: serial.clone(),
+                by: by.to_owned(),
+                ..AuditEntry::new(now, AuditEvent::CertificateRevoked)
+            });
             if !next.serials.iter().any(|(known, _)| *known == serial) {
                 next.serials.push((serial, now));
             }
@@ -268,7 +332,62 @@ impl Trust {
         let count = next.serials.len();
         self.put(held, next, &mut book).await?;
         tracing::info!(revoked = count, "certificates are revoked");
+        self.audited(entries).await?;
         Ok(count)
+    }
+
+    /// Looks whether what was plugged in is another now than `seen`, and goes by it when it is good; whether it
+    /// did.
+    pub async fn follow(&self, seen: &mut Option<Plugged>) -> bool {
+        let (files, now) = (self.files.clone(), self.wall.millis());
+        let texts = Tasks::blocking(move || files.texts()).await;
+        let Some(Ok(texts)) = texts else {
+            // Being replaced, perhaps; what is in force stays.
+            return false;
+        };
+        if seen.as_ref() == Some(&texts) || seen.replace(texts).is_none() {
+            return false;
+        }
+        let mut book = self.revoked.lock().await;
+        let files = self.files.clone();
+        let held = Tasks::blocking(move || files.open(now))
+            .await
+            .unwrap_or_else(|| Err(TrustError::Interrupted));
+        let taken = async {
+            let held = held.map_err(|error| rt::chain(&error))?;
+            let root = held.authority.root_fingerprint();
+            let next = book.of_former().signed(&held, now);
+            let next = next.map_err(|error| error.to_string())?;
+            self.put(held, next, &mut book)
+                .await
+                .map_err(|problem| problem.message)?;
+            let entry = AuditEntry {
+                by: "files".to_owned(),
+                detail: format!("another authority was plugged in; root {root} is believed"),
+                ..AuditEntry::new(now, AuditEvent::RootRotated)
+            };
+            self.append(vec![entry])
+                .await
+                .map_err(|error| error.to_string())
+        };
+        match taken.await {
+            Ok(()) => {
+                tracing::info!("another authority signs now");
+                true
+            }
+            Err(error) => {
+                tracing::error!(
+                    error,
+                    "the authority that was plugged in is not taken; the last good one signs"
+                );
+                false
+            }
+        }
+    }
+
+    /// Whether the authority is kept by others.
+    pub fn plugged(&self) -> bool {
+        self.files.plugged()
     }
 
     /// Keeps `next`, then goes by it.
@@ -310,82 +429,51 @@ impl Trust {
         })
     }
 
-    /// For the certificate service: writes each decision to the log and the store's events.
+    /// For the certificate service: writes each decision to the audit log.
     pub fn audit_fn(self: &Arc<Self>) -> AuditFn {
         let trust = Arc::clone(self);
         Arc::new(move |record| {
-            tracing::info!(caller = ?record.caller, outcome = ?record.outcome, "certificate");
             let trust = Arc::clone(&trust);
-            let Ok(bytes) = serde_json::to_vec(&record) else {
-                return;
-            };
-            let key = format!("certificate/{:020}/{:08x}", record.at_ms, fastrand::u32(..));
-            let mut batch = Batch::new();
-            batch.put(Tree::Events, key, bytes);
-            // The commit waits for the disk, the certificate need not wait for its record.
-            drop(std::thread::spawn(move || {
-                if let Err(error) = trust.store.commit(batch) {
-                    tracing::error!(%error, "a certificate was issued that the audit log does not hold");
-                }
-            }));
+            Box::pin(async move { trust.append(entries(record)).await })
         })
     }
 
-    async fn redeem(&self, presented: Presented) -> Result<SpiffeId, RedeemError> {
-        let mut tokens = self.tokens.lock().await;
-        let mut next = tokens.clone();
-        let claim = next.redeem_for(&presented, self.wall.millis())?;
-        self.keep(&next)
-            .await
-            .map_err(|problem| RedeemError::Store(problem.message))?;
-        *tokens = next;
-        Ok(claim.id(self.authority().trust_domain()))
+    /// Adds to the audit log; what was given out is durable then.
+    async fn append(&self, entries: Vec<AuditEntry>) -> io::Result<()> {
+        let audit = Arc::clone(&self.audit);
+        let written = Tasks::blocking(move || audit.append(&entries)).await;
+        written.unwrap_or_else(|| Err(io::Error::other("the control plane is stopping")))
     }
 
-    async fn keep(&self, book: &TokenBook) -> Result<(), Problem> {
-        let mut batch = Batch::new();
-        batch.put(Tree::Identity, TOKENS, encode(book)?);
-        self.store
-            .commit_async(batch)
-            .await
-            .map_err(|error| problem(&error))?;
-        Ok(())
-    }
-
-    /// Makes a join token; the answer holds the only copy of its secret.
-    pub async fn create_token(&self, request: TokenRequest) -> Result<TokenReport, Problem> {
-        let now = self.wall.millis();
-        let spec = TokenSpec {
-            namespace: request.namespace.clone(),
-            service_account: request.service_account.clone(),
-            workload: None,
-            uses: request.uses,
-            lifetime: Duration::from_secs(request.ttl_seconds),
-            created_by: "api".to_owned(),
-        };
-        let root = tls::sha256(self.authority().root());
-        let mut tokens = self.tokens.lock().await;
-        let mut next = tokens.clone();
-        let token = next
-            .create(spec, Some(root), now)
-            .map_err(|error| Problem::new(Reason::Invalid, error.to_string()).hint(error.hint()))?;
-        self.keep(&next).await?;
-        *tokens = next;
-        let id = SpiffeId::new(
-            self.authority().trust_domain(),
-            &request.namespace,
-            &request.service_account,
-        );
-        Ok(TokenReport {
-            id: token.id.clone(),
-            token: token.to_string(),
-            spiffe_id: id.to_string(),
-            expires_unix_ms: now.saturating_add(request.ttl_seconds.saturating_mul(1_000)),
+    /// The same for what is asked for by the API.
+    async fn audited(&self, entries: Vec<AuditEntry>) -> Result<(), Problem> {
+        let written = self.append(entries).await;
+        written.map_err(|error| {
+            Problem::new(
+                Reason::Internal,
+                format!("the audit log cannot be written: {error}"),
+            )
+            .hint("make room on the disk of the control plane's home")
         })
+    }
+
+    /// The newest `most` entries of the audit log not older than `since`, oldest first.
+    pub async fn audit(&self, since: UnixMillis, most: usize) -> Result<Vec<AuditEntry>, Problem> {
+        let audit = Arc::clone(&self.audit);
+        let read = Tasks::blocking(move || audit.read(since, most)).await;
+        read.unwrap_or_else(|| Err(io::Error::other("the control plane is stopping")))
+            .map_err(|error| {
+                let reason = format!("the audit log cannot be read: {error}");
+                Problem::new(Reason::Internal, reason)
+            })
     }
 
     /// Issues a certificate with a key made here, for programs that cannot ask for themselves.
-    pub fn issue(&self, request: &IdentityRequest) -> Result<IdentityReport, Problem> {
+    pub async fn issue(
+        &self,
+        request: &IdentityRequest,
+        by: &str,
+    ) -> Result<IdentityReport, Problem> {
         let id = SpiffeId::new(
             self.authority().trust_domain(),
             &request.namespace,
@@ -411,6 +499,8 @@ impl Trust {
                 self.wall.millis(),
             )
             .map_err(|error| Problem::new(Reason::Internal, error.to_string()))?;
+        self.audited(vec![issued(&id, &material, self.wall.millis(), by)])
+            .await?;
         let pems = material.to_pems();
         Ok(IdentityReport {
             spiffe_id: id.to_string(),
@@ -434,6 +524,12 @@ impl Trust {
         let authority = self.authority();
         let material = authority.issue_pair(id, tls::issuer::DEFAULT_LIFETIME, now)?;
         let renew = now + material.not_after.saturating_sub(now) / 2;
+        let entry = issued(id, &material, now, &id.to_string());
+        self.audit
+            .append(&[entry])
+            .map_err(|error| tls::Error::Authority {
+                reason: format!("the audit log cannot be written: {error}"),
+            })?;
         let pems = material.to_pems();
         let secrets = vec![
             xds::encode::secret::certificate(&pems.chain, &pems.key),
@@ -449,6 +545,21 @@ impl Trust {
     }
 }
 
+/// A certificate whose key was made here.
+fn issued(id: &SpiffeId, material: &tls::Material, now: UnixMillis, by: &str) -> AuditEntry {
+    AuditEntry {
+        identity: id.to_string(),
+        serial: material
+            .chain
+            .first()
+            .map(tls::serial_of)
+            .unwrap_or_default(),
+        by: by.to_owned(),
+        expires_unix_ms: material.not_after,
+        ..AuditEntry::new(now, AuditEvent::CertificateIssued)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,8 +568,14 @@ mod tests {
     fn an_envoy_keeps_its_certificate_until_half_of_its_life() {
         let dir = tempfile::tempdir().unwrap();
         let wall = Wall::fixed(1_800_000_000_000);
-        let trust =
-            Trust::open(Store::memory(), dir.path(), "cluster.local", wall.clone()).unwrap();
+        let trust = Trust::open(
+            Store::memory(),
+            dir.path(),
+            "cluster.local",
+            &CaOptions::default(),
+            wall.clone(),
+        )
+        .unwrap();
         let id = SpiffeId::new("cluster.local", "shop", "cart");
         let first = trust.secrets(&id).unwrap();
         wall.advance(Duration::from_hours(1));

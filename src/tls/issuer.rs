@@ -13,9 +13,11 @@ use rcgen::{
     Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType,
     SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::material::{certificate_pem, certificates, validity};
+use super::sealed::{self, Passphrase};
 use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, random, sha256};
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
@@ -54,6 +56,48 @@ pub struct Issued {
     pub not_after: UnixMillis,
 }
 
+/// What kind of key an authority that is made signs with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyType {
+    /// ECDSA on P-256: small, quick, understood everywhere.
+    #[default]
+    EcdsaP256,
+    /// ECDSA on P-384.
+    EcdsaP384,
+    /// RSA of 2048 bits, for programs that know nothing else.
+    Rsa2048,
+    /// RSA of 4096 bits.
+    Rsa4096,
+    /// Ed25519, which browsers and some TLS libraries do not take.
+    Ed25519,
+}
+
+impl KeyType {
+    /// All of them, as they are written.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("ecdsa-p256", Self::EcdsaP256),
+        ("ecdsa-p384", Self::EcdsaP384),
+        ("rsa2048", Self::Rsa2048),
+        ("rsa4096", Self::Rsa4096),
+        ("ed25519", Self::Ed25519),
+    ];
+
+    fn generate(self) -> Result<KeyPair, Error> {
+        let made = match self {
+            Self::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+            Self::EcdsaP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+            Self::Rsa2048 => {
+                KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)
+            }
+            Self::Rsa4096 => {
+                KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_4096)
+            }
+            Self::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+        };
+        made.map_err(|error| refused(error.to_string()))
+    }
+}
+
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
@@ -74,12 +118,21 @@ struct Leaf<'a> {
 impl Authority {
     /// A new self-signed root: ECDSA P-256, ten years, no intermediates below it.
     pub fn generate(trust_domain: &str, now: UnixMillis) -> Result<Self, Error> {
+        Self::generate_with(trust_domain, KeyType::default(), now)
+    }
+
+    /// The same with another kind of key.
+    pub fn generate_with(
+        trust_domain: &str,
+        kind: KeyType,
+        now: UnixMillis,
+    ) -> Result<Self, Error> {
         // The trust domain becomes part of every name, so it must fit into one.
         let _checked: SpiffeId = control_plane_id(trust_domain)
             .to_string()
             .parse()
             .map_err(|_| refused(format!("{trust_domain:?} is not a trust domain")))?;
-        let key = KeyPair::generate().map_err(|error| refused(error.to_string()))?;
+        let key = kind.generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params
@@ -116,12 +169,33 @@ impl Authority {
     /// An authority from PEM: its certificate (followed by intermediates up to the root, when it is
     /// not self-signed) and its key in PKCS #8. Also takes a root that people bring along.
     pub fn from_pem(trust_domain: &str, cert: &str, key: &str) -> Result<Self, Error> {
-        let chain = certificates(cert)?;
+        Self::from_sealed_pem(trust_domain, cert, key, None)
+    }
+
+    /// The same with a key that may be under a passphrase.
+    pub fn from_sealed_pem(
+        trust_domain: &str,
+        cert: &str,
+        key: &str,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Self, Error> {
+        let mut key = sealed::key_from_pem(key, passphrase)?;
+        let made = Self::from_parts(trust_domain, certificates(cert)?, &key);
+        key.zeroize();
+        made
+    }
+
+    /// An authority whose chain begins with its own certificate and ends with a root.
+    pub(super) fn from_parts(
+        trust_domain: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'_>,
+    ) -> Result<Self, Error> {
         let issuing = chain
             .first()
             .ok_or_else(|| refused("no certificate".to_owned()))?;
-        let key = KeyPair::from_pem(key).map_err(|_| Error::Pem {
-            what: "the authority's private key cannot be read".to_owned(),
+        let key = KeyPair::try_from(key).map_err(|_| Error::Pem {
+            what: "the authority's private key cannot be read: ECDSA on P-256, P-384 or P-521, RSA of 2048 to 8192 bits and Ed25519 can".to_owned(),
         })?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(issuing).map_err(|error| Error::Certificate {
@@ -129,6 +203,12 @@ impl Authority {
             })?;
         if !parsed.is_ca() {
             return Err(refused("it is not a CA certificate".to_owned()));
+        }
+        let may_sign = parsed.key_usage().ok().flatten();
+        if may_sign.is_some_and(|usage| !usage.value.key_cert_sign()) {
+            return Err(refused(
+                "its key usage does not allow it to sign certificates".to_owned(),
+            ));
         }
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
             return Err(refused("the private key belongs to another one".to_owned()));
@@ -153,6 +233,13 @@ impl Authority {
             self.chain.iter().map(certificate_pem).collect(),
             self.issuer.key().serialize_pem(),
         )
+    }
+
+    /// The same with the key under `passphrase`.
+    pub fn to_sealed_pem(&self, passphrase: &Passphrase) -> Result<(String, String), Error> {
+        let key = Zeroizing::new(self.issuer.key().serialize_der());
+        let certificates = self.chain.iter().map(certificate_pem).collect();
+        Ok((certificates, sealed::seal(&key, passphrase)?))
     }
 
     /// The trust domain whose names it gives.

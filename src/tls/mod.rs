@@ -16,6 +16,8 @@
 //! | a workload that plays the control plane | proxies that join | first contact is pinned ([`Pin`]) to the root *and* to the control plane's own id ([`control_plane_id`]) |
 //! | a caller of the CA | the CA over TLS | [`Authority::sign`] takes the id from the caller's proof (token or client certificate); the request contributes its public key and nothing else |
 //! | a stolen join token | the CA | one use, an expiry, one namespace and account; only its SHA-256 is stored ([`JoinToken`], `control::token`) |
+//! | a member that claims to be more than its certificate says | the control plane's services | names, labels and being a gateway are held against manifests, the cluster and tokens (`control::attest`) |
+//! | who copies the disk or a backup | the signing key | a passphrase that is kept elsewhere ([`Passphrase`]) |
 //! | someone who reads the disk as another user | key files | mode 0600, written to a new file and renamed; keys are never in `Debug`, logs or errors |
 //! | who answers in place of a server outside the mesh | calls that the proxy secures | [`outside`]: a chain to the policy's roots and a name that the policy or the request asks for; nothing of the mesh's roots counts there, and nothing of the mesh's identities is shown |
 //! | a stolen certificate and key | everything its id may reach | short lives (24 h by default, 90 days at most); a ticket cannot resume a session for longer than ten minutes or a tenth of the certificate's life, and never past a change of trust, since each configuration has ticket keys of its own |
@@ -46,7 +48,9 @@ pub mod join;
 pub mod material;
 mod own;
 pub mod outside;
+mod plugged;
 mod revoked;
+mod sealed;
 mod tickets;
 mod verified;
 mod verify;
@@ -65,11 +69,13 @@ pub use config::{
     Pin, bootstrap_config, client_config, server_config, server_config_optional_client,
 };
 pub use csr::Request;
-pub use issuer::{Authority, Issued};
+pub use issuer::{Authority, Issued, KeyType};
 pub use join::JoinToken;
 pub use material::Material;
 pub use own::{OwnServer, own_server_config};
+pub use plugged::Plugged;
 pub use revoked::{Revoked, key_of};
+pub use sealed::{Passphrase, is_sealed};
 pub use verify::{explain, is_stranger, peer_id};
 
 /// Namespace of the control plane's own identity.
@@ -114,6 +120,12 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// SHA-256 of a certificate's DER in lower-case hexadecimal, as `openssl x509 -fingerprint -sha256` without colons.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     hex(&sha256(certificate))
+}
+
+/// The serial number of a certificate in lower-case hexadecimal; empty for what is no certificate.
+pub fn serial_of(certificate: &CertificateDer<'_>) -> String {
+    x509_parser::parse_x509_certificate(certificate)
+        .map_or_else(|_| String::new(), |(_, parsed)| hex(parsed.raw_serial()))
 }
 
 /// Lower-case hexadecimal.

@@ -177,6 +177,8 @@ pub fn node_from_proto(node: Option<&core::Node>) -> Result<Node, NodeError> {
 pub struct Claims {
     /// Namespace, from metadata or the id.
     pub namespace: Option<String>,
+    /// Namespace that the id names, where it has Istio's form.
+    pub id_namespace: Option<String>,
     /// Service account, from metadata.
     pub service_account: Option<String>,
 }
@@ -192,14 +194,22 @@ pub fn claims(node: Option<&core::Node>) -> Claims {
             .and_then(|metadata| as_text(metadata, key))
             .filter(|text| !text.is_empty())
     };
+    let id_namespace = id_namespace(&node.id).map(str::to_owned);
     Claims {
-        namespace: said("NAMESPACE").or_else(|| {
-            let pod = node.id.split('~').nth(2)?;
-            pod.rsplit_once('.')
-                .map(|(_, namespace)| namespace.to_owned())
-        }),
+        namespace: said("NAMESPACE").or_else(|| id_namespace.clone()),
+        id_namespace,
         service_account: said("SERVICE_ACCOUNT"),
     }
+}
+
+/// The namespace in `TYPE~IP~NAME.NAMESPACE~DOMAIN`.
+pub fn id_namespace(id: &str) -> Option<&str> {
+    Some(id_name(id)?.1)
+}
+
+/// Name and namespace in `TYPE~IP~NAME.NAMESPACE~DOMAIN`.
+pub fn id_name(id: &str) -> Option<(&str, &str)> {
+    id.split('~').nth(2)?.rsplit_once('.')
 }
 
 fn labels(fields: &super::pb::Struct) -> BTreeMap<String, String> {

@@ -7,7 +7,9 @@ use meshctl::api::Version;
 use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use meshctl::api::faults::{FaultStatus, InjectionReport};
-use meshctl::api::identity::{IdentityReport, TokenReport};
+use meshctl::api::identity::{
+    AuditEntry, AuditEvent, IdentityReport, TokenEntry, TokenReport, TokenState,
+};
 use meshctl::api::proxies::{ProxySync, Rejection, TypeSync};
 use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, ServiceReport};
 use meshctl::api::resources::{
@@ -613,6 +615,62 @@ pub(crate) fn token() -> TokenReport {
         spiffe_id: "spiffe://cluster.local/ns/default/sa/reviews".to_owned(),
         expires_unix_ms: 4_102_444_800_000,
     }
+}
+
+pub(crate) fn tokens() -> Vec<TokenEntry> {
+    let token = |id: &str, account: &str, state, used| TokenEntry {
+        id: id.to_owned(),
+        spiffe_id: format!("spiffe://cluster.local/ns/default/sa/{account}"),
+        gateway: None,
+        state,
+        used,
+        uses_left: 1,
+        expires_unix_ms: 4_102_444_800_000,
+        created_unix_ms: 1_767_225_600_000,
+        created_by: "anna".to_owned(),
+        used_unix_ms: 0,
+    };
+    let edge = TokenEntry {
+        gateway: Some("edge".to_owned()),
+        uses_left: 0,
+        ..token("5d0f2c6a41e8", "edge", TokenState::Spent, 1)
+    };
+    let old = TokenEntry {
+        expires_unix_ms: 1_767_229_200_000,
+        ..token("0c1d2e3f4a5b", "reviews", TokenState::Expired, 0)
+    };
+    vec![
+        edge,
+        token("a1b2c3d4e5f6", "cart", TokenState::Open, 2),
+        old,
+    ]
+}
+
+pub(crate) fn audit() -> Vec<AuditEntry> {
+    let entry = |seconds: u64, event| AuditEntry::new(1_767_225_600_000 + seconds * 1_000, event);
+    vec![
+        AuditEntry {
+            identity: "spiffe://cluster.local/ns/default/sa/cart".to_owned(),
+            token: "a1b2c3d4e5f6".to_owned(),
+            by: "anna".to_owned(),
+            expires_unix_ms: 4_102_444_800_000,
+            ..entry(0, AuditEvent::TokenCreated)
+        },
+        AuditEntry {
+            identity: "spiffe://cluster.local/ns/default/sa/cart".to_owned(),
+            serial: "5d0f2c6a41e89b73b1d25c1f0e7a9368".to_owned(),
+            token: "a1b2c3d4e5f6".to_owned(),
+            by: "token".to_owned(),
+            expires_unix_ms: 4_102_444_800_000,
+            ..entry(60, AuditEvent::CertificateIssued)
+        },
+        AuditEntry {
+            token: "a1b2c3d4e5f6".to_owned(),
+            by: "token".to_owned(),
+            detail: "this join token is not known here".to_owned(),
+            ..entry(120, AuditEvent::TokenRefused)
+        },
+    ]
 }
 
 pub(crate) fn identity() -> IdentityReport {

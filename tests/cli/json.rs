@@ -32,6 +32,9 @@ fn json_is_what_the_api_answered() {
         (&["proxies"], value(&canned::proxies())),
         (&["config", "clusters", "reviews-v1"], canned::clusters()),
         (&["token", "create"], value(&canned::token())),
+        (&["token", "list"], value(&canned::tokens())),
+        (&["token", "revoke", "t1"], json!({ "revoked": ["t1"] })),
+        (&["identity", "audit"], value(&canned::audit())),
         (
             &["identity", "issue", "--service-account", "a"],
             value(&canned::identity()),

@@ -577,7 +577,13 @@ fn expired_and_foreign_certificates_are_refused_at_the_door() {
     let plane = Plane::start(&home);
     let control = plane.tls();
     let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/cart".parse().unwrap();
-    let mesh = trust::authority(&trust_dir(&home.path()), "cluster.local", &Wall::System).unwrap();
+    let mesh = trust::authority(
+        &trust_dir(&home.path()),
+        "cluster.local",
+        &trust::CaOptions::default(),
+        &Wall::System,
+    )
+    .unwrap();
     let hour = Duration::from_hours(1);
     let member = mesh.issue_pair(&id, hour, now()).unwrap();
     let expired = mesh

@@ -51,6 +51,9 @@ pub(crate) fn everything(home: &Home) -> Fake {
             &canned::clusters(),
         )
         .on("POST /tokens", &canned::token())
+        .on("GET /tokens", &canned::tokens())
+        .on("DELETE /tokens/t1", &serde_json::json!({}))
+        .on("GET /audit", &canned::audit())
         .on("POST /identities", &canned::identity())
         .serve(home)
 }
@@ -99,7 +102,10 @@ snapshots! {
     proxies: ["proxies"];
     config: ["config", "clusters", "reviews-v1"];
     token: ["token", "create", "--service-account", "reviews"];
+    token_list: ["token", "list"];
+    token_revoke: ["token", "revoke", "t1"];
     identity: ["identity", "issue", "--service-account", "ops"];
+    identity_audit: ["identity", "audit"];
 }
 
 #[test]

@@ -34,7 +34,10 @@ const ASKING: &[&[&str]] = &[
     &["top"],
     &["identity", "issue", "--service-account", "a"],
     &["identity", "show", "a"],
+    &["identity", "audit"],
     &["token", "create"],
+    &["token", "list"],
+    &["token", "revoke", "t1"],
     &["check"],
 ];
 

@@ -363,6 +363,9 @@ impl Stand {
             "--service-account",
             account,
         ];
+        let gateway = more.iter().position(|flag| *flag == "--gateway");
+        let gateway = gateway.and_then(|at| more.get(at..at + 2));
+        let args = [&args[..], gateway.unwrap_or_default()].concat();
         let token = self.command(&args, None)?;
         let short: String = name.chars().take(40).collect();
         let home = self.dir.path().join(format!("{namespace}-{short}"));

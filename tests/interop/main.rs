@@ -13,6 +13,8 @@
     reason = "a failed step should fail the test"
 )]
 
+mod attested;
+mod authority;
 mod authorization;
 mod backend;
 #[path = "../it/proxy/corpus.rs"]

@@ -118,11 +118,17 @@ impl Mesh {
 
     /// Starts the control plane, and waits until it answers.
     pub(crate) async fn start_control_plane(&mut self) {
+        self.start_control_plane_with(&[]).await;
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn start_control_plane_with(&mut self, flags: &[&str]) {
         let child = Command::new(PROGRAM)
             .arg("--home")
             .arg(self.home())
             .args(["control-plane", "--listen"])
             .arg(Self::address(1).to_string())
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(self.log("control-plane"))
             .stderr(self.log("control-plane"))
@@ -202,12 +208,11 @@ impl Mesh {
         ports: &[impl std::fmt::Display],
     ) -> (Process, IpAddr) {
         let address = self.spare();
-        let token = self.run(&["token", "create", "-q", "--service-account", name], None);
+        let token = self.run(&["token", "create", "-q", "--gateway", name], None);
         let child = Command::new(PROGRAM)
             .arg("--home")
             .arg(self.dir.path().join(name))
             .args(["proxy", "--gateway", name, "--name", name])
-            .args(["--service-account", name])
             .args(["--address", &address.to_string()])
             .args(["--control-plane", &Self::tls().to_string()])
             .args(ports.iter().map(|port| format!("--listen={port}")))

@@ -4,11 +4,13 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::cli::authority::AuthorityArgs;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::logging;
+use crate::control::trust::CaOptions;
 use crate::control::{self, ControlOptions};
 use crate::rt::{Drain, Wall};
 use crate::source::kubernetes::Access;
@@ -21,6 +23,7 @@ Examples:
   meshctl control-plane --source files=./manifests
   meshctl control-plane --source kubernetes   follows a cluster
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
+  meshctl control-plane --ca-certs ./cacerts  signs below your own root
 
 It is ready when `meshctl check` says so.
 Ctrl-C or SIGTERM ends it; proxies go on with what they have.")]
@@ -44,6 +47,8 @@ pub(crate) struct Args {
     /// kubernetes[=CONTEXT]; may be repeated
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     source: Vec<Source>,
+    #[command(flatten)]
+    authority: AuthorityArgs,
 }
 
 /// Where configuration comes from.
@@ -84,6 +89,8 @@ pub(crate) struct Options {
     pub(crate) sources: Vec<Source>,
     /// Files of the kubeconfig.
     pub(crate) kubeconfig: Vec<PathBuf>,
+    /// Which authority signs.
+    pub(crate) ca: CaOptions,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -116,6 +123,9 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         strict: installed.value("mtls") == Some("strict"),
         sources: args.source,
         kubeconfig: cx.settings.environment.kubeconfig.clone(),
+        ca: args
+            .authority
+            .options(&installed, cx.settings.environment.ca_passphrase.as_ref())?,
     };
     serve(options, logging::asked_to_end()).await?;
     Ok(Exit::Ok)
@@ -148,6 +158,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         strict: options.strict,
         sources: directories,
         kubernetes: clusters.pop(),
+        ca: options.ca,
         wall: Wall::System,
     };
     let serving = control::run(control, signal, |_| {});

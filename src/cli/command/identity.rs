@@ -11,7 +11,9 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 
 use super::rotate_root;
-use crate::api::identity::{IdentityReport, IdentityRequest, RevocationReport, RevocationRequest};
+use crate::api::identity::{
+    AuditEntry, IdentityReport, IdentityRequest, RevocationReport, RevocationRequest,
+};
 use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -22,14 +24,15 @@ use crate::cli::render::identity::lifetime;
 use crate::cli::render::{Page, Render, number};
 use crate::rt::disk::{private_dir, write_private};
 
-/// Issue certificates by hand, look into them, replace the root
+/// Issue, show and revoke certificates; the root; the audit log
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   meshctl identity issue --service-account ops --ttl 1h --out ./ops
   meshctl identity show ./ops/cert-chain.pem
   meshctl identity show reviews-v1-6b7c-x2x1z
-  meshctl identity rotate-root")]
+  meshctl identity rotate-root
+  meshctl identity audit --since 1h")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +44,26 @@ enum Command {
     Show(Show),
     Revoke(Revoke),
     RotateRoot(rotate_root::Args),
+    Audit(Audit),
+}
+
+/// Show what became of certificates, join tokens and the root: who, what and when
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  meshctl identity audit --since 1h
+  meshctl identity audit -o json | jq '.[] | select(.event==\"tokenRefused\")'
+
+The log is control/ca/audit in the home of the mesh, a JSON object a line,
+mode 0600. Refusals are in files of their own. The oldest entries go when
+there are 128 MiB (8 MiB of refusals).")]
+struct Audit {
+    /// How far back
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    since: Option<Duration>,
+    /// How many entries at most, the newest
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    limit: u64,
 }
 
 /// Have every proxy refuse certificates whose key is in wrong hands, and cut their connections
@@ -161,7 +184,23 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         Command::Show(args) => show(&args.of, cx).await,
         Command::Revoke(args) => revoke(args.what, cx).await,
         Command::RotateRoot(args) => rotate_root::run(&args, cx).await,
+        Command::Audit(args) => audit(&args, cx).await,
     }
+}
+
+async fn audit(args: &Audit, cx: &Context) -> Result<Exit, CliError> {
+    let since = args.since.map_or(0, |since| {
+        let back = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        cx.wall.millis().saturating_sub(back)
+    });
+    let (since, limit) = (since.to_string(), args.limit.to_string());
+    let at = path(
+        &["audit"],
+        &[("since", Some(&since)), ("limit", Some(&limit))],
+    );
+    let entries: Vec<AuditEntry> = cx.client.get(&at).await?;
+    cx.out.report(&entries)?;
+    Ok(Exit::Ok)
 }
 
 async fn issue(args: Issue, cx: &Context) -> Result<Exit, CliError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::cli::authority::AuthorityArgs;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
@@ -15,6 +16,7 @@ use crate::cli::progress::Progress;
 use crate::cli::render::{Page, Render, number};
 use crate::cli::{parse, systemd};
 use crate::control::{store_dir, trust, trust_dir};
+use crate::rt;
 use crate::rt::disk::private_dir;
 use crate::source::store::{self, Store, StoreError};
 
@@ -30,7 +32,7 @@ Examples:
 Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative
 log), minimal (as default, logs only what is wrong)
 Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, metricsPort, mtls
-(strict or permissive), logLevel
+(strict or permissive), logLevel, caKeyType, caCerts, caPassphraseFile
 Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to
@@ -231,8 +233,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     );
 
     let step = progress.step("store and root certificate");
-    let trust_domain = wanted.value("trustDomain").unwrap_or(TRUST_DOMAIN);
-    match prepare_state(cx, home, trust_domain) {
+    match prepare_state(cx, home, &wanted) {
         Ok(state) => {
             step.done(&state.root);
             let outcome = |made| if made { "created" } else { "unchanged" };
@@ -321,7 +322,10 @@ struct State {
 
 /// Opens the store once, which makes or checks and mends it, and makes the root certificate unless
 /// there is one.
-fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State, CliError> {
+fn prepare_state(cx: &Context, home: &Path, wanted: &Installed) -> Result<State, CliError> {
+    let trust_domain = wanted.value("trustDomain").unwrap_or(TRUST_DOMAIN);
+    let passphrase = cx.settings.environment.ca_passphrase.as_ref();
+    let ca = AuthorityArgs::default().options(wanted, passphrase)?;
     let dir = store_dir(home);
     private_dir(&home.join("control")).map_err(CliError::file("make", home))?;
     let options = store::Options::default();
@@ -346,9 +350,9 @@ fn prepare_state(cx: &Context, home: &Path, trust_domain: &str) -> Result<State,
         }
     };
     let dir = trust_dir(home);
-    let root_made = !dir.join("ca-key.pem").exists();
-    let authority = trust::authority(&dir, trust_domain, &cx.wall)
-        .map_err(|error| CliError::failed(error.to_string()))?;
+    let root_made = ca.plugged.is_none() && !dir.join("ca-key.pem").exists();
+    let authority = trust::authority(&dir, trust_domain, &ca, &cx.wall)
+        .map_err(|error| CliError::failed(rt::chain(&error)))?;
     let fingerprint = authority.root_fingerprint();
     let short = fingerprint.get(..16).unwrap_or(&fingerprint);
     Ok(State {
@@ -375,10 +379,6 @@ pub(crate) fn ensure(cx: &Context) -> Result<(), CliError> {
         values: profile.values(),
         profile: profile.name().to_owned(),
     };
-    prepare_state(
-        cx,
-        home,
-        wanted.value("trustDomain").unwrap_or("cluster.local"),
-    )?;
+    prepare_state(cx, home, &wanted)?;
     wanted.store(home)
 }

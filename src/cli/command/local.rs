@@ -325,6 +325,7 @@ impl Mesh for Lent {
                 service_account: pod.service_account.clone(),
                 uses: 1,
                 ttl_seconds: TOKEN_SECONDS,
+                gateway: None,
             };
             let token: TokenReport = self
                 .client

@@ -72,9 +72,9 @@ pub(crate) struct Args {
     /// Name of this instance, unique in its namespace [default: the service, version and host name]
     #[arg(long, value_name = "NAME", value_parser = parse::name)]
     name: Option<String>,
-    /// The account whose identity it carries
-    #[arg(long, value_name = "ACCOUNT", default_value = "default")]
-    service_account: String,
+    /// The account whose identity it carries [default: that of --gateway, or default]
+    #[arg(long, value_name = "ACCOUNT")]
+    service_account: Option<String>,
     /// More labels, which selectors and subsets read
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = parse::key_value)]
     labels: Vec<(String, String)>,
@@ -274,7 +274,10 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         name,
         namespace: cx.settings.namespace().to_owned(),
         service,
-        service_account: args.service_account,
+        service_account: args
+            .service_account
+            .or(args.gateway.clone())
+            .unwrap_or_else(|| "default".to_owned()),
         labels,
         locality: args.locality.unwrap_or_default(),
         address: args.address,

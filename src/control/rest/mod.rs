@@ -26,7 +26,6 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::aggregate::{self, GroupBy};
-use crate::api::identity::{IdentityRequest, TokenRequest};
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
 use crate::api::{PREFIX, Problem, Reason, Version, proxies};
@@ -102,8 +101,10 @@ pub fn router(control: Arc<Control>) -> Router {
             post(faults::inject).delete(faults::clear),
         )
         .route("/stats", get(stats))
-        .route("/tokens", post(token))
-        .route("/identities", post(identity))
+        .route("/tokens", get(trust::tokens).post(trust::token))
+        .route("/tokens/{id}", delete(trust::revoke_token))
+        .route("/audit", get(trust::audit))
+        .route("/identities", post(trust::identity))
         .route("/trust", get(trust::report))
         .route("/trust/rotation", post(trust::rotate))
         .route("/trust/revocations", post(trust::revoke))
@@ -497,20 +498,6 @@ async fn stats(
             .retain(|row| is_of(&world, &row.service, namespace));
     }
     Ok(Json(report))
-}
-
-async fn token(
-    State(control): Shared,
-    Json(request): Json<TokenRequest>,
-) -> Answer<crate::api::identity::TokenReport> {
-    Ok(Json(control.trust.create_token(request).await?))
-}
-
-async fn identity(
-    State(control): Shared,
-    Json(request): Json<IdentityRequest>,
-) -> Answer<crate::api::identity::IdentityReport> {
-    Ok(Json(control.trust.issue(&request)?))
 }
 
 async fn run_check(State(control): Shared) -> Json<crate::api::check::CheckReport> {

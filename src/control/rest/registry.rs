@@ -120,7 +120,7 @@ pub(super) async fn register_self(
     )
     .await?;
     let completed = control.index.completed(instance).await?;
-    if let Some(problem) = control.index.impostor(&completed).await {
+    if let Some(problem) = control.index.impostor(&completed) {
         return Err(problem.into());
     }
     register(control, Json(registration)).await

@@ -1,23 +1,30 @@
-//! The mesh's roots, and replacing them.
+//! Tokens, certificates, the log of both, and the mesh's roots.
 
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Path, Query, State};
 
 use crate::api::identity::{
-    RevocationReport, RevocationRequest, RotationPhase, RotationRequest, RotationStep, TrustReport,
+    AuditEntry, IdentityReport, IdentityRequest, RevocationReport, RevocationRequest,
+    RotationPhase, RotationRequest, RotationStep, TokenEntry, TokenReport, TokenRequest,
+    TrustReport,
 };
 use crate::api::{Problem, Reason};
 use crate::control::Control;
 use crate::rt;
 use crate::tls;
 
-use super::{Answer, Shared};
+use super::peer::Peer;
+use super::{Answer, Parameters, Shared};
 
 /// How long the answer to a revocation waits for proxies.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
+/// Entries of the audit log in an answer.
+const ENTRIES: u64 = 1_000;
+const MOST_ENTRIES: u64 = 100_000;
 
 fn report_of(control: &Control) -> TrustReport {
     let reader = control.trust.current();
@@ -47,9 +54,61 @@ pub(super) async fn report(State(control): Shared) -> Json<TrustReport> {
     Json(report_of(&control))
 }
 
+pub(super) async fn token(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<TokenRequest>,
+) -> Answer<TokenReport> {
+    let by = peer.for_whom("");
+    Ok(Json(control.trust.create_token(request, &by).await?))
+}
+
+pub(super) async fn tokens(State(control): Shared) -> Json<Vec<TokenEntry>> {
+    Json(control.trust.tokens().await)
+}
+
+pub(super) async fn revoke_token(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+) -> Answer<serde_json::Value> {
+    control.trust.revoke_token(&id, &peer.for_whom("")).await?;
+    // Whoever went by it is judged again.
+    control.hub.refresh();
+    Ok(Json(serde_json::json!({})))
+}
+
+pub(super) async fn identity(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<IdentityRequest>,
+) -> Answer<IdentityReport> {
+    let by = peer.for_whom("");
+    Ok(Json(control.trust.issue(&request, &by).await?))
+}
+
+/// The audit log: `since` in milliseconds since the epoch, `limit` entries at most.
+pub(super) async fn audit(
+    State(control): Shared,
+    Query(parameters): Parameters,
+) -> Answer<Vec<AuditEntry>> {
+    let number = |name: &str| match parameters.get(name) {
+        None => Ok(None),
+        Some(text) => text
+            .parse::<u64>()
+            .map(Some)
+            .map_err(|_| Problem::new(Reason::Invalid, format!("{name}={text} is not a number"))),
+    };
+    let since = number("since")?.unwrap_or(0);
+    let most = number("limit")?.unwrap_or(ENTRIES).min(MOST_ENTRIES);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    Ok(Json(control.trust.audit(since, most).await?))
+}
+
 /// Takes a step of a rotation, when nobody who is connected would be left behind.
 pub(super) async fn rotate(
     State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Json(request): Json<RotationRequest>,
 ) -> Answer<TrustReport> {
     let report = report_of(&control);
@@ -74,7 +133,8 @@ pub(super) async fn rotate(
         )
         .hint("wait, or leave it behind with --force: it cannot reach others until it joins again").into());
     }
-    control.trust.rotate(request.step).await?;
+    let by = peer.for_whom("");
+    control.trust.rotate(request.step, &by).await?;
     control.hub.refresh();
     Ok(Json(report_of(&control)))
 }
@@ -82,9 +142,13 @@ pub(super) async fn rotate(
 /// Believes certificates no more, and waits a little for the proxies to say so too.
 pub(super) async fn revoke(
     State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Json(request): Json<RevocationRequest>,
 ) -> Answer<RevocationReport> {
-    let revoked = control.trust.revoke(request.serials).await?;
+    let revoked = control
+        .trust
+        .revoke(request.serials, &peer.for_whom(""))
+        .await?;
     control.hub.refresh();
     let begun = rt::now();
     loop {

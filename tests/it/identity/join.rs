@@ -39,7 +39,10 @@ fn control() -> Control {
             let claim = tokens.lock().unwrap().redeem_for(&presented, now());
             Box::pin(async move { Ok(claim?.id("cluster.local")) })
         }),
-        audit: Arc::new(move |record| records.lock().unwrap().push(record)),
+        audit: Arc::new(move |record| {
+            records.lock().unwrap().push(record);
+            Box::pin(async { Ok(()) })
+        }),
         wall: Wall::System,
     };
     let mut control = Control {
@@ -85,6 +88,7 @@ impl Control {
             namespace: "shop".to_owned(),
             service_account: account.to_owned(),
             workload: None,
+            gateway: None,
             uses: 1,
             lifetime: HOUR,
             created_by: "test".to_owned(),

@@ -1,0 +1,73 @@
+//! What is done again and again beside serving: files that are followed, terms that end, numbers that are
+//! written down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Control, ControlOptions, apply, registry, series};
+use crate::rt::Tasks;
+use crate::source::files;
+
+/// How often directories are looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Starts it; ends with `tasks`.
+pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Tasks) {
+    // Who is believed beside the machine's roots when keys of token issuers are fetched.
+    let roots = options.home.join("control").join("issuer-roots.pem");
+    for directory in options.sources.clone() {
+        let index = Arc::clone(&control.index);
+        tasks.spawn("files", async move {
+            let mut seen = files::read(&directory).ok();
+            loop {
+                tokio::time::sleep(WATCH).await;
+                let now = files::read(&directory).ok();
+                if now != seen
+                    && let Some(texts) = &now
+                {
+                    apply(&index, texts.clone()).await;
+                }
+                seen = now;
+            }
+        });
+    }
+    if control.trust.plugged() {
+        let (trust, hub) = (Arc::clone(&control.trust), control.hub.clone());
+        tasks.spawn("cacerts", async move {
+            let mut seen = None;
+            loop {
+                if trust.follow(&mut seen).await {
+                    hub.refresh();
+                }
+                tokio::time::sleep(WATCH).await;
+            }
+        });
+    }
+    let index = Arc::clone(&control.index);
+    tasks.spawn("faults", async move { index.watch_faults().await });
+    let index = Arc::clone(&control.index);
+    tasks.spawn("keys", async move { index.watch_keys(roots).await });
+    let index = Arc::clone(&control.index);
+    tasks.spawn("evict", async move {
+        loop {
+            tokio::time::sleep(registry::SWEEP).await;
+            match index.evict().await {
+                Ok(gone) if gone.is_empty() => {}
+                Ok(gone) => tracing::warn!(?gone, "evicted: no heartbeat"),
+                Err(problem) => tracing::error!(error = %problem.message, "cannot evict"),
+            }
+        }
+    });
+    let numbers = control.numbers.clone();
+    tasks.spawn("series", async move {
+        loop {
+            tokio::time::sleep(series::WRITE).await;
+            let numbers = numbers.clone();
+            match Tasks::blocking(move || numbers.write()).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::warn!(%error, "numbers were not written"),
+                None => tracing::error!("writing numbers panicked"),
+            }
+        }
+    });
+}
