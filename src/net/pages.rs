@@ -194,7 +194,7 @@ impl axum::serve::Listener for OwnersOnly {
                         "turned away another user from a socket that is for its owner; look at its mode"
                     ),
                     Err(error) => {
-                        tracing::warn!(%error, "a caller without credentials was turned away")
+                        tracing::warn!(%error, "a caller without credentials was turned away");
                     }
                 },
                 Err(error) => {
