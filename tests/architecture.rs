@@ -193,6 +193,129 @@ fn bad_documents_and_long_files_are_noticed() {
     )));
 }
 
+/// A page about security is believed, so it may not speak of tests that are gone.
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let page = fs::read_to_string("docs/threat-model.md").unwrap();
+    let named = named_tests(&page);
+    assert!(named.len() > 30, "only {} tests are named", named.len());
+    let mut faults = String::new();
+    for (file, test) in named {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        if !has_test(&text, &test) {
+            writeln!(faults, "docs/threat-model.md: no test `{test}` in {file}").unwrap();
+        }
+    }
+    // Each row of a table of attacks has one.
+    for line in attacks_without_test(&page) {
+        writeln!(faults, "docs/threat-model.md: no test is named: {line}").unwrap();
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// Tests as ``file.rs::name`` in back quotes.
+fn named_tests(page: &str) -> Vec<(String, String)> {
+    page.split('`')
+        .filter_map(|word| word.split_once(".rs::"))
+        .map(|(file, test)| (format!("{file}.rs"), test.to_owned()))
+        .collect()
+}
+
+/// Rows below a heading "Attacks …" that name no test.
+fn attacks_without_test(page: &str) -> Vec<&str> {
+    let mut of_attacks = false;
+    let mut found = Vec::new();
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            of_attacks = heading.starts_with("Attacks");
+        }
+        let is_row = line.starts_with("| ") && !line.starts_with("| attack |");
+        if of_attacks && is_row && named_tests(line).is_empty() {
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// Whether `text` has a function `name` under an attribute that makes it a test.
+fn has_test(text: &str, name: &str) -> bool {
+    let begins = [format!("fn {name}("), format!("async fn {name}(")];
+    let mut is_test = false;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[test") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if is_test && begins.iter().any(|begin| line.starts_with(begin.as_str())) {
+            return true;
+        } else if line.contains("fn ") {
+            is_test = false;
+        }
+    }
+    false
+}
+
+/// Each `unsafe` is explained in `docs/threat-model.md`, and counted there.
+#[test]
+fn unsafe_code_is_counted_and_explained() {
+    let page = fs::read_to_string("docs/threat-model.md").unwrap();
+    let (_, table) = page.split_once("## Unsafe code").unwrap();
+    let explained: BTreeMap<String, usize> = table.lines().filter_map(unsafe_row).collect();
+    let mut found = BTreeMap::new();
+    for dir in ["src", "tests"] {
+        for file in rust_files(Path::new(dir)) {
+            let tokens: TokenStream = fs::read_to_string(&file).unwrap().parse().unwrap();
+            let count = count_unsafe(tokens);
+            if count > 0 {
+                found.insert(file.display().to_string(), count);
+            }
+        }
+    }
+    assert_eq!(
+        found, explained,
+        "what the code has, and what docs/threat-model.md explains"
+    );
+}
+
+/// File and number of a row of the table; rows without a reason do not count.
+fn unsafe_row(line: &str) -> Option<(String, usize)> {
+    let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+    let [file, uses, why] = cells.as_slice() else {
+        return None;
+    };
+    let uses = uses.parse().ok().filter(|_| !why.is_empty())?;
+    Some((file.trim_matches('`').to_owned(), uses))
+}
+
+/// Blocks, functions, implementations and attributes that say `unsafe`, also within macros.
+fn count_unsafe(tokens: TokenStream) -> usize {
+    tokens
+        .into_iter()
+        .map(|token| match token {
+            TokenTree::Ident(word) => usize::from(word == "unsafe"),
+            TokenTree::Group(group) => count_unsafe(group.stream()),
+            _ => 0,
+        })
+        .sum()
+}
+
+/// The checks of the threat model can fail.
+#[test]
+fn tests_that_are_gone_and_unsafe_code_are_noticed() {
+    let text =
+        "#[test]\nfn a() {}\nfn b() {}\n#[tokio::test(flavor = \"x\")]\n#[ignore]\nasync fn c() {}";
+    assert!(has_test(text, "a") && has_test(text, "c"));
+    assert!(!has_test(text, "b") && !has_test(text, "d"));
+    let page =
+        "## Attacks\n| attack | x |\n|---|---|\n| y | `a/b.rs::c` |\n| z | |\n## Unsafe\n| w | |";
+    assert_eq!(named_tests(page), [("a/b.rs".to_owned(), "c".to_owned())]);
+    assert_eq!(attacks_without_test(page), ["| z | |"]);
+    let code =
+        "fn f() { m!(unsafe { g() }); } unsafe fn h() {} // unsafe\nconst S: &str = \"unsafe\";";
+    assert_eq!(count_unsafe(code.parse().unwrap()), 2);
+    let row = unsafe_row("| `src/a.rs` | 2 | because |");
+    assert_eq!(row, Some(("src/a.rs".to_owned(), 2)));
+    assert_eq!(unsafe_row("| `src/a.rs` | 2 | |"), None);
+}
+
 fn names(list: &str, name: &str) -> bool {
     list.split_whitespace().any(|n| n == name)
 }

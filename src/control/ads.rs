@@ -59,6 +59,11 @@ impl Ads {
     }
 }
 
+/// Calls at once on one connection: a proxy has three that last, and a few that do not.
+const MOST_STREAMS: u32 = 128;
+/// The largest head of a call, in bytes.
+const MOST_HEAD: u32 = 16 << 10;
+
 /// A server for [`Ads`] and other services of the control plane: notices dead connections, and lets
 /// large configurations flow.
 pub fn server() -> tonic::transport::Server {
@@ -67,6 +72,8 @@ pub fn server() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .tcp_keepalive(Some(Duration::from_mins(1)))
         .tcp_nodelay(true)
+        .max_concurrent_streams(Some(MOST_STREAMS))
+        .http2_max_header_list_size(Some(MOST_HEAD))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
 }

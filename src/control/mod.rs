@@ -52,6 +52,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
 use crate::mesh::Client;
+use crate::net::pages::{self, Names, OwnersOnly};
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
@@ -496,6 +497,7 @@ fn serve_secure(
             changed: trust.current().versions(),
             revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
+            strangers: serve_tls::STRANGERS,
             wall: control.wall.clone(),
         },
         tasks,
@@ -534,7 +536,7 @@ fn serve_api(
     let router = rest::router(Arc::clone(control));
     tasks.spawn("api", async move {
         let router = router.into_make_service_with_connect_info::<rest::peer::Peer>();
-        let served = axum::serve(listener, router).await;
+        let served = axum::serve(OwnersOnly(listener), router).await;
         report_end("API", served, &ended).await;
     });
 }
@@ -547,7 +549,7 @@ fn serve_http(
     ended: Ended,
 ) {
     tasks.spawn(what, async move {
-        let served = axum::serve(listener, router).await;
+        let served = pages::serve(listener, router, Names::Local).await;
         report_end(what, served, &ended).await;
     });
 }

@@ -39,6 +39,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const MOST_HANDSHAKES: usize = 256;
 /// Finished connections that wait to be served.
 const READY: usize = 64;
+/// A joiner asks the CA once and comes back with its certificate; who stays without one only takes a place.
+pub const STRANGERS: Duration = Duration::from_mins(1);
 /// How often the certificate is looked at: also after a suspended machine wakes up.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -79,6 +81,8 @@ pub struct TlsOptions {
     pub changed: watch::Receiver<u64>,
     /// Life of that certificate.
     pub lifetime: Duration,
+    /// How long a connection may last on which no certificate was shown.
+    pub strangers: Duration,
     /// The clock.
     pub wall: Wall,
 }
@@ -98,6 +102,8 @@ pub struct ControlConnection {
     /// What its caller's certificate is looked up by.
     key: u64,
     revoked: RevokedFn,
+    /// The end of a connection on which no certificate was shown.
+    end: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl fmt::Debug for ControlConnection {
@@ -129,7 +135,7 @@ pub fn incoming(
     tasks: &Tasks,
 ) -> Result<Incoming, tls::Error> {
     let (first, certificate) = certify(&options)?;
-    let revoked = Arc::clone(&options.revoked);
+    let (revoked, strangers) = (Arc::clone(&options.revoked), options.strangers);
     let published = Published::new(first);
     let reader = published.reader();
     tasks.spawn(
@@ -139,7 +145,7 @@ pub fn incoming(
     let (ready, connections) = mpsc::channel(READY);
     tasks.spawn(
         "control-accept",
-        accept(listener, (reader, revoked), ready, tasks.clone()),
+        accept(listener, (reader, revoked, strangers), ready, tasks.clone()),
     );
     Ok(ReceiverStream::new(connections))
 }
@@ -202,7 +208,7 @@ async fn keep_fresh(
 
 async fn accept(
     listener: TcpListener,
-    (config, revoked): (Reader<Arc<ServerConfig>>, RevokedFn),
+    (config, revoked, strangers): (Reader<Arc<ServerConfig>>, RevokedFn, Duration),
     ready: mpsc::Sender<io::Result<ControlConnection>>,
     tasks: Tasks,
 ) {
@@ -224,7 +230,7 @@ async fn accept(
         let (ready, revoked) = (ready.clone(), Arc::clone(&revoked));
         tasks.spawn("control-handshake", async move {
             let _permit = permit;
-            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, revoked)).await;
+            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, (revoked, strangers))).await;
             match shaken {
                 Ok(Ok(connection)) => {
                     if ready.send(Ok(connection)).await.is_err() {
@@ -241,13 +247,17 @@ async fn accept(
 async fn handshake(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
-    revoked: RevokedFn,
+    (revoked, strangers): (RevokedFn, Duration),
 ) -> io::Result<ControlConnection> {
     tcp.set_nodelay(true)?;
     let io = acceptor.accept(tcp).await?;
     let peer = PeerIdentity::of(io.get_ref().1.peer_certificates());
     Ok(ControlConnection {
         io,
+        end: peer
+            .id
+            .is_none()
+            .then(|| Box::pin(tokio::time::sleep(strangers))),
         key: peer.chain.first().map_or(0, tls::key_of),
         peer,
         revoked,
@@ -269,6 +279,12 @@ impl AsyncRead for ControlConnection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check()?;
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            let reason = "no certificate was shown, and the time to ask for one is over";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }

@@ -1,12 +1,13 @@
 //! Addresses, sockets and packets: bind and connect, original destination, copying, capture rules.
 //!
-//! Owns every system call that makes or redirects a connection. What a connection means is decided above.
+//! Owns every system call that makes or redirects a connection, and how our own pages are served. What a connection means is decided above.
 
 pub mod bind;
 pub mod capture;
 pub mod connect;
 pub(crate) mod netlink;
 pub mod original;
+pub mod pages;
 pub mod pass;
 pub mod proxy_protocol;
 pub mod rules;

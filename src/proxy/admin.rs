@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
 use crate::mesh::route::Priority;
+use crate::net::pages::Names;
 use crate::net::{self, BindOptions};
 use crate::rt::{self, Reader, Tasks};
 use crate::telemetry::{Family, Gauge, names, openmetrics, text};
@@ -90,10 +91,18 @@ pub(crate) fn start(
     let addresses = options
         .admin
         .iter()
-        .map(|address| (*address, &whole))
-        .chain(options.status.iter().map(|address| (*address, &status)));
+        .map(|address| (*address, &whole, Names::Local))
+        .chain(
+            options
+                .status
+                .iter()
+                .map(|address| (*address, &status, Names::Any)),
+        );
     let mut sockets = Vec::new();
-    for (address, routes) in addresses {
+    for (address, routes, names) in addresses {
+        if names == Names::Local && !address.ip().is_loopback() {
+            return Err(ProxyError::OpenAdmin { address });
+        }
         let socket = match taken.as_mut().and_then(|taken| taken.admin(address)) {
             Some(socket) => TcpListener::from_std(socket),
             None => net::bind(address, BindOptions::default()),
@@ -108,7 +117,7 @@ pub(crate) fn start(
         }
         let routes = routes.clone().with_state(Arc::clone(admin));
         tasks.spawn("admin", async move {
-            if let Err(error) = axum::serve(socket, routes).await {
+            if let Err(error) = net::pages::serve(socket, routes, names).await {
                 tracing::error!(%error, "administration endpoint ended");
             }
         });

@@ -42,6 +42,14 @@ pub enum ProxyError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The administration endpoint would be open to other machines.
+    #[error(
+        "{address} is not on loopback, and who reaches the administration endpoint can end the proxy"
+    )]
+    OpenAdmin {
+        /// The address asked for.
+        address: SocketAddr,
+    },
     /// The access log cannot be opened.
     #[error("cannot open the access log")]
     AccessLog(#[source] io::Error),
@@ -70,6 +78,10 @@ impl ProxyError {
             )),
             Self::Restart { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
                 "a proxy runs with this directory: --hot-restart takes over from it".to_owned(),
+            ),
+            Self::OpenAdmin { .. } => Some(
+                "have it on an address of 127.0.0.0/8 or on ::1; health and metrics have addresses of their own"
+                    .to_owned(),
             ),
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("ports below 1024 need root".to_owned())

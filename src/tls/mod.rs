@@ -6,36 +6,24 @@
 //!
 //! # Threat model
 //!
-//! An identity is a SPIFFE id in the one URI name of a certificate that chains to the mesh's root.
-//! What stands between an attacker and an identity that is not theirs:
+//! `docs/threat-model.md` lists attackers and attacks with the test that tries each. What this layer
+//! answers for:
 //!
-//! | attacker | can reach | is stopped by |
-//! |---|---|---|
-//! | anyone on the network | every port of a workload | [`server_config`]: no certificate from our root, no handshake; TLS 1.2 at least, no fallback to anything weaker |
-//! | a workload with a certificate | other workloads, the control plane | [`client_config`]: the caller names the principals that it expects, so a valid certificate of the wrong workload is refused; names come from the URI only, DNS names and common names are never looked at |
-//! | a workload that plays the control plane | proxies that join | first contact is pinned ([`Pin`]) to the root *and* to the control plane's own id ([`control_plane_id`]) |
-//! | a caller of the CA | the CA over TLS | [`Authority::sign`] takes the id from the caller's proof (token or client certificate); the request contributes its public key and nothing else |
-//! | a stolen join token | the CA | one use, an expiry, one namespace and account; only its SHA-256 is stored ([`JoinToken`], `control::token`) |
-//! | a member that claims to be more than its certificate says | the control plane's services | names, labels and being a gateway are held against manifests, the cluster and tokens (`control::attest`) |
-//! | who copies the disk or a backup | the signing key | a passphrase that is kept elsewhere ([`Passphrase`]) |
-//! | someone who reads the disk as another user | key files | mode 0600, written to a new file and renamed; keys are never in `Debug`, logs or errors |
-//! | who answers in place of a server outside the mesh | calls that the proxy secures | [`outside`]: a chain to the policy's roots and a name that the policy or the request asks for; nothing of the mesh's roots counts there, and nothing of the mesh's identities is shown |
-//! | a stolen certificate and key | everything its id may reach | short lives (24 h by default, 90 days at most); a ticket cannot resume a session for longer than ten minutes or a tenth of the certificate's life, and never past a change of trust, since each configuration has ticket keys of its own |
-//!
-//! The root is replaced in three steps (`control::rotation`): both are believed, the new one signs and everybody
-//! renews, the old one is believed no more. Proxies are told which roots those are over the stream that they
-//! have proven themselves on, and take no roots that their own certificate does not chain to, unless they can
-//! renew it; so whoever stole the old key is shut out with the old root.
+//! - An identity is the SPIFFE id in the one URI name of a certificate that chains to a root of the mesh; DNS
+//!   names and common names are never looked at.
+//! - [`server_config`] lets nobody in without one, and goes no lower than TLS 1.2; [`client_config`] takes only
+//!   the identities that the caller names; first contact is pinned ([`Pin`]) to the root *and* to the control
+//!   plane's own id ([`control_plane_id`]).
+//! - [`Authority::sign`] takes the id from the caller's proof; a request contributes its public key alone.
+//! - A ticket resumes a session for ten minutes or a tenth of the certificate's life at most, and never past
+//!   a change of trust, since each configuration has ticket keys of its own.
+//! - Revoked serial numbers are held against every chain, and connections that are open are cut.
+//! - Servers outside the mesh ([`outside`]) are believed by the policy's roots only, and shown nothing of ours.
+//! - Keys are in files of mode 0600, the signing key under a passphrase where one is given ([`Passphrase`]), and
+//!   never in `Debug`, logs or errors.
 //!
 //! That a chain is good is found out once for each configuration and remembered until the first of its
 //! certificates ends; that the peer holds the key is proved in every handshake.
-//!
-//! A certificate that was stolen is revoked by its serial number: lists signed by each root that is believed go
-//! the same way as the roots, handshakes hold a chain against them, and connections that are open to the
-//! caller of such a certificate are cut.
-//!
-//! Not covered: a compromised node or control plane (it holds the keys), and connections that are already
-//! open when a certificate ends (they live until they close).
 //!
 //! All cryptography is aws-lc-rs, named explicitly, so that no process-wide default can change it;
 //! the hybrid post-quantum key exchange X25519MLKEM768 is offered first.

@@ -23,6 +23,7 @@ mod mesh;
 mod plane;
 mod pipes;
 mod run;
+mod surfaces;
 mod tables;
 mod top;
 mod unreachable;

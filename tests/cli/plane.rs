@@ -35,13 +35,17 @@ pub(crate) struct Plane<'h> {
 
 impl<'h> Plane<'h> {
     pub(crate) fn start(home: &'h Home) -> Self {
+        Self::start_with(home, &ANYWHERE)
+    }
+
+    pub(crate) fn start_with(home: &'h Home, args: &[&str]) -> Self {
         if !home.path().exists() {
             home.run(&["install"]).exits(0);
         }
         let log = home.beside("control.log");
         let child = home
             .command(&["control-plane"])
-            .args(ANYWHERE)
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -54,12 +58,16 @@ impl<'h> Plane<'h> {
         plane
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
     /// Where proxies join.
-    fn tls(&self) -> String {
+    pub(crate) fn tls(&self) -> String {
         let version = self.home.run(&["version", "-o", "json"]).exits(0).json();
         version["controlPlane"]["tlsAddress"]
             .as_str()
@@ -67,7 +75,7 @@ impl<'h> Plane<'h> {
             .to_owned()
     }
 
-    fn token(&self, account: &str) -> String {
+    pub(crate) fn token(&self, account: &str) -> String {
         let args = [
             "token",
             "create",
@@ -106,7 +114,7 @@ spec: {selector: {app: shop}, ports: [{name: http, port: 80}]}
 ";
 
 /// A port that nobody has just now.
-fn free() -> u16 {
+pub(crate) fn free() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -409,7 +417,7 @@ impl Home {
 }
 
 /// A proxy that goes on; ended with the test.
-struct Proxy(Child);
+pub(crate) struct Proxy(pub(crate) Child);
 
 impl Drop for Proxy {
     fn drop(&mut self) {

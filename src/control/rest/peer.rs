@@ -3,14 +3,15 @@
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use nix::unistd::{Uid, User};
-use tokio::net::UnixListener;
+
+use crate::net::pages::OwnersOnly;
 
 /// The user of the process that connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer(String);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+impl Connected<IncomingStream<'_, OwnersOnly>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, OwnersOnly>) -> Self {
         // Without credentials (there are always some on Linux) nobody is named.
         let uid = stream.io().peer_cred().map(|peer| peer.uid());
         Self(uid.map_or_else(|_| "unknown".to_owned(), name))

@@ -59,6 +59,10 @@ fn control() -> Control {
 
 impl Control {
     fn serve(&mut self, lifetime: Duration) {
+        self.serve_for(lifetime, serve_tls::STRANGERS);
+    }
+
+    fn serve_for(&mut self, lifetime: Duration, strangers: Duration) {
         let listener = bind(self.address, BindOptions::default()).unwrap();
         self.address = listener.local_addr().unwrap();
         let options = TlsOptions {
@@ -66,6 +70,7 @@ impl Control {
             revoked: Arc::new(|_| false),
             changed: tokio::sync::watch::channel(0).1,
             lifetime,
+            strangers,
             wall: Wall::System,
         };
         let incoming = serve_tls::incoming(listener, options, &self.tasks).unwrap();
@@ -406,4 +411,36 @@ async fn a_member_is_known_to_the_services_by_its_certificate() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("expected"), "{error}");
+}
+
+/// Somebody who has nothing to show takes a place at the port, with or without a first word.
+#[tokio::test]
+async fn who_shows_no_certificate_may_not_stay() {
+    let mut control = control();
+    control.stop().await;
+    control.serve_for(HOUR, Duration::from_millis(300));
+    let pin = Pin::Roots(vec![control.authority.root().clone()]);
+    let member = control
+        .authority
+        .issue_pair(&id("cart"), HOUR, now())
+        .unwrap();
+    let server = tls::control_plane_id("cluster.local");
+    let open = |who| connect_control(control.address, &server, who);
+    let mut stays = open(Calling::Member(&member)).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for word in [&b""[..], preface] {
+        let mut leaves = open(Calling::Newcomer(&pin)).await.unwrap();
+        leaves.write_all(word).await.unwrap();
+        let mut said = Vec::new();
+        // However it is closed, it is closed.
+        let ended = leaves.read_to_end(&mut said);
+        let _closed = tokio::time::timeout(Duration::from_secs(10), ended)
+            .await
+            .expect("it is still open");
+    }
+    // Longer than theirs by now, and answered.
+    stays.write_all(preface).await.unwrap();
+    let mut settings = [0; 9];
+    stays.read_exact(&mut settings).await.unwrap();
+    assert_eq!(settings[3], 4, "{settings:?}");
 }

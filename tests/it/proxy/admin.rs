@@ -10,7 +10,7 @@ use super::support::*;
 
 async fn post(to: std::net::SocketAddr, path: &str) -> String {
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
     exchange(to, request).await
 }
@@ -35,7 +35,7 @@ async fn numbers_configuration_and_health_are_answered() {
         assert_eq!(status(&get(bind, "/").await), 200);
     }
     assert_eq!(status(&get(bind, "/").await), 200);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     let line = metrics
         .lines()
         .find(|line| line.starts_with("istio_requests_total{reporter=\"source\""))
@@ -46,23 +46,31 @@ async fn numbers_configuration_and_health_are_answered() {
         "{line}"
     );
     assert!(metrics.contains("istio_request_duration_milliseconds_bucket{"));
-    let clusters = get(admin, "/clusters").await;
+    let clusters = own_page(admin, "/clusters").await;
     assert!(
         clusters.contains(&format!("app::{}::rq_total::4\n", app.address)),
         "{clusters}"
     );
     assert!(
-        get(admin, "/listeners")
+        own_page(admin, "/listeners")
             .await
             .contains(&format!("t::{bind}\n"))
     );
-    assert!(get(admin, "/config_dump").await.contains("\"listeners\""));
     assert!(
-        get(admin, "/server_info")
+        own_page(admin, "/config_dump")
+            .await
+            .contains("\"listeners\"")
+    );
+    assert!(
+        own_page(admin, "/server_info")
             .await
             .contains("\"state\": \"LIVE\"")
     );
-    assert!(get(admin, "/certs").await.contains("\"certificates\": []"));
+    assert!(
+        own_page(admin, "/certs")
+            .await
+            .contains("\"certificates\": []")
+    );
     // The health address can be reached from outside, so it can do nothing.
     assert_eq!(status(&get(health, "/config_dump").await), 404);
     assert_eq!(status(&post(health, "/quitquitquit").await), 404);
@@ -143,4 +151,23 @@ async fn requests_are_logged() {
     assert_eq!(record["upstream_cluster"], "app");
     assert_eq!(record["upstream_host"], app.address.to_string());
     assert_eq!(record["route_name"], "r");
+}
+
+#[tokio::test]
+async fn administration_is_on_loopback_or_not_at_all() {
+    let options = Options {
+        workers: 1,
+        admin: Some(([0, 0, 0, 0], 0).into()),
+        ..Options::default()
+    };
+    let error = Proxy::with(options, View::default(), None)
+        .await
+        .ended()
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("0.0.0.0:0 is not on loopback"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("127.0.0.0/8"), "{error}");
 }

@@ -77,7 +77,7 @@ impl Stand {
     }
 
     async fn metric(&self, name: &str) -> u64 {
-        let metrics = get(self.admin, "/stats/prometheus").await;
+        let metrics = own_page(self.admin, "/stats/prometheus").await;
         let line = format!("envoy_cluster_{name}{{envoy_cluster_name=\"app\"}} ");
         metrics
             .lines()

@@ -191,7 +191,7 @@ async fn proxy(view: View) -> (Proxy, SocketAddr) {
 }
 
 async fn told(admin: SocketAddr, what: String) -> bool {
-    get(admin, "/clusters").await.contains(&what)
+    own_page(admin, "/clusters").await.contains(&what)
 }
 
 fn failed(address: SocketAddr) -> String {
@@ -226,7 +226,7 @@ async fn results_come_before_requests_and_decide_who_gets_them() {
         assert_eq!(status(&get(bind, "/").await), 200);
     }
     assert_eq!(fine.hits(), before);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     for line in [
         "envoy_cluster_health_check_healthy{envoy_cluster_name=\"app\"} 1\n",
         "envoy_cluster_health_check_network_failure{envoy_cluster_name=\"app\"} 0\n",
@@ -480,7 +480,7 @@ async fn a_passed_check_ends_an_ejection_unless_told_otherwise() {
         let (_proxy, admin) = proxy(view).await;
         assert!(get(bind, "/").await.contains("bad GET /"));
         let passed = async || -> u64 {
-            let metrics = get(admin, "/metrics").await;
+            let metrics = own_page(admin, "/metrics").await;
             let line = "envoy_cluster_health_check_success{envoy_cluster_name=\"app\"} ";
             let line = metrics.lines().find_map(|l| l.strip_prefix(line));
             line.unwrap().trim().parse().unwrap()
@@ -538,7 +538,7 @@ async fn what_is_no_longer_discovered_stays_for_as_long_as_it_passes() {
         let mark = Arc::make_mut(fewer.clusters.get_mut("app").unwrap());
         mark.connect_timeout = Duration::from_secs(77);
         proxy.views.publish(fewer);
-        eventually(|| async { get(admin, "/config_dump").await.contains("77") }).await;
+        eventually(|| async { own_page(admin, "/config_dump").await.contains("77") }).await;
         let line = format!("app::{}::rq_total", lost.address);
         assert_eq!(told(admin, line.clone()).await, !ignore);
         if ignore {
@@ -565,7 +565,7 @@ async fn connections_to_who_fails_are_closed_where_that_is_asked_for() {
     let idle = "meshctl_upstream_idle_connections ";
     let kept = |count: usize| {
         let line = format!("{idle}{count}\n");
-        async move { get(admin, "/metrics").await.contains(&line) }
+        async move { own_page(admin, "/metrics").await.contains(&line) }
     };
     eventually(|| kept(1)).await;
     patient.feels(500);

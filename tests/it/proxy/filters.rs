@@ -106,9 +106,9 @@ async fn without_a_token_the_caller_is_told_so() {
         .clusters
         .insert("more".to_owned(), Arc::new(cluster("more")));
     proxy.views.publish(changed);
-    eventually(|| async { get(admin, "/config_dump").await.contains("\"more\"") }).await;
+    eventually(|| async { own_page(admin, "/config_dump").await.contains("\"more\"") }).await;
     assert_eq!(status(&get(bind, "/").await), 429);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     let labels = "{envoy_local_http_ratelimit_prefix=\"limit\"}";
     for expected in [
         format!("envoy_http_local_rate_limit_enabled{labels} 5"),
@@ -268,7 +268,7 @@ async fn more_connections_than_allowed_are_closed() {
     let _ended = second.read_to_end(&mut answer).await;
     assert!(answer.is_empty(), "{answer:?}");
     assert_eq!(first.get("/").await.unwrap().0, 200);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     let line = "envoy_listener_downstream_global_cx_overflow ";
     let rejected = metrics
         .lines()
@@ -299,6 +299,6 @@ async fn without_memory_requests_are_refused() {
     let answer = exchange(bind, request).await;
     assert!(answer.contains("connection: close\r\n"), "{answer}");
     assert!(answer.contains("x-envoy-overloaded: true\r\n"), "{answer}");
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     assert!(metrics.contains("response_flags=\"OM\""), "{metrics}");
 }

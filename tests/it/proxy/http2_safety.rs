@@ -145,7 +145,7 @@ async fn setup() -> Setup {
 impl Setup {
     /// How often the counter of `fault` says that it happened.
     async fn counted(&self, fault: &str) -> u64 {
-        let metrics = get(self.admin, "/stats/prometheus").await;
+        let metrics = own_page(self.admin, "/stats/prometheus").await;
         let wanted = format!("fault=\"{fault}\"");
         metrics
             .lines()

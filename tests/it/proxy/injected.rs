@@ -106,7 +106,7 @@ async fn an_abort_never_reaches_the_application() {
         assert_eq!(status(&get(bind, "/plain").await), 200);
         assert_eq!(status(&get(bind, "/own").await), 201);
         assert_eq!(app.hits(), before + 1);
-        let metrics = get(admin, "/stats/prometheus").await;
+        let metrics = own_page(admin, "/stats/prometheus").await;
         assert!(
             metrics.contains("envoy_http_fault_aborts_injected 2\n"),
             "{metrics}"
@@ -156,7 +156,7 @@ async fn a_delay_comes_before_everything_and_off_no_limit() {
         .unwrap();
     assert_eq!(answer.await.unwrap().status(), 200);
     assert!(begun.elapsed() >= DELAY);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     assert!(
         metrics.contains("envoy_http_fault_delays_injected 2\n"),
         "{metrics}"
@@ -184,13 +184,13 @@ async fn a_delayed_request_may_be_aborted_and_its_caller_may_leave() {
     // Ending it with a reset, as a process that is killed does.
     gone.set_zero_linger().unwrap();
     eventually(|| async {
-        let metrics = get(admin, "/stats/prometheus").await;
+        let metrics = own_page(admin, "/stats/prometheus").await;
         metrics.contains("envoy_http_fault_delays_injected 2\n")
     })
     .await;
     drop(gone);
     eventually(|| async {
-        let metrics = get(admin, "/stats/prometheus").await;
+        let metrics = own_page(admin, "/stats/prometheus").await;
         metrics.contains("response_flags=\"DC\"")
     })
     .await;

@@ -163,7 +163,7 @@ async fn in_a_drain_answers_say_that_the_connection_ends() {
         ..Options::default()
     };
     let mut proxy = Proxy::with(options, simple(bind, app.address, |_| {}), None).await;
-    eventually(|| async { status(&get(admin, "/ready").await) == 200 }).await;
+    eventually(|| async { status(&own_page(admin, "/ready").await) == 200 }).await;
     let mut stream = connect(bind).await;
     let ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     stream.write_all(ask).await.unwrap();
@@ -173,7 +173,7 @@ async fn in_a_drain_answers_say_that_the_connection_ends() {
         "{answer}"
     );
     proxy.begin_drain();
-    eventually(|| async { status(&get(admin, "/ready").await) == 503 }).await;
+    eventually(|| async { status(&own_page(admin, "/ready").await) == 503 }).await;
     // Both the old connection and one that comes now are served, and told.
     for mut stream in [stream, connect(bind).await] {
         stream.write_all(ask).await.unwrap();
@@ -211,14 +211,14 @@ async fn listeners_are_drained_by_request() {
     let proxy = Proxy::with(options, view, None).await;
     let post = async |path: &str| {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         );
         status(&exchange(admin, request).await)
     };
     assert_eq!(post("/healthcheck/fail").await, 200);
-    assert_eq!(status(&get(admin, "/ready").await), 503);
+    assert_eq!(status(&own_page(admin, "/ready").await), 503);
     assert_eq!(post("/healthcheck/ok").await, 200);
-    assert_eq!(status(&get(admin, "/ready").await), 200);
+    assert_eq!(status(&own_page(admin, "/ready").await), 200);
     assert_eq!(post("/drain_listeners?graceful&inboundonly").await, 200);
     // Still open, and closed when the time is over; the other one is left alone.
     assert!(reachable(inbound).await);
@@ -304,7 +304,7 @@ async fn a_second_process_takes_over_without_a_failed_call() {
             let old = std::mem::replace(&mut proxy, next);
             let before = done.load(Ordering::Relaxed);
             eventually(|| async { done.load(Ordering::Relaxed) > before + 20 }).await;
-            let info = get(admin, "/server_info").await;
+            let info = own_page(admin, "/server_info").await;
             assert!(info.contains(&format!("\"workers\": {workers}")), "{info}");
             long.shutdown().await.unwrap();
             old.ended().await.unwrap();

@@ -40,7 +40,7 @@ fn options(admin: SocketAddr) -> Options {
 }
 
 async fn counted(admin: SocketAddr, name: &str) -> u64 {
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     let line = format!("envoy_cluster_{name}{{envoy_cluster_name=\"copy\"}} ");
     metrics
         .lines()
@@ -80,7 +80,7 @@ async fn a_copy_carries_the_request_under_another_host() {
         assert!(head.contains(&format!("host: {host}\r\n")), "{head}");
         eventually(|| async { counted(admin, "upstream_rq_mirrored").await == 1 }).await;
         // What the copy is answered is nobody's.
-        let metrics = get(admin, "/stats/prometheus").await;
+        let metrics = own_page(admin, "/stats/prometheus").await;
         assert!(!metrics.contains("response_code=\"500\""), "{metrics}");
     }
 }

@@ -175,8 +175,8 @@ async fn callers_are_known_by_their_certificates() {
         );
         let counted = "istio_requests_total{";
         // The caller has its answer before the request is counted.
-        eventually(|| async { get(admin, "/stats/prometheus").await.contains(counted) }).await;
-        let metrics = get(admin, "/stats/prometheus").await;
+        eventually(|| async { own_page(admin, "/stats/prometheus").await.contains(counted) }).await;
+        let metrics = own_page(admin, "/stats/prometheus").await;
         let line = metrics
             .lines()
             .find(|line| line.starts_with(counted))

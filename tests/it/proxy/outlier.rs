@@ -41,7 +41,7 @@ async fn watched(
 
 /// What `/clusters` says under `key` of the endpoint at `address`.
 async fn told(admin: SocketAddr, address: SocketAddr, key: &str) -> String {
-    let all = get(admin, "/clusters").await;
+    let all = own_page(admin, "/clusters").await;
     let before = format!("app::{address}::{key}::");
     all.lines()
         .find_map(|line| line.strip_prefix(&before))
@@ -51,7 +51,7 @@ async fn told(admin: SocketAddr, address: SocketAddr, key: &str) -> String {
 }
 
 async fn metric(admin: SocketAddr, name: &str) -> String {
-    let all = get(admin, "/stats/prometheus").await;
+    let all = own_page(admin, "/stats/prometheus").await;
     let before = format!("envoy_cluster_{name}{{envoy_cluster_name=\"app\"}} ");
     all.lines()
         .find_map(|line| line.strip_prefix(&before))

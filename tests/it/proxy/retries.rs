@@ -282,7 +282,7 @@ async fn a_try_after_a_slow_one_says_so() {
         let said = answer.contains("\nx-envoy-is-timeout-retry: true\n");
         assert_eq!(second, said, "{answer}");
     }
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     assert!(
         metrics.contains("envoy_cluster_upstream_rq_per_try_timeout{"),
         "{metrics}"
@@ -329,7 +329,7 @@ async fn without_leave_the_first_answer_passes() {
             status(&answer) == 503 && answer.ends_with("mine"),
             "{answer}"
         );
-        let metrics = get(admin, "/stats/prometheus").await;
+        let metrics = own_page(admin, "/stats/prometheus").await;
         for expected in [
             "envoy_cluster_upstream_rq_retry_overflow{envoy_cluster_name=\"app\"} 1",
             "response_flags=\"UO\"",
@@ -376,7 +376,7 @@ async fn retries_are_counted_by_envoys_names() {
     let _proxy = Proxy::with(options, view, None).await;
     assert_eq!(status(&get(bind, "/").await), 200);
     assert_eq!(status(&get(bind, "/").await), 503);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     for expected in [
         "envoy_cluster_upstream_rq_retry{envoy_cluster_name=\"app\"} 2",
         "envoy_cluster_upstream_rq_retry_success{envoy_cluster_name=\"app\"} 1",
@@ -417,7 +417,7 @@ async fn an_answer_may_say_when_to_come_back() {
     assert!(begun.elapsed() >= Duration::from_secs(1));
     // Longer than is believed: the usual wait.
     assert_eq!(status(&get(bind, "/").await), 200);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     for expected in [
         "envoy_cluster_upstream_rq_retry_backoff_ratelimited{envoy_cluster_name=\"app\"} 1",
         "envoy_cluster_upstream_rq_retry_backoff_exponential{envoy_cluster_name=\"app\"} 1",

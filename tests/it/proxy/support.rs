@@ -74,6 +74,12 @@ pub(crate) async fn get(to: SocketAddr, path: &str) -> String {
     exchange(to, request).await
 }
 
+/// Asks one of the proxy's own endpoints, which answer to addresses and `localhost` only.
+pub(crate) async fn own_page(to: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n");
+    exchange(to, request).await
+}
+
 pub(crate) fn status(answer: &str) -> u16 {
     answer
         .split(' ')

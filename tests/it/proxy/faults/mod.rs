@@ -196,7 +196,7 @@ async fn matrix(speaks: Speaks) {
         seen
     });
     let answers = futures_util::future::join_all(answers).await;
-    let clusters = get(admin, "/clusters").await;
+    let clusters = own_page(admin, "/clusters").await;
     proxy.stop().await.unwrap();
     let log = logged(&log);
 

@@ -321,13 +321,13 @@ async fn schedule(seed: u64) {
             );
         }
     }
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     assert_eq!(
         sum(&metrics, "istio_requests_total"),
         REQUESTS,
         "FAULT_SEED={seed}"
     );
-    let clusters = get(admin, "/clusters").await;
+    let clusters = own_page(admin, "/clusters").await;
     for idle in ["app::rq_active::0\n", "app::rq_pending::0\n"] {
         assert!(clusters.contains(idle), "{clusters}\nFAULT_SEED={seed}");
     }
