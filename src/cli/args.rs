@@ -156,7 +156,10 @@ const GROUPS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("Identities", &["identity", "token"]),
+    (
+        "Identities and who may call",
+        &["identity", "token", "authz"],
+    ),
     ("This program", &["completion", "man"]),
 ];
 

@@ -11,27 +11,22 @@ use super::outbound::{is_for, places, resolve};
 use super::policies;
 use super::sessions;
 use super::streams::{Course, carry};
+use super::termination::terminated;
 use super::tokens;
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
-use crate::mesh::credential::{CertificateSource, OwnTls, RootsSource, Secret};
+use crate::mesh::credential::Secret;
 use crate::mesh::filter::{Compressor, HttpFilter};
-use crate::mesh::gateway::{Bound, Gateway, Server, ServerSecurity, Serves};
+use crate::mesh::gateway::{Bound, Gateway, Server, Serves};
 use crate::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert, RemoteOptions};
 use crate::mesh::listener::{
-    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
-    Transport,
+    Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, Transport,
 };
 use crate::mesh::policy::{self, InForce, Place};
 use crate::mesh::rbac::Rbac;
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
-
-/// ALPN of requests from outside.
-const HTTP_ALPN: [&str; 2] = ["h2", "http/1.1"];
-/// ALPN of requests from sidecars.
-const MESH_ALPN: [&str; 4] = ["istio-h2", "istio-http/1.1", "h2", "http/1.1"];
 
 /// A server with the gateway that it is of.
 #[derive(Clone, Copy)]
@@ -273,44 +268,6 @@ fn by_name(names: Vec<String>, taken: &mut BTreeSet<String>) -> Option<ChainMatc
         server_names: if any { Vec::new() } else { names },
         ..ChainMatch::default()
     })
-}
-
-fn terminated(
-    security: &ServerSecurity,
-    node: &Node,
-    (server, http): (&Server, bool),
-) -> ServerTls {
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    match security {
-        ServerSecurity::Mesh => ServerTls {
-            alpn: names(if http { &MESH_ALPN } else { &["istio"] }),
-            own: None,
-        },
-        ServerSecurity::Own(own) => ServerTls {
-            alpn: names(if http { &HTTP_ALPN } else { &[] }),
-            own: Some(match server.attached {
-                // Its Secrets are named by their namespace.
-                Some(_) => own.clone(),
-                None => Box::new(placed(own, &node.namespace)),
-            }),
-        },
-    }
-}
-
-/// Names of Secrets are those of the proxy's namespace (Istio's rule), whoever wrote the Gateway.
-fn placed(own: &OwnTls, namespace: &str) -> OwnTls {
-    let mut own = own.clone();
-    for source in &mut own.certificates {
-        if let CertificateSource::Secret(name) = source {
-            *name = Secret::name_of(namespace, name);
-        }
-    }
-    if let Some(clients) = &mut own.clients
-        && let RootsSource::Secret(name) = &mut clients.roots
-    {
-        *name = Secret::roots_of(namespace, name);
-    }
-    own
 }
 
 /// What stands before everything: whose tokens are taken, and who may call.

@@ -23,6 +23,7 @@ mod routing;
 mod scope;
 mod sessions;
 mod streams;
+mod termination;
 mod tokens;
 mod authorization;
 

@@ -18,6 +18,7 @@ pub(crate) mod h2;
 pub(crate) mod hash;
 mod head;
 mod hold;
+mod judge;
 pub(crate) mod leg;
 pub(crate) mod marks;
 mod name;

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use crate::mesh::claims::Claims;
 use crate::mesh::http::Upgrades;
-use crate::mesh::path::{BadPath, loosest, normalise};
-use crate::mesh::rbac;
-use crate::mesh::route::matching::split_query;
+use crate::mesh::path::{BadPath, normalise};
 use crate::mesh::route::{Action, AttemptHeaders, Forward, Request, Route, VirtualHost};
 use crate::telemetry::AccessRecord;
 
@@ -20,7 +18,6 @@ use super::super::context::{Conn, Live, Worker};
 use super::super::filter::Passed;
 use super::super::filter::cors::Granted;
 use super::super::jwt::Told;
-use super::super::rbac::Denied;
 use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
@@ -30,7 +27,8 @@ use super::decide::decide;
 use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::hash::Hashed;
-use super::marks::{AnswerMarks, Caller, RequestMarks};
+use super::judge::judged;
+use super::marks::{AnswerMarks, RequestMarks};
 use super::recode::{Answering, Web, WebCall};
 use super::record::record;
 use super::respond::Failure;
@@ -506,42 +504,6 @@ pub(crate) fn plan(
         head_bytes: 0,
         log,
     })
-}
-
-/// Whether the caller may do that. Of a caller with a bad token that is told first, where its filter stands.
-fn judged(live: &Live, conn: &Conn, seen: &Seen<'_>) -> Result<(), Denied> {
-    // A connection that is to end may have begun under other rules.
-    let now = conn
-        .state
-        .draining
-        .get()
-        .then(|| live.chain_of(&conn.state));
-    let filters = match now.flatten() {
-        Some(chain) => chain.filters.as_deref(),
-        None => conn.filters(),
-    };
-    let Some(filters) = filters.filter(|filters| !filters.guards.is_empty()) else {
-        return Ok(());
-    };
-    if seen.told.is_some_and(|told| told.refusal.is_some()) {
-        return Ok(());
-    }
-    let looks_behind = filters.guards.iter().any(|guard| guard.looks_behind);
-    let remote = if looks_behind {
-        let believed = &conn.http().options.remote;
-        Caller::of(conn.remote.ip(), seen.ask.fields, believed).address
-    } else {
-        conn.remote.ip()
-    };
-    let (path, _) = split_query(seen.path);
-    let loose = loosest(path);
-    let facts = rbac::Facts {
-        request: Some(seen),
-        loose_path: loose.as_deref(),
-        ..conn.connection(remote).facts()
-    };
-    let mut guards = filters.guards.iter();
-    guards.try_for_each(|guard| guard.judge(&facts, &conn.own.known))
 }
 
 /// Sends the caller to `path` of the same host.

@@ -543,7 +543,7 @@ async fn a_dry_run_is_counted_and_refuses_nobody() {
     let _proxy = Proxy::with(with_admin, view, None).await;
     assert_eq!(told(bind, &request("GET /x", "a", "")).await, 200);
     assert_eq!(told(bind, &request("POST /x", "a", "")).await, 200);
-    let metrics = get(admin, "/stats/prometheus").await;
+    let metrics = own_page(admin, "/stats/prometheus").await;
     for line in [
         "envoy_http_rbac_shadow_denied 1",
         "envoy_http_rbac_shadow_allowed 1",

@@ -1,0 +1,46 @@
+//! Whether a request may be made, before it is routed.
+
+use crate::mesh::path::loosest;
+use crate::mesh::rbac;
+use crate::mesh::route::matching::split_query;
+
+use super::super::context::{Conn, Live};
+use super::super::rbac::Denied;
+use super::marks::Caller;
+use super::plan::Seen;
+
+/// Whether the caller may do that. Of a caller with a bad token that is told first, where its filter stands.
+pub(super) fn judged(live: &Live, conn: &Conn, seen: &Seen<'_>) -> Result<(), Denied> {
+    // A connection that is to end may have begun under other rules.
+    let now = conn
+        .state
+        .draining
+        .get()
+        .then(|| live.chain_of(&conn.state));
+    let filters = match now.flatten() {
+        Some(chain) => chain.filters.as_deref(),
+        None => conn.filters(),
+    };
+    let Some(filters) = filters.filter(|filters| !filters.guards.is_empty()) else {
+        return Ok(());
+    };
+    if seen.told.is_some_and(|told| told.refusal.is_some()) {
+        return Ok(());
+    }
+    let looks_behind = filters.guards.iter().any(|guard| guard.looks_behind);
+    let remote = if looks_behind {
+        let believed = &conn.http().options.remote;
+        Caller::of(conn.remote.ip(), seen.ask.fields, believed).address
+    } else {
+        conn.remote.ip()
+    };
+    let (path, _) = split_query(seen.path);
+    let loose = loosest(path);
+    let facts = rbac::Facts {
+        request: Some(seen),
+        loose_path: loose.as_deref(),
+        ..conn.connection(remote).facts()
+    };
+    let mut guards = filters.guards.iter();
+    guards.try_for_each(|guard| guard.judge(&facts, &conn.own.known))
+}
