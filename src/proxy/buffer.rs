@@ -15,6 +15,8 @@ pub(crate) const LARGE: usize = 64 * 1024;
 const TEXT: usize = 1024;
 /// Free buffers kept by each thread.
 const KEPT: usize = 64;
+/// Free byte strings kept by each thread: a request may have one for each of its three heads.
+const TEXTS: usize = 256;
 
 thread_local! {
     static FREE: RefCell<Free> = const { RefCell::new(Free { small: Vec::new(), large: Vec::new(), text: Vec::new() }) };
@@ -170,7 +172,12 @@ pub(crate) fn give_text(mut text: Vec<u8>) {
     // While the thread ends there is nobody to keep it for.
     let _kept = FREE.try_with(|free| {
         let mut free = free.borrow_mut();
-        if free.text.len() < KEPT {
+        let most = if text.capacity() > 4 * TEXT {
+            KEPT
+        } else {
+            TEXTS
+        };
+        if free.text.len() < most {
             free.text.push(text);
         }
     });

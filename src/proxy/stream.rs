@@ -5,7 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
@@ -117,11 +118,20 @@ impl Stream {
         if room.is_empty() {
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
         }
-        let mut into = ReadBuf::new(room);
-        ready!(Pin::new(self).poll_read(cx, &mut into))?;
-        let count = into.filled().len();
-        buffer.filled(count);
-        Poll::Ready(Ok(count))
+        let read = match self {
+            Self::Plain(raw) if raw.first.is_empty() && !raw.ahead => poll_recv(&raw.tcp, cx, room),
+            _ => {
+                let mut into = ReadBuf::new(room);
+                let read = Pin::new(self).poll_read(cx, &mut into);
+                read.map_ok(|()| into.filled().len())
+            }
+        };
+        match read {
+            Poll::Ready(Ok(count)) => buffer.filled(count),
+            // Who waits keeps no memory, and the next to read has some that is still in the cache.
+            Poll::Pending | Poll::Ready(Err(_)) => buffer.release(),
+        }
+        read
     }
 
     pub(crate) fn poll_send(
@@ -131,9 +141,8 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         if let Self::Plain(raw) = self {
             // Mostly there is room, and nobody has to be told when there will be.
-            match raw.tcp.try_write(data) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
+            if let Some(sent) = send(&raw.tcp, data) {
+                return Poll::Ready(sent);
             }
         }
         Pin::new(self).poll_write(cx, data)
@@ -180,6 +189,40 @@ impl Stream {
     }
 }
 
+/// Reads what there is. As [`send`], by a system call of our own: the C library's are points at which threads may
+/// be cancelled, which takes two locked instructions a call.
+fn poll_recv(tcp: &TcpStream, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_read_ready(cx))?;
+        let mut short = None;
+        let read = tcp.try_io(Interest::READABLE, || {
+            let (count, _) = rustix::net::recv(tcp, &mut *room, RecvFlags::empty())?;
+            if count == 0 || count == room.len() {
+                return Ok(count);
+            }
+            // Nothing is left: as if it had been asked again.
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match (short, read) {
+            (Some(count), _) => return Poll::Ready(Ok(count)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, read) => return Poll::Ready(read),
+        }
+    }
+}
+
+/// Sends what there is room for; `None` when there is none.
+fn send(tcp: &TcpStream, data: &[u8]) -> Option<io::Result<usize>> {
+    let sent = tcp.try_io(Interest::WRITABLE, || {
+        Ok(rustix::net::send(tcp, data, SendFlags::NOSIGNAL)?)
+    });
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        sent => Some(sent),
+    }
+}
+
 impl AsyncRead for Raw {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -191,14 +234,13 @@ impl AsyncRead for Raw {
             if !*ahead {
                 return Pin::new(tcp).poll_read(cx, into);
             }
-            let mut room = ReadBuf::new(first.room());
-            let read = Pin::new(tcp).poll_read(cx, &mut room);
-            let count = room.filled().len();
-            first.filled(count);
-            if count == 0 {
-                // Pending, the end, or an error: no memory meanwhile.
-                first.release();
-                return read;
+            match poll_recv(tcp, cx, first.room()) {
+                Poll::Ready(Ok(count)) if count > 0 => first.filled(count),
+                // The end, an error, or nothing yet: no memory meanwhile.
+                read => {
+                    first.release();
+                    return read.map_ok(|_| ());
+                }
             }
         }
         let count = first.data().len().min(into.remaining());
@@ -215,7 +257,10 @@ impl AsyncWrite for Raw {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, data)
+        match send(&self.tcp, data) {
+            Some(sent) => Poll::Ready(sent),
+            None => Pin::new(&mut self.tcp).poll_write(cx, data),
+        }
     }
 
     fn poll_write_vectored(
@@ -223,6 +268,10 @@ impl AsyncWrite for Raw {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A record is one piece, mostly.
+        if let [one] = parts {
+            return self.poll_write(cx, one);
+        }
         Pin::new(&mut self.tcp).poll_write_vectored(cx, parts)
     }
 

@@ -95,6 +95,7 @@ impl Request<'_> {
             return After::End;
         };
         leg.input.consume(length);
+        leg.input.release();
         let head_bytes = u64::try_from(length).unwrap_or(0);
         let delayed = matches!(then, Then::Delayed(_));
         if delayed && !Box::pin(hold(down, alarm, &mut then)).await {

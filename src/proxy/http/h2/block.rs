@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use super::super::fields::{MAX_FIELDS, MAX_HEAD, Name, classify, decimal};
 
 /// Free memory of blocks kept by each thread.
-const KEPT: usize = 64;
+const KEPT: usize = 256;
 
 /// Envoy's detail for heads that break the rules of HTTP/2 messages.
 pub(crate) const MESSAGING: &str = "http2.violation.of.messaging.rule";
@@ -141,7 +141,12 @@ impl Drop for Block {
         // While the thread ends there is nobody to keep it for.
         let _kept = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
-            if free.len() < KEPT {
+            let most = if text.capacity() > 4 * 1024 {
+                KEPT / 4
+            } else {
+                KEPT
+            };
+            if free.len() < most {
                 free.push((text, fields));
             }
         });
