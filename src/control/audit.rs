@@ -211,6 +211,10 @@ pub(super) fn entries(record: Record) -> Vec<AuditEntry> {
     let (token, by) = match record.caller {
         Caller::Token(id) => (id, "token".to_owned()),
         Caller::Certificate(id) => (String::new(), id.to_string()),
+        Caller::ServiceAccount(account, pod) => {
+            let pod = pod.map(|pod| format!(", pod {pod}")).unwrap_or_default();
+            (String::new(), format!("service account {account}{pod}"))
+        }
         Caller::Nobody => (String::new(), String::new()),
     };
     let entry = |event| AuditEntry {

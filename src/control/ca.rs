@@ -1,8 +1,9 @@
 //! The certificate service: `istio.v1.auth.IstioCertificateService/CreateCertificate`.
 //!
-//! Owns how a caller proves who it is: a join token for the first certificate, the current
-//! certificate for the next. The request's own wishes for a name are never followed. Tokens are kept
-//! by the control core, signing is done by `tls::Authority`.
+//! Owns how a caller proves who it is: a join token or a cluster's service account token for the first
+//! certificate, the current certificate for the next. The request's own wishes for a name are never
+//! followed. Join tokens are kept by the control core, the others are judged by the cluster's API server;
+//! signing is done by `tls::Authority`.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -20,6 +21,7 @@ use super::serve_tls::{AuthorityFn, PeerIdentity};
 use super::token::{Presented, TokenError};
 use crate::mesh::SpiffeId;
 use crate::rt::{UnixMillis, Wall};
+use crate::source::kubernetes::review::{ReviewError, Reviewer};
 use crate::tls::ca_api::{
     CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, SERVICE, WANTED_IDENTITY,
 };
@@ -53,6 +55,8 @@ pub struct Ca {
     pub authority: AuthorityFn,
     /// Takes one use of a token.
     pub redeem: RedeemFn,
+    /// Judges tokens of a cluster's service accounts; without a cluster they are refused.
+    pub reviewer: Option<Arc<Reviewer>>,
     /// Receives every decision.
     pub audit: AuditFn,
     /// The clock.
@@ -73,6 +77,9 @@ pub enum Caller {
     Token(String),
     /// Showed a certificate of this identity.
     Certificate(SpiffeId),
+    /// Showed a token that the cluster's API server says is of this account, `NAMESPACE/NAME`, and the pod
+    /// that it is bound to.
+    ServiceAccount(String, Option<String>),
     /// Proved nothing.
     Nobody,
 }
@@ -152,16 +159,17 @@ impl Ca {
         request: Request<CertificateRequest>,
         caller: &mut Caller,
     ) -> Result<(SpiffeId, tls::Issued), Status> {
-        let token = bearer(&request)?;
+        let shown = bearer(&request)?;
         let wanted = wanted(&request)?;
         let peer = request
             .extensions()
             .get::<PeerIdentity>()
             .and_then(|peer| peer.id.clone());
-        if let Some(token) = &token {
-            *caller = Caller::Token(token.id.clone());
-        } else if let Some(peer) = &peer {
-            *caller = Caller::Certificate(peer.clone());
+        match (&shown, &peer) {
+            (Some(Shown::Join(token)), _) => *caller = Caller::Token(token.id.clone()),
+            // Not proven yet.
+            (Some(Shown::Other(_)), _) | (None, None) => {}
+            (None, Some(peer)) => *caller = Caller::Certificate(peer.clone()),
         }
         let message = request.into_inner();
         refuse_wishes(&message)?;
@@ -171,8 +179,9 @@ impl Ca {
         // Before the token is spent: a broken request must not cost a use.
         let key = tls::issuer::request_key(&message.csr)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let id = match (token, peer) {
-            (Some(token), _) => {
+        let id = match (shown, peer) {
+            (Some(Shown::Other(token)), _) => self.review(&token, caller).await?,
+            (Some(Shown::Join(token)), _) => {
                 let presented = Presented {
                     token,
                     wanted: wanted.clone(),
@@ -209,22 +218,65 @@ impl Ca {
             })?;
         Ok((id, issued))
     }
+
+    /// The identity that a service account's token proves.
+    async fn review(&self, token: &str, caller: &mut Caller) -> Result<SpiffeId, Status> {
+        let Some(reviewer) = &self.reviewer else {
+            return Err(Status::unauthenticated(
+                "this is not a join token, and tokens of service accounts are judged only where the \
+                 control plane runs with `--source kubernetes`",
+            ));
+        };
+        let account = reviewer.review(token).await.map_err(|error| match &error {
+            ReviewError::Refused(_) => Status::unauthenticated(error.to_string()),
+            ReviewError::Away(_) | ReviewError::Forbidden(_) => {
+                tracing::warn!(%error, "a service account token could not be judged");
+                Status::unavailable(error.to_string())
+            }
+        })?;
+        *caller = Caller::ServiceAccount(
+            format!("{}/{}", account.namespace, account.name),
+            account.pod,
+        );
+        let domain = (self.authority)();
+        let id = SpiffeId::new(domain.trust_domain(), &account.namespace, &account.name);
+        // Names of accounts may have what an identity may not.
+        let legal = id
+            .to_string()
+            .parse::<SpiffeId>()
+            .is_ok_and(|read| read == id);
+        legal.then_some(id).ok_or_else(|| {
+            Status::permission_denied("the name of the service account cannot be an identity's")
+        })
+    }
 }
 
-/// The join token, when the caller shows one.
-fn bearer(request: &Request<CertificateRequest>) -> Result<Option<JoinToken>, Status> {
+/// What a caller shows in `authorization`.
+enum Shown {
+    Join(JoinToken),
+    /// Not one of ours.
+    Other(String),
+}
+
+/// The token, when the caller shows one.
+fn bearer(request: &Request<CertificateRequest>) -> Result<Option<Shown>, Status> {
     let Some(header) = request.metadata().get("authorization") else {
         return Ok(None);
     };
-    header
+    let token = header
         .to_str()
         .ok()
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .ok_or_else(|| Status::unauthenticated("authorization is not `Bearer TOKEN`"))?
         .1
+        .trim();
+    if token.contains('.') {
+        return Ok(Some(Shown::Other(token.to_owned())));
+    }
+    token
         .parse()
-        .map(Some)
+        .map(|token| Some(Shown::Join(token)))
         .map_err(|error: tls::Error| Status::unauthenticated(error.to_string()))
 }
 

@@ -60,6 +60,7 @@ use crate::source::store::{OpenReport, Options, Store, StoreError};
 use crate::tls;
 
 use crate::api::resources::{ApplyRequest, SourceText};
+use crate::source::kubernetes::review::Reviewer;
 use crate::source::{files, kubernetes};
 use index::Index;
 use push::{Hub, HubOptions};
@@ -300,7 +301,9 @@ pub async fn run(
 
     let (known, complete) = watch::channel(options.kubernetes.is_none());
     let mut cluster = None;
+    let mut reviewer = None;
     if let Some(access) = &options.kubernetes {
+        reviewer = Some(Arc::new(Reviewer::new(access).await?));
         let followed = kubernetes::follow(access, &wall, &tasks).await?;
         cluster = Some(followed.status);
         let batches = followed.batches;
@@ -323,7 +326,7 @@ pub async fn run(
 
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     serve_plain(&control, xds, &tasks, ended.clone());
-    serve_secure(&control, secure, &tasks, ended.clone())?;
+    serve_secure(&control, (secure, reviewer), &tasks, ended.clone())?;
     serve_api(&control, api, &tasks, ended.clone());
     serve_http(
         "metrics",
@@ -485,7 +488,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
 
 fn serve_secure(
     control: &Arc<Control>,
-    listener: TcpListener,
+    (listener, reviewer): (TcpListener, Option<Arc<Reviewer>>),
     tasks: &Tasks,
     ended: Ended,
 ) -> Result<(), ControlError> {
@@ -505,6 +508,7 @@ fn serve_secure(
     let ca = ca::CaServer::new(ca::Ca {
         authority: trust.authority_fn(),
         redeem: trust.redeem_fn(),
+        reviewer,
         audit: trust.audit_fn(),
         wall: control.wall.clone(),
     });

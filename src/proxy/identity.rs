@@ -44,7 +44,7 @@ const RENEWALS: Duration = Duration::from_secs(2);
 /// Renewals are spread over this part of a life, so that a fleet does not come at once.
 const JITTER: f64 = 0.01;
 
-/// Where the join token is.
+/// Where the token to join with is: a join token, or one of a cluster's service account.
 #[derive(Clone)]
 pub enum TokenSource {
     /// The token itself.
@@ -62,6 +62,13 @@ impl fmt::Debug for TokenSource {
     }
 }
 
+/// What a proxy joins with. Not printed.
+struct Token {
+    text: String,
+    /// SHA-256 of the mesh's root, where the token says it.
+    root: Option<[u8; 32]>,
+}
+
 /// What an identity is made from.
 #[derive(Debug, Clone)]
 pub struct IdentityOptions {
@@ -73,8 +80,10 @@ pub struct IdentityOptions {
     pub id: SpiffeId,
     /// For the first certificate; not needed while the stored one is good.
     pub token: Option<TokenSource>,
-    /// How the mesh's root is known at first; the token's fingerprint when absent.
+    /// How the mesh's root is known at first; by `root_file`, else by the token's fingerprint, when absent.
     pub pin: Option<Pin>,
+    /// The mesh's roots as PEM, read each time that they are needed to join.
+    pub root_file: Option<PathBuf>,
     /// The directory of the stored identity.
     pub dir: PathBuf,
     /// Life to ask for; zero leaves it to the CA.
@@ -96,6 +105,7 @@ impl IdentityOptions {
             id,
             token: None,
             pin: None,
+            root_file: None,
             dir: dir.into(),
             lifetime: Duration::ZERO,
             wall: Wall::System,
@@ -183,7 +193,7 @@ impl IdentityClient {
     /// reinstall. A token that is gone or broken matters only once it is needed.
     fn foreign_to_pin(&self, stored: &Material) -> Option<tls::Error> {
         let from_token = || self.token().ok()?.root.map(Pin::Fingerprint);
-        let pin = self.options.pin.clone().or_else(from_token)?;
+        let pin = self.pin().ok()?.or_else(from_token)?;
         let former = believed::former(&self.options.dir);
         let mut roots = stored.roots.iter().chain(&former);
         let known = roots.any(|root| pins(&pin, root));
@@ -316,8 +326,8 @@ impl IdentityClient {
 
     async fn join(&mut self) -> Result<Arc<Material>, IdentityError> {
         let token = self.token()?;
-        let pin = match (&self.options.pin, token.root) {
-            (Some(pin), _) => pin.clone(),
+        let pin = match (self.pin()?, token.root) {
+            (Some(pin), _) => pin,
             (None, Some(root)) => Pin::Fingerprint(root),
             (None, None) => return Err(IdentityError::NoPin),
         };
@@ -327,7 +337,7 @@ impl IdentityClient {
         };
         let stream = self.dial(Caller::Newcomer(&pin)).await;
         let answer = match stream {
-            Ok(stream) => self.ask(stream, &request, Some(&token)).await,
+            Ok(stream) => self.ask(stream, &request, Some(&token.text)).await,
             Err(error) => Err(error),
         };
         let chain = match answer {
@@ -389,7 +399,7 @@ impl IdentityClient {
         Ok(material)
     }
 
-    fn token(&self) -> Result<JoinToken, IdentityError> {
+    fn token(&self) -> Result<Token, IdentityError> {
         let text = match &self.options.token {
             Some(TokenSource::Value(text)) => text.clone(),
             Some(TokenSource::File(path)) => {
@@ -400,7 +410,31 @@ impl IdentityClient {
             }
             None => String::new(),
         };
-        Ok(text.parse()?)
+        let text = text.trim().to_owned();
+        // A service account's token is judged by its cluster alone.
+        let root = if text.contains('.') {
+            None
+        } else {
+            text.parse::<JoinToken>()?.root
+        };
+        Ok(Token { text, root })
+    }
+
+    fn pin(&self) -> Result<Option<Pin>, IdentityError> {
+        let (None, Some(path)) = (&self.options.pin, &self.options.root_file) else {
+            return Ok(self.options.pin.clone());
+        };
+        let wrong = |source| IdentityError::RootFile {
+            path: path.clone(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(wrong)?;
+        let roots =
+            tls::material::certificates(&text).map_err(|error| wrong(io::Error::other(error)))?;
+        if roots.is_empty() {
+            return Err(wrong(io::Error::other("there is no certificate in it")));
+        }
+        Ok(Some(Pin::Roots(roots)))
     }
 
     fn still_valid(&self, roots: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
@@ -433,7 +467,7 @@ impl IdentityClient {
         &self,
         stream: ControlStream,
         request: &Request,
-        token: Option<&JoinToken>,
+        token: Option<&str>,
     ) -> Result<Vec<String>, IdentityError> {
         let call = create_certificate(stream, &self.options, request, token);
         match tokio::time::timeout(CALL, call).await {
@@ -463,7 +497,7 @@ async fn create_certificate(
     stream: ControlStream,
     options: &IdentityOptions,
     request: &Request,
-    token: Option<&JoinToken>,
+    token: Option<&str>,
 ) -> Result<Vec<String>, Status> {
     let internal =
         |error: &(dyn std::error::Error + 'static)| Status::unavailable(rt::chain(error));

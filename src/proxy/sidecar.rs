@@ -83,6 +83,8 @@ pub struct SidecarOptions {
     pub admin_port: u16,
     /// For the first certificate.
     pub token: Option<TokenSource>,
+    /// The mesh's roots as PEM, for tokens that do not name them.
+    pub root_file: Option<PathBuf>,
     /// The control plane's TLS port.
     pub control_plane: SocketAddr,
     /// The root of identities.
@@ -179,6 +181,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     let mut identity = IdentityClient::new(IdentityOptions {
         roots: Some(roots),
         token: options.token.clone(),
+        root_file: options.root_file.clone(),
         lifetime: options.certificate_lifetime,
         ..IdentityOptions::new(options.control_plane, id, &options.dir)
     });

@@ -57,6 +57,12 @@ pub(crate) struct Args {
     /// Secret to join with, from `meshctl token create` [env: MESHCTL_JOIN_TOKEN]
     #[arg(long, value_name = "TOKEN")]
     join: Option<String>,
+    /// File with that secret, or with a service account's token for istio-ca; read anew each time
+    #[arg(long, value_name = "FILE", conflicts_with = "join")]
+    join_file: Option<PathBuf>,
+    /// File with the mesh's root certificates, for tokens that do not name them
+    #[arg(long, value_name = "FILE")]
+    root_cert: Option<PathBuf>,
     /// Where the control plane listens with TLS
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
     control_plane: String,
@@ -186,7 +192,8 @@ pub(crate) struct Options {
     pub(crate) apps: Vec<(u16, SocketAddr)>,
     pub(crate) port_names: BTreeMap<String, u16>,
     pub(crate) protocol: Protocol,
-    pub(crate) join: Option<String>,
+    pub(crate) join: Option<TokenSource>,
+    pub(crate) root_file: Option<PathBuf>,
     pub(crate) control_plane: String,
     pub(crate) inbound_port: u16,
     pub(crate) outbound_port: u16,
@@ -285,9 +292,14 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         gateway: args.gateway.is_some(),
         port_names: args.port_name.into_iter().collect(),
         protocol: args.protocol,
-        join: args
-            .join
-            .or_else(|| cx.settings.environment.join_token.clone()),
+        join: match args.join_file {
+            Some(path) => Some(TokenSource::File(path)),
+            None => args
+                .join
+                .or_else(|| cx.settings.environment.join_token.clone())
+                .map(TokenSource::Value),
+        },
+        root_file: args.root_cert,
         control_plane: args.control_plane,
         inbound_port: args.inbound_port,
         outbound_port: args.outbound_port,
@@ -397,7 +409,8 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         inbound_port: options.inbound_port,
         outbound_port: options.outbound_port,
         admin_port: options.admin_port,
-        token: options.join.map(TokenSource::Value),
+        token: options.join,
+        root_file: options.root_file,
         control_plane,
         trust_domain: options.trust_domain,
         certificate_lifetime: options.certificate_lifetime,

@@ -22,11 +22,20 @@ pub enum IdentityError {
         stored: Box<tls::Error>,
     },
     /// First contact needs to know the root.
-    #[error("the mesh's root is not known: the join token carries no fingerprint")]
+    #[error("the mesh's root is not known: the token carries no fingerprint of it")]
     NoPin,
     /// The file with the token.
     #[error("cannot read the join token from {path}")]
     TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The file with the mesh's roots.
+    #[error("cannot read the mesh's roots from {path}")]
+    RootFile {
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -92,7 +101,7 @@ impl IdentityError {
                 id.namespace, id.service_account
             )),
             Self::NoPin => {
-                Some("copy the whole token, from mj_ to its last digit".to_owned())
+                Some("copy the whole join token, from mj_ to its last digit; with another token give --root-cert".to_owned())
             }
             Self::OtherIdentity { .. } => {
                 Some(

@@ -7,6 +7,7 @@
 mod gather;
 mod kinds;
 mod kubeconfig;
+pub mod review;
 mod watch;
 
 use std::path::PathBuf;

@@ -39,6 +39,7 @@ fn control() -> Control {
             let claim = tokens.lock().unwrap().redeem_for(&presented, now());
             Box::pin(async move { Ok(claim?.id("cluster.local")) })
         }),
+        reviewer: None,
         audit: Arc::new(move |record| {
             records.lock().unwrap().push(record);
             Box::pin(async { Ok(()) })

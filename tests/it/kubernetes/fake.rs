@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::{Path as Segments, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -39,6 +39,10 @@ struct Cluster {
     groups: BTreeSet<String>,
     /// Plurals that the client's account may not read.
     forbidden: BTreeSet<String>,
+    /// What is said of tokens, as the status of a TokenReview.
+    tokens: BTreeMap<String, Value>,
+    /// Tokens that were asked about, with the audiences that were named.
+    reviewed: Vec<(String, Value)>,
     lists: u64,
     watches: u64,
     /// How long a page takes.
@@ -117,6 +121,7 @@ impl Fake {
         let listener = bind(self.address, BindOptions::default()).unwrap();
         let router = Router::new()
             .route("/api/{version}/{plural}", get(core))
+            .route("/apis/authentication.k8s.io/v1/tokenreviews", post(review))
             .route("/apis/{group}/{version}/{plural}", get(grouped))
             .fallback(async || not_found())
             .with_state(self.shared.clone());
@@ -214,9 +219,24 @@ impl Fake {
         self.lock(|cluster| cluster.groups.insert(group.to_owned()));
     }
 
+    /// From now on this is said of `token`.
+    pub(crate) fn say_of(&self, token: &str, status: Value) {
+        self.lock(|cluster| cluster.tokens.insert(token.to_owned(), status));
+    }
+
+    /// Tokens that were asked about, with the audiences that were named.
+    pub(crate) fn reviewed(&self) -> Vec<(String, Value)> {
+        self.lock(|cluster| cluster.reviewed.clone())
+    }
+
     /// The account may not list and watch these any more.
     pub(crate) fn forbid(&self, plural: &str) {
         self.lock(|cluster| cluster.forbidden.insert(plural.to_owned()));
+    }
+
+    /// It may again.
+    pub(crate) fn permit(&self, plural: &str) {
+        self.lock(|cluster| cluster.forbidden.remove(plural));
     }
 
     /// Pages that were listed, and watches that were begun.
@@ -282,6 +302,26 @@ impl Cluster {
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.log.push_back((self.version, of, "DELETED", object));
     }
+}
+
+/// TokenReview. As the real one, it looks at audiences only where some are named.
+async fn review(State(shared): State<Shared>, Json(mut asked): Json<Value>) -> Response {
+    let mut cluster = shared.cluster.lock().unwrap();
+    if cluster.forbidden.contains("tokenreviews") {
+        let said = "tokenreviews.authentication.k8s.io is forbidden: User \"me\" cannot create it";
+        let said = status(403, "Forbidden", said);
+        return (StatusCode::FORBIDDEN, Json(said)).into_response();
+    }
+    assert_eq!(asked["apiVersion"], "authentication.k8s.io/v1");
+    assert_eq!(asked["kind"], "TokenReview");
+    let token = asked["spec"]["token"].as_str().unwrap().to_owned();
+    let audiences = asked["spec"]["audiences"].clone();
+    asked["status"] = match cluster.tokens.get(&token) {
+        Some(status) => status.clone(),
+        None => json!({"user": {}, "error": "[invalid bearer token, unknown]"}),
+    };
+    cluster.reviewed.push((token, audiences));
+    (StatusCode::CREATED, Json(asked)).into_response()
 }
 
 type Parameters = Query<BTreeMap<String, String>>;

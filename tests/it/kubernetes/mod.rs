@@ -1,5 +1,6 @@
 //! The control plane with a cluster as its source: the real binary against a fake API server.
 
+mod accounts;
 mod fake;
 
 use std::path::PathBuf;
@@ -140,12 +141,22 @@ impl Drop for Mesh {
 
 impl Mesh {
     fn start(fake: &Fake) -> Self {
+        Self::with(fake, &["--source", "kubernetes=fake"])
+    }
+
+    /// One that follows nothing.
+    fn alone(fake: &Fake) -> Self {
+        Self::with(fake, &[])
+    }
+
+    fn with(fake: &Fake, source: &[&str]) -> Self {
         let home = fake.dir().join("home");
         let kubeconfig = fake.kubeconfig();
         let run = |args: &[&str]| command(&home, &kubeconfig, args);
         let installed = run(&["install"]).output().unwrap();
         assert!(installed.status.success(), "{installed:?}");
-        let mut serve = run(&["control-plane", "--source", "kubernetes=fake"]);
+        let mut serve = run(&["control-plane"]);
+        serve.args(source);
         for port in ["--xds-port", "--tls-port", "--api-port", "--metrics-port"] {
             serve.args([port, "0"]);
         }
