@@ -99,6 +99,12 @@ impl Buffer {
         self.end = (self.end + count).min(self.bytes.len());
     }
 
+    /// No memory is kept.
+    #[cfg(test)]
+    pub(crate) fn is_released(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Puts `data` behind what is held. False when there is no room for it.
     #[cfg(test)]
     fn append(&mut self, mut data: &[u8]) -> bool {

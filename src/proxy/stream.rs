@@ -351,3 +351,69 @@ impl AsyncWrite for Stream {
         each!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        (near.unwrap(), far.unwrap().0.into())
+    }
+
+    #[tokio::test]
+    async fn who_waits_holds_no_memory_and_misses_nothing() {
+        let (mut near, mut far) = pair().await;
+        let mut buffer = Buffer::default();
+        for word in [&b"one"[..], b"two", b"three"] {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(far.poll_fill(&mut cx, &mut buffer).is_pending());
+            assert!(buffer.is_released());
+            let (written, read) = tokio::join!(
+                near.write_all(word),
+                poll_fn(|cx| far.poll_fill(cx, &mut buffer))
+            );
+            written.unwrap();
+            assert_eq!(read.unwrap(), word.len());
+            assert_eq!(buffer.data(), word);
+            buffer.consume(word.len());
+        }
+        // What is held stays where it is while more is waited for.
+        near.write_all(b"half a he").await.unwrap();
+        poll_fn(|cx| far.poll_fill(cx, &mut buffer)).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(far.poll_fill(&mut cx, &mut buffer).is_pending());
+        assert_eq!(buffer.data(), b"half a he");
+        drop(near);
+        let end = poll_fn(|cx| far.poll_fill(cx, &mut buffer)).await;
+        assert_eq!((end.unwrap(), buffer.data()), (0, &b"half a he"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_fills_its_room_is_followed_by_the_rest() {
+        let (mut near, mut far) = pair().await;
+        let sent: Vec<u8> = (0..100_000_u32)
+            .map(|n| u8::try_from(n % 251).unwrap())
+            .collect();
+        let sending = sent.clone();
+        let writer = tokio::spawn(async move { near.write_all(&sending).await });
+        let (mut buffer, mut got) = (Buffer::default(), Vec::new());
+        loop {
+            let count = poll_fn(|cx| far.poll_fill(cx, &mut buffer)).await.unwrap();
+            if count == 0 {
+                break;
+            }
+            got.extend_from_slice(buffer.data());
+            buffer.consume(count);
+        }
+        writer.await.unwrap().unwrap();
+        assert!(got == sent);
+    }
+}

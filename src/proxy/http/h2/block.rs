@@ -133,7 +133,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         let mut fields = std::mem::take(&mut self.fields);
-        if text.capacity() == 0 || text.capacity() > 16 * 1024 {
+        if text.capacity() == 0 || text.capacity() > 8 * 1024 {
             return;
         }
         text.clear();
@@ -141,12 +141,7 @@ impl Drop for Block {
         // While the thread ends there is nobody to keep it for.
         let _kept = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
-            let most = if text.capacity() > 4 * 1024 {
-                KEPT / 4
-            } else {
-                KEPT
-            };
-            if free.len() < most {
+            if free.len() < KEPT {
                 free.push((text, fields));
             }
         });
