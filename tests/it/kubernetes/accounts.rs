@@ -27,7 +27,7 @@ impl Pod {
         std::fs::create_dir_all(&home).unwrap();
         let file = home.join("istio-token");
         std::fs::write(&file, format!("{token}\n")).unwrap();
-        let root = mesh.home.join("trust/root-cert.pem");
+        let root = mesh.home.join("control/ca/root-cert.pem");
         let args = [
             "proxy",
             "--namespace=shop",
