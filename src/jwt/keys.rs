@@ -144,7 +144,8 @@ pub fn minimal(text: &str) -> Result<Option<String>, KeysError> {
         .filter_map(|(_, key)| {
             let key = key.as_object()?;
             let of = NEEDED.iter().filter_map(|name| {
-                let value = key.get(*name)?;
+                // Those that a key does not use may be anything.
+                let value = key.get(*name).filter(|value| value.is_string())?;
                 Some(((*name).to_owned(), value.clone()))
             });
             Some(Value::Object(of.collect()))
