@@ -357,20 +357,23 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
 
     use super::*;
 
-    async fn pair() -> (TcpStream, Stream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap());
-        let (near, far) = tokio::join!(near, listener.accept());
-        (near.unwrap(), far.unwrap().0.into())
+    fn pair() -> (TcpStream, Stream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let [near, far] = [near, far].map(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            TcpStream::from_std(stream).unwrap()
+        });
+        (near, far.into())
     }
 
     #[tokio::test]
     async fn who_waits_holds_no_memory_and_misses_nothing() {
-        let (mut near, mut far) = pair().await;
+        let (mut near, mut far) = pair();
         let mut buffer = Buffer::default();
         for word in [&b"one"[..], b"two", b"three"] {
             let mut cx = Context::from_waker(Waker::noop());
@@ -398,22 +401,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_fills_its_room_is_followed_by_the_rest() {
-        let (mut near, mut far) = pair().await;
+        let (mut near, mut far) = pair();
         let sent: Vec<u8> = (0..100_000_u32)
             .map(|n| u8::try_from(n % 251).unwrap())
             .collect();
-        let sending = sent.clone();
-        let writer = tokio::spawn(async move { near.write_all(&sending).await });
         let (mut buffer, mut got) = (Buffer::default(), Vec::new());
-        loop {
-            let count = poll_fn(|cx| far.poll_fill(cx, &mut buffer)).await.unwrap();
-            if count == 0 {
-                break;
+        let writing = async {
+            near.write_all(&sent).await.unwrap();
+            near.shutdown().await.unwrap();
+        };
+        let reading = async {
+            loop {
+                let count = poll_fn(|cx| far.poll_fill(cx, &mut buffer)).await.unwrap();
+                if count == 0 {
+                    break;
+                }
+                got.extend_from_slice(buffer.data());
+                buffer.consume(count);
             }
-            got.extend_from_slice(buffer.data());
-            buffer.consume(count);
-        }
-        writer.await.unwrap().unwrap();
+        };
+        tokio::join!(writing, reading);
         assert!(got == sent);
     }
 }

@@ -5,13 +5,14 @@ use std::fmt;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _, SanType};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
+use super::kept::Pair;
 use super::material::certificates;
 use super::{Error, Material, sha256};
 use crate::mesh::SpiffeId;
 
 /// A new ECDSA P-256 key and the request to certify it.
 pub struct Request {
-    key: KeyPair,
+    key: Pair,
     pem: String,
 }
 
@@ -35,7 +36,10 @@ impl Request {
             .serialize_request(&key)
             .and_then(|request| request.pem())
             .map_err(wrong)?;
-        Ok(Self { key, pem })
+        Ok(Self {
+            key: key.into(),
+            pem,
+        })
     }
 
     /// The request, PKCS #10 in PEM.

@@ -16,6 +16,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::kept::Pair;
 use super::material::{certificate_pem, certificates, validity};
 use super::sealed::{self, Passphrase};
 use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, random, sha256};
@@ -36,7 +37,7 @@ const MOST_REQUEST_BYTES: usize = 16 * 1024;
 /// A key that the mesh trusts to name workloads.
 pub struct Authority {
     trust_domain: String,
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, Pair>,
     /// The issuing certificate first, the root last; the same one when self-signed.
     chain: Vec<CertificateDer<'static>>,
     /// Believed beside its own root, while one replaces the other.
@@ -161,7 +162,7 @@ impl Authority {
             chain: vec![root.der().clone()],
             others: Vec::new(),
             revoked: Revoked::default(),
-            issuer: Issuer::new(params, key),
+            issuer: Issuer::new(params, key.into()),
             not_after,
         })
     }
@@ -214,8 +215,8 @@ impl Authority {
             return Err(refused("the private key belongs to another one".to_owned()));
         }
         let (_, not_after) = validity(issuing)?;
-        let issuer =
-            Issuer::from_ca_cert_der(issuing, key).map_err(|error| refused(error.to_string()))?;
+        let issuer = Issuer::from_ca_cert_der(issuing, Pair::from(key))
+            .map_err(|error| refused(error.to_string()))?;
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
             issuer,
@@ -410,7 +411,8 @@ impl Authority {
 
     fn pair(&self, leaf: &Leaf<'_>, now: UnixMillis) -> Result<Material, Error> {
         let key = KeyPair::generate().map_err(|error| refused(error.to_string()))?;
-        let (certificate, _, _) = self.certify(&key, leaf, now)?;
+        let key = Pair::from(key);
+        let (certificate, _, _) = self.certify(&*key, leaf, now)?;
         let mut chain = vec![certificate];
         // The root itself is not sent: peers have it, or must not learn it this way.
         chain.extend(

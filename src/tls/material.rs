@@ -12,9 +12,11 @@ use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
     UnixTime,
 };
+use zeroize::Zeroizing;
 
 use super::Revoked;
 use super::issuer::{issuer_of, subject_of};
+use super::kept::Secret;
 use super::verify::{Trust, name_of};
 use super::{Error, provider, rfc3339};
 use crate::mesh::SpiffeId;
@@ -33,7 +35,7 @@ pub struct Material {
     /// Leaf first, then what leads to a root; may end in the root itself.
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's key.
-    pub key: PrivateKeyDer<'static>,
+    pub key: Secret,
     /// Roots that peers are verified against; more than one while roots are rotated.
     pub roots: Vec<CertificateDer<'static>>,
     /// What of those roots is believed no more.
@@ -78,7 +80,7 @@ impl Clone for Material {
     fn clone(&self) -> Self {
         Self {
             chain: self.chain.clone(),
-            key: self.key.clone_key(),
+            key: self.key.clone(),
             roots: self.roots.clone(),
             revoked: self.revoked.clone(),
             id: self.id.clone(),
@@ -112,7 +114,7 @@ impl Material {
         }
         Ok(Self {
             chain,
-            key,
+            key: key.into(),
             roots,
             revoked: Revoked::default(),
             id,
@@ -196,7 +198,7 @@ impl Material {
     /// The parts as texts.
     pub fn to_pems(&self) -> Pems {
         let join = |certs: &[CertificateDer<'_>]| certs.iter().map(certificate_pem).collect();
-        let (label, der) = match &self.key {
+        let (label, der) = match &*self.key {
             PrivateKeyDer::Pkcs1(key) => ("RSA PRIVATE KEY", key.secret_pkcs1_der()),
             PrivateKeyDer::Sec1(key) => ("EC PRIVATE KEY", key.secret_sec1_der()),
             PrivateKeyDer::Pkcs8(key) => ("PRIVATE KEY", key.secret_pkcs8_der()),
@@ -213,7 +215,8 @@ impl Material {
     /// All in one text: chain, key, roots, what is revoked. Secret.
     pub fn to_pem(&self) -> String {
         let Pems { chain, key, roots } = self.to_pems();
-        [chain, key, roots, self.revoked.to_pem()].concat()
+        let key = Zeroizing::new(key);
+        [&*chain, &*key, &*roots, &*self.revoked.to_pem()].concat()
     }
 
     /// Reads the identity in `dir` and refuses one that could not be used at `now`.
@@ -230,7 +233,8 @@ impl Material {
                 what: format!("{} is too large for an identity", path.display()),
             });
         }
-        let material = Self::from_pem(&fs::read(&path).map_err(disk)?)?;
+        let text = Zeroizing::new(fs::read(&path).map_err(disk)?);
+        let material = Self::from_pem(&text)?;
         material.check(now)?;
         Ok(material)
     }
@@ -238,7 +242,8 @@ impl Material {
     /// Writes the identity to `dir`, readable by its owner only; a crash leaves the old or the new.
     pub fn store(&self, dir: &Path) -> Result<PathBuf, Error> {
         let path = dir.join(IDENTITY_FILE);
-        write_private(&path, self.to_pem().as_bytes())
+        let text = Zeroizing::new(self.to_pem());
+        write_private(&path, text.as_bytes())
             .map_err(|source| disk_error("write", &path, source))?;
         Ok(path)
     }
@@ -340,7 +345,7 @@ mod tests {
         assert_eq!(read.id, material.id);
         assert_eq!(read.chain, material.chain);
         assert_eq!(read.roots, material.roots);
-        assert_eq!(read.key, material.key);
+        assert_eq!(*read.key, *material.key);
         assert_eq!(read.not_after, material.not_after);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
@@ -364,7 +369,7 @@ mod tests {
         ));
         let mixed = Material::new(one.chain.clone(), other.key.clone_key(), one.roots.clone());
         assert!(matches!(mixed, Err(Error::KeyMismatch { .. })));
-        let foreign = Material::new(one.chain, one.key, other.roots).unwrap();
+        let foreign = Material::new(one.chain, one.key.clone_key(), other.roots).unwrap();
         assert!(matches!(foreign.check(NOW), Err(Error::Foreign { .. })));
         fs::write(dir.path().join(IDENTITY_FILE), "garbage").unwrap();
         assert!(matches!(

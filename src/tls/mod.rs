@@ -33,6 +33,7 @@ mod config;
 pub mod csr;
 pub mod issuer;
 pub mod join;
+mod kept;
 pub mod material;
 mod own;
 pub mod outside;
@@ -59,6 +60,7 @@ pub use config::{
 pub use csr::Request;
 pub use issuer::{Authority, Issued, KeyType};
 pub use join::JoinToken;
+pub use kept::Secret;
 pub use material::Material;
 pub use own::{OwnServer, own_server_config};
 pub use plugged::Plugged;

@@ -187,7 +187,7 @@ fn proven(status: Status) -> Result<ServiceAccount, String> {
 mod tests {
     use super::*;
 
-    fn judged(status: serde_json::Value) -> Result<ServiceAccount, String> {
+    fn judged(status: &serde_json::Value) -> Result<ServiceAccount, String> {
         let review: Review = serde_json::from_value(json!({"status": status})).unwrap();
         proven(review.status)
     }
@@ -205,12 +205,12 @@ mod tests {
             name: "cart".to_owned(),
             pod: Some("cart-7d4".to_owned()),
         };
-        assert_eq!(judged(good.clone()), Ok(expected));
+        assert_eq!(judged(&good), Ok(expected));
 
         let but = |path: &str, value: serde_json::Value| {
             let mut bad = good.clone();
             *bad.pointer_mut(path).unwrap() = value;
-            judged(bad).unwrap_err()
+            judged(&bad).unwrap_err()
         };
         assert!(but("/authenticated", json!(false)).contains("does not know it"));
         assert!(but("/audiences", json!(["https://kubernetes.default.svc"])).contains("istio-ca"));
@@ -226,8 +226,8 @@ mod tests {
             assert!(but("/user/username", json!(name)).contains("service account"));
         }
         let said = json!({"authenticated": false, "error": "token expired"});
-        assert_eq!(judged(said).unwrap_err(), "token expired");
-        assert!(judged(json!({})).is_err());
+        assert_eq!(judged(&said).unwrap_err(), "token expired");
+        assert!(judged(&json!({})).is_err());
     }
 
     #[test]

@@ -93,7 +93,12 @@ fn an_authority_survives_its_pem_and_refuses_a_foreign_key() {
     let again = Authority::from_pem("cluster.local", &cert, &key).unwrap();
     assert_eq!(again.root_fingerprint(), ca.root_fingerprint());
     let issued = again.issue_pair(&cart(), HOUR, NOW).unwrap();
-    let under_old = Material::new(issued.chain, issued.key, vec![ca.root().clone()]).unwrap();
+    let under_old = Material::new(
+        issued.chain,
+        issued.key.clone_key(),
+        vec![ca.root().clone()],
+    )
+    .unwrap();
     under_old.check(NOW).unwrap();
     let (_, other) = Authority::generate("cluster.local", NOW).unwrap().to_pem();
     assert!(Authority::from_pem("cluster.local", &cert, &other).is_err());

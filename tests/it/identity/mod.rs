@@ -13,7 +13,7 @@ use meshctl::mesh::SpiffeId;
 use meshctl::rt::{UnixMillis, Wall};
 use meshctl::tls::{self, Authority, Material};
 use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair};
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -47,7 +47,7 @@ fn odd(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Ma
     let leaf = params.signed_by(&key, &issuer).unwrap();
     Material {
         chain: vec![leaf.der().clone()],
-        key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())).into(),
         roots: vec![authority.root().clone()],
         revoked: meshctl::tls::Revoked::default(),
         id: id("cart"),
