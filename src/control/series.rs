@@ -19,7 +19,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::aggregate::sample::{Sample, samples};
 use crate::aggregate::series::{decode_slot, encode_slot};
-use crate::aggregate::{Ingest, Query, Series, report, shares};
+use crate::aggregate::{Asked, Ingest, Query, Series, edges, report, shares};
+use crate::api::edges::EdgesReport;
 use crate::api::stats::StatsReport;
 use crate::mesh::{SpiffeId, World};
 use crate::rt::{Reader, Wall};
@@ -93,6 +94,12 @@ impl Numbers {
     pub fn report(&self, query: &Query) -> StatsReport {
         let now = self.wall.millis();
         self.with(|inner| report(&inner.series, query, now))
+    }
+
+    /// Who called whom, and what protected that.
+    pub fn edges(&self, asked: &Asked) -> EdgesReport {
+        let now = self.wall.millis();
+        self.with(|inner| edges(&inner.series.links, asked, now))
     }
 
     /// Requests of the last minute by version, for each of `services` (`name.namespace`).

@@ -19,6 +19,7 @@ mod authorization;
 mod backend;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
+mod edges;
 mod envoy;
 mod envoy_chains;
 mod faults;
