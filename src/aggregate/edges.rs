@@ -337,7 +337,12 @@ mod tests {
             client: String::new(),
             ..plain(false, "permissive")
         };
-        let all = told(&[mutual(true), mutual(false), plain(true, "disabled"), outside]);
+        let all = told(&[
+            mutual(true),
+            mutual(false),
+            plain(true, "disabled"),
+            outside,
+        ]);
         let insecure = Asked {
             insecure: true,
             ..asked()

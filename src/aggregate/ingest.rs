@@ -51,7 +51,9 @@ impl Ingest {
                     let more = total.checked_sub(last).unwrap_or(*total);
                     if let Some(what) = Counted::of(&sample.name) {
                         let link = Link::of(sample, edge);
-                        series.links.add((node, now_unix_ms), link, what, (*total, more));
+                        series
+                            .links
+                            .add((node, now_unix_ms), link, what, (*total, more));
                     } else if more > 0 {
                         count(series.cell(now_unix_ms, edge), sample, more);
                     }

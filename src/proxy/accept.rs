@@ -258,7 +258,11 @@ fn bare(
         // Also of what the application sends: its TLS is carried on.
         Protection::Carried
     } else if conn.inbound() {
-        Protection::Plain(if either { Why::Permissive } else { Why::Disabled })
+        Protection::Plain(if either {
+            Why::Permissive
+        } else {
+            Why::Disabled
+        })
     } else if worker.shared.gateway {
         Protection::Plain(Why::Gateway)
     } else {

@@ -7,8 +7,8 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use smallvec::SmallVec;
 use tokio_rustls::TlsConnector;
 
-use crate::mesh::origination::Asks;
 use crate::mesh::Cluster;
+use crate::mesh::origination::Asks;
 use crate::net::{self, ConnectOptions};
 use crate::rt;
 use crate::telemetry::{Link, PeerId, PeerLabels, Protection, Why};
@@ -260,7 +260,9 @@ pub(crate) async fn dial(
         Box::pin(header).await.map_err(failed)?;
     }
     let local = tcp.local_addr().ok();
-    let peer = target.entry.map_or_else(PeerId::default, |entry| entry.peer);
+    let peer = target
+        .entry
+        .map_or_else(PeerId::default, |entry| entry.peer);
     if let Some((client, name)) = outside {
         let handshake = TlsConnector::from(client).connect(name, Raw::new(tcp, Buffer::default()));
         let stream = tokio::time::timeout(config.connect_timeout, handshake)

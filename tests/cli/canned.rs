@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use meshctl::api::Version;
 use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
+use meshctl::api::edges::{EdgeDifference, EdgeRow, EdgeSecurity, EdgesReport, ReportedBy};
 use meshctl::api::faults::{FaultStatus, InjectionReport};
 use meshctl::api::identity::{
     AuditEntry, AuditEvent, IdentityReport, TokenEntry, TokenReport, TokenState,
@@ -18,9 +19,6 @@ use meshctl::api::resources::{
 use meshctl::api::routes::{
     BackendReport, CandidateReport, ExplainReport, Fact, FaultReport, MirrorReport, RouteReport,
     SentReport, SourceReport,
-};
-use meshctl::api::edges::{
-    EdgeDifference, EdgeRow, EdgeSecurity, EdgesReport, ReportedBy,
 };
 use meshctl::api::stats::{StatsReport, StatsRow};
 use meshctl::mesh::route::explain::{Condition, RouteTrace};
@@ -514,7 +512,7 @@ pub(crate) fn edges() -> EdgesReport {
         encrypted: true,
         security: EdgeSecurity::MutualTls,
         tls_version: "TLSv1.3".to_owned(),
-        cipher: "TLS_AES_256_GCM_SHA384".to_owned(),
+        cipher: "TLS_AES_128_GCM_SHA256".to_owned(),
         key_exchange: "X25519MLKEM768".to_owned(),
         reported_by: ReportedBy::Both,
         requests_per_second: 12.5,

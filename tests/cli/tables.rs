@@ -278,7 +278,7 @@ fn arguments_become_questions() {
             "stats", "reviews", "--window", "5m", "--from", "a b", "--by", "version",
         ],
         &["stats", "--to", "reviews"],
-        &["edges", "reviews", "--from", "a b", "--insecure", "-n", "shop"],
+        &["edges", "reviews", "--from", "a b", "-n", "shop"],
         &[
             "canary",
             "set",

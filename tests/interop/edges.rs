@@ -94,7 +94,9 @@ async fn edges_say_how_each_call_is_protected() {
         at,
         flags: &[],
     };
-    let web = mesh.sidecar(&app("web", 9080, backend("web", &tasks))).await;
+    let web = mesh
+        .sidecar(&app("web", 9080, backend("web", &tasks)))
+        .await;
     let shop = mesh
         .sidecar(&app("shop", 9080, backend("shop", &tasks)))
         .await;
@@ -107,7 +109,14 @@ async fn edges_say_how_each_call_is_protected() {
     let ops = mesh.path().join("ops");
     let out = ops.display().to_string();
     mesh.run(
-        &["identity", "issue", "--service-account", "ops", "--out", &out],
+        &[
+            "identity",
+            "issue",
+            "--service-account",
+            "ops",
+            "--out",
+            &out,
+        ],
         None,
     );
     let of_shop = Caller::new(shop.outbound());
@@ -188,7 +197,7 @@ async fn edges_say_how_each_call_is_protected() {
             "mutualTls",
             "",
             "TLSv1.3",
-            "TLS_AES_256_GCM_SHA384",
+            "TLS_AES_128_GCM_SHA256",
             "X25519MLKEM768",
             account(server),
             protocol,
@@ -219,7 +228,12 @@ async fn edges_say_how_each_call_is_protected() {
     let numbers = |row: &Value| {
         pick(
             row,
-            &["requests", "connectionsOpened", "tcpSentBytes", "tcpReceivedBytes"],
+            &[
+                "requests",
+                "connectionsOpened",
+                "tcpSentBytes",
+                "tcpReceivedBytes",
+            ],
         )
     };
     assert_eq!(all[0]["requests"], 10);

@@ -9,7 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::parse;
 
-/// Show who calls whom, whether it is encrypted, and with which identities
+/// Show who calls whom, and whether and how it is encrypted
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -7,13 +7,13 @@ use super::{Cell, Column, Grid, Page, Render, Tone, number};
 impl Render for EdgesReport {
     fn text(&self, page: &Page) -> String {
         let any = |has: fn(&EdgeRow) -> bool| self.edges.iter().any(has);
-        let bytes = any(|row| row.protocol == "tcp");
+        let differing = any(|row| !row.differences.is_empty());
         let mut grid = Grid::new([
             Column::long("SOURCE"),
             Column::long("DESTINATION"),
             Column::long("WORKLOAD").when(page.wide),
-            Column::long("SECURED"),
-            Column::text("TLS"),
+            Column::text("SECURED"),
+            Column::text("TLS").when(page.wide),
             Column::text("CIPHER").when(page.wide),
             Column::text("KEY EXCHANGE").when(page.wide),
             Column::long("CLIENT ID").when(page.wide),
@@ -21,8 +21,9 @@ impl Render for EdgesReport {
             Column::text("TOLD BY").when(page.wide),
             Column::number("RPS"),
             Column::number("CONNS"),
-            Column::number("SENT").when(bytes || page.wide),
-            Column::number("RECEIVED").when(bytes || page.wide),
+            Column::number("SENT").when(page.wide),
+            Column::number("RECEIVED").when(page.wide),
+            Column::long("DIFFERENCES").when(page.wide && differing),
         ]);
         for row in &self.edges {
             let tcp = row.protocol == "tcp";
@@ -53,6 +54,7 @@ impl Render for EdgesReport {
                 row.connections_open.to_string().into(),
                 bytes(row.tcp_sent_bytes),
                 bytes(row.tcp_received_bytes),
+                Cell::or_dash(&differences(row)),
             ]);
         }
         grid.draw(page)
@@ -89,21 +91,26 @@ fn source(row: &EdgeRow) -> Cell {
     }
 }
 
+/// What the ends say differently, in words.
+fn differences(row: &EdgeRow) -> String {
+    let told = row.differences.iter().map(|different| {
+        let or_none = |text: &str| match text {
+            "" => "none".to_owned(),
+            text => text.to_owned(),
+        };
+        let (source, destination) = (or_none(&different.source), or_none(&different.destination));
+        format!(
+            "{}: source says {source}, destination {destination}",
+            different.key
+        )
+    });
+    let told: Vec<String> = told.collect();
+    told.join("; ")
+}
+
 fn secured(row: &EdgeRow) -> Cell {
     if !row.differences.is_empty() {
-        let told = row.differences.iter().map(|different| {
-            let or_none = |text: &str| match text {
-                "" => "none".to_owned(),
-                text => text.to_owned(),
-            };
-            let (source, destination) = (
-                or_none(&different.source),
-                or_none(&different.destination),
-            );
-            format!("{} {source}, there {destination}", different.key)
-        });
-        let told: Vec<String> = told.collect();
-        return Cell::new(format!("ends differ: {}", told.join("; ")), Tone::Bad);
+        return Cell::new("ends differ", Tone::Bad);
     }
     let tone = match row.security {
         EdgeSecurity::MutualTls => Tone::Good,
@@ -116,17 +123,17 @@ fn secured(row: &EdgeRow) -> Cell {
 fn in_words(row: &EdgeRow) -> &'static str {
     match (row.security, row.reason.as_str()) {
         (EdgeSecurity::MutualTls, _) => "mTLS",
-        (EdgeSecurity::Tls, "gatewayTls") => "TLS (to the gateway)",
-        (EdgeSecurity::Tls, _) => "TLS (outside the mesh)",
-        (EdgeSecurity::ApplicationTls, _) => "TLS of the application",
+        (EdgeSecurity::Tls, "gatewayTls") => "TLS (gateway)",
+        (EdgeSecurity::Tls, _) => "TLS (external)",
+        (EdgeSecurity::ApplicationTls, _) => "application TLS",
         (EdgeSecurity::Plaintext, reason) => match reason {
             "permissive" => "no: PERMISSIVE",
             "disabled" => "no: DISABLE",
-            "disabledByCaller" => "no: DISABLE by the caller",
-            "noMtlsAtEndpoint" => "no: endpoint without mTLS",
-            "external" => "no: outside the mesh",
+            "disabledByCaller" => "no: caller's rule",
+            "noMtlsAtEndpoint" => "no: no mTLS there",
+            "external" => "no: external",
             "passthrough" => "no: passthrough",
-            "gateway" => "no: gateway takes plaintext",
+            "gateway" => "no: gateway port",
             _ => "no",
         },
     }

@@ -70,11 +70,7 @@ pub(crate) async fn connect(
 }
 
 /// Copies both ways until both sides have ended. What was read already goes first.
-pub(crate) async fn run(
-    (down, up): (&mut Leg, &mut Leg),
-    ended: &mut Ended,
-    link: Option<Linked>,
-) {
+pub(crate) async fn run((down, up): (&mut Leg, &mut Leg), ended: &mut Ended, link: Option<Linked>) {
     let mut counts = tcp::Counts::default();
     match (down, up) {
         (Leg::H1(down), Leg::H1(up)) => {

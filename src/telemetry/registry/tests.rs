@@ -109,7 +109,10 @@ fn how_bytes_are_protected_is_told_beside_istios_metrics() {
     };
     let istios = lines("istio_tcp_received_bytes_total");
     assert_eq!(istios.len(), 2, "{istios:?}");
-    assert!(istios.iter().any(|line| line.ends_with("\"-\"} 14")), "{istios:?}");
+    assert!(
+        istios.iter().any(|line| line.ends_with("\"-\"} 14")),
+        "{istios:?}"
+    );
     let edges = lines("meshctl_edge_received_bytes_total");
     assert_eq!(edges.len(), 2, "{edges:?}");
     for part in [
