@@ -39,6 +39,7 @@ pub mod outside;
 mod plugged;
 mod revoked;
 mod sealed;
+mod staple;
 mod tickets;
 mod verified;
 mod verify;
