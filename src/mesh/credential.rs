@@ -164,11 +164,7 @@ impl CertificateSource {
     pub fn name(&self) -> String {
         match self {
             Self::Secret(name) => name.clone(),
-            Self::Files {
-                chain,
-                key,
-                staple,
-            } => {
+            Self::Files { chain, key, staple } => {
                 let staple = staple.iter().map(|path| format!("~{path}"));
                 format!("file-cert:{chain}~{key}{}", staple.collect::<String>())
             }

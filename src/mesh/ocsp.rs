@@ -77,8 +77,7 @@ impl Staple {
 
     /// Whether it holds at a time.
     pub fn holds(&self, now_unix_ms: u64) -> bool {
-        self.from_unix_ms <= now_unix_ms.saturating_add(SKEW_MS)
-            && now_unix_ms < self.until_unix_ms
+        self.from_unix_ms <= now_unix_ms.saturating_add(SKEW_MS) && now_unix_ms < self.until_unix_ms
     }
 }
 
@@ -242,7 +241,10 @@ fn time(text: &[u8]) -> Option<u64> {
         return None;
     }
     let part = |from: usize, to: usize| -> Option<i64> {
-        std::str::from_utf8(digits.get(from..to)?).ok()?.parse().ok()
+        std::str::from_utf8(digits.get(from..to)?)
+            .ok()?
+            .parse()
+            .ok()
     };
     let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
     let (hour, minute, second) = (part(8, 10)?, part(10, 12)?, part(12, 14)?);

@@ -119,15 +119,13 @@ impl Files {
 
     fn read(&self) -> io::Result<Secret> {
         match self {
-            Self::Certificate(CertificateSource::Files {
-                chain,
-                key,
-                staple,
-            }) => Ok(Secret::Certificate {
-                chain: text(chain)?,
-                key: text(key)?,
-                staple: staple.as_deref().map_or(Ok(Vec::new()), bytes)?,
-            }),
+            Self::Certificate(CertificateSource::Files { chain, key, staple }) => {
+                Ok(Secret::Certificate {
+                    chain: text(chain)?,
+                    key: text(key)?,
+                    staple: staple.as_deref().map_or(Ok(Vec::new()), bytes)?,
+                })
+            }
             Self::Roots(RootsSource::File { path, crl }) => Ok(Secret::Roots {
                 certificates: text(path)?,
                 crl: crl.as_deref().map_or(Ok(String::new()), text)?,

@@ -122,8 +122,7 @@ pub(super) fn missing(
         });
         if let Some((known, reason)) = unstapled {
             let path = format!("{path}.{field}");
-            let message =
-                format!("tls.ocsp-staple of Secret {known:?} has no effect: {reason}");
+            let message = format!("tls.ocsp-staple of Secret {known:?} has no effect: {reason}");
             let finding = object.finding(Severity::Warning, codes::IGNORED, &path, message);
             findings.push(finding.hint(
                 "ask the certificate's authority anew: openssl ocsp -issuer CA -cert CERTIFICATE -url RESPONDER -respout FILE",
@@ -160,9 +159,9 @@ pub(super) fn credentials(objects: &Objects) -> Credentials {
                 _ => (Vec::new(), None),
             };
             let credential = Credential {
-                certificate: chain.zip(key).map(|(chain, key)| {
-                    Arc::new(Secret::Certificate { chain, key, staple })
-                }),
+                certificate: chain
+                    .zip(key)
+                    .map(|(chain, key)| Arc::new(Secret::Certificate { chain, key, staple })),
                 unstapled,
                 roots: roots.map(|certificates| Arc::new(Secret::Roots { certificates, crl })),
             };

@@ -10,8 +10,8 @@ use crate::mesh::credential::{
 use crate::mesh::listener::ServerTls;
 use crate::mesh::{OwnTls, Secret};
 
-use sockets::downstream_tls_context::OcspStaplePolicy;
 use sockets::common_tls_context::ValidationContextType as Validation;
+use sockets::downstream_tls_context::OcspStaplePolicy;
 use sockets::tls_parameters::TlsProtocol;
 
 /// For the page of what is supported.

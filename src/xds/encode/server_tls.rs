@@ -8,8 +8,8 @@ use crate::mesh::credential::{
 use crate::mesh::{OwnTls, Secret};
 
 use sockets::certificate_validation_context::TrustChainVerification;
-use sockets::downstream_tls_context::OcspStaplePolicy;
 use sockets::common_tls_context::ValidationContextType as Validation;
+use sockets::downstream_tls_context::OcspStaplePolicy;
 use sockets::tls_parameters::TlsProtocol;
 
 pub(super) fn encode(own: &OwnTls, alpn: &[String]) -> core::TransportSocket {

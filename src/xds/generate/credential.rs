@@ -53,9 +53,8 @@ fn clients() -> impl Strategy<Value = ClientTrust> {
 pub(super) fn own() -> impl Strategy<Value = OwnTls> {
     // Envoy keeps files and secrets in two lists, files first.
     let files = vec(
-        (path(), path(), option::of(path())).prop_map(|(chain, key, staple)| {
-            CertificateSource::Files { chain, key, staple }
-        }),
+        (path(), path(), option::of(path()))
+            .prop_map(|(chain, key, staple)| CertificateSource::Files { chain, key, staple }),
         0..2,
     );
     // "default" would be the certificate of the mesh.
@@ -71,13 +70,15 @@ pub(super) fn own() -> impl Strategy<Value = OwnTls> {
         (vec(word(), 0..2), stapling()),
     )
         .prop_map(
-            |((files, secrets), clients, min_version, max_version, (cipher_suites, stapling))| OwnTls {
-                certificates: files.into_iter().chain(secrets).collect(),
-                clients,
-                min_version,
-                max_version,
-                cipher_suites,
-                stapling,
+            |((files, secrets), clients, min_version, max_version, (cipher_suites, stapling))| {
+                OwnTls {
+                    certificates: files.into_iter().chain(secrets).collect(),
+                    clients,
+                    min_version,
+                    max_version,
+                    cipher_suites,
+                    stapling,
+                }
             },
         )
 }
