@@ -167,16 +167,15 @@ pub struct Links {
 impl Links {
     /// Takes note that a proxy spoke.
     pub fn hear(&mut self, node: &str, now_unix_ms: u64) {
-        match self.nodes.get_mut(node) {
-            Some(held) => held.heard_unix_ms = now_unix_ms,
-            None => {
-                let held = Held {
-                    heard_unix_ms: now_unix_ms,
-                    ..Held::default()
-                };
-                self.nodes.insert(node.to_owned(), held);
-            }
+        if let Some(held) = self.nodes.get_mut(node) {
+            held.heard_unix_ms = now_unix_ms;
+            return;
         }
+        let held = Held {
+            heard_unix_ms: now_unix_ms,
+            ..Held::default()
+        };
+        self.nodes.insert(node.to_owned(), held);
     }
 
     /// Adds what a proxy counted: `more` since it last spoke, `total` since it began.

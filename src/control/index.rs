@@ -209,9 +209,10 @@ impl Index {
         } else {
             ("apply", Tolerance::Nothing)
         };
-        let warming = match request.dry_run {
-            true => None,
-            false => self.warm_keys(&put).await,
+        let warming = if request.dry_run {
+            None
+        } else {
+            self.warm_keys(&put).await
         };
         let changed = self
             .change(Edit {

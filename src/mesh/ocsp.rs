@@ -298,9 +298,10 @@ mod tests {
                 &der(INTEGER, &[&[0x12, 0x34]]),
             ],
         );
-        let next = match next {
-            true => der(context(0), &[&der(TIME, &[b"20300101000000Z"])]),
-            false => Vec::new(),
+        let next = if next {
+            der(context(0), &[&der(TIME, &[b"20300101000000Z"])])
+        } else {
+            Vec::new()
         };
         der(
             SEQUENCE,

@@ -35,9 +35,10 @@ impl Stapled {
             what: format!("{name}: no OCSP response to show with it: {reason}"),
         };
         if response.is_empty() {
-            return match must {
-                true => Err(refused("there is none, and one must be")),
-                false => Ok(Self::default()),
+            return if must {
+                Err(refused("there is none, and one must be"))
+            } else {
+                Ok(Self::default())
             };
         }
         match checked(response, leaf) {

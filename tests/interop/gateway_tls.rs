@@ -397,7 +397,7 @@ async fn callers_are_let_in_by_name_key_and_certificate() {
     // Bert is revoked in the list beside the roots of the fourth.
     shell(
         dir,
-        "printf '[ca]\\ndefault_ca=d\\n[d]\\ndatabase=revoked.txt\\ndefault_md=sha256\\ndefault_crl_days=9\\n' > ca.cnf; \
+        "printf '[ca]\\ndefault_ca=d\\n[d]\\ndatabase=revoked.txt\\ndefault_md=sha256\\ndefault_crl_days=9\\ncrlnumber=number\\n' > ca.cnf; echo 01 > number; \
          : > revoked.txt; openssl ca -config ca.cnf -keyfile ca.key -cert ca.pem -revoke bert.example.com.pem; \
          openssl ca -config ca.cnf -keyfile ca.key -cert ca.pem -gencrl -out crl.pem",
     );

@@ -47,9 +47,10 @@ impl Render for EdgesReport {
                     ReportedBy::Destination => "destination",
                 }
                 .into(),
-                match tcp {
-                    true => Cell::or_dash(""),
-                    false => number::rate(row.requests_per_second).into(),
+                if tcp {
+                    Cell::or_dash("")
+                } else {
+                    number::rate(row.requests_per_second).into()
                 },
                 row.connections_open.to_string().into(),
                 bytes(row.tcp_sent_bytes),

@@ -231,14 +231,14 @@ impl Index {
             unknown
         };
         let all = async {
-            let mut fetches =
-                futures_util::stream::iter(&unknown)
-                    .map(|(source, time)| async move {
-                        (source, fetch::fetch(source, roots, *time).await)
-                    })
-                    .buffer_unordered(AT_ONCE);
+            let mut fetches = futures_util::stream::iter(unknown.clone())
+                .map(|(source, time)| async move {
+                    let fetched = fetch::fetch(&source, roots, time).await;
+                    (source, fetched)
+                })
+                .buffer_unordered(AT_ONCE);
             while let Some((source, fetched)) = fetches.next().await {
-                self.took(source, fetched).await;
+                self.took(&source, fetched).await;
             }
         };
         if tokio::time::timeout(PATIENCE, all).await.is_err() {

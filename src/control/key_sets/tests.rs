@@ -223,7 +223,9 @@ async fn keys_reach_the_world_and_outlive_their_server_and_a_restart() {
     let watched = Arc::clone(&before);
     let watch = Tasks::new();
     watch.spawn("keys", async move {
-        watched.watch_keys("/nonexistent".into(), GRACE).await;
+        watched
+            .watch_keys("/nonexistent".into(), super::GRACE)
+            .await;
     });
     let mut reader = before.reader();
     while keys(&reader.load().world) == NO_KEYS {
