@@ -455,6 +455,26 @@ async fn callers_are_let_in_by_name_key_and_certificate() {
         }
         assert_eq!(answered(port, None), port == 18505, "{port} without any");
     }
+
+    // Both hops are told of: TLS with strangers, and the mesh's own behind it.
+    until("the edges of the gateway", 30, || {
+        let report = mesh.json(&["edges", "-t", "5m"]);
+        let rows = report["edges"].as_array()?;
+        let has = |destination: &str, security: &str, reason: &str, by: &str| {
+            rows.iter().any(|row| {
+                row["destination"] == destination
+                    && row["security"] == security
+                    && row["reason"] == reason
+                    && row["tlsVersion"] == "TLSv1.3"
+                    && row["reportedBy"] == by
+                    && row["requests"].as_u64() > Some(0)
+            })
+        };
+        let outer = has("edge.default", "tls", "gatewayTls", "destination");
+        let inner = has("shop.default", "mutualTls", "", "both");
+        (outer && inner).then_some(())
+    })
+    .await;
     drop(mesh);
     tasks.end().await;
 }

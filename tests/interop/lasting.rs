@@ -7,7 +7,6 @@ use meshctl::rt::Tasks;
 
 use crate::backend::backend;
 use crate::mesh::{App, Mesh, program, service};
-use crate::processes::free;
 use crate::stand::until;
 
 /// Has a certificate made; whether it was, and what was said.
@@ -136,7 +135,7 @@ async fn strangers_at_the_control_port_take_no_places_of_members() {
     let port = Mesh::tls();
     let mut strangers = std::process::Command::new("python3")
         .args(["-c", STRANGERS, &port.ip().to_string()])
-        .args([&port.port().to_string(), "120"])
+        .args([&port.port().to_string(), "70"])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -168,7 +167,7 @@ async fn strangers_at_the_control_port_take_no_places_of_members() {
         service: "web",
         version: "v1",
         port: 9080,
-        at: free(),
+        at: backend("web", &tasks),
         flags: &[],
     };
     let web = mesh.sidecar(&app).await;
