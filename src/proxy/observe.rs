@@ -52,7 +52,8 @@ pub(crate) fn dialed(
 /// Counts a caller's connection while it lasts, from its first request on: only then it is known who calls
 /// and which service is meant.
 pub(crate) fn arrived(worker: &Worker, live: &Live, conn: &Conn, service: ServiceId) {
-    if conn.linked.get().is_some() {
+    // Of the application beside nothing is known, which is most of what a sidecar sees on its way out.
+    if conn.link.is_none() || conn.linked.get().is_some() {
         return;
     }
     first(worker, live, conn, (service, Protocol::Http));
