@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry::names::{REQUEST_DURATION, RETRIES};
 
 use super::histogram::Histogram;
+use super::links::{Counted, Link};
 use super::sample::{Sample, Value};
 use super::series::{Cell, Edge, Series};
 
@@ -33,6 +34,7 @@ impl Ingest {
     pub fn push(&mut self, node: &str, samples: &[Sample], now_unix_ms: u64, series: &mut Series) {
         let cursor = self.nodes.entry(node.to_owned()).or_default();
         cursor.seen_unix_ms = now_unix_ms;
+        series.links.hear(node, now_unix_ms);
         for sample in samples {
             let Some(edge) = Edge::of(sample) else {
                 continue;
@@ -47,7 +49,12 @@ impl Ingest {
                     }
                     let last = cursor.counters.insert(key, *total).unwrap_or(0);
                     let more = total.checked_sub(last).unwrap_or(*total);
-                    if more > 0 {
+                    if let Some(what) = Counted::of(&sample.name) {
+                        let link = Link::of(sample, edge);
+                        series
+                            .links
+                            .add((node, now_unix_ms), link, what, (*total, more));
+                    } else if more > 0 {
                         count(series.cell(now_unix_ms, edge), sample, more);
                     }
                 }

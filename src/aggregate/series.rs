@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry::names::ROUTE;
 
 use super::histogram::Histogram;
+use super::links::Links;
 use super::sample::Sample;
 
 /// Length of a fine slot, in milliseconds.
@@ -123,6 +124,8 @@ pub type Slot = BTreeMap<Edge, Cell>;
 pub struct Series {
     fine: BTreeMap<u64, Slot>,
     coarse: BTreeMap<u64, Slot>,
+    /// What protected the connections.
+    pub links: Links,
 }
 
 impl Series {
@@ -140,6 +143,7 @@ impl Series {
     /// Folds fine slots that ended before `now` into coarse ones, drops what is too old, and gives
     /// back the keys that were dropped as `(coarse, slot)`.
     pub fn turn(&mut self, now_unix_ms: u64) -> Vec<(bool, u64)> {
+        self.links.turn(now_unix_ms);
         let mut dropped = Vec::new();
         let oldest = (now_unix_ms / FINE_MS).saturating_sub(u64::try_from(FINE_SLOTS).unwrap_or(0));
         while let Some(entry) = self.fine.first_entry() {

@@ -8,6 +8,7 @@ pub mod authz;
 pub mod canary;
 pub mod check;
 pub mod diff;
+pub mod edges;
 pub mod faults;
 pub mod identity;
 pub mod local;

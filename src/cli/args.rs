@@ -113,6 +113,7 @@ pub(crate) enum Command {
     Authz(c::authz::Args),
     Stats(c::stats::Args),
     Top(c::top::Args),
+    Edges(c::edges::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
     Register(Box<c::register::Args>),
@@ -143,7 +144,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Shift and watch traffic",
-        &["routes", "canary", "fault", "stats", "top"],
+        &["routes", "canary", "fault", "stats", "top", "edges"],
     ),
     (
         "Look inside",

@@ -4,11 +4,14 @@
 //! fsync. Refusals are kept apart and not waited for, so that a stranger who asks again and again neither
 //! pushes out what matters nor keeps the disk busy. Both kinds are bounded: full files are renamed, the
 //! oldest one goes.
+//!
+//! Where it cannot be written, nothing is given out: a full disk stops certificates and tokens, not traffic. A
+//! file that was taken away is made anew, with a word in the log of the process.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -150,6 +153,7 @@ impl Log {
     }
 
     fn append(&mut self, lines: &[u8], durable: bool) -> io::Result<()> {
+        self.find()?;
         let more = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         if self.size > 0 && self.size.saturating_add(more) > self.most {
             self.turn()?;
@@ -167,6 +171,22 @@ impl Log {
         }
         self.torn = false;
         self.size = self.size.saturating_add(more);
+        Ok(())
+    }
+
+    /// Makes the file anew where it was taken away: what goes into one without a name is lost.
+    fn find(&mut self) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        let there = fs::metadata(self.path(0));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+            return Ok(());
+        }
+        tracing::error!(path = %self.path(0).display(), "the audit log was taken away; beginning a new one");
+        private_dir(&self.dir)?;
+        self.file = file_of(&self.path(0))?;
+        sync_dir(&self.dir)?;
+        self.size = self.file.metadata()?.len();
+        self.torn = self.size > 0;
         Ok(())
     }
 

@@ -151,7 +151,10 @@ async fn configuration(control: &Control) -> Vec<Check> {
     for (source, reason, had) in control.index.missing_keys().await {
         let text = format!("the keys of a token issuer can be fetched ({source})");
         let (status, effect) = if had {
-            (CheckStatus::Warning, "the last good ones stay in force")
+            (
+                CheckStatus::Warning,
+                "the last good ones stay in force for a grace",
+            )
         } else {
             (CheckStatus::Failed, "none of its tokens is good")
         };

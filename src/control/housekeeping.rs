@@ -45,8 +45,8 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
     }
     let index = Arc::clone(&control.index);
     tasks.spawn("faults", async move { index.watch_faults().await });
-    let index = Arc::clone(&control.index);
-    tasks.spawn("keys", async move { index.watch_keys(roots).await });
+    let (index, grace) = (Arc::clone(&control.index), options.key_grace);
+    tasks.spawn("keys", async move { index.watch_keys(roots, grace).await });
     let index = Arc::clone(&control.index);
     tasks.spawn("evict", async move {
         loop {

@@ -23,6 +23,7 @@ use crate::source::store::{Batch, Store, StoreError, Tree};
 
 use super::attest::Attested;
 use super::history::Change;
+use super::key_sets::Fetching;
 use super::known::{Registered, Stamp, State};
 use super::push::Revised;
 
@@ -35,6 +36,8 @@ pub struct Index {
     pub(super) world: Published<Revised>,
     /// What is known of who may say what of itself.
     pub(super) attested: Published<Attested>,
+    /// How key sets are fetched, once they are.
+    pub(super) fetching: Fetching,
 }
 
 /// An object as it is kept.
@@ -145,7 +148,7 @@ impl Index {
                 state.history.add(state.revision, bytes.len());
             }
         }
-        state.keys = super::key_sets::kept(&store)?;
+        (state.keys, state.keys_had) = super::key_sets::kept(&store, now)?;
         let (world, findings) = state.lower(&state.objects);
         state.findings = findings;
         Ok(Self {
@@ -157,6 +160,7 @@ impl Index {
                 world: Arc::new(world),
             }),
             state: Mutex::new(state),
+            fetching: Fetching::default(),
         })
     }
 
@@ -205,7 +209,12 @@ impl Index {
         } else {
             ("apply", Tolerance::Nothing)
         };
-        let (mut report, generation) = self
+        let warming = if request.dry_run {
+            None
+        } else {
+            self.warm_keys(&put).await
+        };
+        let changed = self
             .change(Edit {
                 put,
                 who: request.who,
@@ -214,8 +223,9 @@ impl Index {
                 tolerance,
                 ..Edit::default()
             })
-            .await
-            .map_err(offer_force)?;
+            .await;
+        self.warmed(warming).await;
+        let (mut report, generation) = changed.map_err(offer_force)?;
         report.findings.splice(0..0, findings);
         Ok((report, generation))
     }

@@ -37,6 +37,10 @@ pub(super) struct State {
     pub(super) findings: Vec<Finding>,
     /// Keys of token issuers that were fetched.
     pub(super) keys: KeySets,
+    /// When each of them was fetched last, in milliseconds since the epoch.
+    pub(super) keys_had: BTreeMap<KeySource, u64>,
+    /// Sets that rules which are about to be in force name.
+    pub(super) keys_wanted: Vec<KeySource>,
     /// Why keys could not be had last time.
     pub(super) missing_keys: BTreeMap<KeySource, String>,
     /// How much of the past is kept.

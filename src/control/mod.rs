@@ -43,6 +43,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
 use thiserror::Error;
@@ -93,6 +94,9 @@ pub struct ControlOptions {
     pub kubernetes: Option<kubernetes::Access>,
     /// How the authority is kept, and which one it is.
     pub ca: trust::CaOptions,
+    /// How long keys of token issuers stay in force that cannot be fetched any more. Default
+    /// [`key_sets::GRACE`].
+    pub key_grace: Duration,
     /// The clock.
     pub wall: Wall,
 }
@@ -109,6 +113,7 @@ impl ControlOptions {
             health_port: 15080,
             trust_domain: "cluster.local".to_owned(),
             strict: false,
+            key_grace: key_sets::GRACE,
             sources: Vec::new(),
             kubernetes: None,
             ca: trust::CaOptions::default(),

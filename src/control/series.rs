@@ -1,6 +1,8 @@
 //! Numbers from proxies: the metrics service, and the series in the store.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +14,16 @@ use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::Metric
 use envoy_types::pb::envoy::service::metrics::v3::{StreamMetricsMessage, StreamMetricsResponse};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::aggregate::sample::{Sample, samples};
 use crate::aggregate::series::{decode_slot, encode_slot};
-use crate::aggregate::{Ingest, Query, Series, report, shares};
+use crate::aggregate::{Asked, Ingest, Query, Series, edges, report, shares};
+use crate::api::edges::EdgesReport;
 use crate::api::stats::StatsReport;
 use crate::mesh::{SpiffeId, World};
 use crate::rt::{Reader, Wall};
@@ -93,6 +97,12 @@ impl Numbers {
     pub fn report(&self, query: &Query) -> StatsReport {
         let now = self.wall.millis();
         self.with(|inner| report(&inner.series, query, now))
+    }
+
+    /// Who called whom, and what protected that.
+    pub fn edges(&self, asked: &Asked) -> EdgesReport {
+        let now = self.wall.millis();
+        self.with(|inner| edges(&inner.series.links, asked, now))
     }
 
     /// Requests of the last minute by version, for each of `services` (`name.namespace`).
@@ -283,6 +293,21 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
             ),
         ),
     ])));
+    // As istiod calls them.
+    let fetching = &control.index.fetching;
+    let count = |of: &AtomicU64| ConstCounter::new(of.load(Ordering::Relaxed));
+    registry.register_collector(Box::new(OneShot(vec![
+        (
+            "pilot_jwks_resolver_network_fetch_success",
+            "Key sets of token issuers that were fetched",
+            count(&fetching.good),
+        ),
+        (
+            "pilot_jwks_resolver_network_fetch_fail",
+            "Key sets of token issuers that could not be fetched",
+            count(&fetching.failed),
+        ),
+    ])));
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _infallible = encode(&mut text, &registry).is_ok();
@@ -295,11 +320,11 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
     )
 }
 
-/// Gauges that were read a moment ago.
+/// Values that were read a moment ago.
 #[derive(Debug)]
-struct OneShot(Vec<(&'static str, &'static str, ConstGauge<i64>)>);
+struct OneShot<M>(Vec<(&'static str, &'static str, M)>);
 
-impl Collector for OneShot {
+impl<M: EncodeMetric + fmt::Debug + Send + Sync + 'static> Collector for OneShot<M> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for (name, help, gauge) in &self.0 {
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;

@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +24,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
 
 use crate::mesh::SpiffeId;
-use crate::rt::{Published, Reader, Tasks, Wall};
+use crate::rt::{Published, Reader, Tasks, Wall, usage};
 use crate::tls;
 
 /// Names in the control plane's certificate besides its SPIFFE id, for clients that check those.
@@ -37,6 +37,10 @@ pub const SERVER_NAMES: &[&str] = &[
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at once; beyond that, callers wait in the kernel's queue.
 const MOST_HANDSHAKES: usize = 256;
+/// Connections at once, where the process may open as many files.
+const MOST_CONNECTIONS: usize = 20_000;
+/// Of those, connections on which no certificate was shown.
+const MOST_STRANGERS: usize = 256;
 /// Finished connections that wait to be served.
 const READY: usize = 64;
 /// A joiner asks the CA once and comes back with its certificate; who stays without one only takes a place.
@@ -102,6 +106,8 @@ pub struct ControlConnection {
     /// What its caller's certificate is looked up by.
     key: u64,
     revoked: RevokedFn,
+    /// Its place among all connections, and among those of strangers.
+    _places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     /// The end of a connection on which no certificate was shown.
     end: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -213,7 +219,14 @@ async fn accept(
     tasks: Tasks,
 ) {
     let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
+    let (all, strangers_of) = places(usage::most_files());
+    let all = Arc::new(Semaphore::new(all));
+    let unnamed = Arc::new(Semaphore::new(strangers_of));
     loop {
+        // Who comes when all places are taken waits in the kernel's queue.
+        let Ok(place) = Arc::clone(&all).acquire_owned().await else {
+            return;
+        };
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
             return;
         };
@@ -228,9 +241,10 @@ async fn accept(
         };
         let acceptor = TlsAcceptor::from(Arc::<ServerConfig>::clone(&config.load()));
         let (ready, revoked) = (ready.clone(), Arc::clone(&revoked));
+        let unnamed = Arc::clone(&unnamed);
         tasks.spawn("control-handshake", async move {
             let _permit = permit;
-            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, (revoked, strangers))).await;
+            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, (revoked, strangers), (place, unnamed))).await;
             match shaken {
                 Ok(Ok(connection)) => {
                     if ready.send(Ok(connection)).await.is_err() {
@@ -244,15 +258,33 @@ async fn accept(
     }
 }
 
+/// How many connections there may be, and how many without a certificate, in a process that may open so many
+/// files: half of them, as the store, the API and the other ports need some.
+fn places(files: Option<u64>) -> (usize, usize) {
+    let half = files.and_then(|files| usize::try_from(files / 2).ok());
+    let all = half.unwrap_or(MOST_CONNECTIONS).clamp(8, MOST_CONNECTIONS);
+    (all, (all / 4).clamp(4, MOST_STRANGERS))
+}
+
 async fn handshake(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
     (revoked, strangers): (RevokedFn, Duration),
+    (place, unnamed): (OwnedSemaphorePermit, Arc<Semaphore>),
 ) -> io::Result<ControlConnection> {
     tcp.set_nodelay(true)?;
     let io = acceptor.accept(tcp).await?;
     let peer = PeerIdentity::of(io.get_ref().1.peer_certificates());
+    let stranger = match peer.id {
+        Some(_) => None,
+        // Members' places are not for strangers to take.
+        None => Some(unnamed.try_acquire_owned().map_err(|_| {
+            let reason = "too many connections without a certificate";
+            io::Error::new(io::ErrorKind::QuotaExceeded, reason)
+        })?),
+    };
     Ok(ControlConnection {
+        _places: (place, stranger),
         io,
         end: peer
             .id
@@ -318,5 +350,18 @@ impl AsyncWrite for ControlConnection {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_go_by_what_the_process_may_open() {
+        assert_eq!(places(Some(1024)), (512, 128));
+        assert_eq!(places(Some(1 << 20)), (MOST_CONNECTIONS, MOST_STRANGERS));
+        assert_eq!(places(None), (MOST_CONNECTIONS, MOST_STRANGERS));
+        assert_eq!(places(Some(0)), (8, 4));
     }
 }

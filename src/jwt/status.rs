@@ -94,6 +94,45 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every one.
+    pub const ALL: [Self; 29] = [
+        Self::Missing,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::BadFormat,
+        Self::TooLarge,
+        Self::HeaderBase64,
+        Self::HeaderJson,
+        Self::HeaderAlg,
+        Self::HeaderAlgUnsupported,
+        Self::HeaderKid,
+        Self::HeaderCrit,
+        Self::PayloadBase64,
+        Self::PayloadJson,
+        Self::Issuer,
+        Self::Subject,
+        Self::Id,
+        Self::Audience,
+        Self::IssuedAt,
+        Self::IssuedAtRange,
+        Self::NotBefore,
+        Self::NotBeforeRange,
+        Self::Expiry,
+        Self::ExpiryRange,
+        Self::SignatureBase64,
+        Self::UnknownIssuer,
+        Self::AudienceNotAllowed,
+        Self::Verification,
+        Self::NoKeys,
+        Self::NoSuchKey,
+    ];
+
+    /// Its place in [`Status::ALL`].
+    pub fn number(self) -> usize {
+        let mut all = Self::ALL.iter();
+        all.position(|one| *one == self).unwrap_or_default()
+    }
+
     /// The body of the answer.
     pub fn text(self) -> &'static str {
         self.pair().0

@@ -91,6 +91,11 @@ impl Cluster {
     /// For connections to ports of the application that nobody declared.
     pub const INBOUND_PASSTHROUGH: &'static str = "InboundPassthroughCluster";
 
+    /// Whether it leads to the application beside the proxy.
+    pub fn is_inward(&self) -> bool {
+        self.name.starts_with("inbound|") || self.name.starts_with(Self::INBOUND_PASSTHROUGH)
+    }
+
     /// Istio's name for a service port, or for a subset of it.
     pub fn outbound_name(port: u16, subset: &str, host: &Hostname) -> String {
         format!("outbound|{port}|{subset}|{host}")

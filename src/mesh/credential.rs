@@ -26,6 +26,30 @@ pub struct OwnTls {
     /// Suites of TLS 1.2, in OpenSSL's names; all that are safe when empty. Those of 1.3 stay.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cipher_suites: Vec<String>,
+    /// When a certificate is shown only with a proof that it is not revoked.
+    #[serde(skip_serializing_if = "Stapling::is_default")]
+    pub stapling: Stapling,
+}
+
+/// When a certificate is shown only with a proof that it is not revoked (Envoy's `ocsp_staple_policy`).
+/// Certificates that say so themselves (`status_request`, RFC 7633) need one in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stapling {
+    /// With one where there is one that holds, else without.
+    #[default]
+    Lenient,
+    /// Where there is one it must hold.
+    Strict,
+    /// There must be one that holds.
+    Must,
+}
+
+impl Stapling {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where a certificate and its key are.
@@ -40,6 +64,9 @@ pub enum CertificateSource {
         chain: String,
         /// The leaf's key.
         key: String,
+        /// An OCSP response for it, in DER.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        staple: Option<String>,
     },
 }
 
@@ -137,7 +164,10 @@ impl CertificateSource {
     pub fn name(&self) -> String {
         match self {
             Self::Secret(name) => name.clone(),
-            Self::Files { chain, key } => format!("file-cert:{chain}~{key}"),
+            Self::Files { chain, key, staple } => {
+                let staple = staple.iter().map(|path| format!("~{path}"));
+                format!("file-cert:{chain}~{key}{}", staple.collect::<String>())
+            }
         }
     }
 }
@@ -183,6 +213,8 @@ pub enum Secret {
         chain: String,
         /// PEM of the leaf's key.
         key: String,
+        /// An OCSP response for it, in DER; empty when there is none.
+        staple: Vec<u8>,
     },
     /// Something to hold others against.
     Roots {

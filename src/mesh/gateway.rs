@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::ocsp::Unusable;
 use super::sidecar::Space;
 use super::world::{Rule, StreamRule, selects};
 use super::{Hostname, Origin, OwnTls, Secret};
@@ -125,6 +126,8 @@ pub struct Credential {
     pub certificate: Option<Arc<Secret>>,
     /// Whom to believe.
     pub roots: Option<Arc<Secret>>,
+    /// Why its OCSP response is left out.
+    pub unstapled: Option<Unusable>,
 }
 
 impl Gateway {

@@ -27,6 +27,7 @@ pub mod listener;
 pub mod locality;
 pub mod name;
 pub mod node;
+pub mod ocsp;
 pub mod origination;
 pub mod outlier;
 pub mod path;

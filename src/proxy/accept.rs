@@ -1,6 +1,6 @@
 //! From an accepted connection to the code that serves it.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::mesh::listener::{HttpCodec, ServerTls, TcpOptions};
 use crate::net;
 use crate::rt::Wall;
-use crate::telemetry::{PeerId, PeerLabels};
+use crate::telemetry::{Link, PeerId, PeerLabels, Protection, Why};
 
 use super::buffer::Buffer;
 use super::context::{Admitted, Conn, ConnState, Live, Registered, Worker};
@@ -107,6 +107,8 @@ async fn open(
         meant,
         direction: listener.config.direction,
         tls: false,
+        link: None,
+        linked: OnceCell::new(),
         principal: None,
         client_cert: None,
         peer: Cell::new(PeerId::default()),
@@ -152,10 +154,12 @@ async fn open(
     }
     conn.state.idle.set(false);
     let hello = first.as_ref().map(First::hello).unwrap_or_default();
+    let either = candidates.take_tls();
     let Some(chain) = candidates.choose(&hello) else {
         tracing::debug!(listener = listener.config.name, %remote, "no chain takes the connection");
         return None;
     };
+    conn.link = bare(&worker, &conn, (chain, hello.tls), either);
     conn.server_name = hello.server_name;
     conn.state.chain_name.replace(Some(Arc::clone(&chain.name)));
     conn.filters.clone_from(&chain.filters);
@@ -242,12 +246,43 @@ async fn handshake(
     }
 }
 
+/// What is known of how a connection is protected before any handshake. Only callers from elsewhere are
+/// looked at.
+fn bare(
+    worker: &Worker,
+    conn: &Conn,
+    (chain, hello): (&ChainTable, bool),
+    either: bool,
+) -> Option<Link> {
+    let protection = if hello && chain.tls.is_none() {
+        // Also of what the application sends: its TLS is carried on.
+        Protection::Carried
+    } else if conn.inbound() {
+        Protection::Plain(if either {
+            Why::Permissive
+        } else {
+            Why::Disabled
+        })
+    } else if worker.shared.gateway {
+        Protection::Plain(Why::Gateway)
+    } else {
+        return None;
+    };
+    Some(Link::bare(protection))
+}
+
 /// Takes the caller's identity from a finished handshake. Of a caller from outside the mesh only what its
 /// certificate says is told on, where it stands the test: it is no principal, whatever names are in it.
 fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chain: &ChainTable) {
     let Stream::Server(tls) = stream else { return };
     conn.tls = true;
-    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let session = tls.get_ref().1;
+    let chain = session.peer_certificates().unwrap_or_default();
+    let protection = match by_chain.own {
+        Some(_) => Protection::Tls,
+        None => Protection::MutualTls,
+    };
+    conn.link = Some(tls::agreed(session, protection));
     if let Some(own) = &by_chain.own {
         let chain = own.verified(chain, &Wall::System);
         conn.client_cert = tls::stranger(chain, conn.http().options.client_cert.details);

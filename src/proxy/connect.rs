@@ -3,13 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use smallvec::SmallVec;
 use tokio_rustls::TlsConnector;
 
+use crate::mesh::Cluster;
 use crate::mesh::origination::Asks;
 use crate::net::{self, ConnectOptions};
 use crate::rt;
+use crate::telemetry::{Link, PeerId, PeerLabels, Protection, Why};
 use crate::tls;
 
 use super::buffer::Buffer;
@@ -138,6 +140,29 @@ pub(crate) struct Dialed {
     /// The identity that it was made with; 0 is none.
     pub(crate) generation: u64,
     pub(crate) local: Option<SocketAddr>,
+    /// What protects it.
+    pub(crate) link: Link,
+    /// Who is at the other end, with the identity that was proven.
+    pub(crate) peer: PeerId,
+}
+
+impl Dialed {
+    /// Why it is in plaintext.
+    fn why(cluster: &ClusterTable, target: &Target<'_>) -> Why {
+        let named = target
+            .entry
+            .and_then(|entry| cluster.endpoints.endpoint(entry))
+            .is_some_and(|endpoint| !endpoint.workload.workload.is_empty());
+        if cluster.config.name == Cluster::PASSTHROUGH {
+            Why::Passthrough
+        } else if !named {
+            Why::External
+        } else if cluster.config.tls.is_some() {
+            Why::NoPeer
+        } else {
+            Why::Disabled
+        }
+    }
 }
 
 /// The address that the caller meant, for clusters that go where the caller wanted: what the
@@ -235,18 +260,24 @@ pub(crate) async fn dial(
         Box::pin(header).await.map_err(failed)?;
     }
     let local = tcp.local_addr().ok();
+    let peer = target
+        .entry
+        .map_or_else(PeerId::default, |entry| entry.peer);
     if let Some((client, name)) = outside {
         let handshake = TlsConnector::from(client).connect(name, Raw::new(tcp, Buffer::default()));
         let stream = tokio::time::timeout(config.connect_timeout, handshake)
             .await
             .map_err(|_| Failure::Tls("no handshake in time".to_owned()))?
             .map_err(|error| Failure::Tls(tls::outside::explain_outside(&error)))?;
+        let link = super::tls::agreed(stream.get_ref().1, Protection::Tls);
         return Ok(Dialed {
             http2: stream.get_ref().1.alpn_protocol() == Some(b"h2"),
             stream: Stream::Client(Box::new(stream)),
             mtls: false,
             generation: 0,
             local,
+            link,
+            peer,
         });
     }
     let Some(tls) = tls else {
@@ -256,6 +287,8 @@ pub(crate) async fn dial(
             http2: false,
             generation: 0,
             local,
+            link: Link::bare(Protection::Plain(Dialed::why(cluster, target))),
+            peer,
         });
     };
     let identity = live.identity.as_ref().ok_or(Failure::NoIdentity)?;
@@ -270,12 +303,36 @@ pub(crate) async fn dial(
         .await
         .map_err(|_| Failure::Tls("no handshake in time".to_owned()))?
         .map_err(|error| Failure::Tls(tls::explain(&error)))?;
-    let agreed = stream.get_ref().1.alpn_protocol();
+    let session = stream.get_ref().1;
+    let agreed = session.alpn_protocol();
     Ok(Dialed {
         http2: matches!(agreed, Some(b"h2" | b"istio-h2")),
+        link: super::tls::agreed(session, Protection::MutualTls),
+        peer: proven(worker, cluster, target, session.peer_certificates()),
         stream: Stream::Client(Box::new(stream)),
         mtls: true,
         generation: identity.generation,
         local,
     })
+}
+
+/// The endpoint's workload, with the identity that it has shown.
+fn proven(
+    worker: &Worker,
+    cluster: &ClusterTable,
+    target: &Target<'_>,
+    chain: Option<&[CertificateDer<'_>]>,
+) -> PeerId {
+    let id = chain.and_then(tls::peer_id).map(|id| id.to_string());
+    let endpoint = target
+        .entry
+        .and_then(|entry| cluster.endpoints.endpoint(entry));
+    let labels = match endpoint {
+        Some(endpoint) => PeerLabels::new(&endpoint.workload, id.as_deref().unwrap_or_default()),
+        None => PeerLabels {
+            principal: id.unwrap_or_default(),
+            ..PeerLabels::default()
+        },
+    };
+    worker.shared.registry.peer(labels)
 }

@@ -1,6 +1,6 @@
 //! What a worker's connections share, and what is known of each connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::mesh::WorkloadRef;
 use crate::mesh::listener::Direction;
 use crate::rt::{self, HashMap, Wall};
-use crate::telemetry::{PeerId, PeerLabels, Recorder, Registry};
+use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId};
 
 use super::access_log::LogSink;
 use super::filter::{self, Filters};
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) wall: Wall,
     /// What is done against running out.
     pub(crate) overload: Overload,
+    /// Callers come from outside of the mesh.
+    pub(crate) gateway: bool,
     /// Told when a health check changed something that the control thread acts on.
     pub(crate) health_changed: Notify,
     began: Instant,
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(options: Options, registry: Arc<Registry>, log: Option<LogSink>) -> Self {
         Self {
+            gateway: options.node.starts_with("router~"),
             options,
             registry,
             log,
@@ -78,6 +81,8 @@ pub(crate) struct Live {
     pub(crate) identity: Option<Arc<Identity>>,
     /// This workload, for telemetry.
     pub(crate) own: PeerId,
+    /// It as what callers from outside mean, where it is a gateway.
+    pub(crate) front: ServiceId,
 }
 
 impl Live {
@@ -116,6 +121,7 @@ impl Live {
         let principal = identity.as_ref().map_or("", |identity| &identity.id);
         Self {
             own: registry.peer(PeerLabels::new(own, principal)),
+            front: registry.named_service(&own.service, &own.service, &own.namespace),
             tables,
             identity,
         }
@@ -377,6 +383,10 @@ pub(crate) struct Conn {
     pub(crate) direction: Direction,
     /// mTLS was terminated.
     pub(crate) tls: bool,
+    /// What protects it; none where the caller is the application beside.
+    pub(crate) link: Option<Link>,
+    /// Counts it, once it is known who calls what.
+    pub(crate) linked: OnceCell<Linked>,
     /// The caller's proven identity.
     pub(crate) principal: Option<String>,
     /// What `x-forwarded-client-cert` says of the caller.
@@ -404,6 +414,8 @@ impl Conn {
             meant: None,
             direction: Direction::Outbound,
             tls: false,
+            link: None,
+            linked: OnceCell::new(),
             principal: None,
             client_cert: None,
             peer: Cell::new(PeerId::default()),
@@ -456,6 +468,8 @@ impl Conn {
             meant: None,
             direction: self.direction,
             tls: self.tls,
+            link: None,
+            linked: OnceCell::new(),
             principal: None,
             client_cert: None,
             peer: Cell::new(self.peer.get()),

@@ -119,10 +119,13 @@ impl Files {
 
     fn read(&self) -> io::Result<Secret> {
         match self {
-            Self::Certificate(CertificateSource::Files { chain, key }) => Ok(Secret::Certificate {
-                chain: text(chain)?,
-                key: text(key)?,
-            }),
+            Self::Certificate(CertificateSource::Files { chain, key, staple }) => {
+                Ok(Secret::Certificate {
+                    chain: text(chain)?,
+                    key: text(key)?,
+                    staple: staple.as_deref().map_or(Ok(Vec::new()), bytes)?,
+                })
+            }
             Self::Roots(RootsSource::File { path, crl }) => Ok(Secret::Roots {
                 certificates: text(path)?,
                 crl: crl.as_deref().map_or(Ok(String::new()), text)?,
@@ -134,13 +137,18 @@ impl Files {
 }
 
 fn text(path: &str) -> io::Result<String> {
-    if fs::metadata(path)?.len() > MOST_BYTES {
+    String::from_utf8(bytes(path)?)
+        .map_err(|_| io::Error::other(format!("{path} is not text, and so no PEM")))
+}
+
+fn bytes(path: &str) -> io::Result<Vec<u8>> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+    if fs::metadata(path).map_err(named)?.len() > MOST_BYTES {
         return Err(io::Error::other(format!(
             "{path} is too large for a certificate"
         )));
     }
-    fs::read_to_string(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+    fs::read(path).map_err(named)
 }
 
 /// The files that a view names.

@@ -7,12 +7,15 @@ use tokio::time::Instant;
 
 use crate::rt;
 use crate::telemetry::{
-    AccessRecord, Flag, HttpKey, PeerId, Protocol, Reporter, Security, ServiceId, TcpCells, TcpKey,
+    AccessRecord, Flag, HttpKey, Link, LinkKey, Linked, PeerId, Protection, Protocol, Reporter,
+    Security, ServiceId, TcpCells, TcpKey,
 };
 
+use super::connect::Dialed;
 use super::context::{Conn, Live, Worker};
 use super::http::call::Ended;
 use super::http::plan::Facts;
+use super::tables::ClusterTable;
 
 /// Who is who on `conn`, as the reporter sees it.
 fn ends(live: &Live, conn: &Conn, destination: PeerId) -> (Reporter, PeerId, PeerId, Security) {
@@ -26,6 +29,56 @@ fn ends(live: &Live, conn: &Conn, destination: PeerId) -> (Reporter, PeerId, Pee
     } else {
         (Reporter::Source, live.own, destination, Security::Unknown)
     }
+}
+
+/// Counts a connection to an endpoint while it lasts; not one to the application.
+pub(crate) fn dialed(
+    worker: &Worker,
+    live: &Live,
+    cluster: &ClusterTable,
+    (dialed, protocol): (&Dialed, Protocol),
+) -> Option<Linked> {
+    let key = LinkKey {
+        reporter: Reporter::Source,
+        source: live.own,
+        destination: dialed.peer,
+        service: cluster.service,
+        protocol,
+        link: dialed.link,
+    };
+    (!cluster.config.is_inward()).then(|| worker.recorder.link(key))
+}
+
+/// Counts a caller's connection while it lasts, from its first request on: only then it is known who calls
+/// and which service is meant.
+pub(crate) fn arrived(worker: &Worker, live: &Live, conn: &Conn, service: ServiceId) {
+    // Of the application beside nothing is known, which is most of what a sidecar sees on its way out.
+    if conn.link.is_none() || conn.linked.get().is_some() {
+        return;
+    }
+    first(worker, live, conn, (service, Protocol::Http));
+}
+
+#[cold]
+fn first(worker: &Worker, live: &Live, conn: &Conn, what: (ServiceId, Protocol)) {
+    let (service, protocol) = what;
+    let service = if conn.inbound() { service } else { live.front };
+    let Some(link) = conn.link.filter(|_| service != ServiceId::default()) else {
+        return;
+    };
+    // The applications' own TLS, on its way out.
+    if !conn.inbound() && !worker.shared.gateway {
+        return;
+    }
+    let key = LinkKey {
+        reporter: Reporter::Destination,
+        source: conn.peer.get(),
+        destination: live.own,
+        service,
+        protocol,
+        link,
+    };
+    conn.linked.get_or_init(|| worker.recorder.link(key));
 }
 
 /// Reports a request.
@@ -52,6 +105,10 @@ pub(crate) fn request(
         protocol: if grpc { Protocol::Grpc } else { Protocol::Http },
         security,
     };
+    arrived(worker, live, conn, ended.service);
+    if let Some(link) = conn.linked.get() {
+        link.request();
+    }
     worker.recorder.http(
         key,
         (duration, ended.retries),
@@ -92,9 +149,20 @@ impl TcpReport {
         worker: &Worker,
         live: &Live,
         conn: &Conn,
-        destination: PeerId,
+        (destination, link): (PeerId, Option<Link>),
         (service, flag): (ServiceId, Flag),
     ) -> Self {
+        let link = if conn.inbound() {
+            conn.link
+        } else {
+            // At a gateway there is an edge before this one, too.
+            first(worker, live, conn, (service, Protocol::Tcp));
+            let carries = conn.link.map(|link| link.protection) == Some(Protection::Carried);
+            link.map(|link| match link.protection {
+                Protection::Plain(_) if carries => Link::bare(Protection::Carried),
+                _ => link,
+            })
+        };
         let (reporter, source, destination, security) = ends(live, conn, destination);
         let cells = worker.recorder.tcp(TcpKey {
             reporter,
@@ -103,6 +171,7 @@ impl TcpReport {
             service,
             flag,
             security,
+            link,
         });
         cells.opened.add(1);
         Self {

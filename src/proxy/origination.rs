@@ -225,7 +225,7 @@ impl Originator {
                 let chain = text(&pair.chain, "client certificate")?;
                 Some((chain, text(&pair.key, "private key")?))
             }
-            (Some(Shown::Secret(_)), Some(Secret::Certificate { chain, key })) => {
+            (Some(Shown::Secret(_)), Some(Secret::Certificate { chain, key, .. })) => {
                 Some((chain.clone(), key.clone()))
             }
             (Some(Shown::Secret(name)), _) => {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::rt::{self, HashMap};
+use crate::telemetry::{Linked, Protocol};
 
 use super::buffer::Buffer;
 use super::connect::{Dialed, Target, dial};
@@ -25,6 +26,7 @@ use super::http::h2::session::Role;
 use super::http::leg::H1Leg;
 use super::http::respond::Failure;
 use super::limit::{ConnectionSlot, Gate};
+use super::observe;
 use super::tables::{ClusterTable, EndpointState};
 use super::tls::Speak;
 
@@ -83,6 +85,8 @@ pub(crate) struct Tag {
     /// Requests so far.
     pub(crate) uses: u32,
     pub(crate) local: Option<SocketAddr>,
+    /// Counts it; none where it leads to the application.
+    link: Option<Linked>,
     _slot: ConnectionSlot,
 }
 
@@ -97,8 +101,32 @@ pub(crate) struct Multiplexed {
     /// Requests so far.
     pub(crate) uses: Cell<u32>,
     /// When it was seen in use last, and how many requests there had been.
-    used: Cell<(Instant, u32)>,
+    last: Cell<(Instant, u32)>,
     pub(crate) local: Option<SocketAddr>,
+    /// Counts it; none where it leads to the application.
+    link: Option<Linked>,
+}
+
+impl Tag {
+    /// Takes note of a request; whether there was one before.
+    pub(crate) fn used(&mut self) -> bool {
+        let before = self.uses > 0;
+        self.uses = self.uses.saturating_add(1);
+        if let Some(link) = &self.link {
+            link.request();
+        }
+        before
+    }
+}
+
+impl Multiplexed {
+    /// Takes note of a request.
+    pub(crate) fn used(&self) {
+        self.uses.set(self.uses.get().saturating_add(1));
+        if let Some(link) = &self.link {
+            link.request();
+        }
+    }
 }
 
 /// A connection for one request.
@@ -154,11 +182,11 @@ impl Pools {
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < IDLE && idle.leg.io.is_quiet());
             pool.shared.retain(|shared| {
-                let (mut since, seen) = shared.used.get();
+                let (mut since, seen) = shared.last.get();
                 let uses = shared.uses.get();
                 if !shared.client.is_idle() || uses != seen {
                     since = now;
-                    shared.used.set((now, uses));
+                    shared.last.set((now, uses));
                 }
                 shared.client.is_open() && now.duration_since(since) < IDLE
             });
@@ -289,7 +317,7 @@ pub(crate) async fn http1(
     };
     // Apart from the caller's future: most requests find a connection, and all would carry its size.
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http1)).await?;
-    Ok(kept(target, dialed, slot))
+    Ok(kept((worker, live, cluster, target), dialed, slot))
 }
 
 enum Waited {
@@ -338,7 +366,7 @@ pub(crate) async fn http2(
         .slot(cluster, gate.connection())
         .ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http2)).await?;
-    Ok(connecting.multiplex((worker, cluster, target), dialed, slot))
+    Ok(connecting.multiplex((worker, live, cluster, target), dialed, slot))
 }
 
 /// Whether an endpoint that might be asked for HTTP/2 is not, as it does not speak mTLS or has
@@ -375,14 +403,18 @@ pub(crate) async fn negotiated(
     let slot = gate.connection().ok_or(Failure::Overflow)?;
     let dialed = Box::pin(dial(worker, live, cluster, target, Speak::Http)).await?;
     if dialed.http2 {
-        return Ok(connecting.multiplex((worker, cluster, target), dialed, slot));
+        return Ok(connecting.multiplex((worker, live, cluster, target), dialed, slot));
     }
     worker.pools.only_http1(key, Some(true));
-    Ok(kept(target, dialed, slot))
+    Ok(kept((worker, live, cluster, target), dialed, slot))
 }
 
 /// A new HTTP/1 connection.
-fn kept(target: &Target<'_>, dialed: Dialed, slot: ConnectionSlot) -> Lease {
+fn kept(
+    (worker, live, cluster, target): (&Worker, &Live, &ClusterTable, &Target<'_>),
+    dialed: Dialed,
+    slot: ConnectionSlot,
+) -> Lease {
     let tag = Tag {
         key: target.key(),
         endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
@@ -390,6 +422,7 @@ fn kept(target: &Target<'_>, dialed: Dialed, slot: ConnectionSlot) -> Lease {
         generation: dialed.generation,
         uses: 0,
         local: dialed.local,
+        link: observe::dialed(worker, live, cluster, (&dialed, Protocol::Http)),
         _slot: slot,
     };
     Lease::H1(H1Leg::new(dialed.stream, Buffer::default()), tag)
@@ -423,10 +456,11 @@ async fn free<'p>(worker: &'p Worker, cluster: &ClusterTable, key: Key) -> Free<
 impl Connecting<'_> {
     fn multiplex(
         &mut self,
-        (worker, cluster, target): (&Worker, &ClusterTable, &Target<'_>),
+        (worker, live, cluster, target): (&Worker, &Live, &ClusterTable, &Target<'_>),
         dialed: Dialed,
         slot: ConnectionSlot,
     ) -> Lease {
+        let link = observe::dialed(worker, live, cluster, (&dialed, Protocol::Http));
         let shared = Rc::new(Multiplexed {
             endpoint: target.entry.map(|entry| Arc::clone(&entry.state)),
             client: Client::start(
@@ -437,8 +471,9 @@ impl Connecting<'_> {
             mtls: dialed.mtls,
             generation: dialed.generation,
             uses: Cell::new(0),
-            used: Cell::new((rt::now(), 0)),
+            last: Cell::new((rt::now(), 0)),
             local: dialed.local,
+            link,
         });
         self.made = Some(Rc::clone(&shared));
         Lease::H2(shared)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::jwt::Status;
 use crate::mesh::route::Priority;
 use crate::telemetry::names::{Kind, Metric};
 use crate::telemetry::{Family, Sample, Value};
@@ -11,6 +12,7 @@ use crate::telemetry::{Family, Sample, Value};
 use super::filter::fault::Fault;
 use super::filter::rate_limit::RateLimit;
 use super::filter::{Adaptive, Filter};
+use super::jwt::Jwt;
 use super::rbac::Guard;
 use super::tables::{ClusterTable, Tables};
 
@@ -127,9 +129,8 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
                 (Arc::as_ptr(adaptive).addr(), concurrency(adaptive))
             }
             Filter::Rbac(guard) => (Arc::as_ptr(guard).addr(), rbac(guard)),
-            Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb | Filter::JwtAuthn(_) => {
-                continue;
-            }
+            Filter::JwtAuthn(tokens) => (Arc::as_ptr(&tokens.stats).addr(), jwt(tokens)),
+            Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb => continue,
             Filter::Fault(fault) => (Arc::as_ptr(fault).addr(), faults(fault)),
         };
         if !seen.insert(address) {
@@ -169,6 +170,60 @@ type Row = (
     Value,
     Option<(&'static str, String)>,
 );
+
+fn jwt(tokens: &Jwt) -> Vec<Row> {
+    let stats = &tokens.stats;
+    let read = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    let denied = Status::ALL.iter().zip(&stats.denied);
+    let denied: Vec<(Status, u64)> = denied
+        .map(|(status, count)| (*status, read(count)))
+        .collect();
+    let mut rows: Vec<Row> = [
+        (
+            "envoy_http_jwt_authn_allowed",
+            "Requests that passed.",
+            read(&stats.allowed),
+        ),
+        (
+            "envoy_http_jwt_authn_denied",
+            "Requests that were refused.",
+            denied.iter().map(|(_, count)| count).sum(),
+        ),
+        (
+            "envoy_http_jwt_authn_cors_preflight_bypassed",
+            "Requests of browsers before others.",
+            read(&stats.bypassed),
+        ),
+        (
+            "envoy_http_jwt_authn_jwt_cache_hit",
+            "Tokens whose signature was known to be good.",
+            read(&stats.hits),
+        ),
+        (
+            "envoy_http_jwt_authn_jwt_cache_miss",
+            "Tokens whose signature was looked at.",
+            read(&stats.misses),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, help, count)| (name, help, Value::Counter(count), None))
+    .collect();
+    // Envoy does not tell them apart.
+    rows.extend(
+        denied
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(status, count)| -> Row {
+                (
+                    "meshctl_jwt_denied_total",
+                    "Requests that were refused for their token, by reason.",
+                    Value::Counter(count),
+                    Some(("reason", status.to_string())),
+                )
+            }),
+    );
+    rows
+}
 
 fn rbac(guard: &Guard) -> Vec<Row> {
     let stats = &guard.stats;

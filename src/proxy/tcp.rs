@@ -226,7 +226,6 @@ pub(crate) struct Reached {
     /// What the endpoint has said already.
     pub(crate) answer: Buffer,
     patience: Patience,
-    peer: PeerId,
     service: ServiceId,
     /// What the log will say; apart, as most connections have none.
     about: Option<Box<AccessRecord>>,
@@ -283,7 +282,6 @@ pub(crate) async fn open(
             idle: options.idle_timeout,
             until: options.max_duration.map(|most| begun + most),
         },
-        peer,
         service,
         about,
         _slot: slot,
@@ -314,7 +312,8 @@ pub(crate) async fn carry(
     mut reached: Reached,
 ) {
     let whom = (reached.service, Flag::None);
-    let report = TcpReport::open(worker, &live, conn, reached.peer, whom);
+    let to = (reached.dialed.peer, Some(reached.dialed.link));
+    let report = TcpReport::open(worker, &live, conn, to, whom);
     drop(live);
     let mut counts = Counts::default();
     let end = relay(
@@ -349,6 +348,9 @@ pub(crate) async fn carry(
         End::Idle => (Flag::None, "tcp_session_idle_timeout"),
         End::TooLong => (Flag::None, "max_connection_duration_reached"),
     };
+    if let Some(link) = conn.linked.get() {
+        link.moved(counts.received, counts.sent);
+    }
     let record = AccessRecord {
         received: counts.received,
         sent: counts.sent,
@@ -439,7 +441,8 @@ async fn target<'t>(
 /// Takes down a caller who may not connect.
 pub(crate) fn denied(worker: &Worker, live: &Live, conn: &Conn, denied: Denied) {
     let whom = (ServiceId::default(), Flag::None);
-    let report = TcpReport::open(worker, live, conn, PeerId::default(), whom);
+    let to = (PeerId::default(), None);
+    let report = TcpReport::open(worker, live, conn, to, whom);
     let record = AccessRecord {
         policy: denied.policy,
         ..AccessRecord::default()
@@ -454,7 +457,8 @@ fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: &Unreached) {
         service,
     } = unreached;
     let reply = failure.reply();
-    let report = TcpReport::open(worker, live, conn, *peer, (*service, reply.flag));
+    let whom = (*service, reply.flag);
+    let report = TcpReport::open(worker, live, conn, (*peer, None), whom);
     let record = AccessRecord {
         flag: reply.flag,
         upstream_failure: failure.transport_reason(),

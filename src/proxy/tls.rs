@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, CommonState, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
 use crate::mesh::SpiffeId;
 use crate::mesh::http::ClientCertDetails;
+use crate::telemetry::{Link, Protection};
 use crate::tls::{self, Material};
 
 use super::client_cert;
@@ -112,6 +113,21 @@ impl Identity {
         let config = tls::client_config(&self.material, principals.to_vec(), speak.alpn())?;
         kept.insert(key, Arc::clone(&config));
         Ok(config)
+    }
+}
+
+/// What a finished handshake agreed on.
+pub(crate) fn agreed(on: &CommonState, protection: Protection) -> Link {
+    Link {
+        protection,
+        version: on.protocol_version().map_or(0, u16::from),
+        cipher: on
+            .negotiated_cipher_suite()
+            .map_or(0, |suite| suite.suite().into()),
+        // None where a session of TLS 1.2 is resumed.
+        group: on
+            .negotiated_key_exchange_group()
+            .map_or(0, |group| group.name().into()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::mesh::WorkloadRef;
 
-use super::Flag;
+use super::{Flag, Link};
 
 /// Which end of a connection reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,6 +165,9 @@ pub struct TcpKey {
     pub flag: Flag,
     /// Whether it was mTLS.
     pub security: Security,
+    /// What protects it; none where there is no connection. The last field, as metrics of Istio's leave
+    /// it out.
+    pub link: Option<Link>,
 }
 
 impl TcpKey {

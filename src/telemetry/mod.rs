@@ -9,6 +9,7 @@
 pub mod access;
 pub mod event;
 pub mod flag;
+pub mod link;
 pub mod names;
 pub mod openmetrics;
 pub mod recorder;
@@ -20,5 +21,6 @@ pub use event::{
     HttpKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, Security, ServiceId, TcpKey,
 };
 pub use flag::Flag;
+pub use link::{Link, LinkKey, Linked, Protection, Why};
 pub use recorder::{Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};

@@ -86,6 +86,31 @@ pub const TCP_CLOSED: Metric = counter(
 );
 /// Tries after the first, by how the request ended.
 pub const RETRIES: Metric = counter("meshctl_retries_total", "Tries after the first.");
+/// Connections that began, by what protects them.
+pub const EDGE_OPENED: Metric = counter(
+    "meshctl_edge_connections_opened_total",
+    "Connections opened, by what protects them.",
+);
+/// Connections that ended, by what protects them.
+pub const EDGE_CLOSED: Metric = counter(
+    "meshctl_edge_connections_closed_total",
+    "Connections closed, by what protects them.",
+);
+/// Requests on such connections; from the caller's side, tries.
+pub const EDGE_REQUESTS: Metric = counter(
+    "meshctl_edge_requests_total",
+    "Requests, by what protects the connection that they were on.",
+);
+/// Bytes from callers over connections that carry bytes.
+pub const EDGE_RECEIVED: Metric = counter(
+    "meshctl_edge_received_bytes_total",
+    "Bytes received from callers over TCP connections, by what protects these.",
+);
+/// Bytes to callers over connections that carry bytes.
+pub const EDGE_SENT: Metric = counter(
+    "meshctl_edge_sent_bytes_total",
+    "Bytes sent to callers over TCP connections, by what protects these.",
+);
 /// Events that were counted under `unknown`, because there were too many label sets.
 pub const OVERFLOW: Metric = counter(
     "meshctl_metrics_overflow_total",

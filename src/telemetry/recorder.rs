@@ -9,7 +9,7 @@ use crate::rt::HashMap;
 
 use super::names::BOUNDS_MILLI;
 use super::registry::MAX_SERIES;
-use super::{HttpKey, Registry, TcpKey};
+use super::{HttpKey, LinkKey, Linked, Registry, TcpKey};
 
 /// A number that one thread writes: a load and a store instead of a locked addition (0.6 ns
 /// against 5).
@@ -79,12 +79,28 @@ pub struct TcpCells {
     pub received: Cell,
 }
 
+/// The cells of connections that are protected alike, on one worker.
+#[derive(Debug, Default)]
+pub struct LinkCells {
+    /// Connections that began.
+    pub opened: Cell,
+    /// Connections that ended.
+    pub closed: Cell,
+    /// Requests on them.
+    pub requests: Cell,
+    /// Bytes to the caller, where no requests are told apart.
+    pub sent: Cell,
+    /// Bytes from the caller, likewise.
+    pub received: Cell,
+}
+
 /// One worker's way to count. Not shared between threads.
 #[derive(Debug)]
 pub struct Recorder {
     registry: Arc<Registry>,
     http: RefCell<HashMap<HttpKey, Arc<HttpCells>>>,
     tcp: RefCell<HashMap<TcpKey, Arc<TcpCells>>>,
+    links: RefCell<HashMap<LinkKey, Arc<LinkCells>>>,
 }
 
 impl Recorder {
@@ -94,6 +110,7 @@ impl Recorder {
             registry,
             http: RefCell::default(),
             tcp: RefCell::default(),
+            links: RefCell::default(),
         }
     }
 
@@ -138,6 +155,16 @@ impl Recorder {
             .entry(key)
             .or_insert_with(|| self.registry.tcp_cells(key));
         Arc::clone(cells)
+    }
+
+    /// Counts a connection that carries requests until the answer is dropped.
+    pub fn link(&self, key: LinkKey) -> Linked {
+        let mut known = self.links.borrow_mut();
+        let key = self.bounded(&known, key, LinkKey::folded);
+        let cells = known
+            .entry(key)
+            .or_insert_with(|| self.registry.link_cells(key));
+        Linked::new(Arc::clone(cells))
     }
 
     /// `key`, or what stands for it when there is no room for another: what one worker remembers is

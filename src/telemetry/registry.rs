@@ -8,9 +8,9 @@ use crate::mesh::cluster::ServiceRef;
 
 use super::event::ServiceLabels;
 use super::names::{self, BOUNDS_MILLI, Metric};
-use super::recorder::{HistogramCells, HttpCells, TcpCells};
+use super::recorder::{HistogramCells, HttpCells, LinkCells, TcpCells};
 use super::{
-    HttpKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, Security, ServiceId, TcpKey,
+    HttpKey, Link, LinkKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, ServiceId, TcpKey,
 };
 
 /// Distinct label sets of a kind; what comes after is counted under `unknown`.
@@ -33,6 +33,7 @@ struct Inner {
     routes: Interned<String>,
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
+    links: BTreeMap<LinkKey, Vec<Arc<LinkCells>>>,
     /// By side and fault.
     http2_ended: BTreeMap<(&'static str, &'static str), u64>,
     cluster_id: String,
@@ -216,6 +217,19 @@ impl Registry {
         cells
     }
 
+    /// New cells for one worker under `key`, or under `unknown` when there are too many.
+    pub fn link_cells(&self, key: LinkKey) -> Arc<LinkCells> {
+        let mut inner = self.lock();
+        let key = if inner.links.len() >= MAX_SERIES && !inner.links.contains_key(&key) {
+            key.folded()
+        } else {
+            key
+        };
+        let cells = Arc::new(LinkCells::default());
+        inner.links.entry(key).or_default().push(Arc::clone(&cells));
+        cells
+    }
+
     /// Everything counted so far, added up over workers.
     pub fn gather(&self) -> Vec<Family> {
         let inner = self.lock();
@@ -244,13 +258,24 @@ impl Registry {
                 cells.iter().map(|cells| &cells.response_bytes),
             )));
         }
+        let connections = inner.connections();
         let tcp = |read: fn(&TcpCells) -> u64| {
-            inner
-                .tcp
+            connections
                 .iter()
                 .map(|(key, cells)| Sample {
                     labels: inner.tcp_labels(key),
                     value: Value::Counter(cells.iter().map(|cells| read(cells)).sum()),
+                })
+                .collect::<Vec<_>>()
+        };
+        let edges = inner.edges();
+        let edge = |read: fn(&Edge) -> u64| {
+            let counted = edges.iter().map(|edge| (edge, read(edge)));
+            counted
+                .filter(|(_, count)| *count > 0)
+                .map(|(edge, count)| Sample {
+                    labels: edge.labels.clone(),
+                    value: Value::Counter(count),
                 })
                 .collect::<Vec<_>>()
         };
@@ -271,6 +296,11 @@ impl Registry {
             (names::TCP_CLOSED, tcp(|cells| cells.closed.get())),
             (names::TCP_SENT, tcp(|cells| cells.sent.get())),
             (names::TCP_RECEIVED, tcp(|cells| cells.received.get())),
+            (names::EDGE_OPENED, edge(|edge| edge.opened)),
+            (names::EDGE_CLOSED, edge(|edge| edge.closed)),
+            (names::EDGE_REQUESTS, edge(|edge| edge.requests)),
+            (names::EDGE_RECEIVED, edge(|edge| edge.received)),
+            (names::EDGE_SENT, edge(|edge| edge.sent)),
             (names::HTTP2_ENDED, ended.collect()),
             (
                 names::OVERFLOW,
@@ -327,12 +357,90 @@ fn known(text: &str) -> String {
     if text.is_empty() { "unknown" } else { text }.to_owned()
 }
 
+/// What is counted of connections that are protected alike.
+struct Edge {
+    labels: Vec<(&'static str, String)>,
+    opened: u64,
+    closed: u64,
+    requests: u64,
+    received: u64,
+    sent: u64,
+}
+
 impl Inner {
+    /// The cells of TCP label sets as Istio has them: it does not tell how connections are protected.
+    fn connections(&self) -> Vec<(TcpKey, Vec<&TcpCells>)> {
+        let mut all: Vec<(TcpKey, Vec<&TcpCells>)> = Vec::new();
+        for (key, cells) in &self.tcp {
+            let plain = TcpKey { link: None, ..*key };
+            let cells = cells.iter().map(|cells| &**cells);
+            match all.last_mut().filter(|(last, _)| *last == plain) {
+                Some((_, same)) => same.extend(cells),
+                None => all.push((plain, cells.collect())),
+            }
+        }
+        all
+    }
+
+    fn edges(&self) -> Vec<Edge> {
+        let http = self.links.iter().map(|(key, cells)| {
+            let sum = |read: fn(&LinkCells) -> u64| cells.iter().map(|cells| read(cells)).sum();
+            Edge {
+                labels: self.link_labels(*key),
+                opened: sum(|cells| cells.opened.get()),
+                closed: sum(|cells| cells.closed.get()),
+                requests: sum(|cells| cells.requests.get()),
+                received: sum(|cells| cells.received.get()),
+                sent: sum(|cells| cells.sent.get()),
+            }
+        });
+        // How they ended is told apart there and not here.
+        let mut bytes: BTreeMap<LinkKey, Edge> = BTreeMap::new();
+        for (key, cells) in &self.tcp {
+            let Some(link) = key.link else { continue };
+            let as_link = LinkKey {
+                reporter: key.reporter,
+                source: key.source,
+                destination: key.destination,
+                service: key.service,
+                protocol: Protocol::Tcp,
+                link,
+            };
+            let edge = bytes.entry(as_link).or_insert_with(|| Edge {
+                labels: self.link_labels(as_link),
+                opened: 0,
+                closed: 0,
+                requests: 0,
+                received: 0,
+                sent: 0,
+            });
+            for cells in cells {
+                edge.opened += cells.opened.get();
+                edge.closed += cells.closed.get();
+                edge.received += cells.received.get();
+                edge.sent += cells.sent.get();
+            }
+        }
+        http.chain(bytes.into_values()).collect()
+    }
+
+    fn link_labels(&self, key: LinkKey) -> Vec<(&'static str, String)> {
+        let Link { protection, .. } = key.link;
+        let mut labels = self.labels(
+            key.reporter,
+            (key.source, key.destination, key.service),
+            protection.name(),
+        );
+        labels.push(("request_protocol", key.protocol.name().to_owned()));
+        labels.extend(key.link.labels());
+        labels
+    }
+
     fn http_labels(&self, key: &HttpKey) -> Vec<(&'static str, String)> {
         let mut labels = self.labels(
             key.reporter,
             (key.source, key.destination, key.service),
-            key.security,
+            key.security.name(),
         );
         labels.push(("request_protocol", key.protocol.name().to_owned()));
         labels.push(("response_code", key.code.to_string()));
@@ -352,7 +460,7 @@ impl Inner {
         let mut labels = self.labels(
             key.reporter,
             (key.source, key.destination, key.service),
-            key.security,
+            key.security.name(),
         );
         labels.push(("request_protocol", Protocol::Tcp.name().to_owned()));
         labels.push(("response_flags", key.flag.name().to_owned()));
@@ -363,7 +471,7 @@ impl Inner {
         &self,
         reporter: Reporter,
         (source, destination, service): (PeerId, PeerId, ServiceId),
-        security: Security,
+        security: &str,
     ) -> Vec<(&'static str, String)> {
         let source = self.peers.get(source.0);
         let destination = self.peers.get(destination.0);
@@ -393,118 +501,11 @@ impl Inner {
             known(&service.host),
             known(&service.name),
             known(&service.namespace),
-            security.name().to_owned(),
+            security.to_owned(),
         ];
         names::LABELS.into_iter().zip(values).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::super::{Flag, Recorder, text};
-    use super::*;
-
-    fn key(code: u16) -> HttpKey {
-        HttpKey {
-            reporter: Reporter::Source,
-            source: PeerId(0),
-            destination: PeerId(0),
-            service: ServiceId(0),
-            route: RouteId(0),
-            code,
-            grpc_status: None,
-            flag: Flag::None,
-            protocol: Protocol::Http,
-            security: Security::Unknown,
-        }
-    }
-
-    #[test]
-    fn workers_are_added_up() {
-        let registry = Arc::new(Registry::new("Kubernetes"));
-        for _ in 0..2 {
-            let recorder = Recorder::new(Arc::clone(&registry));
-            recorder.http(key(200), (Duration::from_millis(3), 0), 10, 0);
-        }
-        let families = registry.gather();
-        assert_eq!(families[0].samples[0].value, Value::Counter(2));
-        let Value::Histogram {
-            cumulative,
-            count,
-            sum,
-        } = &families[1].samples[0].value
-        else {
-            panic!("not a histogram");
-        };
-        assert_eq!((cumulative[1], cumulative[2], *count), (0, 2, 2));
-        assert!((sum - 6.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_route_is_a_label_where_one_was_taken() {
-        let registry = Arc::new(Registry::new(""));
-        let recorder = Recorder::new(Arc::clone(&registry));
-        let jason = registry.route("jason");
-        assert_eq!(registry.route("jason"), jason);
-        assert_eq!(registry.route(""), RouteId::default());
-        for route in [jason, RouteId::default()] {
-            recorder.http(HttpKey { route, ..key(200) }, (Duration::ZERO, 0), 0, 0);
-        }
-        let text = text::render(&registry.gather());
-        let totals: Vec<&str> = text
-            .lines()
-            .filter(|line| line.starts_with("istio_requests_total"))
-            .collect();
-        assert_eq!(totals.len(), 2, "{totals:?}");
-        let named = |line: &&&str| line.ends_with("route_name=\"jason\"} 1");
-        assert_eq!(totals.iter().filter(named).count(), 1, "{totals:?}");
-        let without = |line: &&str| !line.contains("route_name");
-        assert!(totals.iter().any(without), "{totals:?}");
-    }
-
-    #[test]
-    fn only_retries_that_were_made_are_told() {
-        let registry = Arc::new(Registry::new(""));
-        let recorder = Recorder::new(Arc::clone(&registry));
-        recorder.http(key(200), (Duration::ZERO, 0), 0, 0);
-        recorder.http(key(503), (Duration::ZERO, 2), 0, 0);
-        let families = registry.gather();
-        let retries = families.iter().find(|f| f.metric == names::RETRIES);
-        let samples = &retries.unwrap().samples;
-        assert_eq!(samples.len(), 1);
-        assert_eq!(samples[0].value, Value::Counter(2));
-    }
-
-    #[test]
-    fn label_sets_are_bounded() {
-        let registry = Arc::new(Registry::new(""));
-        let recorder = Recorder::new(Arc::clone(&registry));
-        for peer in 0..u32::try_from(MAX_SERIES + 100).unwrap() {
-            let key = HttpKey {
-                source: PeerId(peer),
-                ..key(200)
-            };
-            recorder.http(key, (Duration::ZERO, 0), 0, 0);
-        }
-        let counted: u64 = registry.gather()[0]
-            .samples
-            .iter()
-            .map(|sample| match sample.value {
-                Value::Counter(count) => count,
-                _ => 0,
-            })
-            .sum();
-        assert_eq!(counted, u64::try_from(MAX_SERIES + 100).unwrap());
-        assert!(registry.gather()[0].samples.len() <= MAX_SERIES + 1);
-        assert!(text::render(&registry.gather()).contains("meshctl_metrics_overflow_total 100"));
-    }
-
-    #[test]
-    fn a_size_equal_to_a_bound_is_inside() {
-        let cells = HistogramCells::default();
-        cells.record(1_000);
-        assert_eq!(cells.buckets[1].get(), 1);
-    }
-}
+mod tests;

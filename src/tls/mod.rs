@@ -40,6 +40,7 @@ pub mod outside;
 mod plugged;
 mod revoked;
 mod sealed;
+mod staple;
 mod tickets;
 mod verified;
 mod verify;

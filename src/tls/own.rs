@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use x509_parser::extensions::GeneralName;
 
 use super::material::certificates;
+use super::staple::Stapled;
 use super::tickets::{LONGEST, ShortTickets};
 use super::{Error, hex, provider, sha256};
 use crate::mesh::credential::{CIPHER_SUITES, ClientTrust, NameKind, TlsVersion};
@@ -76,8 +77,10 @@ pub fn own_server_config(
     for source in &own.certificates {
         let name = source.name();
         match secret(&name).as_deref() {
-            Some(Secret::Certificate { chain, key }) => {
-                keys.push(Named::new(&name, chain, key, &provider)?);
+            Some(Secret::Certificate { chain, key, staple }) => {
+                let mut named = Named::new(&name, chain, key, &provider)?;
+                named.stapled = Stapled::new(&name, &named.key, staple, own.stapling)?;
+                keys.push(named);
             }
             _ => return Err(absent(&name)),
         }
@@ -99,7 +102,10 @@ pub fn own_server_config(
             }
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Shown(keys)));
+    let mut config = builder.with_cert_resolver(Arc::new(Shown {
+        keys,
+        wall: Wall::System,
+    }));
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.ignore_client_order = true;
     config.ticketer = Arc::new(ShortTickets::new(LONGEST, Wall::System)?);
@@ -160,6 +166,7 @@ struct Named {
     key: Arc<CertifiedKey>,
     /// Lower case; `*.suffix` stands for one label.
     names: Vec<String>,
+    stapled: Stapled,
 }
 
 impl Named {
@@ -178,6 +185,7 @@ impl Named {
         Ok(Self {
             key: Arc::new(key),
             names,
+            stapled: Stapled::default(),
         })
     }
 
@@ -227,21 +235,33 @@ fn address(bytes: &[u8]) -> Option<String> {
 
 /// Which certificate a caller is shown.
 #[derive(Debug)]
-struct Shown(Vec<Named>);
+struct Shown {
+    keys: Vec<Named>,
+    wall: Wall,
+}
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let schemes = hello.signature_schemes();
-        let usable = |named: &&Named| named.key.key.choose_scheme(schemes).is_some();
+        let now = self.wall.millis();
+        let usable = |named: &&Named| {
+            named.key.key.choose_scheme(schemes).is_some() && named.stapled.may_be_shown(now)
+        };
         let asked = hello.server_name().map(str::to_ascii_lowercase);
         let fits = |named: &&Named| asked.as_deref().is_some_and(|name| named.is_for(name));
-        self.0
-            .iter()
+        let keys = &self.keys;
+        // The last resort fails in the handshake, which tells the caller why.
+        let anything = || {
+            let shown = keys.first();
+            shown.filter(|named| named.stapled.may_be_shown(now))
+        };
+        keys.iter()
             .filter(usable)
             .find(fits)
-            .or_else(|| self.0.iter().find(usable))
-            .or_else(|| self.0.first())
-            .map(|named| Arc::clone(&named.key))
+            .or_else(|| keys.iter().find(usable))
+            .or_else(anything)
+            .map(|named| named.stapled.key(now).unwrap_or(&named.key))
+            .map(Arc::clone)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use meshctl::api::Version;
 use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
+use meshctl::api::edges::{EdgeDifference, EdgeRow, EdgeSecurity, EdgesReport, ReportedBy};
 use meshctl::api::faults::{FaultStatus, InjectionReport};
 use meshctl::api::identity::{
     AuditEntry, AuditEvent, IdentityReport, TokenEntry, TokenReport, TokenState,
@@ -497,6 +498,88 @@ pub(crate) fn history() -> Vec<HistoryEntry> {
             vec![object("Service", "ratings", Outcome::Created)],
         ),
     ]
+}
+
+pub(crate) fn edges() -> EdgesReport {
+    let account = |name: &str| format!("spiffe://cluster.local/ns/default/sa/{name}");
+    let mutual = EdgeRow {
+        source: "productpage-v1.default".to_owned(),
+        destination: "reviews.default".to_owned(),
+        destination_workload: "reviews-v1.default".to_owned(),
+        protocol: "http".to_owned(),
+        client_id: account("productpage"),
+        server_id: account("reviews"),
+        encrypted: true,
+        security: EdgeSecurity::MutualTls,
+        tls_version: "TLSv1.3".to_owned(),
+        cipher: "TLS_AES_128_GCM_SHA256".to_owned(),
+        key_exchange: "X25519MLKEM768".to_owned(),
+        reported_by: ReportedBy::Both,
+        requests_per_second: 12.5,
+        requests: 750,
+        connections_opened: 1,
+        connections_open: 4,
+        ..EdgeRow::default()
+    };
+    let plain = |source: &str, destination: &str, reason: &str, reported_by| EdgeRow {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        protocol: "http".to_owned(),
+        reason: reason.to_owned(),
+        requests_per_second: 1.0,
+        requests: 60,
+        connections_open: 1,
+        reported_by,
+        ..EdgeRow::default()
+    };
+    EdgesReport {
+        window_seconds: 60,
+        at_unix_ms: days(),
+        edges: vec![
+            plain(
+                "",
+                "productpage.default",
+                "permissive",
+                ReportedBy::Destination,
+            ),
+            EdgeRow {
+                source: String::new(),
+                client_id: account("ops"),
+                tls_version: "TLSv1.2".to_owned(),
+                cipher: "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384".to_owned(),
+                key_exchange: "X25519".to_owned(),
+                reported_by: ReportedBy::Destination,
+                ..mutual.clone()
+            },
+            mutual.clone(),
+            EdgeRow {
+                destination: "ratings.default".to_owned(),
+                destination_workload: "ratings-v1.default".to_owned(),
+                differences: vec![EdgeDifference {
+                    key: "keyExchange".to_owned(),
+                    source: "X25519MLKEM768".to_owned(),
+                    destination: "X25519".to_owned(),
+                }],
+                ..mutual.clone()
+            },
+            EdgeRow {
+                destination: "db.default".to_owned(),
+                destination_workload: "db-v1.default".to_owned(),
+                protocol: "tcp".to_owned(),
+                requests_per_second: 0.0,
+                requests: 0,
+                tcp_sent_bytes: 4_200,
+                tcp_received_bytes: 2_500_000,
+                ..mutual
+            },
+            plain(
+                "reviews-v1.default",
+                "PassthroughCluster",
+                "passthrough",
+                ReportedBy::Source,
+            ),
+        ],
+    }
 }
 
 pub(crate) fn stats() -> StatsReport {

@@ -26,6 +26,7 @@ const COMMANDS: &[&str] = &[
     "deregister",
     "diff",
     "down",
+    "edges",
     "endpoints",
     "fault",
     "fault clear",

@@ -82,6 +82,7 @@ fn keys_of_reports_with_times_are_stable() {
     for args in [
         &["version"][..],
         &["stats"],
+        &["edges"],
         &["top"],
         &["history", "--limit", "1"],
         &["get", "vs"],

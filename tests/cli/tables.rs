@@ -44,6 +44,7 @@ pub(crate) fn everything(home: &Home) -> Fake {
         )
         .on("GET /history", &canned::history())
         .on("GET /stats", &canned::stats())
+        .on("GET /edges", &canned::edges())
         .on("GET /check", &canned::check(CheckStatus::Ok))
         .on("GET /proxies", &canned::proxies())
         .on(
@@ -98,6 +99,8 @@ snapshots! {
     delete: ["delete", "vs", "reviews"];
     history: ["history"];
     stats: ["stats"];
+    edges: ["edges"];
+    edge_names: ["edges", "-o", "name"];
     top_without_a_terminal: ["top"];
     proxies: ["proxies"];
     config: ["config", "clusters", "reviews-v1"];
@@ -118,6 +121,7 @@ fn wide_tables_show_more() {
         &["endpoints"],
         &["routes"],
         &["stats"],
+        &["edges"],
         &["history"],
     ] {
         let mut command = home.command(args);
@@ -274,6 +278,7 @@ fn arguments_become_questions() {
             "stats", "reviews", "--window", "5m", "--from", "a b", "--by", "version",
         ],
         &["stats", "--to", "reviews"],
+        &["edges", "reviews", "--from", "a b", "-n", "shop"],
         &[
             "canary",
             "set",

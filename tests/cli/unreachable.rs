@@ -31,6 +31,7 @@ const ASKING: &[&[&str]] = &[
     &["fault", "inject", "reviews", "--delay", "1s", "--for", "1m"],
     &["fault", "list"],
     &["stats"],
+    &["edges"],
     &["top"],
     &["identity", "issue", "--service-account", "a"],
     &["identity", "show", "a"],

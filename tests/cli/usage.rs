@@ -41,6 +41,7 @@ fn each_mistake_is_named() {
         &["stats", "--window", "10"],
         &["stats", "--window", "10ms"],
         &["stats", "--by", "colour"],
+        &["edges", "--window", "10ms"],
         &["routes", "-H", "a: b"],
         &["routes", "--explain", "GET"],
         &["routes", "--explain", "GET", "/reviews"],

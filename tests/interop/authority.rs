@@ -17,7 +17,7 @@ use crate::mesh::{App, Mesh, STRICT, program, service};
 use crate::stand::until;
 
 /// A script of openssl in `dir`, which must succeed.
-fn script(dir: &Path, text: &str) {
+pub(crate) fn script(dir: &Path, text: &str) {
     let text = format!("set -e; cd {}; {text}", dir.display());
     let made = Command::new("sh").args(["-c", &text]).output().unwrap();
     assert!(
@@ -80,6 +80,7 @@ async fn every_kind_of_key_signs_what_openssl_believes() {
         (name, kind),
         ("ecdsa-p384", "secp384r1"),
         ("rsa2048", "(2048 bit)"),
+        ("rsa4096", "(4096 bit)"),
         ("ed25519", "ED25519"),
     ];
     for (name, shown) in all {
@@ -109,7 +110,7 @@ async fn every_kind_of_key_signs_what_openssl_believes() {
 }
 
 /// `NAME.key` and `NAME.pem` for authorities: `root`, and `one` and `two` below it.
-const AUTHORITIES: &str = r#"
+pub(crate) const AUTHORITIES: &str = r#"
 root() { openssl ecparam -name secp384r1 -genkey -noout -out $1.key
   openssl req -x509 -new -key $1.key -subj /O=elsewhere/CN=$1 -days 9 -out $1.pem \
     -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign; }

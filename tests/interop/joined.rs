@@ -4,12 +4,43 @@ use std::collections::BTreeMap;
 
 use meshctl::rt::Tasks;
 
+use crate::authority::{AUTHORITIES, script};
 use crate::backend::{Caller, backend};
 use crate::envoy::{Introduction, introduced};
 use crate::grpc::{Script, server};
 use crate::mesh::{App, Mesh, STRICT, service};
 use crate::processes::installed;
 use crate::stand::until;
+
+/// How an Envoy of account `ops` speaks with the control plane, with a certificate that it is given here.
+fn transport(mesh: &Mesh) -> String {
+    let out = mesh.path().join("ops");
+    let out = out.display();
+    let issue = ["identity", "issue", "--service-account", "ops", "--out"];
+    mesh.run(&[&issue[..], &[&out.to_string()]].concat(), None);
+    format!(
+        r#"transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
+          common_tls_context: {{
+            alpn_protocols: [h2],
+            tls_certificates: [{{certificate_chain: {{filename: {out}/cert-chain.pem}}, private_key: {{filename: {out}/key.pem}}}}],
+            validation_context: {{
+              trusted_ca: {{filename: {out}/root-cert.pem}},
+              match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: "{}"}}}}]}}}}}}}}"#,
+        meshctl::tls::control_plane_id("cluster.local")
+    )
+}
+
+/// What it says of itself: metadata and id.
+fn claims(address: std::net::IpAddr) -> (String, String) {
+    let outbound = std::net::SocketAddr::new(address, 15_001);
+    let metadata = format!(
+        "{{NAMESPACE: default, SERVICE_ACCOUNT: ops, INTERCEPTION_MODE: NONE, \
+          MESHCTL: {{outbound: \"{outbound}\", inbound: \"{address}:15006\"}}}}"
+    );
+    let id = format!("sidecar~{address}~envoy-1.default~default.svc.cluster.local");
+    (metadata, id)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_with_a_certificate_calls_strict_workloads_by_our_weights() {
@@ -30,29 +61,11 @@ async fn an_envoy_with_a_certificate_calls_strict_workloads_by_our_weights() {
     }
     mesh.json(&["canary", "set", "reviews", "v1=90", "v3=10"]);
 
-    let out = mesh.path().join("ops");
-    let out = out.display();
-    let issue = ["identity", "issue", "--service-account", "ops", "--out"];
-    mesh.run(&[&issue[..], &[&out.to_string()]].concat(), None);
-    let transport = format!(
-        r#"transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{
-          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
-          common_tls_context: {{
-            alpn_protocols: [h2],
-            tls_certificates: [{{certificate_chain: {{filename: {out}/cert-chain.pem}}, private_key: {{filename: {out}/key.pem}}}}],
-            validation_context: {{
-              trusted_ca: {{filename: {out}/root-cert.pem}},
-              match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: "{}"}}}}]}}}}}}}}"#,
-        meshctl::tls::control_plane_id("cluster.local")
-    );
+    let transport = transport(&mesh);
     let address = mesh.spare();
     let outbound = std::net::SocketAddr::new(address, 15_001);
     for api in ["DELTA_GRPC", "GRPC"] {
-        let metadata = format!(
-            "{{NAMESPACE: default, SERVICE_ACCOUNT: ops, INTERCEPTION_MODE: NONE, \
-              MESHCTL: {{outbound: \"{outbound}\", inbound: \"{address}:15006\"}}}}"
-        );
-        let id = format!("sidecar~{address}~envoy-1.default~default.svc.cluster.local");
+        let (metadata, id) = claims(address);
         let introduction = Introduction {
             api,
             id: &id,
@@ -125,6 +138,61 @@ async fn an_envoy_with_a_certificate_calls_strict_workloads_by_our_weights() {
     .await;
     let proxies = mesh.json(&["proxies"]).to_string();
     assert!(!proxies.contains("envoy-2"), "{proxies}");
+    drop(mesh);
+    tasks.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_calls_and_is_believed_below_an_authority_that_is_plugged_in() {
+    let tasks = Tasks::new();
+    let mut mesh = Mesh::new();
+    mesh.run(&["install", "-q"], None);
+    script(
+        mesh.path(),
+        &format!(
+            "{AUTHORITIES} root root; for one in middle one; do openssl ecparam -name prime256v1 -genkey -noout -out $one.key; done
+             below middle root TRUE keyCertSign,cRLSign; below one middle TRUE,pathlen:0 keyCertSign,cRLSign
+             put one middle.pem root.pem"
+        ),
+    );
+    let certs = mesh.path().join("cacerts").display().to_string();
+    mesh.start_control_plane_with(&["--ca-certs", &certs]).await;
+    mesh.apply(&service("reviews", &[("http", 9080)]));
+    mesh.apply(STRICT);
+    let app = App {
+        service: "reviews",
+        version: "v1",
+        port: 9080,
+        at: backend("v1", &tasks),
+        flags: &[],
+    };
+    let _sidecar = mesh.sidecar(&app).await;
+    let (address, transport) = (mesh.spare(), transport(&mesh));
+    let (metadata, id) = claims(address);
+    let introduction = Introduction {
+        api: "DELTA_GRPC",
+        id: &id,
+        metadata: &metadata,
+        transport: &transport,
+    };
+    let Some((_envoy, dir)) = introduced(Mesh::tls(), introduction) else {
+        return;
+    };
+    let log = || std::fs::read_to_string(dir.path().join("envoy.log")).unwrap_or_default();
+    let caller = Caller::new(std::net::SocketAddr::new(address, 15_001));
+    let begun = meshctl::rt::now();
+    let body = loop {
+        match caller.get("reviews:9080", "/").await {
+            Ok((200, body)) => break body,
+            other => assert!(begun.elapsed().as_secs() < 30, "{other:?} {}", log()),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    // The workload believes Envoy's chain to the root above both authorities, as Envoy does the workload's.
+    assert!(
+        body.contains("URI=spiffe://cluster.local/ns/default/sa/ops"),
+        "{body}"
+    );
     drop(mesh);
     tasks.end().await;
 }

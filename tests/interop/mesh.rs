@@ -123,7 +123,23 @@ impl Mesh {
 
     /// The same with more flags.
     pub(crate) async fn start_control_plane_with(&mut self, flags: &[&str]) {
-        let child = Command::new(PROGRAM)
+        self.start_control_plane_as(Command::new(PROGRAM), flags)
+            .await;
+    }
+
+    /// The same with at most `files` open in the process.
+    pub(crate) async fn start_control_plane_with_files(&mut self, files: u32) {
+        let mut limited = Command::new("sh");
+        limited.args([
+            "-c",
+            &format!("ulimit -n {files}; exec \"$0\" \"$@\""),
+            PROGRAM,
+        ]);
+        self.start_control_plane_as(limited, &[]).await;
+    }
+
+    async fn start_control_plane_as(&mut self, mut program: Command, flags: &[&str]) {
+        let child = program
             .arg("--home")
             .arg(self.home())
             .args(["control-plane", "--listen"])

@@ -26,11 +26,11 @@ use crate::stand::{Stand, view};
 const V1: &str = "outbound|9080|v1|reviews.default.svc.cluster.local";
 const V3: &str = "outbound|9080|v3|reviews.default.svc.cluster.local";
 
-fn part(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn part(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn token(pair: &Ed25519KeyPair, header: &str, claims: &Value) -> String {
+pub(crate) fn token(pair: &Ed25519KeyPair, header: &str, claims: &Value) -> String {
     let signed = format!("{}.{}", part(header), part(claims.to_string()));
     let signature = part(pair.sign(signed.as_bytes()));
     format!("{signed}.{signature}")

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cli::authority::AuthorityArgs;
 use crate::cli::context::Context;
@@ -10,6 +11,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::logging;
+use crate::cli::parse;
 use crate::control::trust::CaOptions;
 use crate::control::{self, ControlOptions};
 use crate::rt::{Drain, Wall};
@@ -47,6 +49,10 @@ pub(crate) struct Args {
     /// kubernetes[=CONTEXT]; may be repeated
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     source: Vec<Source>,
+    /// How long keys of token issuers stay in force that cannot be fetched any more;
+    /// then their tokens are refused
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse::duration)]
+    key_set_grace: Duration,
     #[command(flatten)]
     authority: AuthorityArgs,
 }
@@ -91,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) kubeconfig: Vec<PathBuf>,
     /// Which authority signs.
     pub(crate) ca: CaOptions,
+    /// How long keys of token issuers outlast their issuer.
+    pub(crate) key_grace: Duration,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -109,7 +117,11 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         .listen
         .or_else(|| installed.value("listen")?.parse().ok())
         .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    if args.key_set_grace < Duration::from_secs(1) {
+        return Err(CliError::usage("--key-set-grace is at least 1s"));
+    }
     let options = Options {
+        key_grace: args.key_set_grace,
         home: cx.settings.home.clone(),
         trust_domain: installed
             .value("trustDomain")
@@ -159,6 +171,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         sources: directories,
         kubernetes: clusters.pop(),
         ca: options.ca,
+        key_grace: options.key_grace,
         wall: Wall::System,
     };
     let serving = control::run(control, signal, |_| {});

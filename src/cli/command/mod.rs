@@ -14,6 +14,7 @@ pub(crate) mod demo;
 pub(crate) mod deregister;
 pub(crate) mod diff;
 pub(crate) mod down;
+pub(crate) mod edges;
 pub(crate) mod endpoints;
 pub(crate) mod fault;
 pub(crate) mod get;

@@ -9,6 +9,7 @@ pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod config;
 mod diff;
+mod edges;
 mod explain;
 mod faults;
 pub(crate) mod generic;

@@ -2,16 +2,21 @@
 //! to any issuer and no request waits for one.
 //!
 //! A set is fetched when a rule names it, again every twenty minutes, and soon after it could not be had.
-//! Until it was had for the first time no token of its issuer is good; afterwards the last good one
-//! stays, also over a restart. When is a state without a clock ([`Schedule`]); how, [`fetch`] knows.
+//! A rule that is applied waits for the sets it is the first to name, five seconds at most, before it is in
+//! force, so that nobody is refused for keys that are on their way. Until a set was had for the first time
+//! no token of its issuer is good; afterwards the last good one stays for a grace, also over a restart, and
+//! then none is good until there is another. When is a state without a clock ([`Schedule`]); how, [`fetch`]
+//! knows.
 
 pub mod fetch;
 mod schedule;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -21,15 +26,21 @@ use serde::{Deserialize, Serialize};
 use crate::api::Problem;
 use crate::jwt;
 use crate::mesh::jwt_authn::{KeySets, KeySource};
+use crate::resource::Object;
 use crate::rt::{self, Backoff};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 use crate::tls::sha256;
 
 use super::index::{Index, encode, problem};
+use super::known::State;
 use schedule::Schedule;
 
 /// Sets that are fetched at once.
 const AT_ONCE: usize = 8;
+/// How long a set stays in force that cannot be fetched any more, unless told otherwise.
+pub const GRACE: Duration = Duration::from_hours(24);
+/// A rule waits for keys that it is the first to name no longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Begins the name of what is kept of a set.
 const KEPT: &str = "jwks/";
 
@@ -38,6 +49,20 @@ const KEPT: &str = "jwks/";
 struct Kept {
     source: Source,
     keys: String,
+    /// When it was fetched last; 0 in what older versions kept.
+    #[serde(default)]
+    had_unix_ms: u64,
+}
+
+/// How sets are fetched.
+#[derive(Debug, Default)]
+pub struct Fetching {
+    /// A file of certificates that are believed beside the machine's; none while nothing is fetched.
+    roots: OnceLock<PathBuf>,
+    /// Sets that were fetched.
+    pub good: AtomicU64,
+    /// Sets that could not be.
+    pub failed: AtomicU64,
 }
 
 /// Where it was fetched from.
@@ -58,9 +83,13 @@ impl Source {
     }
 }
 
-/// The sets that were had before.
-pub(super) fn kept(store: &Store) -> Result<KeySets, StoreError> {
+/// The sets that were had before, and when.
+pub(super) fn kept(
+    store: &Store,
+    now_unix_ms: u64,
+) -> Result<(KeySets, BTreeMap<KeySource, u64>), StoreError> {
     let mut sets = KeySets::new();
+    let mut had = BTreeMap::new();
     for (key, value) in store.iter(Tree::Meta).collect::<Result<Vec<_>, _>>()? {
         if !key.starts_with(KEPT.as_bytes()) {
             continue;
@@ -70,10 +99,15 @@ pub(super) fn kept(store: &Store) -> Result<KeySets, StoreError> {
                 Source::Url(url) => KeySource::Url(url),
                 Source::Issuer(issuer) => KeySource::Discovery(issuer),
             };
+            let at = match kept.had_unix_ms {
+                0 => now_unix_ms,
+                at => at.min(now_unix_ms),
+            };
+            had.insert(source.clone(), at);
             sets.insert(source, kept.keys.into());
         }
     }
-    Ok(sets)
+    Ok((sets, had))
 }
 
 /// Under what a set is kept; addresses may be longer than keys of a store.
@@ -90,20 +124,23 @@ impl Index {
     /// Takes in a set that was fetched; proxies get it if it is new. Gives whether it is.
     pub async fn learn_keys(&self, source: &KeySource, keys: &str) -> Result<bool, Problem> {
         let mut state = self.state.lock().await;
-        if state.keys.get(source).is_some_and(|known| **known == *keys) {
-            return Ok(false);
-        }
+        let now = self.wall.millis();
         if let Some(from) = Source::of(source) {
             let mut batch = Batch::new();
             let kept = encode(&Kept {
                 source: from,
                 keys: keys.to_owned(),
+                had_unix_ms: now,
             })?;
             batch.put(Tree::Meta, store_key(source), kept);
             self.store
                 .commit_async(batch)
                 .await
                 .map_err(|error| problem(&error))?;
+        }
+        state.keys_had.insert(source.clone(), now);
+        if state.keys.get(source).is_some_and(|known| **known == *keys) {
+            return Ok(false);
         }
         state.keys.insert(source.clone(), keys.into());
         let (world, _) = self.lower(&state, &state.objects);
@@ -119,21 +156,106 @@ impl Index {
         state
             .missing_keys
             .retain(|known, _| named.contains_key(known));
-        let gone = state.keys.keys().filter(|known| !named.contains_key(known));
+        let wanted =
+            |known: &KeySource| named.contains_key(known) || state.keys_wanted.contains(known);
+        let gone = state.keys.keys().filter(|known| !wanted(known));
         let gone: Vec<KeySource> = gone.cloned().collect();
+        self.drop_keys(&mut state, &gone).await
+    }
+
+    async fn drop_keys(&self, state: &mut State, gone: &[KeySource]) -> Result<(), Problem> {
         if gone.is_empty() {
             return Ok(());
         }
         let mut batch = Batch::new();
         for source in gone {
-            batch.remove(Tree::Meta, store_key(&source));
-            state.keys.remove(&source);
+            batch.remove(Tree::Meta, store_key(source));
+            state.keys.remove(source);
+            state.keys_had.remove(source);
         }
         self.store
             .commit_async(batch)
             .await
             .map_err(|error| problem(&error))?;
         Ok(())
+    }
+
+    /// Takes sets out of force that could not be had for the whole of `grace`, and says in how long the next
+    /// one's time is over.
+    async fn retire_keys(&self, grace: Duration) -> Option<Duration> {
+        let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let mut state = self.state.lock().await;
+        let now = self.wall.millis();
+        let over = state.keys_had.iter();
+        let over = over.filter(|(_, had)| now.saturating_sub(**had) >= grace);
+        let over: Vec<KeySource> = over.map(|(source, _)| source.clone()).collect();
+        if !over.is_empty() {
+            // Even where that cannot be written down: what is kept has the time with it.
+            if let Err(problem) = self.drop_keys(&mut state, &over).await {
+                tracing::error!(error = %problem.message, "old key sets are still kept");
+            }
+            let (world, _) = self.lower(&state, &state.objects);
+            self.publish(&mut state, world);
+            for source in over {
+                tracing::error!(%source, "the keys of a token issuer were not to be had for too long; none of its tokens is good now");
+            }
+        }
+        let had = state.keys_had.values().min()?;
+        let left = had.saturating_add(grace).saturating_sub(now).max(1);
+        Some(Duration::from_millis(left))
+    }
+
+    /// Fetches the sets that objects which are to be applied are the first to name, before they are in force.
+    /// [`Self::warmed`] says that they are.
+    pub(super) async fn warm_keys(&self, put: &[Object]) -> Option<Vec<KeySource>> {
+        let roots = self.fetching.roots.get()?;
+        let rules = |object: &Object| object.key().kind == "RequestAuthentication";
+        if !put.iter().any(rules) {
+            return None;
+        }
+        let unknown: Vec<(KeySource, Duration)> = {
+            let mut state = self.state.lock().await;
+            let mut objects = state.objects.clone();
+            for object in put {
+                objects.insert(object.key(), Arc::new(object.clone()));
+            }
+            let (world, _) = self.lower(&state, &objects);
+            let named = world.config.key_sources();
+            let unknown = named
+                .into_iter()
+                .filter(|(source, _)| !state.keys.contains_key(source))
+                .map(|(source, time)| (source.clone(), time.min(PATIENCE)))
+                .collect::<Vec<_>>();
+            let wanted = unknown.iter().map(|(source, _)| source.clone());
+            state.keys_wanted.extend(wanted);
+            unknown
+        };
+        let all = async {
+            let mut fetches = futures_util::stream::iter(unknown.clone())
+                .map(|(source, time)| async move {
+                    let fetched = fetch::fetch(&source, roots, time).await;
+                    (source, fetched)
+                })
+                .buffer_unordered(AT_ONCE);
+            while let Some((source, fetched)) = fetches.next().await {
+                self.took(&source, fetched).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("a rule is in force before all keys of its issuers are there");
+        }
+        Some(unknown.into_iter().map(|(source, _)| source).collect())
+    }
+
+    /// What [`Self::warm_keys`] fetched for is in force, or refused.
+    pub(super) async fn warmed(&self, warmed: Option<Vec<KeySource>>) {
+        let Some(warmed) = warmed else { return };
+        let wanted = &mut self.state.lock().await.keys_wanted;
+        for source in warmed {
+            if let Some(at) = wanted.iter().position(|one| *one == source) {
+                wanted.swap_remove(at);
+            }
+        }
     }
 
     /// The sets that could not be had last time: why, and whether they were had before.
@@ -160,8 +282,10 @@ impl Index {
     }
 
     /// Fetches what rules name, for ever. `roots` is a file of certificates that are believed beside the
-    /// machine's.
-    pub(super) async fn watch_keys(&self, roots: PathBuf) {
+    /// machine's; what cannot be had for `grace` is in force no more.
+    pub(super) async fn watch_keys(&self, roots: PathBuf, grace: Duration) {
+        let roots = self.fetching.roots.get_or_init(|| roots);
+        let refresh = schedule::REFRESH.min(grace / 3);
         let mut reader = self.reader();
         let mut schedule = Schedule::default();
         let mut complaint = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
@@ -178,7 +302,6 @@ impl Index {
                     .get(&source)
                     .copied()
                     .unwrap_or(Duration::from_secs(5));
-                let roots = &roots;
                 async move {
                     let fetched = fetch::fetch(&source, roots, time).await;
                     (source, fetched)
@@ -188,7 +311,7 @@ impl Index {
             while let Some((source, fetched)) = under_way.next().await {
                 under_way.extend(due.next().map(one));
                 let result = self.took(&source, fetched).await;
-                schedule.tried(&source, result, rt::now(), fastrand::f64());
+                schedule.tried(&source, result, (rt::now(), refresh), fastrand::f64());
             }
             drop(under_way);
             let forgotten = if rt::now() < settled {
@@ -204,7 +327,9 @@ impl Index {
                 }
                 Err(_) => {}
             }
-            let next = schedule.next();
+            let over = self.retire_keys(grace).await;
+            let over = over.map(|left| rt::now() + left);
+            let next = schedule.next().into_iter().chain(over).min();
             tokio::select! {
                 _changed = reader.changed() => {}
                 () = async {
@@ -227,6 +352,11 @@ impl Index {
             Ok(keys) => self.learn_keys(source, &keys).await.map_err(|e| e.message),
             Err(reason) => Err(reason),
         };
+        let counted = match &result {
+            Ok(_) => &self.fetching.good,
+            Err(_) => &self.fetching.failed,
+        };
+        counted.fetch_add(1, Ordering::Relaxed);
         match result {
             Ok(new) => {
                 if new {
@@ -236,7 +366,7 @@ impl Index {
                 true
             }
             Err(reason) => {
-                tracing::warn!(%source, %reason, "the keys of a token issuer cannot be had; the last good ones stay");
+                tracing::warn!(%source, %reason, "the keys of a token issuer cannot be had; the last good ones stay for their grace");
                 self.note_keys(source, Some(reason)).await;
                 false
             }

@@ -53,14 +53,20 @@ impl Schedule {
         self.0.values().filter_map(|entry| entry.next).min()
     }
 
-    /// A set was fetched, or could not be. `chance`, from 0 to 1, keeps many from going together.
-    pub(super) fn tried(&mut self, source: &KeySource, good: bool, now: Instant, chance: f64) {
+    /// A set was fetched, to be so again after `refresh`, or could not be. `chance`, from 0 to 1, keeps many from going together.
+    pub(super) fn tried(
+        &mut self,
+        source: &KeySource,
+        good: bool,
+        (now, refresh): (Instant, Duration),
+        chance: f64,
+    ) {
         let Some(entry) = self.0.get_mut(source) else {
             return;
         };
         let wait = if good {
             entry.retry.reset();
-            REFRESH.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 10.0)
+            refresh.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 10.0)
         } else {
             entry.retry.next(chance)
         };

@@ -223,7 +223,9 @@ async fn keys_reach_the_world_and_outlive_their_server_and_a_restart() {
     let watched = Arc::clone(&before);
     let watch = Tasks::new();
     watch.spawn("keys", async move {
-        watched.watch_keys("/nonexistent".into()).await;
+        watched
+            .watch_keys("/nonexistent".into(), super::GRACE)
+            .await;
     });
     let mut reader = before.reader();
     while keys(&reader.load().world) == NO_KEYS {
@@ -261,8 +263,8 @@ async fn sets_are_fetched_again_in_time_and_sooner_after_a_failure() {
     let mut schedule = Schedule::default();
     schedule.name([&a, &b].into_iter());
     assert_eq!(schedule.due(start), [a.clone(), b.clone()]);
-    schedule.tried(&a, true, start, 0.0);
-    schedule.tried(&b, false, start, 1.0);
+    schedule.tried(&a, true, (start, REFRESH), 0.0);
+    schedule.tried(&b, false, (start, REFRESH), 1.0);
     assert!(schedule.due(start).is_empty());
     assert_eq!(
         schedule.due(start + Duration::from_secs(1)),
@@ -274,7 +276,7 @@ async fn sets_are_fetched_again_in_time_and_sooner_after_a_failure() {
     failing.name([&b].into_iter());
     let mut now = start;
     for _ in 0..20 {
-        failing.tried(&b, false, now, 1.0);
+        failing.tried(&b, false, (now, REFRESH), 1.0);
         let next = failing.next().unwrap();
         assert!(next - now <= Duration::from_mins(5), "{:?}", next - now);
         now = next;

@@ -7,6 +7,7 @@
 mod authz;
 mod canaries;
 mod changes;
+mod edges;
 mod faults;
 pub(super) mod peer;
 mod registry;
@@ -101,6 +102,7 @@ pub fn router(control: Arc<Control>) -> Router {
             post(faults::inject).delete(faults::clear),
         )
         .route("/stats", get(stats))
+        .route("/edges", get(edges::edges))
         .route("/tokens", get(trust::tokens).post(trust::token))
         .route("/tokens/{id}", delete(trust::revoke_token))
         .route("/audit", get(trust::audit))
@@ -444,19 +446,7 @@ async fn stats(
 ) -> Answer<crate::api::stats::StatsReport> {
     let world = control.index.world();
     let service = named(&world, &parameters)?.map(short);
-    let seconds: u64 = match parameters.get("window") {
-        None => 60,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|seconds| *seconds > 0)
-            .ok_or_else(|| {
-                Problem::new(
-                    Reason::Invalid,
-                    format!("{text:?} is not a number of seconds"),
-                )
-            })?,
-    };
+    let seconds = seconds(&parameters)?;
     let by = match parameters.get("by").map(String::as_str) {
         None | Some("" | "service") => GroupBy::Service,
         Some("version") => GroupBy::Version,
@@ -498,6 +488,20 @@ async fn stats(
             .retain(|row| is_of(&world, &row.service, namespace));
     }
     Ok(Json(report))
+}
+
+/// Length of the window.
+fn seconds(parameters: &BTreeMap<String, String>) -> Result<u64, Problem> {
+    let Some(text) = parameters.get("window") else {
+        return Ok(60);
+    };
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
+    seconds.ok_or_else(|| {
+        Problem::new(
+            Reason::Invalid,
+            format!("{text:?} is not a number of seconds"),
+        )
+    })
 }
 
 async fn run_check(State(control): Shared) -> Json<crate::api::check::CheckReport> {

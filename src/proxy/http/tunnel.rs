@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::mesh::ClusterKind;
 use crate::mesh::route::Missing;
 use crate::rt;
-use crate::telemetry::Flag;
+use crate::telemetry::{Flag, Linked, Protocol};
 
 use super::super::balance::Wish;
 use super::super::connect::{self, dial};
 use super::super::context::{Conn, Live, Worker};
+use super::super::observe;
 use super::super::stream::Stream;
 use super::super::tcp;
 use super::super::timer::Alarm;
@@ -25,13 +26,16 @@ use super::respond::Failure;
 /// A tunnel on which nothing moves is closed after this long (Istio's default for TCP).
 const IDLE: Duration = Duration::from_hours(1);
 
+/// The endpoint's side of a CONNECT, and what counts it.
+pub(crate) type Opened = (Stream, Option<Linked>);
+
 /// Opens the endpoint's side of a CONNECT.
 pub(crate) async fn connect(
     worker: &Rc<Worker>,
     live: &Live,
     conn: &Conn,
     chosen: &Chosen,
-) -> (Ended, Option<Stream>) {
+) -> (Ended, Option<Opened>) {
     let Some(cluster) = live.tables.cluster(Some(chosen.cluster)) else {
         let ended = Ended::new(crate::telemetry::ServiceId::default());
         return (ended.fail(Failure::NoCluster(Missing::default())), None);
@@ -58,14 +62,15 @@ pub(crate) async fn connect(
             ended.status = 200;
             ended.flag = Flag::None;
             ended.upstream_local = dialed.local;
-            (ended, Some(dialed.stream))
+            let link = observe::dialed(worker, live, cluster, (&dialed, Protocol::Tcp));
+            (ended, Some((dialed.stream, link)))
         }
         Err(failure) => (ended.fail(failure), None),
     }
 }
 
 /// Copies both ways until both sides have ended. What was read already goes first.
-pub(crate) async fn run(down: &mut Leg, up: &mut Leg, ended: &mut Ended) {
+pub(crate) async fn run((down, up): (&mut Leg, &mut Leg), ended: &mut Ended, link: Option<Linked>) {
     let mut counts = tcp::Counts::default();
     match (down, up) {
         (Leg::H1(down), Leg::H1(up)) => {
@@ -86,12 +91,20 @@ pub(crate) async fn run(down: &mut Leg, up: &mut Leg, ended: &mut Ended) {
                 idle: IDLE,
                 until: None,
             };
-            tcp::relay(down_side, up_side, patience, &mut counts, |_, _| {}).await;
+            let report = |received, sent| {
+                if let Some(link) = &link {
+                    link.moved(received, sent);
+                }
+            };
+            tcp::relay(down_side, up_side, patience, &mut counts, report).await;
         }
         (down, up) => {
             down.stop_framing();
             up.stop_framing();
             carry(down, up, &mut counts).await;
+            if let Some(link) = &link {
+                link.moved(counts.received, counts.sent);
+            }
         }
     }
     ended.received += counts.received;

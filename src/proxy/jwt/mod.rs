@@ -38,6 +38,27 @@ pub(crate) struct Jwt {
     rules: Vec<(Match, Need)>,
     /// Headers that nobody else writes, lower case.
     owned: Vec<String>,
+    /// Kept while a filter stands in its place, whatever it says.
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// What the filter counted.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    /// Requests that may pass.
+    pub(crate) allowed: AtomicU64,
+    /// Requests that are refused, by [`Status::number`].
+    pub(crate) denied: [AtomicU64; Status::ALL.len()],
+    /// Requests of browsers before others, which nothing is asked of.
+    pub(crate) bypassed: AtomicU64,
+    /// Tokens that were remembered.
+    pub(crate) hits: AtomicU64,
+    /// Tokens whose signature was looked at.
+    pub(crate) misses: AtomicU64,
+}
+
+fn count(of: &AtomicU64) {
+    of.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Somebody whose tokens are taken.
@@ -78,15 +99,17 @@ impl Provider {
     /// callers are told the same.
     fn check(
         &self,
-        cache: &RefCell<Cache>,
+        (cache, stats): (&RefCell<Cache>, &Stats),
         (text, now): (&[u8], u64),
         audiences: &[String],
     ) -> Result<Good, Status> {
         let digest = sha256(text);
         if let Some(good) = cache.borrow_mut().find((self.id, digest)) {
+            count(&stats.hits);
             self.judge(&good.token, now, audiences)?;
             return Ok(good);
         }
+        count(&stats.misses);
         let token = Token::parse(text)?;
         self.judge(&token, now, audiences)?;
         self.keys.verify(&token)?;
@@ -164,6 +187,7 @@ impl Jwt {
             providers,
             owned,
             config: Arc::clone(config),
+            stats: before.map_or_else(Arc::default, |before| Arc::clone(&before.stats)),
         }
     }
 
@@ -176,27 +200,35 @@ impl Jwt {
     ) -> Told<'t> {
         let mut told = Told::new(&self.owned);
         if self.config.bypass_cors_preflight && is_preflight(request) {
+            count(&self.stats.bypassed);
             return told;
         }
         let rule = self.rules.iter().find(|(of, _)| of.holds(request));
         let Some((_, need)) = rule else {
+            count(&self.stats.allowed);
             return told;
         };
         let mut look = Look {
             providers: &self.providers,
             request,
-            cache,
+            cache: (cache, &self.stats),
             now,
             found: smallvec::SmallVec::new(),
         };
         match look.meets(need) {
             Ok(()) => {
+                count(&self.stats.allowed);
                 for (provider, good) in look.into_good() {
                     told.tell(provider, &good);
                 }
                 told.strip(request.path_and_query());
             }
-            Err(status) => told.refuse(status, request, self.config.strip_failure_response),
+            Err(status) => {
+                if let Some(denied) = self.stats.denied.get(status.number()) {
+                    count(denied);
+                }
+                told.refuse(status, request, self.config.strip_failure_response);
+            }
         }
         told
     }

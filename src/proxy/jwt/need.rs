@@ -10,9 +10,9 @@ use crate::jwt::{Status, Token};
 use crate::mesh::jwt_authn::{JwtProvider, JwtRequirement};
 use crate::mesh::route::Request;
 
-use super::Provider;
 use super::cache::{Cache, Good};
 use super::places::Place;
+use super::{Provider, Stats};
 
 /// What a request needs, with providers by their places.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub(super) struct Taken<'t> {
 pub(super) struct Look<'l, 't> {
     pub(super) providers: &'t [Arc<Provider>],
     pub(super) request: &'l dyn Request,
-    pub(super) cache: &'l RefCell<Cache>,
+    pub(super) cache: (&'l RefCell<Cache>, &'l Stats),
     pub(super) now: u64,
     /// By provider and whether by its own audiences, each looked at once.
     pub(super) found: SmallVec<[(usize, bool, Found<'t>); 2]>,

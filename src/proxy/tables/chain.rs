@@ -341,6 +341,11 @@ pub(crate) struct Candidates<'l> {
 
 impl<'l> Candidates<'l> {
     /// Whether the first bytes are needed to choose.
+    /// Whether some of them take TLS to terminate.
+    pub(crate) fn take_tls(&self) -> bool {
+        self.chains.iter().any(|chain| chain.tls.is_some())
+    }
+
     pub(crate) fn need_hello(&self) -> bool {
         self.chains.iter().any(|chain| {
             let matches = &chain.matches;

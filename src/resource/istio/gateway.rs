@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::mesh::credential::{
-    CIPHER_SUITES, CertificateSource, ClientTrust, RootsSource, TlsVersion,
+    CIPHER_SUITES, CertificateSource, ClientTrust, RootsSource, Stapling, TlsVersion,
 };
 use crate::mesh::gateway::ServerHost;
 use crate::mesh::sidecar::Space;
@@ -277,7 +277,11 @@ fn own(value: &Value<'_>, fields: &Fields<'_>, mode: Option<Mode>) -> Option<Own
         .collect();
     let files = (fields.text("serverCertificate"), fields.text("privateKey"));
     match files {
-        (Some(chain), Some(key)) => certificates.push(CertificateSource::Files { chain, key }),
+        (Some(chain), Some(key)) => certificates.push(CertificateSource::Files {
+            chain,
+            key,
+            staple: None,
+        }),
         (None, None) => {}
         _ => value.error_hint(
             "a certificate needs its key, and a key its certificate",
@@ -294,7 +298,11 @@ fn own(value: &Value<'_>, fields: &Fields<'_>, mode: Option<Mode>) -> Option<Own
         );
         fields.finish();
         if let (Some(chain), Some(key)) = (chain, key) {
-            certificates.push(CertificateSource::Files { chain, key });
+            certificates.push(CertificateSource::Files {
+                chain,
+                key,
+                staple: None,
+            });
         }
     }
     let ca_file = fields.text("caCertificates");
@@ -360,6 +368,7 @@ fn own(value: &Value<'_>, fields: &Fields<'_>, mode: Option<Mode>) -> Option<Own
         min_version: min_version.flatten().unwrap_or_default(),
         max_version: max_version.flatten(),
         cipher_suites,
+        stapling: Stapling::default(),
     })
 }
 

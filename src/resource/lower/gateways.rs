@@ -8,6 +8,7 @@ use base64::Engine as _;
 use super::of_kind;
 use crate::mesh::credential::{CertificateSource, RootsSource};
 use crate::mesh::gateway::{Credential, Gateway, GatewayName, Server, ServerSecurity, Serves};
+use crate::mesh::ocsp::{Staple, Unusable};
 use crate::mesh::{Finding, OwnTls, Secret, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{GatewayProtocol, GatewayServer, GatewayTls};
@@ -96,7 +97,7 @@ pub(super) fn missing(
     credentials: &Credentials,
     findings: &mut Vec<Finding>,
 ) {
-    let mut say = |name: &str, what: &str| {
+    let say = |findings: &mut Vec<Finding>, name: &str, what: &str| {
         let path = format!("{path}.{field}");
         let message = format!("no Secret {name:?} with {what} exists, so nobody is served here");
         let hint = format!("make it in the namespace of the proxy, with {what}");
@@ -109,10 +110,23 @@ pub(super) fn missing(
             .any(|((_, known), credential)| known == name && of(credential))
     };
     for source in &own.certificates {
-        if let CertificateSource::Secret(name) = source
-            && !has(name, &|credential| credential.certificate.is_some())
-        {
-            say(name, "tls.crt and tls.key");
+        let CertificateSource::Secret(name) = source else {
+            continue;
+        };
+        if !has(name, &|credential| credential.certificate.is_some()) {
+            say(findings, name, "tls.crt and tls.key");
+        }
+        let unstapled = credentials.iter().find_map(|((_, known), credential)| {
+            let reason = credential.unstapled.filter(|_| known == name);
+            reason.map(|reason| (known, reason))
+        });
+        if let Some((known, reason)) = unstapled {
+            let path = format!("{path}.{field}");
+            let message = format!("tls.ocsp-staple of Secret {known:?} has no effect: {reason}");
+            let finding = object.finding(Severity::Warning, codes::IGNORED, &path, message);
+            findings.push(finding.hint(
+                "ask the certificate's authority anew: openssl ocsp -issuer CA -cert CERTIFICATE -url RESPONDER -respout FILE",
+            ));
         }
     }
     if let Some(clients) = &own.clients
@@ -120,13 +134,13 @@ pub(super) fn missing(
     {
         let roots = |credential: &Credential| credential.roots.is_some();
         if !has(name, &roots) && !has(&format!("{name}-cacert"), &roots) {
-            say(name, "ca.crt");
+            say(findings, name, "ca.crt");
         }
     }
 }
 
 /// What Secrets hold that can be shown or held against others: in the form of Kubernetes
-/// (`tls.crt`, `tls.key`, `ca.crt`, `ca.crl`), or in Istio's old one (`cert`, `key`, `cacert`).
+/// (`tls.crt`, `tls.key`, `tls.ocsp-staple`, `ca.crt`, `ca.crl`), or in Istio's old one (`cert`, `key`, `cacert`).
 pub(super) fn credentials(objects: &Objects) -> Credentials {
     objects
         .values()
@@ -137,10 +151,18 @@ pub(super) fn credentials(objects: &Objects) -> Credentials {
             let key = text(["tls.key", "key"]);
             let roots = text(["ca.crt", "cacert"]);
             let crl = text(["ca.crl", "crl"]).unwrap_or_default();
+            let (staple, unstapled) = match (&chain, bytes(object, "tls.ocsp-staple")) {
+                (Some(chain), Some(staple)) => match fits(chain, &staple) {
+                    Ok(()) => (staple, None),
+                    Err(reason) => (Vec::new(), Some(reason)),
+                },
+                _ => (Vec::new(), None),
+            };
             let credential = Credential {
                 certificate: chain
                     .zip(key)
-                    .map(|(chain, key)| Arc::new(Secret::Certificate { chain, key })),
+                    .map(|(chain, key)| Arc::new(Secret::Certificate { chain, key, staple })),
+                unstapled,
                 roots: roots.map(|certificates| Arc::new(Secret::Roots { certificates, crl })),
             };
             let used = credential.certificate.is_some() || credential.roots.is_some();
@@ -160,6 +182,7 @@ pub(super) fn credentials(objects: &Objects) -> Credentials {
                     crl: map.data.get("ca.crl").cloned().unwrap_or_default(),
                 };
                 let credential = Credential {
+                    unstapled: None,
                     certificate: None,
                     roots: Some(Arc::new(roots)),
                 };
@@ -182,9 +205,31 @@ fn entry(object: &Object, name: &str) -> Option<String> {
     if let Some(text) = within("stringData") {
         return Some(text.to_owned());
     }
-    let coded: String = within("data")?.split_whitespace().collect();
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(coded)
-        .ok()?;
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes(object, name)?).ok()
+}
+
+/// An entry of a Secret that is coded, as it is.
+fn bytes(object: &Object, name: &str) -> Option<Vec<u8>> {
+    let coded = object.raw.get("data")?.get(name)?.as_str()?;
+    decoded(coded.split_whitespace())
+}
+
+fn decoded<'t>(lines: impl Iterator<Item = &'t str>) -> Option<Vec<u8>> {
+    let coded: String = lines.collect();
+    let base64 = base64::engine::general_purpose::STANDARD;
+    base64.decode(coded).ok()
+}
+
+/// Whether an OCSP response is one for the first certificate of a chain. A chain that cannot be read is not
+/// for this to complain of.
+fn fits(chain: &str, staple: &[u8]) -> Result<(), Unusable> {
+    let lines = chain.lines().map(str::trim);
+    let first = lines
+        .skip_while(|line| *line != "-----BEGIN CERTIFICATE-----")
+        .skip(1)
+        .take_while(|line| !line.starts_with("-----"));
+    match decoded(first).filter(|leaf| !leaf.is_empty()) {
+        Some(leaf) => Staple::for_certificate(staple, &leaf).map(drop),
+        None => Staple::read(staple).map(drop),
+    }
 }

@@ -16,13 +16,17 @@ pub(super) const FIELDS: &[&Fields] = &[&DOWNSTREAM, &UPSTREAM, &COMMON, &VALIDA
 
 pub(super) const DOWNSTREAM: Fields = Fields {
     message: "DownstreamTlsContext",
-    understood: &[(1, "common_tls_context"), (2, "require_client_certificate")],
+    // Certificates of the mesh have no responder, so there is nothing to staple to them.
+    understood: &[
+        (1, "common_tls_context"),
+        (2, "require_client_certificate"),
+        (8, "ocsp_staple_policy"),
+    ],
     tuning: &[
         (4, "session_ticket_keys"),
         (5, "session_ticket_keys_sds_secret_config"),
         (6, "session_timeout"),
         (7, "disable_stateless_session_resumption"),
-        (8, "ocsp_staple_policy"),
         (9, "full_scan_certs_on_sni_mismatch"),
         (10, "disable_stateful_session_resumption"),
         (11, "prefer_client_ciphers"),

@@ -4,11 +4,14 @@ use super::super::pb::{core, matcher, sockets};
 use super::Fault;
 use super::fields::Fields;
 use super::mtls::{DOWNSTREAM, has_source};
-use crate::mesh::credential::{CertificateSource, ClientTrust, NameKind, RootsSource, TlsVersion};
+use crate::mesh::credential::{
+    CertificateSource, ClientTrust, NameKind, RootsSource, Stapling, TlsVersion,
+};
 use crate::mesh::listener::ServerTls;
 use crate::mesh::{OwnTls, Secret};
 
 use sockets::common_tls_context::ValidationContextType as Validation;
+use sockets::downstream_tls_context::OcspStaplePolicy;
 use sockets::tls_parameters::TlsProtocol;
 
 /// For the page of what is supported.
@@ -48,9 +51,12 @@ const PARAMETERS: Fields = Fields {
 };
 const CERTIFICATE: Fields = Fields {
     message: "TlsCertificate",
-    understood: &[(1, "certificate_chain"), (2, "private_key")],
-    tuning: &[
+    understood: &[
+        (1, "certificate_chain"),
+        (2, "private_key"),
         (4, "ocsp_staple"),
+    ],
+    tuning: &[
         (5, "signed_certificate_timestamp"),
         (7, "watched_directory"),
     ],
@@ -97,6 +103,11 @@ pub(super) fn decode(
         certificates.push(CertificateSource::Files {
             chain: file(certificate.certificate_chain.as_ref(), "certificate_chain")?,
             key: file(certificate.private_key.as_ref(), "private_key")?,
+            staple: certificate
+                .ocsp_staple
+                .as_ref()
+                .map(|staple| file(Some(staple), "ocsp_staple"))
+                .transpose()?,
         });
     }
     for secret in &common.tls_certificate_sds_secret_configs {
@@ -129,6 +140,17 @@ pub(super) fn decode(
             min_version: version(min)?.unwrap_or_default(),
             max_version: version(max)?,
             cipher_suites: parameters.cipher_suites,
+            stapling: match OcspStaplePolicy::try_from(context.ocsp_staple_policy) {
+                Ok(OcspStaplePolicy::LenientStapling) => Stapling::Lenient,
+                Ok(OcspStaplePolicy::StrictStapling) => Stapling::Strict,
+                Ok(OcspStaplePolicy::MustStaple) => Stapling::Must,
+                Err(_) => {
+                    return Err(Fault::Unsupported {
+                        message: DOWNSTREAM.message,
+                        field: format!("ocsp_staple_policy {}", context.ocsp_staple_policy),
+                    });
+                }
+            },
         })),
     })
 }
@@ -274,12 +296,20 @@ pub(super) fn text(from: sockets::Secret) -> Result<Option<Secret>, Fault> {
             field: "a secret other than inline PEM".to_owned(),
         })
     };
+    let raw = |from: core::DataSource| match from.specifier {
+        Some(core::data_source::Specifier::InlineBytes(bytes)) => Ok(bytes),
+        _ => Err(Fault::Unsupported {
+            message: "DataSource",
+            field: "ocsp_staple other than inline bytes".to_owned(),
+        }),
+    };
     match from.r#type {
         Some(sockets::secret::Type::TlsCertificate(certificate)) => {
             CERTIFICATE.audit(&certificate, &mut Vec::new())?;
             Ok(Some(Secret::Certificate {
                 chain: inline(certificate.certificate_chain)?,
                 key: inline(certificate.private_key)?,
+                staple: certificate.ocsp_staple.map_or(Ok(Vec::new()), raw)?,
             }))
         }
         Some(sockets::secret::Type::ValidationContext(context)) => {

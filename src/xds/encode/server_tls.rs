@@ -2,11 +2,14 @@
 
 use super::super::pb::{ads, any, bool_value, core, matcher, sockets};
 use super::mtls::socket;
-use crate::mesh::credential::{CertificateSource, ClientTrust, NameKind, RootsSource, TlsVersion};
+use crate::mesh::credential::{
+    CertificateSource, ClientTrust, NameKind, RootsSource, Stapling, TlsVersion,
+};
 use crate::mesh::{OwnTls, Secret};
 
 use sockets::certificate_validation_context::TrustChainVerification;
 use sockets::common_tls_context::ValidationContextType as Validation;
+use sockets::downstream_tls_context::OcspStaplePolicy;
 use sockets::tls_parameters::TlsProtocol;
 
 pub(super) fn encode(own: &OwnTls, alpn: &[String]) -> core::TransportSocket {
@@ -29,10 +32,11 @@ pub(super) fn encode(own: &OwnTls, alpn: &[String]) -> core::TransportSocket {
             CertificateSource::Secret(name) => {
                 common.tls_certificate_sds_secret_configs.push(secret(name));
             }
-            CertificateSource::Files { chain, key } => {
+            CertificateSource::Files { chain, key, staple } => {
                 common.tls_certificates.push(sockets::TlsCertificate {
                     certificate_chain: Some(file(chain)),
                     private_key: Some(file(key)),
+                    ocsp_staple: staple.as_deref().map(file),
                     ..Default::default()
                 });
             }
@@ -45,6 +49,12 @@ pub(super) fn encode(own: &OwnTls, alpn: &[String]) -> core::TransportSocket {
                 .as_ref()
                 .is_some_and(|clients| !clients.optional),
         ),
+        ocsp_staple_policy: match own.stapling {
+            Stapling::Lenient => OcspStaplePolicy::LenientStapling,
+            Stapling::Strict => OcspStaplePolicy::StrictStapling,
+            Stapling::Must => OcspStaplePolicy::MustStaple,
+        }
+        .into(),
         ..Default::default()
     }))
 }
@@ -126,10 +136,14 @@ pub(super) fn text(name: &str, of: &Secret) -> sockets::Secret {
         ..Default::default()
     };
     let content = match of {
-        Secret::Certificate { chain, key } => {
+        Secret::Certificate { chain, key, staple } => {
             sockets::secret::Type::TlsCertificate(sockets::TlsCertificate {
                 certificate_chain: Some(inline(chain)),
                 private_key: Some(inline(key)),
+                ocsp_staple: (!staple.is_empty()).then(|| core::DataSource {
+                    specifier: Some(core::data_source::Specifier::InlineBytes(staple.clone())),
+                    ..Default::default()
+                }),
                 ..Default::default()
             })
         }

@@ -7,7 +7,7 @@ use proptest::sample::select;
 
 use super::word;
 use crate::mesh::credential::{
-    CertificateSource, ClientTrust, OwnTls, RootsSource, Secret, TlsVersion,
+    CertificateSource, ClientTrust, OwnTls, RootsSource, Secret, Stapling, TlsVersion,
 };
 
 fn path() -> impl Strategy<Value = String> {
@@ -25,6 +25,10 @@ fn name() -> impl Strategy<Value = String> {
 
 fn version() -> impl Strategy<Value = TlsVersion> {
     select(vec![TlsVersion::V12, TlsVersion::V13])
+}
+
+fn stapling() -> impl Strategy<Value = Stapling> {
+    select(vec![Stapling::Lenient, Stapling::Strict, Stapling::Must])
 }
 
 fn clients() -> impl Strategy<Value = ClientTrust> {
@@ -49,7 +53,8 @@ fn clients() -> impl Strategy<Value = ClientTrust> {
 pub(super) fn own() -> impl Strategy<Value = OwnTls> {
     // Envoy keeps files and secrets in two lists, files first.
     let files = vec(
-        (path(), path()).prop_map(|(chain, key)| CertificateSource::Files { chain, key }),
+        (path(), path(), option::of(path()))
+            .prop_map(|(chain, key, staple)| CertificateSource::Files { chain, key, staple }),
         0..2,
     );
     // "default" would be the certificate of the mesh.
@@ -62,22 +67,26 @@ pub(super) fn own() -> impl Strategy<Value = OwnTls> {
         option::of(clients()),
         version(),
         option::of(version()),
-        vec(word(), 0..2),
+        (vec(word(), 0..2), stapling()),
     )
         .prop_map(
-            |((files, secrets), clients, min_version, max_version, cipher_suites)| OwnTls {
-                certificates: files.into_iter().chain(secrets).collect(),
-                clients,
-                min_version,
-                max_version,
-                cipher_suites,
+            |((files, secrets), clients, min_version, max_version, (cipher_suites, stapling))| {
+                OwnTls {
+                    certificates: files.into_iter().chain(secrets).collect(),
+                    clients,
+                    min_version,
+                    max_version,
+                    cipher_suites,
+                    stapling,
+                }
             },
         )
 }
 
 pub(super) fn secret() -> impl Strategy<Value = Secret> {
     prop_oneof![
-        (word(), word()).prop_map(|(chain, key)| Secret::Certificate { chain, key }),
+        (word(), word(), vec(any::<u8>(), 0..4))
+            .prop_map(|(chain, key, staple)| Secret::Certificate { chain, key, staple }),
         (word(), prop_oneof![Just(String::new()), word()])
             .prop_map(|(certificates, crl)| Secret::Roots { certificates, crl }),
     ]

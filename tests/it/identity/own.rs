@@ -88,6 +88,7 @@ impl Pair {
         Secret::Certificate {
             chain: self.cert.pem(),
             key: self.key.serialize_pem(),
+            staple: Vec::new(),
         }
     }
 

@@ -385,6 +385,7 @@ async fn secrets_of_the_view_may_come_late_and_change() {
         let pair = Secret::Certificate {
             chain: cert.pem(),
             key: key.serialize_pem(),
+            staple: Vec::new(),
         };
         let roots = Secret::Roots {
             certificates: std::fs::read_to_string(believed.file("ca.pem")).unwrap(),

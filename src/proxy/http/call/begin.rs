@@ -115,8 +115,7 @@ impl Calling<'_> {
         }
         leg.out.extend_from_slice(b"\r\n");
         leg.push(&self.replay.kept);
-        let (reused, mtls) = (tag.uses > 0, tag.mtls);
-        tag.uses = tag.uses.saturating_add(1);
+        let (reused, mtls) = (tag.used(), tag.mtls);
         self.ended.upstream_local = tag.local;
         Up {
             leg: Leg::H1(leg),
@@ -141,7 +140,7 @@ impl Calling<'_> {
             }
         });
         let stream = opened.map_err(h2_failure)?;
-        shared.uses.set(uses.saturating_add(1));
+        shared.used();
         self.ended.upstream_local = shared.local;
         let mut leg = H2Leg::new(stream, end);
         if !self.replay.kept.is_empty() {

@@ -29,6 +29,7 @@ use crate::mesh::route::Missing;
 use crate::telemetry::ServiceId;
 
 use super::super::context::{Conn, Live, Worker};
+use super::super::observe;
 use super::super::tables::RetryTable;
 use super::super::timer::Alarm;
 use super::Framing;
@@ -111,6 +112,7 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         return Ended::new(cluster.service).fail(Failure::NoRoute);
     };
     let mut ended = Ended::new(cluster.service);
+    observe::arrived(call.worker, call.live, call.conn, cluster.service);
     if !call.conn.inbound() {
         ended.route = routed.table.label;
     }

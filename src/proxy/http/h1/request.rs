@@ -166,7 +166,7 @@ impl Request<'_> {
             poll_fn(|cx| Poll::Ready(down.poll_flush(cx).is_ready())).await;
         }
         if let Some((mut up, _shared)) = ended.switched.take() {
-            Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
+            Box::pin(tunnel::run((&mut *down, &mut up), &mut ended, None)).await;
             ended.broken = true;
         }
         // A drain that began meanwhile was not announced: the next answer does that.
@@ -373,11 +373,11 @@ impl Request<'_> {
     ) {
         let (mut ended, stream) =
             Box::pin(tunnel::connect(self.worker, self.live, self.conn, chosen)).await;
-        if let (Some(stream), Leg::H1(leg)) = (stream, &mut *down) {
+        if let (Some((stream, link)), Leg::H1(leg)) = (stream, &mut *down) {
             leg.begin(Writer::Plain);
             leg.out.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
             let mut up = Leg::H1(H1Leg::new(stream, Buffer::default()));
-            Box::pin(tunnel::run(down, &mut up, &mut ended)).await;
+            Box::pin(tunnel::run((down, &mut up), &mut ended, link)).await;
         } else if let Some(failure) = ended.failure.clone() {
             self.fail(down, &failure, facts, None, true).await;
         }

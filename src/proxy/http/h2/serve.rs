@@ -254,10 +254,10 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
         }
         Then::Forward(chosen) if facts.connect => {
             let (mut ended, stream) = Box::pin(tunnel::connect(worker, &live, conn, chosen)).await;
-            if let (Some(stream), Leg::H2(leg)) = (stream, &mut down) {
+            if let (Some((stream, link)), Leg::H2(leg)) = (stream, &mut down) {
                 leg.answer(false, |out| out.status(200));
                 let mut up = Leg::H1(H1Leg::new(stream, Buffer::default()));
-                Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
+                Box::pin(tunnel::run((&mut down, &mut up), &mut ended, link)).await;
             } else if let Some(failure) = &ended.failure {
                 let own = failed(failure, &facts);
                 answer(&mut down, conn, &own, (Edits::default(), facts.head)).await;
@@ -278,7 +278,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             let mut ended = call::forward(&call, &mut down, alarm).await;
             call.passed(&ended);
             if let Some((mut up, _shared)) = ended.switched.take() {
-                Box::pin(tunnel::run(&mut down, &mut up, &mut ended)).await;
+                Box::pin(tunnel::run((&mut down, &mut up), &mut ended, None)).await;
             }
             finish(
                 &mut down,

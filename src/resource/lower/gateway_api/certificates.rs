@@ -62,7 +62,7 @@ pub(super) fn named(
     let known = bench.credentials.get(&(namespace.clone(), to.name.clone()));
     let fault = match known.and_then(|known| known.certificate.as_deref()) {
         None => "with tls.crt and tls.key exists",
-        Some(Secret::Certificate { chain, key })
+        Some(Secret::Certificate { chain, key, .. })
             if chain.contains("-----BEGIN CERTIFICATE-----")
                 && key.contains("PRIVATE KEY-----") =>
         {
