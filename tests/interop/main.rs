@@ -21,6 +21,7 @@ mod backend;
 mod corpus;
 mod envoy;
 mod envoy_chains;
+mod ext_authz;
 mod faults;
 mod gateway;
 mod gateway_api;

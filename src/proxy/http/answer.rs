@@ -41,7 +41,7 @@ impl Answer {
             sink.put(b"content-type", kind.as_bytes());
             sink.put(b"grpc-status", text.format(status).as_bytes());
             sink.put(b"grpc-message", self.body.as_bytes());
-        } else if !self.body.is_empty() {
+        } else if !self.body.is_empty() && !self.says("content-type") {
             sink.put(b"content-type", b"text/plain");
         }
         if self.overloaded {
@@ -60,16 +60,20 @@ impl Answer {
         edits.write(|name| self.has(name), sink);
     }
 
+    fn says(&self, name: &str) -> bool {
+        let mut own = self.headers.iter();
+        own.any(|(own, _)| own.eq_ignore_ascii_case(name))
+    }
+
     /// Whether it has a field of its own with this lower-case name.
     fn has(&self, name: &str) -> bool {
         match name {
             "location" => self.location.is_some(),
-            "content-type" => self.grpc_status.is_some() || !self.body.is_empty(),
-            "server" | "content-length" => true,
-            _ => {
-                let mut own = self.headers.iter();
-                own.any(|(own, _)| own.eq_ignore_ascii_case(name))
+            "content-type" => {
+                self.grpc_status.is_some() || !self.body.is_empty() || self.says(name)
             }
+            "server" | "content-length" => true,
+            _ => self.says(name),
         }
     }
 

@@ -22,6 +22,7 @@ use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
 use super::answer::Answer;
+use super::ask::{Asking, Leave};
 use super::control::Control;
 use super::decide::decide;
 use super::fields::{Fields, Scan};
@@ -51,6 +52,8 @@ pub(crate) struct Ask<'m> {
     pub(crate) framing: Framing,
     /// Another protocol that is asked for.
     pub(crate) upgrade: Option<&'m [u8]>,
+    /// Somebody who was asked about it lets it pass.
+    pub(crate) leave: Option<&'m Leave>,
 }
 
 /// What stays known of a request.
@@ -75,6 +78,8 @@ pub(crate) struct Facts {
     pub(crate) upgrade: bool,
     /// The connection may carry another request.
     pub(crate) keep: bool,
+    /// Some of its body was read already, and waits to be sent on.
+    pub(crate) held: bool,
 }
 
 impl Facts {
@@ -126,6 +131,8 @@ pub(crate) enum Then {
     Fail(Failure, Option<Box<Meant>>),
     /// Held back on purpose first.
     Delayed(Box<Delayed>),
+    /// Somebody else is asked first.
+    Ask(Box<Asking>),
 }
 
 /// What happens to a request that is held back.
@@ -149,7 +156,7 @@ impl Then {
         match self {
             Self::Forward(chosen) => Some((chosen.at, Some(chosen.cluster))),
             Self::Fail(_, meant) => meant.as_ref().map(|meant| (meant.at, meant.cluster)),
-            Self::Answer(..) | Self::Delayed(_) => None,
+            Self::Answer(..) | Self::Delayed(_) | Self::Ask(_) => None,
         }
     }
 }
@@ -194,9 +201,18 @@ pub(crate) struct Rare {
     pub(crate) hashed: Option<Hashed>,
     /// What binds it to an endpoint.
     pub(crate) session: Option<Session>,
+    /// Of the body, what was read already.
+    pub(crate) held: RefCell<Vec<u8>>,
 }
 
 impl Chosen {
+    /// Of the body, what was read already, the first time that this is asked.
+    pub(crate) fn held(&self) -> Vec<u8> {
+        self.rare
+            .as_ref()
+            .map_or_else(Vec::new, |rare| rare.held.take())
+    }
+
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) fn authority(&self) -> &[u8] {
         self.rare
@@ -347,7 +363,7 @@ pub(super) struct Seen<'m> {
     pub(super) whole: bool,
     /// What its tokens say.
     pub(super) told: Option<&'m Told<'m>>,
-    tls: bool,
+    pub(super) tls: bool,
 }
 
 impl Request for Seen<'_> {
@@ -424,6 +440,9 @@ pub(crate) fn plan(
         .then(|| Box::new(record(worker, conn, ask, authority)));
     let path = if connect {
         Cow::Borrowed(&b"/"[..])
+    } else if let Some(leave) = ask.leave {
+        // As it was asked about.
+        Cow::Borrowed(leave.path())
     } else {
         match normalise(target, http.options.path) {
             Ok(path) => path,
@@ -460,8 +479,10 @@ pub(crate) fn plan(
     } else {
         let out = (facts, text);
         let told = conn.filters().and_then(|filters| filters.jwt.as_deref());
-        let told =
-            told.map(|jwt| jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000));
+        let told = told.map(|jwt| match ask.leave {
+            Some(leave) => leave.told(),
+            None => jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000),
+        });
         let target = told.as_ref().and_then(|told| told.target.as_deref());
         if let (Some(record), Some(target)) = (&mut log, target) {
             record.path = String::from_utf8_lossy(target).into_owned();
@@ -478,8 +499,11 @@ pub(crate) fn plan(
                 }
                 Failure::from(denied)
             })
-            .and_then(|()| switchable(ask, facts, http))
-            .and_then(|()| decide(worker, live, conn, routes, &seen, out, &mut delay))
+            .and_then(|asks| match asks {
+                Some(provider) => Ok(Then::Ask(Asking::of(provider, (live, conn), &seen, facts))),
+                None => switchable(ask, facts, http)
+                    .and_then(|()| decide(worker, live, conn, routes, &seen, out, &mut delay)),
+            })
             .unwrap_or_else(|failure| Then::Fail(failure, None))
     };
     if let (Some(record), Some((at, cluster))) = (&mut log, then.meant()) {
@@ -557,6 +581,7 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
         connect,
         upgrade: ask.upgrade.is_some(),
         keep,
+        held: false,
     }
 }
 
