@@ -279,8 +279,18 @@ fn asking(binds: &[SocketAddr], asked: &Asked) -> View {
 
 const REQUESTS: &[(&str, &str, &str, &str)] = &[
     ("GET", "/a?b=c", "X-Client: own\r\nX-Secret: s\r\n", ""),
-    ("GET", "/a", "Authorization: Basic x\r\nX-Client: a\r\nX-Client: b\r\n", ""),
-    ("GET", "/x/../headers", "X-Client: own\r\nX-Secret: s\r\nX-More: one\r\n", ""),
+    (
+        "GET",
+        "/a",
+        "Authorization: Basic x\r\nX-Client: a\r\nX-Client: b\r\n",
+        "",
+    ),
+    (
+        "GET",
+        "/x/../headers",
+        "X-Client: own\r\nX-Secret: s\r\nX-More: one\r\n",
+        "",
+    ),
     ("DELETE", "/headers", "", ""),
     ("GET", "/query?admin=1&x=y", "", ""),
     ("GET", "/deny", "", ""),
@@ -296,7 +306,14 @@ const REQUESTS: &[(&str, &str, &str, &str)] = &[
 
 /// What is held against the other's: what may differ between two proxies is left out.
 fn said(told: &Told) -> (u16, Vec<(String, String)>, Value) {
-    let kept = ["x-why", "x-hidden", "x-told", "content-type", "location", "x-app"];
+    let kept = [
+        "x-why",
+        "x-hidden",
+        "x-told",
+        "content-type",
+        "location",
+        "x-app",
+    ];
     let headers = kept.iter().filter_map(|name| {
         let value = told.headers.get(*name)?;
         Some(((*name).to_owned(), value.clone()))
@@ -406,34 +423,63 @@ async fn answers_that_cannot_be_honoured_let_nothing_pass() {
     for path in ["/deny/../a", "/a/./b", "/a//b", "/%61", "/a;x=1"] {
         let told = call(at("grpc"), "GET", path, "", "").await;
         let got = told.got();
-        let seen: Value = serde_json::from_str(got["headers"]["x-asked"].as_str().unwrap()).unwrap();
+        let seen: Value =
+            serde_json::from_str(got["headers"]["x-asked"].as_str().unwrap()).unwrap();
         assert_eq!(seen["path"], got["path"], "{path}");
     }
     // Rules that ask hold in every reading of a path.
-    for path in ["/deny", "/DENY", "/deny;x=1", "/%64eny", "/a/../deny", "/%2564eny", "/deny%2f"] {
+    for path in [
+        "/deny",
+        "/DENY",
+        "/deny;x=1",
+        "/%64eny",
+        "/a/../deny",
+        "/%2564eny",
+        "/deny%2f",
+    ] {
         let told = call(at("sometimes"), "GET", path, "", "").await;
         let asked = told.status == 401 || told.got()["headers"].get("x-asked").is_some();
         assert!(asked, "{path}: {told:?}");
     }
     let told = call(at("sometimes"), "GET", "/other", "", "").await;
     assert_eq!(told.got()["headers"].get("x-asked"), None);
+    // What asks for another protocol is asked about before it is said whether that may be.
+    let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let told = call(at("grpc"), "GET", "/deny", fields, "").await;
+    assert_eq!(told.status, 401);
+    let mut io = reached(at("grpc nobody")).await;
+    io.write_all(b"CONNECT reviews:9080 HTTP/1.1\r\nHost: reviews:9080\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(answer(&mut io).await.status, 503);
     // A body that waits to be asked for.
     let fields = "Expect: 100-continue\r\n";
     let told = call(at("grpc body"), "POST", "/a", fields, "what is asked").await;
     assert_eq!(told.got()["body"], "what is asked");
-    let seen = told.got()["headers"]["x-asked"].as_str().unwrap().to_owned();
+    let seen = told.got()["headers"]["x-asked"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let seen: Value = serde_json::from_str(&seen).unwrap();
     assert_eq!(seen["body"], "what is asked");
     // In chunks, and more than is asked about: the application gets all of it, once.
     let mut io = reached(at("grpc part")).await;
     let head = "POST /a HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n";
     io.write_all(head.as_bytes()).await.unwrap();
-    for part in ["a\r\n0123456789\r\n", "a\r\nabcdefghij\r\n", "5\r\nvwxyz\r\n", "0\r\n\r\n"] {
+    for part in [
+        "a\r\n0123456789\r\n",
+        "a\r\nabcdefghij\r\n",
+        "5\r\nvwxyz\r\n",
+        "0\r\n\r\n",
+    ] {
         io.write_all(part.as_bytes()).await.unwrap();
     }
     let told = answer(&mut io).await;
     assert_eq!(told.got()["body"], "0123456789abcdefghijvwxyz");
-    let seen = told.got()["headers"]["x-asked"].as_str().unwrap().to_owned();
+    let seen = told.got()["headers"]["x-asked"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let seen: Value = serde_json::from_str(&seen).unwrap();
     assert_eq!(seen["raw"], "0123456789abcdef");
     assert_eq!(seen["headers"]["x-envoy-auth-partial-body"], "true");
@@ -552,7 +598,12 @@ async fn whoever_is_asked_decides_at_sidecars_and_gateways() {
     older.write_all(get("/deny").as_bytes()).await.unwrap();
     assert_eq!(answer(&mut older).await.status, 200);
 
-    mesh.apply(&policy("ask", "{app: reviews}", "by-grpc", "['/deny*', '/a*', '/slow']"));
+    mesh.apply(&policy(
+        "ask",
+        "{app: reviews}",
+        "by-grpc",
+        "['/deny*', '/a*', '/slow']",
+    ));
     older.write_all(get("/deny").as_bytes()).await.unwrap();
     assert_eq!(answer(&mut older).await.status, 401);
     let told = call(out, "GET", "/a", "X-Client: own\r\n", "").await;
@@ -577,18 +628,44 @@ async fn whoever_is_asked_decides_at_sidecars_and_gateways() {
     let other = call(out, "GET", "/other", "", "").await;
     assert_eq!(other.got()["headers"].get("x-asked"), None, "{other:?}");
     let log = mesh.said("reviews-v1");
-    assert!(log.contains("ext_authz_denied") && log.contains("UAEX"), "{log}");
+    assert!(
+        log.contains("ext_authz_denied") && log.contains("UAEX"),
+        "{log}"
+    );
 
     // What is said before.
     let check = |path: &'static str| {
-        let args = ["authz", "check", "--from", "productpage-v1", "--to", "reviews", "GET", path];
+        let args = [
+            "authz",
+            "check",
+            "--from",
+            "productpage-v1",
+            "--to",
+            "reviews",
+            "GET",
+            path,
+        ];
         String::from_utf8(mesh.try_run(&args, None).stdout).unwrap()
     };
     let at = "by-grpc at authz-grpc.default.svc.cluster.local:9000";
-    assert!(check("/a").contains(&format!("asks {at}")), "{}", check("/a"));
+    assert!(
+        check("/a").contains(&format!("asks {at}")),
+        "{}",
+        check("/a")
+    );
     assert!(!check("/other").contains("asks"), "{}", check("/other"));
     let url = "http://reviews:9080/a";
-    let text = mesh.run(&["routes", "--explain", "GET", url, "--from", "productpage-v1"], None);
+    let text = mesh.run(
+        &[
+            "routes",
+            "--explain",
+            "GET",
+            url,
+            "--from",
+            "productpage-v1",
+        ],
+        None,
+    );
     assert!(text.contains(&format!("asks {at}")), "{text}");
 
     // Too late is no answer.
@@ -597,7 +674,12 @@ async fn whoever_is_asked_decides_at_sidecars_and_gateways() {
     assert!(begun.elapsed() < Duration::from_secs(4));
 
     // At the gateway, by HTTP: before redirects and answers of routes.
-    let gate = policy("gate", "{istio: edge}", "by-http", "['/deny*', '/a*', '/moved/deny', '/fixed', '/redirect']");
+    let gate = policy(
+        "gate",
+        "{istio: edge}",
+        "by-http",
+        "['/deny*', '/a*', '/moved/deny', '/fixed', '/redirect']",
+    );
     mesh.apply(&gate);
     mesh.settled().await;
     let told = call(edge, "POST", "/away", "X-Client: own\r\n", "a question").await;
@@ -613,7 +695,11 @@ async fn whoever_is_asked_decides_at_sidecars_and_gateways() {
     assert_eq!(call(edge, "POST", "/away", "", &large).await.status, 413);
     for path in ["/deny", "/moved/deny", "/moved/../deny", "/DENY"] {
         let denied = call(edge, "GET", path, "", "").await;
-        assert_eq!(denied.status, if path == "/DENY" { 200 } else { 401 }, "{path}");
+        assert_eq!(
+            denied.status,
+            if path == "/DENY" { 200 } else { 401 },
+            "{path}"
+        );
         assert_eq!(denied.headers.get("x-hidden"), None);
     }
     assert_eq!(call(edge, "GET", "/fixed", "", "").await.body, "fixed");

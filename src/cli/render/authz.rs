@@ -65,7 +65,10 @@ fn policy(of: &PolicyTrace, page: &Page, text: &mut String) {
     } else {
         paint.faint("does not hold")
     };
-    text.push_str(&format!("{} {}{dry}{asks}: {verdict}\n", of.action, of.policy));
+    text.push_str(&format!(
+        "{} {}{dry}{asks}: {verdict}\n",
+        of.action, of.policy
+    ));
     if of.rules.is_empty() {
         text.push_str("  no rules: it holds for nobody\n");
     }

@@ -151,7 +151,7 @@ pub fn explain(policies: &[&Authorization], at: At<'_>, facts: &Facts<'_>) -> Au
     let asks = asks.map(|policy| policy.asks.clone());
     (trace.allowed, trace.because) = (allowed, because);
     if let (true, Some(asks)) = (allowed, asks) {
-        trace.because = format!("if {asks} lets it: {}", trace.because);
+        trace.because = format!("asks {asks}, and if that lets it: {}", trace.because);
         trace.asks = asks;
     }
     trace

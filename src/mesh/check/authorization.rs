@@ -68,7 +68,9 @@ fn several(world: &World, findings: &mut Vec<Finding>) {
     let gateways = gateways.chain(world.config.listening.values());
     let gateways = gateways.map(|of| (&of.namespace, &of.selector));
     let instances = world.instances.values();
-    let places = instances.map(|of| (&of.namespace, &of.labels)).chain(gateways);
+    let places = instances
+        .map(|of| (&of.namespace, &of.labels))
+        .chain(gateways);
     for (namespace, labels) in places {
         let acts = |policy: &Policy| match &policy.whom {
             Whom::All => is_of(policy, namespace),

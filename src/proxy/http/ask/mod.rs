@@ -280,7 +280,11 @@ pub(super) async fn ask(
                 let held = facts.held;
                 *facts = Facts { held, ..plan.facts };
                 *then = plan.then;
+                let begun = log.as_ref().map(|log| log.start);
                 *log = plan.log;
+                if let (Some(log), Some(begun)) = (log.as_mut(), begun) {
+                    log.start = begun;
+                }
             }
             Err(failure) => *then = Then::Fail(failure, None),
         }
@@ -304,6 +308,7 @@ fn follow(
     let provider = &asking.provider;
     let (config, stats) = (&provider.config, &provider.stats);
     let refused = |why: Unauthorized| Err(Failure::Unauthorized(Box::new(why)));
+    let answered = matches!(outcome, Outcome::Allowed(..));
     let head = match outcome {
         Outcome::Denied(why) => {
             if why.details == "ext_authz_invalid" {
@@ -343,7 +348,9 @@ fn follow(
     if config.clear_route_cache {
         asking.leave.routed = None;
     }
-    count(&stats.ok);
+    if answered {
+        count(&stats.ok);
+    }
     asking.leave.asked.push(Arc::clone(provider));
     let mut plan = asking.owned.plan(around, &asking.leave)?;
     if let Then::Answer(answer, _) = &mut plan.then {
