@@ -31,6 +31,19 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Sends the caller to `path` of the same host.
+    pub(super) fn elsewhere(mut path: Vec<u8>) -> Self {
+        if let [b'/', b'/' | b'\\', ..] = *path {
+            // "//name" would be another host.
+            path.splice(..0, *b"/.");
+        }
+        Self {
+            status: 307,
+            location: Some(String::from_utf8_lossy(&path).into_owned()),
+            ..Self::default()
+        }
+    }
+
     fn fields(&self, sink: &mut impl Sink, edits: Edits<'_>) {
         if let Some(location) = &self.location {
             sink.put(b"location", location.as_bytes());
@@ -51,6 +64,10 @@ impl Answer {
             sink.put(UNDELIVERED.as_bytes(), b"true");
         }
         for (name, value) in &self.headers {
+            // What says it in gRPC's way is of no other type.
+            if self.grpc_status.is_some() && name.eq_ignore_ascii_case("content-type") {
+                continue;
+            }
             sink.put(name.as_bytes(), value.as_bytes());
         }
         match &self.marks {

@@ -206,13 +206,6 @@ pub(crate) struct Rare {
 }
 
 impl Chosen {
-    /// Of the body, what was read already, the first time that this is asked.
-    pub(crate) fn held(&self) -> Vec<u8> {
-        self.rare
-            .as_ref()
-            .map_or_else(Vec::new, |rare| rare.held.take())
-    }
-
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) fn authority(&self) -> &[u8] {
         self.rare
@@ -449,7 +442,7 @@ pub(crate) fn plan(
             Err(BadPath::Elsewhere(path)) if !facts.grpc => {
                 return Ok(Plan {
                     facts,
-                    then: Then::Answer(elsewhere(path), None),
+                    then: Then::Answer(Answer::elsewhere(path), None),
                     head_bytes: 0,
                     log,
                 });
@@ -528,19 +521,6 @@ pub(crate) fn plan(
         head_bytes: 0,
         log,
     })
-}
-
-/// Sends the caller to `path` of the same host.
-fn elsewhere(mut path: Vec<u8>) -> Answer {
-    if let [b'/', b'/' | b'\\', ..] = *path {
-        // "//name" would be another host.
-        path.splice(..0, *b"/.");
-    }
-    Answer {
-        status: 307,
-        location: Some(String::from_utf8_lossy(&path).into_owned()),
-        ..Answer::default()
-    }
 }
 
 /// Whether the caller may have what it wants to switch to.

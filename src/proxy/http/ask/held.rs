@@ -12,7 +12,7 @@ use super::super::Version;
 use super::super::h1::body::BodyReader;
 use super::super::h1::request::earlier;
 use super::super::leg::{Leg, LegError, Piece, Writer};
-use super::super::plan::Facts;
+use super::super::plan::{Chosen, Facts};
 use super::super::respond::Failure;
 
 /// Reads until there is as much as is asked for. Whether that is all. `expects` says that the caller waits to be
@@ -93,5 +93,14 @@ async fn may_send(down: &mut Leg, facts: &Facts) -> Result<(), Failure> {
             Ok(())
         }
         Leg::H1(_) | Leg::Nobody => Ok(()),
+    }
+}
+
+impl Chosen {
+    /// Of the body, what was read already, the first time that this is asked.
+    pub(crate) fn held(&self) -> Vec<u8> {
+        self.rare
+            .as_ref()
+            .map_or_else(Vec::new, |rare| rare.held.take())
     }
 }
