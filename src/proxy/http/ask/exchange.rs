@@ -36,6 +36,13 @@ pub(super) struct Put {
     pub(super) grpc: bool,
 }
 
+impl Put {
+    /// Its answer has no body.
+    fn is_head(&self) -> bool {
+        self.head.method() == b"HEAD"
+    }
+}
+
 /// An answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Got {
@@ -115,13 +122,13 @@ async fn once(
             leg.out.extend_from_slice(b"\r\n");
             leg.push(&put.body);
             tag.uses = tag.uses.saturating_add(1);
-            text(worker, cluster, (Leg::H1(leg), tag)).await
+            text(worker, cluster, (Leg::H1(leg), tag), put.is_head()).await
         }
         Lease::H2(shared) => {
             let end = put.body.is_empty();
             let opened = shared
                 .client
-                .open((end, false), |out| out.request(&put.head));
+                .open((end, put.is_head()), |out| out.request(&put.head));
             shared.uses.set(shared.uses.get().saturating_add(1));
             match opened {
                 Ok(stream) => {
@@ -153,7 +160,7 @@ async fn stream_of(mut up: Leg) -> Result<Got, Failure> {
     let mut got = loop {
         let (head, _) = poll_fn(|cx| leg.poll_head(cx)).await.map_err(h2_failure)?;
         if head.status >= 200 {
-            break read(Fields::Block(&head), head.status)?.0;
+            break read(Fields::Block(&head), (head.status, false))?.0;
         }
         informed += 1;
         if informed > MAX_INFORMATIONAL {
@@ -171,6 +178,7 @@ async fn text(
     worker: &Worker,
     cluster: &ClusterTable,
     (mut up, tag): (Leg, Tag),
+    bodiless: bool,
 ) -> Result<Got, Failure> {
     let sent = send(&mut up).await;
     let mut informed = 0;
@@ -180,7 +188,7 @@ async fn text(
         };
         if !leg.input.is_empty() {
             let head = parse::response(leg.input.data(), |head| {
-                let (got, framing, keeps) = read(head.fields, head.status)?;
+                let (got, framing, keeps) = read(head.fields, (head.status, bodiless))?;
                 Ok::<_, Failure>((got, framing, keeps && head.http11, head.length))
             })?;
             if let Some(head) = head {
@@ -216,7 +224,10 @@ async fn text(
 }
 
 /// A head, how its body ends, and whether the connection may carry another question.
-fn read(fields: Fields<'_>, status: u16) -> Result<(Got, Framing, bool), Failure> {
+fn read(
+    fields: Fields<'_>,
+    (status, bodiless): (u16, bool),
+) -> Result<(Got, Framing, bool), Failure> {
     let scan = scan(fields).map_err(|_| Failure::BadResponse)?;
     let mut got = Got {
         status,
@@ -229,7 +240,7 @@ fn read(fields: Fields<'_>, status: u16) -> Result<(Got, Framing, bool), Failure
             got.fields.push((name, value.to_vec()));
         }
     });
-    let framing = scan.response_framing(status, false);
+    let framing = scan.response_framing(status, bodiless);
     Ok((got, framing, !scan.connection.close))
 }
 
