@@ -216,6 +216,7 @@ class Provider(Web):
             "host": self.headers["Host"],
             "body": body,
             "headers": {name: self.headers[name] for name in names if name in self.headers},
+            "fields": len(self.headers.get_all("x-client", [])),
         }
         headers = [("X-Asked", json.dumps(told, sort_keys=True))]
         if bare == "/headers":

@@ -362,6 +362,13 @@ fn said(told: &Told) -> (u16, Vec<(String, String)>, Value) {
         let headers = headers.filter(|(name, _)| kept.contains(&name.as_str()));
         got["headers"] = Value::Object(headers.collect());
         got.as_object_mut().unwrap().remove("asked");
+        // In what order parameters are written again is no matter.
+        let path = got["path"].as_str().unwrap().to_owned();
+        if let Some((path, query)) = path.split_once('?') {
+            let mut parts: Vec<&str> = query.split('&').collect();
+            parts.sort_unstable();
+            got["path"] = Value::String(format!("{path}?{}", parts.join("&")));
+        }
         got
     };
     (told.status, headers.collect(), body)
@@ -401,6 +408,12 @@ async fn envoy_asks_as_we_do() {
                 call(*our, method, path, fields, body),
             );
             *statuses.entry(found.status).or_insert(0) += 1;
+            let (mut expected, mut found) = (expected, found);
+            if *method == "HEAD" {
+                // Where there is no body Envoy does not say what it would be.
+                expected.headers.remove("content-type");
+                found.headers.remove("content-type");
+            }
             if said(&expected) != said(&found) {
                 differing.push(format!(
                     "{name}: {method} {path} {body:?}\n  Envoy {:?}\n  ours  {:?}",
@@ -708,21 +721,21 @@ async fn whoever_is_asked_decides_at_sidecars_and_gateways() {
         "gate",
         "{istio: edge}",
         "by-http",
-        "['/deny*', '/a*', '/moved/deny', '/fixed', '/redirect']",
+        "['/deny*', '/gate', '/moved/deny', '/fixed', '/redirect']",
     );
     mesh.apply(&gate);
     mesh.settled().await;
-    let told = call(edge, "POST", "/away", "X-Client: own\r\n", "a question").await;
+    let told = call(edge, "POST", "/gate", "X-Client: own\r\n", "a question").await;
     assert_eq!(told.status, 200, "{told:?}");
     let got = told.got();
     assert_eq!(got["body"], "a question");
     let seen: Value = serde_json::from_str(got["headers"]["x-asked"].as_str().unwrap()).unwrap();
     assert_eq!(seen["body"], "a question");
-    assert_eq!(seen["path"], "/check/away");
+    assert_eq!(seen["path"], "/check/gate");
     assert_eq!(seen["method"], "POST");
     assert_eq!(seen["headers"]["x-client"], "own");
     let large = "x".repeat(65);
-    assert_eq!(call(edge, "POST", "/away", "", &large).await.status, 413);
+    assert_eq!(call(edge, "POST", "/gate", "", &large).await.status, 413);
     for path in ["/deny", "/moved/deny", "/moved/../deny", "/DENY"] {
         let denied = call(edge, "GET", path, "", "").await;
         assert_eq!(

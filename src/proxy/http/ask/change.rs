@@ -28,6 +28,8 @@ enum Change {
     Set(String, String),
     /// Beside those.
     Add(String, String),
+    /// Beside those, if there are any.
+    AddIfPresent(String, String),
     /// Where there is none.
     AddIfAbsent(String, String),
     /// In the place of those of its name, if there are any.
@@ -48,6 +50,7 @@ pub(crate) struct Changes {
 pub(super) enum Place {
     Instead,
     Beside,
+    BesideAnother,
     IfAbsent,
     IfPresent,
 }
@@ -105,6 +108,7 @@ impl Changes {
         self.add(match place {
             Place::Instead => Change::Set(name, value),
             Place::Beside => Change::Add(name, value),
+            Place::BesideAnother => Change::AddIfPresent(name, value),
             Place::IfAbsent => Change::AddIfAbsent(name, value),
             Place::IfPresent => Change::SetIfPresent(name, value),
         })
@@ -165,6 +169,11 @@ impl Changes {
                     }
                 }
                 Change::Add(name, value) => put(fields, name, value),
+                Change::AddIfPresent(name, value) => {
+                    if has(fields, name) {
+                        put(fields, name, value);
+                    }
+                }
                 Change::AddIfAbsent(name, value) => {
                     if !has(fields, name) {
                         put(fields, name, value);
@@ -224,7 +233,9 @@ impl Changes {
                 Change::Set(name, value) | Change::SetIfPresent(name, value) => {
                     granted.set.push((name.clone(), value.clone()));
                 }
-                Change::Add(name, value) | Change::AddIfAbsent(name, value) => {
+                Change::Add(name, value)
+                | Change::AddIfPresent(name, value)
+                | Change::AddIfAbsent(name, value) => {
                     granted.added.push((name.clone(), value.clone()));
                 }
                 Change::Remove(_) => {}
@@ -240,7 +251,9 @@ impl Changes {
                     answer.headers.retain(|(own, _)| own != name);
                     answer.headers.push((name.clone(), value.clone()));
                 }
-                Change::Add(name, value) | Change::AddIfAbsent(name, value) => {
+                Change::Add(name, value)
+                | Change::AddIfPresent(name, value)
+                | Change::AddIfAbsent(name, value) => {
                     answer.headers.push((name.clone(), value.clone()));
                 }
                 Change::Remove(_) => {}

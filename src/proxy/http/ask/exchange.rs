@@ -8,13 +8,13 @@ use crate::mesh::cluster::UpstreamProtocol;
 use crate::mesh::route::{Missing, Priority};
 
 use super::super::super::balance::Wish;
-use super::super::super::context::{Conn, Live, Worker};
+use super::super::super::context::{Conn, Live, Worker, introduction};
 use super::super::super::pool::{self, Lease, Tag};
 use super::super::super::tables::ClusterTable;
 use super::super::Framing;
 use super::super::call::{pick, write_head};
 use super::super::drive::h2_failure;
-use super::super::fields::{Fields, scan};
+use super::super::fields::{Fields, PEER, scan};
 use super::super::h1::body::BodyReader;
 use super::super::h1::parse;
 use super::super::h2::block::Block;
@@ -119,6 +119,11 @@ async fn once(
             leg.reader = BodyReader::default();
             leg.out.clear();
             write_head(&put.head, Framing::None, &mut leg.out);
+            if tag.mtls && tag.uses == 0 {
+                let own = introduction(&worker.shared.options.workload);
+                leg.out
+                    .extend_from_slice(format!("{PEER}: {own}\r\n").as_bytes());
+            }
             leg.out.extend_from_slice(b"\r\n");
             leg.push(&put.body);
             tag.uses = tag.uses.saturating_add(1);
@@ -126,10 +131,15 @@ async fn once(
         }
         Lease::H2(shared) => {
             let end = put.body.is_empty();
-            let opened = shared
-                .client
-                .open((end, put.is_head()), |out| out.request(&put.head));
-            shared.uses.set(shared.uses.get().saturating_add(1));
+            let uses = shared.uses.get();
+            let opened = shared.client.open((end, put.is_head()), |out| {
+                out.request(&put.head);
+                if shared.mtls && uses == 0 {
+                    let own = introduction(&worker.shared.options.workload);
+                    out.field(PEER.as_bytes(), own.as_bytes(), false);
+                }
+            });
+            shared.uses.set(uses.saturating_add(1));
             match opened {
                 Ok(stream) => {
                     let mut leg = H2Leg::new(stream, end);

@@ -232,10 +232,11 @@ fn place(option: &HeaderValueOption, request: bool) -> Place {
     use header_value_option::HeaderAppendAction as Action;
     #[expect(deprecated, reason = "most answers say it so")]
     if let Some(append) = option.append {
-        return if append.value {
-            Place::Beside
-        } else {
-            Place::Instead
+        return match (append.value, request) {
+            // Where there is nothing to add to, nothing is added (Envoy).
+            (true, true) => Place::BesideAnother,
+            (true, false) => Place::Beside,
+            (false, _) => Place::Instead,
         };
     }
     match Action::try_from(option.append_action) {

@@ -96,6 +96,12 @@ fn by_http_hardly_any_header_is_part_of_the_question() {
             pair("content-length", "0")
         ]
     );
+    let own = AsksHttp {
+        headers_to_add: Vec::new(),
+        ..http()
+    };
+    let put = web::question(&question(), (&config, &own), None);
+    assert!(fields(&put.head).contains(&pair("x-a", "1,2")));
     let put = web::question(&question(), (&config, &http()), Some((b"body", true)));
     assert_eq!(put.body, b"body");
     assert!(fields(&put.head).contains(&pair("x-envoy-auth-partial-body", "true")));
@@ -279,6 +285,7 @@ fn what_an_answer_by_grpc_says() {
         headers: vec![
             option("X-User", "alice", None),
             option("x-list", "two", Some(true)),
+            option("x-no-list", "two", Some(true)),
             act("x-absent", Action::AddIfAbsent),
             act("x-present", Action::AddIfAbsent),
             act("x-if", Action::OverwriteIfExists),

@@ -38,6 +38,7 @@ pub(super) fn question(
         let mut added = http.headers_to_add.iter();
         added.any(|(own, _)| own.as_bytes() == name)
     };
+    let mut asked_for: Vec<(&Vec<u8>, Vec<u8>)> = Vec::new();
     for (name, value) in &from.fields {
         let asked = ALWAYS.contains(&name.as_slice()) || names(&config.allowed_headers, name);
         let known = classify(name);
@@ -47,8 +48,19 @@ pub(super) fn question(
             Name::Connection | Name::Hop | Name::Upgrade | Name::Te | Name::Expect
         );
         if asked && !own && !names(&config.disallowed_headers, name) && !added(name) {
-            head.put(known, name, value, false);
+            // Several values of one field are a list (RFC 9110, 5.3): whoever looks at the first sees all.
+            let mut had = asked_for.iter_mut();
+            match had.find(|(own, _)| *own == name) {
+                Some((_, all)) => {
+                    all.push(b',');
+                    all.extend_from_slice(value);
+                }
+                None => asked_for.push((name, value.clone())),
+            }
         }
+    }
+    for (name, value) in &asked_for {
+        head.put(classify(name), name, value, false);
     }
     for (name, value) in &http.headers_to_add {
         head.put(
