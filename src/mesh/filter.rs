@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::ext_authz::ExtAuthz;
 use super::jwt_authn::JwtAuthn;
 use super::rbac::Rbac;
 use super::route::{HeaderMatch, Share, TextMatch};
@@ -45,6 +46,8 @@ pub enum HttpFilter {
     JwtAuthn(Arc<JwtAuthn>),
     /// Refuses callers who may not do what they ask for (`envoy.filters.http.rbac`).
     Rbac(Arc<Rbac>),
+    /// Asks somebody outside whether a request may be made (`envoy.filters.http.ext_authz`).
+    ExtAuthz(Arc<ExtAuthz>),
 }
 
 impl HttpFilter {
@@ -59,7 +62,8 @@ impl HttpFilter {
             | Self::Compressor(_)
             | Self::GrpcWeb
             | Self::JwtAuthn(_)
-            | Self::Rbac(_) => false,
+            | Self::Rbac(_)
+            | Self::ExtAuthz(_) => false,
         }
     }
 
@@ -80,6 +84,7 @@ impl HttpFilter {
             Self::StatefulSession(_) => "envoy.filters.http.stateful_session",
             Self::JwtAuthn(_) => "envoy.filters.http.jwt_authn",
             Self::Rbac(_) => "envoy.filters.http.rbac",
+            Self::ExtAuthz(_) => "envoy.filters.http.ext_authz",
         }
     }
 

@@ -16,6 +16,7 @@ pub mod credential;
 pub mod destinations;
 pub mod dns;
 pub mod endpoint;
+pub mod ext_authz;
 pub mod filter;
 pub mod finding;
 pub mod gateway;

@@ -15,6 +15,7 @@ use crate::rt::Wall;
 use crate::telemetry::{Link, PeerId, PeerLabels, Protection, Why};
 
 use super::buffer::Buffer;
+use super::client_cert;
 use super::context::{Admitted, Conn, ConnState, Live, Registered, Worker};
 use super::detect::{First, detect};
 use super::first_word::{Word, first_word};
@@ -289,6 +290,10 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
         return;
     }
     let leaf = chain.first();
+    let filters = by_chain.filters.as_deref();
+    if let (Some(leaf), true) = (leaf, filters.is_some_and(|own| own.tells_certificate)) {
+        conn.own.known.show(client_cert::text(leaf));
+    }
     conn.state
         .certificate
         .set(leaf.map_or(0, crate::tls::key_of));

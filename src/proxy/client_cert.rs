@@ -10,6 +10,11 @@ use x509_parser::objects::{oid_registry, oid2abbrev};
 use crate::mesh::http::ClientCertDetails;
 use crate::tls::material::certificate_pem;
 
+/// A certificate as PEM, escaped as in a URL.
+pub(crate) fn text(certificate: &CertificateDer<'_>) -> String {
+    escaped(&certificate_pem(certificate))
+}
+
 /// An element for the caller that showed `chain`; `by` is whom it called, `id` its own name, and either
 /// may be empty.
 pub(crate) fn element(

@@ -34,6 +34,7 @@ mod credentials;
 mod detect;
 mod dns;
 mod filter;
+mod ext_authz;
 mod first_word;
 mod fixed;
 mod health;

@@ -9,6 +9,7 @@ use crate::mesh::route::Priority;
 use crate::telemetry::names::{Kind, Metric};
 use crate::telemetry::{Family, Sample, Value};
 
+use super::ext_authz::Provider;
 use super::filter::fault::Fault;
 use super::filter::rate_limit::RateLimit;
 use super::filter::{Adaptive, Filter};
@@ -130,6 +131,7 @@ pub(crate) fn filters<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Fami
             }
             Filter::Rbac(guard) => (Arc::as_ptr(guard).addr(), rbac(guard)),
             Filter::JwtAuthn(tokens) => (Arc::as_ptr(&tokens.stats).addr(), jwt(tokens)),
+            Filter::ExtAuthz(asked) => (Arc::as_ptr(asked).addr(), asks(asked)),
             Filter::Cors(_) | Filter::Compressor(_) | Filter::GrpcWeb => continue,
             Filter::Fault(fault) => (Arc::as_ptr(fault).addr(), faults(fault)),
         };
@@ -260,6 +262,50 @@ fn rbac(guard: &Guard) -> Vec<Row> {
     let name = "envoy_http_rbac_policy_shadow_matched";
     policies(name, "Calls that a policy of a dry run held for.", shadow);
     rows
+}
+
+fn asks(provider: &Provider) -> Vec<Row> {
+    let stats = &provider.stats;
+    let prefix = &provider.config.stat_prefix;
+    let label = (!prefix.is_empty()).then(|| ("envoy_ext_authz_prefix", prefix.clone()));
+    [
+        (
+            "envoy_http_ext_authz_ok",
+            "Requests that whoever was asked lets pass.",
+            &stats.ok,
+        ),
+        (
+            "envoy_http_ext_authz_denied",
+            "Requests that whoever was asked refuses.",
+            &stats.denied,
+        ),
+        (
+            "envoy_http_ext_authz_error",
+            "Requests about which there was no answer.",
+            &stats.error,
+        ),
+        (
+            "envoy_http_ext_authz_failure_mode_allowed",
+            "Requests that passed although there was no answer.",
+            &stats.failure_mode_allowed,
+        ),
+        (
+            "envoy_http_ext_authz_invalid",
+            "Answers that cannot be honoured.",
+            &stats.invalid,
+        ),
+        (
+            "envoy_http_ext_authz_disabled",
+            "Requests about which nobody is asked.",
+            &stats.disabled,
+        ),
+    ]
+    .into_iter()
+    .map(|(name, help, counter)| {
+        let value = Value::Counter(counter.load(Ordering::Relaxed));
+        (name, help, value, label.clone())
+    })
+    .collect()
 }
 
 fn rate_limit(limit: &RateLimit) -> Vec<Row> {

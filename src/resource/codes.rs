@@ -59,6 +59,10 @@ pub const NOT_SERVED: &str = "MSH0402";
 pub const OVERRULED: &str = "MSH0403";
 /// A path of an Ingress whose type leaves open what it means, and that is taken for the whole path.
 pub const INGRESS_PATH: &str = "MSH0404";
+/// A policy asks somebody who cannot be asked.
+pub const PROVIDER_UNKNOWN: &str = "MSH0510";
+/// Somebody who lets pass what it does not answer to.
+pub const PROVIDER_FAILS_OPEN: &str = "MSH0513";
 /// Keys of an issuer that are fetched without TLS.
 pub const KEYS_UNPROTECTED: &str = "MSH0530";
 /// Keys of an issuer that verify no tokens here.
@@ -476,6 +480,34 @@ pub const ALL: &[Code] = &[
         "PolicyInPart",
         "answers of one listener would have to be compressed in several ways",
         "Write the same fields into the policies for the Gateway and for its routes.",
+    ),
+    forced(code(
+        Severity::Error,
+        PROVIDER_UNKNOWN,
+        "ProviderUnknown",
+        "a CUSTOM policy names a provider that cannot be asked, so whatever its rules hold for is refused",
+        "Write the provider into extensionProviders of the MeshConfig, with a service and a port that there are.",
+    )),
+    code(
+        Severity::Warning,
+        "MSH0511",
+        "SeveralProviders",
+        "CUSTOM policies for one workload name several providers, so whatever their rules hold for is refused",
+        "Name one provider in all policies that are for a workload.",
+    ),
+    code(
+        Severity::Warning,
+        "MSH0512",
+        "ProviderNotForBytes",
+        "a CUSTOM policy is for a port that carries bytes, where nobody is asked and what its rules hold for is refused",
+        "Name the port http if it speaks HTTP, or say in the rules, with ports, which it is for.",
+    ),
+    code(
+        Severity::Warning,
+        PROVIDER_FAILS_OPEN,
+        "ProviderFailsOpen",
+        "whatever a provider is asked about passes while it does not answer",
+        "Leave failOpen out, and let the provider run more than once.",
     ),
     code(
         Severity::Warning,

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod credential;
+mod ext_authz;
 mod filter;
 mod health;
 mod http;

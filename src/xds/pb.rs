@@ -17,6 +17,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::adaptive_concu
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::compressor::v3 as compressor;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as ext_authz;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as tokens;

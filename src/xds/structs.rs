@@ -11,6 +11,11 @@ pub(crate) const MESHCTL: &str = "meshctl";
 /// Metadata that Envoy chooses a transport socket by.
 pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
+/// Who writes into metadata which policy held of rules that are only counted.
+pub(crate) const NOTED_BY: &str = "envoy.filters.http.rbac";
+/// The end of the key under which that is written; before it stands the prefix of those rules.
+pub(crate) const NOTED_POLICY: &str = "shadow_effective_policy_id";
+
 /// What [`MESHCTL`] metadata of a cluster says about ejection by mean response time.
 pub(crate) const RESPONSE_TIME: &str = "outlierResponseTime";
 

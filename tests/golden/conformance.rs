@@ -246,7 +246,17 @@ fn around() -> Vec<Value> {
     let routed = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "routed"},
         "spec": {"hosts": ["routed.example.com"],
             "http": [{"route": [{"destination": {"host": "b", "port": {"number": 80}}}]}]}});
+    let asked = |namespace: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "asked", "namespace": namespace},
+               "spec": {"ports": [{"name": "grpc", "port": 9000}, {"name": "grpc-more", "port": 9001}]}})
+    };
+    let asking = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "asking"},
+        "spec": {"selector": {"matchLabels": {"app": "asking"}}, "action": "CUSTOM",
+            "provider": {"name": "authority"}, "rules": [{}]}});
     vec![
+        asked("default"),
+        asked("shop"),
+        asking,
         edge,
         listening,
         authority,
@@ -511,7 +521,10 @@ fn standing(kind: &Kind, case: &Case) -> Result<Standing, String> {
         return match error.code.as_str() {
             codes::NOT_HONOURED => Ok(Standing::Refused(because(&error))),
             // Where a reference leads is what the field says, also where it leads nowhere.
-            codes::INVALID_REFERENCE_KIND | codes::NOT_PERMITTED | codes::MISSING_REFERENCE
+            codes::INVALID_REFERENCE_KIND
+            | codes::NOT_PERMITTED
+            | codes::MISSING_REFERENCE
+            | codes::PROVIDER_UNKNOWN
                 if before != after =>
             {
                 Ok(Standing::Honoured)

@@ -143,6 +143,7 @@ fn guarded(binds: &[SocketAddr], backend: SocketAddr) -> View {
             name: "p".to_owned(),
             action,
             dry_run: false,
+            provider: None,
             rules: vec![rule],
         };
         let at = At {

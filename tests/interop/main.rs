@@ -22,6 +22,7 @@ mod corpus;
 mod edges;
 mod envoy;
 mod envoy_chains;
+mod ext_authz;
 mod faults;
 mod gateway;
 mod gateway_api;

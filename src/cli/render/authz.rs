@@ -56,12 +56,19 @@ fn policy(of: &PolicyTrace, page: &Page, text: &mut String) {
         }
     };
     let dry = if of.dry_run { ", only counted" } else { "" };
+    let asks = match of.asks.as_str() {
+        "" => String::new(),
+        asks => format!(", asks {asks}"),
+    };
     let verdict = if of.holds {
         paint.good("holds")
     } else {
         paint.faint("does not hold")
     };
-    text.push_str(&format!("{} {}{dry}: {verdict}\n", of.action, of.policy));
+    text.push_str(&format!(
+        "{} {}{dry}{asks}: {verdict}\n",
+        of.action, of.policy
+    ));
     if of.rules.is_empty() {
         text.push_str("  no rules: it holds for nobody\n");
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::ask::provider;
 use super::{At, Authorization, Condition, On, PolicyAction, Rule, entry, term};
 use crate::mesh::rbac::{Facts, Reading, holds};
 
@@ -15,6 +16,9 @@ pub struct AuthorizationTrace {
     pub allowed: bool,
     /// Why, in words.
     pub because: String,
+    /// Who is asked outside, and where: then it passes only if that lets it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub asks: String,
     /// In the order in which they are judged.
     pub policies: Vec<PolicyTrace>,
 }
@@ -23,12 +27,15 @@ pub struct AuthorizationTrace {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyTrace {
-    /// `ALLOW`, `DENY` or `AUDIT`.
+    /// `ALLOW`, `DENY`, `AUDIT` or `CUSTOM`.
     pub action: String,
     /// `name.namespace`.
     pub policy: String,
     /// Only counted.
     pub dry_run: bool,
+    /// Who is asked when one of its rules holds, and where.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub asks: String,
     /// One of its rules holds.
     pub holds: bool,
     /// Its rules, in order.
@@ -63,6 +70,7 @@ impl fmt::Display for PolicyAction {
             Self::Allow => "ALLOW",
             Self::Deny => "DENY",
             Self::Audit => "AUDIT",
+            Self::Custom => "CUSTOM",
         })
     }
 }
@@ -108,7 +116,12 @@ impl fmt::Display for Condition {
 /// What `policies` say of `facts`.
 pub fn explain(policies: &[&Authorization], at: At<'_>, facts: &Facts<'_>) -> AuthorizationTrace {
     let mut trace = AuthorizationTrace::default();
-    for action in [PolicyAction::Audit, PolicyAction::Deny, PolicyAction::Allow] {
+    for action in [
+        PolicyAction::Audit,
+        PolicyAction::Custom,
+        PolicyAction::Deny,
+        PolicyAction::Allow,
+    ] {
         for policy in policies.iter().filter(|policy| policy.action == action) {
             trace.policies.push(one(policy, at, facts));
         }
@@ -120,7 +133,13 @@ pub fn explain(policies: &[&Authorization], at: At<'_>, facts: &Facts<'_>) -> Au
     let (denied, let_in) = (held(PolicyAction::Deny), held(PolicyAction::Allow));
     let mut all = policies.iter();
     let closed = all.any(|policy| policy.action == PolicyAction::Allow && !policy.dry_run);
+    let asks = held(PolicyAction::Custom);
     let (allowed, because) = match (denied, let_in) {
+        _ if asks.is_some() && provider(policies, at).is_none() => {
+            let policy = asks.map_or("", |policy| policy.policy.as_str());
+            let why = unasked(policies, at);
+            (false, format!("CUSTOM {policy} holds, and {why}"))
+        }
         (Some(policy), _) => (false, format!("DENY {} holds", policy.policy)),
         (None, Some(policy)) => (true, format!("ALLOW {} holds", policy.policy)),
         (None, None) if closed => (false, "there are ALLOW policies and none holds".to_owned()),
@@ -129,14 +148,31 @@ pub fn explain(policies: &[&Authorization], at: At<'_>, facts: &Facts<'_>) -> Au
             "no policy is against it, and none is needed".to_owned(),
         ),
     };
+    let asks = asks.map(|policy| policy.asks.clone());
     (trace.allowed, trace.because) = (allowed, because);
+    if let (true, Some(asks)) = (allowed, asks) {
+        trace.because = format!("asks {asks}, and if that lets it: {}", trace.because);
+        trace.asks = asks;
+    }
     trace
+}
+
+/// Why nobody can be asked.
+fn unasked(policies: &[&Authorization], at: At<'_>) -> &'static str {
+    let mut all = policies.iter().filter_map(|policy| policy.asks());
+    match all.next() {
+        _ if at.bytes => "nobody is asked about bytes",
+        Some(first) if all.any(|other| other.name != first.name) => {
+            "the policies name several providers, of which one alone could be asked"
+        }
+        _ => "there is no such provider",
+    }
 }
 
 fn one(policy: &Authorization, at: At<'_>, facts: &Facts<'_>) -> PolicyTrace {
     let reading = match policy.action {
         PolicyAction::Allow => Reading::All,
-        PolicyAction::Deny | PolicyAction::Audit => Reading::Some,
+        PolicyAction::Deny | PolicyAction::Audit | PolicyAction::Custom => Reading::Some,
     };
     let rules: Vec<RuleTrace> = policy
         .rules
@@ -150,6 +186,12 @@ fn one(policy: &Authorization, at: At<'_>, facts: &Facts<'_>) -> PolicyTrace {
         action: policy.action.to_string(),
         policy: format!("{}.{}", policy.name, policy.namespace),
         dry_run: policy.dry_run,
+        asks: policy
+            .asks()
+            .map_or_else(String::new, |provider| match provider.at.as_str() {
+                "" => provider.name.clone(),
+                at => format!("{} at {at}", provider.name),
+            }),
         holds: rules.iter().any(|rule| rule.holds),
         rules,
     }
@@ -167,7 +209,7 @@ fn conditions(
             let absent = at.bytes && condition.on.is_of_requests();
             let held = if absent {
                 // As when it did not stand there, or as one that never holds.
-                policy.action == PolicyAction::Deny
+                matches!(policy.action, PolicyAction::Deny | PolicyAction::Custom)
             } else {
                 holds(&term(condition, policy, at), facts, reading)
             };

@@ -1,9 +1,11 @@
 //! Who may call whom, as people write it (Istio's AuthorizationPolicy), and what it comes to at one place.
 //!
-//! Of all policies for a place: what a DENY holds for does not pass; where there are ALLOWs, one of them
-//! must hold; what an AUDIT holds for is noted. On bytes a rule of an ALLOW that asks for something of
-//! requests never holds, and one of a DENY holds as if it did not ask (Istio's rules: both let less pass).
+//! Of all policies for a place: about what a CUSTOM holds for somebody outside is asked ([`ask`]); what a DENY
+//! holds for does not pass; where there are ALLOWs, one of them must hold; what an AUDIT holds for is noted. On
+//! bytes a rule of an ALLOW that asks for something of
+//! requests never holds, and one of a DENY or a CUSTOM holds as if it did not ask (Istio's rules: both let less pass).
 
+pub mod ask;
 pub mod explain;
 
 use std::collections::BTreeMap;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::ext_authz::ExtAuthz;
 use super::name::SpiffeId;
 use super::rbac::{Action, Entry, PathTemplate, Rbac, Rules, Term};
 use super::route::{ClaimMatch, HeaderMatch, Pattern, TextMatch};
@@ -29,8 +32,21 @@ pub struct Authorization {
     pub action: PolicyAction,
     /// Only counted.
     pub dry_run: bool,
+    /// Who decides, for [`PolicyAction::Custom`].
+    pub provider: Option<Provider>,
     /// One of these.
     pub rules: Vec<Rule>,
+}
+
+/// Somebody outside who decides about requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provider {
+    /// As MeshConfig calls it.
+    pub name: String,
+    /// `HOST:PORT`, for people; empty where it is not known.
+    pub at: String,
+    /// How it is asked; none where it cannot be, and then what would be asked about is refused.
+    pub how: Option<Arc<ExtAuthz>>,
 }
 
 /// What follows when a rule holds.
@@ -43,6 +59,8 @@ pub enum PolicyAction {
     Deny,
     /// It is noted.
     Audit,
+    /// Somebody outside is asked.
+    Custom,
 }
 
 /// Holds when one of `from`, one of `to` and all of `when` hold; an empty list holds.
@@ -148,7 +166,16 @@ pub struct At<'a> {
     pub bytes: bool,
 }
 
-/// What `policies` come to: at most one for each action, in the order in which they are judged.
+/// What a policy's rule is called.
+fn name_of(policy: &Authorization, index: usize) -> String {
+    format!(
+        "ns[{}]-policy[{}]-rule[{index}]",
+        policy.namespace, policy.name
+    )
+}
+
+/// What `policies` come to: at most one for each action, in the order in which they are judged. Those that
+/// ask somebody outside are not among them, see [`asked`].
 pub fn compile(policies: &[&Authorization], at: At<'_>) -> Vec<Rbac> {
     let of = |action: PolicyAction, dry: bool| {
         let mut some = false;
@@ -160,11 +187,7 @@ pub fn compile(policies: &[&Authorization], at: At<'_>) -> Vec<Rbac> {
             some = true;
             for (index, rule) in policy.rules.iter().enumerate() {
                 if let Some(entry) = entry(policy, rule, at) {
-                    let (namespace, name) = (&policy.namespace, &policy.name);
-                    all.insert(
-                        format!("ns[{namespace}]-policy[{name}]-rule[{index}]"),
-                        entry,
-                    );
+                    all.insert(name_of(policy, index), entry);
                 }
             }
         }
@@ -172,7 +195,7 @@ pub fn compile(policies: &[&Authorization], at: At<'_>) -> Vec<Rbac> {
             Arc::new(Rules {
                 action: match action {
                     PolicyAction::Allow => Action::Allow,
-                    PolicyAction::Deny => Action::Deny,
+                    PolicyAction::Deny | PolicyAction::Custom => Action::Deny,
                     PolicyAction::Audit => Action::Log,
                 },
                 policies: all,
@@ -204,7 +227,9 @@ pub fn compile(policies: &[&Authorization], at: At<'_>) -> Vec<Rbac> {
 /// What a rule comes to; `None` where it never holds.
 fn entry(policy: &Authorization, rule: &Rule, at: At<'_>) -> Option<Entry> {
     let keep = |condition: &&Condition| !(at.bytes && condition.on.is_of_requests());
-    if policy.action != PolicyAction::Deny && !rule.conditions().all(|condition| keep(&condition)) {
+    // Where bytes are carried, what keeps out holds for whatever it says of requests.
+    let keeps_out = matches!(policy.action, PolicyAction::Deny | PolicyAction::Custom);
+    if !keeps_out && !rule.conditions().all(|condition| keep(&condition)) {
         return None;
     }
     let terms = |conditions: &[Condition], permissions: Option<bool>| {

@@ -1,6 +1,7 @@
 //! Who may call: policies that are for nobody, and rules that never hold where bytes are carried.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::mesh::authorization::{Authorization, PolicyAction, Rule};
 use crate::mesh::destinations::ROOTS;
@@ -13,6 +14,10 @@ use crate::mesh::{Finding, Protocol, Service, Severity, World};
 const NO_WORKLOAD: &str = "IST0127";
 /// A rule about requests, for a port that carries bytes.
 const RULE_OF_REQUESTS: &str = "MSH0503";
+/// Several providers for one workload.
+const SEVERAL_PROVIDERS: &str = "MSH0511";
+/// Somebody to ask about bytes.
+const NOT_FOR_BYTES: &str = "MSH0512";
 
 pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
     // Without a single instance nothing is known about what runs.
@@ -38,6 +43,68 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
             );
         }
         bytes(world, policy, says, findings);
+    }
+    several(world, findings);
+}
+
+/// Policies by which workloads would ask several providers, of which one alone can be asked.
+fn several(world: &World, findings: &mut Vec<Finding>) {
+    let asking: Vec<(&Arc<Policy>, &str)> = world
+        .config
+        .policies
+        .iter()
+        .filter_map(|policy| match &policy.says {
+            Says::Authorization(says) => Some((policy, says.asks()?.name.as_str())),
+            _ => None,
+        })
+        .collect();
+    let mut asked: Vec<&str> = asking.iter().map(|(_, name)| *name).collect();
+    asked.dedup();
+    if asked.len() < 2 {
+        return;
+    }
+    let mut told: Vec<&Arc<Policy>> = Vec::new();
+    let gateways = world.config.gateways.values();
+    let gateways = gateways.chain(world.config.listening.values());
+    let gateways = gateways.map(|of| (&of.namespace, &of.selector));
+    let instances = world.instances.values();
+    let places = instances
+        .map(|of| (&of.namespace, &of.labels))
+        .chain(gateways);
+    for (namespace, labels) in places {
+        let acts = |policy: &Policy| match &policy.whom {
+            Whom::All => is_of(policy, namespace),
+            Whom::Workloads(of) => is_of(policy, namespace) && selects(of, labels),
+            Whom::Targets { services, .. } => world.config.services.values().any(|service| {
+                services.contains(&service.host)
+                    && service.namespace == *namespace
+                    && !service.selector.is_empty()
+                    && selects(&service.selector, labels)
+            }),
+        };
+        let here: Vec<_> = asking.iter().filter(|(policy, _)| acts(policy)).collect();
+        let Some((first, name)) = here.first() else {
+            continue;
+        };
+        for (policy, other) in &here {
+            if other == name || told.iter().any(|own| Arc::ptr_eq(own, policy)) {
+                continue;
+            }
+            told.push(policy);
+            findings.push(
+                Finding::new(
+                    Severity::Warning,
+                    SEVERAL_PROVIDERS,
+                    &policy.origin,
+                    format!(
+                        "AuthorizationPolicy {}/{} asks {name:?} for the same workload: of two providers none is asked, and what the rules of both hold for is refused",
+                        first.origin.namespace, first.origin.name
+                    ),
+                )
+                .at("spec.provider.name")
+                .hint(format!("name {name:?} here too, or choose other workloads")),
+            );
+        }
     }
 }
 
@@ -79,9 +146,10 @@ fn bytes(world: &World, policy: &Policy, says: &Authorization, findings: &mut Ve
     if says.action == PolicyAction::Deny {
         return;
     }
+    let custom = says.action == PolicyAction::Custom;
     let asks = |rule: &Rule| {
         let mut conditions = rule.conditions();
-        conditions.any(|condition| condition.on.is_of_requests())
+        custom || conditions.any(|condition| condition.on.is_of_requests())
     };
     let of_requests: Vec<_> = (says.rules.iter().enumerate())
         .filter(|(_, rule)| asks(rule))
@@ -109,9 +177,25 @@ fn bytes(world: &World, policy: &Policy, says: &Authorization, findings: &mut Ve
     let Some((service, port, index)) = carried else {
         return;
     };
+    if custom {
+        findings.push(
+            Finding::new(
+                Severity::Warning,
+                NOT_FOR_BYTES,
+                &policy.origin,
+                format!(
+                    "port {} of Service {} carries bytes, about which nobody is asked: who the rule holds for is refused there, whatever it says of requests",
+                    port.port, service.name
+                ),
+            )
+            .at(format!("spec.rules[{index}]"))
+            .hint("say with ports which the rule is for (to: [{operation: {ports: [\"8080\"]}}]), or name the port http if it speaks HTTP"),
+        );
+        return;
+    }
     let then = match says.action {
         PolicyAction::Audit => "is noted",
-        PolicyAction::Allow | PolicyAction::Deny => "is allowed",
+        PolicyAction::Allow | PolicyAction::Deny | PolicyAction::Custom => "is allowed",
     };
     findings.push(
         Finding::new(

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::mesh::Hostname;
+use crate::mesh::authorization::ask::{Asked, asked};
 use crate::mesh::authorization::{At, Authorization, compile};
+use crate::mesh::ext_authz::ExtAuthz;
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::policy::InForce;
 use crate::mesh::rbac::{Action, Entry, Rbac, Rules, Term};
@@ -21,8 +23,29 @@ pub(super) fn filters(force: &InForce, trust_domain: &str, port: Option<u16>) ->
         port,
         bytes: false,
     };
-    let all = compile(&policies(force), at).into_iter();
-    all.map(|rbac| HttpFilter::Rbac(Arc::new(rbac))).collect()
+    let policies = policies(force);
+    let asked = asked(&policies, at).map(|asked| asked.into_steps(true, false));
+    in_order(compile(&policies, at), asked)
+}
+
+/// Filters, in their order: what notes everybody goes before who is asked, and that before who decides here.
+fn in_order(
+    rules: Vec<Rbac>,
+    asked: impl IntoIterator<Item = (Rbac, Option<ExtAuthz>)>,
+) -> Vec<HttpFilter> {
+    let notes = |rbac: &Rbac| {
+        let mut all = rbac.rules.iter().chain(&rbac.shadow);
+        all.all(|rules| rules.action == Action::Log)
+    };
+    let (first, last): (Vec<Rbac>, Vec<Rbac>) = rules.into_iter().partition(notes);
+    let rbac = |rbac: Rbac| HttpFilter::Rbac(Arc::new(rbac));
+    let mut made: Vec<HttpFilter> = first.into_iter().map(rbac).collect();
+    for (rules, asks) in asked {
+        made.push(rbac(rules));
+        made.extend(asks.map(|asks| HttpFilter::ExtAuthz(Arc::new(asks))));
+    }
+    made.extend(last.into_iter().map(rbac));
+    made
 }
 
 /// What connections of bytes go through there.
@@ -32,7 +55,10 @@ pub(super) fn guards(force: &InForce, trust_domain: &str, port: Option<u16>) -> 
         port,
         bytes: true,
     };
-    let all = compile(&policies(force), at).into_iter();
+    let policies = policies(force);
+    // About bytes nobody can be asked.
+    let asked = asked(&policies, at).map(|asked| asked.into_steps(true, true).0);
+    let all = asked.into_iter().chain(compile(&policies, at));
     all.map(Arc::new).collect()
 }
 
@@ -76,6 +102,33 @@ pub(super) fn filters_of_hosts(
         }
         Term::OneOf(terms)
     };
+    // Who is asked, by whether somebody can be: each about requests to the hosts of its servers.
+    let mut askers: Vec<Asked> = Vec::new();
+    for (at_server, (hosts, force)) in servers.iter().enumerate() {
+        let Some(own) = asked(&policies(force), at) else {
+            continue;
+        };
+        let policies = own.policies.into_iter().map(|(name, entry)| {
+            let permissions = Term::OneOf(entry.permissions);
+            let entry = Entry {
+                permissions: vec![Term::All(vec![place(hosts), permissions])],
+                principals: entry.principals,
+            };
+            (format!("{name}-server[{at_server}]"), entry)
+        });
+        match askers.iter_mut().find(|other| other.whom == own.whom) {
+            Some(other) => other.policies.extend(policies),
+            None => askers.push(Asked {
+                policies: policies.collect(),
+                whom: own.whom,
+            }),
+        }
+    }
+    let alone = askers.iter().filter(|asks| asks.whom.is_some()).count() < 2;
+    let askers: Vec<_> = askers
+        .into_iter()
+        .map(|asked| asked.into_steps(alone, false))
+        .collect();
     let mut made = Vec::new();
     for action in [Action::Log, Action::Deny, Action::Allow] {
         let merged = |pick: fn(&Rbac) -> Option<&Arc<Rules>>| {
@@ -115,14 +168,14 @@ pub(super) fn filters_of_hosts(
             merged(|rbac| rbac.shadow.as_ref()),
         );
         if rules.is_some() || shadow.is_some() {
-            made.push(HttpFilter::Rbac(Arc::new(Rbac {
+            made.push(Rbac {
                 rules,
                 shadow,
                 ..Rbac::default()
-            })));
+            });
         }
     }
-    made
+    in_order(made, askers)
 }
 
 /// Whether each name of `narrow` is one of `wide`.

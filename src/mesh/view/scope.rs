@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::mesh::node::Application;
+use crate::mesh::policy::Says;
 use crate::mesh::route::Action;
 use crate::mesh::sidecar::{Ingress, IngressEndpoint, Sidecar};
 use crate::mesh::world::{Config, HostRoutes};
@@ -26,7 +27,10 @@ pub(super) fn known(config: &Config, sidecar: &Sidecar, own: &str) -> Config {
         })
         .map(|(host, routes)| (host.clone(), Arc::clone(routes)))
         .collect();
-    let led_to: BTreeSet<Hostname> = routes.values().flat_map(|routes| led_to(routes)).collect();
+    let mut led_to: BTreeSet<Hostname> =
+        routes.values().flat_map(|routes| led_to(routes)).collect();
+    let asked = asked(config);
+    led_to.extend(asked.iter().map(|(host, _)| host.clone()));
     let services = config.services.iter().filter_map(|(host, service)| {
         let knows = |port: u16| sidecar.knows(own, port, (&service.namespace, host));
         let kept = service.ports.iter().filter(|port| knows(port.port)).count();
@@ -40,7 +44,9 @@ pub(super) fn known(config: &Config, sidecar: &Sidecar, own: &str) -> Config {
             },
             _ => {
                 let mut some = Service::clone(service);
-                some.ports.retain(|port| knows(port.port));
+                let is_asked = |port: u16| asked.contains(&(host.clone(), port));
+                some.ports
+                    .retain(|port| knows(port.port) || is_asked(port.port));
                 some
             }
         };
@@ -66,6 +72,21 @@ fn led_to(routes: &HostRoutes) -> Vec<Hostname> {
         }
     }
     hosts
+}
+
+/// Services and ports that policies ask whether requests may be made.
+fn asked(config: &Config) -> BTreeSet<(Hostname, u16)> {
+    let policies = config.policies.iter();
+    let asked = policies.filter_map(|policy| {
+        let Says::Authorization(policy) = &policy.says else {
+            return None;
+        };
+        let how = policy.asks()?.how.as_ref()?;
+        let mut parts = how.asks.cluster().split('|');
+        let host = parts.next_back()?.parse().ok()?;
+        Some((host, parts.nth(1)?.parse().ok()?))
+    });
+    asked.collect()
 }
 
 /// Whether the service of `cluster` is in `config`.

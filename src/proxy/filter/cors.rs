@@ -12,29 +12,45 @@ const ORIGIN: &str = "access-control-allow-origin";
 const CREDENTIALS: &str = "access-control-allow-credentials";
 const EXPOSE: &str = "access-control-expose-headers";
 
-/// A page of `origin` may call.
-#[derive(Debug, Clone)]
+/// What the answer to a request tells its caller: that a page of an origin may call, and what others say
+/// who were asked about it.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Granted {
-    origin: String,
-    policy: Arc<Cors>,
+    page: Option<(String, Arc<Cors>)>,
+    /// These take the place of those of one name.
+    pub(crate) set: Vec<(String, String)>,
+    /// These are added.
+    pub(crate) added: Vec<(String, String)>,
 }
 
 impl Granted {
-    /// The fields that say so in an answer. They take the place of those of one name.
-    pub(crate) fn each(&self, mut put: impl FnMut(&'static str, &str)) {
-        put(ORIGIN, &self.origin);
-        if self.policy.credentials == Some(true) {
-            put(CREDENTIALS, "true");
+    /// The fields that say so in an answer.
+    pub(crate) fn each(&self, mut put: impl FnMut(&str, &str)) {
+        self.each_instead(&mut put);
+        for (name, value) in &self.added {
+            put(name, value);
         }
-        if !self.policy.expose.is_empty() {
-            put(EXPOSE, &self.policy.expose);
+    }
+
+    fn each_instead(&self, put: &mut dyn FnMut(&str, &str)) {
+        if let Some((origin, policy)) = &self.page {
+            put(ORIGIN, origin);
+            if policy.credentials == Some(true) {
+                put(CREDENTIALS, "true");
+            }
+            if !policy.expose.is_empty() {
+                put(EXPOSE, &policy.expose);
+            }
+        }
+        for (name, value) in &self.set {
+            put(name, value);
         }
     }
 
     /// Whether a field of this name is replaced.
     pub(crate) fn replaces(&self, name: &[u8]) -> bool {
         let mut any = false;
-        self.each(|own, _| any |= name.eq_ignore_ascii_case(own.as_bytes()));
+        self.each_instead(&mut |own, _| any |= name.eq_ignore_ascii_case(own.as_bytes()));
         any
     }
 }
@@ -63,7 +79,10 @@ pub(super) fn run(
     let Some(method) = method else {
         if allowed {
             let policy = Arc::clone(policy);
-            passed.granted = Some(Box::new(Granted { origin, policy }));
+            passed.granted = Some(Box::new(Granted {
+                page: Some((origin, policy)),
+                ..Granted::default()
+            }));
         }
         return Ok(());
     };

@@ -25,6 +25,7 @@ use crate::mesh::route::Request;
 use crate::mesh::session::StatefulSession;
 use crate::telemetry::Flag;
 
+use super::ext_authz::{self, Provider, Step};
 use super::jwt::Jwt;
 use super::rbac::{Guard, Known};
 use compress::Compressing;
@@ -46,10 +47,16 @@ pub(crate) enum Filter {
     JwtAuthn(Arc<Jwt>),
     /// Judged before routing; see [`Filters::guards`].
     Rbac(Arc<Guard>),
+    /// Asked before routing; see [`Filters::asks`].
+    ExtAuthz(Arc<Provider>),
 }
 
 /// The filters of a chain, in order.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each asked for by name"
+)]
 pub(crate) struct Filters {
     pub(crate) all: Vec<Filter>,
     /// One of them does something of its own accord; else only routes give them anything to do.
@@ -60,6 +67,14 @@ pub(crate) struct Filters {
     pub(crate) jwt: Option<Arc<Jwt>>,
     /// Who may do what, in order.
     pub(crate) guards: Vec<Arc<Guard>>,
+    /// Whom else requests are asked about, in order.
+    pub(crate) asks: Vec<Step>,
+    /// There is a guard, or somebody to ask.
+    pub(crate) judges: bool,
+    /// A term looks at whoever began, which trusted proxies tell.
+    pub(crate) looks_behind: bool,
+    /// Somebody is told of the caller's certificate.
+    pub(crate) tells_certificate: bool,
     /// How sessions are kept where routes do not say; none where they are not kept at all.
     pub(crate) session: Option<Arc<StatefulSession>>,
 }
@@ -73,24 +88,30 @@ impl Filters {
             Filter::AdaptiveConcurrency(_) | Filter::JwtAuthn(_) => true,
             Filter::Fault(fault) => fault.acts(),
             Filter::Compressor(compressor) => compressor.enabled,
-            Filter::Cors(_) | Filter::GrpcWeb | Filter::Rbac(_) => false,
+            Filter::Cors(_) | Filter::GrpcWeb | Filter::Rbac(_) | Filter::ExtAuthz(_) => false,
         });
         let grpc_web = all.iter().any(|filter| matches!(filter, Filter::GrpcWeb));
         let jwt = all.iter().find_map(|filter| match filter {
             Filter::JwtAuthn(jwt) => Some(Arc::clone(jwt)),
             _ => None,
         });
-        let guards = all.iter().filter_map(|filter| match filter {
-            Filter::Rbac(guard) => Some(Arc::clone(guard)),
-            _ => None,
-        });
-        let guards = guards.collect();
+        let (guards, asks) = ext_authz::steps(&all);
+        let told = |filter: &Filter| match filter {
+            Filter::Rbac(guard) => guard.looks_behind,
+            _ => false,
+        };
+        let looks_behind = all.iter().any(told);
+        let mut askers = asks.iter();
         let filters = Self {
             all,
             acts,
             grpc_web,
             jwt,
+            judges: !guards.is_empty() || !asks.is_empty(),
+            looks_behind,
+            tells_certificate: askers.any(|step| step.provider.config.peer_certificate),
             guards,
+            asks,
             session: configs.iter().find_map(|config| match config {
                 HttpFilter::StatefulSession(how) => Some(Arc::clone(how)),
                 _ => None,
@@ -127,6 +148,7 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                 (Filter::Fault(old), HttpFilter::Fault(config)) => old.config == *config,
                 (Filter::JwtAuthn(old), HttpFilter::JwtAuthn(config)) => old.config == *config,
                 (Filter::Rbac(old), HttpFilter::Rbac(config)) => old.config == *config,
+                (Filter::ExtAuthz(old), HttpFilter::ExtAuthz(config)) => old.config == *config,
                 _ => false,
             });
             Some(match (old, config) {
@@ -153,6 +175,9 @@ pub(crate) fn prepare(configs: &[HttpFilter], before: &[Filter]) -> Vec<Filter> 
                     Filter::JwtAuthn(Arc::new(Jwt::new(config, old)))
                 }
                 (None, HttpFilter::Rbac(config)) => Filter::Rbac(Arc::new(Guard::new(config))),
+                (None, HttpFilter::ExtAuthz(config)) => {
+                    Filter::ExtAuthz(Arc::new(Provider::new(config)))
+                }
                 (None, HttpFilter::Fault(config)) => Filter::Fault(Arc::new(Fault::new(config))),
             })
         })
@@ -289,7 +314,7 @@ pub(crate) fn run(
                 }
                 Ok(())
             }
-            Filter::GrpcWeb | Filter::Rbac(_) => Ok(()),
+            Filter::GrpcWeb | Filter::Rbac(_) | Filter::ExtAuthz(_) => Ok(()),
             Filter::JwtAuthn(_) => match asked.denied {
                 Some(refusal) => Err(Box::new(refusal.clone())),
                 None => Ok(()),

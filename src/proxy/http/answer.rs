@@ -31,6 +31,19 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Sends the caller to `path` of the same host.
+    pub(super) fn elsewhere(mut path: Vec<u8>) -> Self {
+        if let [b'/', b'/' | b'\\', ..] = *path {
+            // "//name" would be another host.
+            path.splice(..0, *b"/.");
+        }
+        Self {
+            status: 307,
+            location: Some(String::from_utf8_lossy(&path).into_owned()),
+            ..Self::default()
+        }
+    }
+
     fn fields(&self, sink: &mut impl Sink, edits: Edits<'_>) {
         if let Some(location) = &self.location {
             sink.put(b"location", location.as_bytes());
@@ -41,7 +54,7 @@ impl Answer {
             sink.put(b"content-type", kind.as_bytes());
             sink.put(b"grpc-status", text.format(status).as_bytes());
             sink.put(b"grpc-message", self.body.as_bytes());
-        } else if !self.body.is_empty() {
+        } else if !self.body.is_empty() && !self.says("content-type") {
             sink.put(b"content-type", b"text/plain");
         }
         if self.overloaded {
@@ -51,6 +64,10 @@ impl Answer {
             sink.put(UNDELIVERED.as_bytes(), b"true");
         }
         for (name, value) in &self.headers {
+            // What says it in gRPC's way is of no other type.
+            if self.grpc_status.is_some() && name.eq_ignore_ascii_case("content-type") {
+                continue;
+            }
             sink.put(name.as_bytes(), value.as_bytes());
         }
         match &self.marks {
@@ -60,16 +77,20 @@ impl Answer {
         edits.write(|name| self.has(name), sink);
     }
 
+    fn says(&self, name: &str) -> bool {
+        let mut own = self.headers.iter();
+        own.any(|(own, _)| own.eq_ignore_ascii_case(name))
+    }
+
     /// Whether it has a field of its own with this lower-case name.
     fn has(&self, name: &str) -> bool {
         match name {
             "location" => self.location.is_some(),
-            "content-type" => self.grpc_status.is_some() || !self.body.is_empty(),
-            "server" | "content-length" => true,
-            _ => {
-                let mut own = self.headers.iter();
-                own.any(|(own, _)| own.eq_ignore_ascii_case(name))
+            "content-type" => {
+                self.grpc_status.is_some() || !self.body.is_empty() || self.says(name)
             }
+            "server" | "content-length" => true,
+            _ => self.says(name),
         }
     }
 

@@ -47,7 +47,11 @@ pub(super) fn decide(
         .routes
         .get(table_index)
         .ok_or(Failure::NoRoute)?;
-    let (found, action) = table.find(seen).ok_or_else(|| unrouted(seen))?;
+    let found = match seen.ask.leave {
+        Some(leave) => leave.find(table, seen),
+        None => table.find(seen),
+    };
+    let (found, action) = found.ok_or_else(|| unrouted(seen))?;
     let at = RouteAt {
         table: table_index,
         host: found.host_index,
@@ -100,6 +104,10 @@ pub(super) fn decide(
                 }
                 _ => None,
             };
+            let passed = match seen.ask.leave {
+                Some(leave) => leave.tell(passed),
+                None => passed,
+            };
             if let Fate::Refused(status) = fate {
                 let meant = Box::new(Meant { at, cluster: index });
                 return Ok(Then::Fail(Failure::NoSession(status), Some(meant)));
@@ -115,12 +123,11 @@ pub(super) fn decide(
             let http = conn.http();
             let marks = http.marks_requests.then(|| {
                 let caller = Caller::of(conn.remote.ip(), seen.ask.fields, &http.options.remote);
-                Box::new(RequestMarks::new(
-                    conn,
-                    seen.ask.fields,
-                    seen.ask.scan,
-                    caller,
-                ))
+                let mut marks = RequestMarks::new(conn, seen.ask.fields, seen.ask.scan, caller);
+                if seen.ask.leave.is_some() {
+                    marks.keep_request_id();
+                }
+                Box::new(marks)
             });
             let control = (seen.ask.scan.controlled || table.looks_at_heads).then(|| {
                 let whom = (control::is_trusted(conn, seen.ask.fields), facts.grpc);
@@ -189,6 +196,7 @@ pub(super) fn decide(
                         control,
                         hashed,
                         session,
+                        held: RefCell::default(),
                     })
                 }),
             }))

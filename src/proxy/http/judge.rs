@@ -1,16 +1,24 @@
 //! Whether a request may be made, before it is routed.
 
+use std::sync::Arc;
+
 use crate::mesh::path::loosest;
 use crate::mesh::rbac;
 use crate::mesh::route::matching::split_query;
 
 use super::super::context::{Conn, Live};
+use super::super::ext_authz::{self, Provider};
 use super::super::rbac::Denied;
 use super::marks::Caller;
 use super::plan::Seen;
 
 /// Whether the caller may do that. Of a caller with a bad token that is told first, where its filter stands.
-pub(super) fn judged(live: &Live, conn: &Conn, seen: &Seen<'_>) -> Result<(), Denied> {
+/// Who else is to be asked, if somebody is.
+pub(super) fn judged(
+    live: &Live,
+    conn: &Conn,
+    seen: &Seen<'_>,
+) -> Result<Option<Arc<Provider>>, Denied> {
     // A connection that is to end may have begun under other rules.
     let now = conn
         .state
@@ -21,14 +29,13 @@ pub(super) fn judged(live: &Live, conn: &Conn, seen: &Seen<'_>) -> Result<(), De
         Some(chain) => chain.filters.as_deref(),
         None => conn.filters(),
     };
-    let Some(filters) = filters.filter(|filters| !filters.guards.is_empty()) else {
-        return Ok(());
+    let Some(filters) = filters.filter(|filters| filters.judges) else {
+        return Ok(None);
     };
     if seen.told.is_some_and(|told| told.refusal.is_some()) {
-        return Ok(());
+        return Ok(None);
     }
-    let looks_behind = filters.guards.iter().any(|guard| guard.looks_behind);
-    let remote = if looks_behind {
+    let remote = if filters.looks_behind {
         let believed = &conn.http().options.remote;
         Caller::of(conn.remote.ip(), seen.ask.fields, believed).address
     } else {
@@ -41,6 +48,5 @@ pub(super) fn judged(live: &Live, conn: &Conn, seen: &Seen<'_>) -> Result<(), De
         loose_path: loose.as_deref(),
         ..conn.connection(remote).facts()
     };
-    let mut guards = filters.guards.iter();
-    guards.try_for_each(|guard| guard.judge(&facts, &conn.own.known))
+    ext_authz::walk(filters, &facts, &conn.own.known, seen.ask.leave)
 }

@@ -165,6 +165,11 @@ impl RequestMarks {
         marks
     }
 
+    /// The request has its id already.
+    pub(crate) fn keep_request_id(&mut self) {
+        self.new_request_id = None;
+    }
+
     /// The id that the request is sent on with, where it is new.
     pub(crate) fn request_id(&self) -> Option<&[u8; 36]> {
         self.new_request_id.as_ref()

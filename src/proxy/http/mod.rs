@@ -6,6 +6,7 @@
 //! fail looks like to the caller.
 
 pub(crate) mod answer;
+pub(crate) mod ask;
 pub(crate) mod authority;
 pub(crate) mod call;
 pub(crate) mod control;

@@ -22,6 +22,7 @@ use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
 use super::answer::Answer;
+use super::ask::{Asking, Leave};
 use super::control::Control;
 use super::decide::decide;
 use super::fields::{Fields, Scan};
@@ -51,6 +52,8 @@ pub(crate) struct Ask<'m> {
     pub(crate) framing: Framing,
     /// Another protocol that is asked for.
     pub(crate) upgrade: Option<&'m [u8]>,
+    /// Somebody who was asked about it lets it pass.
+    pub(crate) leave: Option<&'m Leave>,
 }
 
 /// What stays known of a request.
@@ -75,6 +78,8 @@ pub(crate) struct Facts {
     pub(crate) upgrade: bool,
     /// The connection may carry another request.
     pub(crate) keep: bool,
+    /// Some of its body was read already, and waits to be sent on.
+    pub(crate) held: bool,
 }
 
 impl Facts {
@@ -126,6 +131,8 @@ pub(crate) enum Then {
     Fail(Failure, Option<Box<Meant>>),
     /// Held back on purpose first.
     Delayed(Box<Delayed>),
+    /// Somebody else is asked first.
+    Ask(Box<Asking>),
 }
 
 /// What happens to a request that is held back.
@@ -149,7 +156,7 @@ impl Then {
         match self {
             Self::Forward(chosen) => Some((chosen.at, Some(chosen.cluster))),
             Self::Fail(_, meant) => meant.as_ref().map(|meant| (meant.at, meant.cluster)),
-            Self::Answer(..) | Self::Delayed(_) => None,
+            Self::Answer(..) | Self::Delayed(_) | Self::Ask(_) => None,
         }
     }
 }
@@ -194,6 +201,8 @@ pub(crate) struct Rare {
     pub(crate) hashed: Option<Hashed>,
     /// What binds it to an endpoint.
     pub(crate) session: Option<Session>,
+    /// Of the body, what was read already.
+    pub(crate) held: RefCell<Vec<u8>>,
 }
 
 impl Chosen {
@@ -347,7 +356,7 @@ pub(super) struct Seen<'m> {
     pub(super) whole: bool,
     /// What its tokens say.
     pub(super) told: Option<&'m Told<'m>>,
-    tls: bool,
+    pub(super) tls: bool,
 }
 
 impl Request for Seen<'_> {
@@ -424,13 +433,16 @@ pub(crate) fn plan(
         .then(|| Box::new(record(worker, conn, ask, authority)));
     let path = if connect {
         Cow::Borrowed(&b"/"[..])
+    } else if let Some(leave) = ask.leave {
+        // As it was asked about.
+        Cow::Borrowed(leave.path())
     } else {
         match normalise(target, http.options.path) {
             Ok(path) => path,
             Err(BadPath::Elsewhere(path)) if !facts.grpc => {
                 return Ok(Plan {
                     facts,
-                    then: Then::Answer(elsewhere(path), None),
+                    then: Then::Answer(Answer::elsewhere(path), None),
                     head_bytes: 0,
                     log,
                 });
@@ -460,8 +472,10 @@ pub(crate) fn plan(
     } else {
         let out = (facts, text);
         let told = conn.filters().and_then(|filters| filters.jwt.as_deref());
-        let told =
-            told.map(|jwt| jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000));
+        let told = told.map(|jwt| match ask.leave {
+            Some(leave) => leave.told(),
+            None => jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000),
+        });
         let target = told.as_ref().and_then(|told| told.target.as_deref());
         if let (Some(record), Some(target)) = (&mut log, target) {
             record.path = String::from_utf8_lossy(target).into_owned();
@@ -478,8 +492,11 @@ pub(crate) fn plan(
                 }
                 Failure::from(denied)
             })
-            .and_then(|()| switchable(ask, facts, http))
-            .and_then(|()| decide(worker, live, conn, routes, &seen, out, &mut delay))
+            .and_then(|asks| match asks {
+                Some(provider) => Ok(Then::Ask(Asking::of(provider, (live, conn), &seen, facts))),
+                None => switchable(ask, facts, http)
+                    .and_then(|()| decide(worker, live, conn, routes, &seen, out, &mut delay)),
+            })
             .unwrap_or_else(|failure| Then::Fail(failure, None))
     };
     if let (Some(record), Some((at, cluster))) = (&mut log, then.meant()) {
@@ -504,19 +521,6 @@ pub(crate) fn plan(
         head_bytes: 0,
         log,
     })
-}
-
-/// Sends the caller to `path` of the same host.
-fn elsewhere(mut path: Vec<u8>) -> Answer {
-    if let [b'/', b'/' | b'\\', ..] = *path {
-        // "//name" would be another host.
-        path.splice(..0, *b"/.");
-    }
-    Answer {
-        status: 307,
-        location: Some(String::from_utf8_lossy(&path).into_owned()),
-        ..Answer::default()
-    }
 }
 
 /// Whether the caller may have what it wants to switch to.
@@ -557,6 +561,7 @@ fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
         connect,
         upgrade: ask.upgrade.is_some(),
         keep,
+        held: false,
     }
 }
 

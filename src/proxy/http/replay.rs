@@ -21,6 +21,14 @@ impl Replay {
         }
     }
 
+    /// The same, where `kept` is to go up before what comes.
+    pub(crate) fn after(limit: Option<u64>, kept: Vec<u8>) -> Self {
+        Self {
+            kept,
+            ..Self::new(limit)
+        }
+    }
+
     /// Takes note of `data` as gone up.
     pub(crate) fn keep(&mut self, data: &[u8]) {
         if self.off {

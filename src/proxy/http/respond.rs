@@ -7,6 +7,7 @@ use crate::mesh::route::{Missing, RetryOn};
 use crate::telemetry::Flag;
 
 use super::super::filter::Refusal;
+use super::ask::Unauthorized;
 
 /// Why a request was not answered by an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +82,8 @@ pub(crate) enum Failure {
     },
     #[error("a filter refused: {}", .0.details)]
     Filtered(Box<Refusal>),
+    #[error("whoever was asked refused: {}", .0.details)]
+    Unauthorized(Box<Unauthorized>),
     #[error("the proxy protects itself")]
     Overloaded,
     #[error("the peer could not reach the application")]
@@ -285,6 +288,7 @@ impl Failure {
             Self::Filtered(refusal) => {
                 proxy(refusal.status, refusal.flag, refusal.details, refusal.body)
             }
+            Self::Unauthorized(told) => proxy(told.status, Unauthorized::flag(), told.details, ""),
             Self::Overloaded => proxy(503, Flag::Om, "overload", "overloaded"),
             Self::NoUpgrade => proxy(
                 503,

@@ -89,6 +89,7 @@ mod tests {
             scan,
             framing: Framing::None,
             upgrade: None,
+            leave: None,
         }
     }
 

@@ -50,6 +50,14 @@ impl<'t> Told<'t> {
         }
     }
 
+    /// Of a request whose head says already what its tokens change.
+    pub(crate) fn kept(claims: Option<Arc<Claims>>) -> Self {
+        Self {
+            claims,
+            ..Self::new(&[])
+        }
+    }
+
     /// Whether the field of this name is taken out of the request.
     pub(crate) fn hides(&self, name: &[u8]) -> bool {
         let same = |own: &str| name.eq_ignore_ascii_case(own.as_bytes());

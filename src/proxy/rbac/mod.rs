@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::mesh::rbac::{Action, Facts, Rbac};
+use crate::mesh::route::TextMatch;
 use crate::telemetry::Flag;
 use crate::telemetry::access::DENIED;
 
@@ -62,9 +63,30 @@ pub(crate) struct Stats {
     pub(crate) shadow_denied: AtomicU64,
 }
 
-/// What is known of a connection for all of its requests, for each of its guards.
+/// What is known of a connection for all of its requests.
 #[derive(Debug, Default)]
-pub(crate) struct Known(OnceCell<Box<RefCell<Vec<Kept>>>>);
+pub(crate) struct Known(OnceCell<Box<RefCell<Learned>>>);
+
+#[derive(Debug, Default)]
+struct Learned {
+    /// For each of its guards.
+    kept: Vec<Kept>,
+    /// What the caller showed, where somebody is told (PEM, escaped for a URL).
+    certificate: Option<String>,
+}
+
+impl Known {
+    /// Takes note of the caller's certificate.
+    pub(crate) fn show(&self, certificate: String) {
+        let learned = self.0.get_or_init(Box::default);
+        learned.borrow_mut().certificate = Some(certificate);
+    }
+
+    /// What was taken note of.
+    pub(crate) fn certificate(&self) -> Option<String> {
+        self.0.get()?.borrow().certificate.clone()
+    }
+}
 
 /// One guard's, told by the address of its rules, which it keeps.
 #[derive(Debug)]
@@ -89,7 +111,14 @@ impl Guard {
 
     /// Judges a request of a connection of which `known` is known.
     pub(crate) fn judge(self: &Arc<Self>, facts: &Facts<'_>, known: &Known) -> Result<(), Denied> {
-        let mut all = known.0.get_or_init(Box::default).borrow_mut();
+        let mut learned = known.0.get_or_init(Box::default).borrow_mut();
+        match self.kept(&mut learned.kept, facts) {
+            Some(kept) => self.weigh(facts, kept.rules.as_ref(), kept.shadow.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    fn kept<'k>(self: &Arc<Self>, all: &'k mut Vec<Kept>, facts: &Facts<'_>) -> Option<&'k Kept> {
         let at = all
             .iter()
             .position(|kept| Arc::ptr_eq(&kept.guard, self))
@@ -102,10 +131,36 @@ impl Guard {
                 });
                 all.len() - 1
             });
-        let Some(kept) = all.get(at) else {
-            return Ok(());
+        all.get(at)
+    }
+
+    /// Whether rules that are only counted hold, by a policy whose name `named` takes.
+    pub(crate) fn notes(
+        self: &Arc<Self>,
+        facts: &Facts<'_>,
+        known: &Known,
+        named: &TextMatch,
+    ) -> bool {
+        let Some(own) = &self.shadow else {
+            return false;
         };
-        self.weigh(facts, kept.rules.as_ref(), kept.shadow.as_ref())
+        let mut learned = known.0.get_or_init(Box::default).borrow_mut();
+        let reached = self
+            .kept(&mut learned.kept, facts)
+            .and_then(|kept| kept.shadow.as_ref());
+        let (passes, policy) = own.judge(facts, reached);
+        self.count_shadow(passes);
+        own.note(policy);
+        policy.is_some_and(|at| named.holds(own.name(at).as_bytes()))
+    }
+
+    fn count_shadow(&self, passes: bool) {
+        let counter = if passes {
+            &self.stats.shadow_allowed
+        } else {
+            &self.stats.shadow_denied
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Judges something by itself.
@@ -128,11 +183,7 @@ impl Guard {
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
         if let Some(own) = &self.shadow {
             let (passes, policy) = own.judge(facts, shadow);
-            count(if passes {
-                &self.stats.shadow_allowed
-            } else {
-                &self.stats.shadow_denied
-            });
+            self.count_shadow(passes);
             own.note(policy);
         }
         let Some(own) = &self.rules else {

@@ -379,6 +379,7 @@ fn policies() -> impl Strategy<Value = Vec<Authorization>> {
                 name: format!("p{at}"),
                 action,
                 dry_run,
+                provider: None,
                 rules,
             })
             .collect()

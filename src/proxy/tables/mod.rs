@@ -221,7 +221,8 @@ impl Tables {
         self.route_names.get(name).copied()
     }
 
-    fn named_cluster(&self, name: &str) -> Option<&Arc<ClusterTable>> {
+    /// The cluster named `name`.
+    pub(crate) fn named_cluster(&self, name: &str) -> Option<&Arc<ClusterTable>> {
         self.clusters.get(*self.cluster_names.get(name)?)
     }
 

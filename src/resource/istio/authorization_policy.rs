@@ -14,14 +14,17 @@ pub struct AuthorizationPolicy {
     pub targets: Targets,
     /// What follows when a rule holds.
     pub action: PolicyAction,
+    /// Who decides, as the MeshConfig calls it.
+    pub provider: Option<String>,
     /// One of these.
     pub rules: Vec<Rule>,
 }
 
-const ACTIONS: [(&str, PolicyAction); 3] = [
+const ACTIONS: [(&str, PolicyAction); 4] = [
     ("ALLOW", PolicyAction::Allow),
     ("DENY", PolicyAction::Deny),
     ("AUDIT", PolicyAction::Audit),
+    ("CUSTOM", PolicyAction::Custom),
 ];
 
 /// Fields of a source, with their negations.
@@ -71,21 +74,9 @@ pub(in crate::resource) fn authorization_policy(fields: &Fields<'_>) -> Authoriz
     let spec = spec.fields();
     let mut action = PolicyAction::default();
     if let Some(written) = spec.get("action") {
-        if written.text().as_deref() == Some("CUSTOM") {
-            written.refuse(
-                "\"action: CUSTOM\" is not honoured by meshctl yet: nothing would ask the provider",
-                "say with ALLOW and DENY who may call, or let a RequestAuthentication check tokens",
-            );
-        } else {
-            action = written.choice(&ACTIONS).unwrap_or(action);
-        }
+        action = written.choice(&ACTIONS).unwrap_or(action);
     }
-    if let Some(provider) = spec.get("provider") {
-        provider.refuse(
-            "a \"provider\" is for \"action: CUSTOM\", which meshctl does not honour yet",
-            "remove it, and say with ALLOW and DENY who may call",
-        );
-    }
+    let provider = provider(&spec, action);
     let written = spec.get("rules");
     let rules: Vec<Rule> = written
         .as_ref()
@@ -106,10 +97,40 @@ pub(in crate::resource) fn authorization_policy(fields: &Fields<'_>) -> Authoriz
     let policy = AuthorizationPolicy {
         targets: targets(&spec, ("an AuthorizationPolicy", "callers are not judged")),
         action,
+        provider,
         rules,
     };
     spec.finish();
     policy
+}
+
+fn provider(spec: &Fields<'_>, action: PolicyAction) -> Option<String> {
+    let custom = action == PolicyAction::Custom;
+    let Some(written) = spec.get("provider") else {
+        if custom && let Some(action) = spec.get("action") {
+            action.error_hint(
+                "a CUSTOM policy names who decides",
+                "provider: {name: NAME}, with NAME of an extensionProvider in the MeshConfig",
+            );
+        }
+        return None;
+    };
+    if !custom {
+        written.error_hint(
+            "a \"provider\" is for \"action: CUSTOM\"",
+            "write action: CUSTOM, or remove the provider",
+        );
+    }
+    let fields = written.fields();
+    let name = fields.require("name").and_then(|name| {
+        let text = name.text()?;
+        if text.is_empty() {
+            name.error_hint("a name is not empty", "that of an extensionProvider");
+        }
+        Some(text)
+    });
+    fields.finish();
+    name
 }
 
 fn rule(value: &Value<'_>) -> Rule {

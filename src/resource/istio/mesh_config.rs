@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::destination_rule::{connection_pool, outlier};
+use super::extension_providers::{Providers, providers};
 use super::locality;
 use super::retries::retries;
 use crate::mesh::cluster::OutlierDetection;
@@ -50,10 +51,12 @@ pub struct MeshConfig {
     pub route_export: Vec<String>,
     /// Who sees DestinationRules that do not say.
     pub destination_export: Vec<String>,
+    /// Who can be asked whether requests may be made, by name; none for those that only report.
+    pub providers: Providers,
 }
 
 /// Fields that only tune or report, and what does the same.
-const IGNORED: [(&str, &str); 25] = [
+const IGNORED: [(&str, &str); 24] = [
     ("accessLogFile", LOG),
     ("accessLogFormat", LOG),
     ("accessLogEncoding", LOG),
@@ -61,7 +64,6 @@ const IGNORED: [(&str, &str); 25] = [
     ("enableEnvoyAccessLogService", LOG),
     ("enableTracing", "remove it: proxies make no spans"),
     ("defaultProviders", METRICS),
-    ("extensionProviders", METRICS),
     ("enablePrometheusMerge", METRICS),
     ("inboundClusterStatName", METRICS),
     ("outboundClusterStatName", METRICS),
@@ -240,6 +242,7 @@ fn config(fields: Fields<'_>) -> MeshConfig {
         service_export: export("defaultServiceExportTo"),
         route_export: export("defaultVirtualServiceExportTo"),
         destination_export: export("defaultDestinationRuleExportTo"),
+        providers: providers(&fields),
     };
     fields.finish();
     config

@@ -16,6 +16,7 @@ mod http_match;
 mod http_route;
 mod load_balancer;
 mod locality;
+mod extension_providers;
 mod mesh_config;
 mod peer_authentication;
 mod percent;
@@ -31,6 +32,7 @@ mod workload_entry;
 
 pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::{DestinationRule, Policy, RuleSubset};
+pub use extension_providers::AuthzProvider;
 pub use gateway::{Gateway, GatewayProtocol, GatewayServer, GatewayTls};
 pub use http_match::HttpMatch;
 pub use http_route::{

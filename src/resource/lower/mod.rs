@@ -15,6 +15,7 @@ mod imported;
 mod ingress;
 mod merge;
 mod policies;
+mod providers;
 mod routes;
 mod services;
 mod streams;
@@ -60,6 +61,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let mut around = policies::Around {
         objects,
         config: &config,
+        mesh: &mesh,
         findings: &mut findings,
     };
     let own = policies::lower(&mut around);

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Services, of_kind, similar};
-use crate::mesh::authorization::Authorization;
+use super::{Services, of_kind, providers, similar};
+use crate::mesh::authorization::{Authorization, PolicyAction};
 use crate::mesh::gateway::{GatewayName, Serves};
 use crate::mesh::policy::{Attached, AttachedTo, Injected, Policy, Says, Whom};
 use crate::mesh::world::Config;
 use crate::mesh::{Finding, Hostname, Protocol, Severity};
 use crate::resource::codes;
 use crate::resource::gateway_api::{GROUP, Listener, ParentRef, Protocol as Speaks};
+use crate::resource::istio::MeshConfig;
 use crate::resource::object::{Key, Kind, Object, Objects};
 use crate::resource::policy::{Target, Targets};
 
@@ -21,6 +22,7 @@ const DRY_RUN: &str = "istio.io/dry-run";
 pub(super) struct Around<'a> {
     pub(super) objects: &'a Objects,
     pub(super) config: &'a Config,
+    pub(super) mesh: &'a MeshConfig,
     pub(super) findings: &'a mut Vec<Finding>,
 }
 
@@ -56,7 +58,11 @@ pub(super) fn lower(around: &mut Around<'_>) -> Vec<Arc<Policy>> {
                     namespace: metadata.namespace.clone(),
                     name: metadata.name.clone(),
                     action: policy.action,
-                    dry_run: around.dry_run(object),
+                    dry_run: around.dry_run(object, policy.action),
+                    provider: policy
+                        .provider
+                        .as_deref()
+                        .map(|name| providers::resolve(around, object, name)),
                     rules: policy.rules.clone(),
                 };
                 (
@@ -227,9 +233,18 @@ fn at_gateway(parents: &[ParentRef]) -> bool {
 
 impl Around<'_> {
     /// Whether a policy is only counted.
-    fn dry_run(&mut self, object: &Object) -> bool {
+    fn dry_run(&mut self, object: &Object, action: PolicyAction) -> bool {
         match object.metadata.annotations.get(DRY_RUN).map(String::as_str) {
             None | Some("false") => false,
+            Some("true") if action == PolicyAction::Custom => {
+                let message = "of CUSTOM there is no dry run, so the policy is in force";
+                let path = format!("metadata.annotations.{DRY_RUN}");
+                let code = codes::SCHEMA_WARNING;
+                self.report(object, (code, &path), message.to_owned(), || {
+                    "remove the annotation, or the policy".to_owned()
+                });
+                false
+            }
             Some("true") => true,
             Some(other) => {
                 let message = format!(

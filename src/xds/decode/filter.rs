@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::pb::compressor as pb_compressor;
+use super::super::pb::ext_authz as pb_ext_authz;
 use super::super::pb::fault::HttpFault;
 use super::super::pb::{
     Any, GrpcWeb, HttpStatus, PbTokenBucket, Percent, UInt32Value, adaptive, core, cors,
@@ -156,6 +157,10 @@ pub(super) fn decode(config: &Any, ignored: &mut Vec<String>) -> Result<Option<H
     if is::<rbac::http::Rbac>(config) {
         let rbac = super::rbac::http(&unpack(config)?, ignored)?;
         return Ok(Some(HttpFilter::Rbac(Arc::new(rbac))));
+    }
+    if is::<pb_ext_authz::ExtAuthz>(config) {
+        let asks = super::ext_authz::decode(&unpack(config)?, ignored)?;
+        return Ok(Some(HttpFilter::ExtAuthz(Arc::new(asks))));
     }
     if is::<pb_tokens::JwtAuthentication>(config) {
         let tokens = super::jwt_authn::decode(&unpack(config)?, ignored)?;

@@ -155,7 +155,10 @@ fn deeper(depth: usize) -> Result<usize, Fault> {
 }
 
 /// A text; case that does not matter becomes part of a pattern.
-fn words(from: &matcher::StringMatcher, ignored: &mut Vec<String>) -> Result<TextMatch, Fault> {
+pub(super) fn words(
+    from: &matcher::StringMatcher,
+    ignored: &mut Vec<String>,
+) -> Result<TextMatch, Fault> {
     let plain = matcher::StringMatcher {
         ignore_case: false,
         ..from.clone()

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, compressor, cors, dns, endpoint, fault, filter, health, http, http2,
-    jwt_authn, limits, listener, mtls, origination, rbac, route_fields, server_tls, session,
+    balancing, cluster, compressor, cors, dns, endpoint, ext_authz, fault, filter, health, http,
+    http2, jwt_authn, limits, listener, mtls, origination, rbac, route_fields, server_tls, session,
     sockets,
 };
 
@@ -20,6 +20,7 @@ const TABLES: &[&[&Fields]] = &[
     session::FIELDS,
     jwt_authn::FIELDS,
     rbac::FIELDS,
+    ext_authz::FIELDS,
     route_fields::FIELDS,
     cluster::FIELDS,
     dns::FIELDS,

@@ -30,6 +30,7 @@ pub(super) fn encode(from: &HttpFilter, client: Client) -> (&'static str, Any) {
         HttpFilter::Fault(fault) => any(&fault::encode(fault, client)),
         HttpFilter::StatefulSession(session) => session::encode(session),
         HttpFilter::Rbac(rbac) => super::rbac::http(rbac, client),
+        HttpFilter::ExtAuthz(asks) => super::ext_authz::encode(asks, client),
         HttpFilter::JwtAuthn(tokens) => super::jwt_authn::encode(tokens, client),
     };
     (from.name(), config)

@@ -8,6 +8,7 @@ mod balancing;
 mod cluster;
 mod dns;
 mod endpoint;
+mod ext_authz;
 mod compressor;
 mod cors;
 mod fault;

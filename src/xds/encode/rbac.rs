@@ -67,7 +67,7 @@ fn rules(from: &Rules, client: Client) -> pb::Rbac {
     }
 }
 
-fn words(from: &TextMatch, client: Client) -> matcher::StringMatcher {
+pub(super) fn words(from: &TextMatch, client: Client) -> matcher::StringMatcher {
     text_match(from, client).unwrap_or_else(|| matcher::StringMatcher {
         match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(regex(ANY))),
         ..Default::default()

@@ -124,6 +124,7 @@ pub(super) fn one() -> impl Strategy<Value = HttpFilter> {
         Just(HttpFilter::GrpcWeb),
         session().prop_map(|session| HttpFilter::StatefulSession(Arc::new(session))),
         super::rbac::rbac().prop_map(|how| HttpFilter::Rbac(Arc::new(how))),
+        super::ext_authz::ext_authz().prop_map(|how| HttpFilter::ExtAuthz(Arc::new(how))),
         super::jwt_authn::tokens().prop_map(|how| HttpFilter::JwtAuthn(Arc::new(how))),
     ]
     .boxed()

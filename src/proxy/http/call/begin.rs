@@ -70,7 +70,7 @@ impl Calling<'_> {
             (Lease::H1(leg, tag), HeadOut::Text(head)) => {
                 let facts = &self.call.facts;
                 let coded = facts.goes() == Framing::Chunked
-                    && (facts.version == Version::Http2 || facts.recodes());
+                    && (facts.version == Version::Http2 || facts.recodes() || facts.held);
                 Ok(self.begin_text(leg, tag, (head, coded)))
             }
             (Lease::H1(leg, tag), HeadOut::H2(head)) => {
@@ -158,7 +158,7 @@ impl Calling<'_> {
 }
 
 /// Appends a request's head that was meant for HTTP/2 as HTTP/1.1, but for the empty line that ends it.
-fn write_text(head: &Block, framing: Framing, out: &mut Vec<u8>) {
+pub(crate) fn write_text(head: &Block, framing: Framing, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method());
     out.push(b' ');
     out.extend_from_slice(head.path());

@@ -39,6 +39,7 @@ use super::recode::{Recoder, WebRequest};
 use super::replay::Replay;
 use super::respond::Failure;
 
+pub(crate) use begin::write_text as write_head;
 use clock::Clock;
 pub(crate) use ended::Ended;
 pub(crate) use target::pick;
@@ -123,6 +124,8 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
     let Some(_place) = gate.request() else {
         return ended.fail(Failure::Overflow);
     };
+    let held = call.chosen.held();
+    ended.received += u64::try_from(held.len()).unwrap_or(0);
     let route_policy = routed.table.retry.as_ref();
     let policy = match call.chosen.control() {
         Some(control) => control.retry.over(route_policy),
@@ -137,7 +140,7 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         policy,
         left: policy.map_or(0, |policy| policy.attempts),
         ended,
-        replay: Replay::new(routed.forward.replay_limit),
+        replay: Replay::after(routed.forward.replay_limit, held),
         recoding: call
             .facts
             .recodes()

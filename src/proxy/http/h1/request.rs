@@ -17,6 +17,7 @@ use super::super::super::filter::cors::Granted;
 use super::super::super::observe;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
+use super::super::ask;
 use super::super::call::{self, Call, Ended};
 use super::super::edits::Edits;
 use super::super::fields;
@@ -52,7 +53,7 @@ impl After {
 }
 
 /// The earlier of two deadlines that may be none.
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -77,9 +78,9 @@ impl Request<'_> {
         // Taken apart at once and matched in place: what is moved keeps its place in the future.
         let (
             Plan {
-                facts,
+                mut facts,
                 mut then,
-                log,
+                mut log,
                 ..
             },
             length,
@@ -97,6 +98,25 @@ impl Request<'_> {
         leg.input.consume(length);
         leg.input.release();
         let head_bytes = u64::try_from(length).unwrap_or(0);
+        let asked = matches!(then, Then::Ask(_));
+        if asked {
+            let around = ask::Around {
+                worker: self.worker,
+                live: self.live,
+                conn: self.conn,
+                routes: self.routes,
+            };
+            let planned = ask::Planned {
+                facts: &mut facts,
+                then: &mut then,
+                log: &mut log,
+            };
+            if !Box::pin(ask::ask(&around, down, alarm, planned)).await {
+                let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
+                self.report(Some(facts), head_bytes, log, &gone.unanswered());
+                return After::End;
+            }
+        }
         let delayed = matches!(then, Then::Delayed(_));
         if delayed && !Box::pin(hold(down, alarm, &mut then)).await {
             let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
@@ -107,9 +127,12 @@ impl Request<'_> {
             return After::End;
         };
         let raw = !facts.recodes()
+            && !facts.held
             && matches!(&then, Then::Forward(chosen) if matches!(chosen.head, HeadOut::Text(_)));
         let most = self.conn.http().options.limits.max_request_bytes;
-        leg.reader = BodyReader::new(facts.framing, raw).up_to(most);
+        if !facts.held {
+            leg.reader = BodyReader::new(facts.framing, raw).up_to(most);
+        }
         let close = self.conn.state.draining.get() || !facts.keep || self.last;
 
         let (mut ended, edits_of) = match &mut then {
@@ -140,7 +163,11 @@ impl Request<'_> {
                     facts,
                     chosen,
                     // Limits in time are for what follows.
-                    begun: if delayed { rt::now() } else { self.begun },
+                    begun: if delayed || asked {
+                        rt::now()
+                    } else {
+                        self.begun
+                    },
                     close,
                 };
                 let ended = call::forward(&call, down, alarm).await;
@@ -150,8 +177,8 @@ impl Request<'_> {
                 }
                 (ended, Some((at, chosen.granted())))
             }
-            // Nothing is held back twice.
-            Then::Delayed(_) => return After::End,
+            // Nothing is held back twice, and nobody is left to ask.
+            Then::Delayed(_) | Then::Ask(_) => return After::End,
         };
         if delayed {
             ended.delayed();
@@ -221,6 +248,7 @@ impl Request<'_> {
                     scan: &scan,
                     framing: scan.request_framing(),
                     upgrade: upgrade(head.version, &scan),
+                    leave: None,
                 };
                 let text = std::mem::take(text);
                 let plan = plan(self.worker, self.live, self.conn, self.routes, &ask, text);
@@ -291,6 +319,7 @@ impl Request<'_> {
             connect: false,
             upgrade: false,
             keep: false,
+            held: false,
         };
         let log = self.worker.shared.log.is_some().then(|| {
             Box::new(AccessRecord {
@@ -423,13 +452,21 @@ pub(crate) fn failed_for(failure: &Failure, grpc: bool, web: Option<Web>) -> Ans
         Failure::Filtered(refusal) => Some(refusal),
         _ => None,
     };
+    let told = match failure {
+        Failure::Unauthorized(told) => Some(told),
+        _ => None,
+    };
     Answer {
         status: reply.status,
         location: None,
-        body: reply.body.to_owned(),
+        body: told.map_or(reply.body, |told| &told.body).to_owned(),
         overloaded: failure.is_overload(),
         undelivered: failure.never_reached(),
-        headers: refusal.map_or_else(Vec::new, |refusal| refusal.headers.clone()),
+        headers: refusal
+            .map(|refusal| &refusal.headers)
+            .or(told.map(|told| &told.headers))
+            .cloned()
+            .unwrap_or_default(),
         web,
         grpc_status: grpc.then(|| {
             refusal.map_or_else(|| grpc_status(reply.status), |refusal| refusal.grpc_status)

@@ -22,6 +22,7 @@ use super::super::super::observe;
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
 use super::super::answer::Answer;
+use super::super::ask;
 use super::super::call::{self, Call, Ended};
 use super::super::edits::Edits;
 use super::super::fields::{self, Fields};
@@ -225,6 +226,22 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             return;
         }
     };
+    let asked = matches!(plan.then, Then::Ask(_));
+    let mut kept = true;
+    if asked {
+        let around = ask::Around {
+            worker,
+            live: &live,
+            conn,
+            routes: shared.routes.borrow_mut().index(&live),
+        };
+        let planned = ask::Planned {
+            facts: &mut plan.facts,
+            then: &mut plan.then,
+            log: &mut plan.log,
+        };
+        kept = Box::pin(ask::ask(&around, &mut down, alarm, planned)).await;
+    }
     let facts = plan.facts;
     let none = HeaderOperations::default();
     let edits = |at: RouteAt| {
@@ -233,7 +250,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
         })
     };
     let delayed = matches!(plan.then, Then::Delayed(_));
-    let kept = !delayed || Box::pin(hold(&mut down, alarm, &mut plan.then)).await;
+    kept = kept && (!delayed || Box::pin(hold(&mut down, alarm, &mut plan.then)).await);
     let mut ended = match &plan.then {
         _ if !kept => {
             let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
@@ -272,7 +289,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
                 facts,
                 chosen,
                 // Limits in time are for what follows.
-                begun: if delayed { rt::now() } else { begun },
+                begun: if delayed || asked { rt::now() } else { begun },
                 close: false,
             };
             let mut ended = call::forward(&call, &mut down, alarm).await;
@@ -290,8 +307,8 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             .await;
             ended
         }
-        // Nothing is held back twice.
-        Then::Delayed(_) => Ended::new(ServiceId::default()),
+        // Nothing is held back twice, and nobody is left to ask.
+        Then::Delayed(_) | Then::Ask(_) => Ended::new(ServiceId::default()),
     };
     if delayed {
         ended.delayed();
@@ -354,6 +371,7 @@ impl Shared {
             scan: &scan,
             framing,
             upgrade,
+            leave: None,
         };
         let routes = self.routes.borrow_mut().index(live);
         let mut plan = plan(&self.worker, live, &self.conn, routes, &ask, take_text())?;

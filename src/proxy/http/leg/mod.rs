@@ -126,7 +126,8 @@ impl<'m> Trailers<'m> {
 }
 
 impl Leg {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, LegError>> {
+    /// Waits for more of the body, or its end.
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, LegError>> {
         match self {
             Self::H1(leg) => leg.poll_piece(cx),
             Self::H2(leg) => leg.poll_piece(cx),
@@ -134,7 +135,8 @@ impl Leg {
         }
     }
 
-    fn data(&self) -> &[u8] {
+    /// What came and was not taken yet.
+    pub(crate) fn data(&self) -> &[u8] {
         match self {
             Self::H1(leg) => leg
                 .input
@@ -146,7 +148,8 @@ impl Leg {
         }
     }
 
-    fn consume(&mut self, count: usize) {
+    /// Takes that much of it.
+    pub(crate) fn consume(&mut self, count: usize) {
         match self {
             Self::H1(leg) => {
                 leg.input.consume(count);
