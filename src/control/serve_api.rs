@@ -63,7 +63,7 @@ pub struct ApiOptions {
 
 /// What is counted of callers who were not let in.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     throttle: Mutex<Throttle>,
     refusals: Family<Vec<(&'static str, &'static str)>, Counter>,
 }
