@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::client::Client;
 use super::error::CliError;
 use super::settings::Settings;
+use crate::net::{ConnectOptions, connect_any};
 use crate::tls::{self, AccessToken, Material, Pin};
 
 /// How long connecting and the handshake may take.
@@ -147,8 +148,8 @@ impl Remote {
 
     pub(super) async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
         let connected = async {
-            let tcp = TcpStream::connect(&self.address).await?;
-            tcp.set_nodelay(true)?;
+            let found: Vec<_> = tokio::net::lookup_host(&self.address).await?.collect();
+            let tcp = connect_any(&found, ConnectOptions::default()).await?;
             let shaken = TlsConnector::from(Arc::clone(&self.tls)).connect(self.name.clone(), tcp);
             shaken
                 .await

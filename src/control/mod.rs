@@ -29,6 +29,7 @@ mod in_memory;
 pub mod index;
 pub mod key_sets;
 mod known;
+mod own_user;
 pub mod preview;
 pub mod push;
 pub mod registry;
@@ -52,7 +53,6 @@ use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::Metric
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
 use crate::mesh::Client;
@@ -499,7 +499,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
         follow::completed(complete).await;
         let served = ads::server()
             .add_routes(routes)
-            .serve_with_incoming(TcpListenerStream::new(listener))
+            .serve_with_incoming(own_user::only(listener))
             .await;
         report_end("xDS", served.map_err(io::Error::other), &ended).await;
     });

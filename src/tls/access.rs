@@ -46,17 +46,17 @@ impl FromStr for AccessToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        if text.trim().starts_with("mj_") {
-            return Err(Error::Token {
-                reason: "it is for joining; `meshctl access create` makes tokens for the API",
-            });
+        let wrong = |reason| Error::AccessToken { reason };
+        let text = text.trim();
+        if text.starts_with("mj_") {
+            return Err(wrong(
+                "it is for joining; `meshctl access create` makes tokens for the API",
+            ));
         }
-        if !text.trim().starts_with("ma_") {
-            return Err(Error::Token {
-                reason: "it does not start with ma_",
-            });
+        if !text.starts_with("ma_") {
+            return Err(wrong("it does not start with ma_"));
         }
-        let (id, secret, root) = parts(text, PREFIX).map_err(|reason| Error::Token { reason })?;
+        let (id, secret, root) = parts(text, PREFIX).map_err(wrong)?;
         Ok(Self { id, secret, root })
     }
 }

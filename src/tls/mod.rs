@@ -222,6 +222,12 @@ pub enum Error {
         /// Which part is wrong.
         reason: &'static str,
     },
+    /// The text is not a token for the API.
+    #[error("not a token for the API: {reason}")]
+    AccessToken {
+        /// Which part is wrong.
+        reason: &'static str,
+    },
     /// rustls refused the configuration.
     #[error("cannot configure TLS")]
     Config(#[from] rustls::Error),

@@ -21,6 +21,7 @@ struct Stand<'h> {
     home: &'h Home,
     plane: Option<Plane<'h>>,
     port: u16,
+    metrics: u16,
 }
 
 impl<'h> Stand<'h> {
@@ -29,6 +30,7 @@ impl<'h> Stand<'h> {
             home,
             plane: None,
             port: free(),
+            metrics: free(),
         };
         stand.start();
         stand
@@ -36,11 +38,12 @@ impl<'h> Stand<'h> {
 
     fn start(&mut self) {
         let address = format!("--api-address=127.0.0.1:{}", self.port);
+        let metrics = format!("--metrics-port={}", self.metrics);
         let args = [
             "--xds-port=0",
             "--tls-port=0",
             "--api-port=0",
-            "--metrics-port=0",
+            &metrics,
             "--api-name=mesh.example.com",
             &address,
         ];
@@ -468,7 +471,8 @@ fn nothing_but_tls_is_spoken_and_the_server_proves_itself() {
     let said = hello(&["-CAfile", root]);
     assert!(said.contains("Verify return code: 0 (ok)"), "{said}");
     for old in ["-tls1", "-tls1_1"] {
-        assert!(!hello(&["-CAfile", root, old]).contains("Verify return code: 0 (ok)\n---\n---"));
+        let said = hello(&["-CAfile", root, old, "-cipher", "ALL:@SECLEVEL=0"]);
+        assert!(said.contains("Cipher is (NONE)"), "{said}");
     }
     // Another root than the mesh's: the client goes away before it has said who it is.
     let (token, _) = stand.token("viewer", "1h");
@@ -517,6 +521,7 @@ fn nothing_but_tls_is_spoken_and_the_server_proves_itself() {
         home: &home,
         plane: None,
         port,
+        metrics: 0,
     };
     let ca = ["--api-token-file", "token", "--api-ca", root];
     for flags in [&ca[..2], &ca] {
@@ -600,7 +605,10 @@ fn commands_ask_a_control_plane_elsewhere() {
     for (flags, words) in [
         (&[][..], "nothing says how 127.0.0.1"),
         (&["--api-ca", root.to_str().unwrap()][..], "asks who calls"),
-        (&["--api-token-file", "shop.yaml"][..], "not a join token"),
+        (
+            &["--api-token-file", "shop.yaml"][..],
+            "not a token for the API: it does not start with ma_",
+        ),
         (&["--api-token-file", "missing"][..], "cannot read missing"),
     ] {
         let said = stand.from_afar(&["services"], flags);
@@ -617,6 +625,7 @@ fn commands_ask_a_control_plane_elsewhere() {
         home: &home,
         plane: None,
         port: free(),
+        metrics: 0,
     };
     let said = nobody.from_afar(&["services"], &viewer_file).exits(4);
     assert!(
@@ -680,6 +689,18 @@ fn guessing_is_slow_noted_once_and_shuts_out_nobody_else() {
         .iter()
         .filter(|entry| entry["event"] == "accessRefused");
     assert!(noted.count() <= 12 + more, "{audit}");
+    let url = format!("http://127.0.0.1:{}/metrics", stand.metrics);
+    let told = Command::new("curl").args(["-s", &url]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let counted = |reason: &str| -> usize {
+        let name = format!("meshctl_api_refusals_total{{reason=\"{reason}\"}} ");
+        let line = told.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("{name} {told}"))
+            .parse()
+            .unwrap()
+    };
+    assert_eq!(counted("unauthenticated") + limited, 30);
+    assert_eq!(counted("rateLimited"), limited + 1);
     let waited = until("the address to be heard again", || {
         let (status, _) = stand.ask("GET", "/api/v1/services", &good, None);
         (status == 200).then(|| began.elapsed())

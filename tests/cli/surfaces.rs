@@ -272,6 +272,45 @@ fn the_api_answers_its_own_user_only() {
     assert_eq!(ask(0), "got HTTP/1.1 200 True\n");
 }
 
+/// Begins HTTP/2 on a port of loopback as user `uid`, and says whether anything was answered.
+const BEGIN: &str = "\
+import os, socket, sys
+uid = int(sys.argv[2])
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+s = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20)
+try:
+    s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    print(len(s.recv(9)) > 0)
+except ConnectionError: print(False)
+";
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+fn xds_without_tls_answers_its_own_user_only() {
+    let home = Home::new();
+    let stand = start(&home, &[]);
+    let begin = |uid: u32| {
+        let asked = Command::new("python3")
+            .args(["-c", BEGIN, &stand.xds.to_string(), &uid.to_string()])
+            .output()
+            .unwrap();
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&asked.stdout),
+            String::from_utf8_lossy(&asked.stderr)
+        )
+    };
+    let own = nix::unistd::geteuid();
+    if !own.is_root() {
+        eprintln!("only root can be somebody else; not tried: another user at xDS without TLS");
+        return;
+    }
+    assert_eq!(begin(own.as_raw()), "True\n");
+    assert_eq!(begin(65_534), "False\n");
+    // Whoever was turned away has broken nothing.
+    assert_eq!(begin(own.as_raw()), "True\n");
+}
+
 /// All sockets below `dir`.
 fn sockets(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();

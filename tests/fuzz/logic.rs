@@ -318,7 +318,10 @@ pub(crate) fn peers(data: &[u8]) {
         assert_eq!(written, text.trim().to_ascii_lowercase());
         let again = written.parse::<JoinToken>().ok();
         assert_eq!(again.map(|again| again.secret), Some(token.secret));
-        assert!(text.parse::<AccessToken>().is_err(), "a token is of one kind");
+        assert!(
+            text.parse::<AccessToken>().is_err(),
+            "a token is of one kind"
+        );
     }
     if let Ok(token) = text.parse::<AccessToken>() {
         let written = token.to_string();
