@@ -50,6 +50,8 @@ pub(crate) struct Global {
     /// Which installation below the home [env: MESHCTL_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
     /// Of short names (else default), and the only one lists show (else all)
     #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = super::parse::name)]
     pub(crate) namespace: Option<String>,
@@ -81,8 +83,6 @@ pub(crate) struct Global {
     /// Say nothing but data, warnings and errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    #[command(flatten)]
-    pub(crate) remote: Remote,
 }
 
 const GLOBAL: &str = "Global options";
