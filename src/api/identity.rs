@@ -78,12 +78,23 @@ pub enum AuditEvent {
     TokenRevoked,
     /// The replacement of the root took a step.
     RootRotated,
+    /// Somebody was let into the API over TCP.
+    AccessGranted,
+    /// Somebody is let in no more.
+    AccessRevoked,
+    /// Somebody asked the API for what they may not, or without a proof that is good.
+    AccessRefused,
+    /// Something was asked of the API that changes the mesh.
+    ApiWrite,
 }
 
 impl AuditEvent {
     /// Whether nothing came of it.
     pub fn refused(self) -> bool {
-        matches!(self, Self::CertificateRefused | Self::TokenRefused)
+        matches!(
+            self,
+            Self::CertificateRefused | Self::TokenRefused | Self::AccessRefused
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the keys: the API, `-o json` and the dashboard share these, so each is a promise: lowerCamelCase,
 //! numbers as numbers, the unit in the name. How they are computed and drawn is left to others.
 
+pub mod access;
 pub mod analysis;
 pub mod authz;
 pub mod canary;
@@ -29,7 +30,8 @@ pub const PREFIX: &str = "/api/v1";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// A stable word: `invalid`, `notFound`, `conflict`, `readOnly`, `unknown`, `denied`, `internal`.
+    /// A stable word: `invalid`, `notFound`, `conflict`, `readOnly`, `unknown`, `denied`,
+    /// `unauthenticated`, `rateLimited`, `internal`.
     pub reason: Reason,
     /// One sentence.
     pub message: String,
@@ -57,6 +59,10 @@ pub enum Reason {
     Unknown,
     /// The caller may not.
     Denied,
+    /// The caller has not proven who it is.
+    Unauthenticated,
+    /// The caller has failed to prove who it is too often.
+    RateLimited,
     /// A fault of ours.
     Internal,
 }
@@ -87,6 +93,8 @@ impl Problem {
             Reason::Conflict => 409,
             Reason::ReadOnly | Reason::Unknown => 503,
             Reason::Denied => 403,
+            Reason::Unauthenticated => 401,
+            Reason::RateLimited => 429,
             Reason::Internal => 500,
         }
     }
@@ -110,4 +118,7 @@ pub struct Version {
     pub xds_address: String,
     /// See `xds_address`.
     pub tls_address: String,
+    /// Where this API is served over TLS, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<String>,
 }

@@ -50,6 +50,8 @@ pub(crate) struct Global {
     /// Which installation below the home [env: MESHCTL_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
     /// Of short names (else default), and the only one lists show (else all)
     #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = super::parse::name)]
     pub(crate) namespace: Option<String>,
@@ -84,6 +86,24 @@ pub(crate) struct Global {
 }
 
 const GLOBAL: &str = "Global options";
+
+/// Where the control plane is that is asked, when it is not the one of this home.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = GLOBAL)]
+pub(crate) struct Remote {
+    /// Ask the control plane there, not this home's [env: MESHCTL_API]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = super::parse::host_port)]
+    pub(crate) api: Option<String>,
+    /// File with a token for it [env: MESHCTL_API_TOKEN, the token itself]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) api_token_file: Option<PathBuf>,
+    /// Its mesh's root [env: MESHCTL_API_CA] [default: as the token says]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) api_ca: Option<PathBuf>,
+    /// Certificate to show it, as `identity issue --out` writes
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) api_identity: Option<PathBuf>,
+}
 
 /// Every command.
 #[derive(Debug, Subcommand)]
@@ -122,6 +142,7 @@ pub(crate) enum Command {
     Config(c::config::Args),
     Identity(c::identity::Args),
     Token(c::token::Args),
+    Access(c::access::Args),
     Completion(c::completion::Args),
     Man(c::man::Args),
 }
@@ -159,7 +180,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Identities and who may call",
-        &["identity", "token", "authz"],
+        &["identity", "token", "access", "authz"],
     ),
     ("This program", &["completion", "man"]),
 ];

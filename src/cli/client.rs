@@ -1,10 +1,12 @@
-//! The control plane's API: JSON over HTTP/1.1 on a Unix socket.
+//! The control plane's API: JSON over HTTP/1.1 on a Unix socket, or over TLS.
 //!
-//! One connection a request: the socket is local, and a control plane that was restarted between
+//! One connection a request: the socket is local mostly, and a control plane that was restarted between
 //! two questions is then no special case.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +15,13 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::api::{PREFIX, Problem, Reason};
 
 use super::error::CliError;
+use super::remote::{self, Remote};
 
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -28,16 +32,47 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The API of one control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    socket: PathBuf,
+    place: Place,
+}
+
+/// Where it is.
+#[derive(Debug, Clone)]
+enum Place {
+    Socket(PathBuf),
+    Remote(Arc<Remote>),
 }
 
 impl Client {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self {
+            place: Place::Socket(socket),
+        }
     }
 
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
+    pub(crate) fn remote(remote: Remote) -> Self {
+        Self {
+            place: Place::Remote(Arc::new(remote)),
+        }
+    }
+
+    /// Whether it is on another machine, or is asked as if it were.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Remote(_))
+    }
+
+    fn name(&self) -> String {
+        match &self.place {
+            Place::Socket(path) => path.display().to_string(),
+            Place::Remote(remote) => remote.address().to_owned(),
+        }
+    }
+
+    fn unreachable(&self, source: io::Error) -> CliError {
+        CliError::Unreachable {
+            place: self.name(),
+            remote: self.is_remote(),
+            source,
+        }
     }
 
     /// Asks for `path` below the API's prefix, as made by [`path`].
@@ -114,7 +149,11 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<(StatusCode, Bytes), CliError> {
         let what = format!("{method} {path}");
-        tracing::debug!(request = what, socket = %self.socket.display(), "asking the control plane");
+        tracing::debug!(
+            request = what,
+            place = self.name(),
+            "asking the control plane"
+        );
         tokio::time::timeout(PATIENCE, self.once(method, path, body))
             .await
             .map_err(|_| CliError::Timeout {
@@ -129,12 +168,22 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(StatusCode, Bytes), CliError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| self.no_connection(source))?;
-        let broken = |error: hyper::Error| CliError::Unreachable {
-            socket: self.socket.clone(),
-            source: io::Error::other(error),
+        let (stream, host, bearer): (Pin<Box<dyn Wire>>, _, _) = match &self.place {
+            Place::Socket(socket) => {
+                let stream = UnixStream::connect(socket).await;
+                let stream = stream.map_err(|source| self.no_connection(socket, source))?;
+                (Box::pin(stream), "meshctl", None)
+            }
+            Place::Remote(remote) => {
+                let stream = remote.connect().await;
+                let stream = stream.map_err(|source| self.unreachable(source))?;
+                (Box::pin(stream), remote.address(), remote.bearer())
+            }
+        };
+        let broken = |error: hyper::Error| {
+            // TLS 1.3 tells of a certificate that it does not take by the first answer.
+            let words = remote::explain(&error);
+            self.unreachable(io::Error::other(words))
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -142,8 +191,11 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, "meshctl")
+            .header(header::HOST, host)
             .header(header::ACCEPT, "application/json");
+        if let Some(bearer) = bearer {
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -171,21 +223,23 @@ impl Client {
         }
     }
 
-    fn no_connection(&self, source: io::Error) -> CliError {
+    fn no_connection(&self, socket: &Path, source: io::Error) -> CliError {
         match source.kind() {
-            io::ErrorKind::PermissionDenied => CliError::file("open", self.socket.clone())(source),
+            io::ErrorKind::PermissionDenied => CliError::file("open", socket)(source),
             io::ErrorKind::InvalidInput => CliError::usage(format!(
                 "the path of the socket is too long: {}",
-                self.socket.display()
+                socket.display()
             ))
             .hint("use a shorter --home; Unix sockets allow 107 bytes"),
-            _ => CliError::Unreachable {
-                socket: self.socket.clone(),
-                source,
-            },
+            _ => self.unreachable(source),
         }
     }
 }
+
+/// What requests are spoken over.
+trait Wire: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Wire for T {}
 
 /// A path below the API's prefix from raw segments and those parameters that have a value.
 pub(crate) fn path(segments: &[&str], query: &[(&str, Option<&str>)]) -> String {

@@ -6,6 +6,7 @@ use super::args::Global;
 use super::client::Client;
 use super::error::CliError;
 use super::out::Out;
+use super::remote;
 use super::settings::{Environment, Settings};
 
 /// Resolved settings, the API, the output and the clock.
@@ -22,7 +23,7 @@ impl Context {
         let settings = Settings::resolve(global, environment)?;
         let wall = Wall::System;
         Ok(Self {
-            client: Client::new(settings.socket()),
+            client: remote::client(&settings)?,
             out: Out::new(&settings, &wall),
             settings,
             wall,

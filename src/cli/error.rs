@@ -22,10 +22,11 @@ pub(crate) enum CliError {
     /// The control plane answered that it will not.
     #[error("{}", .0.message)]
     Problem(Problem),
-    /// Nobody answers on the control plane's socket.
-    #[error("the control plane does not answer on {}", .socket.display())]
+    /// Nobody answers on the control plane's socket, or where it is on another machine.
+    #[error("the control plane does not answer on {place}")]
     Unreachable {
-        socket: PathBuf,
+        place: String,
+        remote: bool,
         #[source]
         source: io::Error,
     },
@@ -131,6 +132,10 @@ impl CliError {
                 hint.clone()
             }
             Self::Problem(problem) => problem.hint.clone(),
+            Self::Unreachable { remote: true, .. } => Some(
+                "look at --api, --api-token-file and --api-ca; it serves there when it runs with `--api-address`"
+                    .to_owned(),
+            ),
             Self::Unreachable { .. } => Some(
                 "start it with `meshctl install && meshctl control-plane`, or with pods by \
                  `meshctl up FILE…`"

@@ -44,6 +44,14 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ),
     ("metricsPort", "port for metrics, on loopback only (15014)"),
     (
+        "apiAddress",
+        "ADDRESS:PORT where the API is served over TLS, for who was let in (nowhere)",
+    ),
+    (
+        "apiNames",
+        "names by which the API is asked for besides addresses, with commas between",
+    ),
+    (
         "mtls",
         "what workloads accept by default: strict or permissive",
     ),
@@ -125,6 +133,17 @@ pub(crate) fn check_value(key: &str, value: &str) -> Result<(), CliError> {
         "xdsPort" | "tlsPort" | "apiPort" | "metricsPort" => match value.parse::<u16>() {
             Ok(port) if port > 0 => Ok(()),
             _ => wrong("a port from 1 to 65535"),
+        },
+        "apiAddress" => match value.parse::<std::net::SocketAddr>() {
+            Ok(_) => Ok(()),
+            Err(_) => wrong("ADDRESS:PORT"),
+        },
+        "apiNames" => match value
+            .split(',')
+            .all(|name| super::parse::name(name).is_ok())
+        {
+            true => Ok(()),
+            false => wrong("DNS names with commas between"),
         },
         "mtls" if matches!(value, "strict" | "permissive") => Ok(()),
         "mtls" => wrong("strict or permissive"),

@@ -30,6 +30,7 @@ mod logging;
 mod out;
 mod parse;
 mod progress;
+mod remote;
 mod render;
 mod settings;
 mod systemd;
@@ -109,6 +110,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Config(args) => one(cx, c::config::run(args, cx)),
         Command::Identity(args) => one(cx, c::identity::run(args, cx)),
         Command::Token(args) => one(cx, c::token::run(args, cx)),
+        Command::Access(args) => one(cx, c::access::run(args, cx)),
         Command::Completion(args) => c::completion::run(args, cx),
         Command::Man(args) => c::man::run(args, cx),
     }

@@ -98,6 +98,18 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `HOST:PORT` of something to connect to.
+pub(crate) fn host_port(text: &str) -> Result<String, String> {
+    let good = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not HOST:PORT"))
+    }
+}
+
 /// `PORT` or `PORT=HOST:PORT`.
 pub(crate) fn port_map(text: &str) -> Result<(u16, Option<SocketAddr>), String> {
     let wrong = || format!("{text:?} is not PORT or PORT=ADDRESS:PORT");

@@ -4,12 +4,23 @@ use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use super::args::Global;
+use super::args::{Global, Remote};
 use super::error::CliError;
 use crate::tls::Passphrase;
+
+/// The text of a token for the API; never printed.
+#[derive(Clone)]
+pub(crate) struct ApiToken(pub(crate) String);
+
+impl std::fmt::Debug for ApiToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiToken(..)")
+    }
+}
 
 /// The variables that mean something to us, read once.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +28,10 @@ pub(crate) struct Environment {
     pub(crate) meshctl_home: Option<PathBuf>,
     pub(crate) meshctl_context: Option<String>,
     pub(crate) join_token: Option<String>,
+    /// `MESHCTL_API`, `MESHCTL_API_TOKEN` and `MESHCTL_API_CA`: another control plane, and the way in.
+    pub(crate) api: Option<String>,
+    pub(crate) api_token: Option<ApiToken>,
+    pub(crate) api_ca: Option<PathBuf>,
     /// `MESHCTL_CA_PASSPHRASE`, which opens the signing key.
     pub(crate) ca_passphrase: Option<Passphrase>,
     pub(crate) xdg_data_home: Option<PathBuf>,
@@ -42,6 +57,9 @@ impl Environment {
             meshctl_home: path("MESHCTL_HOME"),
             meshctl_context: text("MESHCTL_CONTEXT"),
             join_token: text("MESHCTL_JOIN_TOKEN"),
+            api: text("MESHCTL_API"),
+            api_token: text("MESHCTL_API_TOKEN").map(ApiToken),
+            api_ca: path("MESHCTL_API_CA"),
             ca_passphrase: raw("MESHCTL_CA_PASSPHRASE")
                 .and_then(|value| Passphrase::new(value.into_vec()).ok()),
             xdg_data_home: path("XDG_DATA_HOME").filter(|path| path.is_absolute()),
@@ -119,6 +137,8 @@ pub(crate) struct Settings {
     pub(crate) home: PathBuf,
     /// Which installation; `default` is the home itself.
     pub(crate) context: String,
+    /// Flags for a control plane elsewhere.
+    pub(crate) remote: Arc<Remote>,
     /// As typed with `-n`.
     pub(crate) namespace: Option<String>,
     pub(crate) format: Format,
@@ -159,6 +179,7 @@ impl Settings {
         Ok(Self {
             home,
             context,
+            remote: Arc::new(global.remote),
             namespace: global.namespace,
             format: global.output,
             verbose: global.verbose,

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Owns the wiring: which ports are opened, in which order, and what happens at the end. All
-//! administration is on a Unix socket of mode 0600; proxies come over mutual TLS; the port without
+//! administration is on a Unix socket of mode 0600, and over TLS where that is asked for; proxies come over mutual TLS; the port without
 //! TLS is bound to loopback only and gives out no secrets.
 
+pub mod access;
 pub mod ads;
 pub mod attest;
 pub mod audit;
@@ -24,9 +25,11 @@ mod faults;
 mod follow;
 mod history;
 mod housekeeping;
+mod in_memory;
 pub mod index;
 pub mod key_sets;
 mod known;
+mod own_user;
 pub mod preview;
 pub mod push;
 pub mod registry;
@@ -34,7 +37,9 @@ pub mod report;
 pub mod rest;
 mod rotation;
 pub mod series;
+pub mod serve_api;
 pub mod serve_tls;
+mod throttle;
 pub mod token;
 pub mod trust;
 pub mod views;
@@ -49,7 +54,6 @@ use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::Metric
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
 use crate::mesh::Client;
@@ -84,6 +88,8 @@ pub struct ControlOptions {
     pub metrics_port: u16,
     /// `/ready`, on loopback; 0 is any free port.
     pub health_port: u16,
+    /// Where the API is served over TCP; nowhere unless asked.
+    pub api: Option<serve_api::ApiOptions>,
     /// The root of identities.
     pub trust_domain: String,
     /// Workloads refuse plaintext unless a policy says otherwise.
@@ -111,6 +117,7 @@ impl ControlOptions {
             tls_port: 15012,
             metrics_port: 15014,
             health_port: 15080,
+            api: None,
             trust_domain: "cluster.local".to_owned(),
             strict: false,
             key_grace: key_sets::GRACE,
@@ -234,8 +241,10 @@ pub struct Control {
     /// Whether every source has said all there is.
     pub(crate) complete: watch::Receiver<bool>,
     started_unix_ms: u64,
+    pub(crate) gate: serve_api::Gate,
     xds_address: SocketAddr,
     tls_address: SocketAddr,
+    api_address: Option<SocketAddr>,
 }
 
 /// Where a control plane can be reached, once it can.
@@ -297,6 +306,13 @@ pub async fn run(
     let (secure, tls_address) = listen(options.listen, options.tls_port, "--tls-port")?;
     let (metrics, metrics_address) = listen(loopback, options.metrics_port, "--metrics-port")?;
     let (health, _) = listen(loopback, options.health_port, "--api-port")?;
+    let api_tcp = serve_api::bind(options.api.as_ref()).map_err(|(address, source)| {
+        ControlError::Listen {
+            address: address.to_string(),
+            option: Some("--api-address"),
+            source,
+        }
+    })?;
     let socket = options.api_socket();
     let api = bind_unix(&socket).map_err(|source| ControlError::Listen {
         address: socket.display().to_string(),
@@ -325,14 +341,20 @@ pub async fn run(
         opened,
         kubernetes: cluster,
         complete,
+        gate: serve_api::Gate::default(),
         xds_address,
         tls_address,
+        api_address: api_tcp.as_ref().map(|(_, options)| options.address),
     });
 
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     serve_plain(&control, xds, &tasks, ended.clone());
     serve_secure(&control, (secure, reviewer), &tasks, ended.clone())?;
-    serve_api(&control, api, &tasks, ended.clone());
+    serve_socket(&control, api, &tasks, ended.clone());
+    if let Some((listener, options)) = api_tcp {
+        serve_api::serve(&control, listener, &options, &tasks)?;
+        tracing::info!(address = %options.address, "the API is served over TLS");
+    }
     serve_http(
         "metrics",
         series::metrics_routes(Arc::clone(&control)),
@@ -485,7 +507,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
         follow::completed(complete).await;
         let served = ads::server()
             .add_routes(routes)
-            .serve_with_incoming(TcpListenerStream::new(listener))
+            .serve_with_incoming(own_user::only(listener))
             .await;
         report_end("xDS", served.map_err(io::Error::other), &ended).await;
     });
@@ -505,6 +527,8 @@ fn serve_secure(
             changed: trust.current().versions(),
             revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
+            names: serve_tls::ServerNames::default(),
+            alpn: &["h2"],
             strangers: serve_tls::STRANGERS,
             wall: control.wall.clone(),
         },
@@ -536,7 +560,7 @@ fn serve_secure(
     Ok(())
 }
 
-fn serve_api(
+fn serve_socket(
     control: &Arc<Control>,
     listener: tokio::net::UnixListener,
     tasks: &Tasks,

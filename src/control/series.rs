@@ -308,6 +308,11 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
             count(&fetching.failed),
         ),
     ])));
+    registry.register(
+        "meshctl_api_refusals",
+        "Requests to the API that were refused for who asked",
+        control.gate.refusals(),
+    );
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _infallible = encode(&mut text, &registry).is_ok();

@@ -34,7 +34,7 @@ pub const SERVER_NAMES: &[&str] = &[
     "istiod.istio-system.svc",
 ];
 /// A caller that does not finish its handshake in this time is dropped.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at once; beyond that, callers wait in the kernel's queue.
 const MOST_HANDSHAKES: usize = 256;
 /// Connections at once, where the process may open as many files.
@@ -85,10 +85,23 @@ pub struct TlsOptions {
     pub changed: watch::Receiver<u64>,
     /// Life of that certificate.
     pub lifetime: Duration,
+    /// What it names besides [`SERVER_NAMES`] and loopback, for clients that check names.
+    pub names: ServerNames,
+    /// Protocols that are spoken, as ALPN names.
+    pub alpn: &'static [&'static str],
     /// How long a connection may last on which no certificate was shown.
     pub strangers: Duration,
     /// The clock.
     pub wall: Wall,
+}
+
+/// Names of a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerNames {
+    /// By DNS.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
 }
 
 impl fmt::Debug for TlsOptions {
@@ -121,6 +134,11 @@ impl fmt::Debug for ControlConnection {
 }
 
 impl ControlConnection {
+    /// What its other end has proven.
+    pub(super) fn peer(&self) -> &PeerIdentity {
+        &self.peer
+    }
+
     /// Fails once the caller's certificate is revoked, whatever it was let in with.
     fn check(&self) -> io::Result<()> {
         if self.key != 0 && (self.revoked)(self.key) {
@@ -140,20 +158,29 @@ pub fn incoming(
     options: TlsOptions,
     tasks: &Tasks,
 ) -> Result<Incoming, tls::Error> {
-    let (first, certificate) = certify(&options)?;
     let (revoked, strangers) = (Arc::clone(&options.revoked), options.strangers);
-    let published = Published::new(first);
-    let reader = published.reader();
-    tasks.spawn(
-        "control-certificate",
-        keep_fresh(options, certificate, published),
-    );
+    let reader = certificates(options, tasks)?;
     let (ready, connections) = mpsc::channel(READY);
     tasks.spawn(
         "control-accept",
         accept(listener, (reader, revoked, strangers), ready, tasks.clone()),
     );
     Ok(ReceiverStream::new(connections))
+}
+
+/// What a port is served with, renewed until `tasks` end; fails only when the first certificate cannot be made.
+pub(super) fn certificates(
+    options: TlsOptions,
+    tasks: &Tasks,
+) -> Result<Reader<Arc<ServerConfig>>, tls::Error> {
+    let (first, certificate) = certify(&options)?;
+    let published = Published::new(first);
+    let reader = published.reader();
+    tasks.spawn(
+        "control-certificate",
+        keep_fresh(options, certificate, published),
+    );
+    Ok(reader)
 }
 
 /// What is served now, and until when.
@@ -170,8 +197,11 @@ fn certify(options: &TlsOptions) -> Result<(Arc<ServerConfig>, Certificate), tls
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),
     ];
-    let material = authority.issue_server(SERVER_NAMES, &local, options.lifetime, now)?;
-    let config = tls::server_config_optional_client(&material, &["h2"])?;
+    let ips: Vec<IpAddr> = local.iter().chain(&options.names.ips).copied().collect();
+    let dns = options.names.dns.iter().map(String::as_str);
+    let dns: Vec<&str> = SERVER_NAMES.iter().copied().chain(dns).collect();
+    let material = authority.issue_server(&dns, &ips, options.lifetime, now)?;
+    let config = tls::server_config_optional_client(&material, options.alpn)?;
     let certificate = Certificate {
         roots: authority.roots(),
         revoked: authority.revoked().clone(),
@@ -266,7 +296,7 @@ fn places(files: Option<u64>) -> (usize, usize) {
     (all, (all / 4).clamp(4, MOST_STRANGERS))
 }
 
-async fn handshake(
+pub(super) async fn handshake(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
     (revoked, strangers): (RevokedFn, Duration),

@@ -3,6 +3,7 @@
 //! The signing key is a file of mode 0600 beside the store, never in it; the token book is in the
 //! store and a use is committed before the certificate is made.
 
+mod access;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use crate::tls::{self, Authority, Plugged, Revoked};
 use crate::xds::snapshot::{Resource, Sheet};
 use crate::xds::{self, Kind};
 
+use super::access::AccessBook;
 use super::attest::Granted;
 use super::audit::{Audit, entries};
 use super::ca::{AuditFn, RedeemFn};
@@ -132,6 +134,9 @@ pub struct Trust {
     tokens: Mutex<TokenBook>,
     /// The gateways that accounts may serve.
     granted: Published<Grants>,
+    /// Who may use the API over TCP.
+    access: Published<AccessBook>,
+    access_change: Mutex<()>,
     audit: Arc<Audit>,
     store: Store,
     wall: Wall,
@@ -229,6 +234,8 @@ impl Trust {
         let audit = Audit::open(&logs).map_err(|source| TrustError::File { path: logs, source })?;
         Ok(Self {
             granted: Published::new(tokens.grants()),
+            access: Published::new(access::open(&store)?),
+            access_change: Mutex::default(),
             audit: Arc::new(audit),
             files,
             current: Published::new(current),

@@ -5,6 +5,7 @@
 pub mod bind;
 pub mod capture;
 pub mod connect;
+pub mod local_user;
 pub(crate) mod netlink;
 pub mod original;
 pub mod pages;

@@ -95,11 +95,15 @@ async fn respond(request: Request<Incoming>, router: Router, names: Names) -> Re
             Err(never) => match never {},
         },
     };
-    let said = response.headers_mut();
+    close_to_pages(response.headers_mut());
+    response
+}
+
+/// Adds what every answer says, so that no page can show, run or keep it.
+pub fn close_to_pages(said: &mut HeaderMap) {
     for (name, value) in SAID {
         said.insert(name, HeaderValue::from_static(value));
     }
-    response
 }
 
 /// What every answer says, so that no page can show, run or keep it.
@@ -123,6 +127,17 @@ fn refusal(
     headers: &HeaderMap,
     names: Names,
 ) -> Option<(StatusCode, &'static str)> {
+    refusal_of(method, uri, headers, |_| names == Names::Any)
+}
+
+/// Why a request is not let in that a browser's page may have sent; `named` says which names beside addresses and
+/// `localhost` the endpoint goes by.
+pub fn refusal_of(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    named: impl Fn(&str) -> bool,
+) -> Option<(StatusCode, &'static str)> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -133,11 +148,15 @@ fn refusal(
     let target = uri
         .authority()
         .map(|authority| authority.as_str().as_bytes());
-    let foreign = [host, target]
+    let known = |host: &[u8]| {
+        let text = std::str::from_utf8(host).unwrap_or_default();
+        is_local(host) || named(text.rsplit_once(':').map_or(text, |(name, _)| name))
+    };
+    if [host, target]
         .into_iter()
         .flatten()
-        .any(|name| !is_local(name));
-    if names == Names::Local && foreign {
+        .any(|name| !known(name))
+    {
         let why =
             "this endpoint answers to addresses and to localhost only; ask for it by its address";
         return Some((StatusCode::FORBIDDEN, why));

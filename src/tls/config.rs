@@ -96,6 +96,25 @@ pub fn bootstrap_config(
     Ok(Arc::new(config))
 }
 
+/// For whoever asks the control plane's API: the server must be a control plane under the pinned root.
+/// `material` is shown where there is one.
+pub fn api_client_config(pin: &Pin, material: Option<&Material>) -> Result<ClientConfig, Error> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned::control_plane(pin.clone())));
+    let mut config = match material {
+        Some(material) => {
+            config.with_client_auth_cert(material.chain.clone(), material.key.clone_key())?
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = wire_names(&["http/1.1"]);
+    config.require_ems = true;
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
 fn wire_names(alpn: &[&str]) -> Vec<Vec<u8>> {
     alpn.iter().map(|name| name.as_bytes().to_vec()).collect()
 }

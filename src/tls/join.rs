@@ -31,37 +31,44 @@ impl JoinToken {
     }
 }
 
+/// Id, secret and fingerprint.
+pub(super) type Parts = (String, [u8; 32], Option<[u8; 32]>);
+
+/// Reads `PREFIX_ID_SECRET` or `PREFIX_ID_SECRET_FINGERPRINT`.
+pub(super) fn parts(text: &str, prefix: &'static str) -> Result<Parts, &'static str> {
+    let mut parts = text.trim().split('_');
+    if parts.next() != Some(prefix) {
+        return Err("it does not start with its prefix");
+    }
+    let id = parts
+        .next()
+        .filter(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        .ok_or("its id is not 12 hexadecimal digits")?;
+    let secret = parts
+        .next()
+        .and_then(unhex)
+        .ok_or("its secret is not 64 hexadecimal digits")?;
+    let root = match parts.next() {
+        None => None,
+        Some(root) => Some(unhex(root).ok_or("its fingerprint is not 64 hexadecimal digits")?),
+    };
+    if parts.next().is_some() {
+        return Err("it has more than four parts");
+    }
+    Ok((id.to_ascii_lowercase(), secret, root))
+}
+
 impl FromStr for JoinToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |reason| Error::Token { reason };
-        let mut parts = text.trim().split('_');
-        if parts.next() != Some("mj") {
-            return Err(wrong("it does not start with mj_"));
+        if !text.trim().starts_with("mj_") {
+            return Err(Error::Token {
+                reason: "it does not start with mj_",
+            });
         }
-        let id = parts
-            .next()
-            .filter(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
-            .ok_or_else(|| wrong("its id is not 12 hexadecimal digits"))?;
-        let secret = parts
-            .next()
-            .and_then(unhex)
-            .ok_or_else(|| wrong("its secret is not 64 hexadecimal digits"))?;
-        let root = match parts.next() {
-            None => None,
-            Some(root) => Some(
-                unhex(root).ok_or_else(|| wrong("its fingerprint is not 64 hexadecimal digits"))?,
-            ),
-        };
-        if parts.next().is_some() {
-            return Err(wrong("it has more than four parts"));
-        }
-        Ok(Self {
-            id: id.to_ascii_lowercase(),
-            secret,
-            root,
-        })
+        let (id, secret, root) = parts(text, "mj").map_err(|reason| Error::Token { reason })?;
+        Ok(Self { id, secret, root })
     }
 }
 

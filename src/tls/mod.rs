@@ -28,6 +28,7 @@
 //! All cryptography is aws-lc-rs, named explicitly, so that no process-wide default can change it;
 //! the hybrid post-quantum key exchange X25519MLKEM768 is offered first.
 
+pub mod access;
 pub mod ca_api;
 mod config;
 pub mod csr;
@@ -55,8 +56,10 @@ use thiserror::Error;
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
 
+pub use access::AccessToken;
 pub use config::{
-    Pin, bootstrap_config, client_config, server_config, server_config_optional_client,
+    Pin, api_client_config, bootstrap_config, client_config, server_config,
+    server_config_optional_client,
 };
 pub use csr::Request;
 pub use issuer::{Authority, Issued, KeyType};
@@ -219,6 +222,12 @@ pub enum Error {
     /// The text is not a join token.
     #[error("not a join token: {reason}")]
     Token {
+        /// Which part is wrong.
+        reason: &'static str,
+    },
+    /// The text is not a token for the API.
+    #[error("not a token for the API: {reason}")]
+    AccessToken {
         /// Which part is wrong.
         reason: &'static str,
     },

@@ -355,16 +355,25 @@ impl ClientCertVerifier for Trust {
     }
 }
 
-/// First contact: the root is known by fingerprint (or file), the server must be `principal`.
+/// First contact: the root is known by fingerprint (or file), the server must be `principal`; without one, the
+/// control plane of the trust domain that its certificate names, which the pinned root vouches for.
 #[derive(Debug)]
 pub(super) struct Pinned {
     pin: Pin,
-    principal: SpiffeId,
+    principal: Option<SpiffeId>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Pinned {
     pub(super) fn new(pin: Pin, principal: SpiffeId) -> Self {
+        Self::of(pin, Some(principal))
+    }
+
+    pub(super) fn control_plane(pin: Pin) -> Self {
+        Self::of(pin, None)
+    }
+
+    fn of(pin: Pin, principal: Option<SpiffeId>) -> Self {
         Self {
             pin,
             principal,
@@ -373,7 +382,17 @@ impl Pinned {
         }
     }
 
-    fn trust(&self, sent: &[CertificateDer<'_>]) -> Result<Trust, rustls::Error> {
+    fn trust(
+        &self,
+        leaf: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+    ) -> Result<Trust, rustls::Error> {
+        let principal = match &self.principal {
+            Some(principal) => principal.clone(),
+            None => name_of(leaf)
+                .map(|id| super::control_plane_id(&id.trust_domain))
+                .map_err(|_| Refusal::NotOneName(0))?,
+        };
         let pinned: Vec<CertificateDer<'_>> = match &self.pin {
             Pin::Roots(roots) => roots.clone(),
             Pin::Fingerprint(expected) => sent
@@ -385,12 +404,9 @@ impl Pinned {
         if pinned.is_empty() {
             return Err(Refusal::PinMissing.into());
         }
-        Trust::new(
-            &pinned,
-            &self.principal.trust_domain,
-            vec![self.principal.clone()],
-        )
-        .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
+        let domain = principal.trust_domain.clone();
+        Trust::new(&pinned, &domain, vec![principal])
+            .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
     }
 }
 
@@ -403,7 +419,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.trust(intermediates)?
+        self.trust(end_entity, intermediates)?
             .check(end_entity, intermediates, now, KeyUsage::server_auth())
             .map(|_| ServerCertVerified::assertion())
     }

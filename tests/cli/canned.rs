@@ -49,6 +49,7 @@ pub(crate) fn version() -> Version {
         trust_domain: "cluster.local".to_owned(),
         xds_address: "127.0.0.1:15010".to_owned(),
         tls_address: "127.0.0.1:15012".to_owned(),
+        api_address: None,
     }
 }
 

@@ -7,6 +7,12 @@ use super::run::Home;
 /// Every command that has a page, by the manual: a command that is forgotten here fails.
 const COMMANDS: &[&str] = &[
     "",
+    "access",
+    "access create",
+    "access grant",
+    "access list",
+    "access revoke",
+    "access whoami",
     "analyze",
     "apply",
     "authz",

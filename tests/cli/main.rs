@@ -22,6 +22,7 @@ mod manifests;
 mod mesh;
 mod plane;
 mod pipes;
+mod roles;
 mod run;
 mod surfaces;
 mod tables;

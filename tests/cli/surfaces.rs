@@ -185,12 +185,42 @@ fn web_pages_reach_no_endpoint_of_ours() {
 fn endpoints_of_ours_wait_for_nobody() {
     let home = Home::new();
     let stand = start(&home, &[]);
-    let (health, metrics) = (stand.health, stand.metrics);
-    // Beside each other, since both wait for times to be over.
-    std::thread::scope(|both| {
-        both.spawn(|| waits_for_nobody(health, "/ready"));
-        both.spawn(|| waits_for_nobody(metrics, "/metrics"));
+    let (health, metrics, tls) = (stand.health, stand.metrics, stand.tls);
+    // Beside each other, since all wait for times to be over.
+    std::thread::scope(|all| {
+        all.spawn(|| waits_for_nobody(health, "/ready"));
+        all.spawn(|| waits_for_nobody(metrics, "/metrics"));
+        all.spawn(|| lets_no_stranger_stay(tls));
     });
+}
+
+/// Whoever shows no certificate to the control port has a minute, and ten seconds to greet it.
+fn lets_no_stranger_stay(port: u16) {
+    let began = Instant::now();
+    let mut stranger = Command::new("openssl")
+        .args(["s_client", "-quiet", "-alpn", "h2", "-connect"])
+        .arg(format!("127.0.0.1:{port}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // A connection of HTTP/2 that asks for nothing.
+    let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stranger.stdin.as_mut().unwrap().write_all(begin).unwrap();
+    assert_eq!(raw(port, b""), "");
+    assert!(began.elapsed() < Duration::from_secs(25));
+    let ended = loop {
+        if stranger.try_wait().unwrap().is_some() {
+            break began.elapsed();
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(100),
+            "a stranger may stay"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(ended > Duration::from_secs(50), "{ended:?}");
 }
 
 fn waits_for_nobody(port: u16, path: &str) {
@@ -270,6 +300,82 @@ fn the_api_answers_its_own_user_only() {
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     assert_eq!(ask(65_534), "got  False\n");
     assert_eq!(ask(0), "got HTTP/1.1 200 True\n");
+}
+
+#[test]
+fn keys_and_tokens_lie_open_nowhere() {
+    let home = Home::new();
+    let stand = start(&home, &[]);
+    let (_proxy, _) = proxy(&home, &stand);
+    let token = stand.plane.token("reviews");
+    let secret = token.split('_').nth(2).unwrap();
+    // A token that was made, and the one that the proxy has joined with, is in no file of either.
+    let found = Command::new("grep")
+        .args(["-rlaE", secret])
+        .args([home.path(), home.beside("cart"), home.beside("control.log")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    // Every file with a key is for its user alone, and so are the directories above it.
+    let with_keys = until("the proxy's key", || {
+        let found = Command::new("grep")
+            .args(["-rlaE", "BEGIN ([A-Z]+ )?PRIVATE KEY"])
+            .args([home.path(), home.beside("cart")])
+            .output()
+            .unwrap();
+        let found = String::from_utf8(found.stdout).unwrap();
+        (found.lines().count() >= 2).then_some(found)
+    });
+    for path in with_keys.lines().map(Path::new) {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(path), 0o600, "{}", path.display());
+        assert_eq!(mode(path.parent().unwrap()), 0o700, "{}", path.display());
+    }
+    let mut names: Vec<_> = with_keys
+        .lines()
+        .filter_map(|path| path.rsplit('/').next())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["ca-key.pem", "identity.pem"]);
+}
+
+/// Begins HTTP/2 on a port of loopback as user `uid`, and says whether anything was answered.
+const BEGIN: &str = "\
+import os, socket, sys
+uid = int(sys.argv[2])
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+s = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20)
+try:
+    s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    print(len(s.recv(9)) > 0)
+except ConnectionError: print(False)
+";
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+fn xds_without_tls_answers_its_own_user_only() {
+    let home = Home::new();
+    let stand = start(&home, &[]);
+    let begin = |uid: u32| {
+        let asked = Command::new("python3")
+            .args(["-c", BEGIN, &stand.xds.to_string(), &uid.to_string()])
+            .output()
+            .unwrap();
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&asked.stdout),
+            String::from_utf8_lossy(&asked.stderr)
+        )
+    };
+    let own = nix::unistd::geteuid();
+    if !own.is_root() {
+        eprintln!("only root can be somebody else; not tried: another user at xDS without TLS");
+        return;
+    }
+    assert_eq!(begin(own.as_raw()), "True\n");
+    assert_eq!(begin(65_534), "False\n");
+    // Whoever was turned away has broken nothing.
+    assert_eq!(begin(own.as_raw()), "True\n");
 }
 
 /// All sockets below `dir`.

@@ -5,6 +5,8 @@
 //! test`. An input that a fuzzer finds becomes a file under `seeds/`, and so a regression test.
 //! Each function panics when something that must hold for every input does not.
 
+#[path = "api.rs"]
+mod asked;
 #[path = "hello.rs"]
 mod hello;
 #[path = "http1.rs"]
@@ -14,6 +16,8 @@ mod signed;
 
 use std::sync::Arc;
 
+#[allow(unused_imports, reason = "a fuzz target calls one function only")]
+pub(crate) use asked::api;
 #[allow(unused_imports, reason = "a fuzz target calls one function only")]
 pub(crate) use hello::hellos;
 #[allow(unused_imports, reason = "a fuzz target calls one function only")]
@@ -31,7 +35,7 @@ use meshctl::net::proxy_protocol::{self, Parsed};
 use meshctl::resource::{Instances, collect, lower, parse};
 use meshctl::tls::issuer::request_key;
 use meshctl::tls::material::{certificate_pem, certificates, validity};
-use meshctl::tls::{JoinToken, Material, peer_id};
+use meshctl::tls::{AccessToken, JoinToken, Material, peer_id};
 use meshctl::xds::{Kind, Snapshot, decode, encode};
 use rustls_pki_types::CertificateDer;
 #[allow(unused_imports, reason = "a fuzz target calls one function only")]
@@ -56,6 +60,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("introductions", introductions),
     ("hellos", hellos),
     ("tokens", tokens),
+    ("api", api),
 ];
 
 /// Names that are accepted are written as they are read: nothing is lost, nothing is added.
@@ -313,6 +318,15 @@ pub(crate) fn peers(data: &[u8]) {
         assert_eq!(written, text.trim().to_ascii_lowercase());
         let again = written.parse::<JoinToken>().ok();
         assert_eq!(again.map(|again| again.secret), Some(token.secret));
+        assert!(
+            text.parse::<AccessToken>().is_err(),
+            "a token is of one kind"
+        );
+    }
+    if let Ok(token) = text.parse::<AccessToken>() {
+        let written = token.to_string();
+        assert_eq!(written, text.trim().to_ascii_lowercase());
+        assert_eq!(written.parse().ok(), Some(token));
     }
 }
 

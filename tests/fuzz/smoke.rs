@@ -128,6 +128,11 @@ fn tokens() {
 }
 
 #[test]
+fn api() {
+    run("api", 1000);
+}
+
+#[test]
 fn xds() {
     run("xds", 2000);
 }

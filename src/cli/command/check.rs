@@ -189,10 +189,11 @@ fn home_section(cx: &Context) -> CheckSection {
         }
     }
     // Unix sockets take 107 bytes; said now rather than when the control plane starts.
-    if cx.client.socket().as_os_str().len() > 107 {
+    let socket = cx.settings.socket();
+    if socket.as_os_str().len() > 107 {
         checks.push(failed(
             "the socket's path is short enough",
-            format!("{} has more than 107 bytes", cx.client.socket().display()),
+            format!("{} has more than 107 bytes", socket.display()),
             "choose a shorter --home",
         ));
     }

@@ -1,7 +1,7 @@
 //! `control-plane`: runs the control plane in the foreground.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::logging;
 use crate::cli::parse;
+use crate::control::serve_api::ApiOptions;
 use crate::control::trust::CaOptions;
 use crate::control::{self, ControlOptions};
 use crate::rt::{Drain, Wall};
@@ -26,6 +27,7 @@ Examples:
   meshctl control-plane --source kubernetes   follows a cluster
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
   meshctl control-plane --ca-certs ./cacerts  signs below your own root
+  meshctl control-plane --api-address 0.0.0.0:15443   serves the API, too
 
 It is ready when `meshctl check` says so.
 Ctrl-C or SIGTERM ends it; proxies go on with what they have.")]
@@ -42,6 +44,13 @@ pub(crate) struct Args {
     /// Port on loopback that answers /ready; the API itself is a Unix socket [default: 15080]
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
+    /// Serve the API over TLS, too, for who was let in with `meshctl access`
+    /// [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    api_address: Option<SocketAddr>,
+    /// A name by which the API is asked for, besides addresses; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = crate::cli::parse::name)]
+    api_name: Vec<String>,
     /// Port on loopback for metrics [default: 15014]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
@@ -90,6 +99,8 @@ pub(crate) struct Options {
     pub(crate) tls_port: u16,
     pub(crate) api_port: u16,
     pub(crate) metrics_port: u16,
+    /// Where the API is served over TLS.
+    pub(crate) api: Option<ApiOptions>,
     /// Workloads refuse plaintext unless a policy says otherwise.
     pub(crate) strict: bool,
     pub(crate) sources: Vec<Source>,
@@ -132,6 +143,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         tls_port: port(args.tls_port, "tlsPort", 15_012),
         api_port: port(args.api_port, "apiPort", 15_080),
         metrics_port: port(args.metrics_port, "metricsPort", 15_014),
+        api: api(args.api_address, args.api_name, &installed),
         strict: installed.value("mtls") == Some("strict"),
         sources: args.source,
         kubeconfig: cx.settings.environment.kubeconfig.clone(),
@@ -141,6 +153,17 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     };
     serve(options, logging::asked_to_end()).await?;
     Ok(Exit::Ok)
+}
+
+/// Where the API is served over TLS, as flags and settings say.
+fn api(typed: Option<SocketAddr>, names: Vec<String>, installed: &Installed) -> Option<ApiOptions> {
+    let set = || installed.value("apiAddress")?.parse().ok();
+    let names = match (names.is_empty(), installed.value("apiNames")) {
+        (true, Some(set)) => set.split(',').map(str::to_owned).collect(),
+        _ => names,
+    };
+    let address = typed.or_else(set)?;
+    Some(ApiOptions { address, names })
 }
 
 /// Serves until `end` resolves.
@@ -166,6 +189,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         tls_port: options.tls_port,
         metrics_port: options.metrics_port,
         health_port: options.api_port,
+        api: options.api,
         trust_domain: options.trust_domain,
         strict: options.strict,
         sources: directories,

@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and what it finds out or does.
 
+pub(crate) mod access;
 pub(crate) mod analyze;
 pub(crate) mod apply;
 pub(crate) mod authz;

@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::api::Version;
-use crate::cli::client::path;
+use crate::cli::client::{Client, path};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
@@ -129,7 +129,9 @@ async fn nothing_runs(cx: &Context) -> Result<(), CliError> {
         ))
         .hint("end them with `meshctl down`"));
     }
-    match cx.client.get::<Version>(&path(&["version"], &[])).await {
+    // The one of this home, whichever is asked otherwise.
+    let own = Client::new(cx.settings.socket());
+    match own.get::<Version>(&path(&["version"], &[])).await {
         Err(CliError::Unreachable { source, .. })
             if matches!(
                 source.kind(),

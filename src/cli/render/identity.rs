@@ -133,6 +133,10 @@ fn event(event: AuditEvent) -> &'static str {
         AuditEvent::TokenRefused => "token refused",
         AuditEvent::TokenRevoked => "token revoked",
         AuditEvent::RootRotated => "root rotated",
+        AuditEvent::AccessGranted => "access granted",
+        AuditEvent::AccessRevoked => "access revoked",
+        AuditEvent::AccessRefused => "access refused",
+        AuditEvent::ApiWrite => "api write",
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns how things look; computes nothing about the mesh. Every report that the API answers with
 //! implements [`Render`] here, one file a part of the API, so that all of them obey `-o` alike.
 
+mod access;
 pub(crate) mod analysis;
 mod authz;
 pub(crate) mod canary;

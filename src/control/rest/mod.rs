@@ -1,16 +1,18 @@
-//! The REST API: JSON over HTTP, on a Unix socket of mode 0600.
+//! The REST API: JSON over HTTP, on a Unix socket of mode 0600, and over TLS where that is asked for.
 //!
 //! Owns paths, parameters and statuses; what is answered is computed by the index, the hub, the
-//! series and `report`. Instances elsewhere reach [`registry_routes`] over mutual TLS, where each
+//! series and `report`; who may ask what stands in [`roles`]. Instances elsewhere reach [`registry_routes`] over mutual TLS, where each
 //! may speak for itself only.
 
+mod access;
 mod authz;
 mod canaries;
 mod changes;
 mod edges;
 mod faults;
-pub(super) mod peer;
+pub mod peer;
 mod registry;
+pub mod roles;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -19,14 +21,15 @@ use std::time::Duration;
 
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::aggregate::{self, GroupBy};
+use crate::api::access::Role;
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
 use crate::api::{PREFIX, Problem, Reason, Version, proxies};
@@ -54,7 +57,7 @@ type Answer<T> = Result<Json<T>, Refused>;
 
 /// A problem as a response.
 #[derive(Debug)]
-struct Refused(Problem);
+pub(super) struct Refused(pub(super) Problem);
 
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
@@ -66,67 +69,92 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status =
             StatusCode::from_u16(self.0.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self.0)).into_response()
+        let challenge = status == StatusCode::UNAUTHORIZED;
+        let mut response = (status, Json(self.0)).into_response();
+        if challenge {
+            let bearer = HeaderValue::from_static("Bearer realm=\"meshctl\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        response
     }
 }
 
-/// Everything, for the owner of the Unix socket.
-pub fn router(control: Arc<Control>) -> Router {
-    let api = Router::new()
-        .route("/ready", get(ready))
-        .route("/version", get(version))
-        .route("/resources", post(apply))
-        .route("/resources/{kind}", get(list))
-        .route("/resources/{kind}/{namespace}/{name}", delete(remove))
-        .route("/history", get(changes::history))
-        .route("/diff", post(changes::diff))
-        .route("/rollback", post(changes::rollback))
-        .route("/findings", get(findings))
-        .route("/analyze", post(changes::analyze))
-        .route("/services", get(list_services))
-        .route("/endpoints", get(list_endpoints))
-        .route("/proxies", get(list_proxies))
-        .route("/proxies/{name}/config/{what}", get(config))
-        .route("/routes", get(list_routes))
-        .route("/routes/explain", post(explain))
-        .route("/authz/check", post(authz::check))
-        .route("/authz/suggest", get(authz::suggest))
-        .route("/canaries", get(canaries::canaries))
-        .route(
+/// All routes below the prefix; `roles` says for whom each is.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
+    vec![
+        ("/ready", get(ready)),
+        ("/version", get(version)),
+        ("/resources", post(apply)),
+        ("/resources/{kind}", get(list)),
+        ("/resources/{kind}/{namespace}/{name}", delete(remove)),
+        ("/history", get(changes::history)),
+        ("/diff", post(changes::diff)),
+        ("/rollback", post(changes::rollback)),
+        ("/findings", get(findings)),
+        ("/analyze", post(changes::analyze)),
+        ("/services", get(list_services)),
+        ("/endpoints", get(list_endpoints)),
+        ("/proxies", get(list_proxies)),
+        ("/proxies/{name}/config/{what}", get(config)),
+        ("/routes", get(list_routes)),
+        ("/routes/explain", post(explain)),
+        ("/authz/check", post(authz::check)),
+        ("/authz/suggest", get(authz::suggest)),
+        ("/canaries", get(canaries::canaries)),
+        (
             "/canaries/{namespace}/{service}",
             get(canaries::canary_status).post(canaries::canary_set),
-        )
-        .route("/faults", get(faults::list))
-        .route(
+        ),
+        ("/faults", get(faults::list)),
+        (
             "/faults/{namespace}/{service}",
             post(faults::inject).delete(faults::clear),
-        )
-        .route("/stats", get(stats))
-        .route("/edges", get(edges::edges))
-        .route("/tokens", get(trust::tokens).post(trust::token))
-        .route("/tokens/{id}", delete(trust::revoke_token))
-        .route("/audit", get(trust::audit))
-        .route("/identities", post(trust::identity))
-        .route("/trust", get(trust::report))
-        .route("/trust/rotation", post(trust::rotate))
-        .route("/trust/revocations", post(trust::revoke))
-        .route("/check", get(run_check))
-        .route(
+        ),
+        ("/stats", get(stats)),
+        ("/edges", get(edges::edges)),
+        ("/tokens", get(trust::tokens).post(trust::token)),
+        ("/tokens/{id}", delete(trust::revoke_token)),
+        ("/audit", get(trust::audit)),
+        ("/identities", post(trust::identity)),
+        ("/trust", get(trust::report)),
+        ("/trust/rotation", post(trust::rotate)),
+        ("/trust/revocations", post(trust::revoke)),
+        ("/access", get(access::list)),
+        ("/access/self", get(access::who)),
+        ("/access/tokens", post(access::create)),
+        ("/access/grants", post(access::grant)),
+        ("/access/{id}", delete(access::revoke)),
+        ("/check", get(run_check)),
+        (
             "/registry/instances",
             get(registry::list_instances).post(registry::register),
-        )
-        .route(
+        ),
+        (
             "/registry/instances/{namespace}/{name}",
             delete(registry::deregister),
-        )
-        .route(
+        ),
+        (
             "/registry/instances/{namespace}/{name}/heartbeat",
             put(registry::heartbeat),
-        );
+        ),
+    ]
+}
+
+/// Everything, for whoever is named by a [`peer::Peer`] in each request's connection.
+pub fn router(control: Arc<Control>) -> Router {
+    let api = routes()
+        .into_iter()
+        .fold(Router::new(), |api, (path, handlers)| {
+            api.route(path, handlers)
+        });
+    let guard = axum::middleware::from_fn_with_state(Arc::clone(&control), roles::guard);
     Router::new()
         .route("/ready", get(ready))
         .nest(PREFIX, api)
         .fallback(missing)
+        .layer(guard)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(control)
 }
@@ -160,6 +188,7 @@ async fn version(State(control): Shared) -> Json<Version> {
         trust_domain: control.trust.authority().trust_domain().to_owned(),
         xds_address: control.xds_address.to_string(),
         tls_address: control.tls_address.to_string(),
+        api_address: control.api_address.map(|address| address.to_string()),
     })
 }
 
@@ -225,6 +254,7 @@ async fn list(
     State(control): Shared,
     Path(kind): Path<String>,
     Query(parameters): Parameters,
+    ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Answer<Vec<crate::api::resources::ResourceReport>> {
     let kind = kind_of(&kind)?;
     let parameter = |name: &str| {
@@ -236,7 +266,28 @@ async fn list(
     // A name is looked up in a namespace also where the kind has none.
     let namespace = parameter("namespace").filter(|_| resource::namespaced(kind));
     let found = control.index.objects(kind, namespace, parameter("name"));
-    Ok(Json(found.await))
+    let mut found = found.await;
+    if kind == "Secret" && peer.role() < Role::Owner {
+        found
+            .iter_mut()
+            .for_each(|report| without_secrets(&mut report.object));
+    }
+    Ok(Json(found))
+}
+
+/// Takes the values out of a Secret: keys of gateways do not leave the machine by the API.
+fn without_secrets(object: &mut serde_json::Value) {
+    for part in ["data", "stringData"] {
+        let values = object.get_mut(part).and_then(|part| part.as_object_mut());
+        for (_, value) in values.into_iter().flatten() {
+            *value = "***".into();
+        }
+    }
+    // What kubectl notes of an object is the object again.
+    let noted = object.pointer_mut("/metadata/annotations");
+    if let Some(noted) = noted.and_then(|noted| noted.as_object_mut()) {
+        noted.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
 }
 
 async fn remove(

@@ -1,20 +1,25 @@
-//! Who is at the other end of the API's socket: the kernel says, not the request.
+//! Who asks: on the API's socket the kernel says, over TCP a token or a certificate, never the request.
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use nix::unistd::{Uid, User};
 
+use crate::api::access::Role;
 use crate::net::pages::OwnersOnly;
 
-/// The user of the process that connected.
+/// The user of the process that connected, the bearer of a token, or an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Peer(String);
+pub struct Peer {
+    name: String,
+    role: Role,
+}
 
 impl Connected<IncomingStream<'_, OwnersOnly>> for Peer {
     fn connect_info(stream: IncomingStream<'_, OwnersOnly>) -> Self {
         // Without credentials (there are always some on Linux) nobody is named.
         let uid = stream.io().peer_cred().map(|peer| peer.uid());
-        Self(uid.map_or_else(|_| "unknown".to_owned(), name))
+        let name = uid.map_or_else(|_| "unknown".to_owned(), name);
+        Self::new(&name, Role::Owner)
     }
 }
 
@@ -25,6 +30,19 @@ fn name(uid: u32) -> String {
 }
 
 impl Peer {
+    /// Who has proven to be `name`.
+    pub fn new(name: &str, role: Role) -> Self {
+        Self {
+            name: name.to_owned(),
+            role,
+        }
+    }
+
+    /// What they may do.
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
     /// Who it is, and for whom it says that it asks, if that is another.
     pub(super) fn for_whom(&self, claimed: &str) -> String {
         let claimed: String = claimed
@@ -32,10 +50,10 @@ impl Peer {
             .filter(|c| !c.is_control())
             .take(64)
             .collect();
-        if claimed.is_empty() || claimed == self.0 {
-            self.0.clone()
+        if claimed.is_empty() || claimed == self.name {
+            self.name.clone()
         } else {
-            format!("{} for {claimed}", self.0)
+            format!("{} for {claimed}", self.name)
         }
     }
 }
@@ -46,7 +64,7 @@ mod tests {
 
     #[test]
     fn what_is_claimed_never_takes_the_place_of_what_is_proven() {
-        let peer = Peer("root".to_owned());
+        let peer = Peer::new("root", Role::Owner);
         assert_eq!(peer.for_whom(""), "root");
         assert_eq!(peer.for_whom("root"), "root");
         assert_eq!(peer.for_whom("anna\n"), "root for anna");

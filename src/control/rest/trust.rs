@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Query, State};
 
+use crate::api::access::Role;
 use crate::api::identity::{
     AuditEntry, IdentityReport, IdentityRequest, RevocationReport, RevocationRequest,
     RotationPhase, RotationRequest, RotationStep, TokenEntry, TokenReport, TokenRequest,
@@ -60,6 +61,10 @@ pub(super) async fn token(
     Json(request): Json<TokenRequest>,
 ) -> Answer<TokenReport> {
     let by = peer.for_whom("");
+    if peer.role() < Role::Owner {
+        let (namespace, account) = (&request.namespace, &request.service_account);
+        control.trust.not_of_access(namespace, account)?;
+    }
     Ok(Json(control.trust.create_token(request, &by).await?))
 }
 
@@ -84,6 +89,10 @@ pub(super) async fn identity(
     Json(request): Json<IdentityRequest>,
 ) -> Answer<IdentityReport> {
     let by = peer.for_whom("");
+    if peer.role() < Role::Owner {
+        let (namespace, account) = (&request.namespace, &request.service_account);
+        control.trust.not_of_access(namespace, account)?;
+    }
     Ok(Json(control.trust.issue(&request, &by).await?))
 }
 

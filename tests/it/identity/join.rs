@@ -71,6 +71,8 @@ impl Control {
             revoked: Arc::new(|_| false),
             changed: tokio::sync::watch::channel(0).1,
             lifetime,
+            names: serve_tls::ServerNames::default(),
+            alpn: &["h2"],
             strangers,
             wall: Wall::System,
         };
