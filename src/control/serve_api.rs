@@ -200,7 +200,8 @@ impl Drop for Seat {
 async fn answer(server: &Arc<Server>, tcp: TcpStream, from: SocketAddr) {
     let acceptor = TlsAcceptor::from(Arc::<ServerConfig>::clone(&server.config.load()));
     let revoked = (Arc::clone(&server.revoked), LIFE);
-    let shaken = serve_tls::handshake(acceptor, tcp, revoked);
+    // Its places are taken already, by address.
+    let shaken = serve_tls::handshake(acceptor, tcp, revoked, None);
     let connection = match tokio::time::timeout(serve_tls::HANDSHAKE, shaken).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {

@@ -120,7 +120,7 @@ pub struct ControlConnection {
     key: u64,
     revoked: RevokedFn,
     /// Its place among all connections, and among those of strangers.
-    _places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _places: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
     /// The end of a connection on which no certificate was shown.
     end: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -274,7 +274,7 @@ async fn accept(
         let unnamed = Arc::clone(&unnamed);
         tasks.spawn("control-handshake", async move {
             let _permit = permit;
-            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, (revoked, strangers), (place, unnamed))).await;
+            let shaken = tokio::time::timeout(HANDSHAKE, handshake(acceptor, tcp, (revoked, strangers), Some((place, unnamed)))).await;
             match shaken {
                 Ok(Ok(connection)) => {
                     if ready.send(Ok(connection)).await.is_err() {
@@ -296,25 +296,29 @@ fn places(files: Option<u64>) -> (usize, usize) {
     (all, (all / 4).clamp(4, MOST_STRANGERS))
 }
 
+/// Proves who calls, or that nobody says so. `places` are its own and those of strangers, where they are counted.
 pub(super) async fn handshake(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
     (revoked, strangers): (RevokedFn, Duration),
-    (place, unnamed): (OwnedSemaphorePermit, Arc<Semaphore>),
+    places: Option<(OwnedSemaphorePermit, Arc<Semaphore>)>,
 ) -> io::Result<ControlConnection> {
     tcp.set_nodelay(true)?;
     let io = acceptor.accept(tcp).await?;
     let peer = PeerIdentity::of(io.get_ref().1.peer_certificates());
-    let stranger = match peer.id {
-        Some(_) => None,
+    let stranger = match (&places, &peer.id) {
         // Members' places are not for strangers to take.
-        None => Some(unnamed.try_acquire_owned().map_err(|_| {
-            let reason = "too many connections without a certificate";
-            io::Error::new(io::ErrorKind::QuotaExceeded, reason)
-        })?),
+        (Some((_, unnamed)), None) => {
+            let place = Arc::clone(unnamed).try_acquire_owned();
+            Some(place.map_err(|_| {
+                let reason = "too many connections without a certificate";
+                io::Error::new(io::ErrorKind::QuotaExceeded, reason)
+            })?)
+        }
+        _ => None,
     };
     Ok(ControlConnection {
-        _places: (place, stranger),
+        _places: (places.map(|(place, _)| place), stranger),
         io,
         end: peer
             .id
