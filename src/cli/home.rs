@@ -138,13 +138,14 @@ pub(crate) fn check_value(key: &str, value: &str) -> Result<(), CliError> {
             Ok(_) => Ok(()),
             Err(_) => wrong("ADDRESS:PORT"),
         },
-        "apiNames" => match value
-            .split(',')
-            .all(|name| super::parse::name(name).is_ok())
+        "apiNames"
+            if value
+                .split(',')
+                .all(|name| super::parse::name(name).is_ok()) =>
         {
-            true => Ok(()),
-            false => wrong("DNS names with commas between"),
-        },
+            Ok(())
+        }
+        "apiNames" => wrong("DNS names with commas between"),
         "mtls" if matches!(value, "strict" | "permissive") => Ok(()),
         "mtls" => wrong("strict or permissive"),
         "logLevel" if matches!(value, "error" | "warn" | "info" | "debug" | "trace") => Ok(()),

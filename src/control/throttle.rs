@@ -59,16 +59,13 @@ impl Throttle {
 
 /// Whoever has one address of a network of IPv6 has all of it.
 pub(super) fn whole(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => v4.into(),
-            None => {
-                let bits = v6.to_bits() & !u128::from(u64::MAX);
-                IpAddr::V6(bits.into())
-            }
-        },
-        v4 @ IpAddr::V4(_) => v4,
-    }
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    v6.to_ipv4_mapped().map_or_else(
+        || IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        IpAddr::V4,
+    )
 }
 
 #[cfg(test)]

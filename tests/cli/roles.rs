@@ -118,7 +118,7 @@ impl<'h> Stand<'h> {
     }
 
     /// Runs a command against the API over TCP from a home in which nothing is installed.
-    fn from_afar(&self, args: &[&str], flags: &[&str]) -> Outcome {
+    fn asks_afar(&self, args: &[&str], flags: &[&str]) -> Outcome {
         let api = format!("127.0.0.1:{}", self.port);
         let all = [&["--api", &api], flags, args].concat();
         let mut command = self.home.command(&all);
@@ -340,7 +340,13 @@ fn tokens_end_are_revoked_and_outlive_restarts() {
         .run(&["token", "create", "-q", "--service-account", "a"])
         .exits(0)
         .stdout;
-    for bad in [&other[..other.len() / 2], &mixed, join.trim(), "", "x"] {
+    for bad in [
+        other.get(..other.len() / 2).unwrap(),
+        &mixed,
+        join.trim(),
+        "",
+        "x",
+    ] {
         refused(services(&stand, bad), 401, "unauthenticated");
     }
     let basic = format!("Authorization: Basic {other}");
@@ -486,7 +492,7 @@ fn nothing_but_tls_is_spoken_and_the_server_proves_itself() {
         "--api-ca",
         wrong.to_str().unwrap(),
     ];
-    let said = stand.from_afar(&["services"], &flags).exits(4);
+    let said = stand.asks_afar(&["services"], &flags).exits(4);
     assert!(
         said.stderr.contains("was not issued by the mesh's root"),
         "{said}"
@@ -525,7 +531,7 @@ fn nothing_but_tls_is_spoken_and_the_server_proves_itself() {
     };
     let ca = ["--api-token-file", "token", "--api-ca", root];
     for flags in [&ca[..2], &ca] {
-        let said = false_one.from_afar(&["services"], flags).exits(4);
+        let said = false_one.asks_afar(&["services"], flags).exits(4);
         assert!(said.stderr.contains("sa/cart, expected"), "{said}");
     }
     server.kill().unwrap();
@@ -547,12 +553,12 @@ fn commands_ask_a_control_plane_elsewhere() {
         ["--api-token-file", "operator"],
     );
     let me = stand
-        .from_afar(&["access", "whoami", "-o", "json"], &viewer_file)
+        .asks_afar(&["access", "whoami", "-o", "json"], &viewer_file)
         .exits(0)
         .json();
     assert_eq!(me["role"], "viewer");
     let said = stand
-        .from_afar(&["apply", "-f", "shop.yaml"], &viewer_file)
+        .asks_afar(&["apply", "-f", "shop.yaml"], &viewer_file)
         .exits(1);
     assert!(said.stderr.contains("is for an operator"), "{said}");
     assert!(
@@ -561,7 +567,7 @@ fn commands_ask_a_control_plane_elsewhere() {
         "{said}"
     );
     stand
-        .from_afar(&["apply", "-f", "shop.yaml"], &operator_file)
+        .asks_afar(&["apply", "-f", "shop.yaml"], &operator_file)
         .exits(0);
     let root = stand.root();
     let ca = [
@@ -572,7 +578,7 @@ fn commands_ask_a_control_plane_elsewhere() {
     ];
     assert!(
         stand
-            .from_afar(&["services"], &ca)
+            .asks_afar(&["services"], &ca)
             .exits(0)
             .stdout
             .contains("shop")
@@ -589,7 +595,7 @@ fn commands_ask_a_control_plane_elsewhere() {
     let identity = ["--api-identity", dir.to_str().unwrap()];
     assert!(
         stand
-            .from_afar(&["services"], &identity)
+            .asks_afar(&["services"], &identity)
             .exits(0)
             .stdout
             .contains("shop")
@@ -611,7 +617,7 @@ fn commands_ask_a_control_plane_elsewhere() {
         ),
         (&["--api-token-file", "missing"][..], "cannot read missing"),
     ] {
-        let said = stand.from_afar(&["services"], flags);
+        let said = stand.asks_afar(&["services"], flags);
         assert!(
             said.stderr.contains(words) && !said.stderr.contains(&viewer),
             "{flags:?} {said}"
@@ -627,7 +633,7 @@ fn commands_ask_a_control_plane_elsewhere() {
         port: free(),
         metrics: 0,
     };
-    let said = nobody.from_afar(&["services"], &viewer_file).exits(4);
+    let said = nobody.asks_afar(&["services"], &viewer_file).exits(4);
     assert!(
         said.stderr.contains("does not answer on 127.0.0.1:"),
         "{said}"

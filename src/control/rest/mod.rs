@@ -268,9 +268,9 @@ async fn list(
     let found = control.index.objects(kind, namespace, parameter("name"));
     let mut found = found.await;
     if kind == "Secret" && peer.role() < Role::Owner {
-        found
-            .iter_mut()
-            .for_each(|report| without_secrets(&mut report.object));
+        for report in &mut found {
+            without_secrets(&mut report.object);
+        }
     }
     Ok(Json(found))
 }
