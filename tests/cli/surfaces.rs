@@ -210,17 +210,14 @@ fn lets_no_stranger_stay(port: u16) {
     stranger.stdin.as_mut().unwrap().write_all(begin).unwrap();
     assert_eq!(raw(port, b""), "");
     assert!(began.elapsed() < Duration::from_secs(25));
-    let ended = loop {
-        if stranger.try_wait().unwrap().is_some() {
-            break began.elapsed();
-        }
+    // Before the minute is over, who answers no ping is taken for gone.
+    while stranger.try_wait().unwrap().is_none() {
         assert!(
-            began.elapsed() < Duration::from_secs(100),
+            began.elapsed() < Duration::from_secs(75),
             "a stranger may stay"
         );
         std::thread::sleep(Duration::from_millis(100));
-    };
-    assert!(ended > Duration::from_secs(50), "{ended:?}");
+    }
 }
 
 fn waits_for_nobody(port: u16, path: &str) {
@@ -248,7 +245,7 @@ fn waits_for_nobody(port: u16, path: &str) {
 
 /// Connects to a Unix socket as user `uid`, asks for the version, and says what came.
 const ASK: &str = "\
-import os, socket, sys
+import encodings.idna, os, socket, sys  # the first while its file may be read
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 s = socket.socket(socket.AF_UNIX); s.settimeout(20)
 try:
@@ -341,7 +338,7 @@ fn keys_and_tokens_lie_open_nowhere() {
 
 /// Begins HTTP/2 on a port of loopback as user `uid`, and says whether anything was answered.
 const BEGIN: &str = "\
-import os, socket, sys
+import encodings.idna, os, socket, sys  # the first while its file may be read
 uid = int(sys.argv[2])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
 s = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20)

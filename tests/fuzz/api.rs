@@ -100,7 +100,10 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        self.runtime.block_on(self.tasks.end());
+        // As its thread ends, what a runtime keeps there may be gone already.
+        std::thread::scope(|all| {
+            all.spawn(|| self.runtime.block_on(self.tasks.end()));
+        });
         let _removed = std::fs::remove_dir_all(&self.dir).is_ok();
     }
 }
