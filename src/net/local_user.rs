@@ -7,6 +7,9 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// The state of a connection that neither end has closed, as the kernel's list has it.
+const ESTABLISHED: &str = "01";
+
 /// The number of the user whose socket is bound to `peer` and connected to `own`; `None` when there is none here,
 /// as when it was closed meanwhile or is on another machine. Reads a list of all sockets, so it blocks.
 pub fn user_of(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
@@ -32,8 +35,12 @@ fn find(list: &str, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
         if address(local)? != peer || address(remote)? != own {
             return None;
         }
-        // state, queues, timer, retransmissions, user
-        words.nth(4)?.parse().ok()
+        // Whoever closed its end at once is listed without its user, as root.
+        if words.next()? != ESTABLISHED {
+            return None;
+        }
+        // queues, timer, retransmissions, user
+        words.nth(3)?.parse().ok()
     })
 }
 
@@ -85,7 +92,9 @@ mod tests {
             let nobody = SocketAddr::new(peer.ip(), 1);
             assert_eq!(user_of(nobody, own).unwrap(), None);
             assert_eq!(user_of(peer, nobody).unwrap(), None);
+            // Of one that was closed the kernel knows no user any more, and lists root.
             drop(called);
+            assert_eq!(user_of(peer, own).unwrap(), None, "{at}");
         }
     }
 
