@@ -175,7 +175,7 @@ fn name_of(policy: &Authorization, index: usize) -> String {
 }
 
 /// What `policies` come to: at most one for each action, in the order in which they are judged. Those that
-/// ask somebody outside are not among them, see [`asked`].
+/// ask somebody outside are not among them, see [`ask::asked`].
 pub fn compile(policies: &[&Authorization], at: At<'_>) -> Vec<Rbac> {
     let of = |action: PolicyAction, dry: bool| {
         let mut some = false;
