@@ -6,11 +6,10 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use meshctl::net::{BindOptions, bind};
+use hyper_util::rt::TokioIo;
+use meshctl::net::{BindOptions, ConnectOptions, bind, connect};
 use meshctl::rt::Tasks;
 
 /// A server that answers every request with `name`.
@@ -42,41 +41,75 @@ pub(crate) fn backend(name: &'static str, tasks: &Tasks) -> SocketAddr {
     address
 }
 
-/// A caller with connections of its own.
+/// A caller whose calls go one after another through one connection, so that one worker serves them
+/// all: shares are exact for every worker, and over several of them within a call only.
 pub(crate) struct Caller {
-    client: Client<HttpConnector, Full<Bytes>>,
+    connection: tokio::sync::Mutex<Option<SendRequest<Full<Bytes>>>>,
     to: SocketAddr,
+    tasks: Tasks,
 }
 
 impl Caller {
     pub(crate) fn new(to: SocketAddr) -> Self {
         Self {
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            connection: tokio::sync::Mutex::new(None),
             to,
+            tasks: Tasks::new(),
         }
     }
 
     /// Status and body.
     pub(crate) async fn get(&self, host: &str, path: &str) -> Result<(u16, String), String> {
-        let request = hyper::Request::get(format!("http://{}{path}", self.to))
+        let request = hyper::Request::get(path)
             .header("host", host)
             .body(Full::default())
             .unwrap();
-        let response = self
-            .client
-            .request(request)
-            .await
-            .map_err(|e| e.to_string())?;
+        let mut connection = self.connection.lock().await;
+        // It may have been closed meanwhile, and then another one is opened.
+        let open = match connection.take() {
+            Some(mut kept) => kept.ready().await.is_ok().then_some(kept),
+            None => None,
+        };
+        let mut sender = match open {
+            Some(kept) => kept,
+            None => self.connect().await?,
+        };
+        let sent = match sender.try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut unsent) => match unsent.take_message() {
+                Some(request) => {
+                    sender = self.connect().await?;
+                    sender.send_request(request).await
+                }
+                None => Err(unsent.into_error()),
+            },
+        };
+        let response = sent.map_err(|e| e.to_string())?;
         let status = response.status().as_u16();
         let body = response
             .into_body()
             .collect()
             .await
             .map_err(|e| e.to_string())?;
+        *connection = Some(sender);
         Ok((
             status,
             String::from_utf8_lossy(&body.to_bytes()).into_owned(),
         ))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        let io = connect(self.to, ConnectOptions::default())
+            .await
+            .map_err(|e| e.to_string())?;
+        let (sender, connection) = handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| e.to_string())?;
+        self.tasks.spawn("caller", async move {
+            // The sender says why a call failed.
+            let _ended = connection.await.is_ok();
+        });
+        Ok(sender)
     }
 
     /// How often which backend answered; anything but 200 counts as its status.
