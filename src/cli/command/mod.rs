@@ -7,6 +7,7 @@ pub(crate) mod authz;
 pub(crate) mod canary;
 mod carry;
 pub(crate) mod check;
+pub(crate) mod cluster;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod control_plane;
