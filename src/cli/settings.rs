@@ -22,6 +22,15 @@ impl std::fmt::Debug for ApiToken {
     }
 }
 
+/// The pod that we run in, as its manifest says by the downward API.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pod {
+    /// `POD_NAME`.
+    pub(crate) name: Option<String>,
+    /// `POD_NAMESPACE`.
+    pub(crate) namespace: Option<String>,
+}
+
 /// The variables that mean something to us, read once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
@@ -40,6 +49,7 @@ pub(crate) struct Environment {
     pub(crate) path: Option<OsString>,
     /// `KUBECONFIG`, which may name several files, else the one in the home directory if it is there.
     pub(crate) kubeconfig: Vec<PathBuf>,
+    pub(crate) pod: Pod,
     pub(crate) rust_log: Option<String>,
     pub(crate) no_color: bool,
     pub(crate) clicolor_force: bool,
@@ -75,6 +85,10 @@ impl Environment {
                     .filter(|path| path.is_file())
                     .into_iter()
                     .collect(),
+            },
+            pod: Pod {
+                name: text("POD_NAME"),
+                namespace: text("POD_NAMESPACE"),
             },
             rust_log: text("RUST_LOG"),
             no_color: raw("NO_COLOR").is_some(),

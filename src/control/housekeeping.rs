@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Control, ControlOptions, apply, registry, series};
+use super::policies::apply;
+use super::{Control, ControlOptions, registry, series};
 use crate::rt::Tasks;
 use crate::source::files;
 

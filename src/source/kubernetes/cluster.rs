@@ -308,20 +308,28 @@ impl Cluster {
         namespace: Option<&str>,
         selector: &str,
     ) -> Result<Vec<Value>, ClusterError> {
+        self.pages(kind, namespace, ("labelSelector", selector))
+            .await
+    }
+
+    /// The objects of this name in all namespaces: what may be listed by who may see this name only.
+    pub async fn list_named(&self, kind: &str, name: &str) -> Result<Vec<Value>, ClusterError> {
+        let selector = format!("metadata.name={name}");
+        self.pages(kind, None, ("fieldSelector", &selector)).await
+    }
+
+    async fn pages(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        (parameter, selector): (&str, &str),
+    ) -> Result<Vec<Value>, ClusterError> {
         let place = known(kind)?;
         let path = place.path(namespace, None);
         let mut all = Vec::new();
         let mut next = String::new();
         loop {
-            let mut query = form_urlencoded::Serializer::new(String::new());
-            query.append_pair("limit", &PAGE.to_string());
-            if !selector.is_empty() {
-                query.append_pair("labelSelector", selector);
-            }
-            if !next.is_empty() {
-                query.append_pair("continue", &next);
-            }
-            let path = format!("{path}?{}", query.finish());
+            let path = format!("{path}?{}", query(parameter, selector, &next));
             let mut page = self.ask(Method::GET, &path, JSON, None).await?;
             let items = page.get_mut("items").map(Value::take);
             if let Some(Value::Array(items)) = items {
@@ -417,6 +425,17 @@ impl Cluster {
         let answer = self.ask(Method::POST, path, JSON, Some(&review)).await?;
         Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
     }
+}
+
+fn query(parameter: &str, selector: &str, next: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("limit", &PAGE.to_string());
+    for (name, value) in [(parameter, selector), ("continue", next)] {
+        if !value.is_empty() {
+            query.append_pair(name, value);
+        }
+    }
+    query.finish()
 }
 
 const JSON: &str = "application/json";

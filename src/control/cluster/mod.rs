@@ -1,0 +1,107 @@
+//! A control plane that runs in the cluster that it follows: replicas of it share an authority, one of them
+//! writes what the cluster is to hold, and the API server asks them about pods and configuration.
+//!
+//! Owns what is kept in the cluster beside people's objects: the Secret with the authority, the Lease of who
+//! writes, the roots in every namespace, and the authority by which our webhooks are believed.
+
+mod authority;
+mod leader;
+mod roots;
+mod webhook;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::trust::CaOptions;
+use super::{Control, ControlError, ControlOptions};
+use authority::Shared;
+
+use crate::install::{NAME, of_revision};
+use crate::rt::Tasks;
+use crate::source::kubernetes::cluster::Cluster;
+use crate::tls;
+
+/// Which installation a control plane belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its revision.
+    pub revision: String,
+    /// The name of this replica: its pod's.
+    pub replica: String,
+    /// Where the API server asks its webhooks.
+    pub webhooks: SocketAddr,
+}
+
+impl Membership {
+    /// The Service by which it is reached.
+    fn service(&self) -> String {
+        of_revision(NAME, &self.revision)
+    }
+
+    /// Names by which others reach it.
+    pub(super) fn names(&self) -> Vec<String> {
+        let (service, namespace) = (self.service(), &self.namespace);
+        vec![
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+        ]
+    }
+}
+
+/// A replica that has the authority and is about to serve.
+pub(super) struct Member {
+    pub(super) membership: Membership,
+    /// The authority that replicas share.
+    pub(super) ca: CaOptions,
+    shared: Shared,
+    cluster: Cluster,
+    webhooks: TcpListener,
+}
+
+impl Member {
+    /// Joins the other replicas, where `options` say that there may be some. Waits for an API server that does
+    /// not answer: without the authority nobody can be served.
+    pub(super) async fn join(options: &ControlOptions) -> Result<Option<Self>, ControlError> {
+        let (Some(membership), Some(access)) = (&options.membership, &options.kubernetes) else {
+            return Ok(None);
+        };
+        let address = membership.webhooks;
+        let (webhooks, _) = super::listen(address.ip(), address.port(), "--webhook-port")?;
+        let cluster = Cluster::new(access).await?;
+        let shared = Shared::new(
+            &options.home,
+            &options.trust_domain,
+            membership,
+            &options.ca,
+        );
+        let ca = shared.prepare(&cluster, &options.wall).await?;
+        Ok(Some(Self {
+            membership: membership.clone(),
+            ca,
+            shared,
+            cluster,
+            webhooks,
+        }))
+    }
+
+    /// Begins what is done in the cluster; ends with `tasks`, and then another replica writes.
+    pub(super) fn begin(self, control: &Arc<Control>, tasks: &Tasks) -> Result<(), tls::Error> {
+        let Self {
+            membership,
+            shared,
+            cluster,
+            webhooks,
+            ..
+        } = self;
+        webhook::serve(control, &membership, webhooks, tasks)?;
+        shared.follow(cluster.clone(), tasks);
+        let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
+        roots::start(control, &cluster, &membership, leads, tasks);
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! What the API server asks before it takes an object: whether configuration is right, and what a pod needs.
+//!
+//! Answers depend on nothing but the object, so asking costs nobody else anything. The port is open to whoever
+//! reaches it in the cluster, as webhooks' are: connections, bytes and time are bounded, and what is answered
+//! is what `meshctl analyze` and `meshctl inject` say to anybody.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
+
+use super::Membership;
+use crate::control::{Control, serve_tls};
+use crate::mesh::{Finding, Severity};
+use crate::resource;
+use crate::rt::Tasks;
+use crate::tls;
+
+/// Longer questions are not read: an object has at most 1.5 MiB in etcd, and an update has two.
+const MOST_BYTES: usize = 4 << 20;
+/// A connection is ended after this time, when nothing is being answered on it.
+const LIFE: Duration = Duration::from_mins(10);
+/// And then cut after this one.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Serves `/validate` until `tasks` end; fails only when the first certificate cannot be made.
+pub(super) fn serve(
+    control: &Arc<Control>,
+    membership: &Membership,
+    listener: TcpListener,
+    tasks: &Tasks,
+) -> Result<(), tls::Error> {
+    let trust = &control.trust;
+    let mut incoming = serve_tls::incoming(
+        listener,
+        serve_tls::TlsOptions {
+            authority: trust.authority_fn(),
+            changed: trust.current().versions(),
+            revoked: trust.revoked_fn(),
+            lifetime: tls::issuer::DEFAULT_LIFETIME,
+            names: serve_tls::ServerNames {
+                dns: membership.names(),
+                ips: Vec::new(),
+            },
+            alpn: &["h2", "http/1.1"],
+            // The API server shows no certificate; ours ends connections in good order before that.
+            strangers: LIFE + 2 * LINGER,
+            wall: control.wall.clone(),
+        },
+        tasks,
+    )?;
+    let routes = Router::new()
+        .route("/validate", post(validate))
+        .layer(DefaultBodyLimit::max(MOST_BYTES));
+    let connections = tasks.clone();
+    tasks.spawn("webhook", async move {
+        while let Some(connection) = incoming.next().await {
+            let Ok(connection) = connection else { continue };
+            let service = TowerToHyperService::new(routes.clone());
+            connections.spawn("webhook-connection", async move {
+                let builder = Builder::new(TokioExecutor::new());
+                let serving = builder.serve_connection(TokioIo::new(connection), service);
+                tokio::pin!(serving);
+                let ended = tokio::select! {
+                    ended = &mut serving => Some(ended),
+                    () = tokio::time::sleep(LIFE) => None,
+                };
+                let ended = match ended {
+                    Some(ended) => ended,
+                    None => {
+                        serving.as_mut().graceful_shutdown();
+                        match tokio::time::timeout(LINGER, serving).await {
+                            Ok(ended) => ended,
+                            Err(_) => return,
+                        }
+                    }
+                };
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection of a webhook's caller ended");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// A question of the API server.
+struct Review {
+    uid: String,
+    request: Value,
+}
+
+impl Review {
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        let review: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let version = review.get("apiVersion").and_then(Value::as_str);
+        if version != Some("admission.k8s.io/v1") {
+            return Err("it is no AdmissionReview of admission.k8s.io/v1".to_owned());
+        }
+        let request = review.get("request").cloned().unwrap_or(Value::Null);
+        match request.get("uid").and_then(Value::as_str) {
+            Some(uid) if !uid.is_empty() => Ok(Self {
+                uid: uid.to_owned(),
+                request,
+            }),
+            _ => Err("its request has no uid".to_owned()),
+        }
+    }
+
+    /// The answer, with warnings that the client of the API server shows.
+    fn answer(&self, refused: Option<String>, warnings: Vec<String>) -> Response {
+        let mut response = json!({"uid": self.uid, "allowed": refused.is_none()});
+        if let Some(message) = refused {
+            response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
+        }
+        if !warnings.is_empty() {
+            response["warnings"] = json!(warnings);
+        }
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "response": response,
+        });
+        axum::Json(review).into_response()
+    }
+}
+
+async fn validate(body: Bytes) -> Result<Response, Infallible> {
+    let review = match Review::read(&body) {
+        Ok(review) => review,
+        Err(why) => {
+            let told = format!("the question is not understood: {why}\n");
+            return Ok((StatusCode::BAD_REQUEST, told).into_response());
+        }
+    };
+    let object = review.request.get("object").cloned().unwrap_or(Value::Null);
+    let going = object.pointer("/metadata/deletionTimestamp").is_some();
+    // A finalizer must come off what is wrong, too; and a deletion has no object.
+    if object.is_null() || going {
+        return Ok(review.answer(None, Vec::new()));
+    }
+    let findings = findings(&object);
+    let told = |severity: Severity| {
+        let such = findings
+            .iter()
+            .filter(move |finding| finding.severity == severity);
+        such.map(words).collect::<Vec<String>>()
+    };
+    let errors = told(Severity::Error);
+    let refused = (!errors.is_empty()).then(|| errors.join("; "));
+    Ok(review.answer(refused, told(Severity::Warning)))
+}
+
+/// What is wrong with one object by itself. What it refers to may come later.
+fn findings(object: &Value) -> Vec<Finding> {
+    let (_, findings) = resource::from_cluster(object);
+    findings
+}
+
+/// A finding without its place: lines are of a text that nobody has seen.
+fn words(finding: &Finding) -> String {
+    let path = finding.path.as_str();
+    let mut words = format!("{}: {}", finding.code, finding.message);
+    if !path.is_empty() {
+        words = format!("{path}: {words}");
+    }
+    if let Some(hint) = &finding.hint {
+        words.push_str(" (");
+        words.push_str(hint);
+        words.push(')');
+    }
+    words
+}
