@@ -76,6 +76,8 @@ pub fn objects(settings: &Settings) -> Vec<Value> {
 
 fn namespace(settings: &Settings) -> Value {
     let mut labels = labels(settings, NAME);
+    // Revisions share it, so it is of none.
+    labels.remove(REVISION);
     for (key, value) in [
         // What runs here needs no more, so nobody else gets more either.
         ("pod-security.kubernetes.io/enforce", "restricted"),

@@ -7,7 +7,10 @@
 mod authority;
 mod leader;
 mod roots;
+mod status;
 mod webhook;
+
+pub(super) use status::Told;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -101,6 +104,7 @@ impl Member {
         webhook::serve(control, &membership, webhooks, tasks)?;
         shared.follow(cluster.clone(), tasks);
         let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
+        status::start(control, &cluster, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);
         Ok(())
     }

@@ -11,7 +11,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::{Access, KubernetesError, configuration};
+use super::{Access, KubernetesError, configuration, kinds};
 
 /// Who wrote a field, as server-side apply keeps it.
 pub const MANAGER: &str = "meshctl";
@@ -403,6 +403,25 @@ impl Cluster {
         }
     }
 
+    /// An object of a kind that people define, if it is there.
+    pub async fn get_custom(&self, which: Custom<'_>) -> Result<Option<Value>, ClusterError> {
+        match self.ask(Method::GET, &custom(which), JSON, None).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ClusterError::Refused { code: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the status of an object of the same `resourceVersion`.
+    pub async fn replace_status(
+        &self,
+        which: Custom<'_>,
+        object: &Value,
+    ) -> Result<Value, ClusterError> {
+        let path = format!("{}/status?fieldManager={MANAGER}", custom(which));
+        self.ask(Method::PUT, &path, JSON, Some(object)).await
+    }
+
     /// Whether we may do this.
     pub async fn may(
         &self,
@@ -425,6 +444,19 @@ impl Cluster {
         let answer = self.ask(Method::POST, path, JSON, Some(&review)).await?;
         Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
     }
+}
+
+/// An object of a kind that people define: `apiVersion`, kind, namespace if it has one, name.
+pub type Custom<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
+
+fn custom((version, kind, namespace, name): Custom<'_>) -> String {
+    let plural = kinds::plural(kind, version);
+    let mut path = format!("/apis/{version}");
+    if let Some(namespace) = namespace {
+        path.push_str("/namespaces/");
+        path.push_str(namespace);
+    }
+    path + "/" + &plural + "/" + name
 }
 
 fn query(parameter: &str, selector: &str, next: &str) -> String {
