@@ -368,9 +368,8 @@ pub async fn run(
 
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     let names = member.as_ref().map(|member| member.membership.names());
-    if let Some(member) = member {
-        member.begin(&control, &tasks)?;
-    }
+    let seat = member.map(|member| member.begin(&control, &tasks));
+    let seat = seat.transpose()?;
     serve_plain(&control, xds, &tasks, ended.clone());
     let names = names.unwrap_or_default();
     serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone())?;
@@ -402,6 +401,9 @@ pub async fn run(
         error = end.recv() => error.map_or(Ok(()), Err),
     };
     tasks.end().await;
+    if let Some(seat) = seat {
+        seat.leave().await;
+    }
     if let Err(error) = numbers.write() {
         tracing::warn!(%error, "the last numbers were not written");
     }

@@ -19,6 +19,8 @@ use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef};
 const LEASE_SECONDS: u64 = 15;
 /// Who could not renew for this long writes no more; before others may take over.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// Giving the Lease up may take so long: then it runs out by itself.
+const RESIGN: Duration = Duration::from_secs(2);
 /// How often a record is looked at, or renewed.
 const ROUND: Duration = Duration::from_secs(2);
 
@@ -91,6 +93,32 @@ fn moment(at: UnixMillis) -> String {
     let at = at.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
     let at = at.unwrap_or_default();
     at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+/// Gives the Lease up, so that another replica need not wait for it to run out. Only after everything that
+/// writes has ended.
+pub(super) async fn resign(cluster: &Cluster, membership: &Membership) {
+    let which = ObjectRef {
+        kind: "Lease".to_owned(),
+        namespace: Some(membership.namespace.clone()),
+        name: of_revision(LEASE, &membership.revision),
+    };
+    let give_up = async {
+        let Some(mut lease) = cluster.get(&which).await? else {
+            return Ok(());
+        };
+        if lease.pointer("/spec/holderIdentity") != Some(&json!(membership.replica)) {
+            return Ok(());
+        }
+        lease["spec"]["holderIdentity"] = json!("");
+        lease["spec"]["leaseDurationSeconds"] = json!(1);
+        cluster.replace(&lease).await.map(drop)
+    };
+    match tokio::time::timeout(RESIGN, give_up).await {
+        Ok(Ok(())) => {}
+        Ok(Err::<(), ClusterError>(error)) => tracing::debug!(%error, "the Lease was not given up"),
+        Err(_) => tracing::debug!("the Lease was not given up in time"),
+    }
 }
 
 /// Whether this replica writes, from now on; false once `tasks` end.

@@ -93,7 +93,7 @@ impl Member {
     }
 
     /// Begins what is done in the cluster; ends with `tasks`, and then another replica writes.
-    pub(super) fn begin(self, control: &Arc<Control>, tasks: &Tasks) -> Result<(), tls::Error> {
+    pub(super) fn begin(self, control: &Arc<Control>, tasks: &Tasks) -> Result<Seat, tls::Error> {
         let Self {
             membership,
             shared,
@@ -106,6 +106,22 @@ impl Member {
         let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
         status::start(control, &cluster, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);
-        Ok(())
+        Ok(Seat {
+            cluster,
+            membership,
+        })
+    }
+}
+
+/// A place among replicas, to be left at the end.
+pub(super) struct Seat {
+    cluster: Cluster,
+    membership: Membership,
+}
+
+impl Seat {
+    /// Lets another replica write at once.
+    pub(super) async fn leave(self) {
+        leader::resign(&self.cluster, &self.membership).await;
     }
 }
