@@ -20,6 +20,7 @@ mod backend;
 mod changed;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
+mod doors;
 mod edges;
 mod envoy;
 mod envoy_chains;
