@@ -21,12 +21,12 @@ impl RawHttp2 {
         own
     }
 
-    /// The other side may have closed it: what comes says so.
-    pub(crate) async fn frame(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
+    /// Sends a frame. Whether it could be: the other side may have closed.
+    pub(crate) async fn frame(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let head = [kind, flags, 0, 0, 0, stream];
         let frame = [&length[1..], &head, payload].concat();
-        let _sent = self.0.write_all(&frame).await;
+        self.0.write_all(&frame).await.is_ok()
     }
 
     /// Sends a head of these fields, and with `end` no body.
