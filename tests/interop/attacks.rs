@@ -249,7 +249,7 @@ async fn no_bytes_get_past_a_sidecar_or_keep_it_from_serving() {
     // A TLS hello that never ends.
     let hello = [
         &[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff][..],
-        &[0; 64 << 10],
+        &vec![0; 64 << 10],
     ]
     .concat();
     assert_eq!(told(to, &hello).await, 0);
