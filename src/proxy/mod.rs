@@ -57,6 +57,7 @@ mod run;
 mod stats;
 mod stream;
 mod tables;
+mod taken;
 mod tcp;
 mod timer;
 mod tls;

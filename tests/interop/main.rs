@@ -13,12 +13,15 @@
     reason = "a failed step should fail the test"
 )]
 
+mod attacks;
 mod attested;
 mod authority;
 mod authorization;
 mod backend;
+mod changed;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
+mod doors;
 mod edges;
 mod envoy;
 mod envoy_chains;
@@ -41,11 +44,19 @@ mod mesh;
 mod pages;
 mod power_cut;
 mod processes;
+#[path = "../it/proxy/raw_http2.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with tests within the process, which use all of it"
+)]
+mod raw_http2;
 mod scoped;
 mod short_of_files;
 mod sidecars;
 mod smuggling;
 mod soak;
+#[path = "../it/proxy/spellings.rs"]
+mod spellings;
 mod stand;
 mod steady;
 mod stream;

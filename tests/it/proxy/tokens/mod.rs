@@ -1,5 +1,6 @@
 //! Tokens of requests, from outside: who is let in with what, and what the application learns of it.
 
+mod changed;
 mod forged;
 mod openssl;
 mod routing;
