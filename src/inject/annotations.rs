@@ -202,7 +202,9 @@ impl Wishes {
             | "extraStatTags" => report.ignore(
                 format!("annotation {key} has no effect on meshctl's proxy"),
                 match name {
-                    "proxyImageType" => "there is one image; sidecar.istio.io/proxyImage names another",
+                    "proxyImageType" => {
+                        "there is one image; sidecar.istio.io/proxyImage names another"
+                    }
                     "componentLogLevel" | "agentLogLevel" => {
                         "sidecar.istio.io/logLevel is for the whole proxy"
                     }
@@ -291,7 +293,10 @@ impl Wishes {
                     .parse()
                     .ok()
                     .filter(|number| *number >= i32::from(name != "initialDelaySeconds"))
-                    .ok_or(("is no such number", "a whole number of seconds or times, as 5"))?;
+                    .ok_or((
+                        "is no such number",
+                        "a whole number of seconds or times, as 5",
+                    ))?;
                 self.readiness.insert(name.to_owned(), json!(number));
             }
             "applicationPorts" => report.ignore(
@@ -308,7 +313,9 @@ impl Wishes {
 }
 
 fn parts(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
 }
 
 fn which<T>(
@@ -324,10 +331,10 @@ fn which<T>(
 
 fn ports(text: &str) -> Result<Vec<u16>, (&'static str, &'static str)> {
     let ports: Result<Vec<u16>, _> = parts(text).map(str::parse).collect();
-    ports
-        .ok()
-        .filter(|ports| !ports.contains(&0))
-        .ok_or(("is no list of ports", "ports with commas between them, as 5432,6379"))
+    ports.ok().filter(|ports| !ports.contains(&0)).ok_or((
+        "is no list of ports",
+        "ports with commas between them, as 5432,6379",
+    ))
 }
 
 fn ranges(text: &str) -> Result<Vec<IpNet>, (&'static str, &'static str)> {

@@ -49,7 +49,10 @@ fn args(config: &InjectConfig, capture: &Capture, (uid, gid): (u32, u32)) -> Vec
     if let Which::Only(ranges) = &capture.ranges {
         args.push(format!("--only-outbound-ranges={}", list(ranges)));
         if !capture.outbound_ports.is_empty() {
-            args.push(format!("--outbound-ports={}", list(&capture.outbound_ports)));
+            args.push(format!(
+                "--outbound-ports={}",
+                list(&capture.outbound_ports)
+            ));
         }
     }
     let mut except = |flag: &str, items: String| {

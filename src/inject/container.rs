@@ -139,13 +139,11 @@ pub(super) fn proxy(
     proxy
 }
 
-fn args(
-    facts: &Facts,
-    wishes: &Wishes,
-    settings: &Settings,
-    config: &InjectConfig,
-) -> Vec<String> {
-    let control_plane = wishes.control_plane.as_ref().unwrap_or(&config.control_plane);
+fn args(facts: &Facts, wishes: &Wishes, settings: &Settings, config: &InjectConfig) -> Vec<String> {
+    let control_plane = wishes
+        .control_plane
+        .as_ref()
+        .unwrap_or(&config.control_plane);
     let mut args = vec![
         "proxy".to_owned(),
         format!("--service={}", facts.service),
@@ -175,7 +173,9 @@ fn args(
     // SIGKILL comes when the pod's time is over: all must have ended a little before.
     let linger = LINGER.min(facts.grace / 6);
     let most = facts.grace.saturating_sub(linger).saturating_sub(2).max(1);
-    let drain = settings.drain_seconds().map_or(most, |wanted| wanted.min(most));
+    let drain = settings
+        .drain_seconds()
+        .map_or(most, |wanted| wanted.min(most));
     args.push(format!("--drain={drain}s"));
     args.push(format!("--drain-delay={linger}s"));
     args.extend(settings.args());
@@ -241,7 +241,10 @@ pub(super) fn ports(template: &Value) -> Vec<(u64, Option<String>)> {
         })
         .filter_map(|port| {
             let name = port.get("name").and_then(Value::as_str);
-            Some((port.get("containerPort")?.as_u64()?, name.map(str::to_owned)))
+            Some((
+                port.get("containerPort")?.as_u64()?,
+                name.map(str::to_owned),
+            ))
         })
         .collect();
     // Of two for one port the one with a name.

@@ -63,7 +63,11 @@ pub(super) fn decide(pod: &Pod<'_>, config: &InjectConfig, report: &mut Report) 
     if wanted == Some(false) {
         return alone("the pod opts out with sidecar.istio.io/inject");
     }
-    if config.system_namespaces.iter().any(|own| own == pod.namespace.name()) {
+    if config
+        .system_namespaces
+        .iter()
+        .any(|own| own == pod.namespace.name())
+    {
         return alone("its namespace is the cluster's or the mesh's own");
     }
     if let Err(why) = by_namespace(pod, wanted, config) {
@@ -71,7 +75,8 @@ pub(super) fn decide(pod: &Pod<'_>, config: &InjectConfig, report: &mut Report) 
     }
     let labels = labels(pod.template);
     let chosen = |of: &[BTreeMap<String, String>]| {
-        of.iter().any(|one| !one.is_empty() && selects(one, &labels))
+        of.iter()
+            .any(|one| !one.is_empty() && selects(one, &labels))
     };
     if wanted.is_none() {
         if chosen(&config.never) {
@@ -91,12 +96,16 @@ pub(super) fn decide(pod: &Pod<'_>, config: &InjectConfig, report: &mut Report) 
                 "remove hostNetwork, or the label sidecar.istio.io/inject: \"true\"",
             );
         }
-        return alone("it is on the host's network, where a sidecar would capture the whole machine");
+        return alone(
+            "it is on the host's network, where a sidecar would capture the whole machine",
+        );
     }
     if let Some(Value::String(system)) = pod.template.pointer("/spec/os/name")
         && system != "linux"
     {
-        return Decision::LeaveAlone(format!("it runs on {system}, and the sidecar on linux only"));
+        return Decision::LeaveAlone(format!(
+            "it runs on {system}, and the sidecar on linux only"
+        ));
     }
     Decision::Mesh
 }
@@ -147,9 +156,7 @@ fn by_namespace(pod: &Pod<'_>, wanted: Option<bool>, config: &InjectConfig) -> R
             (None, Some(revision)) if ours(revision) => Ok(()),
             (None, Some(revision)) => Err(other_revision("the pod", revision)),
             (None, None) if wanted == Some(true) && ours("default") => Ok(()),
-            (None, None) => {
-                Err("neither its namespace nor the pod asks for a sidecar".to_owned())
-            }
+            (None, None) => Err("neither its namespace nor the pod asks for a sidecar".to_owned()),
         },
     }
 }
@@ -160,7 +167,10 @@ fn other_revision(who: &str, revision: &str) -> String {
 
 /// Two proxies that both capture are none.
 fn other_mesh(template: &Value) -> Option<String> {
-    let status = template.pointer(&format!("/metadata/annotations/{}", STATUS.replace('/', "~1")));
+    let status = template.pointer(&format!(
+        "/metadata/annotations/{}",
+        STATUS.replace('/', "~1")
+    ));
     let ours = Status::of(template).is_some();
     if status.is_some() && !ours {
         return Some("it has the sidecar of another mesh".to_owned());

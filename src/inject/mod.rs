@@ -147,11 +147,7 @@ pub enum Outcome {
 
 /// The one function: puts the sidecar into a pod, or says why not. A pod that has it already is made as it
 /// would be today, so doing it twice is doing it once.
-pub fn mesh_pod(
-    pod: Pod<'_>,
-    config: &InjectConfig,
-    origin: &Origin,
-) -> (Outcome, Vec<Finding>) {
+pub fn mesh_pod(pod: Pod<'_>, config: &InjectConfig, origin: &Origin) -> (Outcome, Vec<Finding>) {
     let mut report = Report::new(origin.clone());
     let outcome = match decide::decide(&pod, config, &mut report) {
         Decision::LeaveAlone(why) => Outcome::LeftAlone(why),

@@ -14,9 +14,10 @@ pub(super) fn workload(template: &Value, given: &str) -> String {
     };
     let metadata = template.get("metadata").unwrap_or(&Value::Null);
     let owners = metadata.get("ownerReferences").and_then(Value::as_array);
-    let owner = owners.into_iter().flatten().find(|owner| {
-        owner.get("controller").and_then(Value::as_bool) == Some(true)
-    });
+    let owner = owners
+        .into_iter()
+        .flatten()
+        .find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
     if let Some(owner) = owner {
         let (kind, name) = (text(owner, "kind"), text(owner, "name"));
         return match kind.as_str() {

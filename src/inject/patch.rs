@@ -69,8 +69,8 @@ fn lists(path: &str, old: &[Value], new: &[Value], steps: &mut Vec<Operation>) {
     let stays = |item: &Value, others: &[Value]| others.iter().any(|other| same(item, other));
     let kept_old: Vec<&Value> = old.iter().filter(|item| stays(item, new)).collect();
     let kept_new: Vec<&Value> = new.iter().filter(|item| stays(item, old)).collect();
-    let aligned = kept_old.len() == kept_new.len()
-        && kept_old.iter().zip(&kept_new).all(|(a, b)| same(a, b));
+    let aligned =
+        kept_old.len() == kept_new.len() && kept_old.iter().zip(&kept_new).all(|(a, b)| same(a, b));
     if !aligned {
         steps.push(Operation::Replace {
             path: path.to_owned(),
@@ -79,7 +79,12 @@ fn lists(path: &str, old: &[Value], new: &[Value], steps: &mut Vec<Operation>) {
         return;
     }
     // From the end, so that the places of those before stay what they are.
-    for (at, _) in old.iter().enumerate().rev().filter(|(_, item)| !stays(item, new)) {
+    for (at, _) in old
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, item)| !stays(item, new))
+    {
         steps.push(Operation::Remove {
             path: format!("{path}/{at}"),
         });

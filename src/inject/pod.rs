@@ -23,7 +23,11 @@ const OPENSHIFT: [&str; 2] = [
     "openshift.io/sa.scc.uid-range",
     "openshift.io/sa.scc.supplemental-groups",
 ];
-const METRICS: [&str; 3] = ["prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path"];
+const METRICS: [&str; 3] = [
+    "prometheus.io/scrape",
+    "prometheus.io/port",
+    "prometheus.io/path",
+];
 
 /// `pod` with its sidecar; `None` when it is refused, and the report says why.
 pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -> Option<Value> {
@@ -94,22 +98,39 @@ pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -
 
 fn sound(template: &Value, report: &mut Report) -> bool {
     let containers = template.pointer("/spec/containers");
-    if containers.and_then(Value::as_array).is_none_or(Vec::is_empty) {
-        report.wrong("the pod has no containers", "containers: [{name: app, image: …}]");
+    if containers
+        .and_then(Value::as_array)
+        .is_none_or(Vec::is_empty)
+    {
+        report.wrong(
+            "the pod has no containers",
+            "containers: [{name: app, image: …}]",
+        );
         return false;
     }
     for field in ["metadata", "metadata/labels", "metadata/annotations"] {
         let value = template.pointer(&format!("/{field}"));
         if value.is_some_and(|value| !value.is_object() && !value.is_null()) {
             let field = field.replace('/', ".");
-            report.wrong(format!("{field} is not a mapping"), "write it as key: value");
+            report.wrong(
+                format!("{field} is not a mapping"),
+                "write it as key: value",
+            );
             return false;
         }
     }
-    for field in ["initContainers", "containers", "volumes", "imagePullSecrets"] {
+    for field in [
+        "initContainers",
+        "containers",
+        "volumes",
+        "imagePullSecrets",
+    ] {
         let value = template.pointer(&format!("/spec/{field}"));
         if value.is_some_and(|value| !value.is_array() && !value.is_null()) {
-            report.wrong(format!("spec.{field} is not a list"), "write its items with a dash");
+            report.wrong(
+                format!("spec.{field} is not a list"),
+                "write its items with a dash",
+            );
             return false;
         }
         let items = value.and_then(Value::as_array).into_iter().flatten();
@@ -153,7 +174,9 @@ fn take_overrides(template: &mut Value, status: &mut Status) -> Vec<Override> {
     let mut taken = Vec::new();
     for list in ["containers", "initContainers"] {
         let items = template.pointer_mut(&format!("/spec/{list}"));
-        let Some(Value::Array(items)) = items else { continue };
+        let Some(Value::Array(items)) = items else {
+            continue;
+        };
         let mut at = 0;
         let mut index = 0;
         while at < items.len() {
@@ -183,8 +206,12 @@ fn lay_over(ours: &mut Value, own: &Value, report: &mut Report) {
         if own.get("image").and_then(Value::as_str) == Some("auto") {
             own.shift_remove("image");
         }
-        let asks = |pointer: &str| own.get("securityContext").and_then(|all| all.pointer(pointer));
-        if asks("/privileged") == Some(&Value::Bool(true)) || asks("/runAsUser") == Some(&json!(0)) {
+        let asks = |pointer: &str| {
+            own.get("securityContext")
+                .and_then(|all| all.pointer(pointer))
+        };
+        if asks("/privileged") == Some(&Value::Bool(true)) || asks("/runAsUser") == Some(&json!(0))
+        {
             report.warn(
                 "the sidecar is given more rights than it needs by the container laid over it",
                 "remove its securityContext",
@@ -206,7 +233,9 @@ fn merge(ours: &mut Value, own: Value) {
                 }
             }
         }
-        (Value::Array(ours), Value::Array(own)) if own.iter().all(|item| key_of(item).is_some()) => {
+        (Value::Array(ours), Value::Array(own))
+            if own.iter().all(|item| key_of(item).is_some()) =>
+        {
             for item in own {
                 let key = key_of(&item);
                 match ours.iter_mut().find(|there| key_of(there) == key) {
@@ -235,7 +264,11 @@ fn ids(pod: Pod<'_>, own: Option<&Override>, report: &mut Report) -> (u32, u32) 
         let first = text.split(',').next().unwrap_or_default();
         let read = first.split_once(['/', '-']).and_then(|(start, end)| {
             let (start, end): (u32, u32) = (start.parse().ok()?, end.parse().ok()?);
-            let count = if first.contains('-') { end.checked_sub(start)?.checked_add(1)? } else { end };
+            let count = if first.contains('-') {
+                end.checked_sub(start)?.checked_add(1)?
+            } else {
+                end
+            };
             // The first is the application's own.
             let offset = PROXY_USER.min(count.checked_sub(1)?);
             start.checked_add(offset).filter(|id| *id > 0)
@@ -274,10 +307,18 @@ fn refuse_shared_ids(template: &Value, (user, group): (u32, u32), report: &mut R
     };
     check(template.pointer("/spec/securityContext"), "the pod");
     for list in ["containers", "initContainers"] {
-        let items = template.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+        let items = template
+            .pointer(&format!("/spec/{list}"))
+            .and_then(Value::as_array);
         for container in items.into_iter().flatten() {
-            let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
-            check(container.get("securityContext"), &format!("container {name:?}"));
+            let name = container
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            check(
+                container.get("securityContext"),
+                &format!("container {name:?}"),
+            );
         }
     }
 }
@@ -286,7 +327,9 @@ fn refuse_shared_ids(template: &Value, (user, group): (u32, u32), report: &mut R
 /// would run for as long as its proxy does. Every version that is still cared for has it.
 fn native(template: &Value, wishes: &Wishes, config: &InjectConfig, report: &mut Report) -> bool {
     let has = config.kubernetes.map(|version| version >= (1, 29));
-    let policy = template.pointer("/spec/restartPolicy").and_then(Value::as_str);
+    let policy = template
+        .pointer("/spec/restartPolicy")
+        .and_then(Value::as_str);
     let ends = matches!(policy, Some("Never" | "OnFailure"));
     let said = wishes.native_sidecar.or(config.native_sidecar);
     if said == Some(true) && has == Some(false) {
@@ -383,7 +426,10 @@ fn volumes_in(
         let taken = |other: &Value| other.get("name") == volume.get("name");
         if there.iter().chain(&volumes).any(taken) {
             report.wrong(
-                format!("annotation sidecar.istio.io/userVolume: the pod has a volume {} already", volume.get("name").unwrap_or(&Value::Null)),
+                format!(
+                    "annotation sidecar.istio.io/userVolume: the pod has a volume {} already",
+                    volume.get("name").unwrap_or(&Value::Null)
+                ),
                 "give it another name, or only mount it with sidecar.istio.io/userVolumeMount",
             );
             continue;
@@ -466,7 +512,10 @@ fn metadata(template: &mut Value, facts: &Facts, scraped: bool, status: &mut Sta
     status.annotations = insert(annotations, &add_annotations);
     if scraped {
         let port = super::annotations::OWN_STATUS_PORT.to_string();
-        for (name, value) in METRICS.into_iter().zip(["true", &port, "/stats/prometheus"]) {
+        for (name, value) in METRICS
+            .into_iter()
+            .zip(["true", &port, "/stats/prometheus"])
+        {
             let before = annotations.insert(name.to_owned(), json!(value));
             match before {
                 Some(before) => {

@@ -26,7 +26,11 @@ pub(super) struct Rewritten {
 }
 
 /// Rewrites all probes by HTTP, TCP and gRPC, and hooks by HTTP, of all containers but `ours`.
-pub(super) fn rewrite(spec: &mut Map<String, Value>, ours: &[&str], report: &mut Report) -> Rewritten {
+pub(super) fn rewrite(
+    spec: &mut Map<String, Value>,
+    ours: &[&str],
+    report: &mut Report,
+) -> Rewritten {
     let mut done = Rewritten::default();
     for list in CONTAINERS {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
@@ -48,7 +52,9 @@ pub(super) fn rewrite(spec: &mut Map<String, Value>, ours: &[&str], report: &mut
                 let path = format!("/app-health/{name}/{word}");
                 one(probe, (place, path), &ports, &mut done, report);
             }
-            let hooks = container.get_mut("lifecycle").and_then(Value::as_object_mut);
+            let hooks = container
+                .get_mut("lifecycle")
+                .and_then(Value::as_object_mut);
             let Some(hooks) = hooks else { continue };
             for (field, word) in HOOKS {
                 let Some(hook) = hooks.get_mut(field).and_then(Value::as_object_mut) else {
@@ -78,12 +84,19 @@ fn one(
     };
     let mut action = probe.get(kind).cloned().unwrap_or_default();
     // Somebody else is asked, whom the kubelet reaches as well as the proxy does.
-    if action.get("host").and_then(Value::as_str).is_some_and(|host| !host.is_empty()) {
+    if action
+        .get("host")
+        .and_then(Value::as_str)
+        .is_some_and(|host| !host.is_empty())
+    {
         return;
     }
     let Some(port) = number(action.get("port"), ports) else {
         report.warn(
-            format!("{place} names port {} that its container does not have, and stays as it is", action.get("port").unwrap_or(&Value::Null)),
+            format!(
+                "{place} names port {} that its container does not have, and stays as it is",
+                action.get("port").unwrap_or(&Value::Null)
+            ),
             "ports: [{name: http, containerPort: 8080}], or a number",
         );
         return;
@@ -96,7 +109,10 @@ fn one(
     }
     let mut question = Map::new();
     question.insert(kind.to_owned(), action);
-    if let Some(seconds) = probe.get("timeoutSeconds").filter(|seconds| seconds.is_u64()) {
+    if let Some(seconds) = probe
+        .get("timeoutSeconds")
+        .filter(|seconds| seconds.is_u64())
+    {
         question.insert("timeoutSeconds".to_owned(), seconds.clone());
     }
     done.before.insert(place, Value::Object(probe.clone()));
@@ -118,7 +134,9 @@ fn number(port: Option<&Value>, ports: &Value) -> Option<u64> {
         return Some(number);
     }
     let ports = ports.as_array()?;
-    let named = ports.iter().find(|port| port.get("name").and_then(Value::as_str) == Some(name));
+    let named = ports
+        .iter()
+        .find(|port| port.get("name").and_then(Value::as_str) == Some(name));
     named?.get("containerPort")?.as_u64()
 }
 
@@ -131,9 +149,10 @@ pub(super) fn restore(spec: &mut Map<String, Value>, before: &BTreeMap<String, V
             continue;
         };
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
-        let container = containers.into_iter().flatten().find(|container| {
-            container.get("name").and_then(Value::as_str) == Some(name)
-        });
+        let container = containers
+            .into_iter()
+            .flatten()
+            .find(|container| container.get("name").and_then(Value::as_str) == Some(name));
         let Some(container) = container else { continue };
         let parent = if HOOKS.iter().any(|(hook, _)| *hook == field) {
             container.get_mut("lifecycle")

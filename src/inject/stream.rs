@@ -211,12 +211,19 @@ fn walk(
     let known = |kind: &str| {
         matches!(
             kind,
-            "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "ReplicationController" | "Job"
+            "Deployment"
+                | "ReplicaSet"
+                | "StatefulSet"
+                | "DaemonSet"
+                | "ReplicationController"
+                | "Job"
         )
     };
     let is_pod = |template: Option<&Value>| {
         template.is_some_and(|template| {
-            template.pointer("/spec/containers").is_some_and(Value::is_array)
+            template
+                .pointer("/spec/containers")
+                .is_some_and(Value::is_array)
         })
     };
     let (pointer, workload) = match kind.as_str() {

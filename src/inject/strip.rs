@@ -83,7 +83,12 @@ pub(super) fn strip(template: &mut Value) {
                 list.insert(own.index.min(list.len()), own.container.clone());
             }
         }
-        for field in ["initContainers", "containers", "volumes", "imagePullSecrets"] {
+        for field in [
+            "initContainers",
+            "containers",
+            "volumes",
+            "imagePullSecrets",
+        ] {
             tidy(spec, field, &status);
         }
         probes::restore(spec, &status.probes);

@@ -23,6 +23,7 @@ pub mod sidecar;
 mod accept;
 mod access_log;
 mod admin;
+mod application;
 mod balance;
 mod believed;
 mod buffer;
@@ -63,6 +64,7 @@ mod tls;
 mod tunnel;
 mod worker;
 
+pub use application::{Application, Metrics};
 pub use fixed::{Side, SideProtocol, static_view};
 pub use options::{AccessLog, Options};
 pub use overload::OverloadOptions;
