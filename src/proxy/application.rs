@@ -30,7 +30,7 @@ const SCRAPE: Duration = Duration::from_secs(5);
 
 /// What is asked of the proxy and answered by the application.
 #[derive(Debug, Clone, Default)]
-pub struct Application {
+pub struct AppPages {
     /// By the path at which the proxy is asked.
     probes: BTreeMap<String, Arc<Question>>,
     metrics: Option<Metrics>,
@@ -93,7 +93,7 @@ struct Grpc {
     service: Option<String>,
 }
 
-impl Application {
+impl AppPages {
     /// From the JSON that the injector writes: path at the proxy → probe, its port a number.
     pub fn new(probes: Option<&str>, metrics: Option<Metrics>) -> Result<Self, String> {
         let read: BTreeMap<String, Probe> = match probes {
@@ -229,7 +229,7 @@ impl Question {
         let cluster = Cluster {
             name: "application".to_owned(),
             connect_timeout: timeout,
-            origination,
+            origination: origination.map(Box::new),
             health_check: Some(HealthCheck {
                 check,
                 timeout,
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn questions_are_read_or_said_to_be_none() {
-        let read = |text: &str| Application::new(Some(text), None);
+        let read = |text: &str| AppPages::new(Some(text), None);
         assert!(read("{\"/app-health/a/livez\": {\"grpc\": {\"port\": 1}}}").is_ok());
         assert!(read("{\"/app-health/a/livez\": {\"httpGet\": {\"port\": \"http\"}}}").is_err());
         assert!(read("{\"/app-health/a/livez\": {}}").is_err());

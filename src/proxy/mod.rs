@@ -64,7 +64,7 @@ mod tls;
 mod tunnel;
 mod worker;
 
-pub use application::{Application, Metrics};
+pub use application::{AppPages, Metrics};
 pub use fixed::{Side, SideProtocol, static_view};
 pub use options::{AccessLog, Options};
 pub use overload::OverloadOptions;

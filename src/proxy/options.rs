@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::mesh::{Locality, WorkloadRef};
 use crate::telemetry::LogFormat;
 
-use super::application::Application;
+use super::application::AppPages;
 use super::overload::OverloadOptions;
 
 /// How a proxy is started.
@@ -37,7 +37,7 @@ pub struct Options {
     /// Where the processes of the pod are answered besides: as `status`, and they may end the proxy. Loopback only.
     pub local: Vec<SocketAddr>,
     /// What is asked of the proxy and answered by the application, at `status` and `local`.
-    pub application: Application,
+    pub application: AppPages,
     /// Access log; off when absent.
     pub access_log: Option<AccessLog>,
     /// How long requests may take to end once the proxy is told to. Default 45 s (Istio's).
@@ -75,7 +75,7 @@ impl Default for Options {
             admin: None,
             status: Vec::new(),
             local: Vec::new(),
-            application: Application::default(),
+            application: AppPages::default(),
             access_log: None,
             drain: Duration::from_secs(45),
             overload: OverloadOptions::default(),

@@ -26,7 +26,7 @@ use crate::tls;
 use crate::xds::node::node_id;
 use crate::xds::node_to_proto;
 
-use super::application::Application;
+use super::application::AppPages;
 use super::believed;
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
@@ -95,7 +95,7 @@ pub struct SidecarOptions {
     /// Worker threads; 0 is one a core.
     pub workers: usize,
     /// What is asked of the proxy and answered by the application.
-    pub pages: Application,
+    pub pages: AppPages,
     /// Off when absent.
     pub access_log: Option<AccessLog>,
     /// How long a drain may take.

@@ -208,7 +208,7 @@ pub(crate) struct Options {
     pub(crate) trust_domain: String,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) workers: usize,
-    pub(crate) pages: proxy::Application,
+    pub(crate) pages: proxy::AppPages,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) drain: Duration,
     pub(crate) drain_delay: Duration,
@@ -251,7 +251,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
     };
     labels.extend(args.labels);
     let probes = cx.settings.environment.app_probes.as_deref();
-    let pages = proxy::Application::new(probes, args.app_metrics)
+    let pages = proxy::AppPages::new(probes, args.app_metrics)
         .map_err(|error| CliError::usage(format!("MESHCTL_APP_PROBES: {error}")))?;
     if let Some(name) = &args.gateway {
         let short = name.strip_prefix("istio-").unwrap_or(name);
