@@ -37,6 +37,8 @@ pub(crate) struct Environment {
     pub(crate) meshctl_home: Option<PathBuf>,
     pub(crate) meshctl_context: Option<String>,
     pub(crate) join_token: Option<String>,
+    /// `MESHCTL_APP_PROBES`: what the kubelet asks of the proxy, as `inject` writes it.
+    pub(crate) app_probes: Option<String>,
     /// `MESHCTL_API`, `MESHCTL_API_TOKEN` and `MESHCTL_API_CA`: another control plane, and the way in.
     pub(crate) api: Option<String>,
     pub(crate) api_token: Option<ApiToken>,
@@ -67,6 +69,7 @@ impl Environment {
             meshctl_home: path("MESHCTL_HOME"),
             meshctl_context: text("MESHCTL_CONTEXT"),
             join_token: text("MESHCTL_JOIN_TOKEN"),
+            app_probes: text("MESHCTL_APP_PROBES"),
             api: text("MESHCTL_API"),
             api_token: text("MESHCTL_API_TOKEN").map(ApiToken),
             api_ca: path("MESHCTL_API_CA"),

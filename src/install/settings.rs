@@ -149,11 +149,15 @@ pub enum SettingError {
 impl Settings {
     /// What an installation notes of itself, for the next one (and as `install` does on a machine).
     pub(super) fn note(&self) -> String {
+        // Pods get the image that the control plane itself is of.
+        let mut values = self.values.clone();
+        values.insert("image".to_owned(), self.image.clone());
+        values.insert("imagePullPolicy".to_owned(), self.pull_policy.clone());
         let note = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "profile": self.profile.name(),
             "chosen": self.chosen,
-            "values": self.values,
+            "values": values,
         });
         let mut text = serde_json::to_string_pretty(&note).unwrap_or_default();
         text.push('\n');

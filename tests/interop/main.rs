@@ -64,5 +64,6 @@ mod strict;
 mod tcp_backends;
 mod tokens;
 mod traffic;
+mod validated;
 mod websocket;
 mod writer;

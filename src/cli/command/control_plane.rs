@@ -16,6 +16,8 @@ use crate::control::cluster::Membership;
 use crate::control::serve_api::ApiOptions;
 use crate::control::trust::CaOptions;
 use crate::control::{self, ControlOptions};
+use crate::inject::InjectConfig;
+use crate::install;
 use crate::rt::{Drain, Wall};
 use crate::source::kubernetes::Access;
 
@@ -153,7 +155,9 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     if args.key_set_grace < Duration::from_secs(1) {
         return Err(CliError::usage("--key-set-grace is at least 1s"));
     }
-    let membership = args.in_cluster.then(|| membership(&args, listen, cx));
+    let membership = args
+        .in_cluster
+        .then(|| membership(&args, listen, &installed, cx));
     let membership = membership.transpose()?;
     let options = Options {
         // Probes and Prometheus come to the pod's address.
@@ -187,7 +191,12 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 }
 
 /// Which installation it is a replica of, as the pod says.
-fn membership(args: &Args, listen: IpAddr, cx: &Context) -> Result<Membership, CliError> {
+fn membership(
+    args: &Args,
+    listen: IpAddr,
+    installed: &Installed,
+    cx: &Context,
+) -> Result<Membership, CliError> {
     let followed = args
         .source
         .iter()
@@ -202,7 +211,25 @@ fn membership(args: &Args, listen: IpAddr, cx: &Context) -> Result<Membership, C
         )
         .hint("the manifests of `meshctl install --target kubernetes` set them"));
     };
+    let usual = InjectConfig::default();
+    let (service, roots) = (install::NAME, install::ROOTS);
+    let of_revision = |name| install::of_revision(name, &args.revision);
+    let mut own: Vec<String> = usual.system_namespaces.clone();
+    own.push(namespace.clone());
+    own.dedup();
+    let set = |key: &str| installed.value(key).map(str::to_owned);
+    let injection = InjectConfig {
+        image: set("image").unwrap_or(usual.image.clone()),
+        image_pull_policy: set("imagePullPolicy"),
+        control_plane: format!("{}.{namespace}.svc:15012", of_revision(service)),
+        root_config_map: of_revision(roots),
+        trust_domain: set("trustDomain").unwrap_or(usual.trust_domain.clone()),
+        revision: args.revision.clone(),
+        system_namespaces: own,
+        ..usual
+    };
     Ok(Membership {
+        injection,
         namespace: namespace.clone(),
         revision: args.revision.clone(),
         replica: replica.clone(),

@@ -28,6 +28,7 @@ pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod manifests;
+pub(crate) mod pod;
 pub(crate) mod proxies;
 pub(crate) mod proxy;
 pub(crate) mod ps;

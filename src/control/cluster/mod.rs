@@ -21,6 +21,7 @@ use super::trust::CaOptions;
 use super::{Control, ControlError, ControlOptions};
 use authority::Shared;
 
+use crate::inject::InjectConfig;
 use crate::install::{NAME, of_revision};
 use crate::rt::Tasks;
 use crate::source::kubernetes::cluster::Cluster;
@@ -37,6 +38,8 @@ pub struct Membership {
     pub replica: String,
     /// Where the API server asks its webhooks.
     pub webhooks: SocketAddr,
+    /// What is put beside applications.
+    pub injection: InjectConfig,
 }
 
 impl Membership {
@@ -76,15 +79,16 @@ impl Member {
         let address = membership.webhooks;
         let (webhooks, _) = super::listen(address.ip(), address.port(), "--webhook-port")?;
         let cluster = Cluster::new(access).await?;
+        let mut membership = membership.clone();
         let shared = Shared::new(
             &options.home,
             &options.trust_domain,
-            membership,
+            &membership,
             &options.ca,
         );
         let ca = shared.prepare(&cluster, &options.wall).await?;
         Ok(Some(Self {
-            membership: membership.clone(),
+            membership,
             ca,
             shared,
             cluster,
@@ -111,6 +115,14 @@ impl Member {
             membership,
         })
     }
+}
+
+/// 1 and 33 of `v1.33.1-gke.100`.
+fn major_minor(version: &str) -> Option<(u16, u16)> {
+    let (major, rest) = version.strip_prefix('v')?.split_once('.')?;
+    let end = rest.find(|c: char| !c.is_ascii_digit());
+    let minor = rest.get(..end.unwrap_or(rest.len()))?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// A place among replicas, to be left at the end.

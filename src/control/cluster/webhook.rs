@@ -4,16 +4,18 @@
 //! reaches it in the cluster, as webhooks' are: connections, bytes and time are bounded, and what is answered
 //! is what `meshctl analyze` and `meshctl inject` say to anybody.
 
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -23,7 +25,8 @@ use tokio_stream::StreamExt as _;
 
 use super::Membership;
 use crate::control::{Control, serve_tls};
-use crate::mesh::{Finding, Severity};
+use crate::inject::{InjectConfig, Namespace, Operation, Outcome, Pod, json_patch, mesh_pod};
+use crate::mesh::{Finding, Origin, Severity};
 use crate::resource;
 use crate::rt::Tasks;
 use crate::tls;
@@ -35,7 +38,7 @@ const LIFE: Duration = Duration::from_mins(10);
 /// And then cut after this one.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Serves `/validate` until `tasks` end; fails only when the first certificate cannot be made.
+/// Serves `/inject` and `/validate` until `tasks` end; fails only when the first certificate cannot be made.
 pub(super) fn serve(
     control: &Arc<Control>,
     membership: &Membership,
@@ -61,7 +64,13 @@ pub(super) fn serve(
         },
         tasks,
     )?;
+    let injector = Arc::new(Injector {
+        control: Arc::clone(control),
+        config: membership.injection.clone(),
+    });
     let routes = Router::new()
+        .route("/inject", post(inject))
+        .with_state(injector)
         .route("/validate", post(validate))
         .layer(DefaultBodyLimit::max(MOST_BYTES));
     let connections = tasks.clone();
@@ -125,6 +134,20 @@ impl Review {
         if let Some(message) = refused {
             response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
         }
+        self.respond(response, warnings)
+    }
+
+    /// The answer that the object is to be changed so.
+    fn patched(&self, steps: &[Operation], warnings: Vec<String>) -> Response {
+        let mut response = json!({"uid": self.uid, "allowed": true});
+        if !steps.is_empty() {
+            response["patchType"] = json!("JSONPatch");
+            response["patch"] = json!(STANDARD.encode(json!(steps).to_string()));
+        }
+        self.respond(response, warnings)
+    }
+
+    fn respond(&self, mut response: Value, warnings: Vec<String>) -> Response {
         if !warnings.is_empty() {
             response["warnings"] = json!(warnings);
         }
@@ -137,19 +160,101 @@ impl Review {
     }
 }
 
-async fn validate(body: Bytes) -> Result<Response, Infallible> {
+/// What answers for pods.
+struct Injector {
+    control: Arc<Control>,
+    config: InjectConfig,
+}
+
+async fn inject(State(injector): State<Arc<Injector>>, body: Bytes) -> Response {
     let review = match Review::read(&body) {
         Ok(review) => review,
-        Err(why) => {
-            let told = format!("the question is not understood: {why}\n");
-            return Ok((StatusCode::BAD_REQUEST, told).into_response());
+        Err(why) => return misunderstood(&why),
+    };
+    let pod = review.request.get("object").cloned().unwrap_or(Value::Null);
+    if !pod.is_object() {
+        return review.answer(None, Vec::new());
+    }
+    let text = |value: &Value, pointer: &str| {
+        let text = value.pointer(pointer).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    // A pod that is being made need not say its namespace; the question does.
+    let namespace = injector
+        .namespace(&text(&review.request, "/namespace"))
+        .await;
+    let origin = Origin {
+        kind: "Pod".to_owned(),
+        namespace: namespace.name.clone(),
+        name: text(&pod, "/metadata/name"),
+        ..Origin::default()
+    };
+    let asked = Pod {
+        template: &pod,
+        workload: "",
+        namespace: &namespace,
+    };
+    let (outcome, findings) = mesh_pod(asked, &injector.config, &origin);
+    let told = |severity: Severity| {
+        let such = findings
+            .iter()
+            .filter(|finding| finding.severity == severity);
+        such.map(words).collect::<Vec<String>>()
+    };
+    let warnings = told(Severity::Warning);
+    match outcome {
+        Outcome::Meshed(meshed) => review.patched(&json_patch(&pod, &meshed), warnings),
+        Outcome::LeftAlone(why) => {
+            tracing::debug!(pod = %origin.name, namespace = %origin.namespace, %why, "left alone");
+            review.answer(None, warnings)
         }
+        Outcome::Refused => review.answer(Some(told(Severity::Error).join("; ")), warnings),
+    }
+}
+
+impl Injector {
+    /// What is known of a namespace. It may be newer than our watch: then its name is all that is known, and
+    /// that we are asked says the rest.
+    async fn namespace(&self, name: &str) -> Namespace {
+        let found = self
+            .control
+            .index
+            .objects("Namespace", None, Some(name))
+            .await;
+        let Some(found) = found.into_iter().next() else {
+            return Namespace::named(name);
+        };
+        let texts = |pointer: &str| {
+            let fields = found.object.pointer(pointer).and_then(Value::as_object);
+            let texts = fields
+                .into_iter()
+                .flatten()
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+            texts.collect::<BTreeMap<String, String>>()
+        };
+        Namespace {
+            name: name.to_owned(),
+            labels: Some(texts("/metadata/labels")),
+            annotations: texts("/metadata/annotations"),
+        }
+    }
+}
+
+fn misunderstood(why: &str) -> Response {
+    let told = format!("the question is not understood: {why}\n");
+    (StatusCode::BAD_REQUEST, told).into_response()
+}
+
+async fn validate(body: Bytes) -> Response {
+    let review = match Review::read(&body) {
+        Ok(review) => review,
+        Err(why) => return misunderstood(&why),
     };
     let object = review.request.get("object").cloned().unwrap_or(Value::Null);
     let going = object.pointer("/metadata/deletionTimestamp").is_some();
     // A finalizer must come off what is wrong, too; and a deletion has no object.
     if object.is_null() || going {
-        return Ok(review.answer(None, Vec::new()));
+        return review.answer(None, Vec::new());
     }
     let findings = findings(&object);
     let told = |severity: Severity| {
@@ -160,7 +265,7 @@ async fn validate(body: Bytes) -> Result<Response, Infallible> {
     };
     let errors = told(Severity::Error);
     let refused = (!errors.is_empty()).then(|| errors.join("; "));
-    Ok(review.answer(refused, told(Severity::Warning)))
+    review.answer(refused, told(Severity::Warning))
 }
 
 /// What is wrong with one object by itself. What it refers to may come later.
