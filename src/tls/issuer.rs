@@ -37,7 +37,8 @@ const MOST_REQUEST_BYTES: usize = 16 * 1024;
 /// A key that the mesh trusts to name workloads.
 pub struct Authority {
     trust_domain: String,
-    issuer: Issuer<'static, Pair>,
+    /// None where the key is an outside signer's.
+    issuer: Option<Issuer<'static, Pair>>,
     /// The issuing certificate first, the root last; the same one when self-signed.
     chain: Vec<CertificateDer<'static>>,
     /// Believed beside its own root, while one replaces the other.
@@ -219,7 +220,7 @@ impl Authority {
             .map_err(|error| refused(error.to_string()))?;
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
-            issuer,
+            issuer: Some(issuer),
             chain,
             others: Vec::new(),
             revoked: Revoked::default(),
@@ -227,18 +228,53 @@ impl Authority {
         })
     }
 
+    /// One whose key is kept elsewhere: it says who is believed, the first of `roots` before all, and signs nothing.
+    pub fn elsewhere(
+        trust_domain: &str,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, Error> {
+        for root in &roots {
+            let parsed = x509_parser::parse_x509_certificate(root);
+            if !parsed.is_ok_and(|(_, parsed)| parsed.is_ca()) {
+                return Err(refused("it is not a CA certificate".to_owned()));
+            }
+        }
+        let mut roots = roots.into_iter();
+        let first = roots.next();
+        let first = first.ok_or_else(|| refused("no certificate".to_owned()))?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            issuer: None,
+            not_after: validity(&first)?.1,
+            chain: vec![first],
+            others: roots.collect(),
+            revoked: Revoked::default(),
+        })
+    }
+
+    /// Whether its key is kept elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        self.issuer.is_none()
+    }
+
+    fn signing(&self) -> Result<&Issuer<'static, Pair>, Error> {
+        let elsewhere = || refused("its key is kept by an outside signer".to_owned());
+        self.issuer.as_ref().ok_or_else(elsewhere)
+    }
+
     /// `(certificates, private key)` as [`Authority::from_pem`] reads them. The second is the
-    /// mesh's greatest secret.
+    /// mesh's greatest secret, and empty where it is kept elsewhere.
     pub fn to_pem(&self) -> (String, String) {
+        let key = self.issuer.as_ref().map(|issuer| issuer.key().serialize_pem());
         (
             self.chain.iter().map(certificate_pem).collect(),
-            self.issuer.key().serialize_pem(),
+            key.unwrap_or_default(),
         )
     }
 
     /// The same with the key under `passphrase`.
     pub fn to_sealed_pem(&self, passphrase: &Passphrase) -> Result<(String, String), Error> {
-        let key = Zeroizing::new(self.issuer.key().serialize_der());
+        let key = Zeroizing::new(self.signing()?.key().serialize_der());
         let certificates = self.chain.iter().map(certificate_pem).collect();
         Ok((certificates, sealed::seal(&key, passphrase)?))
     }
@@ -308,7 +344,7 @@ impl Authority {
             revoked_certs,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let list = params.signed_by(&self.issuer);
+        let list = params.signed_by(self.signing()?);
         let list = list.and_then(|list| list.pem());
         list.map_err(|error| refused(error.to_string()))
     }
@@ -474,7 +510,7 @@ impl Authority {
             not_after,
         )?;
         let certificate = params
-            .signed_by(key, &self.issuer)
+            .signed_by(key, self.signing()?)
             .map_err(|error| refused(error.to_string()))?;
         Ok((certificate.der().clone(), number, not_after))
     }
