@@ -39,6 +39,7 @@ mod rotation;
 pub mod series;
 pub mod serve_api;
 pub mod serve_tls;
+pub mod signer;
 mod throttle;
 pub mod token;
 pub mod trust;
@@ -192,6 +193,9 @@ pub enum ControlError {
     /// The certificate of the TLS port cannot be made.
     #[error("the TLS port has no certificate: {0}")]
     Tls(#[from] tls::Error),
+    /// The same, and an outside signer was asked for it.
+    #[error("the TLS port has no certificate: {0}")]
+    Signer(#[from] signer::SignError),
     /// The cluster cannot be followed.
     #[error(transparent)]
     Kubernetes(#[from] kubernetes::KubernetesError),
@@ -214,6 +218,8 @@ impl ControlError {
                 Some("give a directory that is there: --source files=DIR".to_owned())
             }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
+            Self::Signer(signer::SignError::Refused { .. }) => Some("let this control plane ask for others: `meshctl control-plane --ca-trusted-account NAMESPACE/ACCOUNT` at the signer, CA_TRUSTED_NODE_ACCOUNTS at istiod".to_owned()),
+            Self::Signer(signer::SignError::Away { .. }) => Some("see whether the signer runs, and whether --ca-signer-root, --ca-signer-name and what it is shown are right".to_owned()),
             Self::Kubernetes(error) => Some(error.hint().to_owned()),
             Self::Listen {
                 source,
@@ -349,10 +355,10 @@ pub async fn run(
 
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     serve_plain(&control, xds, &tasks, ended.clone());
-    serve_secure(&control, (secure, reviewer), &tasks, ended.clone())?;
+    serve_secure(&control, (secure, reviewer), &tasks, ended.clone()).await?;
     serve_socket(&control, api, &tasks, ended.clone());
     if let Some((listener, options)) = api_tcp {
-        serve_api::serve(&control, listener, &options, &tasks)?;
+        serve_api::serve(&control, listener, &options, &tasks).await?;
         tracing::info!(address = %options.address, "the API is served over TLS");
     }
     serve_http(
@@ -513,7 +519,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
     });
 }
 
-fn serve_secure(
+async fn serve_secure(
     control: &Arc<Control>,
     (listener, reviewer): (TcpListener, Option<Arc<Reviewer>>),
     tasks: &Tasks,
@@ -523,7 +529,8 @@ fn serve_secure(
     let incoming = serve_tls::incoming(
         listener,
         serve_tls::TlsOptions {
-            authority: trust.authority_fn(),
+            issuer: trust.issuer(),
+            keep: trust.kept_in("xds"),
             changed: trust.current().versions(),
             revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
@@ -533,9 +540,11 @@ fn serve_secure(
             wall: control.wall.clone(),
         },
         tasks,
-    )?;
+    )
+    .await?;
     let ca = ca::CaServer::new(ca::Ca {
-        authority: trust.authority_fn(),
+        issuer: trust.issuer(),
+        trusted: trust.trusted(),
         redeem: trust.redeem_fn(),
         reviewer,
         audit: trust.audit_fn(),

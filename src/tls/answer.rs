@@ -187,8 +187,7 @@ impl Answer {
 fn is_for_key_of(leaf: &X509Certificate<'_>, csr: &str) -> Result<(), Unfit> {
     let request = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes());
     let request = request.map_err(|_| Unfit::OtherKey)?;
-    let (_, request) =
-        X509CertificationRequest::from_der(&request).map_err(|_| Unfit::OtherKey)?;
+    let (_, request) = X509CertificationRequest::from_der(&request).map_err(|_| Unfit::OtherKey)?;
     let same = leaf.public_key().raw == request.certification_request_info.subject_pki.raw;
     same.then_some(()).ok_or(Unfit::OtherKey)
 }
@@ -196,7 +195,11 @@ fn is_for_key_of(leaf: &X509Certificate<'_>, csr: &str) -> Result<(), Unfit> {
 fn names_only(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<(), Unfit> {
     let other = |found: String| Unfit::OtherNames {
         // A stranger's text goes into the log.
-        found: found.chars().take(300).filter(|one| !one.is_control()).collect(),
+        found: found
+            .chars()
+            .take(300)
+            .filter(|one| !one.is_control())
+            .collect(),
         asked: Box::new(asked.id.clone()),
     };
     let names = leaf

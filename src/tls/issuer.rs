@@ -265,7 +265,10 @@ impl Authority {
     /// `(certificates, private key)` as [`Authority::from_pem`] reads them. The second is the
     /// mesh's greatest secret, and empty where it is kept elsewhere.
     pub fn to_pem(&self) -> (String, String) {
-        let key = self.issuer.as_ref().map(|issuer| issuer.key().serialize_pem());
+        let key = self
+            .issuer
+            .as_ref()
+            .map(|issuer| issuer.key().serialize_pem());
         (
             self.chain.iter().map(certificate_pem).collect(),
             key.unwrap_or_default(),

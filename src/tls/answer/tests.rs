@@ -26,7 +26,10 @@ fn root() -> Root {
     params.distinguished_name.push(DnType::CommonName, "a root");
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let der = params.self_signed(&key).unwrap().der().clone();
-    Root { issuer: Issuer::new(params, key), der }
+    Root {
+        issuer: Issuer::new(params, key),
+        der,
+    }
 }
 
 /// What a good signer would put in.
@@ -47,16 +50,29 @@ fn good() -> CertificateParams {
 
 fn judged(change: impl FnOnce(&mut CertificateParams)) -> Result<Answer, Unfit> {
     let (root, key) = (root(), KeyPair::generate().unwrap());
-    let csr = CertificateParams::default().serialize_request(&key).unwrap();
+    let csr = CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap();
     let mut params = good();
     change(&mut params);
     let leaf = params.signed_by(&key, &root.issuer).unwrap().pem();
     let csr = csr.pem().unwrap();
     let id = cart();
     let dns = ["cart.shop".to_owned()];
-    let asked = Asked { csr: &csr, id: &id, dns: &dns, ips: &[], lifetime: HOUR };
+    let asked = Asked {
+        csr: &csr,
+        id: &id,
+        dns: &dns,
+        ips: &[],
+        lifetime: HOUR,
+    };
     let root_pem = certificate_pem(&root.der);
-    Answer::judge(&[leaf, root_pem], &asked, (&[root.der], &Revoked::default()), NOW)
+    Answer::judge(
+        &[leaf, root_pem],
+        &asked,
+        (&[root.der], &Revoked::default()),
+        NOW,
+    )
 }
 
 #[test]
@@ -65,7 +81,10 @@ fn what_was_asked_for_is_handed_out_with_its_root_last() {
     assert_eq!((answer.chain.len(), answer.not_after), (1, NOW + 3_600_000));
     let issued = answer.issued();
     assert_eq!(issued.chain_pem.len(), 2);
-    assert_eq!(issued.chain_pem.last(), Some(&certificate_pem(&answer.root)));
+    assert_eq!(
+        issued.chain_pem.last(),
+        Some(&certificate_pem(&answer.root))
+    );
     // Names that were asked for may stand beside the identity.
     let name = SanType::DnsName("cart.shop".try_into().unwrap());
     assert!(judged(|params| params.subject_alt_names.push(name)).is_ok());
@@ -77,13 +96,27 @@ fn an_authority_of_ours_answers_what_is_asked() {
     let request = Request::new(&cart()).unwrap();
     let issued = ca.sign(request.pem(), &cart(), HOUR, NOW).unwrap();
     let id = cart();
-    let asked = Asked { csr: request.pem(), id: &id, dns: &[], ips: &[], lifetime: HOUR };
+    let asked = Asked {
+        csr: request.pem(),
+        id: &id,
+        dns: &[],
+        ips: &[],
+        lifetime: HOUR,
+    };
     let trust = (&*ca.roots(), &Revoked::default());
     let answer = Answer::judge(&issued.chain_pem, &asked, trust, NOW).unwrap();
     assert_eq!(answer.issued(), issued);
     // The same for another key, or for another caller, is refused.
     let other = Request::new(&cart()).unwrap();
-    let wrong = Answer::judge(&issued.chain_pem, &Asked { csr: other.pem(), ..asked }, trust, NOW);
+    let wrong = Answer::judge(
+        &issued.chain_pem,
+        &Asked {
+            csr: other.pem(),
+            ..asked
+        },
+        trust,
+        NOW,
+    );
     assert_eq!(wrong.unwrap_err(), Unfit::OtherKey);
     let pay = SpiffeId::new("cluster.local", "shop", "pay");
     let wrong = Answer::judge(&issued.chain_pem, &Asked { id: &pay, ..asked }, trust, NOW);
@@ -104,17 +137,27 @@ fn names_powers_and_times_beyond_what_was_asked_are_refused() {
         SanType::Rfc822Name("root@cart.shop".try_into().unwrap()),
     ] {
         let said = names(extra.clone());
-        assert!(matches!(said, Unfit::OtherNames { .. }), "{extra:?}: {said}");
+        assert!(
+            matches!(said, Unfit::OtherNames { .. }),
+            "{extra:?}: {said}"
+        );
     }
     let said = judged(|params| params.subject_alt_names = vec![name("cart.shop")]);
     assert!(matches!(said, Err(Unfit::OtherNames { .. })));
-    assert!(matches!(judged(|params| params.subject_alt_names.clear()), Err(Unfit::OtherNames { .. })));
+    assert!(matches!(
+        judged(|params| params.subject_alt_names.clear()),
+        Err(Unfit::OtherNames { .. })
+    ));
 
     let authority = judged(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     assert!(matches!(authority, Err(Unfit::TooMuch(_))));
     let signs = judged(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign));
     assert!(matches!(signs, Err(Unfit::TooMuch(_))));
-    let more = judged(|params| params.extended_key_usages.push(ExtendedKeyUsagePurpose::Any));
+    let more = judged(|params| {
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::Any)
+    });
     assert!(matches!(more, Err(Unfit::TooMuch(_))));
     let less = judged(|params| params.key_usages = vec![KeyUsagePurpose::KeyEncipherment]);
     assert!(matches!(less, Err(Unfit::TooLittle(_))));
@@ -137,18 +180,29 @@ fn answers_of_other_roots_and_of_nothing_are_refused() {
         Authority::generate("cluster.local", NOW).unwrap(),
     );
     let (request, id) = (Request::new(&cart()).unwrap(), cart());
-    let asked = Asked { csr: request.pem(), id: &id, dns: &[], ips: &[], lifetime: HOUR };
+    let asked = Asked {
+        csr: request.pem(),
+        id: &id,
+        dns: &[],
+        ips: &[],
+        lifetime: HOUR,
+    };
     let roots = ca.roots();
     let judge = |texts: &[String]| Answer::judge(texts, &asked, (&roots, &Revoked::default()), NOW);
     let issued = foreign.sign(request.pem(), &id, HOUR, NOW).unwrap();
     assert!(matches!(judge(&issued.chain_pem), Err(Unfit::Foreign(_))));
     assert_eq!(judge(&[]).unwrap_err(), Unfit::Empty);
-    assert!(matches!(judge(&["no PEM".to_owned()]), Err(Unfit::Unreadable(_))));
+    assert!(matches!(
+        judge(&["no PEM".to_owned()]),
+        Err(Unfit::Unreadable(_))
+    ));
     let good = ca.sign(request.pem(), &id, HOUR, NOW).unwrap();
     let many = good.chain_pem.repeat(MOST_CERTIFICATES);
     assert_eq!(judge(&many).unwrap_err(), Unfit::TooMany);
     // A list of the signer is heeded here, too.
-    let list = ca.revocation_list(&[(good.serial.clone(), NOW)], 1, NOW).unwrap();
+    let list = ca
+        .revocation_list(&[(good.serial.clone(), NOW)], 1, NOW)
+        .unwrap();
     let revoked = Revoked::from_pem(&list).unwrap();
     let said = Answer::judge(&good.chain_pem, &asked, (&roots, &revoked), NOW);
     assert!(matches!(said, Err(Unfit::Foreign(_))), "{said:?}");
