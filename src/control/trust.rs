@@ -18,7 +18,6 @@ use tokio::sync::Mutex;
 
 use crate::api::identity::{AuditEntry, AuditEvent, RotationPhase, RotationStep};
 use crate::api::{Problem, Reason};
-use crate::mesh::SpiffeId;
 use crate::rt::{self, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 use crate::tls::{self, Authority, Plugged, Revoked};

@@ -163,7 +163,7 @@ impl Authority {
             chain: vec![root.der().clone()],
             others: Vec::new(),
             revoked: Revoked::default(),
-            issuer: Issuer::new(params, key.into()),
+            issuer: Some(Issuer::new(params, key.into())),
             not_after,
         })
     }

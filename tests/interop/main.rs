@@ -44,6 +44,7 @@ mod processes;
 mod scoped;
 mod short_of_files;
 mod sidecars;
+mod signer;
 mod smuggling;
 mod soak;
 mod stand;
