@@ -218,8 +218,7 @@ impl ControlError {
                 Some("give a directory that is there: --source files=DIR".to_owned())
             }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
-            Self::Signer(signer::SignError::Refused { .. }) => Some("let this control plane ask for others: `meshctl control-plane --ca-trusted-account NAMESPACE/ACCOUNT` at the signer, CA_TRUSTED_NODE_ACCOUNTS at istiod".to_owned()),
-            Self::Signer(signer::SignError::Away { .. }) => Some("see whether the signer runs, and whether --ca-signer-root, --ca-signer-name and what it is shown are right".to_owned()),
+            Self::Signer(error) => error.hint().map(str::to_owned),
             Self::Kubernetes(error) => Some(error.hint().to_owned()),
             Self::Listen {
                 source,

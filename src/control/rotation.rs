@@ -59,9 +59,10 @@ impl Held {
         now: UnixMillis,
     ) -> Result<String, tls::Error> {
         let list = |authority: &Authority| authority.revocation_list(revoked, number, now);
-        let own = match self.authority.is_elsewhere() {
-            true => String::new(),
-            false => list(&self.authority)?,
+        let own = if self.authority.is_elsewhere() {
+            String::new()
+        } else {
+            list(&self.authority)?
         };
         Ok(own
             + &match &self.other {

@@ -74,9 +74,10 @@ pub struct SignerOptions {
 impl fmt::Display for SignerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let colon = self.host.contains(':');
-        match colon {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
+        if colon {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
@@ -114,6 +115,22 @@ pub enum SignError {
 }
 
 impl SignError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Own(error) => error.hint(),
+            Self::Refused { .. } => Some(
+                "let this control plane ask for others: `meshctl control-plane --ca-trusted-account NAMESPACE/ACCOUNT` at the signer, CA_TRUSTED_NODE_ACCOUNTS at istiod",
+            ),
+            Self::Away { .. } => Some(
+                "see whether the signer runs, and whether --ca-signer-root, --ca-signer-name and what it is shown are right",
+            ),
+            Self::Unfit { .. } => {
+                Some("nothing of it was handed out; look at how the signer is set up")
+            }
+        }
+    }
+
     /// What a caller of the certificate service is told: nothing of the signer, whose words are in the audit log.
     pub fn status(&self) -> Status {
         match self {

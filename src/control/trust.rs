@@ -229,6 +229,10 @@ impl Trust {
         };
         // A rotation was interrupted, or another authority put in place.
         let elsewhere = held.authority.is_elsewhere();
+        let own_key = dir.join("ca-key.pem");
+        if elsewhere && own_key.exists() {
+            tracing::warn!(key = %own_key.display(), "an outside signer signs, and the key of an own authority lies here still; remove it once nothing is of it");
+        }
         if elsewhere || !book.serials.is_empty() && book.roots != fingerprints(&held) {
             // A signer's lists are read anew, and are nobody's last ones.
             if files.plugged() && (!elsewhere || book.roots != fingerprints(&held)) {
@@ -391,9 +395,10 @@ impl Trust {
         let taken = async {
             let held = held.map_err(|error| rt::chain(&error))?;
             let root = held.authority.root_fingerprint();
-            let next = match held.authority.is_elsewhere() {
-                true => book.signed(&held, now),
-                false => book.of_former().signed(&held, now),
+            let next = if held.authority.is_elsewhere() {
+                book.signed(&held, now)
+            } else {
+                book.of_former().signed(&held, now)
             };
             let next = next.map_err(|error| error.to_string())?;
             self.put(held, next, &mut book)

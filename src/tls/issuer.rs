@@ -19,9 +19,13 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::kept::Pair;
 use super::material::{certificate_pem, certificates, validity};
 use super::sealed::{self, Passphrase};
-use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, random, sha256};
+use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, sha256};
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
+
+mod serial;
+
+use serial::{serial, unhex};
 
 /// Life of a certificate when nobody asks for another (Istio: `DEFAULT_WORKLOAD_CERT_TTL`).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
@@ -558,39 +562,12 @@ pub(super) fn subject_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     Some(parsed.subject().as_raw().to_vec())
 }
 
-/// A serial number as it is written: an even number of hexadecimal digits, with or without colons.
-fn unhex(text: &str) -> Result<Vec<u8>, Error> {
-    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
-    let wrong = || refused(format!("{text:?} is not a serial number"));
-    let pairs = digits.chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair)
-            .ok()
-            .filter(|pair| pair.len() == 2);
-        let byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        byte.ok_or_else(wrong)
-    });
-    let bytes = pairs.collect::<Result<Vec<u8>, _>>()?;
-    if bytes.is_empty() || bytes.len() > 20 || text.contains('+') {
-        return Err(wrong());
-    }
-    Ok(bytes)
-}
-
 fn refused(reason: String) -> Error {
     Error::Authority { reason }
 }
 
 fn millis(duration: Duration) -> UnixMillis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// 127 random bits: positive, never zero, 16 bytes at most 20 (RFC 5280, 4.1.2.2).
-fn serial() -> Result<SerialNumber, Error> {
-    let mut bytes: [u8; 16] = random()?;
-    if let Some(first) = bytes.first_mut() {
-        *first = (*first & 0x7f) | 0x40;
-    }
-    Ok(SerialNumber::from_slice(&bytes))
 }
 
 /// Sets the validity; the type of the fields belongs to a crate that is not named here.
