@@ -57,17 +57,16 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use crate::api::resources::{ApplyRequest, SourceText};
 use crate::mesh::Client;
 use crate::net::pages::{self, Names, OwnersOnly};
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
-use crate::source::store::{OpenReport, Options, Store, StoreError};
-use crate::tls;
-
-use crate::api::resources::{ApplyRequest, SourceText};
 use crate::source::kubernetes::review::Reviewer;
+use crate::source::store::{OpenReport, Options, Store, StoreError};
 use crate::source::{files, kubernetes};
+use crate::tls;
 use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
@@ -191,9 +190,6 @@ pub enum ControlError {
         source: io::Error,
     },
     /// The certificate of the TLS port cannot be made.
-    #[error("the TLS port has no certificate: {0}")]
-    Tls(#[from] tls::Error),
-    /// The same, and an outside signer was asked for it.
     #[error("the TLS port has no certificate: {0}")]
     Signer(#[from] signer::SignError),
     /// The cluster cannot be followed.

@@ -217,6 +217,7 @@ fn entry(material: &tls::Material, now: UnixMillis) -> Entry {
 #[cfg(test)]
 mod tests {
     use crate::control::trust::CaOptions;
+    use crate::rt::Wall;
     use crate::source::store::Store;
 
     use super::*;

@@ -103,7 +103,8 @@ fn an_authority_of_ours_answers_what_is_asked() {
         ips: &[],
         lifetime: HOUR,
     };
-    let trust = (&*ca.roots(), &Revoked::default());
+    let (roots, revoked) = (ca.roots(), Revoked::default());
+    let trust = (roots.as_slice(), &revoked);
     let answer = Answer::judge(&issued.chain_pem, &asked, trust, NOW).unwrap();
     assert_eq!(answer.issued(), issued);
     // The same for another key, or for another caller, is refused.
@@ -133,7 +134,7 @@ fn names_powers_and_times_beyond_what_was_asked_are_refused() {
         uri(&cart().to_string()),
         uri("https://cart.shop"),
         name("pay.shop"),
-        SanType::IpAddress([127, 0, 0, 1].into()),
+        SanType::IpAddress(IpAddr::from([127_u8, 0, 0, 1])),
         SanType::Rfc822Name("root@cart.shop".try_into().unwrap()),
     ] {
         let said = names(extra.clone());
