@@ -186,6 +186,12 @@ impl Ca {
         let message = request.into_inner();
         refuse_wishes(&message)?;
         let for_another = impersonated(&message)?;
+        // Before a token is spent on it, too.
+        if for_another.is_some() && self.trusted.is_empty() {
+            return Err(Status::permission_denied(format!(
+                "metadata {IMPERSONATED_IDENTITY} is not honoured here"
+            )));
+        }
         let lifetime = u64::try_from(message.validity_duration)
             .map(Duration::from_secs)
             .map_err(|_| Status::invalid_argument("validity_duration is negative"))?;
@@ -359,8 +365,8 @@ fn impersonated(message: &CertificateRequest) -> Result<Option<SpiffeId>, Status
         _ => None,
     };
     text.map(Some).ok_or_else(|| {
-        Status::invalid_argument(format!(
-            "metadata {IMPERSONATED_IDENTITY} is not a SPIFFE id"
+        Status::permission_denied(format!(
+            "metadata {IMPERSONATED_IDENTITY} is not honoured: it is not a SPIFFE id"
         ))
     })
 }
