@@ -198,7 +198,7 @@ fn answers_of_other_roots_and_of_nothing_are_refused() {
         Err(Unfit::Unreadable(_))
     ));
     let good = ca.sign(request.pem(), &id, HOUR, NOW).unwrap();
-    let many = good.chain_pem.repeat(MOST_CERTIFICATES);
+    let many = vec![good.chain_pem.concat(); MOST_CERTIFICATES];
     assert_eq!(judge(&many).unwrap_err(), Unfit::TooMany);
     // A list of the signer is heeded here, too.
     let list = ca
