@@ -157,7 +157,7 @@ fn names_powers_and_times_beyond_what_was_asked_are_refused() {
     let more = judged(|params| {
         params
             .extended_key_usages
-            .push(ExtendedKeyUsagePurpose::Any)
+            .push(ExtendedKeyUsagePurpose::Any);
     });
     assert!(matches!(more, Err(Unfit::TooMuch(_))));
     let less = judged(|params| params.key_usages = vec![KeyUsagePurpose::KeyEncipherment]);
