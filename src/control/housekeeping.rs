@@ -44,6 +44,17 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
             }
         });
     }
+    if control.trust.signer().is_some() {
+        let (trust, hub) = (Arc::clone(&control.trust), control.hub.clone());
+        tasks.spawn("signer", async move {
+            loop {
+                if trust.sign_wanted().await {
+                    hub.refresh();
+                }
+                tokio::time::sleep(WATCH).await;
+            }
+        });
+    }
     let index = Arc::clone(&control.index);
     tasks.spawn("faults", async move { index.watch_faults().await });
     let (index, grace) = (Arc::clone(&control.index), options.key_grace);

@@ -41,6 +41,7 @@ mod rotation;
 pub mod series;
 pub mod serve_api;
 pub mod serve_tls;
+pub mod signer;
 mod throttle;
 pub mod token;
 pub mod trust;
@@ -63,11 +64,10 @@ use crate::net::pages::{self, Names, OwnersOnly};
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
-use crate::source::store::{OpenReport, Options, Store, StoreError};
-use crate::tls;
-
 use crate::source::kubernetes;
 use crate::source::kubernetes::review::Reviewer;
+use crate::source::store::{OpenReport, Options, Store, StoreError};
+use crate::tls;
 use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
@@ -198,7 +198,7 @@ pub enum ControlError {
     },
     /// The certificate of the TLS port cannot be made.
     #[error("the TLS port has no certificate: {0}")]
-    Tls(#[from] tls::Error),
+    Signer(#[from] signer::SignError),
     /// The cluster cannot be followed.
     #[error(transparent)]
     Kubernetes(#[from] kubernetes::KubernetesError),
@@ -221,6 +221,7 @@ impl ControlError {
                 Some("give a directory that is there: --source files=DIR".to_owned())
             }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
+            Self::Signer(error) => error.hint().map(str::to_owned),
             Self::Kubernetes(error) => Some(error.hint().to_owned()),
             Self::Listen {
                 source,
@@ -368,14 +369,16 @@ pub async fn run(
 
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     let names = member.as_ref().map(|member| member.membership.names());
-    let seat = member.map(|member| member.begin(&control, &tasks));
-    let seat = seat.transpose()?;
+    let seat = match member {
+        Some(member) => Some(member.begin(&control, &tasks).await?),
+        None => None,
+    };
     serve_plain(&control, xds, &tasks, ended.clone());
     let names = names.unwrap_or_default();
-    serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone())?;
+    serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone()).await?;
     serve_socket(&control, api, &tasks, ended.clone());
     if let Some((listener, options)) = api_tcp {
-        serve_api::serve(&control, listener, &options, &tasks)?;
+        serve_api::serve(&control, listener, &options, &tasks).await?;
         tracing::info!(address = %options.address, "the API is served over TLS");
     }
     serve_http(
@@ -494,7 +497,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
     });
 }
 
-fn serve_secure(
+async fn serve_secure(
     control: &Arc<Control>,
     (listener, reviewer): (TcpListener, Option<Arc<Reviewer>>),
     names: Vec<String>,
@@ -505,7 +508,8 @@ fn serve_secure(
     let incoming = serve_tls::incoming(
         listener,
         serve_tls::TlsOptions {
-            authority: trust.authority_fn(),
+            issuer: trust.issuer(),
+            keep: trust.kept_in("xds"),
             changed: trust.current().versions(),
             revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
@@ -518,9 +522,11 @@ fn serve_secure(
             wall: control.wall.clone(),
         },
         tasks,
-    )?;
+    )
+    .await?;
     let ca = ca::CaServer::new(ca::Ca {
-        authority: trust.authority_fn(),
+        issuer: trust.issuer(),
+        trusted: trust.trusted(),
         redeem: trust.redeem_fn(),
         reviewer,
         audit: trust.audit_fn(),

@@ -53,6 +53,7 @@ mod raw_http2;
 mod scoped;
 mod short_of_files;
 mod sidecars;
+mod signer;
 mod smuggling;
 mod soak;
 #[path = "../it/proxy/spellings.rs"]

@@ -30,6 +30,8 @@ Examples:
   meshctl control-plane --source kubernetes   follows a cluster
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
   meshctl control-plane --ca-certs ./cacerts  signs below your own root
+  meshctl control-plane --ca-signer istiod.istio-system.svc:15012 \\
+    --ca-signer-root root.pem --ca-signer-token token   has another CA sign
   meshctl control-plane --api-address 0.0.0.0:15443   serves the API, too
 
 It is ready when `meshctl check` says so.

@@ -25,7 +25,6 @@ use crate::inject::InjectConfig;
 use crate::install::{NAME, of_revision};
 use crate::rt::Tasks;
 use crate::source::kubernetes::cluster::Cluster;
-use crate::tls;
 
 /// Which installation a control plane belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +85,19 @@ impl Member {
             &membership,
             &options.ca,
         );
-        let ca = shared.prepare(&cluster, &options.wall).await?;
+        // A signer elsewhere signs for all replicas; then there is nothing to share.
+        let ca = match &options.ca.signer {
+            Some(_) => options.ca.clone(),
+            None => shared.prepare(&cluster, &options.wall).await?,
+        };
+        // Without its version pods get what every version has.
+        membership.injection.kubernetes = match cluster.version().await {
+            Ok(version) => major_minor(&version),
+            Err(error) => {
+                tracing::warn!(%error, "the API server did not tell its version");
+                None
+            }
+        };
         Ok(Some(Self {
             membership,
             ca,
@@ -97,7 +108,11 @@ impl Member {
     }
 
     /// Begins what is done in the cluster; ends with `tasks`, and then another replica writes.
-    pub(super) fn begin(self, control: &Arc<Control>, tasks: &Tasks) -> Result<Seat, tls::Error> {
+    pub(super) async fn begin(
+        self,
+        control: &Arc<Control>,
+        tasks: &Tasks,
+    ) -> Result<Seat, ControlError> {
         let Self {
             membership,
             shared,
@@ -105,8 +120,10 @@ impl Member {
             webhooks,
             ..
         } = self;
-        webhook::serve(control, &membership, webhooks, tasks)?;
-        shared.follow(cluster.clone(), tasks);
+        webhook::serve(control, &membership, webhooks, tasks).await?;
+        if control.trust.plugged() {
+            shared.follow(cluster.clone(), tasks);
+        }
         let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
         status::start(control, &cluster, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);

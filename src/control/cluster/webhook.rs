@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 
 use super::Membership;
+use crate::control::signer::SignError;
 use crate::control::{Control, serve_tls};
 use crate::inject::{InjectConfig, Namespace, Operation, Outcome, Pod, json_patch, mesh_pod};
 use crate::mesh::{Finding, Origin, Severity};
@@ -39,17 +40,18 @@ const LIFE: Duration = Duration::from_mins(10);
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Serves `/inject` and `/validate` until `tasks` end; fails only when the first certificate cannot be made.
-pub(super) fn serve(
+pub(super) async fn serve(
     control: &Arc<Control>,
     membership: &Membership,
     listener: TcpListener,
     tasks: &Tasks,
-) -> Result<(), tls::Error> {
+) -> Result<(), SignError> {
     let trust = &control.trust;
     let mut incoming = serve_tls::incoming(
         listener,
         serve_tls::TlsOptions {
-            authority: trust.authority_fn(),
+            issuer: trust.issuer(),
+            keep: trust.kept_in("webhook"),
             changed: trust.current().versions(),
             revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
@@ -63,7 +65,8 @@ pub(super) fn serve(
             wall: control.wall.clone(),
         },
         tasks,
-    )?;
+    )
+    .await?;
     let injector = Arc::new(Injector {
         control: Arc::clone(control),
         config: membership.injection.clone(),
