@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("proxy", "rt net mesh api jwt telemetry tls xds"),
     ("aggregate", "rt net mesh api telemetry"),
     ("inject", "mesh resource"),
+    ("install", "mesh resource inject"),
     (
         "control",
         "rt net mesh api jwt telemetry tls resource source xds aggregate inject",
@@ -39,7 +40,7 @@ const LAYERS: &[(&str, &str)] = &[
 ];
 
 /// Layers that only compute: they take time, chance and bytes as arguments.
-const PURE: &str = "mesh api jwt resource xds inject";
+const PURE: &str = "mesh api jwt resource xds inject install";
 const IMPURE: &str = "tokio tonic hyper kube sled";
 
 /// Made by tools, so not held to the rules.
