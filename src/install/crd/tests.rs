@@ -138,10 +138,13 @@ fn readers_know_every_field_and_ask_for_no_other() {
     for crd in read() {
         let name = named(&crd);
         let kind = text(&crd, "/spec/names/kind");
-        for (version, schema) in versions(&crd) {
+        for (place, (version, schema)) in versions(&crd).into_iter().enumerate() {
+            // All have one schema; of the older versions only the name is another.
+            let samples = if place == 0 { SAMPLES } else { 3 };
+            assert_eq!(schema, versions(&crd)[0].1);
             let mut chance = fastrand::Rng::with_seed(7);
             let mut seen = BTreeSet::new();
-            for _ in 0..SAMPLES {
+            for _ in 0..samples {
                 let mut object = sample(schema, &mut chance);
                 let fields = object.as_object_mut().unwrap();
                 let api_version = format!("{}/{version}", text(&crd, "/spec/group"));
@@ -189,7 +192,9 @@ fn readers_know_every_field_and_ask_for_no_other() {
                 }
             }
             let mut all = BTreeSet::new();
-            judge::paths(schema, "", &mut all);
+            if place == 0 {
+                judge::paths(schema, "", &mut all);
+            }
             unseen.extend(all.difference(&seen).map(|path| format!("{name}: {path}")));
         }
     }
@@ -236,6 +241,9 @@ fn whatever_is_read_passes_a_server_unchanged() {
             let Ok(object) = crate::resource::json::read(piece.text, &name, piece.line) else {
                 continue;
             };
+            if object["kind"] == json!("List") {
+                continue;
+            }
             let field = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
             let (api_version, kind) = (field("apiVersion"), field("kind"));
             let Some(schema) = schemas.get(&(api_version.clone(), kind.clone())) else {

@@ -1,12 +1,25 @@
 //! What an API server does with a schema: it judges objects, and drops what it does not know.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
 const KEEPS: &str = "x-kubernetes-preserve-unknown-fields";
 const EITHER: &str = "x-kubernetes-int-or-string";
+
+thread_local! {
+    static PATTERNS: RefCell<BTreeMap<String, Regex>> = RefCell::default();
+}
+
+/// The expression `text`, which is made once: there are few, and many values.
+pub(super) fn pattern(text: &str) -> Regex {
+    PATTERNS.with_borrow_mut(|known| {
+        let make = || Regex::new(text).unwrap();
+        known.entry(text.to_owned()).or_insert_with(make).clone()
+    })
+}
 
 fn flag(schema: &Value, key: &str) -> bool {
     schema[key] == json!(true)
@@ -150,7 +163,7 @@ fn judge(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         }
     }
     if let (Some(pattern), Some(text)) = (schema["pattern"].as_str(), value.as_str())
-        && !Regex::new(pattern).unwrap().is_match(text)
+        && !self::pattern(pattern).is_match(text)
     {
         say(format!("{text:?} is not as {pattern}"));
     }
