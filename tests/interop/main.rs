@@ -17,6 +17,7 @@ mod attested;
 mod authority;
 mod authorization;
 mod backend;
+mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
 mod edges;
