@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("proxy", "rt net mesh api jwt telemetry tls xds"),
     ("aggregate", "rt net mesh api telemetry"),
     ("inject", "mesh resource"),
-    ("install", ""),
+    ("install", "mesh resource inject"),
     (
         "control",
         "rt net mesh api jwt telemetry tls resource source xds aggregate inject install",

@@ -7,6 +7,7 @@
 //! (its authority's key, root certificates, the authorities of webhooks).
 
 mod control_plane;
+pub mod crd;
 mod gateways;
 mod rbac;
 mod settings;
@@ -66,12 +67,33 @@ pub fn is_written(object: &Value) -> bool {
 /// Everything that is applied for `settings`, in order: what others need first.
 pub fn objects(settings: &Settings) -> Vec<Value> {
     let mut all = vec![namespace(settings)];
+    all.extend(definitions(settings));
     all.extend(rbac::objects(settings));
     all.extend(control_plane::objects(settings));
     all.extend(gateways::objects(settings));
     // Last: a webhook that nobody answers yet would refuse the pods that are to answer it.
     all.extend(webhooks::objects(settings));
     all
+}
+
+/// Definitions of kinds. Revisions share them, so they are of none.
+fn definitions(settings: &Settings) -> Vec<Value> {
+    let mut own = labels(settings, NAME);
+    own.remove(REVISION);
+    let mut all = crd::crds();
+    for definition in &mut all {
+        let there = definition["metadata"]["labels"].as_object().cloned();
+        let mut labels = there.unwrap_or_default();
+        labels.extend(own.clone());
+        definition["metadata"]["labels"] = Value::Object(labels);
+    }
+    all
+}
+
+/// Whether an installation applied `object`: others may have the same kinds.
+pub fn is_ours(object: &Value) -> bool {
+    let labels = object.pointer("/metadata/labels");
+    labels.is_some_and(|labels| labels.get("app.kubernetes.io/managed-by") == Some(&json!(NAME)))
 }
 
 fn namespace(settings: &Settings) -> Value {

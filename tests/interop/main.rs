@@ -19,6 +19,7 @@ mod authority;
 mod authorization;
 mod backend;
 mod changed;
+mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
 mod doors;

@@ -83,7 +83,9 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
         wait(&cluster, &settings, &progress).await?;
     }
     if cx.out.for_people() {
-        let changed = steps.iter().filter(|step| step.outcome != "unchanged");
+        let changed = steps
+            .iter()
+            .filter(|step| !matches!(step.outcome, "unchanged" | "kept"));
         if changed.count() == 0 {
             cx.out.note("nothing had to be changed");
         }
@@ -186,6 +188,15 @@ async fn apply(
     for object in install::objects(settings) {
         let which = ObjectRef::of(&object);
         let step = progress.step(which.to_string());
+        if which.kind == "CustomResourceDefinition" && foreign(cluster, &which).await? {
+            step.done("kept");
+            steps.push(StepReport {
+                name: which.to_string(),
+                outcome: "kept",
+                detail: "somebody else defines this kind".to_owned(),
+            });
+            continue;
+        }
         match one(cluster, &which, &object).await {
             Ok((outcome, before)) => {
                 if outcome != Outcome::Unchanged {
@@ -206,6 +217,15 @@ async fn apply(
         }
     }
     Ok(steps)
+}
+
+/// Whether somebody else defined this kind already: an Istio that is there goes on with its own.
+async fn foreign(cluster: &Cluster, which: &ObjectRef) -> Result<bool, CliError> {
+    let found = cluster
+        .get(which)
+        .await
+        .map_err(|error| failed(&format!("{which} cannot be read"), &error))?;
+    Ok(found.is_some_and(|found| !install::is_ours(&found)))
 }
 
 async fn one(
