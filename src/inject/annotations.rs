@@ -107,19 +107,15 @@ impl Wishes {
             return Ok(());
         }
         if let Some(name) = key.strip_prefix(MERGE) {
-            return match name {
-                "merge-metrics" => {
-                    self.merge_metrics = Some(boolean(text)?);
-                    Ok(())
-                }
-                _ => {
-                    report.refuse(
-                        format!("annotation {key} is not honoured by meshctl"),
-                        "one port is merged: prometheus.io/port and prometheus.io/path name it",
-                    );
-                    Ok(())
-                }
-            };
+            if name == "merge-metrics" {
+                self.merge_metrics = Some(boolean(text)?);
+            } else {
+                report.refuse(
+                    format!("annotation {key} is not honoured by meshctl"),
+                    "one port is merged: prometheus.io/port and prometheus.io/path name it",
+                );
+            }
+            return Ok(());
         }
         match key {
             "istio.io/reroute-virtual-interfaces" => {
@@ -165,7 +161,7 @@ impl Wishes {
                 self.image = Some(text.to_owned());
             }
             "logLevel" => self.log_level = Some(level(text)?.to_owned()),
-            "interceptionMode" => self.interception(key, text, report)?,
+            "interceptionMode" => interception(key, text, report)?,
             "rewriteAppHTTPProbers" => self.rewrite_probes = Some(boolean(text)?),
             "nativeSidecar" => self.native_sidecar = Some(boolean(text)?),
             "capNetBindService" => self.low_ports = boolean(text)?,
@@ -215,27 +211,6 @@ impl Wishes {
                 format!("annotation {key} is known to no mesh"),
                 "look for a slip of the pen, or remove it",
             ),
-        }
-        Ok(())
-    }
-
-    fn interception(
-        &mut self,
-        key: &str,
-        text: &str,
-        report: &mut Report,
-    ) -> Result<(), (&'static str, &'static str)> {
-        match text {
-            "REDIRECT" => {}
-            "TPROXY" => report.refuse(
-                format!("annotation {key}: {text:?} is not honoured by meshctl"),
-                "REDIRECT; the application sees the caller's address in X-Forwarded-For",
-            ),
-            "NONE" => report.refuse(
-                format!("annotation {key}: {text:?} is not honoured by meshctl"),
-                "capture nothing: traffic.sidecar.istio.io/includeInboundPorts: \"\" and includeOutboundIPRanges: \"\"",
-            ),
-            _ => return Err(("is no way of capture", "REDIRECT")),
         }
         Ok(())
     }
@@ -310,6 +285,26 @@ impl Wishes {
         }
         Ok(())
     }
+}
+
+fn interception(
+    key: &str,
+    text: &str,
+    report: &mut Report,
+) -> Result<(), (&'static str, &'static str)> {
+    match text {
+        "REDIRECT" => {}
+        "TPROXY" => report.refuse(
+            format!("annotation {key}: {text:?} is not honoured by meshctl"),
+            "REDIRECT; the application sees the caller's address in X-Forwarded-For",
+        ),
+        "NONE" => report.refuse(
+            format!("annotation {key}: {text:?} is not honoured by meshctl"),
+            "capture nothing: traffic.sidecar.istio.io/includeInboundPorts: \"\" and includeOutboundIPRanges: \"\"",
+        ),
+        _ => return Err(("is no way of capture", "REDIRECT")),
+    }
+    Ok(())
 }
 
 fn parts(text: &str) -> impl Iterator<Item = &str> {

@@ -248,7 +248,7 @@ pub(super) fn ports(template: &Value) -> Vec<(u64, Option<String>)> {
         })
         .collect();
     // Of two for one port the one with a name.
-    ports.sort_by(|a, b| (a.0, a.1.is_none()).cmp(&(b.0, b.1.is_none())));
+    ports.sort_by_key(|(port, name)| (*port, name.is_none()));
     ports.dedup_by_key(|(port, _)| *port);
     ports
 }

@@ -34,6 +34,10 @@ use report::Report;
 
 /// What is put beside an application, and beside which.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the mesh, each by its own name"
+)]
 pub struct InjectConfig {
     /// Image that holds this program.
     pub image: String,

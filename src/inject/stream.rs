@@ -78,7 +78,9 @@ fn namespaces(text: &str, file: &str) -> BTreeMap<String, Namespace> {
     fn add(document: &Value, found: &mut BTreeMap<String, Namespace>) {
         let kind = document.get("kind").and_then(Value::as_str);
         if let (Some("List"), Some(Value::Array(items))) = (kind, document.get("items")) {
-            items.iter().for_each(|item| add(item, found));
+            for item in items {
+                add(item, found);
+            }
         }
         if kind != Some("Namespace") {
             return;

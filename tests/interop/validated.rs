@@ -35,7 +35,9 @@ fn injected_manifests_are_valid_for_every_kubernetes() {
             "{name}: {output:?}"
         );
         if output.status.success() {
-            injected += &format!("---\n{}\n", String::from_utf8(output.stdout).unwrap());
+            injected.push_str("---\n");
+            injected.push_str(&String::from_utf8(output.stdout).unwrap());
+            injected.push('\n');
             count += 1;
         }
     }
