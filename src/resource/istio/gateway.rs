@@ -197,7 +197,7 @@ fn host(value: &Value<'_>) -> Option<ServerHost> {
 }
 
 /// What a server says of its TLS beside the mode and the redirect.
-const OF_TLS: [&str; 15] = [
+const OF_TLS: [&str; 14] = [
     "credentialName",
     "credentialNames",
     "serverCertificate",
@@ -212,7 +212,6 @@ const OF_TLS: [&str; 15] = [
     "minProtocolVersion",
     "maxProtocolVersion",
     "cipherSuites",
-    "insecureSkipVerify",
 ];
 
 fn tls(value: &Value<'_>, protocol: GatewayProtocol) -> Option<GatewayTls> {
