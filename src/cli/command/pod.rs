@@ -12,7 +12,7 @@ use crate::cli::parse;
 use crate::net::capture::{self, CaptureSpec};
 use crate::net::{self, ConnectOptions};
 
-/// What the containers of a meshed pod run; `inject` writes it there
+/// What containers of a meshed pod run; written by `inject`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
