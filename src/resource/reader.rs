@@ -399,9 +399,9 @@ impl<'a> Fields<'a> {
     pub(crate) fn accept(&self, names: &[&'static str]) {
         self.asked.borrow_mut().extend_from_slice(names);
         #[cfg(test)]
-        names
-            .iter()
-            .for_each(|name| asked::note(&self.value.path, name));
+        for name in names {
+            asked::note(&self.value.path, name);
+        }
     }
 
     /// Reports every field that nobody asked for.

@@ -44,10 +44,10 @@ fn definition(file: &File, kind: &Kind) -> Result<Value, Fault> {
     });
     let versions: Vec<Value> = versions.collect();
     let mut names = json!({
-        "kind": kind.kind,
-        "listKind": format!("{}List", kind.kind),
+        "kind": kind.name,
+        "listKind": format!("{}List", kind.name),
         "plural": kind.plural,
-        "singular": kind.kind.to_ascii_lowercase(),
+        "singular": kind.name.to_ascii_lowercase(),
     });
     if !kind.short.is_empty() {
         put(&mut names, "shortNames", json!(kind.short));
@@ -182,14 +182,15 @@ fn typed(file: &File, of: &Typed, depth: usize) -> Result<Value, Fault> {
         return Err(fault("types within types without an end".to_owned()));
     }
     let mut schema = match &of.of {
-        Of::Word(word) => match word_type(word) {
-            Some(schema) => schema,
-            None => {
+        Of::Word(word) => {
+            if let Some(schema) = word_type(word) {
+                schema
+            } else {
                 let named = file.types.iter().find(|(name, _)| name == word);
                 let (_, named) = named.ok_or_else(|| fault(format!("there is no type {word}")))?;
                 typed(file, named, depth + 1)?
             }
-        },
+        }
         Of::Choice(words) => json!({"type": "string", "enum": words}),
         Of::List(item) => json!({"type": "array", "items": typed(file, item, depth + 1)?}),
         Of::Map(item) => {

@@ -45,7 +45,7 @@ pub(super) struct File {
 pub(super) struct Kind {
     pub(super) line: usize,
     pub(super) group: String,
-    pub(super) kind: String,
+    pub(super) name: String,
     pub(super) plural: String,
     pub(super) short: Vec<String>,
     pub(super) categories: Vec<String>,
@@ -214,13 +214,13 @@ pub(super) fn read(text: &str) -> Result<File, Fault> {
             }
             "kind" => {
                 let mut names = words(said).into_iter();
-                let (Some(kind), Some(plural)) = (names.next(), names.next()) else {
+                let (Some(name), Some(plural)) = (names.next(), names.next()) else {
                     return Err(line.fault("a kind has a name and a plural"));
                 };
                 let known = Kind {
                     line: line.number,
                     group: group.clone(),
-                    kind,
+                    name,
                     plural,
                     short: names.collect(),
                     categories: categories.clone(),
