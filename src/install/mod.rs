@@ -15,6 +15,8 @@ mod webhooks;
 
 use serde_json::{Map, Value, json};
 
+use crate::resource::json::set;
+
 pub use settings::{KEYS, Profile, SettingError, Settings};
 
 /// The name of nearly everything that is installed.
@@ -82,10 +84,13 @@ fn definitions(settings: &Settings) -> Vec<Value> {
     own.remove(REVISION);
     let mut all = crd::crds();
     for definition in &mut all {
-        let there = definition["metadata"]["labels"].as_object().cloned();
+        let Some(metadata) = definition.get_mut("metadata") else {
+            continue;
+        };
+        let there = metadata.get("labels").and_then(Value::as_object).cloned();
         let mut labels = there.unwrap_or_default();
         labels.extend(own.clone());
-        definition["metadata"]["labels"] = Value::Object(labels);
+        set(metadata, "labels", labels);
     }
     all
 }

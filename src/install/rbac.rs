@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::resource::json::set;
+
 use super::{
     AUTHORITY, INJECTOR, LEASE, NAME, PLUGGED, ROOTS, Settings, VALIDATOR, cluster_metadata,
     metadata, of_revision,
@@ -26,7 +28,7 @@ impl Rule {
             "verbs": self.verbs,
         });
         if !self.names.is_empty() {
-            rule["resourceNames"] = json!(self.names);
+            set(&mut rule, "resourceNames", self.names.clone());
         }
         rule
     }
@@ -204,7 +206,9 @@ fn for_people(settings: &Settings) -> [Value; 2] {
     let one = |name: &str, to: &[&str], verbs: &[&str]| {
         let mut metadata = cluster_metadata(settings, &of_revision(name, &settings.revision), NAME);
         for role in to {
-            metadata["labels"][format!("{API}/aggregate-to-{role}")] = json!("true");
+            if let Some(labels) = metadata.get_mut("labels") {
+                set(labels, &format!("{API}/aggregate-to-{role}"), "true");
+            }
         }
         json!({
             "apiVersion": format!("{API}/v1"),

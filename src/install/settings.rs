@@ -41,6 +41,10 @@ impl Profile {
 
 /// What an installation in a cluster was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own, as people set them"
+)]
 pub struct Settings {
     /// What they began with.
     pub profile: Profile,

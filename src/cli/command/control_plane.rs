@@ -188,7 +188,8 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             .authority
             .options(&installed, cx.settings.environment.ca_passphrase.as_ref())?,
     };
-    serve(options, logging::asked_to_end()).await?;
+    // It is large, and there is one.
+    Box::pin(serve(options, logging::asked_to_end())).await?;
     Ok(Exit::Ok)
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Membership;
 use crate::install::{self, LEASE, NAME, REVISION, of_revision};
+use crate::resource::json::set;
 use crate::rt::{Tasks, UnixMillis, Wall};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef};
 
@@ -77,13 +78,14 @@ fn record(before: Option<&Value>, me: &str, wall: UnixMillis) -> Value {
     let same = spec.get("holderIdentity").and_then(Value::as_str) == Some(me);
     let changes = spec.get("leaseTransitions").and_then(Value::as_u64);
     let acquired = spec.get("acquireTime").filter(|_| same).cloned();
-    lease["spec"] = json!({
+    let renewed = json!({
         "holderIdentity": me,
         "leaseDurationSeconds": LEASE_SECONDS,
         "acquireTime": acquired.unwrap_or_else(|| json!(now)),
         "renewTime": now,
         "leaseTransitions": changes.unwrap_or_default() + u64::from(!same && before.is_some()),
     });
+    set(&mut lease, "spec", renewed);
     lease
 }
 
@@ -110,8 +112,10 @@ pub(super) async fn resign(cluster: &Cluster, membership: &Membership) {
         if lease.pointer("/spec/holderIdentity") != Some(&json!(membership.replica)) {
             return Ok(());
         }
-        lease["spec"]["holderIdentity"] = json!("");
-        lease["spec"]["leaseDurationSeconds"] = json!(1);
+        if let Some(spec) = lease.get_mut("spec") {
+            set(spec, "holderIdentity", "");
+            set(spec, "leaseDurationSeconds", 1);
+        }
         cluster.replace(&lease).await.map(drop)
     };
     match tokio::time::timeout(RESIGN, give_up).await {
@@ -190,13 +194,14 @@ impl Candidate {
         let written = match next {
             Move::Wait => return Ok(false),
             Move::Create(mut lease) => {
-                lease["apiVersion"] = json!("coordination.k8s.io/v1");
-                lease["kind"] = json!("Lease");
-                lease["metadata"] = json!({
+                set(&mut lease, "apiVersion", "coordination.k8s.io/v1");
+                set(&mut lease, "kind", "Lease");
+                let metadata = json!({
                     "name": self.which.name,
                     "namespace": self.which.namespace,
                     "labels": written_labels(&self.revision),
                 });
+                set(&mut lease, "metadata", metadata);
                 self.cluster.create(&lease).await
             }
             Move::Replace(lease) => self.cluster.replace(&lease).await,

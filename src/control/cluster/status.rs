@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::leader::{Leads, elected};
 use crate::control::Control;
+use crate::resource::json::set;
 use crate::resource::{CONTROLLER, Key};
 use crate::rt::Tasks;
 use crate::source::kubernetes::cluster::{Cluster, ClusterError};
@@ -107,7 +108,7 @@ async fn write(cluster: &Cluster, told: &Told) -> Result<(), ClusterError> {
     if timeless(&next) == timeless(&now) {
         return Ok(());
     }
-    object["status"] = next;
+    set(&mut object, "status", next);
     cluster.replace_status(path, &object).await.map(drop)
 }
 
@@ -122,13 +123,14 @@ fn merged(now: &Value, ours: &Value) -> Value {
     };
     for (name, value) in fields {
         let before = now.get(name);
-        next[name] = match name.as_str() {
+        let value = match name.as_str() {
             "conditions" => conditions(before, value),
             "listeners" => each(before, value, |a, b| a["name"] == b["name"], false),
             "parents" => each(before, value, of_one("parentRef"), true),
             "ancestors" => each(before, value, of_one("ancestorRef"), true),
             _ => value.clone(),
         };
+        set(&mut next, name, value);
     }
     next
 }
@@ -155,10 +157,11 @@ fn each(
     for entry in ours {
         let mut entry = entry.clone();
         let was = before.iter().find(|was| same(was, &entry));
-        entry["conditions"] = conditions(
+        let now = conditions(
             was.and_then(|was| was.get("conditions")),
-            &entry["conditions"],
+            entry.get("conditions").unwrap_or(&Value::Null),
         );
+        set(&mut entry, "conditions", now);
         next.push(entry);
     }
     Value::Array(next)
@@ -174,11 +177,11 @@ fn conditions(before: Option<&Value>, ours: &Value) -> Value {
     let mut next: Vec<Value> = before.iter().filter(|was| !is_ours(was)).cloned().collect();
     for one in ours {
         let mut one = one.clone();
-        let was = before.iter().find(|was| was["type"] == one["type"]);
-        if let Some(was) = was.filter(|was| was["status"] == one["status"])
-            && was["lastTransitionTime"].is_string()
+        let was = before.iter().find(|was| was.get("type") == one.get("type"));
+        if let Some(was) = was.filter(|was| was.get("status") == one.get("status"))
+            && let Some(Value::String(since)) = was.get("lastTransitionTime")
         {
-            one["lastTransitionTime"] = was["lastTransitionTime"].clone();
+            set(&mut one, "lastTransitionTime", since.as_str());
         }
         next.push(one);
     }

@@ -29,6 +29,7 @@ use crate::control::{Control, serve_tls};
 use crate::inject::{InjectConfig, Namespace, Operation, Outcome, Pod, json_patch, mesh_pod};
 use crate::mesh::{Finding, Origin, Severity};
 use crate::resource;
+use crate::resource::json::set;
 use crate::rt::Tasks;
 use crate::tls;
 
@@ -89,17 +90,13 @@ pub(super) async fn serve(
                     ended = &mut serving => Some(ended),
                     () = tokio::time::sleep(LIFE) => None,
                 };
-                let ended = match ended {
-                    Some(ended) => ended,
-                    None => {
-                        serving.as_mut().graceful_shutdown();
-                        match tokio::time::timeout(LINGER, serving).await {
-                            Ok(ended) => ended,
-                            Err(_) => return,
-                        }
-                    }
+                let ended = if ended.is_some() {
+                    ended
+                } else {
+                    serving.as_mut().graceful_shutdown();
+                    tokio::time::timeout(LINGER, serving).await.ok()
                 };
-                if let Err(error) = ended {
+                if let Some(Err(error)) = ended {
                     tracing::debug!(%error, "a connection of a webhook's caller ended");
                 }
             });
@@ -135,24 +132,26 @@ impl Review {
     fn answer(&self, refused: Option<String>, warnings: Vec<String>) -> Response {
         let mut response = json!({"uid": self.uid, "allowed": refused.is_none()});
         if let Some(message) = refused {
-            response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
+            let status = json!({"code": 422, "reason": "Invalid", "message": message});
+            set(&mut response, "status", status);
         }
-        self.respond(response, warnings)
+        Self::respond(response, warnings)
     }
 
     /// The answer that the object is to be changed so.
     fn patched(&self, steps: &[Operation], warnings: Vec<String>) -> Response {
         let mut response = json!({"uid": self.uid, "allowed": true});
         if !steps.is_empty() {
-            response["patchType"] = json!("JSONPatch");
-            response["patch"] = json!(STANDARD.encode(json!(steps).to_string()));
+            set(&mut response, "patchType", "JSONPatch");
+            let patch = STANDARD.encode(json!(steps).to_string());
+            set(&mut response, "patch", patch);
         }
-        self.respond(response, warnings)
+        Self::respond(response, warnings)
     }
 
-    fn respond(&self, mut response: Value, warnings: Vec<String>) -> Response {
+    fn respond(mut response: Value, warnings: Vec<String>) -> Response {
         if !warnings.is_empty() {
-            response["warnings"] = json!(warnings);
+            set(&mut response, "warnings", warnings);
         }
         let review = json!({
             "apiVersion": "admission.k8s.io/v1",

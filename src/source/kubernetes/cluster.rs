@@ -224,7 +224,9 @@ pub struct Cluster {
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("name", &self.name).finish()
+        f.debug_struct("Cluster")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -335,8 +337,10 @@ impl Cluster {
             if let Some(Value::Array(items)) = items {
                 all.extend(items.into_iter().map(|mut item| {
                     // Items of a list do not say what they are.
-                    item["apiVersion"] = json!(place.version);
-                    item["kind"] = json!(place.kind);
+                    if let Value::Object(fields) = &mut item {
+                        fields.insert("apiVersion".to_owned(), json!(place.version));
+                        fields.insert("kind".to_owned(), json!(place.kind));
+                    }
                     item
                 }));
             }

@@ -179,8 +179,11 @@ fn injects(object: &Value, revision: &str) -> bool {
             ["namespaceSelector", "objectSelector"]
                 .iter()
                 .any(|selector| {
-                    let expressions = hook[*selector]["matchExpressions"].as_array();
-                    let labels = hook[*selector]["matchLabels"].get(key);
+                    let selector = hook.get(*selector).unwrap_or(&Value::Null);
+                    let expressions = selector.get("matchExpressions").and_then(Value::as_array);
+                    let labels = selector
+                        .get("matchLabels")
+                        .and_then(|labels| labels.get(key));
                     labels.is_some_and(|label| label == value)
                         || expressions.into_iter().flatten().any(|one| {
                             let values = one["values"].as_array();
