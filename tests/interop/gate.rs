@@ -94,7 +94,7 @@ async fn is_ended_by(to: SocketAddr, frames: impl Iterator<Item = Vec<u8>>) -> b
             ended = sends => ended,
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), both)
+    tokio::time::timeout(std::time::Duration::from_mins(1), both)
         .await
         .unwrap_or(false)
 }

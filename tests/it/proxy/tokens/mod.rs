@@ -10,7 +10,7 @@ mod signer;
 use std::net::SocketAddr;
 
 use meshctl::mesh::{NodeKind, View};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::policies::{SHOP, view};
 use super::support::*;
