@@ -72,7 +72,7 @@ async fn no_forged_token_gets_past_a_sidecar() {
             _ => matches!(status, 400 | 401 | 431),
         };
         assert!(expected, "{what}: {token}: {status}");
-        // In a query, and by HTTP/2.
+        // The same by HTTP/2.
         if token.len() > 4_000 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             continue;
         }

@@ -141,7 +141,7 @@ data:
     )
 }
 
-/// Makes a request and waits until it is asked about, `before` others having been.
+/// Waits until a request is asked about, after what was seen `before`.
 async fn asked(seen: &Shared, before: &Seen) {
     until("the question", 20, || {
         (seen.lock().unwrap().asked > before.asked).then_some(())
