@@ -23,6 +23,7 @@ pub mod sidecar;
 mod accept;
 mod access_log;
 mod admin;
+mod application;
 mod balance;
 mod believed;
 mod buffer;
@@ -64,6 +65,7 @@ mod tls;
 mod tunnel;
 mod worker;
 
+pub use application::{AppPages, Metrics};
 pub use fixed::{Side, SideProtocol, static_view};
 pub use options::{AccessLog, Options};
 pub use overload::OverloadOptions;

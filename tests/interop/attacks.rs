@@ -30,15 +30,15 @@ spec:
     from: [{source: {notIpBlocks: [10.9.8.7/32]}}]
 ";
 
-/// An application that notes the heads that it gets, and answers each.
+/// An application that notes the heads that it gets, and answers each; `/broken` by 500.
 #[derive(Clone, Default)]
-struct Heard {
+pub(crate) struct Heard {
     heads: Arc<Mutex<Vec<String>>>,
     count: Arc<AtomicUsize>,
 }
 
 impl Heard {
-    fn start(tasks: &Tasks) -> (Self, SocketAddr) {
+    pub(crate) fn start(tasks: &Tasks) -> (Self, SocketAddr) {
         let own = Self::default();
         let listener = bind("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
         let address = listener.local_addr().unwrap();
@@ -55,10 +55,12 @@ impl Heard {
                         }
                         let text = String::from_utf8_lossy(&head).to_lowercase();
                         head.clear();
+                        let broken = text.starts_with("get /broken ");
                         heard.heads.lock().unwrap().push(text);
                         heard.count.fetch_add(1, Ordering::Relaxed);
-                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                        if io.write_all(answer).await.is_err() {
+                        let status = if broken { "500 Broken" } else { "200 OK" };
+                        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
+                        if io.write_all(answer.as_bytes()).await.is_err() {
                             return;
                         }
                     }
@@ -68,17 +70,17 @@ impl Heard {
         (own, address)
     }
 
-    fn hits(&self) -> usize {
+    pub(crate) fn hits(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         self.heads.lock().unwrap().last().cloned().unwrap()
     }
 }
 
 /// The status of what `bytes` are answered; 0 where the connection is ended instead.
-async fn told(to: SocketAddr, bytes: &[u8]) -> u16 {
+pub(crate) async fn told(to: SocketAddr, bytes: &[u8]) -> u16 {
     let mut stream = connect(to, ConnectOptions::default()).await.unwrap();
     // It may have been closed already.
     let _sent = stream.write_all(bytes).await;
@@ -92,11 +94,11 @@ async fn told(to: SocketAddr, bytes: &[u8]) -> u16 {
     status.and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-fn request(line: &str, more: &str) -> Vec<u8> {
+pub(crate) fn request(line: &str, more: &str) -> Vec<u8> {
     format!("{line} HTTP/1.1\r\nHost: web\r\n{more}Connection: close\r\n\r\n").into_bytes()
 }
 
-async fn by_http2(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
+pub(crate) async fn by_http2(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
     let mut raw = RawHttp2::open(to).await;
     raw.ask(1, fields, true).await;
     raw.status(1).await

@@ -4,6 +4,7 @@ mod admin;
 mod answers;
 mod authorization;
 mod balance;
+mod beside;
 mod breakers;
 mod changed;
 mod checked;
