@@ -38,6 +38,7 @@ pub mod xds;
 pub mod proxy;
 pub mod aggregate;
 pub mod inject;
+pub mod install;
 pub mod control;
 pub mod local;
 

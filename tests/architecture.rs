@@ -26,20 +26,21 @@ const LAYERS: &[(&str, &str)] = &[
     ("proxy", "rt net mesh api jwt telemetry tls xds"),
     ("aggregate", "rt net mesh api telemetry"),
     ("inject", "mesh resource"),
+    ("install", "mesh resource inject"),
     (
         "control",
-        "rt net mesh api jwt telemetry tls resource source xds aggregate inject",
+        "rt net mesh api jwt telemetry tls resource source xds aggregate inject install",
     ),
     ("local", "rt net resource api"),
     ("dashboard", "rt net mesh api"),
     (
         "cli",
-        "rt net mesh api telemetry tls resource source xds proxy aggregate inject control local dashboard",
+        "rt net mesh api telemetry tls resource source xds proxy aggregate inject install control local dashboard",
     ),
 ];
 
 /// Layers that only compute: they take time, chance and bytes as arguments.
-const PURE: &str = "mesh api jwt resource xds inject";
+const PURE: &str = "mesh api jwt resource xds inject install";
 const IMPURE: &str = "tokio tonic hyper kube sled";
 
 /// Made by tools, so not held to the rules.

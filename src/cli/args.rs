@@ -119,6 +119,7 @@ pub(crate) enum Command {
     Logs(c::logs::Args),
     ControlPlane(Box<c::control_plane::Args>),
     Proxy(Box<c::proxy::Args>),
+    Pod(c::pod::Args),
     Analyze(c::analyze::Args),
     Apply(c::apply::Args),
     Get(c::get::Args),
@@ -155,7 +156,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Run the mesh",
-        &["up", "down", "ps", "logs", "control-plane", "proxy"],
+        &["up", "down", "ps", "logs", "control-plane", "proxy", "pod"],
     ),
     (
         "Configure",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::CliError;
 use super::home::Installed;
+use crate::control::signer::SignerOptions;
 use crate::control::trust::CaOptions;
 use crate::tls::{KeyType, Passphrase};
 
@@ -23,6 +24,61 @@ pub(crate) struct AuthorityArgs {
     /// passphrase itself]
     #[arg(long = "ca-passphrase-file", value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// Has an outside signer sign, by Istio's CA API; no key is kept here. HOST:PORT or
+    /// https://HOST:PORT
+    #[arg(long = "ca-signer", value_name = "HOST:PORT", requires = "signer_root",
+        conflicts_with_all = ["certs", "key_type", "passphrase_file"], value_parser = host_port)]
+    signer: Option<(String, u16)>,
+    /// Roots of what the signer signs and shows, as PEM; the file is followed
+    #[arg(long = "ca-signer-root", value_name = "FILE", requires = "signer")]
+    signer_root: Option<PathBuf>,
+    /// The signer's lists of what is revoked, as PEM; the file is followed
+    #[arg(long = "ca-signer-crl", value_name = "FILE", requires = "signer")]
+    signer_crl: Option<PathBuf>,
+    /// Token that the signer is shown; read for each request
+    #[arg(long = "ca-signer-token", value_name = "FILE", requires = "signer")]
+    signer_token: Option<PathBuf>,
+    /// Certificate that the signer is shown, with its chain; read for each request
+    #[arg(long = "ca-signer-cert", value_name = "FILE", requires_all = ["signer", "signer_key"])]
+    signer_cert: Option<PathBuf>,
+    /// Key of --ca-signer-cert
+    #[arg(long = "ca-signer-key", value_name = "FILE", requires = "signer_cert")]
+    signer_key: Option<PathBuf>,
+    /// DNS name or SPIFFE id in the signer's certificate [default: its host]
+    #[arg(long = "ca-signer-name", value_name = "NAME", requires = "signer")]
+    signer_name: Option<String>,
+    /// Account that may have certificates signed for anybody: a control plane whose
+    /// signer this is; may be repeated
+    #[arg(long = "ca-trusted-account", value_name = "NAMESPACE/ACCOUNT", value_parser = account)]
+    trusted: Vec<(String, String)>,
+}
+
+/// Reads where a signer is.
+fn host_port(text: &str) -> Result<(String, u16), String> {
+    let bare = text
+        .strip_prefix("https://")
+        .unwrap_or(text)
+        .trim_end_matches('/');
+    let parts = bare.rsplit_once(':').and_then(|(host, port)| {
+        let host = match host.strip_prefix('[') {
+            Some(inner) => inner.strip_suffix(']')?,
+            None if host.contains(':') => return None,
+            None => host,
+        };
+        let plain = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
+        let port = port.parse().ok().filter(|port| *port > 0);
+        Some((host.to_owned(), port?)).filter(|_| plain)
+    });
+    parts.ok_or_else(|| format!("{text:?} is neither HOST:PORT nor https://HOST:PORT"))
+}
+
+/// Reads an account.
+fn account(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('/').filter(|(namespace, name)| {
+        !namespace.is_empty() && !name.is_empty() && !name.contains('/')
+    });
+    let parts = parts.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+    parts.ok_or_else(|| format!("{text:?} is not NAMESPACE/ACCOUNT"))
 }
 
 /// Reads a type of key.
@@ -45,13 +101,38 @@ impl AuthorityArgs {
         let kind = installed.value("caKeyType").map(key_type).transpose();
         let kind = kind.map_err(CliError::usage)?;
         let file = self.passphrase_file.or_else(|| path("caPassphraseFile"));
+        let signer = self
+            .signer
+            .zip(self.signer_root)
+            .map(|((host, port), roots)| SignerOptions {
+                host,
+                port,
+                roots,
+                lists: self.signer_crl,
+                token: self.signer_token,
+                shows: self.signer_cert.zip(self.signer_key),
+                name: self.signer_name,
+            });
+        if let Some(signer) = &signer
+            && signer.token.is_none()
+            && signer.shows.is_none()
+        {
+            return Err(CliError::usage(
+                "the signer must know who asks: add --ca-signer-token, or --ca-signer-cert and --ca-signer-key",
+            ));
+        }
         Ok(CaOptions {
+            trusted: self.trusted,
             key_type: self.key_type.or(kind).unwrap_or_default(),
             passphrase: match file {
                 Some(file) => Some(read(&file)?),
                 None => passphrase.cloned(),
             },
-            plugged: self.certs.or_else(|| path("caCerts")),
+            plugged: match signer {
+                Some(_) => None,
+                None => self.certs.or_else(|| path("caCerts")),
+            },
+            signer,
         })
     }
 }

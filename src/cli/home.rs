@@ -77,8 +77,12 @@ impl Installed {
 
     /// What was installed; none when nothing was.
     pub(crate) fn load(home: &Path) -> Result<Option<Self>, CliError> {
-        let path = Self::path(home);
-        let bytes = match fs::read(&path) {
+        Self::read(&Self::path(home))
+    }
+
+    /// As [`Self::load`], from a file that somebody else keeps.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, CliError> {
+        let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error)
                 if matches!(

@@ -87,6 +87,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Logs(args) => one(cx, c::logs::run(args, cx)),
         Command::ControlPlane(args) => many(c::control_plane::run(*args, cx)),
         Command::Proxy(args) => c::proxy::run(*args, cx),
+        Command::Pod(args) => c::pod::run(args, cx),
         Command::Analyze(args) => one(cx, c::analyze::run(args, cx)),
         Command::Apply(args) => one(cx, c::apply::run(args, cx)),
         Command::Get(args) => one(cx, c::get::run(args, cx)),

@@ -171,6 +171,18 @@ pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
+/// Where an application gives its metrics: `PORT` or `PORT/PATH`.
+pub(crate) fn app_metrics(text: &str) -> Result<crate::proxy::Metrics, String> {
+    let (port, path) = match text.find('/') {
+        Some(at) => text.split_at(at),
+        None => (text, "/metrics"),
+    };
+    let port = port.parse().ok().filter(|port| *port > 0);
+    let port = port.ok_or("expected PORT or PORT/PATH, as 9090/metrics")?;
+    let path = path.to_owned();
+    Ok(crate::proxy::Metrics { port, path })
+}
+
 /// `NAME=PORT`.
 pub(crate) fn named_port(text: &str) -> Result<(String, u16), String> {
     let wrong = || format!("{text:?} is not NAME=PORT, such as http=8080");

@@ -22,12 +22,23 @@ impl std::fmt::Debug for ApiToken {
     }
 }
 
+/// The pod that we run in, as its manifest says by the downward API.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pod {
+    /// `POD_NAME`.
+    pub(crate) name: Option<String>,
+    /// `POD_NAMESPACE`.
+    pub(crate) namespace: Option<String>,
+}
+
 /// The variables that mean something to us, read once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
     pub(crate) meshctl_home: Option<PathBuf>,
     pub(crate) meshctl_context: Option<String>,
     pub(crate) join_token: Option<String>,
+    /// `MESHCTL_APP_PROBES`: what the kubelet asks of the proxy, as `inject` writes it.
+    pub(crate) app_probes: Option<String>,
     /// `MESHCTL_API`, `MESHCTL_API_TOKEN` and `MESHCTL_API_CA`: another control plane, and the way in.
     pub(crate) api: Option<String>,
     pub(crate) api_token: Option<ApiToken>,
@@ -40,6 +51,7 @@ pub(crate) struct Environment {
     pub(crate) path: Option<OsString>,
     /// `KUBECONFIG`, which may name several files, else the one in the home directory if it is there.
     pub(crate) kubeconfig: Vec<PathBuf>,
+    pub(crate) pod: Pod,
     pub(crate) rust_log: Option<String>,
     pub(crate) no_color: bool,
     pub(crate) clicolor_force: bool,
@@ -57,6 +69,7 @@ impl Environment {
             meshctl_home: path("MESHCTL_HOME"),
             meshctl_context: text("MESHCTL_CONTEXT"),
             join_token: text("MESHCTL_JOIN_TOKEN"),
+            app_probes: text("MESHCTL_APP_PROBES"),
             api: text("MESHCTL_API"),
             api_token: text("MESHCTL_API_TOKEN").map(ApiToken),
             api_ca: path("MESHCTL_API_CA"),
@@ -75,6 +88,10 @@ impl Environment {
                     .filter(|path| path.is_file())
                     .into_iter()
                     .collect(),
+            },
+            pod: Pod {
+                name: text("POD_NAME"),
+                namespace: text("POD_NAMESPACE"),
             },
             rust_log: text("RUST_LOG"),
             no_color: raw("NO_COLOR").is_some(),

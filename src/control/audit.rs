@@ -247,6 +247,7 @@ pub(super) fn entries(record: Record) -> Vec<AuditEntry> {
             id,
             serial,
             not_after_ms,
+            signer,
         } => {
             let used = (!token.is_empty()).then(|| AuditEntry {
                 identity: id.to_string(),
@@ -255,6 +256,9 @@ pub(super) fn entries(record: Record) -> Vec<AuditEntry> {
             let issued = AuditEntry {
                 identity: id.to_string(),
                 serial,
+                detail: signer
+                    .map(|signer| format!("signed by {signer}"))
+                    .unwrap_or_default(),
                 expires_unix_ms: not_after_ms,
                 ..entry(AuditEvent::CertificateIssued)
             };

@@ -11,19 +11,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use envoy_types::pb::google::protobuf::value;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonic::codegen::{Body, Service, StdError};
 use tonic::{Request, Response, Status};
 
-use super::serve_tls::{AuthorityFn, PeerIdentity};
+use super::serve_tls::PeerIdentity;
+use super::signer::Issuer;
 use super::token::{Presented, TokenError};
 use crate::mesh::SpiffeId;
 use crate::rt::{UnixMillis, Wall};
 use crate::source::kubernetes::review::{ReviewError, Reviewer};
 use crate::tls::ca_api::{
-    CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, SERVICE, WANTED_IDENTITY,
+    CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, IMPERSONATED_IDENTITY, SERVICE,
+    WANTED_IDENTITY,
 };
 use crate::tls::{self, JoinToken, control_plane_id};
 
@@ -51,8 +54,11 @@ pub type AuditFn =
 /// The service and its seams.
 #[derive(Clone)]
 pub struct Ca {
-    /// The certificate that signs now.
-    pub authority: AuthorityFn,
+    /// Who signs.
+    pub issuer: Issuer,
+    /// Accounts (namespace and name) that may ask for anybody: control planes whose signer this one is. None unless
+    /// said (Istio: `CA_TRUSTED_NODE_ACCOUNTS`).
+    pub trusted: Arc<[(String, String)]>,
     /// Takes one use of a token.
     pub redeem: RedeemFn,
     /// Judges tokens of a cluster's service accounts; without a cluster they are refused.
@@ -108,6 +114,9 @@ pub enum Outcome {
         serial: String,
         /// Its end, milliseconds since the epoch.
         not_after_ms: UnixMillis,
+        /// By which outside signer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signer: Option<String>,
     },
     /// Nothing was issued.
     Refused {
@@ -123,15 +132,17 @@ impl Ca {
         request: Request<CertificateRequest>,
     ) -> Result<Response<CertificateResponse>, Status> {
         let mut caller = Caller::Nobody;
-        let answer = self.decide(request, &mut caller).await;
+        let mut why = None;
+        let answer = self.decide(request, &mut caller, &mut why).await;
         let outcome = match &answer {
             Ok((id, issued)) => Outcome::Issued {
                 id: id.clone(),
                 serial: issued.serial.clone(),
                 not_after_ms: issued.not_after,
+                signer: self.issuer.signer().map(|signer| signer.name()),
             },
             Err(status) => Outcome::Refused {
-                reason: status.message().to_owned(),
+                reason: why.unwrap_or_else(|| status.message().to_owned()),
             },
         };
         let record = Record {
@@ -158,6 +169,7 @@ impl Ca {
         &self,
         request: Request<CertificateRequest>,
         caller: &mut Caller,
+        why: &mut Option<String>,
     ) -> Result<(SpiffeId, tls::Issued), Status> {
         let shown = bearer(&request)?;
         let wanted = wanted(&request)?;
@@ -173,6 +185,13 @@ impl Ca {
         }
         let message = request.into_inner();
         refuse_wishes(&message)?;
+        let for_another = impersonated(&message)?;
+        // Before a token is spent on it, too.
+        if for_another.is_some() && self.trusted.is_empty() {
+            return Err(Status::permission_denied(format!(
+                "metadata {IMPERSONATED_IDENTITY} is not honoured here"
+            )));
+        }
         let lifetime = u64::try_from(message.validity_duration)
             .map(Duration::from_secs)
             .map_err(|_| Status::invalid_argument("validity_duration is negative"))?;
@@ -184,7 +203,7 @@ impl Ca {
             (Some(Shown::Join(token)), _) => {
                 let presented = Presented {
                     token,
-                    wanted: wanted.clone(),
+                    wanted: wanted.clone().filter(|_| for_another.is_none()),
                     key_sha256: Some(key),
                 };
                 (self.redeem)(presented)
@@ -199,24 +218,49 @@ impl Ca {
                 ));
             }
         };
+        let (id, trusted) = match for_another {
+            None => (id, false),
+            Some(other) => (self.in_place_of(&id, other)?, true),
+        };
         if let Some(wanted) = wanted.filter(|wanted| *wanted != id) {
             return Err(Status::permission_denied(format!(
                 "the caller is {id}, not {wanted}"
             )));
         }
-        let authority = (self.authority)();
-        if id == control_plane_id(authority.trust_domain()) {
+        let authority = self.issuer.authority();
+        // A control plane whose signer this is needs its own, too.
+        if !trusted && id == control_plane_id(authority.trust_domain()) {
             return Err(Status::permission_denied(
                 "the control plane's own identity is not given away",
             ));
         }
-        let issued = authority
-            .sign(&message.csr, &id, lifetime, self.wall.millis())
-            .map_err(|error| match error {
-                tls::Error::Request { .. } => Status::invalid_argument(error.to_string()),
-                _ => Status::internal(error.to_string()),
-            })?;
+        let issued = self.issuer.sign(&message.csr, &id, lifetime).await;
+        let issued = issued.map_err(|error| {
+            *why = Some(error.to_string());
+            error.status()
+        })?;
         Ok((id, issued))
+    }
+
+    /// `other`, for whom a trusted account asks.
+    fn in_place_of(&self, id: &SpiffeId, other: SpiffeId) -> Result<SpiffeId, Status> {
+        let trusted = self.trusted.iter();
+        let mut trusted = trusted.filter(|(namespace, account)| {
+            id.namespace == *namespace && id.service_account == *account
+        });
+        if trusted.next().is_none() {
+            return Err(Status::permission_denied(format!(
+                "metadata {IMPERSONATED_IDENTITY} is not honoured for {id}"
+            )));
+        }
+        let authority = self.issuer.authority();
+        if other.trust_domain != authority.trust_domain() || id.trust_domain != other.trust_domain {
+            return Err(Status::permission_denied(format!(
+                "{other} is not of the trust domain {}",
+                authority.trust_domain()
+            )));
+        }
+        Ok(other)
     }
 
     /// The identity that a service account's token proves.
@@ -238,7 +282,7 @@ impl Ca {
             format!("{}/{}", account.namespace, account.name),
             account.pod,
         );
-        let domain = (self.authority)();
+        let domain = self.issuer.authority();
         let id = SpiffeId::new(domain.trust_domain(), &account.namespace, &account.name);
         // Names of accounts may have what an identity may not.
         let legal = id
@@ -301,13 +345,30 @@ fn refuse_wishes(message: &CertificateRequest) -> Result<(), Status> {
         .flat_map(|wishes| wishes.fields.keys());
     match fields
         .into_iter()
-        .find(|name| matches!(name.as_str(), "ImpersonatedIdentity" | "CertSigner"))
+        .find(|name| name.as_str() == "CertSigner")
     {
         Some(name) => Err(Status::permission_denied(format!(
             "metadata {name} is not honoured here"
         ))),
         None => Ok(()),
     }
+}
+
+/// For whom the caller asks in another's place.
+fn impersonated(message: &CertificateRequest) -> Result<Option<SpiffeId>, Status> {
+    let wishes = message.metadata.as_ref();
+    let Some(wish) = wishes.and_then(|wishes| wishes.fields.get(IMPERSONATED_IDENTITY)) else {
+        return Ok(None);
+    };
+    let text = match &wish.kind {
+        Some(value::Kind::StringValue(text)) => text.parse().ok(),
+        _ => None,
+    };
+    text.map(Some).ok_or_else(|| {
+        Status::permission_denied(format!(
+            "metadata {IMPERSONATED_IDENTITY} is not honoured: it is not a SPIFFE id"
+        ))
+    })
 }
 
 fn redeem_status(error: &RedeemError) -> Status {

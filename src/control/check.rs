@@ -18,7 +18,7 @@ const MOST_FINDINGS: usize = 20;
 pub async fn run(control: &Control) -> CheckReport {
     let mut sections = vec![
         section("store", store(control).await),
-        section("identity", identity(control)),
+        section("identity", identity(control).await),
         section("configuration", configuration(control).await),
         section("proxies", proxies(control)),
     ];
@@ -100,12 +100,12 @@ async fn store(control: &Control) -> Vec<Check> {
     vec![writable, sound, repaired]
 }
 
-fn identity(control: &Control) -> Vec<Check> {
+async fn identity(control: &Control) -> Vec<Check> {
     let ends = control.trust.authority().not_after();
     let now = control.wall.millis();
     let text = "the mesh's root certificate is valid";
     let days = ends.saturating_sub(now) / (24 * 3_600 * 1_000);
-    vec![if ends <= now {
+    let mut checks = vec![if ends <= now {
         check(text, CheckStatus::Failed, "it has ended", "rotate the root")
     } else if ends - now < ROOT_ENDS_SOON_MS {
         check(
@@ -116,7 +116,20 @@ fn identity(control: &Control) -> Vec<Check> {
         )
     } else {
         check(text, CheckStatus::Ok, format!("for {days} days"), "")
-    }]
+    }];
+    if let Some(signer) = control.trust.signer() {
+        let text = format!("the signer answers ({})", signer.name());
+        checks.push(match signer.reach().await {
+            Ok(()) => check(&text, CheckStatus::Ok, "", ""),
+            Err(reason) => check(
+                &text,
+                CheckStatus::Failed,
+                format!("{reason}; certificates that are in use stay good until they end"),
+                "see whether the signer runs, and whether --ca-signer-root, --ca-signer-name and what it is shown are right",
+            ),
+        });
+    }
+    checks
 }
 
 async fn configuration(control: &Control) -> Vec<Check> {

@@ -6,11 +6,14 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::mesh::{Severity, World};
+use crate::resource::{CONTROLLER, Object, Statuses, has_status};
 use crate::source::kubernetes::Change;
 
+use super::cluster::Told;
 use super::index::Index;
 
 impl Index {
@@ -39,6 +42,82 @@ impl Index {
             };
             self.publish(&mut state, world);
         }
+    }
+}
+
+impl Index {
+    /// What is to be said of each of the cluster's objects that has a status of ours, as of `since` (RFC 3339).
+    /// What another controller is named for is its own to say, though we would serve it.
+    pub(super) async fn statuses(&self, since: &str) -> Vec<Told> {
+        let state = self.state.lock().await;
+        let followed = &state.followed.objects;
+        if !followed
+            .values()
+            .any(|object| has_status(&object.api_version))
+        {
+            return Vec::new();
+        }
+        let union = state.union(&state.objects);
+        let statuses = Statuses::of(&union, &state.running());
+        let ours = |class: &str| {
+            let found = followed.values().find(|object| {
+                object.metadata.name == class && object.key().kind == "GatewayClass"
+            });
+            found.map_or(class == "meshctl", |class| {
+                class.raw.pointer("/spec/controllerName") == Some(&CONTROLLER.into())
+            })
+        };
+        let text = |object: &Object, pointer: &str| {
+            let text = object.raw.pointer(pointer).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        let told = followed.iter().filter_map(|(key, object)| {
+            let mut status = statuses.get(key, 0, since)?;
+            let mine = match key.kind.as_str() {
+                "GatewayClass" => ours(&key.name),
+                "Gateway.gateway.networking.k8s.io" => {
+                    ours(&text(object, "/spec/gatewayClassName"))
+                }
+                _ => {
+                    // An empty list goes, too: a parent that was served may be gone.
+                    for list in ["parents", "ancestors"] {
+                        if let Some(Value::Array(list)) = status.get_mut(list) {
+                            list.retain(|entry| entry["controllerName"] == CONTROLLER);
+                        }
+                    }
+                    true
+                }
+            };
+            let generation = object.raw.pointer("/metadata/generation");
+            let generation = generation.and_then(Value::as_u64).unwrap_or_default();
+            observed(&mut status, generation);
+            mine.then(|| Told {
+                api_version: object.api_version.clone(),
+                key: key.clone(),
+                uid: text(object, "/metadata/uid"),
+                status,
+            })
+        });
+        told.collect()
+    }
+}
+
+/// Has every condition say of which generation it is.
+fn observed(status: &mut Value, generation: u64) {
+    match status {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == "observedGeneration" {
+                    *value = generation.into();
+                } else {
+                    observed(value, generation);
+                }
+            }
+        }
+        Value::Array(list) => list
+            .iter_mut()
+            .for_each(|value| observed(value, generation)),
+        _ => {}
     }
 }
 

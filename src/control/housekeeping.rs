@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Control, ControlOptions, apply, registry, series};
+use super::policies::apply;
+use super::{Control, ControlOptions, registry, series};
 use crate::rt::Tasks;
 use crate::source::files;
 
@@ -37,6 +38,17 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
             let mut seen = None;
             loop {
                 if trust.follow(&mut seen).await {
+                    hub.refresh();
+                }
+                tokio::time::sleep(WATCH).await;
+            }
+        });
+    }
+    if control.trust.signer().is_some() {
+        let (trust, hub) = (Arc::clone(&control.trust), control.hub.clone());
+        tasks.spawn("signer", async move {
+            loop {
+                if trust.sign_wanted().await {
                     hub.refresh();
                 }
                 tokio::time::sleep(WATCH).await;

@@ -20,6 +20,7 @@ pub mod audit;
 pub mod ca;
 pub mod canary;
 pub mod check;
+pub mod cluster;
 mod enrolled;
 mod faults;
 mod follow;
@@ -30,6 +31,7 @@ pub mod index;
 pub mod key_sets;
 mod known;
 mod own_user;
+mod policies;
 pub mod preview;
 pub mod push;
 pub mod registry;
@@ -39,6 +41,7 @@ mod rotation;
 pub mod series;
 pub mod serve_api;
 pub mod serve_tls;
+pub mod signer;
 mod throttle;
 pub mod token;
 pub mod trust;
@@ -61,12 +64,10 @@ use crate::net::pages::{self, Names, OwnersOnly};
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
+use crate::source::kubernetes;
+use crate::source::kubernetes::review::Reviewer;
 use crate::source::store::{OpenReport, Options, Store, StoreError};
 use crate::tls;
-
-use crate::api::resources::{ApplyRequest, SourceText};
-use crate::source::kubernetes::review::Reviewer;
-use crate::source::{files, kubernetes};
 use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
@@ -98,6 +99,10 @@ pub struct ControlOptions {
     pub sources: Vec<PathBuf>,
     /// A cluster whose objects are followed. Proxies are served once it is known as a whole.
     pub kubernetes: Option<kubernetes::Access>,
+    /// The installation in that cluster that this replica is of; none for one that runs elsewhere.
+    pub membership: Option<cluster::Membership>,
+    /// Where `/ready` and metrics are answered, besides nothing else: loopback unless asked otherwise.
+    pub told_at: IpAddr,
     /// How the authority is kept, and which one it is.
     pub ca: trust::CaOptions,
     /// How long keys of token issuers stay in force that cannot be fetched any more. Default
@@ -123,6 +128,8 @@ impl ControlOptions {
             key_grace: key_sets::GRACE,
             sources: Vec::new(),
             kubernetes: None,
+            membership: None,
+            told_at: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ca: trust::CaOptions::default(),
             wall: Wall::System,
         }
@@ -191,7 +198,7 @@ pub enum ControlError {
     },
     /// The certificate of the TLS port cannot be made.
     #[error("the TLS port has no certificate: {0}")]
-    Tls(#[from] tls::Error),
+    Signer(#[from] signer::SignError),
     /// The cluster cannot be followed.
     #[error(transparent)]
     Kubernetes(#[from] kubernetes::KubernetesError),
@@ -214,6 +221,7 @@ impl ControlError {
                 Some("give a directory that is there: --source files=DIR".to_owned())
             }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
+            Self::Signer(error) => error.hint().map(str::to_owned),
             Self::Kubernetes(error) => Some(error.hint().to_owned()),
             Self::Listen {
                 source,
@@ -282,19 +290,12 @@ pub async fn run(
     };
     let wall = options.wall.clone();
     let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
-    start_policies(&index, &options).await?;
+    policies::start(&index, &options).await?;
     // Nobody is served what is over already.
     if let Err(problem) = index.end_faults().await {
         tracing::error!(error = %problem.message, "cannot end faults");
     }
     let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
-    let trust = Arc::new(Trust::open(
-        store.clone(),
-        &trust_dir(&options.home),
-        &options.trust_domain,
-        &options.ca,
-        wall.clone(),
-    )?);
 
     // Pods without namespaces have loopback addresses of their own, and so has their control plane.
     let loopback = if options.listen.is_loopback() {
@@ -304,8 +305,13 @@ pub async fn run(
     };
     let (xds, xds_address) = listen(loopback, options.xds_port, "--xds-port")?;
     let (secure, tls_address) = listen(options.listen, options.tls_port, "--tls-port")?;
-    let (metrics, metrics_address) = listen(loopback, options.metrics_port, "--metrics-port")?;
-    let (health, _) = listen(loopback, options.health_port, "--api-port")?;
+    let told_at = if options.told_at.is_loopback() {
+        loopback
+    } else {
+        options.told_at
+    };
+    let (metrics, metrics_address) = listen(told_at, options.metrics_port, "--metrics-port")?;
+    let (health, _) = listen(told_at, options.health_port, "--api-port")?;
     let api_tcp = serve_api::bind(options.api.as_ref()).map_err(|(address, source)| {
         ControlError::Listen {
             address: address.to_string(),
@@ -320,13 +326,27 @@ pub async fn run(
         source,
     })?;
 
+    // It may wait for the API server for long.
+    let member = tokio::select! {
+        member = cluster::Member::join(&options) => member?,
+        () = drain.wait() => return Ok(()),
+    };
+    let ca = member.as_ref().map_or(&options.ca, |member| &member.ca);
+    let trust = Arc::new(Trust::open(
+        store.clone(),
+        &trust_dir(&options.home),
+        &options.trust_domain,
+        ca,
+        wall.clone(),
+    )?);
+
     let (known, complete) = watch::channel(options.kubernetes.is_none());
-    let mut cluster = None;
+    let mut standing = None;
     let mut reviewer = None;
     if let Some(access) = &options.kubernetes {
         reviewer = Some(Arc::new(Reviewer::new(access).await?));
         let followed = kubernetes::follow(access, &wall, &tasks).await?;
-        cluster = Some(followed.status);
+        standing = Some(followed.status);
         let batches = followed.batches;
         tasks.spawn("follow", follow::run(Arc::clone(&index), batches, known));
     }
@@ -339,7 +359,7 @@ pub async fn run(
         started_unix_ms: wall.millis(),
         wall,
         opened,
-        kubernetes: cluster,
+        kubernetes: standing,
         complete,
         gate: serve_api::Gate::default(),
         xds_address,
@@ -348,11 +368,17 @@ pub async fn run(
     });
 
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
+    let names = member.as_ref().map(|member| member.membership.names());
+    let seat = match member {
+        Some(member) => Some(member.begin(&control, &tasks).await?),
+        None => None,
+    };
     serve_plain(&control, xds, &tasks, ended.clone());
-    serve_secure(&control, (secure, reviewer), &tasks, ended.clone())?;
+    let names = names.unwrap_or_default();
+    serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone()).await?;
     serve_socket(&control, api, &tasks, ended.clone());
     if let Some((listener, options)) = api_tcp {
-        serve_api::serve(&control, listener, &options, &tasks)?;
+        serve_api::serve(&control, listener, &options, &tasks).await?;
         tracing::info!(address = %options.address, "the API is served over TLS");
     }
     serve_http(
@@ -378,6 +404,9 @@ pub async fn run(
         error = end.recv() => error.map_or(Ok(()), Err),
     };
     tasks.end().await;
+    if let Some(seat) = seat {
+        seat.leave().await;
+    }
     if let Err(error) = numbers.write() {
         tracing::warn!(%error, "the last numbers were not written");
     }
@@ -388,51 +417,6 @@ pub async fn run(
     drop((control, index, numbers, trust));
     drop(store);
     result
-}
-
-/// What an installation asks for besides what people apply: a mesh-wide STRICT, and files.
-async fn start_policies(index: &Arc<Index>, options: &ControlOptions) -> Result<(), ControlError> {
-    if options.strict
-        && index
-            .objects("PeerAuthentication", None, Some("default"))
-            .await
-            .is_empty()
-    {
-        let text = include_str!("../../assets/strict.yaml").to_owned();
-        apply(index, vec![("strict.yaml".to_owned(), text)]).await;
-    }
-    for directory in &options.sources {
-        // One that vanishes later leaves the last good configuration; one that never was is a typo.
-        let texts = files::read(directory).map_err(|source| ControlError::Source {
-            path: directory.clone(),
-            source,
-        })?;
-        apply(index, texts).await;
-    }
-    Ok(())
-}
-
-async fn apply(index: &Index, texts: Vec<(String, String)>) {
-    let sources = texts
-        .into_iter()
-        .map(|(name, text)| SourceText { name, text })
-        .collect();
-    let request = ApplyRequest {
-        sources,
-        namespace: "default".to_owned(),
-        dry_run: false,
-        force: false,
-        who: "files".to_owned(),
-    };
-    match index.apply(request).await {
-        Ok((report, _)) => tracing::info!(revision = report.revision, "applied from files"),
-        Err(problem) => {
-            for finding in &problem.findings {
-                tracing::error!(%finding, "refused");
-            }
-            tracing::error!(error = %problem.message, "the last good configuration stays");
-        }
-    }
 }
 
 fn hub_options(index: &Index, trust: &Arc<Trust>, wall: &Wall) -> HubOptions {
@@ -513,9 +497,10 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
     });
 }
 
-fn serve_secure(
+async fn serve_secure(
     control: &Arc<Control>,
     (listener, reviewer): (TcpListener, Option<Arc<Reviewer>>),
+    names: Vec<String>,
     tasks: &Tasks,
     ended: Ended,
 ) -> Result<(), ControlError> {
@@ -523,19 +508,25 @@ fn serve_secure(
     let incoming = serve_tls::incoming(
         listener,
         serve_tls::TlsOptions {
-            authority: trust.authority_fn(),
+            issuer: trust.issuer(),
+            keep: trust.kept_in("xds"),
             changed: trust.current().versions(),
             revoked: trust.revoked_fn(),
             lifetime: tls::issuer::DEFAULT_LIFETIME,
-            names: serve_tls::ServerNames::default(),
+            names: serve_tls::ServerNames {
+                dns: names,
+                ips: Vec::new(),
+            },
             alpn: &["h2"],
             strangers: serve_tls::STRANGERS,
             wall: control.wall.clone(),
         },
         tasks,
-    )?;
+    )
+    .await?;
     let ca = ca::CaServer::new(ca::Ca {
-        authority: trust.authority_fn(),
+        issuer: trust.issuer(),
+        trusted: trust.trusted(),
         redeem: trust.redeem_fn(),
         reviewer,
         audit: trust.audit_fn(),
@@ -581,8 +572,11 @@ fn serve_http(
     tasks: &Tasks,
     ended: Ended,
 ) {
+    // Names are a guard against pages in browsers on this machine; elsewhere there is an address only.
+    let local = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
+    let names = if local { Names::Local } else { Names::Any };
     tasks.spawn(what, async move {
-        let served = pages::serve(listener, router, Names::Local).await;
+        let served = pages::serve(listener, router, names).await;
         report_end(what, served, &ended).await;
     });
 }

@@ -21,6 +21,7 @@ use crate::tls::{self, Authority, KeyType, Passphrase, Plugged};
 
 use zeroize::Zeroizing;
 
+use super::signer::SignerOptions;
 use super::trust::TrustError;
 
 /// The signing certificate, with what leads to its root, and its key.
@@ -45,7 +46,7 @@ pub(super) struct Held {
 enum Other {
     None,
     Next(Box<Authority>),
-    /// The last list of a root whose key is gone.
+    /// The last list of a root whose key is gone, or those of an outside signer.
     Old(String),
 }
 
@@ -58,7 +59,11 @@ impl Held {
         now: UnixMillis,
     ) -> Result<String, tls::Error> {
         let list = |authority: &Authority| authority.revocation_list(revoked, number, now);
-        let own = list(&self.authority)?;
+        let own = if self.authority.is_elsewhere() {
+            String::new()
+        } else {
+            list(&self.authority)?
+        };
         Ok(own
             + &match &self.other {
                 Other::None => String::new(),
@@ -78,6 +83,11 @@ pub struct CaOptions {
     /// A directory with `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem` and `root-cert.pem` that signs in place of
     /// an own root.
     pub plugged: Option<PathBuf>,
+    /// Signs in place of any key here.
+    pub signer: Option<SignerOptions>,
+    /// Accounts (namespace and name) that may have certificates signed for anybody: control planes whose signer this
+    /// one is.
+    pub trusted: Vec<(String, String)>,
 }
 
 /// A directory with an authority in it.
@@ -99,11 +109,27 @@ impl Files {
 
     /// Whether the authority is kept by others.
     pub(super) fn plugged(&self) -> bool {
-        self.options.plugged.is_some()
+        self.options.plugged.is_some() || self.options.signer.is_some()
+    }
+
+    /// Whether an outside signer has the key.
+    pub(super) fn external(&self) -> bool {
+        self.options.signer.is_some()
     }
 
     /// What was plugged in, as it is now.
     pub(super) fn texts(&self) -> Result<Plugged, TrustError> {
+        if let Some(signer) = &self.options.signer {
+            return Ok(Plugged {
+                certificate: String::new(),
+                key: String::new(),
+                chain: match &signer.lists {
+                    Some(lists) => read(lists)?,
+                    None => String::new(),
+                },
+                roots: read(&signer.roots)?,
+            });
+        }
         let chain = match self.text("cert-chain.pem") {
             // A root that signs itself needs none.
             Err(TrustError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -121,6 +147,23 @@ impl Files {
 
     /// The authority that is there; one that is made where there is none.
     pub(super) fn open(&self, now: UnixMillis) -> Result<Held, TrustError> {
+        if let Some(signer) = &self.options.signer {
+            let of = |path: &Path, error: tls::Error| TrustError::Authority {
+                path: path.to_owned(),
+                source: Box::new(error),
+            };
+            let texts = self.texts()?;
+            let roots = tls::material::certificates(&texts.roots);
+            let authority = roots.and_then(|roots| Authority::elsewhere(&self.trust_domain, roots));
+            if let Some(path) = &signer.lists {
+                tls::Revoked::from_pem(&texts.chain).map_err(|error| of(path, error))?;
+            }
+            return Ok(Held {
+                authority: authority.map_err(|error| of(&signer.roots, error))?,
+                other: Other::Old(texts.chain.clone()),
+                phase: RotationPhase::Steady,
+            });
+        }
         if self.plugged() {
             let passphrase = self.options.passphrase.as_ref();
             let authority = self.texts()?.authority(&self.trust_domain, passphrase, now);
@@ -277,6 +320,13 @@ impl Files {
             source: Box::new(error),
         }
     }
+}
+
+fn read(path: &Path) -> Result<String, TrustError> {
+    fs::read_to_string(path).map_err(|source| TrustError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

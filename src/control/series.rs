@@ -313,6 +313,13 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
         "Requests to the API that were refused for who asked",
         control.gate.refusals(),
     );
+    if let Some(signer) = control.trust.signer() {
+        registry.register(
+            "meshctl_signer_requests",
+            "Certificates asked of the outside signer, by what came of it",
+            signer.requests(),
+        );
+    }
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _infallible = encode(&mut text, &registry).is_ok();

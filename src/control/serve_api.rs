@@ -34,6 +34,7 @@ use super::access::AccessError;
 use super::rest::peer::Peer;
 use super::rest::{self, Refused};
 use super::serve_tls::{self, PeerIdentity, RevokedFn, ServerNames, TlsOptions};
+use super::signer::SignError;
 use super::throttle::{Throttle, whole};
 use crate::api::identity::AuditEvent;
 use crate::api::{Problem, Reason};
@@ -102,16 +103,17 @@ struct Server {
 }
 
 /// Serves the API on `listener` until `tasks` end; fails only when the first certificate cannot be made.
-pub(super) fn serve(
+pub(super) async fn serve(
     control: &Arc<Control>,
     listener: TcpListener,
     options: &ApiOptions,
     tasks: &Tasks,
-) -> Result<(), tls::Error> {
+) -> Result<(), SignError> {
     let trust = &control.trust;
     let ip = options.address.ip();
     let tls = TlsOptions {
-        authority: trust.authority_fn(),
+        issuer: trust.issuer(),
+        keep: trust.kept_in("api"),
         changed: trust.current().versions(),
         revoked: trust.revoked_fn(),
         lifetime: tls::issuer::DEFAULT_LIFETIME,
@@ -129,7 +131,7 @@ pub(super) fn serve(
     let server = Arc::new(Server {
         control: Arc::clone(control),
         router: rest::router(Arc::clone(control)),
-        config: serve_tls::certificates(tls, tasks)?,
+        config: serve_tls::certificates(tls, tasks).await?,
         revoked: trust.revoked_fn(),
         names: options
             .names

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,9 +24,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
 
+use super::signer::{Issuer, SignError};
 use crate::mesh::SpiffeId;
-use crate::rt::{Published, Reader, Tasks, Wall, usage};
-use crate::tls;
+use crate::rt::disk::private_dir;
+use crate::rt::{Backoff, Published, Reader, Tasks, Wall, usage};
+use crate::tls::{self, Material};
 
 /// Names in the control plane's certificate besides its SPIFFE id, for clients that check those.
 pub const SERVER_NAMES: &[&str] = &[
@@ -78,7 +81,9 @@ pub type RevokedFn = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct TlsOptions {
     /// Signs the control plane's own certificate.
-    pub authority: AuthorityFn,
+    pub issuer: Issuer,
+    /// Where that is kept for a start while an outside signer is away.
+    pub keep: Option<PathBuf>,
     /// Ends connections that are open.
     pub revoked: RevokedFn,
     /// Changes with the authority.
@@ -153,13 +158,13 @@ impl ControlConnection {
 pub type Incoming = ReceiverStream<io::Result<ControlConnection>>;
 
 /// Starts accepting on `listener`; fails only when the first certificate cannot be made.
-pub fn incoming(
+pub async fn incoming(
     listener: TcpListener,
     options: TlsOptions,
     tasks: &Tasks,
-) -> Result<Incoming, tls::Error> {
+) -> Result<Incoming, SignError> {
     let (revoked, strangers) = (Arc::clone(&options.revoked), options.strangers);
-    let reader = certificates(options, tasks)?;
+    let reader = certificates(options, tasks).await?;
     let (ready, connections) = mpsc::channel(READY);
     tasks.spawn(
         "control-accept",
@@ -169,11 +174,18 @@ pub fn incoming(
 }
 
 /// What a port is served with, renewed until `tasks` end; fails only when the first certificate cannot be made.
-pub(super) fn certificates(
+pub(super) async fn certificates(
     options: TlsOptions,
     tasks: &Tasks,
-) -> Result<Reader<Arc<ServerConfig>>, tls::Error> {
-    let (first, certificate) = certify(&options)?;
+) -> Result<Reader<Arc<ServerConfig>>, SignError> {
+    let made = match (made(&options).await, kept(&options).await) {
+        (Err(error @ SignError::Away { .. }), Some(kept)) => {
+            warn!(%error, "serving with the control plane's last certificate");
+            kept
+        }
+        (made, _) => made?,
+    };
+    let (first, certificate) = certify(&options, made)?;
     let published = Published::new(first);
     let reader = published.reader();
     tasks.spawn(
@@ -185,27 +197,60 @@ pub(super) fn certificates(
 
 /// What is served now, and until when.
 struct Certificate {
-    roots: Vec<CertificateDer<'static>>,
-    revoked: tls::Revoked,
+    material: Material,
     renew_at_ms: u64,
 }
 
-fn certify(options: &TlsOptions) -> Result<(Arc<ServerConfig>, Certificate), tls::Error> {
-    let authority = (options.authority)();
-    let now = options.wall.millis();
+/// The control plane's certificate, of whoever signs.
+async fn made(options: &TlsOptions) -> Result<Material, SignError> {
     let local = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),
     ];
     let ips: Vec<IpAddr> = local.iter().chain(&options.names.ips).copied().collect();
-    let dns = options.names.dns.iter().map(String::as_str);
-    let dns: Vec<&str> = SERVER_NAMES.iter().copied().chain(dns).collect();
-    let material = authority.issue_server(&dns, &ips, options.lifetime, now)?;
+    let own = SERVER_NAMES.iter().map(|name| (*name).to_owned());
+    let dns: Vec<String> = own.chain(options.names.dns.iter().cloned()).collect();
+    let material = options
+        .issuer
+        .server((&dns, &ips), options.lifetime)
+        .await?;
+    if let Some(dir) = options.keep.clone() {
+        let copy = material.clone();
+        let stored = Tasks::blocking(move || private_dir(&dir).is_ok() && copy.store(&dir).is_ok());
+        if stored.await != Some(true) {
+            warn!("cannot keep the control plane's certificate for a start without the signer");
+        }
+    }
+    Ok(material)
+}
+
+/// The one of an earlier run, where it is still good for the roots that are believed now.
+async fn kept(options: &TlsOptions) -> Option<Material> {
+    let (dir, now) = (options.keep.clone()?, options.wall.millis());
+    let kept = Tasks::blocking(move || Material::load(&dir, now))
+        .await?
+        .ok()?;
+    let authority = options.issuer.authority();
+    let kept = believing(kept, &authority);
+    let own = kept.id == tls::control_plane_id(authority.trust_domain());
+    (own && kept.check(now).is_ok()).then_some(kept)
+}
+
+fn believing(mut material: Material, authority: &tls::Authority) -> Material {
+    material.roots = authority.roots();
+    material.revoked = authority.revoked().clone();
+    material
+}
+
+fn certify(
+    options: &TlsOptions,
+    material: Material,
+) -> Result<(Arc<ServerConfig>, Certificate), tls::Error> {
+    let now = options.wall.millis();
     let config = tls::server_config_optional_client(&material, options.alpn)?;
     let certificate = Certificate {
-        roots: authority.roots(),
-        revoked: authority.revoked().clone(),
         renew_at_ms: now + material.not_after.saturating_sub(now) / 2,
+        material,
     };
     Ok((config, certificate))
 }
@@ -216,26 +261,56 @@ async fn keep_fresh(
     mut current: Certificate,
     published: Published<Arc<ServerConfig>>,
 ) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), LOOK);
     loop {
         let left = current.renew_at_ms.saturating_sub(options.wall.millis());
-        let wait = Duration::from_millis(left).clamp(Duration::from_millis(100), LOOK);
+        let wait = match backoff.attempts() {
+            0 => Duration::from_millis(left).clamp(Duration::from_millis(100), LOOK),
+            _ => backoff.next(fastrand::f64()),
+        };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             Ok(()) = options.changed.changed() => {}
         }
-        let due = options.wall.millis() >= current.renew_at_ms;
-        let authority = (options.authority)();
-        let same = authority.roots() == current.roots && *authority.revoked() == current.revoked;
+        let now = options.wall.millis();
+        let due = now >= current.renew_at_ms;
+        let authority = options.issuer.authority();
+        let material = &current.material;
+        let same = authority.roots() == material.roots && *authority.revoked() == material.revoked;
         if !due && same {
             continue;
         }
-        match certify(&options) {
+        if !same && options.issuer.signer().is_some() {
+            // Who is believed must not wait for a signer.
+            let next = believing(material.clone(), &authority);
+            let good = next.check(now).is_ok();
+            match certify(&options, next) {
+                Ok((config, certificate)) if good => {
+                    let renew_at_ms = current.renew_at_ms;
+                    published.publish(config);
+                    current = Certificate {
+                        renew_at_ms,
+                        ..certificate
+                    };
+                    if !due {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let next = made(&options).await;
+        match next.and_then(|next| Ok(certify(&options, next)?)) {
             Ok((config, certificate)) => {
                 published.publish(config);
                 current = certificate;
+                backoff.reset();
                 info!("renewed the control plane's certificate");
             }
             Err(error) => {
+                if backoff.attempts() == 0 {
+                    backoff.next(1.0);
+                }
                 warn!(%error, "cannot renew the control plane's certificate; trying again");
             }
         }

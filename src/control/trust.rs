@@ -4,23 +4,20 @@
 //! store and a use is committed before the certificate is made.
 
 mod access;
+mod issue;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use crate::api::identity::{
-    AuditEntry, AuditEvent, IdentityReport, IdentityRequest, RotationPhase, RotationStep,
-};
+use crate::api::identity::{AuditEntry, AuditEvent, RotationPhase, RotationStep};
 use crate::api::{Problem, Reason};
-use crate::mesh::SpiffeId;
 use crate::rt::{self, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 use crate::tls::{self, Authority, Plugged, Revoked};
@@ -35,12 +32,17 @@ use super::index::{encode, problem};
 pub use super::rotation::CaOptions;
 use super::rotation::{Files, Held};
 use super::serve_tls::{AuthorityFn, RevokedFn};
+use super::signer::Signer;
 use super::token::TokenBook;
 
 /// Key of the token book in its tree.
 const TOKENS: &[u8] = b"tokens";
 /// Key of what is revoked.
 const REVOKED: &[u8] = b"revoked";
+
+/// How the root of an authority that is kept elsewhere is replaced.
+const PLUGGED_ROOT: &str = "put the next root beside the present one in root-cert.pem, then the certificate and key below it, then leave the next root alone there";
+const EXTERNAL_ROOT: &str = "put the next root behind the present one in the file of --ca-signer-root, have the signer sign with it, then put it first, and once everybody has renewed leave it alone there";
 
 /// What is revoked, and the lists that say so.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -72,7 +74,10 @@ impl RevokedBook {
             .retain(|(_, since)| since.saturating_add(longest) > now);
         next.roots = fingerprints(held);
         next.number += 1;
-        if next.serials.is_empty() {
+        if held.authority.is_elsewhere() {
+            // What the signer revokes stands in its own lists.
+            next.lists = held.lists(&[], next.number, now)? + &next.former;
+        } else if next.serials.is_empty() {
             next.former.clear();
             next.lists.clear();
         } else {
@@ -140,9 +145,13 @@ pub struct Trust {
     audit: Arc<Audit>,
     store: Store,
     wall: Wall,
-    /// Secrets that were made for Envoys, and when each is to be made anew: a new one for every
-    /// question would be a rotation with every push.
-    made: std::sync::Mutex<BTreeMap<SpiffeId, (UnixMillis, Secrets)>>,
+    /// Certificates that were made for Envoys.
+    made: issue::Made,
+    /// Signs in place of a key here.
+    signer: Option<Arc<Signer>>,
+    /// Where the control plane's own certificates are kept that came from it.
+    keep: PathBuf,
+    trusted: Arc<[(String, String)]>,
 }
 
 /// Gateways that accounts may serve, by namespace and account.
@@ -219,8 +228,14 @@ impl Trust {
             source: Box::new(source),
         };
         // A rotation was interrupted, or another authority put in place.
-        if !book.serials.is_empty() && book.roots != fingerprints(&held) {
-            if files.plugged() {
+        let elsewhere = held.authority.is_elsewhere();
+        let own_key = dir.join("ca-key.pem");
+        if elsewhere && own_key.exists() {
+            tracing::warn!(key = %own_key.display(), "an outside signer signs, and the key of an own authority lies here still; remove it once nothing is of it");
+        }
+        if elsewhere || !book.serials.is_empty() && book.roots != fingerprints(&held) {
+            // A signer's lists are read anew, and are nobody's last ones.
+            if files.plugged() && (!elsewhere || book.roots != fingerprints(&held)) {
                 book = book.of_former();
             }
             book = book.signed(&held, wall.millis()).map_err(wrong)?;
@@ -243,7 +258,13 @@ impl Trust {
             tokens: Mutex::new(tokens),
             store,
             wall,
-            made: std::sync::Mutex::default(),
+            made: issue::Made::default(),
+            signer: options
+                .signer
+                .clone()
+                .map(|signer| Arc::new(Signer::new(signer))),
+            keep: dir.join("own"),
+            trusted: options.trusted.as_slice().into(),
         })
     }
 
@@ -267,7 +288,11 @@ impl Trust {
                 Reason::Conflict,
                 "the authority is kept elsewhere, so its root is not replaced here",
             )
-            .hint("put the next root beside the present one in root-cert.pem, then the certificate and key below it, then leave the next root alone there"));
+            .hint(if self.files.external() {
+                EXTERNAL_ROOT
+            } else {
+                PLUGGED_ROOT
+            }));
         }
         let goes = matches!(
             (step, phase),
@@ -313,6 +338,13 @@ impl Trust {
 
     /// Believes certificates no more, by their serial numbers. Gives how many are revoked now.
     pub async fn revoke(&self, serials: Vec<String>, by: &str) -> Result<usize, Problem> {
+        if self.files.external() {
+            return Err(Problem::new(
+                Reason::Conflict,
+                "an outside signer has the key, so no list of what is revoked can be signed here",
+            )
+            .hint("revoke it at the signer and have its list followed with --ca-signer-crl; until then deny the identity with an AuthorizationPolicy"));
+        }
         let mut book = self.revoked.lock().await;
         let (files, now) = (self.files.clone(), self.wall.millis());
         let held = Tasks::blocking(move || files.open(now))
@@ -363,7 +395,11 @@ impl Trust {
         let taken = async {
             let held = held.map_err(|error| rt::chain(&error))?;
             let root = held.authority.root_fingerprint();
-            let next = book.of_former().signed(&held, now);
+            let next = if held.authority.is_elsewhere() {
+                book.signed(&held, now)
+            } else {
+                book.of_former().signed(&held, now)
+            };
             let next = next.map_err(|error| error.to_string())?;
             self.put(held, next, &mut book)
                 .await
@@ -411,7 +447,7 @@ impl Trust {
         kept.map_err(|error| problem(&error))?;
         *book = next;
         self.current.publish(current);
-        self.secrets_made().clear();
+        self.forget_made();
         Ok(())
     }
 
@@ -473,121 +509,5 @@ impl Trust {
                 let reason = format!("the audit log cannot be read: {error}");
                 Problem::new(Reason::Internal, reason)
             })
-    }
-
-    /// Issues a certificate with a key made here, for programs that cannot ask for themselves.
-    pub async fn issue(
-        &self,
-        request: &IdentityRequest,
-        by: &str,
-    ) -> Result<IdentityReport, Problem> {
-        let id = SpiffeId::new(
-            self.authority().trust_domain(),
-            &request.namespace,
-            &request.service_account,
-        );
-        if id.to_string().parse::<SpiffeId>().is_err() {
-            return Err(Problem::new(
-                Reason::Invalid,
-                format!("{id} is not an identity of this mesh"),
-            ));
-        }
-        if id == tls::control_plane_id(self.authority().trust_domain()) {
-            return Err(Problem::new(
-                Reason::Denied,
-                "nobody is given the control plane's own identity",
-            ));
-        }
-        let authority = self.authority();
-        let material = authority
-            .issue_pair(
-                &id,
-                Duration::from_secs(request.ttl_seconds),
-                self.wall.millis(),
-            )
-            .map_err(|error| Problem::new(Reason::Internal, error.to_string()))?;
-        self.audited(vec![issued(&id, &material, self.wall.millis(), by)])
-            .await?;
-        let pems = material.to_pems();
-        Ok(IdentityReport {
-            spiffe_id: id.to_string(),
-            chain_pem: pems.chain.clone(),
-            key_pem: pems.key.clone(),
-            roots_pem: authority.roots_pem(),
-            expires_unix_ms: material.not_after,
-        })
-    }
-
-    /// What an Envoy of identity `id` asks for by SDS: `default` (its certificate and key) and
-    /// `ROOTCA`, as Istio names them.
-    /// The same until half of the certificate's life is over.
-    pub fn secrets(&self, id: &SpiffeId) -> Result<Secrets, tls::Error> {
-        let now = self.wall.millis();
-        let mut made = self.secrets_made();
-        made.retain(|_, (renew, _)| *renew > now);
-        if let Some((_, secrets)) = made.get(id) {
-            return Ok(secrets.clone());
-        }
-        let authority = self.authority();
-        let material = authority.issue_pair(id, tls::issuer::DEFAULT_LIFETIME, now)?;
-        let renew = now + material.not_after.saturating_sub(now) / 2;
-        let entry = issued(id, &material, now, &id.to_string());
-        self.audit
-            .append(&[entry])
-            .map_err(|error| tls::Error::Authority {
-                reason: format!("the audit log cannot be written: {error}"),
-            })?;
-        let pems = material.to_pems();
-        let secrets = vec![
-            xds::encode::secret::certificate(&pems.chain, &pems.key),
-            xds::encode::secret::roots(&authority.roots_pem(), &authority.revoked().to_pem()),
-        ];
-        made.insert(id.clone(), (renew, secrets.clone()));
-        Ok(secrets)
-    }
-
-    fn secrets_made(&self) -> MutexGuard<'_, BTreeMap<SpiffeId, (UnixMillis, Secrets)>> {
-        // Entries are replaced whole, so a panic in between leaves nothing half made.
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A certificate whose key was made here.
-fn issued(id: &SpiffeId, material: &tls::Material, now: UnixMillis, by: &str) -> AuditEntry {
-    AuditEntry {
-        identity: id.to_string(),
-        serial: material
-            .chain
-            .first()
-            .map(tls::serial_of)
-            .unwrap_or_default(),
-        by: by.to_owned(),
-        expires_unix_ms: material.not_after,
-        ..AuditEntry::new(now, AuditEvent::CertificateIssued)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_envoy_keeps_its_certificate_until_half_of_its_life() {
-        let dir = tempfile::tempdir().unwrap();
-        let wall = Wall::fixed(1_800_000_000_000);
-        let trust = Trust::open(
-            Store::memory(),
-            dir.path(),
-            "cluster.local",
-            &CaOptions::default(),
-            wall.clone(),
-        )
-        .unwrap();
-        let id = SpiffeId::new("cluster.local", "shop", "cart");
-        let first = trust.secrets(&id).unwrap();
-        wall.advance(Duration::from_hours(1));
-        assert_eq!(trust.secrets(&id).unwrap(), first);
-        wall.advance(Duration::from_hours(12));
-        assert_ne!(trust.secrets(&id).unwrap(), first);
     }
 }

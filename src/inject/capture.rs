@@ -1,66 +1,96 @@
-//! The nftables rules of a meshed pod, for its init container.
+//! What of a pod's traffic is captured, as arguments of its init container, which is this program.
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
 
 use super::InjectConfig;
 
-/// The user that the proxy runs as; its own connections are not sent back to it. Istio's number.
-pub(super) const PROXY_USER: u32 = 1337;
-
-/// Ports of the proxy itself: admin, health, metrics.
-const OWN_PORTS: [u16; 4] = [15000, 15020, 15021, 15090];
-
-/// Ports and address ranges that are left alone.
+/// All, or only some.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Exclusions {
-    pub(super) inbound_ports: Vec<u16>,
-    pub(super) outbound_ports: Vec<u16>,
-    pub(super) outbound_ranges: Vec<ipnet::IpNet>,
+pub(super) enum Which<T> {
+    #[default]
+    All,
+    Only(Vec<T>),
 }
 
-/// One text for `nft`. Deleting a table that was just added makes it safe to run twice.
-pub(super) fn rules(config: &InjectConfig, except: &Exclusions) -> String {
-    let mut inbound: Vec<u16> = OWN_PORTS
-        .into_iter()
-        .chain([config.inbound_port])
-        .chain(except.inbound_ports.iter().copied())
-        .collect();
-    inbound.sort_unstable();
-    inbound.dedup();
-    let ports = |ports: &[u16]| {
-        let texts: Vec<String> = ports.iter().map(u16::to_string).collect();
-        texts.join(", ")
-    };
-    let mut lines = vec![
-        "add table inet meshctl".to_owned(),
-        "delete table inet meshctl".to_owned(),
-        "table inet meshctl {".to_owned(),
-        "  chain inbound {".to_owned(),
-        "    type nat hook prerouting priority dstnat; policy accept;".to_owned(),
-        format!("    tcp dport {{ {} }} return", ports(&inbound)),
-        format!("    meta l4proto tcp redirect to :{}", config.inbound_port),
-        "  }".to_owned(),
-        "  chain outbound {".to_owned(),
-        "    type nat hook output priority -100; policy accept;".to_owned(),
-        format!("    meta skuid {PROXY_USER} return"),
-        "    oifname \"lo\" return".to_owned(),
+/// What is captured and what is left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Capture {
+    pub(super) inbound: Which<u16>,
+    pub(super) exclude_inbound: Vec<u16>,
+    pub(super) ranges: Which<IpNet>,
+    pub(super) exclude_ranges: Vec<IpNet>,
+    /// Captured wherever they are, beside `ranges`.
+    pub(super) outbound_ports: Vec<u16>,
+    pub(super) exclude_outbound: Vec<u16>,
+    pub(super) exclude_interfaces: Vec<String>,
+}
+
+/// The arguments of `meshctl pod capture`.
+fn args(config: &InjectConfig, capture: &Capture, (uid, gid): (u32, u32)) -> Vec<String> {
+    fn list<T: ToString>(items: &[T]) -> String {
+        let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+        texts.join(",")
+    }
+    let mut args = vec![
+        "pod".to_owned(),
+        "capture".to_owned(),
+        format!("--proxy-uid={uid}"),
+        format!("--proxy-gid={gid}"),
+        format!("--inbound-port={}", config.inbound_port),
+        format!("--outbound-port={}", config.outbound_port),
     ];
-    if !except.outbound_ports.is_empty() {
-        lines.push(format!(
-            "    tcp dport {{ {} }} return",
-            ports(&except.outbound_ports)
-        ));
+    if !config.capture_dns {
+        args.push("--no-dns".to_owned());
     }
-    for range in &except.outbound_ranges {
-        let family = match range {
-            ipnet::IpNet::V4(_) => "ip",
-            ipnet::IpNet::V6(_) => "ip6",
-        };
-        lines.push(format!("    {family} daddr {range} return"));
+    if let Which::Only(ports) = &capture.inbound {
+        args.push(format!("--only-inbound-ports={}", list(ports)));
     }
-    lines.push(format!(
-        "    meta l4proto tcp redirect to :{}",
-        config.outbound_port
-    ));
-    lines.push("  }".to_owned());
-    lines.push("}\n".to_owned());
-    lines.join("\n")
+    if let Which::Only(ranges) = &capture.ranges {
+        args.push(format!("--only-outbound-ranges={}", list(ranges)));
+        if !capture.outbound_ports.is_empty() {
+            args.push(format!(
+                "--outbound-ports={}",
+                list(&capture.outbound_ports)
+            ));
+        }
+    }
+    let mut except = |flag: &str, items: String| {
+        if !items.is_empty() {
+            args.push(format!("{flag}={items}"));
+        }
+    };
+    except("--exclude-inbound-ports", list(&capture.exclude_inbound));
+    except("--exclude-outbound-ports", list(&capture.exclude_outbound));
+    except("--exclude-outbound-ranges", list(&capture.exclude_ranges));
+    except("--exclude-interfaces", list(&capture.exclude_interfaces));
+    args
+}
+
+/// The init container. It alone has a capability, and is gone before the application starts.
+pub(super) fn init(
+    config: &InjectConfig,
+    (image, capture): (&str, &Capture),
+    ids: (u32, u32),
+) -> Value {
+    json!({
+        "name": super::pod::INIT,
+        "image": image,
+        "command": ["meshctl"],
+        "args": args(config, capture, ids),
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "16Mi"},
+            "limits": {"cpu": config.cpu.1, "memory": config.memory.1},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": 0,
+            "runAsNonRoot": false,
+            "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    })
 }

@@ -1,230 +1,177 @@
 //! The sidecar: pods in, pods with a proxy out, and back.
 //!
-//! Owns what a meshed pod looks like. Pure and offline: the same text gives the same text.
-//! Documents that hold no pod, or opt out, pass byte by byte; a document that is changed is written
-//! anew as YAML with its keys in order (comments before it stay, comments inside it do not).
-//! Leaves to others: the admission webhook (`control`), the rules of captures on this machine
-//! (`net`), and, for now, probes: they reach the application through the proxy as plaintext.
+//! Owns what a meshed pod looks like, and which pods are meshed. Pure and offline: [`mesh_pod`] is behind
+//! both `meshctl inject` (by [`inject`], for streams of manifests) and admission (by [`json_patch`], for one
+//! pod), so a pod that goes either way is the same. What it changed is in the annotation
+//! `sidecar.istio.io/status`, from which [`uninject`] takes exactly that out again.
+//! Leaves to others: the admission webhook (`control`), the rules of captures in the kernel (`net`), what the
+//! proxy answers to rewritten probes (`proxy`).
 
+mod annotations;
 mod capture;
+mod container;
+mod decide;
+mod owner;
+mod patch;
 mod pod;
+mod probes;
 mod proxy_config;
+mod report;
+mod stream;
 mod strip;
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use decide::{Decision, Namespace};
+pub use patch::{Operation, json_patch};
 pub use proxy_config::{Placed, proxy_configs};
+pub use stream::{Injected, Remark, inject, uninject};
 
 use crate::mesh::{Finding, Origin, Severity};
-use crate::resource::codes;
-use crate::resource::document::{Piece, split};
-use crate::resource::json::{json, read, write};
+use report::Report;
 
-/// What is put beside an application.
+/// What is put beside an application, and beside which.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the mesh, each by its own name"
+)]
 pub struct InjectConfig {
-    /// Image that holds this program and `nft`.
+    /// Image that holds this program.
     pub image: String,
+    /// `imagePullPolicy` of our containers; the cluster's own when absent.
+    pub image_pull_policy: Option<String>,
+    /// Secrets for that image, added to those of the pod.
+    pub image_pull_secrets: Vec<String>,
     /// Where the control plane listens with TLS, `HOST:PORT`.
     pub control_plane: String,
-    /// Makes the proxy an init container that stays (Kubernetes 1.29), so that it is there before the
-    /// application and goes after it.
-    pub native_sidecar: bool,
+    /// The ConfigMap with the mesh's roots under `root-cert.pem`, in each namespace.
+    pub root_config_map: String,
+    /// The root of identities.
+    pub trust_domain: String,
+    /// Makes the proxy an init container that stays, so that it is there before the application and goes
+    /// after it. When absent, by [`kubernetes`](Self::kubernetes).
+    pub native_sidecar: Option<bool>,
+    /// Version of the cluster, major and minor, where it is known. From 1.29 on it has native sidecars.
+    pub kubernetes: Option<(u16, u16)>,
     /// Where connections of the application are sent. Istio's port is 15001.
     pub outbound_port: u16,
     /// Where connections to the application are sent. Istio's port is 15006.
     pub inbound_port: u16,
+    /// Names are asked of the proxy. Default true.
+    pub capture_dns: bool,
     /// For the proxy container: `(request, limit)` of CPU.
     pub cpu: (String, String),
     /// For the proxy container: `(request, limit)` of memory.
     pub memory: (String, String),
     /// How proxies are started, the oldest first; see [`proxy_configs`].
     pub proxies: Vec<Placed>,
+    /// Which revision injects; Istio's name for the only one is `default`.
+    pub revision: String,
+    /// Other names of it, which labels `istio.io/rev` may have.
+    pub tags: Vec<String>,
+    /// Whether a pod that says nothing gets a sidecar. Default true.
+    pub by_default: bool,
+    /// Pods with all labels of one of these get none, unless they ask for it themselves.
+    pub never: Vec<BTreeMap<String, String>>,
+    /// Pods with all labels of one of these get one, also when [`by_default`](Self::by_default) is off.
+    pub always: Vec<BTreeMap<String, String>>,
+    /// Namespaces of the cluster and of the mesh itself, whose pods get none.
+    pub system_namespaces: Vec<String>,
+    /// Applications start when the proxy is ready. Default false; native sidecars are always ready first.
+    pub hold_application: bool,
+    /// Probes are asked of the proxy, which asks the application. Default true.
+    pub rewrite_probes: bool,
+    /// Metrics of applications are given together with the proxy's. Default true.
+    pub merge_metrics: bool,
 }
 
 impl Default for InjectConfig {
     fn default() -> Self {
         Self {
             image: format!("meshctl:{}", env!("CARGO_PKG_VERSION")),
+            image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
             control_plane: "meshctl.meshctl-system.svc:15012".to_owned(),
-            native_sidecar: false,
+            root_config_map: "meshctl-ca-root-cert".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            native_sidecar: None,
+            kubernetes: None,
             outbound_port: 15001,
             inbound_port: 15006,
+            capture_dns: true,
             cpu: ("50m".to_owned(), "2".to_owned()),
             memory: ("32Mi".to_owned(), "256Mi".to_owned()),
             proxies: Vec::new(),
+            revision: "default".to_owned(),
+            tags: Vec::new(),
+            by_default: true,
+            never: Vec::new(),
+            always: Vec::new(),
+            system_namespaces: [
+                "kube-system",
+                "kube-public",
+                "kube-node-lease",
+                "local-path-storage",
+                "meshctl-system",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            hold_application: false,
+            rewrite_probes: true,
+            merge_metrics: true,
         }
     }
 }
 
-/// A stream with its pods changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Injected {
-    /// The whole stream.
-    pub text: String,
-    /// How many pods or pod templates were changed.
-    pub changed: usize,
-    /// Worth knowing; no errors among them.
-    pub findings: Vec<Finding>,
-}
-
-/// Puts the sidecar into every pod and pod template of a YAML or JSON stream that does not opt out.
-/// A pod that has it already is made as it would be today, so doing it twice is doing it once.
-pub fn inject(text: &str, file: &str, config: &InjectConfig) -> Result<Injected, Vec<Finding>> {
-    edit(text, file, &mut |pod, report| {
-        pod::inject(pod, config, report);
-    })
-}
-
-/// Takes the sidecar out again; what [`inject`] was given comes back, value by value.
-pub fn uninject(text: &str, file: &str) -> Result<Injected, Vec<Finding>> {
-    edit(text, file, &mut |pod, _| strip::strip(pod.template))
-}
-
-/// A pod or pod template in a document.
-struct Target<'a> {
+/// A pod, or the pod template of a workload, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Pod<'a> {
     /// The mapping that has `metadata` and `spec`.
-    template: &'a mut Value,
-    /// The name of the object around it.
-    owner: String,
-    /// Its namespace.
-    namespace: String,
+    pub template: &'a Value,
+    /// The name of the workload, where the template is one of a workload; else empty, and the pod's own
+    /// metadata say it.
+    pub workload: &'a str,
+    /// Its namespace, with what is known of it.
+    pub namespace: &'a Namespace,
 }
 
-/// Findings of one stream.
-struct Report {
-    origin: Origin,
-    findings: Vec<Finding>,
+/// What became of a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It has a sidecar, and is to be this.
+    Meshed(Value),
+    /// It stays as it is, and why.
+    LeftAlone(String),
+    /// It asks for what cannot be; the findings say what.
+    Refused,
 }
 
-impl Report {
-    fn add(&mut self, severity: Severity, message: String, hint: &str) {
-        self.findings
-            .push(Finding::new(severity, codes::SCHEMA, &self.origin, message).hint(hint));
-    }
-}
-
-fn edit(
-    text: &str,
-    file: &str,
-    change: &mut dyn FnMut(Target<'_>, &mut Report),
-) -> Result<Injected, Vec<Finding>> {
-    let mut out = Injected::default();
-    let mut findings = Vec::new();
-    for piece in split(text) {
-        out.text.push_str(piece.separator);
-        if piece.is_blank() {
-            out.text.push_str(piece.text);
-            continue;
-        }
-        let before = match read(piece.text, file, piece.line) {
-            Ok(value) => value,
-            Err(finding) => {
-                findings.push(*finding);
-                continue;
+/// The one function: puts the sidecar into a pod, or says why not. A pod that has it already is made as it
+/// would be today, so doing it twice is doing it once.
+pub fn mesh_pod(pod: Pod<'_>, config: &InjectConfig, origin: &Origin) -> (Outcome, Vec<Finding>) {
+    let mut report = Report::new(origin.clone());
+    let outcome = match decide::decide(&pod, config, &mut report) {
+        Decision::LeaveAlone(why) => Outcome::LeftAlone(why),
+        Decision::Mesh => {
+            let meshed = pod::inject(pod, config, &mut report);
+            match meshed {
+                Some(meshed) if !report.failed() => Outcome::Meshed(meshed),
+                _ => Outcome::Refused,
             }
-        };
-        let mut after = before.clone();
-        let mut report = Report {
-            origin: Origin {
-                file: Some(file.into()),
-                line: piece.line,
-                column: 1,
-                ..Origin::default()
-            },
-            findings: Vec::new(),
-        };
-        let changed = walk(&mut after, change, &mut report);
-        findings.append(&mut report.findings);
-        if after == before {
-            out.text.push_str(piece.text);
-        } else {
-            out.changed += changed;
-            rewrite(&piece, &after, &mut out.text);
         }
-    }
-    if findings
-        .iter()
-        .any(|finding| finding.severity == Severity::Error)
-    {
-        return Err(findings);
-    }
-    out.findings = findings;
-    Ok(out)
+    };
+    let outcome = if report.failed() {
+        Outcome::Refused
+    } else {
+        outcome
+    };
+    (outcome, report.findings)
 }
 
-/// A changed document in the form that it came in: JSON stays JSON, comments before it stay.
-fn rewrite(piece: &Piece<'_>, value: &Value, out: &mut String) {
-    if piece.text.trim_start().starts_with('{') {
-        if !out.is_empty() && !out.ends_with('\n') {
-            out.push(' ');
-        }
-        out.push_str(&json(value));
-        return;
-    }
-    if !piece.separator.is_empty() && !piece.separator.ends_with('\n') {
-        out.push('\n');
-    }
-    for line in piece.text.split_inclusive('\n') {
-        let bare = line.trim();
-        if !(bare.is_empty() || bare.starts_with('#')) {
-            break;
-        }
-        out.push_str(line);
-    }
-    out.push_str(&write(value));
-}
-
-/// Calls `change` for the pods of one document; how many of them it changed.
-fn walk(
-    document: &mut Value,
-    change: &mut dyn FnMut(Target<'_>, &mut Report),
-    report: &mut Report,
-) -> usize {
-    let text = |value: &Value, pointer: &str| {
-        let text = value.pointer(pointer).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    let kind = text(document, "/kind");
-    if kind.ends_with("List")
-        && let Some(Value::Array(items)) = document.get_mut("items")
-    {
-        return items
-            .iter_mut()
-            .map(|item| walk(item, change, report))
-            .sum();
-    }
-    let pointer = match kind.as_str() {
-        "Pod" => "",
-        "Deployment"
-        | "ReplicaSet"
-        | "StatefulSet"
-        | "DaemonSet"
-        | "ReplicationController"
-        | "Job" => "/spec/template",
-        "CronJob" => "/spec/jobTemplate/spec/template",
-        _ => return 0,
-    };
-    let owner = text(document, "/metadata/name");
-    report.origin.namespace = text(document, "/metadata/namespace");
-    report.origin.name.clone_from(&owner);
-    report.origin.kind = kind;
-    let Some(template) = document.pointer_mut(pointer) else {
-        report.add(
-            Severity::Error,
-            format!("field {pointer:?} is missing"),
-            "a workload needs a pod template",
-        );
-        return 0;
-    };
-    let before = template.clone();
-    change(
-        Target {
-            template: &mut *template,
-            owner,
-            namespace: report.origin.namespace.clone(),
-        },
-        report,
-    );
-    usize::from(*template != before)
+fn failed(findings: &[Finding]) -> bool {
+    let is_error = |finding: &Finding| finding.severity == Severity::Error;
+    findings.iter().any(is_error)
 }

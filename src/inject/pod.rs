@@ -2,89 +2,98 @@
 
 use serde_json::{Map, Value, json};
 
-use super::capture::{Exclusions, PROXY_USER, rules};
+use super::annotations::Wishes;
+use super::capture;
+use super::container::{self, Facts};
+use super::owner;
+use super::probes;
 use super::proxy_config::Settings;
-use super::strip::{STATUS, Status, strip};
-use super::{InjectConfig, Report, Target};
-use crate::mesh::Severity;
+use super::report::Report;
+use super::strip::{Override, STATUS, Status, strip};
+use super::{InjectConfig, Pod};
 
-const PROXY: &str = "meshctl-proxy";
-const INIT: &str = "meshctl-init";
-const VOLUME: &str = "meshctl-data";
-const DATA: &str = "/var/lib/meshctl";
-const OPT: &str = "sidecar.istio.io/inject";
-const TRAFFIC: &str = "traffic.sidecar.istio.io/";
-/// Where the proxy says that it is ready (Istio's port).
-const HEALTH_PORT: u16 = 15021;
+pub(super) const PROXY: &str = "meshctl-proxy";
+pub(super) const INIT: &str = "meshctl-init";
+/// Istio's name for its own.
+const ISTIO_PROXY: &str = "istio-proxy";
+/// The user that the proxy runs as; its own connections are not sent back to it. Istio's number.
+const PROXY_USER: u32 = 1337;
+/// Annotations of OpenShift on namespaces: the ids that their pods may have, `FIRST/COUNT`.
+const OPENSHIFT: [&str; 2] = [
+    "openshift.io/sa.scc.uid-range",
+    "openshift.io/sa.scc.supplemental-groups",
+];
+const METRICS: [&str; 3] = [
+    "prometheus.io/scrape",
+    "prometheus.io/port",
+    "prometheus.io/path",
+];
 
-pub(super) fn inject(pod: Target<'_>, config: &InjectConfig, report: &mut Report) {
-    let Target {
-        template,
-        owner,
-        namespace,
-    } = pod;
-    if opted_out(template) {
-        return;
+/// `pod` with its sidecar; `None` when it is refused, and the report says why.
+pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -> Option<Value> {
+    let mut template = pod.template.clone();
+    strip(&mut template);
+    if !sound(&template, report) {
+        return None;
     }
-    if template.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
-        report.add(
-            Severity::Error,
-            "a pod on the host's network cannot have a sidecar: it would capture the whole machine"
-                .to_owned(),
-            "remove hostNetwork, or opt out with the label sidecar.istio.io/inject: \"false\"",
-        );
-        return;
-    }
-    strip(template);
-    if !sound(template, report) {
-        return;
-    }
-    probes(template, report);
-    ends(template, config, report);
-    let except = exclusions(template, report);
-    let mut status = Status::default();
-    let namespace = Some(namespace).filter(|name| !name.is_empty());
-    let namespace = namespace.as_deref().unwrap_or("default");
-    let settings = Settings::of(template, namespace, &config.proxies, report);
-    let proxy = proxy(template, &owner, &settings, config);
-    let init = init(config, &except);
-    metadata(template, &owner, &mut status);
-    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else {
-        return;
+    let wishes = Wishes::of(&template, report);
+    let settings = Settings::of(&template, pod.namespace.name(), &config.proxies, report);
+    let mut status = Status {
+        revision: config.revision.clone(),
+        ..Status::default()
     };
-    let volume = json!({"name": VOLUME, "emptyDir": {"medium": "Memory"}});
-    append(spec, "volumes", vec![volume], &mut status);
-    status.volumes = vec![VOLUME.to_owned()];
-    status.init_containers = vec![INIT.to_owned()];
-    if config.native_sidecar {
-        status.init_containers.push(PROXY.to_owned());
-        // Before the others, so that these already have the mesh.
-        let mut all = vec![init, proxy];
-        append(spec, "initContainers", Vec::new(), &mut status);
-        if let Some(Value::Array(list)) = spec.get_mut("initContainers") {
-            all.append(list);
-            *list = all;
-        }
+    let overrides = take_overrides(&mut template, &mut status);
+    let laid_over = |name: &str| overrides.iter().find(|own| own.name() == name);
+    let ids = ids(pod, laid_over(PROXY), report);
+    refuse_shared_ids(&template, ids, report);
+    let native = native(&template, &wishes, config, report);
+    let hold = settings.hold_application.unwrap_or(config.hold_application);
+    let workload = owner::workload(&template, pod.workload);
+    let scrape = scrape(&template, &wishes, config, report);
+    let facts = Facts {
+        service: service(&template, &workload).to_owned(),
+        version: revision(&template).to_owned(),
+        ids,
+        native,
+        hold: hold && !native,
+        scrape: scrape.clone(),
+        ports: container::ports(&template),
+        grace: template
+            .pointer("/spec/terminationGracePeriodSeconds")
+            .and_then(Value::as_u64)
+            .unwrap_or(30),
+    };
+    let spec = template.get_mut("spec")?.as_object_mut()?;
+    let questions = if wishes.rewrite_probes.unwrap_or(config.rewrite_probes) {
+        let done = probes::rewrite(spec, &[PROXY, INIT], report);
+        status.probes = done.before;
+        done.questions
     } else {
-        status.containers = vec![PROXY.to_owned()];
-        // After the others: once capture is on, nothing gets through before the proxy runs.
-        append(spec, "initContainers", vec![init], &mut status);
-        append(spec, "containers", vec![proxy], &mut status);
+        Map::new()
+    };
+    let mut proxy = container::proxy(&facts, &wishes, (&settings, &questions), config);
+    let image = wishes.image.as_deref().unwrap_or(&config.image);
+    let mut init = capture::init(config, (image, &wishes.capture), ids);
+    for (ours, name) in [(&mut proxy, PROXY), (&mut init, INIT)] {
+        if let Some(policy) = &config.image_pull_policy
+            && let Some(ours) = ours.as_object_mut()
+        {
+            ours.insert("imagePullPolicy".to_owned(), json!(policy));
+        }
+        if let Some(own) = laid_over(name) {
+            lay_over(ours, &own.container, report);
+        }
     }
+    place(spec, (init, proxy), &facts, &mut status);
+    let volumes = container::volumes(config);
+    volumes_in(spec, volumes, &wishes, &mut status, report);
+    pull_secrets(spec, &config.image_pull_secrets, &mut status);
+    metadata(&mut template, &facts, scrape.is_some(), &mut status);
     let text = serde_json::to_string(&status).unwrap_or_default();
     if let Some(Value::Object(annotations)) = template.pointer_mut("/metadata/annotations") {
         annotations.insert(STATUS.to_owned(), Value::String(text));
     }
-}
-
-/// The label beats the annotation, as with Istio.
-fn opted_out(template: &Value) -> bool {
-    let said = |field: &str| template.get("metadata")?.get(field)?.get(OPT);
-    match said("labels").or_else(|| said("annotations")) {
-        Some(Value::String(text)) => matches!(text.as_str(), "false" | "no" | "off" | "n"),
-        Some(Value::Bool(wanted)) => !wanted,
-        _ => false,
-    }
+    Some(template)
 }
 
 fn sound(template: &Value, report: &mut Report) -> bool {
@@ -93,9 +102,8 @@ fn sound(template: &Value, report: &mut Report) -> bool {
         .and_then(Value::as_array)
         .is_none_or(Vec::is_empty)
     {
-        report.add(
-            Severity::Error,
-            "the pod has no containers".to_owned(),
+        report.wrong(
+            "the pod has no containers",
             "containers: [{name: app, image: …}]",
         );
         return false;
@@ -103,124 +111,350 @@ fn sound(template: &Value, report: &mut Report) -> bool {
     for field in ["metadata", "metadata/labels", "metadata/annotations"] {
         let value = template.pointer(&format!("/{field}"));
         if value.is_some_and(|value| !value.is_object() && !value.is_null()) {
-            report.add(
-                Severity::Error,
-                format!("{} is not a mapping", field.replace('/', ".")),
+            let field = field.replace('/', ".");
+            report.wrong(
+                format!("{field} is not a mapping"),
                 "write it as key: value",
             );
             return false;
         }
     }
-    for field in ["initContainers", "containers", "volumes"] {
+    for field in [
+        "initContainers",
+        "containers",
+        "volumes",
+        "imagePullSecrets",
+    ] {
         let value = template.pointer(&format!("/spec/{field}"));
         if value.is_some_and(|value| !value.is_array() && !value.is_null()) {
-            report.add(
-                Severity::Error,
+            report.wrong(
                 format!("spec.{field} is not a list"),
                 "write its items with a dash",
             );
             return false;
         }
-        let taken = value
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .any(|item| {
-                let name = item.get("name").and_then(Value::as_str);
-                matches!(name, Some(PROXY | INIT | VOLUME))
-            });
-        if taken {
-            report.add(
-                Severity::Error,
-                format!("spec.{field} has a name that the sidecar needs ({PROXY}, {INIT} or {VOLUME})"),
+        let items = value.and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<&str> = items
+            .filter_map(|item| item.get("name")?.as_str())
+            .collect();
+        if field == "volumes"
+            && let Some(taken) = names.iter().find(|name| container::VOLUMES.contains(*name))
+        {
+            report.wrong(
+                format!("spec.volumes has {taken:?}, which the sidecar needs"),
                 "give it another name, or keep the annotation sidecar.istio.io/status that says who added it",
             );
             return false;
         }
+        if names.contains(&ISTIO_PROXY) {
+            report.refuse(
+                format!("spec.{field} has {ISTIO_PROXY}, Istio's sidecar or what is laid over it"),
+                format!("name it {PROXY} to lay it over this sidecar, or remove it"),
+            );
+            return false;
+        }
+    }
+    let only_ours = containers
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .all(|container| container.get("name").and_then(Value::as_str) == Some(PROXY));
+    if only_ours {
+        report.refuse(
+            "the pod has no container beside the sidecar",
+            "a gateway is `meshctl proxy --gateway` in a pod of its own",
+        );
+        return false;
     }
     true
 }
 
-/// The kubelet has no certificate of the mesh.
-fn probes(template: &Value, report: &mut Report) {
-    let containers = template
-        .pointer("/spec/containers")
-        .and_then(Value::as_array);
-    let asks = |container: &&Value| {
-        ["readinessProbe", "livenessProbe", "startupProbe"]
-            .iter()
-            .filter_map(|field| container.get(*field))
-            .any(|probe| probe.get("exec").is_none())
-    };
-    if let Some(container) = containers.into_iter().flatten().find(asks) {
-        let name = container.get("name").and_then(Value::as_str);
-        report.add(
-            Severity::Warning,
-            format!(
-                "probes of container {:?} are not rewritten yet: under mTLS STRICT the kubelet's questions are refused",
-                name.unwrap_or_default()
-            ),
-            "probe with exec, or exclude the probe's port with traffic.sidecar.istio.io/excludeInboundPorts",
-        );
-    }
-}
-
-/// A job ends when its containers do, and a proxy beside them does not.
-fn ends(template: &Value, config: &InjectConfig, report: &mut Report) {
-    let policy = template
-        .pointer("/spec/restartPolicy")
-        .and_then(Value::as_str);
-    if matches!(policy, Some("Never" | "OnFailure")) && !config.native_sidecar {
-        report.add(
-            Severity::Warning,
-            "a pod that is meant to end does not while its proxy runs".to_owned(),
-            "make the proxy a native sidecar, which ends with the pod (Kubernetes 1.29)",
-        );
-    }
-}
-
-fn exclusions(template: &Value, report: &mut Report) -> Exclusions {
-    let mut except = Exclusions::default();
-    let annotations = template
-        .pointer("/metadata/annotations")
-        .and_then(Value::as_object);
-    for (key, value) in annotations.into_iter().flatten() {
-        let Some(name) = key.strip_prefix(TRAFFIC) else {
+/// What the user says of our containers is taken out, and laid over them later.
+fn take_overrides(template: &mut Value, status: &mut Status) -> Vec<Override> {
+    let mut taken = Vec::new();
+    for list in ["containers", "initContainers"] {
+        let items = template.pointer_mut(&format!("/spec/{list}"));
+        let Some(Value::Array(items)) = items else {
             continue;
         };
-        let text = value.as_str().unwrap_or_default();
-        let parts = || {
-            text.split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty())
+        let mut at = 0;
+        let mut index = 0;
+        while at < items.len() {
+            let name = items.get(at).and_then(|item| item.get("name")?.as_str());
+            if matches!(name, Some(PROXY | INIT)) {
+                let container = items.remove(at);
+                taken.push(Override {
+                    list: list.to_owned(),
+                    index,
+                    container,
+                });
+            } else {
+                at += 1;
+            }
+            index += 1;
+        }
+    }
+    status.overrides.clone_from(&taken);
+    taken
+}
+
+/// Mappings are merged, lists of what has names by name, all else is as the user says. An image `auto` is
+/// ours, as with Istio.
+fn lay_over(ours: &mut Value, own: &Value, report: &mut Report) {
+    let mut own = own.clone();
+    if let Some(own) = own.as_object_mut() {
+        if own.get("image").and_then(Value::as_str) == Some("auto") {
+            own.shift_remove("image");
+        }
+        let asks = |pointer: &str| {
+            own.get("securityContext")
+                .and_then(|all| all.pointer(pointer))
         };
-        let ports: Result<Vec<u16>, _> = parts().map(str::parse).collect();
-        let ranges: Result<Vec<ipnet::IpNet>, _> = parts().map(str::parse).collect();
-        let read = match (name, ports, ranges) {
-            ("excludeInboundPorts", Ok(ports), _) => {
-                except.inbound_ports = ports;
-                true
-            }
-            ("excludeOutboundPorts", Ok(ports), _) => {
-                except.outbound_ports = ports;
-                true
-            }
-            ("excludeOutboundIPRanges", _, Ok(ranges)) => {
-                except.outbound_ranges = ranges;
-                true
-            }
-            ("includeInboundPorts" | "includeOutboundIPRanges", _, _) if text == "*" => true,
-            _ => false,
-        };
-        if !read {
-            report.add(
-                Severity::Error,
-                format!("annotation {key}: {text:?} is not honoured by meshctl"),
-                "excludeInboundPorts, excludeOutboundPorts (ports) and excludeOutboundIPRanges (CIDRs) are",
+        if asks("/privileged") == Some(&Value::Bool(true)) || asks("/runAsUser") == Some(&json!(0))
+        {
+            report.warn(
+                "the sidecar is given more rights than it needs by the container laid over it",
+                "remove its securityContext",
             );
         }
     }
-    except
+    merge(ours, own);
+}
+
+fn merge(ours: &mut Value, own: Value) {
+    match (ours, own) {
+        (Value::Object(ours), Value::Object(own)) => {
+            for (key, value) in own {
+                match ours.get_mut(&key) {
+                    Some(there) => merge(there, value),
+                    None => {
+                        ours.insert(key, value);
+                    }
+                }
+            }
+        }
+        (Value::Array(ours), Value::Array(own))
+            if own.iter().all(|item| key_of(item).is_some()) =>
+        {
+            for item in own {
+                let key = key_of(&item);
+                match ours.iter_mut().find(|there| key_of(there) == key) {
+                    // A variable that is given a value has no other source.
+                    Some(there) if there.get("valueFrom").is_some() => *there = item,
+                    Some(there) => merge(there, item),
+                    None => ours.push(item),
+                }
+            }
+        }
+        (ours, own) => *ours = own,
+    }
+}
+
+/// By what Kubernetes tells items of a list apart: mounts by their path.
+fn key_of(item: &Value) -> Option<String> {
+    let text = |field: &str| Some(item.get(field)?.as_str()?.to_owned());
+    text("mountPath").or_else(|| text("name"))
+}
+
+/// User and group of the proxy: what is laid over it, what OpenShift gives, or Istio's.
+fn ids(pod: Pod<'_>, own: Option<&Override>, report: &mut Report) -> (u32, u32) {
+    let mut range = |annotation: &str| {
+        let text = pod.namespace.annotations.get(annotation)?;
+        // Groups may be several ranges; the first is as good as any.
+        let first = text.split(',').next().unwrap_or_default();
+        let read = first.split_once(['/', '-']).and_then(|(start, end)| {
+            let (start, end): (u32, u32) = (start.parse().ok()?, end.parse().ok()?);
+            let count = if first.contains('-') {
+                end.checked_sub(start)?.checked_add(1)?
+            } else {
+                end
+            };
+            // The first is the application's own.
+            let offset = PROXY_USER.min(count.checked_sub(1)?);
+            start.checked_add(offset).filter(|id| *id > 0)
+        });
+        if read.is_none() {
+            report.wrong(
+                format!("annotation {annotation}: {text:?} of the namespace is no range of ids"),
+                "OpenShift writes FIRST/COUNT, as 1000620000/10000",
+            );
+        }
+        read
+    };
+    let [users, groups] = OPENSHIFT;
+    let (user, group) = (range(users), range(groups));
+    let said = |field: &str| {
+        let context = own?.container.get("securityContext")?;
+        u32::try_from(context.get(field)?.as_u64()?).ok()
+    };
+    let user = said("runAsUser").or(user).unwrap_or(PROXY_USER);
+    let group = said("runAsGroup").or(group).unwrap_or(PROXY_USER);
+    (user, group)
+}
+
+/// What runs as the proxy does is not captured.
+fn refuse_shared_ids(template: &Value, (user, group): (u32, u32), report: &mut Report) {
+    let mut check = |context: Option<&Value>, who: &str| {
+        for (field, id) in [("runAsUser", user), ("runAsGroup", group)] {
+            let own = context.and_then(|context| context.get(field)?.as_u64());
+            if own == Some(u64::from(id)) {
+                report.refuse(
+                    format!("{who} has {field}: {id}, which is the proxy's: its traffic would not be captured"),
+                    "give it another id",
+                );
+            }
+        }
+    };
+    check(template.pointer("/spec/securityContext"), "the pod");
+    for list in ["containers", "initContainers"] {
+        let items = template
+            .pointer(&format!("/spec/{list}"))
+            .and_then(Value::as_array);
+        for container in items.into_iter().flatten() {
+            let name = container
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            check(
+                container.get("securityContext"),
+                &format!("container {name:?}"),
+            );
+        }
+    }
+}
+
+/// Whether the proxy is an init container that stays. A pod that is meant to end can only have that: else it
+/// would run for as long as its proxy does. Every version that is still cared for has it.
+fn native(template: &Value, wishes: &Wishes, config: &InjectConfig, report: &mut Report) -> bool {
+    let has = config.kubernetes.map(|version| version >= (1, 29));
+    let policy = template
+        .pointer("/spec/restartPolicy")
+        .and_then(Value::as_str);
+    let ends = matches!(policy, Some("Never" | "OnFailure"));
+    let said = wishes.native_sidecar.or(config.native_sidecar);
+    if said == Some(true) && has == Some(false) {
+        report.refuse(
+            "a native sidecar is asked for, and the cluster has none",
+            "Kubernetes 1.29 has; remove sidecar.istio.io/nativeSidecar",
+        );
+    }
+    let native = said.or(has).unwrap_or(ends);
+    if ends && !native {
+        report.warn(
+            "the pod is meant to end, and does not while its proxy runs",
+            "a native sidecar (Kubernetes 1.29) ends with it; else have it end with curl -X POST http://127.0.0.1:15020/quitquitquit",
+        );
+    }
+    native
+}
+
+/// `PORT/PATH` of the application's metrics, where they are to come with ours.
+fn scrape(
+    template: &Value,
+    wishes: &Wishes,
+    config: &InjectConfig,
+    report: &mut Report,
+) -> Option<Scrape> {
+    if !wishes.merge_metrics.unwrap_or(config.merge_metrics) {
+        return None;
+    }
+    let annotations = template.pointer("/metadata/annotations");
+    let said = |name: &str| annotations?.get(name)?.as_str();
+    let [scrape, port, path] = METRICS;
+    match said(scrape) {
+        Some("false") => None,
+        Some("true") => {
+            let port = said(port).unwrap_or("80");
+            let Ok(number) = port.parse::<u16>() else {
+                report.warn(
+                    format!("annotation prometheus.io/port: {port:?} is no port, and the application's metrics are not merged"),
+                    "a number, as \"9090\"",
+                );
+                return None;
+            };
+            let path = said(path).unwrap_or("/metrics");
+            let slash = if path.starts_with('/') { "" } else { "/" };
+            // Already ours, as in a template that was made from a meshed pod.
+            let ours = number == super::annotations::OWN_STATUS_PORT;
+            Some(Scrape((!ours).then(|| format!("{number}{slash}{path}"))))
+        }
+        _ => Some(Scrape(None)),
+    }
+}
+
+/// Metrics are scraped from the proxy, with those of the application at `PORT/PATH` if it has any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scrape(pub(super) Option<String>);
+
+/// Where the containers go.
+fn place(
+    spec: &mut Map<String, Value>,
+    (init, proxy): (Value, Value),
+    facts: &Facts,
+    status: &mut Status,
+) {
+    status.init_containers = vec![INIT.to_owned()];
+    let inits = list(spec, "initContainers", status);
+    if facts.native {
+        status.init_containers.push(PROXY.to_owned());
+        // Before the others, so that these already have the mesh.
+        inits.insert(0, proxy);
+        inits.insert(0, init);
+        return;
+    }
+    // After the others: once capture is on, nothing gets through before the proxy runs.
+    inits.push(init);
+    status.containers = vec![PROXY.to_owned()];
+    let containers = list(spec, "containers", status);
+    if facts.hold {
+        // The kubelet starts the next one when the hook of this one has ended.
+        containers.insert(0, proxy);
+    } else {
+        containers.push(proxy);
+    }
+}
+
+fn volumes_in(
+    spec: &mut Map<String, Value>,
+    mut volumes: Vec<Value>,
+    wishes: &Wishes,
+    status: &mut Status,
+    report: &mut Report,
+) {
+    let there = list(spec, "volumes", status);
+    for volume in &wishes.volumes {
+        let taken = |other: &Value| other.get("name") == volume.get("name");
+        if there.iter().chain(&volumes).any(taken) {
+            report.wrong(
+                format!(
+                    "annotation sidecar.istio.io/userVolume: the pod has a volume {} already",
+                    volume.get("name").unwrap_or(&Value::Null)
+                ),
+                "give it another name, or only mount it with sidecar.istio.io/userVolumeMount",
+            );
+            continue;
+        }
+        volumes.push(volume.clone());
+    }
+    status.volumes = volumes
+        .iter()
+        .filter_map(|volume| Some(volume.get("name")?.as_str()?.to_owned()))
+        .collect();
+    there.append(&mut volumes);
+}
+
+fn pull_secrets(spec: &mut Map<String, Value>, names: &[String], status: &mut Status) {
+    if names.is_empty() {
+        return;
+    }
+    let there = list(spec, "imagePullSecrets", status);
+    for name in names {
+        let item = json!({"name": name});
+        if !there.contains(&item) {
+            there.push(item);
+            status.image_pull_secrets.push(name.clone());
+        }
+    }
 }
 
 fn label<'a>(template: &'a Value, names: &[&str]) -> Option<&'a str> {
@@ -248,28 +482,25 @@ fn revision(template: &Value) -> &str {
     label(template, &names).unwrap_or("latest")
 }
 
-fn metadata(template: &mut Value, owner: &str, status: &mut Status) {
+fn metadata(template: &mut Value, facts: &Facts, scraped: bool, status: &mut Status) {
     let add_labels = [
         ("security.istio.io/tlsMode", "istio".to_owned()),
-        (
-            "service.istio.io/canonical-name",
-            service(template, owner).to_owned(),
-        ),
-        (
-            "service.istio.io/canonical-revision",
-            revision(template).to_owned(),
-        ),
+        ("service.istio.io/canonical-name", facts.service.clone()),
+        ("service.istio.io/canonical-revision", facts.version.clone()),
     ];
     let first = template
-        .pointer("/spec/containers/0/name")
-        .and_then(Value::as_str)
+        .pointer("/spec/containers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container.get("name")?.as_str())
+        .find(|name| *name != PROXY)
         .unwrap_or_default()
         .to_owned();
     let add_annotations = [
-        ("kubectl.kubernetes.io/default-container", first),
-        ("prometheus.io/scrape", "true".to_owned()),
-        ("prometheus.io/port", "15020".to_owned()),
-        ("prometheus.io/path", "/stats/prometheus".to_owned()),
+        ("istio.io/rev", status.revision.clone()),
+        ("kubectl.kubernetes.io/default-container", first.clone()),
+        ("kubectl.kubernetes.io/default-logs-container", first),
     ];
     let Some(template) = template.as_object_mut() else {
         return;
@@ -279,6 +510,21 @@ fn metadata(template: &mut Value, owner: &str, status: &mut Status) {
     status.labels = insert(labels, &add_labels);
     let annotations = object(metadata, "annotations", status);
     status.annotations = insert(annotations, &add_annotations);
+    if scraped {
+        let port = super::annotations::OWN_STATUS_PORT.to_string();
+        for (name, value) in METRICS
+            .into_iter()
+            .zip(["true", &port, "/stats/prometheus"])
+        {
+            let before = annotations.insert(name.to_owned(), json!(value));
+            match before {
+                Some(before) => {
+                    status.replaced.insert(name.to_owned(), before);
+                }
+                None => status.annotations.push(name.to_owned()),
+            }
+        }
+    }
 }
 
 /// Adds what is not there yet; the names of what was added.
@@ -299,157 +545,40 @@ fn object<'a>(
     field: &str,
     status: &mut Status,
 ) -> &'a mut Map<String, Value> {
-    let entry = parent.entry(field).or_insert_with(|| {
-        status.created.push(field.to_owned());
-        json!({})
-    });
-    if !entry.is_object() {
-        *entry = json!({});
-    }
+    let entry = made(parent, field, json!({}), status);
     match entry {
         Value::Object(map) => map,
-        // Made an object just above.
+        // Made one just above.
         _ => unreachable!("a mapping"),
     }
 }
 
-fn append(spec: &mut Map<String, Value>, field: &str, mut items: Vec<Value>, status: &mut Status) {
-    let entry = spec.entry(field).or_insert_with(|| {
+fn list<'a>(
+    parent: &'a mut Map<String, Value>,
+    field: &str,
+    status: &mut Status,
+) -> &'a mut Vec<Value> {
+    match made(parent, field, json!([]), status) {
+        Value::Array(list) => list,
+        // Made one just above.
+        _ => unreachable!("a list"),
+    }
+}
+
+/// The value of `field`, which is `empty` if there was none; the status says what was.
+fn made<'a>(
+    parent: &'a mut Map<String, Value>,
+    field: &str,
+    empty: Value,
+    status: &mut Status,
+) -> &'a mut Value {
+    let entry = parent.entry(field).or_insert_with(|| {
         status.created.push(field.to_owned());
-        json!([])
+        empty.clone()
     });
     if entry.is_null() {
-        *entry = json!([]);
+        status.nulls.push(field.to_owned());
+        *entry = empty;
     }
-    if let Value::Array(list) = entry {
-        list.append(&mut items);
-    }
-}
-
-fn init(config: &InjectConfig, except: &Exclusions) -> Value {
-    json!({
-        "name": INIT,
-        "image": config.image,
-        "command": ["nft", rules(config, except)],
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsNonRoot": false,
-            "runAsUser": 0,
-        },
-    })
-}
-
-fn proxy(template: &Value, owner: &str, settings: &Settings, config: &InjectConfig) -> Value {
-    let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
-    let account = template
-        .pointer("/spec/serviceAccountName")
-        .and_then(Value::as_str)
-        .unwrap_or("default");
-    let mut args: Vec<String> = [
-        "proxy",
-        "--service",
-        service(template, owner),
-        "--version",
-        revision(template),
-        "--name=$(POD_NAME)",
-        "--namespace=$(POD_NAMESPACE)",
-        "--service-account",
-        account,
-        "--address=$(POD_IP)",
-        "--capture=transparent",
-        "--control-plane",
-        &config.control_plane,
-        "--inbound-port",
-        &config.inbound_port.to_string(),
-        "--outbound-port",
-        &config.outbound_port.to_string(),
-    ]
-    .into_iter()
-    .map(str::to_owned)
-    .collect();
-    for port in ports(template) {
-        args.push(format!("--app={port}=127.0.0.1:{port}"));
-    }
-    let labels = template
-        .pointer("/metadata/labels")
-        .and_then(Value::as_object);
-    for (key, value) in labels.into_iter().flatten() {
-        if let Some(value) = value.as_str().filter(|value| !value.contains(',')) {
-            args.push(format!("--labels={key}={value}"));
-        }
-    }
-    args.extend(settings.args());
-    let mut proxy = json!({
-        "name": PROXY,
-        "image": config.image,
-        "command": ["meshctl"],
-        "args": args,
-        "env": [
-            {"name": "POD_NAME", "valueFrom": field("metadata.name")},
-            {"name": "POD_NAMESPACE", "valueFrom": field("metadata.namespace")},
-            {"name": "POD_IP", "valueFrom": field("status.podIP")},
-            {"name": "MESHCTL_HOME", "value": DATA},
-            {"name": "MESHCTL_JOIN_TOKEN", "valueFrom": {
-                "secretKeyRef": {"name": "meshctl-join", "key": "token", "optional": true},
-            }},
-        ],
-        "ports": [{"name": "mesh-health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
-        "readinessProbe": {
-            "httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT},
-            "periodSeconds": 5,
-            "timeoutSeconds": 3,
-            "failureThreshold": 4,
-        },
-        "resources": {
-            "requests": {"cpu": config.cpu.0, "memory": config.memory.0},
-            "limits": {"cpu": config.cpu.1, "memory": config.memory.1},
-        },
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]},
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsNonRoot": true,
-            "runAsUser": PROXY_USER,
-            "runAsGroup": PROXY_USER,
-        },
-        "volumeMounts": [{"name": VOLUME, "mountPath": DATA}],
-    });
-    if let Some(Value::Array(env)) = proxy.get_mut("env") {
-        let taken: Vec<String> = env
-            .iter()
-            .filter_map(|variable| Some(variable.get("name")?.as_str()?.to_owned()))
-            .collect();
-        let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
-        env.extend(settings.env(&taken));
-    }
-    if config.native_sidecar
-        && let Some(proxy) = proxy.as_object_mut()
-    {
-        proxy.insert("restartPolicy".to_owned(), json!("Always"));
-    }
-    proxy
-}
-
-/// The TCP ports that the containers declare, in order and once.
-fn ports(template: &Value) -> Vec<u64> {
-    let mut ports: Vec<u64> = template
-        .pointer("/spec/containers")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|container| container.get("ports")?.as_array())
-        .flatten()
-        .filter(|port| {
-            let protocol = port.get("protocol").and_then(Value::as_str);
-            protocol.is_none_or(|protocol| protocol == "TCP")
-        })
-        .filter_map(|port| port.get("containerPort")?.as_u64())
-        .collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
+    entry
 }

@@ -2,10 +2,11 @@
 //! annotation, and at last by ProxyConfigs that select it. The last has the word (Istio's order).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Report;
+use super::report::Report;
 use crate::mesh::destinations::ROOTS;
 use crate::mesh::world::selects;
 use crate::mesh::{Finding, Severity};
@@ -49,6 +50,9 @@ pub fn proxy_configs(text: &str, file: &str) -> Result<Vec<Placed>, Vec<Finding>
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     workers: Option<u16>,
+    /// The application starts when the proxy is ready.
+    pub(super) hold_application: Option<bool>,
+    drain: Option<Duration>,
     environment: BTreeMap<String, String>,
 }
 
@@ -97,9 +101,16 @@ impl Settings {
 
     fn add(&mut self, config: &ProxyConfig) {
         self.workers = config.concurrency.or(self.workers);
+        self.hold_application = config.hold_application.or(self.hold_application);
+        self.drain = config.drain.or(self.drain);
         let more = config.environment.iter();
         self.environment
             .extend(more.map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    /// How long a drain may take.
+    pub(super) fn drain_seconds(&self) -> Option<u64> {
+        self.drain.map(|drain| drain.as_secs().max(1))
     }
 
     /// Flags of the proxy.

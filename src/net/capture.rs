@@ -32,6 +32,14 @@ pub struct CaptureSpec {
     pub exclude_outbound_ports: Vec<u16>,
     /// Outgoing connections to these networks are left alone.
     pub exclude_outbound: Vec<IpNet>,
+    /// When there, only incoming connections to these ports are captured.
+    pub only_inbound_ports: Option<Vec<u16>>,
+    /// When there, only outgoing connections to these networks are captured, and to `outbound_ports`.
+    pub only_outbound: Option<Vec<IpNet>>,
+    /// Outgoing connections to these ports are captured whatever their network.
+    pub outbound_ports: Vec<u16>,
+    /// What comes in or goes out through these interfaces is left alone.
+    pub exclude_interfaces: Vec<String>,
     /// Whether IPv6 is captured too; without it IPv6 is left alone.
     pub ipv6: bool,
 }
@@ -47,6 +55,10 @@ impl Default for CaptureSpec {
             exclude_inbound_ports: vec![15_000, 15_020, 15_021, 15_090],
             exclude_outbound_ports: Vec::new(),
             exclude_outbound: Vec::new(),
+            only_inbound_ports: None,
+            only_outbound: None,
+            outbound_ports: Vec::new(),
+            exclude_interfaces: Vec::new(),
             ipv6: true,
         }
     }
@@ -120,12 +132,12 @@ fn output(spec: &CaptureSpec) -> Vec<Rule> {
             ));
         }
     }
-    for who in proxy.iter().copied() {
+    for who in &proxy {
         for ipv6 in [false, true].into_iter().filter(|ipv6| !ipv6 || spec.ipv6) {
             let network = loopback(ipv6);
             rules.push(rule(
                 [
-                    who,
+                    who.clone(),
                     Match::ToLoopback,
                     Match::Destination {
                         equal: false,
@@ -142,6 +154,13 @@ fn output(spec: &CaptureSpec) -> Vec<Rule> {
         rules.push(rule([who], Action::Return, "the proxy's own calls"));
     }
     rules.push(rule([Match::ToLoopback], Action::Return, "inside the pod"));
+    for name in &spec.exclude_interfaces {
+        let through = Match::Through {
+            name: name.clone(),
+            out: true,
+        };
+        rules.push(rule([through], Action::Return, "excluded interface"));
+    }
     for port in &spec.exclude_outbound_ports {
         rules.push(rule(
             [Match::TcpPort(*port)],
@@ -160,11 +179,22 @@ fn output(spec: &CaptureSpec) -> Vec<Rule> {
             "excluded network",
         ));
     }
-    rules.push(rule(
-        [Match::Tcp],
-        Action::Redirect(spec.outbound_port),
-        "outgoing calls",
-    ));
+    let out = Action::Redirect(spec.outbound_port);
+    let Some(only) = &spec.only_outbound else {
+        rules.push(rule([Match::Tcp], out, "outgoing calls"));
+        return rules;
+    };
+    for port in &spec.outbound_ports {
+        rules.push(rule([Match::TcpPort(*port)], out, "included port"));
+    }
+    for network in only {
+        let network = network.trunc();
+        let to = Match::Destination {
+            equal: true,
+            network,
+        };
+        rules.push(rule([to, Match::Tcp], out, "included network"));
+    }
     rules
 }
 
@@ -178,6 +208,13 @@ fn prerouting(spec: &CaptureSpec) -> Vec<Rule> {
         Action::Return,
         "inside the pod",
     ));
+    for name in &spec.exclude_interfaces {
+        let through = Match::Through {
+            name: name.clone(),
+            out: false,
+        };
+        rules.push(rule([through], Action::Return, "excluded interface"));
+    }
     for port in &spec.exclude_inbound_ports {
         rules.push(rule(
             [Match::TcpPort(*port)],
@@ -185,11 +222,16 @@ fn prerouting(spec: &CaptureSpec) -> Vec<Rule> {
             "excluded port",
         ));
     }
-    rules.push(rule(
-        [Match::Tcp],
-        Action::Redirect(spec.inbound_port),
-        "incoming calls",
-    ));
+    let to_proxy = Action::Redirect(spec.inbound_port);
+    match &spec.only_inbound_ports {
+        None => rules.push(rule([Match::Tcp], to_proxy, "incoming calls")),
+        Some(ports) => {
+            let included = ports.iter();
+            rules.extend(
+                included.map(|port| rule([Match::TcpPort(*port)], to_proxy, "included port")),
+            );
+        }
+    }
     rules
 }
 

@@ -48,7 +48,7 @@ pub struct Rule {
 }
 
 /// One condition. `equal: false` turns it round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     /// IPv4 or IPv6.
     Ipv6,
@@ -70,6 +70,13 @@ pub enum Match {
     FromLoopback,
     /// It goes out through the loopback interface.
     ToLoopback,
+    /// Through an interface.
+    Through {
+        /// Its name.
+        name: String,
+        /// Out of the machine, or in.
+        out: bool,
+    },
     /// TCP.
     Tcp,
     /// The destination port over TCP.
@@ -141,6 +148,8 @@ fn render_match(out: &mut String, condition: &Match) {
         Match::Group { equal, id } => push(out, format_args!("meta skgid {}{id}", not(*equal))),
         Match::FromLoopback => out.push_str("iifname \"lo\""),
         Match::ToLoopback => out.push_str("oifname \"lo\""),
+        Match::Through { name, out: true } => push(out, format_args!("oifname \"{name}\"")),
+        Match::Through { name, out: false } => push(out, format_args!("iifname \"{name}\"")),
         Match::Tcp => out.push_str("meta l4proto tcp"),
         Match::TcpPort(port) => push(out, format_args!("tcp dport {port}")),
         Match::UdpPort(port) => push(out, format_args!("udp dport {port}")),

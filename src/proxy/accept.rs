@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::mesh::listener::{HttpCodec, ServerTls, TcpOptions};
 use crate::net;
-use crate::rt::Wall;
+use crate::rt::{self, Wall};
 use crate::telemetry::{Link, PeerId, PeerLabels, Protection, Why};
 
 use super::buffer::Buffer;
@@ -25,7 +25,9 @@ use super::overload::Counted;
 use super::stream::{Raw, Stream};
 use super::tables::chain::{ChainTable, Place};
 use super::tables::{ChainAction, ListenerTable};
+use super::taken::Taken;
 use super::tcp::Reached;
+use super::worker::renew;
 use super::{introduced, rbac, tcp, tls};
 
 /// What there is on the connection, once that is known.
@@ -161,7 +163,7 @@ async fn open(
         return None;
     };
     conn.link = bare(&worker, &conn, (chain, hello.tls), either);
-    conn.server_name = hello.server_name;
+    conn.server_name.clone_from(&hello.server_name);
     conn.state.chain_name.replace(Some(Arc::clone(&chain.name)));
     conn.filters.clone_from(&chain.filters);
     conn.http = chain.action.http().cloned();
@@ -180,6 +182,12 @@ async fn open(
             return None;
         }
     }
+    let called = conn.inbound() || worker.shared.gateway;
+    if called {
+        let meant = conn.meant.unwrap_or(conn.local);
+        let taken = Taken::new(meant, &hello, chain);
+        conn.state.taken.replace(Some(Box::new(taken)));
+    }
     let from = (stream, first_bytes, first);
     // What requests may do is asked of each of them.
     let at_once = match &chain.action {
@@ -194,8 +202,11 @@ async fn open(
     if matches!(speaks, Speaks::Http1(..) | Speaks::Http2(..)) {
         conn.state.chain.set(chain.version);
         // Nobody looked at it when the chain changed meanwhile.
-        if !worker.live().tables.serves(chain.version) {
-            conn.state.draining.set(true);
+        if !worker.live().still_sorts(&conn.state) {
+            let until = rt::now() + worker.shared.options.drain;
+            worker.live().sort_again(&conn.state, until);
+            let worker = Rc::clone(&worker);
+            tokio::task::spawn_local(async move { renew(&worker).await });
         }
     }
     Some(Box::new(Opened {
@@ -325,7 +336,7 @@ fn admitted(worker: &Worker, live: &Live, conn: &Conn, chain: &ChainTable) -> bo
         tcp::denied(worker, live, conn, denied);
         return false;
     }
-    if conn.inbound() || !chain.guards.is_empty() {
+    if conn.inbound() || worker.shared.gateway || !chain.guards.is_empty() {
         conn.state.admitted.replace(Some(Box::new(Admitted {
             principal: conn.principal.clone(),
             direct: of.direct,

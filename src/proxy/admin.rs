@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
@@ -44,6 +44,8 @@ pub(crate) struct Admin {
     pub(crate) asks: mpsc::UnboundedSender<Ask>,
     /// Told to end.
     pub(crate) quit: Notify,
+    /// For connections to the application.
+    pub(crate) tasks: Tasks,
 }
 
 /// What is asked for.
@@ -75,6 +77,12 @@ pub(crate) fn start(
         .route("/healthz/ready", get(ready))
         .route("/stats/prometheus", get(metrics))
         .route("/metrics", get(metrics));
+    let asked = status
+        .clone()
+        .route("/app-health/{container}/{probe}", get(application))
+        .route("/app-lifecycle/{container}/{hook}", get(application));
+    // How a job that has done its work ends the pod.
+    let local = asked.clone().route("/quitquitquit", post(quit));
     let whole = status
         .clone()
         .route("/config_dump", get(config_dump))
@@ -92,12 +100,8 @@ pub(crate) fn start(
         .admin
         .iter()
         .map(|address| (*address, &whole, Names::Local))
-        .chain(
-            options
-                .status
-                .iter()
-                .map(|address| (*address, &status, Names::Any)),
-        );
+        .chain(options.local.iter().map(|at| (*at, &local, Names::Local)))
+        .chain(options.status.iter().map(|at| (*at, &asked, Names::Any)));
     let mut sockets = Vec::new();
     for (address, routes, names) in addresses {
         if names == Names::Local && !address.ip().is_loopback() {
@@ -135,6 +139,15 @@ async fn ready(State(admin): Shares) -> (StatusCode, &'static str) {
 
 async fn metrics(State(admin): Shares, headers: HeaderMap) -> Response {
     let families = admin.families();
+    let application = &admin.shared.options.application;
+    // What the application says is of the older form, and cannot be put behind the newer.
+    if application.has_metrics() {
+        let text = application
+            .merged(text::render(&families), &admin.tasks)
+            .await;
+        let content = [(header::CONTENT_TYPE, text::CONTENT_TYPE)];
+        return (content, text).into_response();
+    }
     let open = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
@@ -361,6 +374,14 @@ async fn health_fail(State(admin): Shares) -> &'static str {
 async fn health_ok(State(admin): Shares) -> &'static str {
     admin.ready.store(true, Ordering::Relaxed);
     "OK\n"
+}
+
+async fn application(State(admin): Shares, uri: Uri) -> Response {
+    let options = &admin.shared.options;
+    match options.application.ask(uri.path(), &admin.tasks).await {
+        Some(answer) => answer.into_response(),
+        None => (StatusCode::NOT_FOUND, "no such probe\n").into_response(),
+    }
 }
 
 async fn quit(State(admin): Shares) -> &'static str {

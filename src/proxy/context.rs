@@ -25,6 +25,7 @@ use super::rbac;
 use super::tables::chain::ChainTable;
 use super::tables::http::HttpTable;
 use super::tables::{Surroundings, Tables};
+use super::taken::{Taken, Today};
 use super::tls::Identity;
 
 /// What all threads share.
@@ -99,17 +100,31 @@ impl Live {
         listener.named(chain.as_deref()?)
     }
 
-    /// Whether a connection carries bytes of a caller who would not be let in any more.
-    pub(crate) fn shuts_out(&self, state: &ConnState) -> bool {
-        let admitted = state.admitted.borrow();
-        let Some(admitted) = admitted.as_deref() else {
-            return false;
+    /// As [`Worker::sort_again`], of one connection.
+    pub(crate) fn sort_again(&self, state: &ConnState, until: Instant) {
+        let chain = state.chain.get();
+        if chain == 0 {
+            return;
+        }
+        let began = state.taken.borrow().as_ref().map(|taken| taken.rules);
+        let (same, overruled) = match self.today(state) {
+            Today::AsBefore => (self.tables.serves(chain), false),
+            Today::Shut => (false, true),
+            Today::By(now) => (
+                now.version == chain,
+                began.is_some_and(|began| began != now.rules),
+            ),
         };
-        let facts = admitted.connection();
-        self.chain_of(state).is_some_and(|chain| {
-            let mut guards = chain.guards.iter();
-            !guards.all(|guard| guard.passes(&facts.facts()))
-        })
+        if same {
+            return;
+        }
+        state.chain.set(GONE);
+        if overruled && state.until.get().is_none() {
+            state.until.set(Some(until));
+        }
+        if !state.draining.replace(true) {
+            state.wake.notify_one();
+        }
     }
 
     pub(crate) fn new(
@@ -195,12 +210,17 @@ pub(crate) struct ConnState {
     /// To be closed when what is going on has ended.
     pub(crate) draining: Cell<bool>,
     /// Listener that it came in by.
-    listener: RefCell<Option<Rc<str>>>,
+    pub(crate) listener: RefCell<Option<Rc<str>>>,
     /// The chain that took it, by name.
     pub(crate) chain_name: RefCell<Option<Arc<str>>>,
+    /// What it was sorted by, where others than the application beside call.
+    pub(crate) taken: RefCell<Option<Box<Taken>>>,
+    /// When it ends though something is going on, as who may do what has changed since it began.
+    until: Cell<Option<Instant>>,
     /// What was judged when it was let in to carry bytes.
     pub(crate) admitted: RefCell<Option<Box<Admitted>>>,
-    /// Version of the chain whose rules its requests are served by; 0 where it carries no requests.
+    /// Version of the chain whose rules its requests are served by; 0 where it carries no requests, and
+    /// [`GONE`] when another chain would take it.
     pub(crate) chain: Cell<u64>,
     /// The [`tls::key_of`](crate::tls::key_of) its caller's certificate of the mesh; 0 where it showed none.
     pub(crate) certificate: Cell<u64>,
@@ -221,7 +241,12 @@ pub(crate) enum Whom<'a> {
     Revoked,
     /// Those that carry bytes of a caller who would not be let in any more.
     ShutOut,
+    /// Those that carry requests under rules of which the time has passed by now.
+    Overdue(Instant),
 }
+
+/// The version of no chain.
+const GONE: u64 = u64::MAX;
 
 impl Whom<'_> {
     fn holds(self, state: &ConnState, live: &Live) -> bool {
@@ -234,6 +259,7 @@ impl Whom<'_> {
             }
             Self::Revoked => live.revokes(state.certificate.get()),
             Self::ShutOut => live.shuts_out(state),
+            Self::Overdue(now) => state.until.get().is_some_and(|until| until <= now),
         }
     }
 }
@@ -349,6 +375,15 @@ impl Worker {
         left
     }
 
+    /// Looks by which rules the connections that carry requests go now, and tells those to end that began
+    /// under others. Where who may do what has changed, what is going on has until `until`.
+    pub(crate) fn sort_again(&self, until: Instant) {
+        let live = self.live();
+        for entry in self.connections.borrow().values() {
+            live.sort_again(&entry.state, until);
+        }
+    }
+
     /// Ends connections whatever they are doing.
     pub(crate) fn abort(&self, whom: Whom<'_>) {
         let live = self.live();
@@ -394,7 +429,7 @@ pub(crate) struct Conn {
     /// Who calls, for telemetry only; learned from the first request.
     pub(crate) peer: Cell<PeerId>,
     pub(crate) server_name: Option<String>,
-    /// Filters of the chain that took the connection.
+    /// Filters of the chain that took the connection; [`Live::rules`] says whether they still hold.
     pub(crate) filters: Option<Arc<Filters>>,
     /// What filters keep for this connection.
     pub(crate) own: filter::Own,
@@ -452,11 +487,6 @@ impl Conn {
             local: self.meant.unwrap_or(self.local),
             server_name: self.server_name.as_deref(),
         }
-    }
-
-    /// What its requests go through.
-    pub(crate) fn filters(&self) -> Option<&Filters> {
-        self.filters.as_deref()
     }
 
     /// For a copy of a request: the caller's, but nothing that it could be told by.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::mesh::{Locality, WorkloadRef};
 use crate::telemetry::LogFormat;
 
+use super::application::AppPages;
 use super::overload::OverloadOptions;
 
 /// How a proxy is started.
@@ -33,6 +34,10 @@ pub struct Options {
     pub admin: Option<SocketAddr>,
     /// Where only health and metrics are answered, such as ports 15020, 15021 and 15090.
     pub status: Vec<SocketAddr>,
+    /// Where the processes of the pod are answered besides: as `status`, and they may end the proxy. Loopback only.
+    pub local: Vec<SocketAddr>,
+    /// What is asked of the proxy and answered by the application, at `status` and `local`.
+    pub application: AppPages,
     /// Access log; off when absent.
     pub access_log: Option<AccessLog>,
     /// How long requests may take to end once the proxy is told to. Default 45 s (Istio's).
@@ -69,6 +74,8 @@ impl Default for Options {
             address: None,
             admin: None,
             status: Vec::new(),
+            local: Vec::new(),
+            application: AppPages::default(),
             access_log: None,
             drain: Duration::from_secs(45),
             overload: OverloadOptions::default(),

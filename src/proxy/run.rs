@@ -154,6 +154,7 @@ pub async fn run_after(
     let shared = Arc::new(Shared::new(options, registry, log));
     let mut control = Control::new(Arc::clone(&shared), workers)?;
     control.taken = restart.as_mut().and_then(|restart| restart.taken.take());
+    let tasks = Tasks::new();
     let (asks, mut asked) = mpsc::unbounded_channel();
     let admin = Arc::new(Admin {
         shared: Arc::clone(&shared),
@@ -167,8 +168,8 @@ pub async fn run_after(
         ready: Arc::clone(&control.ready),
         asks,
         quit: Notify::new(),
+        tasks: tasks.clone(),
     });
-    let tasks = Tasks::new();
     let views = credentials::stage(views, &tasks);
     let mut views = resolve::stage(views, shared.options.name_servers.clone(), &tasks);
     tasks.spawn("overload", overload::watch(Arc::clone(&shared)));

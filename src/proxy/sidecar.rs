@@ -26,6 +26,7 @@ use crate::tls;
 use crate::xds::node::node_id;
 use crate::xds::node_to_proto;
 
+use super::application::AppPages;
 use super::believed;
 use super::client::{self, ClientOptions};
 use super::control_link::{Caller, connect_control};
@@ -93,6 +94,8 @@ pub struct SidecarOptions {
     pub certificate_lifetime: Duration,
     /// Worker threads; 0 is one a core.
     pub workers: usize,
+    /// What is asked of the proxy and answered by the application.
+    pub pages: AppPages,
     /// Off when absent.
     pub access_log: Option<AccessLog>,
     /// How long a drain may take.
@@ -443,6 +446,11 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
     let status = [15020, 15021, 15090]
         .map(|port| SocketAddr::new(options.address, port))
         .to_vec();
+    // A pod has loopback for itself; elsewhere other proxies may be there.
+    let local = (options.transparent && !options.address.is_loopback())
+        .then(|| SocketAddr::new(own, 15020))
+        .into_iter()
+        .collect();
     Options {
         node,
         workload: WorkloadRef {
@@ -457,6 +465,8 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
         address: Some(options.address),
         admin: Some(SocketAddr::new(own, options.admin_port)),
         status,
+        local,
+        application: options.pages.clone(),
         access_log: options.access_log.clone(),
         drain: options.drain,
         drain_delay: options.drain_delay,

@@ -154,8 +154,10 @@ async fn run(
                 let before = worker.live();
                 if worker.replace(make(&shared, update)) {
                     worker.abort(Whom::ShutOut);
-                    let (worker, limit) = (Rc::clone(&worker), shared.options.drain);
-                    tokio::task::spawn_local(async move { renew(&worker, limit).await });
+                    // Before another request is read.
+                    worker.sort_again(rt::now() + shared.options.drain);
+                    let worker = Rc::clone(&worker);
+                    tokio::task::spawn_local(async move { renew(&worker).await });
                 }
                 let revoked = |live: &Live| live.identity.as_ref().map(|own| own.revoked.clone());
                 let now = worker.live();
@@ -214,9 +216,10 @@ async fn drain(worker: &Rc<Worker>, whom: Whom<'_>, limit: Duration) {
 }
 
 /// Lets callers connect again whose requests are served by rules that are no longer so. What they are
-/// doing goes on for as long as they like.
-async fn renew(worker: &Rc<Worker>, limit: Duration) {
-    ease(worker, Whom::Outdated, limit).await;
+/// doing goes on for as long as they like, unless who may do what has changed: then it ends in a drain's time.
+pub(crate) async fn renew(worker: &Rc<Worker>) {
+    ease(worker, Whom::Outdated, worker.shared.options.drain).await;
+    worker.abort(Whom::Overdue(rt::now()));
 }
 
 /// Lets connections end until `limit`, and ends those that are idle.

@@ -26,6 +26,13 @@ pub fn read(text: &str, file: &str, line: u32) -> Result<Value, Box<Finding>> {
         })
 }
 
+/// Sets a field of `object`; what is no object stays as it is.
+pub fn set(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Value::Object(fields) = object {
+        fields.insert(field.to_owned(), value.into());
+    }
+}
+
 /// Writes `value` as YAML that reads as `value` again, its keys in their order.
 pub fn write(value: &Value) -> String {
     let written = serde_saphyr::to_string(value).unwrap_or_default();

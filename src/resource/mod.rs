@@ -30,10 +30,12 @@ mod suggest;
 mod tree;
 
 pub use analysis::{Analysis, analyze};
-pub use lower::{Instances, lower};
+pub use lower::{CONTROLLER, Instances, lower};
 pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_store, from_value, parse};
+#[cfg(test)]
+pub(crate) use reader::asked;
 pub use running::Running;
 pub use status::{FEATURES as GATEWAY_FEATURES, Statuses, has_status};
 pub(crate) use suggest::nearest;

@@ -328,6 +328,8 @@ impl<'a> Fields<'a> {
     /// The value of field `name`; `None` when it is absent or nothing.
     pub(crate) fn get(&self, name: &'static str) -> Option<Value<'a>> {
         self.asked.borrow_mut().push(name);
+        #[cfg(test)]
+        asked::note(&self.value.path, name);
         let tree = self.value.tree.get(name)?;
         (tree.node != Node::Null).then(|| self.value.child(name, tree))
     }
@@ -396,6 +398,10 @@ impl<'a> Fields<'a> {
     /// Fields that are known and are none of the mesh's business.
     pub(crate) fn accept(&self, names: &[&'static str]) {
         self.asked.borrow_mut().extend_from_slice(names);
+        #[cfg(test)]
+        for name in names {
+            asked::note(&self.value.path, name);
+        }
     }
 
     /// Reports every field that nobody asked for.
@@ -427,5 +433,34 @@ impl<'a> Fields<'a> {
                 Some(hint),
             );
         }
+    }
+}
+
+/// What readers asked for, for tests that hold the definitions of kinds to it.
+#[cfg(test)]
+pub(crate) mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    /// The path of a mapping, and the field that was asked for.
+    type Asked = BTreeSet<(String, &'static str)>;
+
+    thread_local! {
+        static ASKED: RefCell<Option<Asked>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn note(path: &str, name: &'static str) {
+        ASKED.with_borrow_mut(|asked| {
+            if let Some(asked) = asked {
+                asked.insert((path.to_owned(), name));
+            }
+        });
+    }
+
+    /// What `read` asks for on this thread.
+    pub(crate) fn during(read: impl FnOnce()) -> Asked {
+        ASKED.set(Some(Asked::new()));
+        read();
+        ASKED.take().unwrap_or_default()
     }
 }

@@ -10,6 +10,9 @@ pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/Cre
 /// another identity is refused before it is spent.
 pub const WANTED_IDENTITY: &str = "meshctl-identity";
 
+/// Metadata of Istio's: for whom a trusted caller asks in another's place.
+pub const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
+
 /// Asks for a certificate.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct CertificateRequest {

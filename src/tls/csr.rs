@@ -1,6 +1,7 @@
 //! The asking side of a certificate: a key that never leaves this machine, and a request for it.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _, SanType};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -25,6 +26,11 @@ impl fmt::Debug for Request {
 impl Request {
     /// A request that asks for `id`; ours ignores the wish, other authorities may want to see it.
     pub fn new(id: &SpiffeId) -> Result<Self, Error> {
+        Self::named(id, &[], &[])
+    }
+
+    /// The same with names beside the id.
+    pub fn named(id: &SpiffeId, dns: &[String], ips: &[IpAddr]) -> Result<Self, Error> {
         let wrong = |error: rcgen::Error| Error::Request {
             reason: error.to_string(),
         };
@@ -32,6 +38,12 @@ impl Request {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into().map_err(wrong)?)];
+        for name in dns {
+            let name = name.as_str().try_into().map_err(wrong)?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        let ips = ips.iter().copied().map(SanType::IpAddress);
+        params.subject_alt_names.extend(ips);
         let pem = params
             .serialize_request(&key)
             .and_then(|request| request.pem())
@@ -77,6 +89,15 @@ impl Request {
                 .cloned()
                 .collect::<Vec<_>>(),
         );
+        self.with(chain, roots)
+    }
+
+    /// Joins the key with a chain, the leaf first, and the roots that are believed.
+    pub fn with(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Material, Error> {
         let key = PrivatePkcs8KeyDer::from(self.key.serialize_der()).into();
         Material::new(chain, key, roots)
     }

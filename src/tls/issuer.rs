@@ -19,9 +19,13 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::kept::Pair;
 use super::material::{certificate_pem, certificates, validity};
 use super::sealed::{self, Passphrase};
-use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, random, sha256};
+use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, sha256};
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
+
+mod serial;
+
+use serial::{serial, unhex};
 
 /// Life of a certificate when nobody asks for another (Istio: `DEFAULT_WORKLOAD_CERT_TTL`).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
@@ -37,7 +41,8 @@ const MOST_REQUEST_BYTES: usize = 16 * 1024;
 /// A key that the mesh trusts to name workloads.
 pub struct Authority {
     trust_domain: String,
-    issuer: Issuer<'static, Pair>,
+    /// None where the key is an outside signer's.
+    issuer: Option<Issuer<'static, Pair>>,
     /// The issuing certificate first, the root last; the same one when self-signed.
     chain: Vec<CertificateDer<'static>>,
     /// Believed beside its own root, while one replaces the other.
@@ -162,7 +167,7 @@ impl Authority {
             chain: vec![root.der().clone()],
             others: Vec::new(),
             revoked: Revoked::default(),
-            issuer: Issuer::new(params, key.into()),
+            issuer: Some(Issuer::new(params, key.into())),
             not_after,
         })
     }
@@ -219,7 +224,7 @@ impl Authority {
             .map_err(|error| refused(error.to_string()))?;
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
-            issuer,
+            issuer: Some(issuer),
             chain,
             others: Vec::new(),
             revoked: Revoked::default(),
@@ -227,18 +232,56 @@ impl Authority {
         })
     }
 
+    /// One whose key is kept elsewhere: it says who is believed, the first of `roots` before all, and signs nothing.
+    pub fn elsewhere(
+        trust_domain: &str,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, Error> {
+        for root in &roots {
+            let parsed = x509_parser::parse_x509_certificate(root);
+            if !parsed.is_ok_and(|(_, parsed)| parsed.is_ca()) {
+                return Err(refused("it is not a CA certificate".to_owned()));
+            }
+        }
+        let mut roots = roots.into_iter();
+        let first = roots.next();
+        let first = first.ok_or_else(|| refused("no certificate".to_owned()))?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            issuer: None,
+            not_after: validity(&first)?.1,
+            chain: vec![first],
+            others: roots.collect(),
+            revoked: Revoked::default(),
+        })
+    }
+
+    /// Whether its key is kept elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        self.issuer.is_none()
+    }
+
+    fn signing(&self) -> Result<&Issuer<'static, Pair>, Error> {
+        let elsewhere = || refused("its key is kept by an outside signer".to_owned());
+        self.issuer.as_ref().ok_or_else(elsewhere)
+    }
+
     /// `(certificates, private key)` as [`Authority::from_pem`] reads them. The second is the
-    /// mesh's greatest secret.
+    /// mesh's greatest secret, and empty where it is kept elsewhere.
     pub fn to_pem(&self) -> (String, String) {
+        let key = self
+            .issuer
+            .as_ref()
+            .map(|issuer| issuer.key().serialize_pem());
         (
             self.chain.iter().map(certificate_pem).collect(),
-            self.issuer.key().serialize_pem(),
+            key.unwrap_or_default(),
         )
     }
 
     /// The same with the key under `passphrase`.
     pub fn to_sealed_pem(&self, passphrase: &Passphrase) -> Result<(String, String), Error> {
-        let key = Zeroizing::new(self.issuer.key().serialize_der());
+        let key = Zeroizing::new(self.signing()?.key().serialize_der());
         let certificates = self.chain.iter().map(certificate_pem).collect();
         Ok((certificates, sealed::seal(&key, passphrase)?))
     }
@@ -308,7 +351,7 @@ impl Authority {
             revoked_certs,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let list = params.signed_by(&self.issuer);
+        let list = params.signed_by(self.signing()?);
         let list = list.and_then(|list| list.pem());
         list.map_err(|error| refused(error.to_string()))
     }
@@ -474,7 +517,7 @@ impl Authority {
             not_after,
         )?;
         let certificate = params
-            .signed_by(key, &self.issuer)
+            .signed_by(key, self.signing()?)
             .map_err(|error| refused(error.to_string()))?;
         Ok((certificate.der().clone(), number, not_after))
     }
@@ -519,39 +562,12 @@ pub(super) fn subject_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     Some(parsed.subject().as_raw().to_vec())
 }
 
-/// A serial number as it is written: an even number of hexadecimal digits, with or without colons.
-fn unhex(text: &str) -> Result<Vec<u8>, Error> {
-    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
-    let wrong = || refused(format!("{text:?} is not a serial number"));
-    let pairs = digits.chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair)
-            .ok()
-            .filter(|pair| pair.len() == 2);
-        let byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        byte.ok_or_else(wrong)
-    });
-    let bytes = pairs.collect::<Result<Vec<u8>, _>>()?;
-    if bytes.is_empty() || bytes.len() > 20 || text.contains('+') {
-        return Err(wrong());
-    }
-    Ok(bytes)
-}
-
 fn refused(reason: String) -> Error {
     Error::Authority { reason }
 }
 
 fn millis(duration: Duration) -> UnixMillis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// 127 random bits: positive, never zero, 16 bytes at most 20 (RFC 5280, 4.1.2.2).
-fn serial() -> Result<SerialNumber, Error> {
-    let mut bytes: [u8; 16] = random()?;
-    if let Some(first) = bytes.first_mut() {
-        *first = (*first & 0x7f) | 0x40;
-    }
-    Ok(SerialNumber::from_slice(&bytes))
 }
 
 /// Sets the validity; the type of the fields belongs to a crate that is not named here.

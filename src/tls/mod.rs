@@ -15,6 +15,7 @@
 //!   the identities that the caller names; first contact is pinned ([`Pin`]) to the root *and* to the control
 //!   plane's own id ([`control_plane_id`]).
 //! - [`Authority::sign`] takes the id from the caller's proof; a request contributes its public key alone.
+//! - What an outside signer answers is held against what was asked ([`answer`]) before anybody gets it.
 //! - A ticket resumes a session for ten minutes or a tenth of the certificate's life at most, and never past
 //!   a change of trust, since each configuration has ticket keys of its own.
 //! - Revoked serial numbers are held against every chain, and connections that are open are cut.
@@ -29,6 +30,7 @@
 //! the hybrid post-quantum key exchange X25519MLKEM768 is offered first.
 
 pub mod access;
+pub mod answer;
 pub mod ca_api;
 mod config;
 pub mod csr;

@@ -110,15 +110,12 @@ fn standard_input_is_read_once() {
 }
 
 #[test]
-fn what_is_not_in_this_release_is_refused_by_name() {
+fn a_cluster_that_is_not_configured_is_asked_for_and_flags_of_one_are_for_one() {
     let home = Home::new();
     for command in ["install", "uninstall"] {
         let outcome = home.run(&[command, "--target", "kubernetes"]).exits(1);
-        assert!(
-            outcome
-                .stderr
-                .contains("the target kubernetes is not in this release"),
-            "{outcome}"
-        );
+        assert!(outcome.stderr.contains("set KUBECONFIG"), "{outcome}");
+        let outcome = home.run(&[command, "--revision", "next"]).exits(2);
+        assert!(outcome.stderr.contains("--target kubernetes"), "{outcome}");
     }
 }

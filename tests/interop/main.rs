@@ -13,17 +13,23 @@
     reason = "a failed step should fail the test"
 )]
 
+mod attacks;
 mod attested;
 mod authority;
 mod authorization;
 mod backend;
+mod changed;
+mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
+mod doors;
 mod edges;
 mod envoy;
 mod envoy_chains;
 mod ext_authz;
 mod faults;
+mod forged;
+mod gate;
 mod gateway;
 mod gateway_api;
 mod gateway_streams;
@@ -35,17 +41,27 @@ mod ingress;
 mod joined;
 mod outside;
 mod key_sets;
+mod left;
 mod load;
 mod lasting;
 mod mesh;
 mod pages;
 mod power_cut;
 mod processes;
+#[path = "../it/proxy/raw_http2.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with tests within the process, which use all of it"
+)]
+mod raw_http2;
 mod scoped;
 mod short_of_files;
 mod sidecars;
+mod signer;
 mod smuggling;
 mod soak;
+#[path = "../it/proxy/spellings.rs"]
+mod spellings;
 mod stand;
 mod steady;
 mod stream;
@@ -53,5 +69,6 @@ mod strict;
 mod tcp_backends;
 mod tokens;
 mod traffic;
+mod validated;
 mod websocket;
 mod writer;

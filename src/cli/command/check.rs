@@ -13,8 +13,12 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::parse;
+use crate::install::{Profile, Settings};
 use crate::net;
 use crate::rt;
+
+use super::cluster::{ClusterArgs, preflight};
+use super::install::Target;
 
 /// Check this machine and the control plane
 #[derive(Debug, clap::Args)]
@@ -23,6 +27,7 @@ Examples:
   meshctl check --pre               can this machine run a mesh?
   meshctl check                     is the mesh well?
   meshctl check --wait 5m           wait until it is
+  meshctl check --pre --target kubernetes   can this cluster?
 
 Exits 1 when a check failed, 3 when waiting was in vain, 4 when no control
 plane answers.")]
@@ -33,12 +38,21 @@ pub(crate) struct Args {
     /// Repeat until nothing fails, at most this long
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "pre")]
     wait: Option<Duration>,
+    /// Where: with --pre, whether a cluster can take an installation
+    #[arg(long, value_enum, default_value_t, value_name = "TARGET")]
+    target: Target,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Pause between two rounds of `--wait`.
 const ROUND: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
+    if args.target == Target::Kubernetes {
+        return in_cluster(&args, cx).await;
+    }
+    args.cluster.only_for_clusters()?;
     let deadline = args.wait.map(|wait| (rt::now() + wait, wait));
     let (report, exit) = loop {
         let (report, exit) = if args.pre {
@@ -72,6 +86,27 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         ));
     }
     Ok(exit)
+}
+
+/// What must be so before an installation in a cluster.
+async fn in_cluster(args: &Args, cx: &Context) -> Result<Exit, CliError> {
+    if !args.pre {
+        return Err(CliError::usage("only --pre is checked in a cluster"));
+    }
+    let cluster = args.cluster.connect(cx).await?;
+    let mut settings = Settings::new(Profile::Default);
+    args.cluster.revision().clone_into(&mut settings.revision);
+    let namespace = args.cluster.system_namespace();
+    namespace.clone_into(&mut settings.namespace);
+    let report = CheckReport {
+        sections: vec![preflight::section(&cluster, &settings).await],
+    };
+    cx.out.report(&report)?;
+    Ok(if report.passed() {
+        Exit::Ok
+    } else {
+        Exit::Problem
+    })
 }
 
 /// Waits until the control plane serves.

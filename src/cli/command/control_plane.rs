@@ -12,9 +12,12 @@ use crate::cli::exit::Exit;
 use crate::cli::home::Installed;
 use crate::cli::logging;
 use crate::cli::parse;
+use crate::control::cluster::Membership;
 use crate::control::serve_api::ApiOptions;
 use crate::control::trust::CaOptions;
 use crate::control::{self, ControlOptions};
+use crate::inject::InjectConfig;
+use crate::install;
 use crate::rt::{Drain, Wall};
 use crate::source::kubernetes::Access;
 
@@ -27,6 +30,8 @@ Examples:
   meshctl control-plane --source kubernetes   follows a cluster
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
   meshctl control-plane --ca-certs ./cacerts  signs below your own root
+  meshctl control-plane --ca-signer istiod.istio-system.svc:15012 \\
+    --ca-signer-root root.pem --ca-signer-token token   has another CA sign
   meshctl control-plane --api-address 0.0.0.0:15443   serves the API, too
 
 It is ready when `meshctl check` says so.
@@ -62,6 +67,19 @@ pub(crate) struct Args {
     /// then their tokens are refused
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse::duration)]
     key_set_grace: Duration,
+    /// It is a replica of the control plane in the cluster that it follows, in the pod
+    /// POD_NAME of POD_NAMESPACE: shares the authority, serves webhooks, writes roots
+    #[arg(long, requires = "source")]
+    in_cluster: bool,
+    /// Which installation in the cluster it is of
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "in_cluster", value_parser = parse::name)]
+    revision: String,
+    /// Port where the cluster asks about pods and configuration, with --in-cluster
+    #[arg(long, value_name = "PORT", default_value_t = crate::install::WEBHOOK_PORT)]
+    webhook_port: u16,
+    /// File with the settings of the installation [default: that in the home]
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
     #[command(flatten)]
     authority: AuthorityArgs,
 }
@@ -108,12 +126,20 @@ pub(crate) struct Options {
     pub(crate) kubeconfig: Vec<PathBuf>,
     /// Which authority signs.
     pub(crate) ca: CaOptions,
+    /// The installation in the cluster that it is a replica of.
+    pub(crate) membership: Option<Membership>,
+    /// Where `/ready` and metrics are answered.
+    pub(crate) told_at: IpAddr,
     /// How long keys of token issuers outlast their issuer.
     pub(crate) key_grace: Duration,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
-    let installed = Installed::load(&cx.settings.home)?.ok_or_else(|| {
+    let installed = match &args.settings {
+        Some(file) => Installed::read(file)?,
+        None => Installed::load(&cx.settings.home)?,
+    };
+    let installed = installed.ok_or_else(|| {
         CliError::failed(format!(
             "nothing is installed in {}",
             cx.settings.home.display()
@@ -131,7 +157,18 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     if args.key_set_grace < Duration::from_secs(1) {
         return Err(CliError::usage("--key-set-grace is at least 1s"));
     }
+    let membership = args
+        .in_cluster
+        .then(|| membership(&args, listen, &installed, cx));
+    let membership = membership.transpose()?;
     let options = Options {
+        // Probes and Prometheus come to the pod's address.
+        told_at: if membership.is_some() {
+            listen
+        } else {
+            IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+        },
+        membership,
         key_grace: args.key_set_grace,
         home: cx.settings.home.clone(),
         trust_domain: installed
@@ -151,8 +188,56 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             .authority
             .options(&installed, cx.settings.environment.ca_passphrase.as_ref())?,
     };
-    serve(options, logging::asked_to_end()).await?;
+    // It is large, and there is one.
+    Box::pin(serve(options, logging::asked_to_end())).await?;
     Ok(Exit::Ok)
+}
+
+/// Which installation it is a replica of, as the pod says.
+fn membership(
+    args: &Args,
+    listen: IpAddr,
+    installed: &Installed,
+    cx: &Context,
+) -> Result<Membership, CliError> {
+    let followed = args
+        .source
+        .iter()
+        .any(|source| matches!(source, Source::Kubernetes(_)));
+    if !followed {
+        return Err(CliError::usage("--in-cluster needs --source kubernetes"));
+    }
+    let pod = &cx.settings.environment.pod;
+    let (Some(replica), Some(namespace)) = (&pod.name, &pod.namespace) else {
+        return Err(CliError::usage(
+            "--in-cluster needs POD_NAME and POD_NAMESPACE in the environment",
+        )
+        .hint("the manifests of `meshctl install --target kubernetes` set them"));
+    };
+    let usual = InjectConfig::default();
+    let (service, roots) = (install::NAME, install::ROOTS);
+    let of_revision = |name| install::of_revision(name, &args.revision);
+    let mut own: Vec<String> = usual.system_namespaces.clone();
+    own.push(namespace.clone());
+    own.dedup();
+    let set = |key: &str| installed.value(key).map(str::to_owned);
+    let injection = InjectConfig {
+        image: set("image").unwrap_or(usual.image.clone()),
+        image_pull_policy: set("imagePullPolicy"),
+        control_plane: format!("{}.{namespace}.svc:15012", of_revision(service)),
+        root_config_map: of_revision(roots),
+        trust_domain: set("trustDomain").unwrap_or(usual.trust_domain.clone()),
+        revision: args.revision.clone(),
+        system_namespaces: own,
+        ..usual
+    };
+    Ok(Membership {
+        injection,
+        namespace: namespace.clone(),
+        revision: args.revision.clone(),
+        replica: replica.clone(),
+        webhooks: SocketAddr::new(listen, args.webhook_port),
+    })
 }
 
 /// Where the API is served over TLS, as flags and settings say.
@@ -194,6 +279,8 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         strict: options.strict,
         sources: directories,
         kubernetes: clusters.pop(),
+        membership: options.membership,
+        told_at: options.told_at,
         ca: options.ca,
         key_grace: options.key_grace,
         wall: Wall::System,

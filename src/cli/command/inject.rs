@@ -8,6 +8,7 @@ use crate::api::{Problem, Reason};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
+use crate::cli::parse;
 use crate::cli::render::number;
 use crate::cli::settings::Format;
 use crate::inject::{self, InjectConfig};
@@ -24,7 +25,7 @@ Examples:
   meshctl inject --uninject -f meshed.yaml > plain.yaml
 
 Everything but pods passes through as it is; a pod that has its sidecar is
-left alone. YAML goes out; with -o json an object or a List.")]
+made as it would be today. YAML goes out; with -o json an object or a List.")]
 pub(crate) struct Args {
     /// File, directory, or - for standard input (the default); may be repeated
     #[arg(short, long = "filename", value_name = "FILE", num_args = 1.., default_value = "-")]
@@ -41,6 +42,21 @@ pub(crate) struct Args {
     /// Where the control plane listens with TLS, as pods reach it
     #[arg(long, value_name = "HOST:PORT")]
     control_plane: Option<String>,
+    /// Version of the cluster, which says whether it has native sidecars (1.29)
+    #[arg(long, value_name = "MAJOR.MINOR", value_parser = version)]
+    kubernetes: Option<(u16, u16)>,
+    /// Which revision of the mesh injects
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = parse::name)]
+    revision: String,
+}
+
+fn version(text: &str) -> Result<(u16, u16), String> {
+    let text = text.strip_prefix('v').unwrap_or(text);
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major), Some(minor)) => Ok((major, minor)),
+        _ => Err("expected MAJOR.MINOR, as 1.33".to_owned()),
+    }
 }
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -56,6 +72,8 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         control_plane: args
             .control_plane
             .unwrap_or_else(|| InjectConfig::default().control_plane),
+        kubernetes: args.kubernetes,
+        revision: args.revision,
         ..InjectConfig::default()
     };
     let mut text = String::new();
@@ -69,6 +87,10 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         let done = done.map_err(|findings| refused(&source.name, findings))?;
         for finding in &done.findings {
             cx.out.finding(finding);
+        }
+        for remark in &done.left_alone {
+            let (origin, why) = (&remark.origin, &remark.why);
+            cx.out.note(&format!("{origin}: no sidecar, as {why}"));
         }
         changed += done.changed;
         if !text.is_empty() {

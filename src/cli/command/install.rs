@@ -20,6 +20,8 @@ use crate::rt;
 use crate::rt::disk::private_dir;
 use crate::source::store::{self, Store, StoreError};
 
+use super::cluster::{self, ClusterArgs};
+
 /// Make a home for the mesh: directory, store and root certificate
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -28,11 +30,18 @@ Examples:
   meshctl install --service --wait       and a systemd user service
   meshctl install --set xdsPort=16010    another port
   meshctl install --dry-run -o json      what would be done
+  meshctl install --target kubernetes --wait
+  meshctl install --target kubernetes --dry-run | kubectl apply -f -
 
 Profiles: default (mTLS where the caller can), demo (mTLS required, a talkative
-log), minimal (as default, logs only what is wrong)
+log), minimal (as default, logs only what is wrong). In a cluster default has
+two control planes and an ingress gateway, demo one and an egress gateway, too,
+minimal a control plane and nothing else.
 Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, metricsPort, mtls
 (strict or permissive), logLevel, caKeyType, caCerts, caPassphraseFile
+Settings in a cluster: image, imagePullPolicy, replicas, gatewayReplicas,
+ingress, egress, ingressType, injector, validator, failurePolicy, cpu, memory,
+memoryLimit, trustDomain, mtls, logLevel, caKeyType
 Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to
@@ -50,9 +59,12 @@ pub(crate) struct Args {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Wait until the control plane of the service is ready, at most a minute
-    #[arg(long, requires = "service")]
+    /// Wait until the control plane of the service is ready, at most a minute; in a cluster
+    /// until everything runs, at most five
+    #[arg(long)]
     wait: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Istio's default.
@@ -66,22 +78,6 @@ pub(crate) enum Target {
     Local,
     // A Kubernetes cluster
     Kubernetes,
-}
-
-impl Target {
-    /// Refuses what this release cannot do.
-    pub(crate) fn supported(self) -> Result<(), CliError> {
-        match self {
-            Self::Local => Ok(()),
-            Self::Kubernetes => Err(CliError::failed(
-                "the target kubernetes is not in this release",
-            )
-            .hint(
-                "`meshctl install` installs on this machine; `meshctl inject` already adds \
-                 sidecars to manifests",
-            )),
-        }
-    }
 }
 
 /// A set of settings.
@@ -120,19 +116,19 @@ impl Profile {
 /// What was done, or would be.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
-    home: String,
-    dry_run: bool,
-    steps: Vec<StepReport>,
+pub(crate) struct Report {
+    pub(crate) home: String,
+    pub(crate) dry_run: bool,
+    pub(crate) steps: Vec<StepReport>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct StepReport {
-    name: &'static str,
-    /// `created`, `changed`, `unchanged`, or, in a dry run, what it would be.
-    outcome: &'static str,
-    detail: String,
+pub(crate) struct StepReport {
+    pub(crate) name: String,
+    /// `created`, `changed`, `unchanged`, `removed`, or, in a dry run, what it would be.
+    pub(crate) outcome: &'static str,
+    pub(crate) detail: String,
 }
 
 impl Render for Report {
@@ -145,12 +141,31 @@ impl Render for Report {
     }
 
     fn names(&self) -> Vec<String> {
-        self.steps.iter().map(|step| step.name.to_owned()).collect()
+        self.steps.iter().map(|step| step.name.clone()).collect()
     }
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
-    args.target.supported()?;
+    if args.target == Target::Kubernetes {
+        if args.service {
+            return Err(CliError::usage("--service is for this machine"));
+        }
+        let profile = args.profile.map(Profile::name);
+        let wanted = cluster::install::Wanted {
+            place: args.cluster,
+            profile: profile.and_then(crate::install::Profile::named),
+            set: args.set,
+            dry_run: args.dry_run,
+            wait: args.wait,
+        };
+        return cluster::install::run(wanted, cx).await;
+    }
+    args.cluster.only_for_clusters()?;
+    if args.wait && !args.service {
+        return Err(CliError::usage(
+            "--wait waits for the control plane of --service",
+        ));
+    }
     for (key, value) in &args.set {
         home::check_value(key, value)?;
     }
@@ -171,9 +186,9 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         dry_run: args.dry_run,
         steps: Vec::new(),
     };
-    let mut note = |name, outcome, detail: String| {
+    let mut note = |name: &str, outcome, detail: String| {
         report.steps.push(StepReport {
-            name,
+            name: name.to_owned(),
             outcome,
             detail,
         });

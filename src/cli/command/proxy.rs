@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
     /// Where the application listens; may be repeated
-    #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present_any = ["static_pair", "gateway"], value_parser = parse::app)]
+    #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present_any = ["static_pair", "gateway", "capture"], value_parser = parse::app)]
     app: Vec<(u16, SocketAddr)>,
     /// Serve the Gateways that choose it: by its label `istio`, which is NAME without `istio-`, or by `app`
     #[arg(long, value_name = "NAME", value_parser = parse::name, conflicts_with_all = ["service", "app", "static_pair", "capture"])]
@@ -84,6 +84,12 @@ pub(crate) struct Args {
     /// More labels, which selectors and subsets read
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = parse::key_value)]
     labels: Vec<(String, String)>,
+    /// File with labels, a line each as KEY="VALUE": a pod's own, by the downward API
+    #[arg(long, value_name = "FILE")]
+    labels_file: Option<PathBuf>,
+    /// Where the application gives its metrics, which are then given with the proxy's
+    #[arg(long, value_name = "PORT[/PATH]", value_parser = parse::app_metrics)]
+    app_metrics: Option<proxy::Metrics>,
     /// Where it runs, for callers and endpoints that go by that
     #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = parse::locality)]
     locality: Option<Locality>,
@@ -202,6 +208,7 @@ pub(crate) struct Options {
     pub(crate) trust_domain: String,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) workers: usize,
+    pub(crate) pages: proxy::AppPages,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) drain: Duration,
     pub(crate) drain_delay: Duration,
@@ -238,7 +245,14 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
     }
     // The parser sees to it: only `--static` goes without, and has gone elsewhere.
     let service = args.service.or(args.gateway.clone()).unwrap_or_default();
-    let mut labels: BTreeMap<String, String> = args.labels.into_iter().collect();
+    let mut labels = match &args.labels_file {
+        Some(path) => labels_of(path)?,
+        None => BTreeMap::new(),
+    };
+    labels.extend(args.labels);
+    let probes = cx.settings.environment.app_probes.as_deref();
+    let pages = proxy::AppPages::new(probes, args.app_metrics)
+        .map_err(|error| CliError::usage(format!("MESHCTL_APP_PROBES: {error}")))?;
     if let Some(name) = &args.gateway {
         let short = name.strip_prefix("istio-").unwrap_or(name);
         labels
@@ -308,6 +322,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         trust_domain: args.trust_domain,
         certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
         workers: args.workers,
+        pages,
         access_log: args
             .access_log
             .format()
@@ -316,6 +331,24 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         drain_delay: args.drain_delay,
         hot_restart: args.hot_restart,
     })
+}
+
+/// Labels as the kubelet writes them: `KEY="VALUE"`, the value as in Go.
+fn labels_of(path: &std::path::Path) -> Result<BTreeMap<String, String>, CliError> {
+    let text = std::fs::read_to_string(path).map_err(CliError::file("read", path))?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let read = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        let value: String = serde_json::from_str(value).ok()?;
+        Some((key.to_owned(), value))
+    };
+    lines
+        .map(|line| {
+            read(line).ok_or_else(|| {
+                CliError::failed(format!("{}: {line:?} is not KEY=\"VALUE\"", path.display()))
+            })
+        })
+        .collect()
 }
 
 /// `reviews-v1-laptop`: the same at every start, so that a restart is no new instance.
@@ -415,6 +448,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         trust_domain: options.trust_domain,
         certificate_lifetime: options.certificate_lifetime,
         workers: options.workers,
+        pages: options.pages,
         access_log: options.access_log,
         drain: options.drain,
         drain_delay: options.drain_delay,

@@ -15,6 +15,7 @@ use crate::cli::progress::Progress;
 use crate::cli::render::{Page, Render, number};
 use crate::cli::systemd;
 
+use super::cluster::{self, ClusterArgs};
 use super::install::Target;
 
 /// Remove the service and, with --purge, everything stored
@@ -23,26 +24,31 @@ use super::install::Target;
 Examples:
   meshctl uninstall                 remove the service; the state stays
   meshctl uninstall --purge         remove the home with everything in it
-  meshctl uninstall --purge --dry-run")]
+  meshctl uninstall --purge --dry-run
+  meshctl uninstall --target kubernetes
+  meshctl uninstall --target kubernetes --purge   and configuration, root, CRDs")]
 pub(crate) struct Args {
     /// Where from
     #[arg(long, value_enum, default_value_t, value_name = "TARGET")]
     target: Target,
-    /// Also remove the home: store, keys, logs. There is no way back
+    /// Also remove the home: store, keys, logs; in a cluster the root, all kinds of the mesh and what
+    /// people wrote of them. There is no way back
     #[arg(long)]
     purge: bool,
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
-    home: String,
-    dry_run: bool,
-    removed: Vec<String>,
-    kept: Vec<String>,
+pub(crate) struct Report {
+    pub(crate) home: String,
+    pub(crate) dry_run: bool,
+    pub(crate) removed: Vec<String>,
+    pub(crate) kept: Vec<String>,
 }
 
 impl Render for Report {
@@ -66,7 +72,10 @@ impl Render for Report {
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
-    args.target.supported()?;
+    if args.target == Target::Kubernetes {
+        return cluster::uninstall::run(args.cluster, args.purge, args.dry_run, cx).await;
+    }
+    args.cluster.only_for_clusters()?;
     let home = cx.settings.home.as_path();
     let unit = systemd::unit_path(&cx.settings)
         .ok()

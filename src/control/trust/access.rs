@@ -148,6 +148,15 @@ impl Trust {
         account: &str,
     ) -> Result<(), Problem> {
         let id = SpiffeId::new(self.authority().trust_domain(), namespace, account);
+        let trusted = self.trusted.iter();
+        let trusted = trusted.filter(|(of, name)| of == namespace && name == account);
+        if trusted.count() > 0 {
+            return Err(Problem::new(
+                Reason::Denied,
+                format!("{id} may have certificates signed for anybody, so only the owner of the control plane gives it out"),
+            )
+            .hint("do it where the control plane runs"));
+        }
         if self.access.load().role_of(&id, self.wall.millis()).is_err() {
             return Ok(());
         }

@@ -108,7 +108,7 @@ fn several(world: &World, findings: &mut Vec<Finding>) {
     }
 }
 
-fn is_of(policy: &Policy, namespace: &str) -> bool {
+pub(super) fn is_of(policy: &Policy, namespace: &str) -> bool {
     ROOTS.contains(&policy.namespace.as_str()) || policy.namespace == namespace
 }
 

@@ -6,6 +6,7 @@
 mod authorization;
 mod endpoints;
 mod ports;
+mod providers;
 mod shadowed;
 mod sidecars;
 mod tokens;
@@ -42,6 +43,7 @@ pub fn brought(before: &World, world: &World) -> BTreeSet<Finding> {
         shadowed::check(world, &mut findings);
         tokens::check(world, &mut findings);
         authorization::check(world, &mut findings);
+        providers::check(world, &mut findings);
         if sidecars {
             sidecars::check(world, &mut findings);
         }
@@ -59,6 +61,7 @@ pub fn run(world: &World) -> Vec<Finding> {
     sidecars::check(world, &mut findings);
     tokens::check(world, &mut findings);
     authorization::check(world, &mut findings);
+    providers::check(world, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

@@ -113,7 +113,7 @@ type Expression = ListAttribute<ExpressionAttribute>;
 fn rule_message(table: &str, chain: &str, rule: &Rule) -> NfTablesMessage {
     let mut expressions: Vec<Expression> = Vec::new();
     for condition in &rule.matches {
-        condition_expressions(*condition, &mut expressions);
+        condition_expressions(condition, &mut expressions);
     }
     match rule.action {
         Action::Redirect(port) => {
@@ -162,7 +162,7 @@ fn comment(text: &str) -> Vec<u8> {
     out
 }
 
-fn condition_expressions(condition: Match, out: &mut Vec<Expression>) {
+fn condition_expressions(condition: &Match, out: &mut Vec<Expression>) {
     match condition {
         Match::Ipv6 => meta(
             MetaKey::Nfproto,
@@ -172,28 +172,35 @@ fn condition_expressions(condition: Match, out: &mut Vec<Expression>) {
         ),
         // Ids are in the machine's own byte order, unlike everything that comes from a packet.
         Match::User { equal, id } => {
-            meta(MetaKey::SocketUserId, equal, id.to_ne_bytes().to_vec(), out);
+            meta(
+                MetaKey::SocketUserId,
+                *equal,
+                id.to_ne_bytes().to_vec(),
+                out,
+            );
         }
         Match::Group { equal, id } => {
             meta(
                 MetaKey::SocketGroupId,
-                equal,
+                *equal,
                 id.to_ne_bytes().to_vec(),
                 out,
             );
         }
         Match::FromLoopback => meta(MetaKey::Iifname, true, interface("lo"), out),
         Match::ToLoopback => meta(MetaKey::Oifname, true, interface("lo"), out),
+        Match::Through { name, out: true } => meta(MetaKey::Oifname, true, interface(name), out),
+        Match::Through { name, out: false } => meta(MetaKey::Iifname, true, interface(name), out),
         Match::Tcp => protocol(nix::libc::IPPROTO_TCP, out),
         Match::TcpPort(port) => {
             protocol(nix::libc::IPPROTO_TCP, out);
-            destination_port(port, out);
+            destination_port(*port, out);
         }
         Match::UdpPort(port) => {
             protocol(nix::libc::IPPROTO_UDP, out);
-            destination_port(port, out);
+            destination_port(*port, out);
         }
-        Match::Destination { equal, network } => destination(network, equal, out),
+        Match::Destination { equal, network } => destination(*network, *equal, out),
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod check;
 pub(crate) mod checks;
 pub(crate) mod flags;
 pub(crate) mod numbers;
-mod probe;
+pub(crate) mod probe;
 pub(crate) mod review;
 
 use std::time::Duration;

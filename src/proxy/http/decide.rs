@@ -57,7 +57,7 @@ pub(super) fn decide(
         host: found.host_index,
         route: found.route_index,
     };
-    if let Some(filters) = conn.filters().filter(|filters| filters.act(&[]))
+    if let Some(filters) = live.filters(conn).filter(|filters| filters.act(&[]))
         && !matches!(action, RouteAction::Forward(_))
     {
         // What is answered here takes no place for longer than that.
@@ -78,7 +78,7 @@ pub(super) fn decide(
             Some(at),
         )),
         (Action::Forward(forward), RouteAction::Forward(table)) => {
-            let mut session = session::kept(conn.filters(), table)
+            let mut session = session::kept(live.filters(conn), table)
                 .and_then(|how| Session::of(how, seen, || worker.shared.wall.millis()));
             let fate = session
                 .as_mut()
@@ -90,7 +90,7 @@ pub(super) fn decide(
                 }
             };
             let drawn = forward.clusters.get(target);
-            let passed = match conn.filters() {
+            let passed = match live.filters(conn) {
                 Some(filters) if filters.act(&table.filters) => {
                     let own = (forward.rate_limits.as_slice(), table.filters.as_slice());
                     let cluster = drawn.map_or("", |drawn| drawn.cluster.as_str());

@@ -6,37 +6,28 @@ use crate::mesh::path::loosest;
 use crate::mesh::rbac;
 use crate::mesh::route::matching::split_query;
 
-use super::super::context::{Conn, Live};
+use super::super::context::Conn;
 use super::super::ext_authz::{self, Provider};
 use super::super::rbac::Denied;
+use super::super::taken::Rules;
 use super::marks::Caller;
 use super::plan::Seen;
 
 /// Whether the caller may do that. Of a caller with a bad token that is told first, where its filter stands.
 /// Who else is to be asked, if somebody is.
 pub(super) fn judged(
-    live: &Live,
+    rules: Rules<'_>,
     conn: &Conn,
     seen: &Seen<'_>,
 ) -> Result<Option<Arc<Provider>>, Denied> {
-    // A connection that is to end may have begun under other rules.
-    let now = conn
-        .state
-        .draining
-        .get()
-        .then(|| live.chain_of(&conn.state));
-    let filters = match now.flatten() {
-        Some(chain) => chain.filters.as_deref(),
-        None => conn.filters(),
-    };
-    let Some(filters) = filters.filter(|filters| filters.judges) else {
+    let Some(filters) = rules.filters.filter(|filters| filters.judges) else {
         return Ok(None);
     };
     if seen.told.is_some_and(|told| told.refusal.is_some()) {
         return Ok(None);
     }
     let remote = if filters.looks_behind {
-        let believed = &conn.http().options.remote;
+        let believed = &rules.http.options.remote;
         Caller::of(conn.remote.ip(), seen.ask.fields, believed).address
     } else {
         conn.remote.ip()

@@ -414,7 +414,9 @@ pub(crate) fn plan(
     let http = conn.http();
     let (authority, target) = effective(ask, connect, conn, http)?;
     let mut facts = facts(ask, connect);
-    if conn.filters().is_some_and(|filters| filters.grpc_web) && !connect {
+    let rules = live.rules(conn);
+    let filters = rules.ok().and_then(|rules| rules.filters);
+    if filters.is_some_and(|filters| filters.grpc_web) && !connect {
         facts.web = WebCall::of(ask.fields);
         facts.grpc |= facts.web.is_some();
     }
@@ -471,7 +473,7 @@ pub(crate) fn plan(
         Then::Fail(Failure::Overloaded, None)
     } else {
         let out = (facts, text);
-        let told = conn.filters().and_then(|filters| filters.jwt.as_deref());
+        let told = filters.and_then(|filters| filters.jwt.as_deref());
         let told = told.map(|jwt| match ask.leave {
             Some(leave) => leave.told(),
             None => jwt.look(&worker.tokens, &seen, worker.shared.wall.millis() / 1_000),
@@ -485,12 +487,15 @@ pub(crate) fn plan(
             told: told.as_ref(),
             ..seen
         };
-        judged(live, conn, &seen)
-            .map_err(|denied| {
-                if let Some(record) = &mut log {
-                    record.policy.clone_from(&denied.policy);
-                }
-                Failure::from(denied)
+        rules
+            .map_err(Failure::from)
+            .and_then(|rules| {
+                judged(rules, conn, &seen).map_err(|denied| {
+                    if let Some(record) = &mut log {
+                        record.policy.clone_from(&denied.policy);
+                    }
+                    Failure::from(denied)
+                })
             })
             .and_then(|asks| match asks {
                 Some(provider) => Ok(Then::Ask(Asking::of(provider, (live, conn), &seen, facts))),

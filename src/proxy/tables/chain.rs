@@ -22,10 +22,16 @@ use crate::tls::{self, OwnServer};
 use super::super::balance::smooth::Smooth;
 use super::super::filter::{Filter, Filters};
 use super::super::rbac::Guard;
+use super::super::taken::{judges_alike, proof};
 use super::http::HttpTable;
 
-/// The last version that a chain was given.
-static VERSIONS: AtomicU64 = AtomicU64::new(0);
+/// The last version that a chain was given. What is below has a meaning of its own in [`ChainTable::proof`].
+static VERSIONS: AtomicU64 = AtomicU64::new(ChainTable::TLS);
+
+/// Callers need not prove anything, and may speak plain.
+pub(crate) const OPEN: u64 = 0;
+/// Callers show a certificate of the mesh.
+pub(crate) const MESH: u64 = 1;
 
 /// A caller must complete its handshake within this (Istio's default at gateways).
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -63,6 +69,11 @@ pub(crate) struct ChainTable {
     pub(crate) handshake_timeout: Duration,
     /// Which version of the chain this is: the same while it is written the same. Never 0.
     pub(crate) version: u64,
+    /// What callers must prove: [`OPEN`], [`MESH`], [`ChainTable::TLS`], or a number of its own while what
+    /// their certificates must be is written the same.
+    pub(crate) proof: u64,
+    /// Which version this is of who may do what: the same while proof, guards and filters that judge are.
+    pub(crate) rules: u64,
     most: Option<u64>,
     /// Connections now; kept while a chain of this name stays.
     open: Arc<AtomicU64>,
@@ -81,6 +92,9 @@ impl Drop for Place {
 }
 
 impl ChainTable {
+    /// [`ChainTable::proof`] where callers must speak TLS and show nothing.
+    pub(crate) const TLS: u64 = 2;
+
     /// A place for one more connection; `None` when the chain is full.
     pub(crate) fn enter(&self) -> Option<Place> {
         let Some(most) = self.most else {
@@ -147,6 +161,10 @@ impl ChainAction {
     }
 }
 
+pub(crate) fn next_version() -> u64 {
+    VERSIONS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 /// What is known of a connection from its first bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Hello {
@@ -186,10 +204,12 @@ impl ListenerTable {
             version: before
                 .and_then(|before| before.written(&chain.name))
                 .filter(|(old, _)| *old == chain)
-                .map_or_else(
-                    || VERSIONS.fetch_add(1, Ordering::Relaxed) + 1,
-                    |(_, table)| table.version,
-                ),
+                .map_or_else(next_version, |(_, table)| table.version),
+            proof: proof(chain, before.and_then(|before| before.written(&chain.name))),
+            rules: before
+                .and_then(|before| before.written(&chain.name))
+                .filter(|(old, _)| judges_alike(old, chain))
+                .map_or_else(next_version, |(_, table)| table.rules),
             handshake_timeout: chain.limits.handshake_timeout.unwrap_or(HANDSHAKE),
             most: chain.limits.max_connections,
             open: before

@@ -196,6 +196,24 @@ fn host(value: &Value<'_>) -> Option<ServerHost> {
     }
 }
 
+/// What a server says of its TLS beside the mode and the redirect.
+const OF_TLS: [&str; 14] = [
+    "credentialName",
+    "credentialNames",
+    "serverCertificate",
+    "privateKey",
+    "tlsCertificates",
+    "caCertificates",
+    "caCertCredentialName",
+    "caCrl",
+    "subjectAltNames",
+    "verifyCertificateHash",
+    "verifyCertificateSpki",
+    "minProtocolVersion",
+    "maxProtocolVersion",
+    "cipherSuites",
+];
+
 fn tls(value: &Value<'_>, protocol: GatewayProtocol) -> Option<GatewayTls> {
     let fields = value.fields();
     let redirect = fields.boolean("httpsRedirect").unwrap_or(false);
@@ -232,14 +250,15 @@ fn tls(value: &Value<'_>, protocol: GatewayProtocol) -> Option<GatewayTls> {
                 "protocol: HTTPS, or only httpsRedirect",
             );
             // What belongs to the mode is no mistake of its own.
-            fields.accept(&[
-                "credentialName",
-                "credentialNames",
-                "serverCertificate",
-                "privateKey",
-                "caCertificates",
-                "subjectAltNames",
-            ]);
+            fields.accept(&OF_TLS);
+        }
+        for field in OF_TLS {
+            if let (None, Some(value)) = (&mode, fields.get(field)) {
+                value.error_hint(
+                    format!("a port without TLS has no {field}"),
+                    "protocol: HTTPS and a mode, or only httpsRedirect",
+                );
+            }
         }
         fields.finish();
         return Some(GatewayTls::None { redirect });

@@ -2,6 +2,7 @@
 //! annotation `proxy.istio.io/config`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::mesh::{Finding, Origin, Severity};
 use crate::resource::codes;
@@ -17,6 +18,10 @@ pub struct ProxyConfig {
     pub concurrency: Option<u16>,
     /// Variables of the proxy's environment.
     pub environment: BTreeMap<String, String>,
+    /// The application starts when the proxy is ready; of the annotation only.
+    pub hold_application: Option<bool>,
+    /// How long a drain may take; of the annotation only.
+    pub drain: Option<Duration>,
 }
 
 pub(in crate::resource) fn proxy_config(fields: &Fields<'_>) -> ProxyConfig {
@@ -35,6 +40,7 @@ pub(in crate::resource) fn proxy_config(fields: &Fields<'_>) -> ProxyConfig {
         selector: selector.unwrap_or_default(),
         concurrency: concurrency(&spec),
         environment: spec.texts("environmentVariables"),
+        ..ProxyConfig::default()
     };
     spec.finish();
     config
@@ -54,17 +60,12 @@ fn image(fields: &Fields<'_>) {
 }
 
 /// Fields of the annotation that say nothing to our proxy, and what does the same.
-const IGNORED: [(&str, &str); 31] = [
+const IGNORED: [(&str, &str); 29] = [
     ("discoveryAddress", "`meshctl inject --control-plane`"),
     (
         "controlPlaneAuthPolicy",
         "proxies and the control plane speak mTLS always",
     ),
-    (
-        "holdApplicationUntilProxyStarts",
-        "wait in the application for http://127.0.0.1:15021/healthz/ready",
-    ),
-    ("terminationDrainDuration", DRAIN),
     ("drainDuration", DRAIN),
     ("parentShutdownDuration", DRAIN),
     ("tracing", "proxies make no spans"),
@@ -96,7 +97,7 @@ const IGNORED: [(&str, &str); 31] = [
     ("connectionSettings", NOTHING),
     ("proxyHeaders", "headers of a VirtualService"),
 ];
-const DRAIN: &str = "`meshctl proxy --drain`";
+const DRAIN: &str = "terminationDrainDuration";
 const METRICS: &str = "every proxy reports Istio's standard metrics without it";
 const NOTHING: &str = "remove it: meshctl's proxy has no use for it";
 
@@ -141,6 +142,8 @@ pub fn annotated(text: &str, origin: &Origin) -> (Option<ProxyConfig>, Vec<Findi
         selector: BTreeMap::new(),
         concurrency: concurrency(&fields),
         environment: fields.texts("proxyMetadata"),
+        hold_application: fields.boolean("holdApplicationUntilProxyStarts"),
+        drain: fields.duration("terminationDrainDuration"),
     };
     fields.finish();
     let failed = report.failed();

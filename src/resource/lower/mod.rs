@@ -35,6 +35,7 @@ use crate::mesh::destinations::ROOTS;
 use crate::mesh::world::Config;
 pub use crate::mesh::world::Instances;
 use crate::mesh::{Finding, Hostname, Service, World};
+pub use gateway_api::CONTROLLER;
 
 /// The world that `objects` mean, with what runs.
 pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {

@@ -147,6 +147,18 @@ const fn policy(name: &'static str, plural: &'static str) -> Kind {
     }
 }
 
+/// A followed kind in paths; of another, as English has it.
+pub(super) fn plural(kind: &str, api_version: &str) -> String {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let known = KINDS
+        .iter()
+        .find(|known| known.name == kind && known.group == group);
+    known.map_or_else(
+        || kind.to_lowercase() + "s",
+        |known| known.plural.to_owned(),
+    )
+}
+
 impl Kind {
     pub(super) fn resource(&self, version: &str) -> ApiResource {
         let named = GroupVersionKind::gvk(self.group, version, self.name);

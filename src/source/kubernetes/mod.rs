@@ -4,6 +4,7 @@
 //! Objects leave here as the JSON that the server keeps; what they say is left to `resource`, and
 //! that nothing is lost while the server is away to whoever takes the batches: there just are none.
 
+pub mod cluster;
 mod gather;
 mod kinds;
 mod kubeconfig;

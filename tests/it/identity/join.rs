@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use meshctl::control::ca::{Ca, CaServer, Caller, Outcome, Record};
 use meshctl::control::serve_tls::{self, PeerIdentity, TlsOptions};
+use meshctl::control::signer::Issuer;
 use meshctl::control::token::{TokenBook, TokenSpec};
 use meshctl::net::{BindOptions, bind};
 use meshctl::proxy::control_link::{Caller as Calling, connect_control};
@@ -28,13 +29,14 @@ struct Control {
     tasks: Tasks,
 }
 
-fn control() -> Control {
+async fn control() -> Control {
     let authority = Arc::new(authority());
     let book = Arc::new(Mutex::new(TokenBook::default()));
     let audit = Arc::new(Mutex::new(Vec::new()));
     let (signing, tokens, records) = (authority.clone(), book.clone(), audit.clone());
     let ca = Ca {
-        authority: Arc::new(move || signing.clone()),
+        issuer: Issuer::new(Arc::new(move || signing.clone()), None, Wall::System),
+        trusted: Arc::new([]),
         redeem: Arc::new(move |presented| {
             let claim = tokens.lock().unwrap().redeem_for(&presented, now());
             Box::pin(async move { Ok(claim?.id("cluster.local")) })
@@ -54,20 +56,21 @@ fn control() -> Control {
         audit,
         tasks: Tasks::new(),
     };
-    control.serve(HOUR);
+    control.serve(HOUR).await;
     control
 }
 
 impl Control {
-    fn serve(&mut self, lifetime: Duration) {
-        self.serve_for(lifetime, serve_tls::STRANGERS);
+    async fn serve(&mut self, lifetime: Duration) {
+        self.serve_for(lifetime, serve_tls::STRANGERS).await;
     }
 
-    fn serve_for(&mut self, lifetime: Duration, strangers: Duration) {
+    async fn serve_for(&mut self, lifetime: Duration, strangers: Duration) {
         let listener = bind(self.address, BindOptions::default()).unwrap();
         self.address = listener.local_addr().unwrap();
         let options = TlsOptions {
-            authority: self.ca.authority.clone(),
+            issuer: self.ca.issuer.clone(),
+            keep: None,
             revoked: Arc::new(|_| false),
             changed: tokio::sync::watch::channel(0).1,
             lifetime,
@@ -76,7 +79,9 @@ impl Control {
             strangers,
             wall: Wall::System,
         };
-        let incoming = serve_tls::incoming(listener, options, &self.tasks).unwrap();
+        let incoming = serve_tls::incoming(listener, options, &self.tasks)
+            .await
+            .unwrap();
         let service = CaServer::new(self.ca.clone());
         self.tasks.spawn("ca", async move {
             tonic::transport::Server::builder()
@@ -115,7 +120,7 @@ impl Control {
 
 #[tokio::test]
 async fn a_token_becomes_a_certificate_once() {
-    let control = control();
+    let control = control().await;
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("cart");
     let token = control.token("cart");
@@ -153,7 +158,7 @@ async fn a_token_becomes_a_certificate_once() {
 
 #[tokio::test]
 async fn a_token_for_someone_else_is_refused_and_stays_good() {
-    let control = control();
+    let control = control().await;
     let dir = tempfile::tempdir().unwrap();
     let token = control.token("cart");
     let error = IdentityClient::new(control.options("admin", Some(token.clone()), dir.path()))
@@ -184,7 +189,7 @@ async fn a_token_for_someone_else_is_refused_and_stays_good() {
 
 #[tokio::test]
 async fn without_token_or_pin_the_message_says_what_to_do() {
-    let control = control();
+    let control = control().await;
     let dir = tempfile::tempdir().unwrap();
     let error = IdentityClient::new(control.options("cart", None, dir.path()))
         .start()
@@ -216,7 +221,7 @@ async fn without_token_or_pin_the_message_says_what_to_do() {
 
 #[tokio::test]
 async fn a_stored_identity_of_another_mesh_gives_way_to_a_token() {
-    let (old, new) = (control(), control());
+    let (old, new) = (control().await, control().await);
     let dir = tempfile::tempdir().unwrap();
     let join = |control: &Control| control.options("cart", Some(control.token("cart")), dir.path());
     IdentityClient::new(join(&old)).start().await.unwrap();
@@ -226,7 +231,7 @@ async fn a_stored_identity_of_another_mesh_gives_way_to_a_token() {
 
 #[tokio::test]
 async fn the_ca_answers_only_to_proof() {
-    let control = control();
+    let control = control().await;
     let csr = || CertificateRequest {
         csr: Request::new(&id("cart")).unwrap().pem().to_owned(),
         ..CertificateRequest::default()
@@ -298,7 +303,7 @@ async fn the_ca_answers_only_to_proof() {
 
 #[tokio::test]
 async fn short_certificates_are_renewed_under_load_without_a_failed_handshake() {
-    let control = control();
+    let control = control().await;
     let dir = tempfile::tempdir().unwrap();
     let mut readers = Vec::new();
     let tasks = Tasks::new();
@@ -349,7 +354,7 @@ async fn short_certificates_are_renewed_under_load_without_a_failed_handshake() 
 
 #[tokio::test]
 async fn renewal_outlasts_an_absent_control_plane() {
-    let mut control = control();
+    let mut control = control().await;
     let dir = tempfile::tempdir().unwrap();
     let mut options = control.options("cart", Some(control.token("cart")), dir.path());
     options.lifetime = Duration::from_secs(8);
@@ -366,7 +371,7 @@ async fn renewal_outlasts_an_absent_control_plane() {
     }
     assert_eq!(reader.load().as_ref().as_ref().unwrap().chain, first.chain);
     drop(absent);
-    control.serve(HOUR);
+    control.serve(HOUR).await;
     let renewed = tokio::time::timeout(Duration::from_secs(8), reader.changed()).await;
     assert!(renewed.unwrap());
     let next = reader.load().as_ref().clone().unwrap();
@@ -377,9 +382,9 @@ async fn renewal_outlasts_an_absent_control_plane() {
 
 #[tokio::test]
 async fn the_control_planes_own_certificate_is_renewed() {
-    let mut control = control();
+    let mut control = control().await;
     control.stop().await;
-    control.serve(Duration::from_secs(3));
+    control.serve(Duration::from_secs(3)).await;
     let pin = Pin::Roots(vec![control.authority.root().clone()]);
     let server = tls::control_plane_id("cluster.local");
     let leaf = async || {
@@ -399,7 +404,7 @@ async fn the_control_planes_own_certificate_is_renewed() {
 
 #[tokio::test]
 async fn a_member_is_known_to_the_services_by_its_certificate() {
-    let control = control();
+    let control = control().await;
     let member = control
         .authority
         .issue_pair(&id("cart"), HOUR, now())
@@ -419,9 +424,9 @@ async fn a_member_is_known_to_the_services_by_its_certificate() {
 /// Somebody who has nothing to show takes a place at the port, with or without a first word.
 #[tokio::test]
 async fn who_shows_no_certificate_may_not_stay() {
-    let mut control = control();
+    let mut control = control().await;
     control.stop().await;
-    control.serve_for(HOUR, Duration::from_millis(300));
+    control.serve_for(HOUR, Duration::from_millis(300)).await;
     let pin = Pin::Roots(vec![control.authority.root().clone()]);
     let member = control
         .authority

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::mtls::{Mesh, options, outward};
 use super::policies::{SHOP, view};
+use super::raw_http2::RawHttp2;
+use super::spellings::SPELLINGS;
 use super::support::*;
 
 const EDGE: &str = "\
@@ -74,47 +76,6 @@ async fn told(to: SocketAddr, request: &[u8]) -> u16 {
 fn request(line: &str, host: &str, more: &str) -> Vec<u8> {
     format!("{line} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n").into_bytes()
 }
-
-/// Ways of asking for `/admin`, or of what a lenient application takes for it.
-const SPELLINGS: &[&str] = &[
-    "/admin",
-    "/admin/",
-    "/admin?x=/public",
-    "/admin/x",
-    "/%61dmin",
-    "/%61%64%6D%69%6E",
-    "/%2561dmin",
-    "/%252561dmin",
-    "/ADMIN",
-    "/aDmIn/x",
-    "/./admin",
-    "/public/../admin",
-    "/public/%2e%2e/admin",
-    "/public/%2E./admin",
-    "/public/%252e%252e/admin",
-    "/public/..%2fadmin",
-    "/public%2f..%2fadmin",
-    "/public/..;/admin",
-    "/public/..;v=1/admin",
-    "/public/..%3b/admin",
-    "/admin;v=1",
-    "/admin;/x",
-    "/admin%3bv=1",
-    "/;x/admin",
-    "//admin",
-    "///admin//x",
-    "/\\admin",
-    "/public\\..\\admin",
-    "/public/%5c../admin",
-    "/admin%2fx",
-    "/admin%5cx",
-    "/admin/%2e",
-    "/admin/..;/admin",
-    "/x/../admin/../admin",
-    "http://shop.example.com/admin",
-    "http://other.example.com/%61dmin",
-    "HTTP://shop.example.com//admin",
-];
 
 const DENIES: &str = "
 action: DENY
@@ -200,103 +161,9 @@ async fn by_http2(to: SocketAddr, method: &str, path: &str, host: &str) -> u16 {
 /// Sends these fields as one HTTP/2 request, byte by byte as given; the status, or 0 where the stream or
 /// the connection is ended instead.
 async fn http2_raw(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        // A literal without indexing, in plain text (RFC 7541, section 6.2.2).
-        block.push(0);
-        for text in [name, value] {
-            let length = text.len();
-            if length < 127 {
-                block.push(u8::try_from(length).unwrap());
-            } else {
-                block.push(127);
-                block.push(u8::try_from(length - 127).unwrap());
-            }
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let frame = |out: &mut Vec<u8>, kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        out.extend_from_slice(&length[1..]);
-        out.extend_from_slice(&[kind, flags, 0, 0, 0, stream]);
-        out.extend_from_slice(payload);
-    };
-    frame(&mut out, 4, 0, 0, &[]);
-    frame(&mut out, 1, 5, 1, &block);
-    let mut stream = connect(to).await;
-    stream.write_all(&out).await.unwrap();
-    loop {
-        let mut head = [0; 9];
-        if stream.read_exact(&mut head).await.is_err() {
-            return 0;
-        }
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let mut payload = vec![0; length];
-        if stream.read_exact(&mut payload).await.is_err() {
-            return 0;
-        }
-        match head[3] {
-            1 => return status_of(&payload),
-            3 | 7 => return 0,
-            _ => {}
-        }
-    }
-}
-
-/// The status at the beginning of a block of fields.
-fn status_of(block: &[u8]) -> u16 {
-    // The size of the table may stand before it.
-    let at = block
-        .iter()
-        .position(|byte| byte & 0xe0 != 0x20)
-        .unwrap_or(0);
-    let (first, rest) = (block[at], &block[at + 1..]);
-    match first {
-        0x88 => 200,
-        0x89 => 204,
-        0x8a => 206,
-        0x8b => 304,
-        0x8c => 400,
-        0x8d => 404,
-        0x8e => 500,
-        // A literal whose name is `:status`.
-        _ => {
-            let length = usize::from(rest[0] & 0x7f);
-            let value = &rest[1..=length];
-            if rest[0] & 0x80 == 0 {
-                return String::from_utf8_lossy(value).parse().unwrap();
-            }
-            digits(value)
-        }
-    }
-}
-
-/// Three digits in Huffman's code: `0`, `1`, `2` have five bits, others six (RFC 7541, appendix B).
-fn digits(bytes: &[u8]) -> u16 {
-    let bits: Vec<u8> = bytes
-        .iter()
-        .flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1))
-        .collect();
-    let (mut at, mut number) = (0, 0);
-    for _ in 0..3 {
-        let take = |count: usize| {
-            bits[at..at + count]
-                .iter()
-                .fold(0, |all, bit| all << 1 | u16::from(*bit))
-        };
-        let five = take(5);
-        let digit = if five < 3 {
-            at += 5;
-            five
-        } else {
-            let six = take(6);
-            at += 6;
-            six - 0x19 + 3
-        };
-        number = number * 10 + digit;
-    }
-    number
+    let mut raw = RawHttp2::open(to).await;
+    raw.ask(1, fields, true).await;
+    raw.status(1).await
 }
 
 #[tokio::test]

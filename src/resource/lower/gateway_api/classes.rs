@@ -9,7 +9,7 @@ use crate::resource::gateway_api::{Gateway, GatewayClass};
 use crate::resource::object::{Kind, Object, Objects};
 
 /// Our name among controllers of Gateways.
-pub(in crate::resource) const CONTROLLER: &str = "meshctl.dev/gateway-controller";
+pub const CONTROLLER: &str = "meshctl.dev/gateway-controller";
 /// Istio's. People bring manifests for it, and we serve them.
 const ISTIO: &str = "istio.io/gateway-controller";
 /// Classes that are there without an object.

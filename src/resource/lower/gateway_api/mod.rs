@@ -36,7 +36,7 @@ use grants::Grants;
 use http::Ordered;
 use listeners::{Bench, Gateways, Judged};
 
-use classes::CONTROLLER;
+pub use classes::CONTROLLER;
 pub(in crate::resource) use verdict::{Condition, ParentVerdict, Verdict, Verdicts};
 
 /// Label of the proxies that serve a Gateway.

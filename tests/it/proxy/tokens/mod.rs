@@ -1,6 +1,8 @@
 //! Tokens of requests, from outside: who is let in with what, and what the application learns of it.
 
+mod changed;
 mod forged;
+mod forgeries;
 mod openssl;
 mod routing;
 mod signer;
@@ -8,31 +10,12 @@ mod signer;
 use std::net::SocketAddr;
 
 use meshctl::mesh::{NodeKind, View};
-use meshctl::rt::Wall;
 use serde_json::{Value, json};
 
 use super::policies::{SHOP, view};
 use super::support::*;
+use forgeries::{ALGORITHMS, ISSUER, alice, now};
 use signer::Signer;
-
-const ISSUER: &str = "https://issuer.example.com";
-/// All algorithms that are taken.
-const ALGORITHMS: [&str; 10] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-];
-
-fn now() -> u64 {
-    Wall::System.millis() / 1_000
-}
-
-/// What an honest token of alice says.
-fn alice() -> Value {
-    json!({
-        "iss": ISSUER, "sub": "alice", "aud": ["shop", "other"], "exp": now() + 300, "nbf": now() - 5,
-        "iat": now() - 5, "realm": {"role": "admin"}, "groups": ["staff", "night"],
-        "scope": "read write", "level": 7,
-    })
-}
 
 /// A rule of an issuer whose keys are `keys`; `more` are further lines of it.
 fn rule(issuer: &str, keys: &str, more: &str) -> String {

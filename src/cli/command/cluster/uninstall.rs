@@ -1,0 +1,85 @@
+//! `uninstall --target kubernetes`: removes what an installation applied and what its control plane wrote.
+
+use serde_json::Value;
+
+use super::install::delete;
+use super::{ClusterArgs, failed};
+use crate::cli::command::uninstall::Report;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::exit::Exit;
+use crate::cli::progress::Progress;
+use crate::install::{self, AUTHORITY, NAME, REVISION};
+use crate::source::kubernetes::cluster::{Cluster, ObjectRef, PLACES};
+
+pub(crate) async fn run(
+    place: ClusterArgs,
+    purge: bool,
+    dry_run: bool,
+    cx: &Context,
+) -> Result<Exit, CliError> {
+    let cluster = place.connect(cx).await?;
+    let mut report = Report {
+        home: cluster.name().to_owned(),
+        dry_run,
+        removed: Vec::new(),
+        kept: Vec::new(),
+    };
+    let last = others(&cluster, place.revision()).await?.is_empty();
+    let progress = Progress::new(&cx.out);
+    // What others need goes last, so that webhooks are gone before who answers them.
+    for kind in PLACES.iter().rev() {
+        if kind.kind == "Pod" {
+            continue;
+        }
+        let of_all = matches!(kind.kind, "CustomResourceDefinition" | "Namespace");
+        let selector = if of_all {
+            format!("app.kubernetes.io/managed-by={NAME}")
+        } else {
+            install::selector(place.revision())
+        };
+        let found = cluster
+            .list(kind.kind, None, &selector)
+            .await
+            .map_err(|error| failed(&format!("cannot list {}", kind.plural), &error))?;
+        for object in found {
+            let which = ObjectRef::of(&object);
+            let stays = match kind.kind {
+                "CustomResourceDefinition" => !(purge && last),
+                // It holds the root, by which workloads are known that still run.
+                "Namespace" => !(purge && last && which.name == place.system_namespace()),
+                _ => is_root(&object) && !purge,
+            };
+            if stays {
+                report.kept.push(which.to_string());
+                continue;
+            }
+            report.removed.push(which.to_string());
+            if !dry_run {
+                delete(&cluster, &which, progress.step(which.to_string())).await?;
+            }
+        }
+    }
+    cx.out.report(&report)?;
+    Ok(Exit::Ok)
+}
+
+/// The authority's key: without it nobody believes the certificates that are in use.
+fn is_root(object: &Value) -> bool {
+    let which = ObjectRef::of(object);
+    which.kind == "Secret" && which.name == AUTHORITY
+}
+
+/// Other revisions that are installed.
+async fn others(cluster: &Cluster, revision: &str) -> Result<Vec<String>, CliError> {
+    let selector = format!("app.kubernetes.io/managed-by={NAME},{REVISION}!={revision}");
+    let found = cluster
+        .list("Deployment", None, &selector)
+        .await
+        .map_err(|error| failed("cannot list deployments", &error))?;
+    let label = |object: &Value| {
+        let labels = object.pointer("/metadata/labels")?;
+        Some(labels.get(REVISION)?.as_str()?.to_owned())
+    };
+    Ok(found.iter().filter_map(label).collect())
+}

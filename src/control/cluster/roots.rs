@@ -1,0 +1,177 @@
+//! What the replica that writes keeps in the cluster: the roots that proxies believe, in every namespace, and
+//! the same for the API server, which asks our webhooks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Membership;
+use super::leader::{Leads, elected, written_labels};
+use crate::control::Control;
+use crate::install::{INJECTOR, ROOT_KEY, ROOTS, VALIDATOR, of_revision};
+use crate::rt::Tasks;
+use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef, Outcome};
+
+/// How often it is looked whether there are other namespaces or roots: both are known here already.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often everything is compared with the cluster, where somebody may have changed it.
+const COMPARE: Duration = Duration::from_secs(30);
+
+/// Starts it; ends with `tasks`.
+pub(super) fn start(
+    control: &Arc<Control>,
+    cluster: &Cluster,
+    membership: &Membership,
+    leads: Leads,
+    tasks: &Tasks,
+) {
+    let keeper = Keeper {
+        control: Arc::clone(control),
+        cluster: cluster.clone(),
+        revision: membership.revision.clone(),
+    };
+    tasks.spawn("roots", keeper.run(leads));
+}
+
+struct Keeper {
+    control: Arc<Control>,
+    cluster: Cluster,
+    revision: String,
+}
+
+/// What is known to be in the cluster.
+#[derive(Default)]
+struct Kept {
+    /// The roots.
+    roots: String,
+    /// Namespaces that have them.
+    namespaces: BTreeSet<String>,
+    /// When the cluster was asked last.
+    compared: Option<Instant>,
+}
+
+impl Keeper {
+    async fn run(self, mut leads: Leads) {
+        let mut kept = Kept::default();
+        let mut led = false;
+        loop {
+            if !*leads.borrow() {
+                led = false;
+                elected(&mut leads).await;
+            }
+            if !led {
+                // Another may have written meanwhile.
+                kept = Kept::default();
+                led = true;
+            }
+            self.round(&mut kept).await;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn round(&self, kept: &mut Kept) {
+        let roots = self.control.trust.authority().roots_pem();
+        let overdue = kept.compared.is_none_or(|at| at.elapsed() >= COMPARE);
+        if overdue || kept.roots != roots {
+            kept.namespaces.clear();
+            match self.compare(&roots).await {
+                Ok(namespaces) => kept.namespaces = namespaces,
+                Err(error) => tracing::warn!(%error, "the roots in the cluster cannot be read"),
+            }
+            for (kind, name) in [
+                ("MutatingWebhookConfiguration", INJECTOR),
+                ("ValidatingWebhookConfiguration", VALIDATOR),
+            ] {
+                if let Err(error) = self.webhooks(kind, name, &roots).await {
+                    tracing::warn!(%error, kind, "the authority of the webhooks was not written");
+                }
+            }
+            kept.compared = Some(Instant::now());
+            kept.roots.clone_from(&roots);
+        }
+        for namespace in self.namespaces().await.difference(&kept.namespaces.clone()) {
+            match self.write(namespace, &roots).await {
+                Ok(outcome) => {
+                    if outcome != Outcome::Unchanged {
+                        tracing::info!(%namespace, "roots written");
+                    }
+                }
+                // One that is being deleted takes nothing any more. It is tried again when all are compared.
+                Err(error) => tracing::debug!(%error, %namespace, "roots not written"),
+            }
+            kept.namespaces.insert(namespace.clone());
+        }
+    }
+
+    /// Every namespace, as the watch knows them.
+    async fn namespaces(&self) -> BTreeSet<String> {
+        let found = self.control.index.objects("Namespace", None, None).await;
+        found.into_iter().map(|found| found.name).collect()
+    }
+
+    fn name(&self) -> String {
+        of_revision(ROOTS, &self.revision)
+    }
+
+    /// The namespaces that have these roots.
+    async fn compare(&self, roots: &str) -> Result<BTreeSet<String>, ClusterError> {
+        let found = self.cluster.list_named("ConfigMap", &self.name()).await?;
+        let same = |object: &&Value| {
+            let data = object.get("data").and_then(|data| data.get(ROOT_KEY));
+            data.and_then(Value::as_str) == Some(roots)
+        };
+        Ok(found
+            .iter()
+            .filter(same)
+            .filter_map(|object| ObjectRef::of(object).namespace)
+            .collect())
+    }
+
+    async fn write(&self, namespace: &str, roots: &str) -> Result<Outcome, ClusterError> {
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": self.name(),
+                "namespace": namespace,
+                "labels": written_labels(&self.revision),
+            },
+            "data": {ROOT_KEY: roots},
+        });
+        self.cluster.apply(&object, true).await
+    }
+
+    /// Has the API server believe our certificate.
+    async fn webhooks(&self, kind: &str, name: &str, roots: &str) -> Result<(), ClusterError> {
+        let which = ObjectRef {
+            kind: kind.to_owned(),
+            namespace: None,
+            name: of_revision(name, &self.revision),
+        };
+        // Without one, the installation has none.
+        let Some(mut object) = self.cluster.get(&which).await? else {
+            return Ok(());
+        };
+        let bundle = json!(STANDARD.encode(roots));
+        let mut changed = false;
+        let hooks = object.get_mut("webhooks").and_then(Value::as_array_mut);
+        for hook in hooks.into_iter().flatten() {
+            let client = &mut hook["clientConfig"];
+            if client.get("caBundle") != Some(&bundle) {
+                client["caBundle"] = bundle.clone();
+                changed = true;
+            }
+        }
+        if changed {
+            // Lost to another writer, it is done at the next comparison.
+            self.cluster.replace(&object).await?;
+            tracing::info!(webhooks = %which, "the authority of the webhooks is written");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! What the control plane may do, and as whom: the one list of its permissions.
+
+use serde_json::{Value, json};
+
+use crate::resource::json::set;
+
+use super::{
+    AUTHORITY, INJECTOR, LEASE, NAME, PLUGGED, ROOTS, Settings, VALIDATOR, cluster_metadata,
+    metadata, of_revision,
+};
+
+const READ: &[&str] = &["get", "list", "watch"];
+const API: &str = "rbac.authorization.k8s.io";
+
+/// Who may what to which objects: groups, resources, verbs, and the only names that are meant.
+struct Rule {
+    groups: &'static [&'static str],
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+    names: Vec<String>,
+}
+
+impl Rule {
+    fn json(&self) -> Value {
+        let mut rule = json!({
+            "apiGroups": self.groups,
+            "resources": self.resources,
+            "verbs": self.verbs,
+        });
+        if !self.names.is_empty() {
+            set(&mut rule, "resourceNames", self.names.clone());
+        }
+        rule
+    }
+}
+
+fn rule(
+    groups: &'static [&'static str],
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+) -> Rule {
+    Rule {
+        groups,
+        resources,
+        verbs,
+        names: Vec::new(),
+    }
+}
+
+/// Groups of configuration that people write.
+const CONFIGURATION: &[&str] = &[
+    "networking.istio.io",
+    "security.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "gateway.networking.k8s.io",
+    "split.smi-spec.io",
+    "specs.smi-spec.io",
+    "linkerd.io",
+    "policy.meshctl.dev",
+];
+
+/// In the whole cluster.
+fn cluster_rules(settings: &Settings) -> Vec<Rule> {
+    let webhooks = [INJECTOR, VALIDATOR]
+        .map(|name| of_revision(name, &settings.revision))
+        .to_vec();
+    vec![
+        // What runs, and where.
+        rule(&[""], &["namespaces", "nodes", "pods", "services"], READ),
+        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+        // What people want.
+        rule(CONFIGURATION, &["*"], READ),
+        rule(
+            &["networking.k8s.io"],
+            &["ingresses", "ingressclasses"],
+            READ,
+        ),
+        // What became of it.
+        rule(
+            &[
+                "networking.istio.io",
+                "security.istio.io",
+                "telemetry.istio.io",
+                "extensions.istio.io",
+                "policy.meshctl.dev",
+            ],
+            &["*/status"],
+            &["patch", "update"],
+        ),
+        rule(
+            &["gateway.networking.k8s.io"],
+            &["*/status"],
+            &["patch", "update"],
+        ),
+        rule(
+            &["networking.k8s.io"],
+            &["ingresses/status"],
+            &["patch", "update"],
+        ),
+        rule(&["", "events.k8s.io"], &["events"], &["create", "patch"]),
+        // Whether a pod is who it says.
+        rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
+        // The roots that proxies believe, in every namespace. Creating cannot be bound to a name.
+        rule(&[""], &["configmaps"], &["create"]),
+        Rule {
+            names: vec![of_revision(ROOTS, &settings.revision)],
+            ..rule(
+                &[""],
+                &["configmaps"],
+                &["get", "list", "watch", "patch", "update"],
+            )
+        },
+        // The authority by which the API server believes our webhooks.
+        Rule {
+            names: webhooks,
+            ..rule(
+                &["admissionregistration.k8s.io"],
+                &[
+                    "mutatingwebhookconfigurations",
+                    "validatingwebhookconfigurations",
+                ],
+                &["get", "list", "watch", "patch", "update"],
+            )
+        },
+    ]
+}
+
+/// In the system namespace.
+fn own_rules(settings: &Settings) -> Vec<Rule> {
+    let named = |name: &str| vec![of_revision(name, &settings.revision)];
+    vec![
+        rule(&["coordination.k8s.io"], &["leases"], &["create"]),
+        Rule {
+            names: named(LEASE),
+            ..rule(
+                &["coordination.k8s.io"],
+                &["leases"],
+                &["get", "patch", "update"],
+            )
+        },
+        rule(&[""], &["secrets"], &["create"]),
+        Rule {
+            // Revisions share an authority: their workloads call each other.
+            names: vec![AUTHORITY.to_owned(), PLUGGED.to_owned()],
+            ..rule(&[""], &["secrets"], &["get", "list", "watch"])
+        },
+        Rule {
+            names: named(NAME),
+            ..rule(&[""], &["configmaps"], READ)
+        },
+    ]
+}
+
+pub(super) fn objects(settings: &Settings) -> Vec<Value> {
+    let name = of_revision(NAME, &settings.revision);
+    // Objects of the whole cluster have the namespace in their name: there may be two meshes.
+    let wide = format!("{name}-{}", settings.namespace);
+    let subject = json!([{
+        "kind": "ServiceAccount",
+        "name": name,
+        "namespace": settings.namespace,
+    }]);
+    let rules = |rules: Vec<Rule>| rules.iter().map(Rule::json).collect::<Vec<_>>();
+    let role = |kind: &str, name: &str| json!({"apiGroup": API, "kind": kind, "name": name});
+    let api = format!("{API}/v1");
+    let mut all = vec![
+        json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": metadata(settings, &name, NAME),
+        }),
+        json!({
+            "apiVersion": api,
+            "kind": "ClusterRole",
+            "metadata": cluster_metadata(settings, &wide, NAME),
+            "rules": rules(cluster_rules(settings)),
+        }),
+        json!({
+            "apiVersion": api,
+            "kind": "ClusterRoleBinding",
+            "metadata": cluster_metadata(settings, &wide, NAME),
+            "roleRef": role("ClusterRole", &wide),
+            "subjects": subject,
+        }),
+        json!({
+            "apiVersion": api,
+            "kind": "Role",
+            "metadata": metadata(settings, &name, NAME),
+            "rules": rules(own_rules(settings)),
+        }),
+        json!({
+            "apiVersion": api,
+            "kind": "RoleBinding",
+            "metadata": metadata(settings, &name, NAME),
+            "roleRef": role("Role", &name),
+            "subjects": subject,
+        }),
+    ];
+    all.extend(for_people(settings));
+    all
+}
+
+/// Who may view or edit a namespace may do so with the mesh's configuration in it.
+fn for_people(settings: &Settings) -> [Value; 2] {
+    let one = |name: &str, to: &[&str], verbs: &[&str]| {
+        let mut metadata = cluster_metadata(settings, &of_revision(name, &settings.revision), NAME);
+        for role in to {
+            if let Some(labels) = metadata.get_mut("labels") {
+                set(labels, &format!("{API}/aggregate-to-{role}"), "true");
+            }
+        }
+        json!({
+            "apiVersion": format!("{API}/v1"),
+            "kind": "ClusterRole",
+            "metadata": metadata,
+            "rules": [{"apiGroups": CONFIGURATION, "resources": ["*"], "verbs": verbs}],
+        })
+    };
+    let write = ["create", "delete", "deletecollection", "patch", "update"];
+    [
+        one("meshctl-view", &["view"], READ),
+        one("meshctl-edit", &["admin", "edit"], &write),
+    ]
+}
