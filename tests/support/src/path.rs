@@ -38,12 +38,12 @@ impl Ask {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let rest: &[&str] = match parts.as_slice() {
             ["api", version, rest @ ..] => {
-                ask.version = (*version).to_owned();
+                (*version).clone_into(&mut ask.version);
                 rest
             }
             ["apis", group, version, rest @ ..] => {
-                ask.group = (*group).to_owned();
-                ask.version = (*version).to_owned();
+                (*group).clone_into(&mut ask.group);
+                (*version).clone_into(&mut ask.version);
                 rest
             }
             _ => &[],
@@ -54,7 +54,7 @@ impl Ask {
                 ask.resource = "namespaces".into();
                 ask.name = decode(ns);
                 ask.namespace = decode(ns);
-                ask.subresource = (*sub).to_owned();
+                (*sub).clone_into(&mut ask.subresource);
             }
             ["namespaces", ns] => {
                 ask.resource = "namespaces".into();
@@ -72,7 +72,7 @@ impl Ask {
     }
 
     fn object(&mut self, resource: &str, rest: &[&str]) {
-        self.resource = resource.to_owned();
+        resource.clone_into(&mut self.resource);
         if let [name, sub @ ..] = rest {
             self.name = decode(name);
             self.subresource = sub.join("/");

@@ -34,6 +34,7 @@ impl Refusal {
     }
 
     /// With `details`.
+    #[must_use]
     pub fn of(mut self, resource: &str, group: &str, name: &str) -> Self {
         let mut details = serde_json::Map::new();
         if !name.is_empty() {

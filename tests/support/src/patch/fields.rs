@@ -157,7 +157,7 @@ pub fn follow<'v>(value: &'v Value, step: &str, place: Place<'_>) -> Option<&'v 
         return value.get(name);
     }
     if let Some(wanted) = step.strip_prefix("v:") {
-        return value.as_array()?.iter().find(|v| v.to_string() == wanted);
+        return value.as_array()?.iter().find(|v| *v == wanted);
     }
     let Lists::Map(keys) = place.lists() else {
         return None;
@@ -209,7 +209,7 @@ pub fn prune(object: &mut Value, set: &Fields, place: Place<'_>) {
             }
             Value::Array(items) => {
                 if let Some(wanted) = name.strip_prefix("v:") {
-                    items.retain(|v| v.to_string() != wanted);
+                    items.retain(|v| *v != wanted);
                 } else if let Lists::Map(keys) = place.lists() {
                     if whole {
                         items.retain(|v| step(v, &keys) != *name);

@@ -72,6 +72,7 @@ impl<'a> Place<'a> {
     }
 
     /// A field of this place. Metadata is the same in all kinds.
+    #[must_use]
     pub fn field(self, name: &'a str) -> Self {
         match self {
             Self::Custom(schema) => {
@@ -96,6 +97,7 @@ impl<'a> Place<'a> {
     }
 
     /// An item of this list.
+    #[must_use]
     pub fn item(self) -> Self {
         match self {
             Self::Custom(schema) => Self::Custom(&schema["items"]),
