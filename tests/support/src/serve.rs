@@ -77,6 +77,20 @@ fn who(server: &Server, peer: Option<User>, headers: &HeaderMap) -> Answer<User>
         .ok_or_else(|| Refusal::new(401, "Unauthorized", "Unauthorized"))
 }
 
+/// A list of one name is judged as of that name.
+fn named(ask: &Ask) -> Ask {
+    let mut ask = ask.clone();
+    let one = ask
+        .query("fieldSelector")
+        .and_then(|selector| selector.strip_prefix("metadata.name="))
+        .filter(|name| !name.contains(','))
+        .map(str::to_owned);
+    if let (true, Some(name)) = (ask.name.is_empty(), one) {
+        ask.name = name;
+    }
+    ask
+}
+
 async fn handle(
     server: &Arc<Server>,
     peer: Option<User>,
@@ -89,7 +103,7 @@ async fn handle(
         parts.uri.query().unwrap_or_default(),
     );
     let user = who(server, peer, &parts.headers)?;
-    if !rbac::allows(&server.state().store, &user, &ask) {
+    if !rbac::allows(&server.state().store, &user, &named(&ask)) {
         return Err(rbac::refusal(&user, &ask));
     }
     let accept = header_of(&parts.headers, "accept").to_owned();
