@@ -2,6 +2,7 @@
 
 mod accounts;
 mod fake;
+mod installed;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

@@ -1,0 +1,469 @@
+//! What the server makes of an object before it stores it: stamps, defaults, and what a writer may not touch.
+
+use serde_json::{Map, Value, json};
+
+use crate::kinds::Kind;
+use crate::server::uuid;
+use crate::status::{Answer, Cause, Refusal};
+
+/// A new object.
+pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> Answer<()> {
+    check_type(kind, object)?;
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    let generate = object["metadata"]["generateName"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let mut name = object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    if name.is_empty() && !generate.is_empty() {
+        let letters: Vec<char> = "bcdfghjklmnpqrstvwxz2456789".chars().collect();
+        let end: String = (0..5).filter_map(|_| fastrand::choice(&letters)).collect();
+        name = format!("{generate}{end}");
+    }
+    if name.is_empty() {
+        let cause = Cause {
+            message: "Required value: name or generateName is required".into(),
+            ..Cause::required("metadata.name")
+        };
+        return Err(Refusal::invalid(&kind.kind, &kind.group, "", &[cause]));
+    }
+    check_name(kind, &name)?;
+    place(kind, object, namespace)?;
+    let Some(metadata) = object["metadata"].as_object_mut() else {
+        return Err(Refusal::bad("metadata is no object"));
+    };
+    metadata.insert("name".into(), name.into());
+    metadata.insert("uid".into(), uuid().into());
+    metadata.insert("creationTimestamp".into(), now.into());
+    for name in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+    ] {
+        metadata.shift_remove(name);
+    }
+    if has_generation(kind) {
+        metadata.insert("generation".into(), 1.into());
+    }
+    if kind.status
+        && let Some(object) = object.as_object_mut()
+    {
+        object.shift_remove("status");
+    }
+    default(kind, object, now);
+    Ok(())
+}
+
+/// Written over `old`; `sub` is the subresource.
+pub fn update(kind: &Kind, old: &Value, new: &mut Value, sub: &str) -> Answer<()> {
+    check_type(kind, new)?;
+    let name = old["metadata"]["name"].as_str().unwrap_or_default();
+    if !new["metadata"].is_object() {
+        new["metadata"] = json!({});
+    }
+    let wanted = &new["metadata"]["resourceVersion"];
+    if wanted.as_str().is_some_and(|v| !v.is_empty())
+        && *wanted != old["metadata"]["resourceVersion"]
+    {
+        return Err(Refusal::conflict(&kind.plural, &kind.group, name));
+    }
+    let uid = &new["metadata"]["uid"];
+    if uid.as_str().is_some_and(|u| !u.is_empty()) && *uid != old["metadata"]["uid"] {
+        return Err(Refusal::new(409, "Conflict", format!(
+            "Operation cannot be fulfilled on {} \"{name}\": StorageError: invalid object, Code: 4, Key: {name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            kind.key(), text(uid), text(&old["metadata"]["uid"])))
+            .of(&kind.plural, &kind.group, name));
+    }
+    if sub == "status" {
+        // Of the metadata only what concerns ownership is taken from a write of the status.
+        let status = new.get("status").cloned();
+        let fields = new["metadata"]["managedFields"].clone();
+        let mut kept = old.clone();
+        set(&mut kept, "status", status);
+        if fields.is_array() {
+            kept["metadata"]["managedFields"] = fields;
+        }
+        kept["apiVersion"] = new["apiVersion"].clone();
+        *new = kept;
+        return Ok(());
+    }
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "generation",
+        "name",
+        "namespace",
+        "generateName",
+    ] {
+        let value = old["metadata"].get(field).cloned();
+        set(&mut new["metadata"], field, value);
+    }
+    if kind.status {
+        set(new, "status", old.get("status").cloned());
+    }
+    default(kind, new, "");
+    immutable(kind, old, new)?;
+    if has_generation(kind) && content(old) != content(new) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(1);
+        new["metadata"]["generation"] = (generation + 1).into();
+    }
+    Ok(())
+}
+
+fn set(object: &mut Value, field: &str, value: Option<Value>) {
+    if let Some(object) = object.as_object_mut() {
+        match value {
+            Some(value) => {
+                object.insert(field.into(), value);
+            }
+            None => {
+                object.shift_remove(field);
+            }
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// All but metadata and status.
+fn content(object: &Value) -> Map<String, Value> {
+    let mut content = object.as_object().cloned().unwrap_or_default();
+    for field in ["metadata", "status", "apiVersion", "kind"] {
+        content.shift_remove(field);
+    }
+    content
+}
+
+/// Whether two objects differ in anything but the stamps of a write.
+pub fn is_same(old: &Value, new: &Value) -> bool {
+    let bare = |object: &Value| {
+        let mut object = object.clone();
+        set(&mut object["metadata"], "resourceVersion", None);
+        if let Some(entries) = object["metadata"]
+            .get_mut("managedFields")
+            .and_then(Value::as_array_mut)
+        {
+            for entry in entries {
+                set(entry, "time", None);
+            }
+        }
+        object
+    };
+    bare(old) == bare(new)
+}
+
+fn has_generation(kind: &Kind) -> bool {
+    kind.custom.is_some()
+        || matches!(
+            kind.group.as_str(),
+            "apps"
+                | "batch"
+                | "policy"
+                | "networking.k8s.io"
+                | "admissionregistration.k8s.io"
+                | "apiextensions.k8s.io"
+                | "autoscaling"
+        )
+        || kind.plural == "pods"
+}
+
+fn check_type(kind: &Kind, object: &Value) -> Answer<()> {
+    if !object.is_object() {
+        return Err(Refusal::bad("the body of the request is no object"));
+    }
+    if object["kind"] != kind.kind.as_str() || object["apiVersion"] != kind.api_version() {
+        return Err(Refusal::bad(format!(
+            "the API version in the data ({}, Kind={}) does not match the expected API version ({}, Kind={})",
+            text(&object["apiVersion"]),
+            text(&object["kind"]),
+            kind.api_version(),
+            kind.kind
+        )));
+    }
+    Ok(())
+}
+
+fn place(kind: &Kind, object: &mut Value, namespace: &str) -> Answer<()> {
+    if !kind.namespaced {
+        set(&mut object["metadata"], "namespace", None);
+        return Ok(());
+    }
+    match object["metadata"]["namespace"].as_str() {
+        Some(own) if !own.is_empty() && own != namespace => Err(Refusal::bad(format!(
+            "the namespace of the provided object does not match the namespace sent on the request ({own} != {namespace})"
+        ))),
+        _ => {
+            object["metadata"]["namespace"] = namespace.into();
+            Ok(())
+        }
+    }
+}
+
+/// DNS-1123 subdomains; services and namespaces are labels; roles may be paths' segments.
+fn check_name(kind: &Kind, name: &str) -> Answer<()> {
+    let (ok, why) = match (kind.group.as_str(), kind.plural.as_str()) {
+        ("rbac.authorization.k8s.io", _) => (
+            !name.contains(['/', '%']) && name != "." && name != "..",
+            "may not be '.', '..', or contain '/' or '%'",
+        ),
+        ("", "namespaces" | "services") => (
+            name.len() <= 63 && is_label(name),
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+        ),
+        _ => (
+            name.len() <= 253 && name.split('.').all(is_label),
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
+        ),
+    };
+    if ok {
+        return Ok(());
+    }
+    let cause = Cause::invalid("metadata.name", &name.into(), why);
+    Err(Refusal::invalid(&kind.kind, &kind.group, name, &[cause]))
+}
+
+fn is_label(part: &str) -> bool {
+    !part.is_empty()
+        && !part.starts_with('-')
+        && !part.ends_with('-')
+        && part
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn immutable(kind: &Kind, old: &Value, new: &Value) -> Answer<()> {
+    let paths: &[&str] = match kind.key().as_str() {
+        "deployments.apps" | "replicasets.apps" | "daemonsets.apps" | "statefulsets.apps" => {
+            &["/spec/selector"]
+        }
+        "rolebindings.rbac.authorization.k8s.io"
+        | "clusterrolebindings.rbac.authorization.k8s.io" => &["/roleRef"],
+        "secrets" => &["/type"],
+        _ => &[],
+    };
+    for path in paths {
+        if old.pointer(path) != new.pointer(path) {
+            let value = new.pointer(path).unwrap_or(&Value::Null);
+            let field = path.trim_start_matches('/').replace('/', ".");
+            let cause = Cause::invalid(field, value, "field is immutable");
+            return Err(Refusal::invalid(
+                &kind.kind,
+                &kind.group,
+                text(&old["metadata"]["name"]),
+                &[cause],
+            ));
+        }
+    }
+    if matches!(kind.plural.as_str(), "secrets" | "configmaps")
+        && old["immutable"] == true
+        && content(old) != content(new)
+    {
+        let cause = Cause {
+            field: "data".into(),
+            reason: "FieldValueForbidden",
+            message: "Forbidden: field is immutable when `immutable` is set".into(),
+        };
+        return Err(Refusal::invalid(
+            &kind.kind,
+            &kind.group,
+            text(&old["metadata"]["name"]),
+            &[cause],
+        ));
+    }
+    Ok(())
+}
+
+fn or(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if object[field].is_null() {
+        object[field] = value.into();
+    }
+}
+
+/// The defaults that clients read.
+fn default(kind: &Kind, object: &mut Value, now: &str) {
+    match kind.key().as_str() {
+        "namespaces" => {
+            let name = object["metadata"]["name"].clone();
+            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+            or(&mut object["spec"], "finalizers", json!(["kubernetes"]));
+            or(&mut object["status"], "phase", "Active");
+        }
+        "secrets" => {
+            or(object, "type", "Opaque");
+            if let Some(plain) = object
+                .as_object_mut()
+                .and_then(|o| o.shift_remove("stringData"))
+            {
+                for (name, value) in plain.as_object().into_iter().flatten() {
+                    use base64::Engine as _;
+                    let bytes = text(value).as_bytes();
+                    object["data"][name.as_str()] = base64::engine::general_purpose::STANDARD
+                        .encode(bytes)
+                        .into();
+                }
+            }
+        }
+        "services" => service(object),
+        "pods" => {
+            pod(&mut object["spec"]);
+            or(&mut object["status"], "phase", "Pending");
+            or(&mut object["status"], "qosClass", "BestEffort");
+        }
+        "deployments.apps" => {
+            let spec = &mut object["spec"];
+            or(spec, "replicas", 1);
+            or(spec, "revisionHistoryLimit", 10);
+            or(spec, "progressDeadlineSeconds", 600);
+            or(
+                spec,
+                "strategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}),
+            );
+            template(spec);
+            or(object, "status", json!({}));
+        }
+        "replicasets.apps" | "statefulsets.apps" => {
+            or(&mut object["spec"], "replicas", 1);
+            template(&mut object["spec"]);
+            or(&mut object["status"], "replicas", 0);
+        }
+        "daemonsets.apps" => template(&mut object["spec"]),
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io"
+        | "validatingwebhookconfigurations.admissionregistration.k8s.io" => {
+            let mutating = kind.kind.starts_with("Mutating");
+            for hook in object
+                .get_mut("webhooks")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                or(hook, "failurePolicy", "Fail");
+                or(hook, "matchPolicy", "Equivalent");
+                or(hook, "namespaceSelector", json!({}));
+                or(hook, "objectSelector", json!({}));
+                or(hook, "timeoutSeconds", 10);
+                if mutating {
+                    or(hook, "reinvocationPolicy", "Never");
+                }
+                if hook["clientConfig"]["service"].is_object() {
+                    or(&mut hook["clientConfig"]["service"], "port", 443);
+                }
+                for rule in hook
+                    .get_mut("rules")
+                    .and_then(Value::as_array_mut)
+                    .into_iter()
+                    .flatten()
+                {
+                    or(rule, "scope", "*");
+                }
+            }
+        }
+        "customresourcedefinitions.apiextensions.k8s.io" => {
+            let names = &mut object["spec"]["names"];
+            let kind = text(&names["kind"]).to_owned();
+            or(names, "singular", kind.to_lowercase());
+            or(names, "listKind", format!("{kind}List"));
+            or(
+                &mut object["spec"],
+                "conversion",
+                json!({"strategy": "None"}),
+            );
+            let stored = object["spec"]["versions"]
+                .as_array()
+                .and_then(|v| v.iter().find(|v| v["storage"] == true))
+                .map_or(Value::Null, |v| v["name"].clone());
+            let names = object["spec"]["names"].clone();
+            let time = if now.is_empty() {
+                object["metadata"]["creationTimestamp"].clone()
+            } else {
+                now.into()
+            };
+            let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": time});
+            object["status"] = json!({
+                "conditions": [
+                    condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+                    condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+                ],
+                "acceptedNames": names, "storedVersions": [stored],
+            });
+        }
+        _ => {}
+    }
+}
+
+fn service(object: &mut Value) {
+    let spec = &mut object["spec"];
+    or(spec, "type", "ClusterIP");
+    or(spec, "sessionAffinity", "None");
+    for port in spec
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        or(port, "protocol", "TCP");
+        let number = port["port"].clone();
+        or(port, "targetPort", number);
+    }
+    if spec["type"] != "ExternalName" && text(&spec["clusterIP"]).is_empty() {
+        let address = format!("10.96.{}.{}", fastrand::u8(..), fastrand::u8(1..255));
+        spec["clusterIP"] = address.into();
+    }
+    if spec["type"] != "ExternalName" {
+        let address = spec["clusterIP"].clone();
+        or(spec, "clusterIPs", json!([address]));
+        or(spec, "ipFamilies", json!(["IPv4"]));
+        or(spec, "ipFamilyPolicy", "SingleStack");
+        or(spec, "internalTrafficPolicy", "Cluster");
+    }
+    or(&mut object["status"], "loadBalancer", json!({}));
+}
+
+fn pod(spec: &mut Value) {
+    if !spec.is_object() {
+        return;
+    }
+    or(spec, "restartPolicy", "Always");
+    or(spec, "terminationGracePeriodSeconds", 30);
+    or(spec, "dnsPolicy", "ClusterFirst");
+    or(spec, "securityContext", json!({}));
+    or(spec, "schedulerName", "default-scheduler");
+    for list in ["containers", "initContainers"] {
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            or(container, "imagePullPolicy", "IfNotPresent");
+            or(container, "resources", json!({}));
+            or(container, "terminationMessagePath", "/dev/termination-log");
+            or(container, "terminationMessagePolicy", "File");
+            for port in container
+                .get_mut("ports")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                or(port, "protocol", "TCP");
+            }
+        }
+    }
+}
+
+fn template(spec: &mut Value) {
+    if let Some(inner) = spec.pointer_mut("/template/spec") {
+        pod(inner);
+    }
+}
