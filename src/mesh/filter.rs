@@ -101,6 +101,28 @@ impl HttpFilter {
     }
 }
 
+/// What judges whoever connects, before bytes are carried. Filters run in the order in which a chain names
+/// them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NetworkFilter {
+    /// Refuses callers who may not connect (`envoy.filters.network.rbac`).
+    Rbac(Arc<Rbac>),
+    /// Asks somebody outside whether a caller may (`envoy.filters.network.ext_authz`). Only by gRPC, and of
+    /// what is there of a request nothing is told.
+    ExtAuthz(Arc<ExtAuthz>),
+}
+
+impl NetworkFilter {
+    /// The filter that judges requests so.
+    pub fn of_requests(&self) -> HttpFilter {
+        match self {
+            Self::Rbac(rbac) => HttpFilter::Rbac(Arc::clone(rbac)),
+            Self::ExtAuthz(asks) => HttpFilter::ExtAuthz(Arc::clone(asks)),
+        }
+    }
+}
+
 /// Which pages of other origins may call. Values of fields are as they are sent; empty sends none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::HttpOptions;
 use super::credential::OwnTls;
-use super::filter::HttpFilter;
-use super::rbac::Rbac;
+use super::filter::{HttpFilter, NetworkFilter};
 
 /// A bound address and the chains that its connections are sorted into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +117,7 @@ pub struct Chain {
     /// Who may connect: judged before bytes are carried. Requests have filters for that, so where what
     /// arrives may be either, they are not judged by these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub guards: Vec<Arc<Rbac>>,
+    pub guards: Vec<NetworkFilter>,
 }
 
 /// Limits on the connections of a chain.

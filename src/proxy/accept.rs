@@ -20,15 +20,16 @@ use super::context::{Admitted, Conn, ConnState, Live, Registered, Worker};
 use super::detect::{First, detect};
 use super::first_word::{Word, first_word};
 use super::http::leg::H1Leg;
-use super::http::{h1, h2};
+use super::http::{ask, h1, h2};
 use super::overload::Counted;
+use super::rbac::{Denied, Known};
 use super::stream::{Raw, Stream};
 use super::tables::chain::{ChainTable, Place};
 use super::tables::{ChainAction, ListenerTable};
 use super::taken::Taken;
 use super::tcp::Reached;
 use super::worker::renew;
-use super::{introduced, rbac, tcp, tls};
+use super::{ext_authz, introduced, tcp, tls};
 
 /// What there is on the connection, once that is known.
 enum Speaks {
@@ -188,16 +189,18 @@ async fn open(
         let taken = Taken::new(meant, &hello, chain);
         conn.state.taken.replace(Some(Box::new(taken)));
     }
-    let from = (stream, first_bytes, first);
     // What requests may do is asked of each of them.
     let at_once = match &chain.action {
         ChainAction::Tcp { .. } => true,
-        ChainAction::Http { .. } => !chain.guards.is_empty(),
+        ChainAction::Http { .. } => chain.guards.is_some(),
         ChainAction::Detect { .. } => false,
     };
-    if at_once && !admitted(&worker, &live, &conn, chain) {
-        return None;
+    if at_once {
+        let told = (&mut stream, &mut first_bytes);
+        let admitted = admitted(&worker, &live, &conn, chain, told);
+        Box::pin(admitted).await?;
     }
+    let from = (stream, first_bytes, first);
     let speaks = tell(&worker, live, &conn, chain, from, patience).await?;
     if matches!(speaks, Speaks::Http1(..) | Speaks::Http2(..)) {
         conn.state.chain.set(chain.version);
@@ -301,8 +304,8 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
         return;
     }
     let leaf = chain.first();
-    let filters = by_chain.filters.as_deref();
-    if let (Some(leaf), true) = (leaf, filters.is_some_and(|own| own.tells_certificate)) {
+    let mut filters = by_chain.filters.iter().chain(&by_chain.guards);
+    if let (Some(leaf), true) = (leaf, filters.any(|own| own.tells_certificate)) {
         conn.own.known.show(client_cert::text(leaf));
     }
     conn.state
@@ -322,32 +325,54 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
     }
 }
 
-/// Whether the caller may connect, without noting it.
+/// Whether the caller may connect though nobody is asked, without noting it.
 fn may(conn: &Conn, chain: &ChainTable) -> bool {
-    let of = conn.connection(conn.remote.ip());
-    chain.guards.iter().all(|guard| guard.passes(&of.facts()))
+    chain.lets_in(&conn.connection(conn.remote.ip()), &[])
 }
 
-/// Whether the caller may connect. One who may not is noted, and one who may is asked about again when
-/// rules change.
-fn admitted(worker: &Worker, live: &Live, conn: &Conn, chain: &ChainTable) -> bool {
+/// Lets the caller connect, if it may. One who may not is noted, and one who may is judged again when
+/// rules change. What it says while somebody is asked about it is kept for later.
+async fn admitted(
+    worker: &Rc<Worker>,
+    live: &Rc<Live>,
+    conn: &Conn,
+    chain: &ChainTable,
+    (stream, first): (&mut Stream, &mut Buffer),
+) -> Option<()> {
     let of = conn.connection(conn.remote.ip());
-    if let Err(denied) = rbac::admit(&chain.guards, &of) {
-        tcp::denied(worker, live, conn, denied);
-        return false;
+    let mut asked = Vec::new();
+    if let Some(guards) = chain.guards.as_deref() {
+        let known = Known::default();
+        loop {
+            let denied = match ext_authz::walk(guards, &of.facts(), &known, asked.last()) {
+                Ok(None) => break,
+                Ok(Some(provider)) => {
+                    let answer = ask::about_bytes((worker, live, conn), &provider);
+                    if tcp::while_there(stream, first, answer).await? {
+                        asked.push(provider);
+                        continue;
+                    }
+                    Denied::by_provider()
+                }
+                Err(denied) => denied,
+            };
+            tcp::denied(worker, live, conn, denied);
+            return None;
+        }
     }
-    if conn.inbound() || worker.shared.gateway || !chain.guards.is_empty() {
+    if conn.inbound() || worker.shared.gateway || chain.guards.is_some() {
         conn.state.admitted.replace(Some(Box::new(Admitted {
             principal: conn.principal.clone(),
             direct: of.direct,
             remote: of.remote,
             local: of.local,
             server_name: conn.server_name.clone(),
+            asked,
         })));
         // Nobody looked at it when rules changed meanwhile.
-        return !worker.live().shuts_out(&conn.state);
+        return (!worker.live().shuts_out(&conn.state)).then_some(());
     }
-    true
+    Some(())
 }
 
 /// What the chain makes of a connection.
@@ -400,9 +425,8 @@ async fn tell(
                     Ok(Word::Caller(told)) => first = Some(told),
                     Ok(Word::Server(reached)) => {
                         conn.state.idle.set(false);
-                        if !admitted(worker, &live, conn, chain) {
-                            return None;
-                        }
+                        let told = (&mut stream, &mut first_bytes);
+                        Box::pin(admitted(worker, &live, conn, chain, told)).await?;
                         return Some(Speaks::Heard((stream, first_bytes), live, reached));
                     }
                     Err(_) => return None,
@@ -425,9 +449,8 @@ async fn tell(
         Some(HttpCodec::Http2) => Speaks::Http2(stream.with_first(first_bytes), table),
         Some(_) => Speaks::Http1(stream, first_bytes, table),
         None => {
-            if !admitted(worker, &live, conn, chain) {
-                return None;
-            }
+            let told = (&mut stream, &mut first_bytes);
+            Box::pin(admitted(worker, &live, conn, chain, told)).await?;
             // Only where bytes are carried is it ever none.
             let (cluster, options) = bytes.map_or_else(
                 || (None, TcpOptions::default()),

@@ -209,6 +209,7 @@ impl Admin {
         let tables = self.tables.load();
         families.extend(super::stats::clusters(&tables));
         families.extend(super::stats::filters(tables.filters()));
+        families.extend(super::stats::guards(tables.guards()));
         families.extend(self.shared.overload.families());
         families.extend(super::health::numbers::families(&tables));
         if let Some(material) = self.identities.load().as_ref() {

@@ -16,6 +16,7 @@ use crate::rt::{self, HashMap, Wall};
 use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId};
 
 use super::access_log::LogSink;
+use super::ext_authz::Provider;
 use super::filter::{self, Filters};
 use super::jwt;
 use super::options::Options;
@@ -185,6 +186,8 @@ pub(crate) struct Admitted {
     pub(crate) remote: IpAddr,
     pub(crate) local: SocketAddr,
     pub(crate) server_name: Option<String>,
+    /// Who was asked, and let it.
+    pub(crate) asked: Vec<Arc<Provider>>,
 }
 
 impl Admitted {

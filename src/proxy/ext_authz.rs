@@ -1,4 +1,4 @@
-//! Whom requests of a chain are asked about, and where among its guards.
+//! Whom requests and connections of a chain are asked about, and where among its guards.
 //!
 //! How a question is put and what follows from its answer is in [`super::http::ask`].
 
@@ -9,7 +9,6 @@ use crate::mesh::ext_authz::{ExtAuthz, WhenNoted};
 use crate::mesh::rbac::Facts;
 
 use super::filter::{Filter, Filters};
-use super::http::ask::Leave;
 use super::rbac::{Denied, Guard, Known};
 
 /// Somebody who is asked.
@@ -97,16 +96,16 @@ pub(crate) fn steps(filters: &[Filter]) -> (Vec<Arc<Guard>>, Vec<Step>) {
     (guards, steps)
 }
 
-/// Judges a request as far as somebody is to be asked about it, who is returned. `leave` is of those who were
-/// asked already: what stood before them is not judged again.
+/// Judges a request, or a connection of bytes, as far as somebody is to be asked about it, who is returned.
+/// Who was asked already is `last`: what stood before is not judged again.
 pub(crate) fn walk(
     filters: &Filters,
     facts: &Facts<'_>,
     known: &Known,
-    leave: Option<&Leave>,
+    last: Option<&Arc<Provider>>,
 ) -> Result<Option<Arc<Provider>>, Denied> {
     let (mut judged, mut asked) = (0, 0);
-    if let Some(last) = leave.and_then(Leave::last) {
+    if let Some(last) = last {
         // Of another chain than the one that it came by, nobody was asked.
         let mut steps = filters.asks.iter();
         if let Some(at) = steps.position(|step| Arc::ptr_eq(&step.provider, last)) {
@@ -129,4 +128,25 @@ pub(crate) fn walk(
     }
     judge(judged, filters.guards.len())?;
     Ok(None)
+}
+
+/// Whether a connection of bytes would pass, without counting anything, when nobody is asked anew: `asked` are
+/// those who let it.
+pub(crate) fn lets_in(filters: &Filters, facts: &Facts<'_>, asked: &[Arc<Provider>]) -> bool {
+    let asks = |step: &Step| {
+        let Some((guards, when)) = &step.when else {
+            return true;
+        };
+        let mut guards = guards.iter();
+        guards.any(|guard| guard.would_note(facts, &when.policy))
+    };
+    let was_asked = |step: &Step| {
+        let mut asked = asked.iter();
+        asked.any(|own| own.config.asks == step.provider.config.asks)
+    };
+    filters.guards.iter().all(|guard| guard.passes(facts))
+        && filters
+            .asks
+            .iter()
+            .all(|step| !asks(step) || was_asked(step))
 }

@@ -166,6 +166,48 @@ fn add(to: &mut Value, more: &Value) {
     }
 }
 
+/// The same of what judges connections of bytes.
+pub(crate) fn guards<'f>(filters: impl Iterator<Item = &'f Filter>) -> Vec<Family> {
+    let mut families = self::filters(filters);
+    for family in &mut families {
+        if let Some((_, name)) = OF_BYTES.iter().find(|(own, _)| *own == family.metric.name) {
+            family.metric.name = name;
+        }
+    }
+    families
+}
+
+/// Names for requests, and Envoy's for bytes.
+const OF_BYTES: [(&str, &str); 12] = [
+    ("envoy_http_ext_authz_invalid", "envoy_ext_authz_invalid"),
+    ("envoy_http_rbac_allowed", "envoy_tcp_rbac_allowed"),
+    ("envoy_http_rbac_denied", "envoy_tcp_rbac_denied"),
+    (
+        "envoy_http_rbac_shadow_allowed",
+        "envoy_tcp_rbac_shadow_allowed",
+    ),
+    (
+        "envoy_http_rbac_shadow_denied",
+        "envoy_tcp_rbac_shadow_denied",
+    ),
+    (
+        "envoy_http_rbac_policy_matched",
+        "envoy_tcp_rbac_policy_matched",
+    ),
+    (
+        "envoy_http_rbac_policy_shadow_matched",
+        "envoy_tcp_rbac_policy_shadow_matched",
+    ),
+    ("envoy_http_ext_authz_ok", "envoy_ext_authz_ok"),
+    ("envoy_http_ext_authz_denied", "envoy_ext_authz_denied"),
+    ("envoy_http_ext_authz_error", "envoy_ext_authz_error"),
+    (
+        "envoy_http_ext_authz_failure_mode_allowed",
+        "envoy_ext_authz_failure_mode_allowed",
+    ),
+    ("envoy_http_ext_authz_disabled", "envoy_ext_authz_disabled"),
+];
+
 type Row = (
     &'static str,
     &'static str,

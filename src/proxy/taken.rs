@@ -137,7 +137,7 @@ impl Live {
             // Where only requests are taken, rules are for those: no bytes get past them.
             Today::By(chain) => {
                 matches!(chain.action, ChainAction::Http { .. })
-                    || !chain.guards.iter().all(|guard| guard.passes(&of.facts()))
+                    || !chain.lets_in(&of, &admitted.asked)
             }
         }
     }

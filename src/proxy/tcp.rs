@@ -1,7 +1,7 @@
 //! Bytes, carried as they are, each direction until it ends.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -199,6 +199,33 @@ pub(crate) async fn relay(
         } else {
             End::Idle
         })
+    })
+    .await
+}
+
+/// The result of `work`; none when the caller breaks off before. What it says meanwhile is kept in `first`,
+/// as far as there is room.
+pub(crate) async fn while_there<T>(
+    stream: &mut Stream,
+    first: &mut Buffer,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let mut listens = true;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        while listens {
+            match stream.poll_fill(cx, first) {
+                // One who has said all may wait for an answer.
+                Poll::Ready(Ok(0)) => listens = false,
+                Poll::Ready(Ok(_)) => listens = first.data().len() < SMALL,
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
     })
     .await
 }
@@ -440,11 +467,16 @@ async fn target<'t>(
 
 /// Takes down a caller who may not connect.
 pub(crate) fn denied(worker: &Worker, live: &Live, conn: &Conn, denied: Denied) {
-    let whom = (ServiceId::default(), Flag::None);
+    let whom = (ServiceId::default(), denied.flag);
     let to = (PeerId::default(), None);
     let report = TcpReport::open(worker, live, conn, to, whom);
     let record = AccessRecord {
+        details: match denied.flag {
+            Flag::Uaex => "ext_authz_denied",
+            _ => "",
+        },
         policy: denied.policy,
+        flag: denied.flag,
         ..AccessRecord::default()
     };
     report.close(worker, conn, record);

@@ -499,8 +499,8 @@ pub const ALL: &[Code] = &[
         Severity::Warning,
         "MSH0512",
         "ProviderNotForBytes",
-        "a CUSTOM policy is for a port that carries bytes, where nobody is asked and what its rules hold for is refused",
-        "Name the port http if it speaks HTTP, or say in the rules, with ports, which it is for.",
+        "a CUSTOM policy is for a port that carries bytes, where nobody is asked by HTTP and what its rules hold for is refused",
+        "Name a provider with envoyExtAuthzGrpc, name the port http if it speaks HTTP, or say in the rules, with ports, which it is for.",
     ),
     code(
         Severity::Warning,

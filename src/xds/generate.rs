@@ -25,6 +25,7 @@ use proptest::sample::select;
 
 use route::{operations, text_match};
 
+use crate::mesh::filter::NetworkFilter;
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, Keepalive, ListenerOptions,
     ProxyProtocol, ServerTls, TcpOptions, Transport,
@@ -144,6 +145,14 @@ fn listener_options() -> impl Strategy<Value = ListenerOptions> {
         )
 }
 
+/// What judges whoever connects.
+fn guard() -> impl Strategy<Value = NetworkFilter> {
+    prop_oneof![
+        rbac::rbac().prop_map(|rules| NetworkFilter::Rbac(Arc::new(rules))),
+        ext_authz::network().prop_map(|asks| NetworkFilter::ExtAuthz(Arc::new(asks))),
+    ]
+}
+
 fn listener() -> impl Strategy<Value = Listener> {
     let net = (ip(), 0..=32_u8).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap());
     let matches = (
@@ -197,7 +206,7 @@ fn listener() -> impl Strategy<Value = Listener> {
         (
             (option::of(any::<u64>()), option::of(positive())),
             vec(filter::one(), 0..3),
-            vec(rbac::rbac().prop_map(Arc::new), 0..2),
+            vec(guard(), 0..3),
         ),
     )
         .prop_map(

@@ -13,6 +13,8 @@ pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
 /// Who writes into metadata which policy held of rules that are only counted.
 pub(crate) const NOTED_BY: &str = "envoy.filters.http.rbac";
+/// The same where bytes are carried.
+pub(crate) const NOTED_OF_BYTES_BY: &str = "envoy.filters.network.rbac";
 /// The end of the key under which that is written; before it stands the prefix of those rules.
 pub(crate) const NOTED_POLICY: &str = "shadow_effective_policy_id";
 

@@ -19,7 +19,7 @@ use crate::stand::until;
 
 /// A server that keeps connections until their callers end them. It sends back what it gets, where it is to,
 /// and counts the bytes.
-fn server(tasks: &Tasks, answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) fn server(tasks: &Tasks, answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = bind("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
     let address = listener.local_addr().unwrap();
     let connections = tasks.clone();
@@ -32,9 +32,11 @@ fn server(tasks: &Tasks, answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
                 let mut bytes = [0; 1024];
                 while let Ok(read) = io.read(&mut bytes).await
                     && read > 0
-                    && (!answers || io.write_all(&bytes[..read]).await.is_ok())
                 {
                     counted.fetch_add(read, Ordering::Relaxed);
+                    if answers && io.write_all(&bytes[..read]).await.is_err() {
+                        break;
+                    }
                 }
             });
         }
@@ -43,7 +45,7 @@ fn server(tasks: &Tasks, answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// A caller's end of a connection to a server that answers.
-trait Open {
+pub(crate) trait Open {
     fn say(&mut self, line: &str) -> Option<String>;
 }
 
@@ -55,10 +57,10 @@ impl Open for std::net::TcpStream {
 }
 
 /// openssl with a certificate of the mesh.
-struct Member(Process);
+pub(crate) struct Member(Process);
 
 impl Member {
-    fn new(address: &str, dir: &Path) -> Self {
+    pub(crate) fn new(address: &str, dir: &Path) -> Self {
         let file = |name: &str| dir.join(name).display().to_string();
         let child = Command::new("openssl")
             .args(["s_client", "-quiet", "-alpn", "istio", "-connect", address])
@@ -93,7 +95,7 @@ fn line_of(from: &mut impl std::io::Read) -> Option<String> {
 }
 
 /// A connection that does not wait for ever.
-fn connect(to: SocketAddr) -> std::net::TcpStream {
+pub(crate) fn connect(to: SocketAddr) -> std::net::TcpStream {
     let stream = std::net::TcpStream::connect(to).unwrap();
     let most = Some(Duration::from_secs(20));
     stream.set_read_timeout(most).unwrap();
@@ -101,7 +103,7 @@ fn connect(to: SocketAddr) -> std::net::TcpStream {
 }
 
 /// Whether it was ended, or reset, while nothing was said.
-fn is_cut(stream: &mut std::net::TcpStream) -> bool {
+pub(crate) fn is_cut(stream: &mut std::net::TcpStream) -> bool {
     let read = stream.read(&mut [0]);
     let late = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
     match read {
@@ -110,7 +112,7 @@ fn is_cut(stream: &mut std::net::TcpStream) -> bool {
     }
 }
 
-fn issue(mesh: &Mesh, account: &str) -> std::path::PathBuf {
+pub(crate) fn issue(mesh: &Mesh, account: &str) -> std::path::PathBuf {
     let dir = mesh.path().join(account);
     let out = dir.display().to_string();
     let issue = ["identity", "issue", "--service-account", account, "--out"];

@@ -85,6 +85,8 @@ def messages():
 
 
 OWN = messages()
+# Of connections that carry bytes only who calls is known.
+BYTES_OF = {"127.0.0.3": "deny", "127.0.0.4": "slow", "127.0.0.5": "broken"}
 asked = 0
 
 
@@ -122,6 +124,16 @@ def check(request, context):
     asked += 1
     path = request.attributes.request.http.path.partition("?")[0]
     answer = OWN["CheckResponse"]()
+    if not request.attributes.HasField("request"):
+        source = request.attributes.source
+        what = BYTES_OF.get(source.address.socket_address.address)
+        if what == "slow":
+            time.sleep(5)
+        if what == "broken":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if what == "deny" or source.principal.endswith("/sa/other-account"):
+            answer.status.code = 7
+        return answer
     if path.startswith("/deny") or "/deny" in path:
         answer.status.code = 7
         if path != "/deny/bare":

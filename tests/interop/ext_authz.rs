@@ -26,20 +26,20 @@ use crate::mesh::{App, Mesh, STRICT, service};
 use crate::processes::{free, installed};
 use crate::stand::{Stand, cluster, endpoints, until, view};
 
-const V1: &str = "outbound|9080|v1|reviews.default.svc.cluster.local";
-const GRPC: &str = "outbound|9000||authz.default.svc.cluster.local";
+pub(crate) const V1: &str = "outbound|9080|v1|reviews.default.svc.cluster.local";
+pub(crate) const GRPC: &str = "outbound|9000||authz.default.svc.cluster.local";
 const HTTP: &str = "outbound|8000||authz.default.svc.cluster.local";
-const NOBODY: &str = "outbound|1||nobody.default.svc.cluster.local";
+pub(crate) const NOBODY: &str = "outbound|1||nobody.default.svc.cluster.local";
 
 /// An application, and whoever is asked by gRPC and by HTTP.
-struct Asked {
+pub(crate) struct Asked {
     _script: Script,
-    app: SocketAddr,
-    grpc: SocketAddr,
+    pub(crate) app: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     http: SocketAddr,
 }
 
-fn asked() -> Option<Asked> {
+pub(crate) fn asked() -> Option<Asked> {
     let python = installed("grpc", "bin/python")?;
     let mut script = Script::start(&python, "ext_authz.py", "", None);
     let ports: Value = serde_json::from_str(&script.line()).unwrap();
@@ -156,7 +156,7 @@ async fn read_answer(io: &mut TcpStream, bodiless: bool) -> Told {
     told.unwrap_or_else(|_| panic!("no answer but {:?}", String::from_utf8_lossy(&read)))
 }
 
-fn by_grpc(cluster: &str) -> ExtAuthz {
+pub(crate) fn by_grpc(cluster: &str) -> ExtAuthz {
     ExtAuthz {
         asks: Asks::Grpc {
             cluster: cluster.to_owned(),

@@ -27,6 +27,7 @@ mod edges;
 mod envoy;
 mod envoy_chains;
 mod ext_authz;
+mod ext_authz_bytes;
 mod faults;
 mod forged;
 mod gate;

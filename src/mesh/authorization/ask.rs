@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{At, Authorization, PolicyAction, Provider, entry, name_of};
-use crate::mesh::ext_authz::{ExtAuthz, WhenNoted};
+use crate::mesh::ext_authz::{Asks, ExtAuthz, WhenNoted};
 use crate::mesh::rbac::{Action, Entry, Rbac, Rules};
 use crate::mesh::route::TextMatch;
 
@@ -27,12 +27,17 @@ pub struct Asked {
     pub policies: BTreeMap<String, Entry>,
 }
 
+/// Whether a provider can be asked about what arrives at `at`: about bytes by gRPC only (Istio's).
+fn can_be_asked(how: &ExtAuthz, at: At<'_>) -> bool {
+    !at.bytes || matches!(how.asks, Asks::Grpc { .. })
+}
+
 /// The provider that `policies` ask; none where they ask several, or one that cannot be asked.
 pub fn provider<'p>(policies: &[&'p Authorization], at: At<'_>) -> Option<&'p Provider> {
     let mut all = policies.iter().filter_map(|policy| policy.asks());
     let first = all.next()?;
-    let usable = all.all(|other| other.name == first.name) && !at.bytes && first.how.is_some();
-    usable.then_some(first)
+    let usable = first.how.as_ref().is_some_and(|how| can_be_asked(how, at));
+    (usable && all.all(|other| other.name == first.name)).then_some(first)
 }
 
 /// What of `policies` asks somebody. None of them does where that is `None`.
@@ -88,16 +93,30 @@ impl Asked {
         let notes = Rbac {
             shadow: rules,
             shadow_prefix: prefix.clone(),
-            stat_prefix,
+            stat_prefix: stat_prefix.clone(),
             ..Rbac::default()
         };
         let when = WhenNoted {
             prefix,
             policy: TextMatch::Prefix(format!("{NOTED}{name}-")),
         };
-        let asks = ExtAuthz {
-            when: Some(when),
-            ..ExtAuthz::clone(&how)
+        let asks = if bytes {
+            // Of bytes there is no head, no body and no answer.
+            ExtAuthz {
+                stat_prefix,
+                asks: how.asks.clone(),
+                timeout: how.timeout,
+                fail_open: how.fail_open,
+                peer_certificate: how.peer_certificate,
+                tls_session: how.tls_session,
+                when: Some(when),
+                ..ExtAuthz::default()
+            }
+        } else {
+            ExtAuthz {
+                when: Some(when),
+                ..ExtAuthz::clone(&how)
+            }
         };
         (notes, Some(asks))
     }
@@ -165,14 +184,54 @@ mod tests {
         );
     }
 
+    fn by_http(mut policy: Authorization) -> Authorization {
+        let asks = Asks::Http(Box::default());
+        policy.provider.as_mut().unwrap().how = Some(Arc::new(ExtAuthz {
+            asks,
+            ..ExtAuthz::default()
+        }));
+        policy
+    }
+
+    #[test]
+    fn of_bytes_only_who_calls_is_asked_about() {
+        let mut one = policy("a", "opa", true);
+        one.provider.as_mut().unwrap().how = Some(Arc::new(ExtAuthz {
+            fail_open: true,
+            tells_fail_open: true,
+            status_on_error: 503,
+            body: Some(crate::mesh::ext_authz::CheckedBody {
+                max_bytes: 1,
+                partial: false,
+                as_bytes: false,
+            }),
+            peer_certificate: true,
+            ..ExtAuthz::default()
+        }));
+        let (notes, asks) = asked(&[&one], at(true)).unwrap().into_steps(true, true);
+        // The rule names a path, of which nothing is known: who may be meant is asked about.
+        let entries = &notes.shadow.unwrap().policies;
+        let entry = entries.values().next().unwrap();
+        assert_eq!(entry.permissions, [crate::mesh::rbac::Term::Any]);
+        let asks = asks.unwrap();
+        assert_eq!(asks.when.unwrap().prefix, notes.shadow_prefix);
+        assert!(asks.fail_open && asks.peer_certificate);
+        assert_eq!(asks.body, None);
+        assert!(!asks.tells_fail_open);
+        assert_eq!(asks.stat_prefix, "tcp.");
+    }
+
     #[test]
     fn where_nobody_can_be_asked_it_is_refused() {
         let (one, two) = (policy("a", "opa", true), policy("b", "other", true));
         let unknown = policy("c", "opa", false);
+        // Nobody can be asked about bytes by a request like the one in question.
+        let by_http = by_http(policy("d", "opa", true));
         for (policies, bytes) in [
             (vec![&one, &two], false),
+            (vec![&one, &two], true),
             (vec![&unknown], false),
-            (vec![&one], true),
+            (vec![&by_http], true),
         ] {
             let count = policies.len();
             let (refuses, asks) = asked(&policies, at(bytes)).unwrap().into_steps(true, bytes);

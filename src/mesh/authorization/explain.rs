@@ -161,10 +161,10 @@ pub fn explain(policies: &[&Authorization], at: At<'_>, facts: &Facts<'_>) -> Au
 fn unasked(policies: &[&Authorization], at: At<'_>) -> &'static str {
     let mut all = policies.iter().filter_map(|policy| policy.asks());
     match all.next() {
-        _ if at.bytes => "nobody is asked about bytes",
         Some(first) if all.any(|other| other.name != first.name) => {
             "the policies name several providers, of which one alone could be asked"
         }
+        Some(first) if first.how.is_some() && at.bytes => "about bytes nobody is asked by HTTP",
         _ => "there is no such provider",
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::mesh::authorization::{Authorization, PolicyAction, Rule};
 use crate::mesh::destinations::ROOTS;
+use crate::mesh::ext_authz::Asks;
 use crate::mesh::policy::{Policy, Says, Whom};
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::selects;
@@ -16,7 +17,7 @@ const NO_WORKLOAD: &str = "IST0127";
 const RULE_OF_REQUESTS: &str = "MSH0503";
 /// Several providers for one workload.
 const SEVERAL_PROVIDERS: &str = "MSH0511";
-/// Somebody to ask about bytes.
+/// Somebody to ask by HTTP about bytes.
 const NOT_FOR_BYTES: &str = "MSH0512";
 
 pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
@@ -147,6 +148,11 @@ fn bytes(world: &World, policy: &Policy, says: &Authorization, findings: &mut Ve
         return;
     }
     let custom = says.action == PolicyAction::Custom;
+    let provider = says.asks().and_then(|provider| provider.how.as_ref());
+    if custom && provider.is_none_or(|how| matches!(how.asks, Asks::Grpc { .. })) {
+        // It is asked, or that there is no such provider is found elsewhere.
+        return;
+    }
     let asks = |rule: &Rule| {
         let mut conditions = rule.conditions();
         custom || conditions.any(|condition| condition.on.is_of_requests())
@@ -184,12 +190,12 @@ fn bytes(world: &World, policy: &Policy, says: &Authorization, findings: &mut Ve
                 NOT_FOR_BYTES,
                 &policy.origin,
                 format!(
-                    "port {} of Service {} carries bytes, about which nobody is asked: who the rule holds for is refused there, whatever it says of requests",
+                    "port {} of Service {} carries bytes, about which nobody is asked by HTTP: who the rule holds for is refused there, whatever it says of requests",
                     port.port, service.name
                 ),
             )
             .at(format!("spec.rules[{index}]"))
-            .hint("say with ports which the rule is for (to: [{operation: {ports: [\"8080\"]}}]), or name the port http if it speaks HTTP"),
+            .hint("name a provider with envoyExtAuthzGrpc, say with ports which the rule is for (to: [{operation: {ports: [\"8080\"]}}]), or name the port http if it speaks HTTP"),
         );
         return;
     }

@@ -6,7 +6,7 @@ use crate::mesh::Hostname;
 use crate::mesh::authorization::ask::{Asked, asked};
 use crate::mesh::authorization::{At, Authorization, compile};
 use crate::mesh::ext_authz::ExtAuthz;
-use crate::mesh::filter::HttpFilter;
+use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::policy::InForce;
 use crate::mesh::rbac::{Action, Entry, Rbac, Rules, Term};
 use crate::mesh::route::TextMatch;
@@ -25,41 +25,43 @@ pub(super) fn filters(force: &InForce, trust_domain: &str, port: Option<u16>) ->
     };
     let policies = policies(force);
     let asked = asked(&policies, at).map(|asked| asked.into_steps(true, false));
-    in_order(compile(&policies, at), asked)
+    of_requests(&in_order(compile(&policies, at), asked))
 }
 
 /// Filters, in their order: what notes everybody goes before who is asked, and that before who decides here.
 fn in_order(
     rules: Vec<Rbac>,
     asked: impl IntoIterator<Item = (Rbac, Option<ExtAuthz>)>,
-) -> Vec<HttpFilter> {
+) -> Vec<NetworkFilter> {
     let notes = |rbac: &Rbac| {
         let mut all = rbac.rules.iter().chain(&rbac.shadow);
         all.all(|rules| rules.action == Action::Log)
     };
     let (first, last): (Vec<Rbac>, Vec<Rbac>) = rules.into_iter().partition(notes);
-    let rbac = |rbac: Rbac| HttpFilter::Rbac(Arc::new(rbac));
-    let mut made: Vec<HttpFilter> = first.into_iter().map(rbac).collect();
+    let rbac = |rbac: Rbac| NetworkFilter::Rbac(Arc::new(rbac));
+    let mut made: Vec<NetworkFilter> = first.into_iter().map(rbac).collect();
     for (rules, asks) in asked {
         made.push(rbac(rules));
-        made.extend(asks.map(|asks| HttpFilter::ExtAuthz(Arc::new(asks))));
+        made.extend(asks.map(|asks| NetworkFilter::ExtAuthz(Arc::new(asks))));
     }
     made.extend(last.into_iter().map(rbac));
     made
 }
 
+fn of_requests(filters: &[NetworkFilter]) -> Vec<HttpFilter> {
+    filters.iter().map(NetworkFilter::of_requests).collect()
+}
+
 /// What connections of bytes go through there.
-pub(super) fn guards(force: &InForce, trust_domain: &str, port: Option<u16>) -> Vec<Arc<Rbac>> {
+pub(super) fn guards(force: &InForce, trust_domain: &str, port: Option<u16>) -> Vec<NetworkFilter> {
     let at = At {
         trust_domain,
         port,
         bytes: true,
     };
     let policies = policies(force);
-    // About bytes nobody can be asked.
-    let asked = asked(&policies, at).map(|asked| asked.into_steps(true, true).0);
-    let all = asked.into_iter().chain(compile(&policies, at));
-    all.map(Arc::new).collect()
+    let asked = asked(&policies, at).map(|asked| asked.into_steps(true, true));
+    in_order(compile(&policies, at), asked)
 }
 
 /// As [`filters`] for a chain of several servers, each with its hosts: what is in force at one of them is
@@ -175,7 +177,7 @@ pub(super) fn filters_of_hosts(
             });
         }
     }
-    in_order(made, askers)
+    of_requests(&in_order(made, askers))
 }
 
 /// Whether each name of `narrow` is one of `wide`.

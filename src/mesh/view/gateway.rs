@@ -16,14 +16,13 @@ use super::tokens;
 use crate::mesh::cluster::Cluster;
 use crate::mesh::cluster::ClusterKind;
 use crate::mesh::credential::Secret;
-use crate::mesh::filter::{Compressor, HttpFilter};
+use crate::mesh::filter::{Compressor, HttpFilter, NetworkFilter};
 use crate::mesh::gateway::{Bound, Gateway, Server, Serves};
 use crate::mesh::http::{ClientCertDetails, ClientCertOptions, ForwardClientCert, RemoteOptions};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, Transport,
 };
 use crate::mesh::policy::{self, InForce, Place};
-use crate::mesh::rbac::Rbac;
 use crate::mesh::route::{Action, HeaderEdits, Match, Redirect, Respond};
 use crate::mesh::world::{Config, StreamRule};
 use crate::mesh::{Hostname, HttpOptions, Listener, Node, Route, RouteTable, VirtualHost, World};
@@ -56,7 +55,7 @@ impl Served<'_> {
     }
 
     /// Who may send bytes here.
-    fn guards(&self, config: &Config, node: &Node) -> Vec<Arc<Rbac>> {
+    fn guards(&self, config: &Config, node: &Node) -> Vec<NetworkFilter> {
         let force = self.force(config, node);
         authorization::guards(&force, &config.trust_domain, Some(self.server.port))
     }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use super::outbound::{unresolved, whole};
 use super::{TCP_IDLE, View, authorization, policies, tcp_chain, tokens};
 use crate::mesh::cluster::{ServiceRef, UpstreamProtocol};
-use crate::mesh::filter::HttpFilter;
+use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
 };
 use crate::mesh::node::Application;
 use crate::mesh::policy::{self, Place, Policy};
-use crate::mesh::rbac::Rbac;
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
 use crate::mesh::service::TargetPort;
 use crate::mesh::world::{Authentication, MtlsMode, selects};
@@ -145,7 +144,7 @@ struct Own {
     /// Requests.
     filters: Vec<HttpFilter>,
     /// Bytes.
-    guards: Vec<Arc<Rbac>>,
+    guards: Vec<NetworkFilter>,
 }
 
 /// That of the calls to an application, or of those to a port that nobody declared: this one, if it is known.

@@ -10,6 +10,7 @@ use super::super::context::Conn;
 use super::super::ext_authz::{self, Provider};
 use super::super::rbac::Denied;
 use super::super::taken::Rules;
+use super::ask::Leave;
 use super::marks::Caller;
 use super::plan::Seen;
 
@@ -39,5 +40,6 @@ pub(super) fn judged(
         loose_path: loose.as_deref(),
         ..conn.connection(remote).facts()
     };
-    ext_authz::walk(filters, &facts, &conn.own.known, seen.ask.leave)
+    let last = seen.ask.leave.and_then(Leave::last);
+    ext_authz::walk(filters, &facts, &conn.own.known, last)
 }

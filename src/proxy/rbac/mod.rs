@@ -36,8 +36,20 @@ pub(crate) struct Guard {
 /// It may not be.
 #[derive(Debug)]
 pub(crate) struct Denied {
-    /// The policy that says so; `none` where none lets it pass.
+    /// The policy that says so; `none` where none lets it pass, and empty where whoever was asked does not.
     pub(crate) policy: String,
+    /// Envoy's response flag.
+    pub(crate) flag: Flag,
+}
+
+impl Denied {
+    /// By whoever was asked, or because there was no answer.
+    pub(crate) fn by_provider() -> Self {
+        Self {
+            policy: String::new(),
+            flag: Flag::Uaex,
+        }
+    }
 }
 
 impl From<Denied> for Failure {
@@ -154,6 +166,15 @@ impl Guard {
         policy.is_some_and(|at| named.holds(own.name(at).as_bytes()))
     }
 
+    /// Whether rules that are only counted would hold so, without counting anything.
+    pub(crate) fn would_note(&self, facts: &Facts<'_>, named: &TextMatch) -> bool {
+        let policy = self.shadow.as_ref().and_then(|own| {
+            let (_, policy) = own.judge(facts, None);
+            Some(own.name(policy?))
+        });
+        policy.is_some_and(|name| named.holds(name.as_bytes()))
+    }
+
     fn count_shadow(&self, passes: bool) {
         let counter = if passes {
             &self.stats.shadow_allowed
@@ -161,11 +182,6 @@ impl Guard {
             &self.stats.shadow_denied
         };
         counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Judges something by itself.
-    pub(crate) fn judge_once(&self, facts: &Facts<'_>) -> Result<(), Denied> {
-        self.weigh(facts, None, None)
     }
 
     /// Whether it would pass, without counting anything.
@@ -204,6 +220,7 @@ impl Guard {
         let name = policy.map_or("none", |at| own.name(at));
         Err(Denied {
             policy: name.to_owned(),
+            flag: Flag::None,
         })
     }
 
@@ -242,12 +259,6 @@ fn audit(facts: &Facts<'_>, policy: &str) {
         path = path.unwrap_or_default(),
         "call"
     );
-}
-
-/// Judges bytes; `judged` is what is known of the connection.
-pub(crate) fn admit(guards: &[Arc<Guard>], of: &Connection<'_>) -> Result<(), Denied> {
-    let facts = of.facts();
-    guards.iter().try_for_each(|guard| guard.judge_once(&facts))
 }
 
 /// A connection as guards see it.

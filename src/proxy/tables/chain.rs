@@ -17,11 +17,13 @@ use crate::mesh::listener::{
 };
 
 use crate::mesh::Secret;
+use crate::mesh::filter::NetworkFilter;
 use crate::tls::{self, OwnServer};
 
 use super::super::balance::smooth::Smooth;
+use super::super::ext_authz::{self, Provider};
 use super::super::filter::{Filter, Filters};
-use super::super::rbac::Guard;
+use super::super::rbac::Connection;
 use super::super::taken::{judges_alike, proof};
 use super::http::HttpTable;
 
@@ -63,8 +65,8 @@ pub(crate) struct ChainTable {
     pub(crate) action: ChainAction,
     /// Run over each request.
     pub(crate) filters: Option<Arc<Filters>>,
-    /// Who may connect.
-    pub(crate) guards: Vec<Arc<Guard>>,
+    /// What judges who may connect, before bytes are carried.
+    pub(crate) guards: Option<Arc<Filters>>,
     /// For a TLS handshake.
     pub(crate) handshake_timeout: Duration,
     /// Which version of the chain this is: the same while it is written the same. Never 0.
@@ -92,6 +94,13 @@ impl Drop for Place {
 }
 
 impl ChainTable {
+    /// Whether a connection of bytes would pass, without counting anything, when nobody is asked anew: `asked`
+    /// are those who let it.
+    pub(crate) fn lets_in(&self, of: &Connection<'_>, asked: &[Arc<Provider>]) -> bool {
+        let guards = self.guards.as_deref();
+        guards.is_none_or(|guards| ext_authz::lets_in(guards, &of.facts(), asked))
+    }
+
     /// [`ChainTable::proof`] where callers must speak TLS and show nothing.
     pub(crate) const TLS: u64 = 2;
 
@@ -194,12 +203,10 @@ impl ListenerTable {
             },
             guards: {
                 let old = before.and_then(|before| before.named(&chain.name));
-                let kept = old.map(|old| old.guards.as_slice()).unwrap_or_default();
-                let guards = chain.guards.iter().map(|config| {
-                    let same = kept.iter().find(|guard| guard.config == *config);
-                    same.map_or_else(|| Arc::new(Guard::new(config)), Arc::clone)
-                });
-                guards.collect()
+                let kept = old.and_then(|old| old.guards.as_deref());
+                let kept = kept.map_or(&[][..], |kept| &kept.all);
+                let guards = chain.guards.iter().map(NetworkFilter::of_requests);
+                Filters::new(&guards.collect::<Vec<_>>(), kept)
             },
             version: before
                 .and_then(|before| before.written(&chain.name))
@@ -301,6 +308,13 @@ impl ListenerTable {
             .iter()
             .chain(&self.default)
             .flat_map(ChainTable::filters)
+    }
+
+    /// What judges connections of bytes, of all chains.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = &Filter> {
+        let chains = self.chains.iter().chain(&self.default);
+        let guards = chains.filter_map(|chain| chain.guards.as_deref());
+        guards.flat_map(|guards| &guards.all)
     }
 
     /// The versions of all chains.

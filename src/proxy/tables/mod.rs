@@ -235,6 +235,12 @@ impl Tables {
         chains.chain(self.routes.iter().flat_map(|table| table.filters()))
     }
 
+    /// What judges connections of bytes.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = &Filter> {
+        let listeners = self.listeners.values();
+        listeners.flat_map(|listener| listener.guards())
+    }
+
     /// A cluster by the index that a route or chain holds.
     pub(crate) fn cluster(&self, index: Option<usize>) -> Option<&Arc<ClusterTable>> {
         self.clusters.get(index?)

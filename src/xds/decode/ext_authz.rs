@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::pb::{HttpStatus, core, ext_authz as pb, matcher};
-use super::super::structs::{NOTED_BY, NOTED_POLICY};
+use super::super::pb::{
+    HttpStatus, core, ext_authz as pb, matcher, network_ext_authz as network_pb,
+};
+use super::super::structs::{NOTED_BY, NOTED_OF_BYTES_BY, NOTED_POLICY};
 use super::fields::Fields;
 use super::rbac::words;
 use super::route::unsupported;
@@ -16,6 +18,7 @@ use crate::mesh::route::TextMatch;
 /// For the page of what is supported.
 pub(super) const FIELDS: &[&Fields] = &[
     &EXT_AUTHZ,
+    &NETWORK,
     &GRPC,
     &ENVOY_GRPC,
     &HTTP,
@@ -66,6 +69,26 @@ const EXT_AUTHZ: Fields = Fields {
         (30, "max_denied_response_body_bytes"),
         (32, "shadow_mode"),
     ],
+};
+const NETWORK: Fields = Fields {
+    message: "network.ExtAuthz",
+    understood: &[
+        (1, "stat_prefix"),
+        (2, "grpc_service"),
+        (3, "failure_mode_allow"),
+        (4, "include_peer_certificate"),
+        (5, "transport_api_version"),
+        (6, "filter_enabled_metadata"),
+        (8, "include_tls_session"),
+    ],
+    tuning: &[
+        // Metadata that is not kept is not told either.
+        (10, "metadata_context_namespaces"),
+        (11, "typed_metadata_context_namespaces"),
+        // Who is refused is cut off, by TLS too.
+        (9, "send_tls_alert_on_denial"),
+    ],
+    refused: &[(7, "bootstrap_metadata_labels_key"), (12, "shadow_mode")],
 };
 const GRPC: Fields = Fields {
     message: "GrpcService",
@@ -159,8 +182,40 @@ pub(super) fn decode(from: &pb::ExtAuthz, ignored: &mut Vec<String>) -> Result<E
         when: from
             .filter_enabled_metadata
             .as_ref()
-            .map(|when| noted(when, ignored))
+            .map(|when| noted(when, NOTED_BY, ignored))
             .transpose()?,
+    })
+}
+
+pub(super) fn network(
+    from: &network_pb::ExtAuthz,
+    ignored: &mut Vec<String>,
+) -> Result<ExtAuthz, Fault> {
+    NETWORK.audit(from, ignored)?;
+    match core::ApiVersion::try_from(from.transport_api_version) {
+        Ok(core::ApiVersion::V3 | core::ApiVersion::Auto) => {}
+        _ => return unsupported("network.ExtAuthz", "transport_api_version"),
+    }
+    let service = from
+        .grpc_service
+        .as_ref()
+        .ok_or_else(|| Fault::Invalid("ext_authz has no service that is asked".to_owned()))?;
+    let (asks, timeout) = grpc(service, ignored)?;
+    if asks.cluster().is_empty() {
+        return Err(Fault::Invalid("ext_authz names no cluster".to_owned()));
+    }
+    let when = from.filter_enabled_metadata.as_ref();
+    Ok(ExtAuthz {
+        stat_prefix: from.stat_prefix.clone(),
+        asks,
+        timeout,
+        fail_open: from.failure_mode_allow,
+        peer_certificate: from.include_peer_certificate,
+        tls_session: from.include_tls_session,
+        when: when
+            .map(|when| noted(when, NOTED_OF_BYTES_BY, ignored))
+            .transpose()?,
+        ..ExtAuthz::default()
     })
 }
 
@@ -261,7 +316,11 @@ fn names(
 }
 
 /// Which policy of rules that are only counted must have held. Other metadata is not kept.
-fn noted(from: &matcher::MetadataMatcher, ignored: &mut Vec<String>) -> Result<WhenNoted, Fault> {
+fn noted(
+    from: &matcher::MetadataMatcher,
+    by: &str,
+    ignored: &mut Vec<String>,
+) -> Result<WhenNoted, Fault> {
     use matcher::metadata_matcher::path_segment::Segment;
     use matcher::value_matcher::MatchPattern;
     METADATA.audit(from, ignored)?;
@@ -272,10 +331,12 @@ fn noted(from: &matcher::MetadataMatcher, ignored: &mut Vec<String>) -> Result<W
     let prefix = key.and_then(|key| key.strip_suffix(NOTED_POLICY));
     let value = from.value.as_ref().and_then(|of| of.match_pattern.as_ref());
     match (from.filter.as_str(), prefix, value) {
-        (NOTED_BY, Some(prefix), Some(MatchPattern::StringMatch(value))) => Ok(WhenNoted {
-            prefix: prefix.to_owned(),
-            policy: words(value, ignored)?,
-        }),
+        (noted_by, Some(prefix), Some(MatchPattern::StringMatch(value))) if noted_by == by => {
+            Ok(WhenNoted {
+                prefix: prefix.to_owned(),
+                policy: words(value, ignored)?,
+            })
+        }
         _ => unsupported("ExtAuthz", "filter_enabled_metadata"),
     }
 }

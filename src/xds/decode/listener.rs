@@ -7,13 +7,13 @@ use ipnet::IpNet;
 
 use super::super::pb::{
     Any, HttpInspector, OriginalDst, ProxyFilter, TlsInspector, core, hcm, is, listener,
-    rbac as pb_rbac, tcp,
+    network_ext_authz, rbac as pb_rbac, tcp,
 };
 use super::super::structs::{MESHCTL, as_object, as_text, part};
 use super::fields::Fields;
-use super::{Fault, duration_or, http, mtls, rbac, sockets, unpack};
+use super::{Fault, duration_or, ext_authz, http, mtls, rbac, sockets, unpack};
+use crate::mesh::filter::NetworkFilter;
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, Transport};
-use crate::mesh::rbac::Rbac;
 use crate::mesh::{Listener, RouteTable};
 
 /// For the page of what is supported.
@@ -265,13 +265,18 @@ fn chain_of(
 fn guards<'f>(
     mut filters: &'f [listener::Filter],
     ignored: &mut Vec<String>,
-) -> Result<(Vec<Arc<Rbac>>, &'f [listener::Filter]), Fault> {
+) -> Result<(Vec<NetworkFilter>, &'f [listener::Filter]), Fault> {
     let mut guards = Vec::new();
     while let [first, rest @ ..] = filters
         && let Some(listener::filter::ConfigType::TypedConfig(any)) = &first.config_type
-        && is::<pb_rbac::network::Rbac>(any)
     {
-        guards.push(Arc::new(rbac::network(&unpack(any)?, ignored)?));
+        guards.push(if is::<pb_rbac::network::Rbac>(any) {
+            NetworkFilter::Rbac(Arc::new(rbac::network(&unpack(any)?, ignored)?))
+        } else if is::<network_ext_authz::ExtAuthz>(any) {
+            NetworkFilter::ExtAuthz(Arc::new(ext_authz::network(&unpack(any)?, ignored)?))
+        } else {
+            break;
+        });
         filters = rest;
     }
     Ok((guards, filters))

@@ -1,7 +1,9 @@
 //! Asking somebody outside whether a request may be made.
 
-use super::super::pb::{Any, HttpStatus, any, core, duration, ext_authz as pb, matcher};
-use super::super::structs::{NOTED_BY, NOTED_POLICY};
+use super::super::pb::{
+    Any, HttpStatus, any, core, duration, ext_authz as pb, matcher, network_ext_authz as network_pb,
+};
+use super::super::structs::{NOTED_BY, NOTED_OF_BYTES_BY, NOTED_POLICY};
 use super::rbac::words;
 use crate::mesh::Client;
 use crate::mesh::ext_authz::{Asks, AsksHttp, ExtAuthz, STATUS_ON_ERROR, WhenNoted};
@@ -32,12 +34,35 @@ pub(super) fn encode(from: &ExtAuthz, client: Client) -> Any {
         status_on_error: (status != STATUS_ON_ERROR).then(|| HttpStatus {
             code: i32::from(status),
         }),
-        filter_enabled_metadata: from.when.as_ref().map(|when| noted(when, client)),
+        filter_enabled_metadata: from.when.as_ref().map(|when| noted(when, NOTED_BY, client)),
         include_peer_certificate: from.peer_certificate,
         include_tls_session: from.tls_session,
         stat_prefix: from.stat_prefix.clone(),
         allowed_headers: names(&from.allowed_headers, client),
         disallowed_headers: names(&from.disallowed_headers, client),
+        ..Default::default()
+    })
+}
+
+/// For bytes; nobody is asked about those by HTTP.
+pub(super) fn network(from: &ExtAuthz, client: Client) -> Any {
+    let service = match &from.asks {
+        Asks::Grpc {
+            cluster,
+            authority,
+            metadata,
+        } => Some(grpc(from, cluster, authority, metadata)),
+        Asks::Http(_) => None,
+    };
+    let when = from.when.as_ref();
+    any(&network_pb::ExtAuthz {
+        transport_api_version: core::ApiVersion::V3.into(),
+        grpc_service: service,
+        failure_mode_allow: from.fail_open,
+        filter_enabled_metadata: when.map(|when| noted(when, NOTED_OF_BYTES_BY, client)),
+        include_peer_certificate: from.peer_certificate,
+        include_tls_session: from.tls_session,
+        stat_prefix: super::rbac::prefix_of_bytes(&from.stat_prefix, client),
         ..Default::default()
     })
 }
@@ -107,11 +132,11 @@ fn names(from: &[TextMatch], client: Client) -> Option<matcher::ListStringMatche
 }
 
 /// Rules that are only counted tell Envoy's filters by metadata which policy held.
-fn noted(from: &WhenNoted, client: Client) -> matcher::MetadataMatcher {
+fn noted(from: &WhenNoted, by: &str, client: Client) -> matcher::MetadataMatcher {
     use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
     use matcher::value_matcher::MatchPattern;
     matcher::MetadataMatcher {
-        filter: NOTED_BY.to_owned(),
+        filter: by.to_owned(),
         path: vec![PathSegment {
             segment: Some(Segment::Key(format!("{}{NOTED_POLICY}", from.prefix))),
         }],

@@ -9,8 +9,8 @@ use super::super::pb::{
     tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{filter as http_filter, http, mtls, rbac, sockets};
-use crate::mesh::filter::HttpFilter;
+use super::{ext_authz, filter as http_filter, http, mtls, rbac, sockets};
+use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, HttpOptions, Listener};
 
@@ -115,7 +115,10 @@ fn one(chain: &Chain) -> listener::FilterChain {
 /// What a connection goes through: who may connect, then `last`.
 fn guarded(chain: &Chain, client: Client, last: listener::Filter) -> Vec<listener::Filter> {
     let guards = chain.guards.iter();
-    let guards = guards.map(|guard| filter("rbac", rbac::network(guard, client)));
+    let guards = guards.map(|guard| match guard {
+        NetworkFilter::Rbac(rules) => filter("rbac", rbac::network(rules, client)),
+        NetworkFilter::ExtAuthz(asks) => filter("ext_authz", ext_authz::network(asks, client)),
+    });
     guards.chain([last]).collect()
 }
 

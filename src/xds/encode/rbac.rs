@@ -29,17 +29,21 @@ pub(super) fn network(from: &Rbac, client: Client) -> Any {
     let message = pb::network::Rbac {
         rules: from.rules.as_ref().map(|rules| self::rules(rules, client)),
         shadow_rules: from.shadow.as_ref().map(|rules| self::rules(rules, client)),
-        // Envoy wants one that is not empty.
-        stat_prefix: match (from.stat_prefix.as_str(), client) {
-            ("", Client::Envoy) => "tcp.".to_owned(),
-            (prefix, _) => prefix.to_owned(),
-        },
+        stat_prefix: prefix_of_bytes(&from.stat_prefix, client),
         shadow_rules_stat_prefix: from.shadow_prefix.clone(),
         ..Default::default()
     };
     let mut to = any(&message);
     to.value = canonical::encode(&message, &canonical::NETWORK_RBAC);
     to
+}
+
+/// What is before the names of numbers where bytes are carried. Envoy wants one that is not empty.
+pub(super) fn prefix_of_bytes(own: &str, client: Client) -> String {
+    match (own, client) {
+        ("", Client::Envoy) => "tcp.".to_owned(),
+        (prefix, _) => prefix.to_owned(),
+    }
 }
 
 fn rules(from: &Rules, client: Client) -> pb::Rbac {

@@ -55,6 +55,25 @@ fn asks() -> impl Strategy<Value = Asks> {
     prop_oneof![grpc, http]
 }
 
+/// About bytes: by gRPC alone, and nothing of requests.
+pub(super) fn network() -> impl Strategy<Value = ExtAuthz> {
+    let whom = (word(), text(), pairs());
+    (ext_authz(), whom).prop_map(|(from, (cluster, authority, metadata))| ExtAuthz {
+        asks: Asks::Grpc {
+            cluster,
+            authority,
+            metadata,
+        },
+        stat_prefix: from.stat_prefix,
+        timeout: from.timeout,
+        fail_open: from.fail_open,
+        peer_certificate: from.peer_certificate,
+        tls_session: from.tls_session,
+        when: from.when,
+        ..ExtAuthz::default()
+    })
+}
+
 pub(super) fn ext_authz() -> impl Strategy<Value = ExtAuthz> {
     let body = (1..u32::MAX, any::<[bool; 2]>()).prop_map(|(max_bytes, [partial, as_bytes])| {
         CheckedBody {

@@ -25,7 +25,7 @@ use super::super::fields::classify;
 use super::super::h2::block::Block;
 use super::change::{Bad, Changes, Place, answer_fields};
 use super::exchange::{Got, Put};
-use super::question::Question;
+use super::question::{Ends, Question};
 use super::web::PARTIAL;
 use super::{Outcome, Unauthorized};
 
@@ -33,6 +33,19 @@ const PATH: &[u8] = b"/envoy.service.auth.v3.Authorization/Check";
 
 /// The question about `from`.
 pub(super) fn question(from: &Question, config: &ExtAuthz, body: Option<(&[u8], bool)>) -> Put {
+    let request = Request {
+        http: Some(http(from, config, body)),
+        ..Request::default()
+    };
+    put(&check(&from.ends, config, Some(request)), config)
+}
+
+/// The question about a connection of bytes.
+pub(super) fn about_bytes(ends: &Ends, config: &ExtAuthz) -> Put {
+    put(&check(ends, config, None), config)
+}
+
+fn put(message: &CheckRequest, config: &ExtAuthz) -> Put {
     let Asks::Grpc {
         cluster,
         authority,
@@ -46,7 +59,7 @@ pub(super) fn question(from: &Question, config: &ExtAuthz, body: Option<(&[u8], 
             grpc: true,
         };
     };
-    let message = check(from, config, body).encode_to_vec();
+    let message = message.encode_to_vec();
     let mut framed = vec![0];
     framed.extend_from_slice(
         &u32::try_from(message.len())
@@ -83,7 +96,7 @@ pub(super) fn question(from: &Question, config: &ExtAuthz, body: Option<(&[u8], 
     }
 }
 
-fn check(from: &Question, config: &ExtAuthz, body: Option<(&[u8], bool)>) -> CheckRequest {
+fn http(from: &Question, config: &ExtAuthz, body: Option<(&[u8], bool)>) -> HttpRequest {
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     let told = |name: &[u8]| {
         let allowed = config.allowed_headers.is_empty() || names(&config.allowed_headers, name);
@@ -123,7 +136,7 @@ fn check(from: &Question, config: &ExtAuthz, body: Option<(&[u8], bool)>) -> Che
         Some((body, _)) => i64::try_from(body.len()).ok(),
         None => from.length.and_then(|length| i64::try_from(length).ok()),
     };
-    let http = HttpRequest {
+    HttpRequest {
         id: text(from.first("x-request-id").unwrap_or_default()),
         method: text(&from.method),
         headers: headers.into_iter().collect(),
@@ -140,7 +153,10 @@ fn check(from: &Question, config: &ExtAuthz, body: Option<(&[u8], bool)>) -> Che
         body: if as_bytes { String::new() } else { text(bytes) },
         raw_body: if as_bytes { bytes.to_vec() } else { Vec::new() },
         ..HttpRequest::default()
-    };
+    }
+}
+
+fn check(from: &Ends, config: &ExtAuthz, request: Option<Request>) -> CheckRequest {
     let peer = |at: SocketAddr, principal: &str, certificate: &str| Peer {
         address: Some(address_of(at)),
         principal: principal.to_owned(),
@@ -156,10 +172,7 @@ fn check(from: &Question, config: &ExtAuthz, body: Option<(&[u8], bool)>) -> Che
         attributes: Some(AttributeContext {
             source: Some(peer(from.source, &from.source_id, certificate)),
             destination: Some(peer(from.destination, &from.destination_id, "")),
-            request: Some(Request {
-                http: Some(http),
-                ..Request::default()
-            }),
+            request,
             metadata_context: Some(Metadata::default()),
             route_metadata_context: Some(Metadata::default()),
             tls_session: config.tls_session.then(|| TlsSession {

@@ -26,13 +26,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use crate::mesh::claims::Claims;
-use crate::mesh::ext_authz::Asks;
+use crate::mesh::ext_authz::{Asks, ExtAuthz};
 use crate::mesh::route::router::Found;
 use crate::rt;
 use crate::telemetry::{AccessRecord, Flag};
 
 use super::super::context::{Conn, Live, Worker};
-use super::super::ext_authz::Provider;
+use super::super::ext_authz::{Provider, Stats};
 use super::super::filter::Passed;
 use super::super::jwt::Told;
 use super::super::tables::RouteAction;
@@ -43,8 +43,9 @@ use super::leg::Leg;
 use super::plan::{Facts, Plan, Rare, Seen, Then};
 use super::respond::Failure;
 use change::{Bad, Changes};
+use exchange::Put;
 use owned::Owned;
-use question::Question;
+use question::{Ends, Question};
 
 /// So many may be asked about one request.
 const MOST: usize = 8;
@@ -307,20 +308,16 @@ fn follow(
 ) -> Result<Plan, Failure> {
     let provider = &asking.provider;
     let (config, stats) = (&provider.config, &provider.stats);
-    let refused = |why: Unauthorized| Err(Failure::Unauthorized(Box::new(why)));
+    let refuse = |why: Unauthorized| Err(Failure::Unauthorized(Box::new(why)));
     let answered = matches!(outcome, Outcome::Allowed(..));
     let head = match outcome {
         Outcome::Denied(why) => {
-            if why.details == "ext_authz_invalid" {
-                count(&stats.invalid);
-            } else {
-                count(&stats.denied);
-            }
-            return refused(why);
+            refused(stats, &why);
+            return refuse(why);
         }
         Outcome::Error if closed || !config.fail_open => {
             count(&stats.error);
-            return refused(Unauthorized::error(config.status_on_error));
+            return refuse(Unauthorized::error(config.status_on_error));
         }
         Outcome::Error => {
             count(&stats.error);
@@ -343,7 +340,7 @@ fn follow(
     let changed = asking.owned.change(&head, &mut asking.leave.path);
     if let Err(bad) = changed {
         count(&stats.invalid);
-        return refused(bad.into());
+        return refuse(bad.into());
     }
     if config.clear_route_cache {
         asking.leave.routed = None;
@@ -367,20 +364,56 @@ async fn one(
     body: Option<(&[u8], bool)>,
 ) -> Outcome {
     let config = &provider.config;
-    let (worker, live) = (around.worker, around.live);
-    let asked = async {
-        match &config.asks {
-            Asks::Grpc { .. } => {
-                let put = grpc::question(question, config, body);
-                let got = exchange::exchange((worker, live, around.conn), put).await?;
-                Ok(grpc::answer(&got))
-            }
-            Asks::Http(http) => {
-                let put = web::question(question, (config, http), body);
-                let got = exchange::exchange((worker, live, around.conn), put).await?;
-                Ok::<_, Failure>(web::answer(&got, http))
-            }
+    let put = match &config.asks {
+        Asks::Grpc { .. } => grpc::question(question, config, body),
+        Asks::Http(http) => web::question(question, (config, http), body),
+    };
+    answered((around.worker, around.live, around.conn), config, put).await
+}
+
+/// Asks `provider` whether a connection may carry bytes.
+pub(crate) async fn about_bytes(
+    around: (&Rc<Worker>, &Rc<Live>, &Conn),
+    provider: &Provider,
+) -> bool {
+    let (config, stats) = (&provider.config, &provider.stats);
+    let (_, live, conn) = around;
+    let put = grpc::about_bytes(&Ends::of(live, conn), config);
+    match answered(around, config, put).await {
+        Outcome::Allowed(..) => {
+            count(&stats.ok);
+            true
         }
+        Outcome::Denied(why) => {
+            refused(stats, &why);
+            false
+        }
+        Outcome::Error => {
+            count(&stats.error);
+            if config.fail_open {
+                count(&stats.failure_mode_allowed);
+            }
+            config.fail_open
+        }
+    }
+}
+
+fn refused(stats: &Stats, why: &Unauthorized) {
+    count(if why.details == "ext_authz_invalid" {
+        &stats.invalid
+    } else {
+        &stats.denied
+    });
+}
+
+/// What comes back for `put`.
+async fn answered(around: (&Rc<Worker>, &Rc<Live>, &Conn), config: &ExtAuthz, put: Put) -> Outcome {
+    let asked = async {
+        let got = exchange::exchange(around, put).await?;
+        Ok::<_, Failure>(match &config.asks {
+            Asks::Grpc { .. } => grpc::answer(&got),
+            Asks::Http(http) => web::answer(&got, http),
+        })
     };
     let cluster = config.asks.cluster();
     let answered = if config.timeout.is_zero() {
@@ -394,11 +427,11 @@ async fn one(
     match answered {
         Some(Ok(outcome)) => outcome,
         Some(Err(failure)) => {
-            tracing::debug!(%failure, cluster, "whoever is asked about requests does not answer");
+            tracing::debug!(%failure, cluster, "whoever is asked does not answer");
             Outcome::Error
         }
         None => {
-            tracing::debug!(cluster, "whoever is asked about requests takes too long");
+            tracing::debug!(cluster, "whoever is asked takes too long");
             Outcome::Error
         }
     }

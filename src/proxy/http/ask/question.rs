@@ -21,6 +21,12 @@ pub(super) struct Question {
     pub(super) fields: Vec<(Vec<u8>, Vec<u8>)>,
     /// Of the body, as far as it is known.
     pub(super) length: Option<u64>,
+    pub(super) ends: Ends,
+}
+
+/// Who calls whom.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
     /// Whoever called.
     pub(super) source: SocketAddr,
     pub(super) source_id: String,
@@ -30,6 +36,21 @@ pub(super) struct Question {
     pub(super) destination: SocketAddr,
     pub(super) destination_id: String,
     pub(super) server_name: String,
+}
+
+impl Ends {
+    pub(super) fn of(live: &Live, conn: &Conn) -> Self {
+        let id = |id: Option<&str>| id.unwrap_or_default().to_owned();
+        let identity = live.identity.as_ref().filter(|_| conn.tls);
+        Self {
+            source: conn.remote,
+            source_id: id(conn.principal.as_deref()),
+            certificate: conn.own.known.certificate().unwrap_or_default(),
+            destination: conn.meant.unwrap_or(conn.local),
+            destination_id: id(identity.map(|own| own.id.as_str())),
+            server_name: id(conn.server_name.as_deref()),
+        }
+    }
 }
 
 impl Question {
@@ -73,8 +94,6 @@ impl Question {
             fields.push((b"connection".to_vec(), b"upgrade".to_vec()));
             fields.push((b"upgrade".to_vec(), protocol.to_vec()));
         }
-        let id = |id: Option<&str>| id.unwrap_or_default().to_owned();
-        let identity = live.identity.as_ref().filter(|_| conn.tls);
         Self {
             method: ask.method.to_vec(),
             path: path.to_vec(),
@@ -83,12 +102,7 @@ impl Question {
             version: facts.version,
             fields,
             length: ask.scan.length,
-            source: conn.remote,
-            source_id: id(conn.principal.as_deref()),
-            certificate: conn.own.known.certificate().unwrap_or_default(),
-            destination: conn.meant.unwrap_or(conn.local),
-            destination_id: id(identity.map(|own| own.id.as_str())),
-            server_name: id(conn.server_name.as_deref()),
+            ends: Ends::of(live, conn),
         }
     }
 

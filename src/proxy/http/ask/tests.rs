@@ -44,12 +44,14 @@ fn question() -> Question {
             field("cookie", "c"),
         ],
         length: Some(4),
-        source: ([10, 0, 0, 1], 4000).into(),
-        source_id: "spiffe://a/ns/b/sa/c".to_owned(),
-        certificate: "PEM".to_owned(),
-        destination: ([10, 0, 0, 2], 80).into(),
-        destination_id: String::new(),
-        server_name: "shop.example".to_owned(),
+        ends: Ends {
+            source: ([10, 0, 0, 1], 4000).into(),
+            source_id: "spiffe://a/ns/b/sa/c".to_owned(),
+            certificate: "PEM".to_owned(),
+            destination: ([10, 0, 0, 2], 80).into(),
+            destination_id: String::new(),
+            server_name: "shop.example".to_owned(),
+        },
     }
 }
 
