@@ -108,6 +108,9 @@ pub struct ControlOptions {
     /// How long keys of token issuers stay in force that cannot be fetched any more. Default
     /// [`key_sets::GRACE`].
     pub key_grace: Duration,
+    /// How long a connection to the TLS port may last on which no certificate was shown. Default
+    /// [`serve_tls::STRANGERS`].
+    pub strangers: Duration,
     /// The clock.
     pub wall: Wall,
 }
@@ -126,6 +129,7 @@ impl ControlOptions {
             trust_domain: "cluster.local".to_owned(),
             strict: false,
             key_grace: key_sets::GRACE,
+            strangers: serve_tls::STRANGERS,
             sources: Vec::new(),
             kubernetes: None,
             membership: None,
@@ -375,7 +379,14 @@ pub async fn run(
     };
     serve_plain(&control, xds, &tasks, ended.clone());
     let names = names.unwrap_or_default();
-    serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone()).await?;
+    serve_secure(
+        &control,
+        (secure, reviewer),
+        (names, options.strangers),
+        &tasks,
+        ended.clone(),
+    )
+    .await?;
     serve_socket(&control, api, &tasks, ended.clone());
     if let Some((listener, options)) = api_tcp {
         serve_api::serve(&control, listener, &options, &tasks).await?;
@@ -500,7 +511,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
 async fn serve_secure(
     control: &Arc<Control>,
     (listener, reviewer): (TcpListener, Option<Arc<Reviewer>>),
-    names: Vec<String>,
+    (names, strangers): (Vec<String>, Duration),
     tasks: &Tasks,
     ended: Ended,
 ) -> Result<(), ControlError> {
@@ -518,7 +529,7 @@ async fn serve_secure(
                 ips: Vec::new(),
             },
             alpn: &["h2"],
-            strangers: serve_tls::STRANGERS,
+            strangers,
             wall: control.wall.clone(),
         },
         tasks,

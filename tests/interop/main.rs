@@ -45,6 +45,7 @@ mod left;
 mod load;
 mod lasting;
 mod mesh;
+mod misbehaving;
 mod pages;
 mod power_cut;
 mod processes;
@@ -55,6 +56,7 @@ mod processes;
 )]
 mod raw_http2;
 mod scoped;
+mod shaken;
 mod short_of_files;
 mod sidecars;
 mod signer;
