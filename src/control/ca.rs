@@ -322,7 +322,8 @@ fn own_names(csr: &str, namespace: &str) -> ServerNames {
 /// Whether it is the Service of an installation with a revision.
 fn revision(name: &str) -> bool {
     let revision = name.strip_prefix("meshctl-");
-    revision.is_some_and(|revision| !revision.is_empty() && !revision.contains('.'))
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    revision.is_some_and(|revision| !revision.is_empty() && revision.bytes().all(plain))
 }
 
 /// What a caller shows in `authorization`.
