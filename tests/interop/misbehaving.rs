@@ -42,8 +42,6 @@ impl Signed {
     async fn start() -> Option<Self> {
         let python = installed("grpc", "bin/python")?;
         let mesh = Mesh::new();
-        mesh.run(&["install", "-q"], None);
-        std::fs::remove_file(mesh.home().join("control/ca/ca-key.pem")).unwrap();
         let dir = mesh.path().join("signer");
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join("token"), format!("{TOKEN}\n")).unwrap();
@@ -51,30 +49,24 @@ impl Signed {
         let port: u16 = signer.line().parse().unwrap();
         let at = SocketAddr::from(([127, 0, 0, 1], port));
         signer.told(&format!("token {TOKEN}"));
+        let settings = [
+            format!("caSigner={at}"),
+            format!("caSignerRoot={}", dir.join("root.pem").display()),
+            format!("caSignerToken={}", dir.join("token").display()),
+            "caSignerName=signer.test".to_owned(),
+        ];
+        let settings = settings.iter().flat_map(|one| ["--set", one]);
+        let args: Vec<&str> = ["install", "-q"].into_iter().chain(settings).collect();
+        mesh.run(&args, None);
+        assert!(!mesh.home().join("control/ca/ca-key.pem").exists());
         let mut signed = Self {
             signer,
             at,
             dir,
             mesh,
         };
-        signed.control_plane().await;
+        signed.mesh.start_control_plane().await;
         Some(signed)
-    }
-
-    async fn control_plane(&mut self) {
-        let (at, dir) = (self.at.to_string(), self.dir.display().to_string());
-        let (root, token) = (format!("{dir}/root.pem"), format!("{dir}/token"));
-        let flags = [
-            "--ca-signer",
-            &at,
-            "--ca-signer-root",
-            &root,
-            "--ca-signer-token",
-            &token,
-            "--ca-signer-name",
-            "signer.test",
-        ];
-        self.mesh.start_control_plane_with(&flags).await;
     }
 
     fn is(&mut self, mode: &str) {
@@ -256,7 +248,7 @@ async fn nothing_that_a_signer_must_not_answer_gets_to_anybody() {
     // A control plane that starts meanwhile serves with what it has, and the workloads with what they have.
     signed.is("other-identity");
     signed.mesh.kill_control_plane();
-    signed.control_plane().await;
+    signed.mesh.start_control_plane().await;
     assert_eq!(join(&token).await.unwrap_err().code(), Code::Internal);
     works(&shop.2).await;
     signed.is("good");
