@@ -378,15 +378,8 @@ pub async fn run(
         None => None,
     };
     serve_plain(&control, xds, &tasks, ended.clone());
-    let names = names.unwrap_or_default();
-    serve_secure(
-        &control,
-        (secure, reviewer),
-        (names, options.strangers),
-        &tasks,
-        ended.clone(),
-    )
-    .await?;
+    let names = (names.unwrap_or_default(), options.strangers);
+    serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone()).await?;
     serve_socket(&control, api, &tasks, ended.clone());
     if let Some((listener, options)) = api_tcp {
         serve_api::serve(&control, listener, &options, &tasks).await?;

@@ -67,8 +67,9 @@ impl Stand {
 async fn a_pod_joins_with_the_token_and_the_roots_of_its_cluster_alone() {
     let stand = Stand::start().await;
     stand.install(&[]);
-    let named = |name: &str| json!({"metadata": {"name": name}});
-    stand.curl("POST", "/api/v1/namespaces", &named("shop"));
+    let of = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+    let named = |name: &str| of("ServiceAccount", name);
+    stand.curl("POST", "/api/v1/namespaces", &of("Namespace", "shop"));
     let accounts = "/api/v1/namespaces/shop/serviceaccounts";
     stand.curl("POST", accounts, &named("cart"));
     stand.curl("POST", accounts, &named("checkout"));
@@ -124,7 +125,11 @@ async fn a_pod_joins_with_the_token_and_the_roots_of_its_cluster_alone() {
         assert!(said.contains(why), "{name}: {said}");
     }
     // One whose account is gone proves nothing, whatever it says of itself; nor does one that has ended.
-    stand.curl("DELETE", &format!("{accounts}/cart"), &json!({}));
+    stand.curl(
+        "DELETE",
+        &format!("{accounts}/cart"),
+        &json!({"apiVersion": "v1", "kind": "DeleteOptions"}),
+    );
     let said = join("gone", &good).until_refused().await;
     assert!(said.contains("token"), "{said}");
     stand.curl("POST", accounts, &named("cart"));
