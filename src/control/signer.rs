@@ -512,6 +512,16 @@ impl Issuer {
             lifetime,
         };
         let answer = signer.sign(&asked, &authority, &self.wall).await?;
+        let missing: Vec<_> = dns
+            .iter()
+            .filter(|name| !answer.names.contains(name))
+            .collect();
+        if !missing.is_empty() {
+            tracing::warn!(
+                ?missing,
+                "the signer left names out: who goes by them refuses this control plane, as the API server does at webhooks"
+            );
+        }
         let mut chain = answer.chain;
         if !dns.is_empty() {
             // A joiner who knows the root's fingerprint verifies the rest by it.

@@ -43,7 +43,8 @@ caSigner, caSignerRoot, caSignerCrl, caSignerToken, caSignerCert, caSignerKey,
 caSignerName, caTrustedAccounts
 Settings in a cluster: image, imagePullPolicy, replicas, gatewayReplicas,
 ingress, egress, ingressType, injector, validator, failurePolicy, cpu, memory,
-memoryLimit, trustDomain, mtls, logLevel, caKeyType
+memoryLimit, trustDomain, mtls, logLevel, caKeyType, caSigner, caSignerRoots,
+caSignerName
 Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to
