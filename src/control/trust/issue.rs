@@ -14,8 +14,8 @@ use crate::{tls, xds};
 
 use super::{Secrets, Trust};
 
-/// Identities that wait for the signer at most; the others ask again with the next push.
-const MOST_WANTED: usize = 1_024;
+/// Identities that wait for the signer at most: as many as there may be connections that prove one.
+const MOST_WANTED: usize = 20_000;
 /// Of those, asked for in one go.
 const MOST_IN_TURN: usize = 16;
 /// How long an identity waits that the signer refused, or gave what cannot be handed out, at first and at most.
@@ -60,10 +60,11 @@ impl Book {
         !self.wanted.is_empty()
     }
 
-    /// For whom the signer is asked now. Who has left is forgotten.
+    /// For whom the signer is asked now. Who has left is forgotten, but comes back no sooner for that.
     fn turn(&mut self, present: &BTreeSet<SpiffeId>, now: UnixMillis) -> Vec<SpiffeId> {
         self.wanted.retain(|id| present.contains(id));
-        self.refused.retain(|id, _| present.contains(id));
+        self.refused
+            .retain(|id, refused| present.contains(id) || refused.until > now);
         let refused = &self.refused;
         let waits = |id: &&SpiffeId| refused.get(*id).is_some_and(|refused| refused.until > now);
         let turn = self.wanted.iter().filter(|id| !waits(id));
@@ -399,6 +400,9 @@ mod tests {
         assert_eq!(book.turn(&present, now), std::slice::from_ref(&cart));
         // Its proxies leave: neither asked for nor remembered, however long the signer refuses.
         refused(&mut book);
+        assert!(book.turn(&nobody, now + 1_000).is_empty());
+        book.wanted.insert(cart.clone());
+        assert!(book.turn(&present, now + 2_000).is_empty());
         assert!(book.turn(&nobody, now + 300_000).is_empty());
         assert!(book.wanted.is_empty() && book.refused.is_empty());
     }
