@@ -117,9 +117,17 @@ async fn a_pod_joins_with_the_token_and_the_roots_of_its_cluster_alone() {
             &of_another,
             "the caller is spiffe://cluster.local/ns/shop/sa/checkout",
         ),
-        ("vault", &for_another, "not for \"istio-ca\""),
-        ("forged", &forged, "token"),
-        ("unsigned", &unsigned, "token"),
+        (
+            "vault",
+            &for_another,
+            "the service account token is refused",
+        ),
+        ("forged", &forged, "the service account token is refused"),
+        (
+            "unsigned",
+            &unsigned,
+            "the service account token is refused",
+        ),
     ] {
         let said = join(name, token).until_refused().await;
         assert!(said.contains(why), "{name}: {said}");
@@ -131,15 +139,24 @@ async fn a_pod_joins_with_the_token_and_the_roots_of_its_cluster_alone() {
         &json!({"apiVersion": "v1", "kind": "DeleteOptions"}),
     );
     let said = join("gone", &good).until_refused().await;
-    assert!(said.contains("token"), "{said}");
+    assert!(
+        said.contains("the service account token is refused"),
+        "{said}"
+    );
     stand.curl("POST", accounts, &named("cart"));
     let said = join("namesake", &good).until_refused().await;
-    assert!(said.contains("token"), "{said}");
+    assert!(
+        said.contains("the service account token is refused"),
+        "{said}"
+    );
     let late = stand.requested("cart", "istio-ca", None);
     join("fresh", &late).until_joined().await;
     stand.cluster.advance(1_000);
     let said = join("ended", &late).until_refused().await;
-    assert!(said.contains("token"), "{said}");
+    assert!(
+        said.contains("the service account token is refused"),
+        "{said}"
+    );
 
     let log = ours(&["identity", "audit", "-o", "json"]);
     let log = log.as_array().unwrap().iter();
