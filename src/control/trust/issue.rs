@@ -282,12 +282,11 @@ impl Trust {
     /// it has answered.
     pub(super) fn forget_made(&self) {
         let mut made = self.made();
-        match self.signer {
-            None => made.entries.clear(),
-            Some(_) => {
-                made.forgive();
-                made.entries.values_mut().for_each(|entry| entry.renew = 0);
-            }
+        if self.signer.is_some() {
+            made.forgive();
+            made.entries.values_mut().for_each(|entry| entry.renew = 0);
+        } else {
+            made.entries.clear();
         }
     }
 
