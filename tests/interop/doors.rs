@@ -153,7 +153,7 @@ async fn who_shows_no_certificate_is_cut_though_it_answers_and_asks() {
         let io = connect_control(Mesh::tls(), &server, who).await.unwrap();
         h2::client::handshake(io).await.unwrap()
     };
-    let began = std::time::Instant::now();
+    let began = meshctl::rt::now();
     // Pings of the server are answered while the connection is driven.
     let (idle, silent) = open(Knocks::Newcomer(&pin)).await;
     let (mut sender, mut busy) = open(Knocks::Newcomer(&pin)).await;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::google::protobuf::{Struct, Value as Wire, value};
 use futures_util::future::join_all;
-use meshctl::rt::Tasks;
+use meshctl::rt::{Tasks, now};
 use meshctl::xds::Kind;
 use prost::Message as _;
 use serde_json::Value;
@@ -146,9 +146,9 @@ impl Signed {
 
     /// Waits until certificates are given out again.
     async fn recovers(&self, token: &str) {
-        let deadline = Instant::now() + Duration::from_secs(40);
+        let deadline = now() + Duration::from_secs(40);
         while let Err(refused) = join(token).await {
-            assert!(Instant::now() < deadline, "{refused}");
+            assert!(now() < deadline, "{refused}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -275,7 +275,7 @@ async fn certificates_are_renewed_through_a_signer_whose_token_changes() {
     };
     let tasks = Tasks::new();
     let shop = signed.shop(&["--certificate-ttl", "12s"], &tasks).await;
-    let (began, mut calls) = (Instant::now(), 0);
+    let (began, mut calls) = (now(), 0);
     let renewed = async |signed: &mut Signed, times: usize, calls: &mut usize| loop {
         works(&shop.2).await;
         *calls += 1;
@@ -327,7 +327,7 @@ async fn many_callers_are_told_at_once_while_the_signer_is_away() {
     let before = asked(&mut signed);
     let storm = async |callers: usize| -> Vec<Duration> {
         let one = async || {
-            let began = Instant::now();
+            let began = now();
             let refused = join(&token).await.unwrap_err();
             assert_eq!(refused.code(), Code::Unavailable, "{refused}");
             began.elapsed()
@@ -403,7 +403,7 @@ async fn secrets_come_through_the_signer_and_refusals_are_asked_again_ever_later
         });
         of_edge.count()
     };
-    let begin = Instant::now();
+    let begin = now();
     until("three refusals", 30, || {
         (refusals(&signed) >= 3).then_some(())
     })
@@ -415,7 +415,7 @@ async fn secrets_come_through_the_signer_and_refusals_are_asked_again_ever_later
     // What the signer is shown changes: that may have been why, so nobody waits any longer.
     signed.is("good");
     std::fs::write(signed.dir.join("token"), TOKEN).unwrap();
-    let changed = Instant::now();
+    let changed = now();
     // What was said before is that there is nothing.
     let mut said = Vec::new();
     let pair = loop {

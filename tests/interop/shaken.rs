@@ -38,8 +38,7 @@ subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\nsubjectAltName=$3\n" > 
 const OWN: &str = "URI:spiffe://cluster.local/ns/default/sa/ops";
 const BOTH: &str = "serverAuth,clientAuth";
 
-/// Certificates that are odd in one way each: name, who signed, names, purposes, begin and end. Whoever
-/// needs the one name must be called `OWN`.
+/// Certificates that are odd in one way each: name, who signed, names, purposes, begin and end.
 const ODD: &[[&str; 6]] = &[
     ["foreign", "other", OWN, BOTH, "-1 hour", "+1 hour"],
     ["expired", "one", OWN, BOTH, "-2 hour", "-1 hour"],
