@@ -53,8 +53,62 @@ pub(crate) struct AuthorityArgs {
     trusted: Vec<(String, String)>,
 }
 
+/// Settings that say where a signer is, and what goes with it.
+const SIGNER: [&str; 7] = [
+    "caSigner",
+    "caSignerRoot",
+    "caSignerCrl",
+    "caSignerToken",
+    "caSignerCert",
+    "caSignerKey",
+    "caSignerName",
+];
+
+/// The signer of an installation.
+fn installed_signer(installed: &Installed) -> Result<Option<SignerOptions>, CliError> {
+    let path = |key: &str| installed.value(key).map(PathBuf::from);
+    let Some(signer) = installed.value("caSigner") else {
+        return match SIGNER.iter().find(|key| installed.value(key).is_some()) {
+            Some(key) => Err(CliError::usage(format!(
+                "{key} is set, and caSigner is not"
+            ))),
+            None => Ok(None),
+        };
+    };
+    let (host, port) = host_port(signer).map_err(CliError::usage)?;
+    let own = ["caCerts", "caKeyType", "caPassphraseFile"];
+    if let Some(own) = own.iter().find(|key| installed.value(key).is_some()) {
+        return Err(CliError::usage(format!(
+            "caSigner and {own} are set, and either a signer has the key or it is here"
+        )));
+    }
+    let roots = path("caSignerRoot").ok_or_else(|| {
+        CliError::usage("caSigner is set, and caSignerRoot is not: nothing says whom to believe")
+    })?;
+    let shows = (path("caSignerCert"), path("caSignerKey"));
+    if shows.0.is_some() != shows.1.is_some() {
+        return Err(CliError::usage(
+            "caSignerCert and caSignerKey are a pair, and one of them is set",
+        ));
+    }
+    Ok(Some(SignerOptions {
+        host,
+        port,
+        roots,
+        lists: path("caSignerCrl"),
+        token: path("caSignerToken"),
+        shows: shows.0.zip(shows.1),
+        name: installed.value("caSignerName").map(str::to_owned),
+    }))
+}
+
+/// Reads accounts with commas between.
+pub(super) fn accounts(text: &str) -> Result<Vec<(String, String)>, String> {
+    text.split(',').map(account).collect()
+}
+
 /// Reads where a signer is.
-fn host_port(text: &str) -> Result<(String, u16), String> {
+pub(super) fn host_port(text: &str) -> Result<(String, u16), String> {
     let bare = text
         .strip_prefix("https://")
         .unwrap_or(text)
@@ -101,10 +155,8 @@ impl AuthorityArgs {
         let kind = installed.value("caKeyType").map(key_type).transpose();
         let kind = kind.map_err(CliError::usage)?;
         let file = self.passphrase_file.or_else(|| path("caPassphraseFile"));
-        let signer = self
-            .signer
-            .zip(self.signer_root)
-            .map(|((host, port), roots)| SignerOptions {
+        let signer = match self.signer.zip(self.signer_root) {
+            Some(((host, port), roots)) => Some(SignerOptions {
                 host,
                 port,
                 roots,
@@ -112,17 +164,27 @@ impl AuthorityArgs {
                 token: self.signer_token,
                 shows: self.signer_cert.zip(self.signer_key),
                 name: self.signer_name,
-            });
+            }),
+            None if self.certs.is_some() => None,
+            None => installed_signer(installed)?,
+        };
         if let Some(signer) = &signer
             && signer.token.is_none()
             && signer.shows.is_none()
         {
             return Err(CliError::usage(
-                "the signer must know who asks: add --ca-signer-token, or --ca-signer-cert and --ca-signer-key",
+                "the signer must know who asks: add --ca-signer-token, or --ca-signer-cert and --ca-signer-key (as settings caSignerToken, or caSignerCert and caSignerKey)",
             ));
         }
+        let trusted = match (
+            self.trusted.is_empty(),
+            installed.value("caTrustedAccounts"),
+        ) {
+            (true, Some(listed)) => accounts(listed).map_err(CliError::usage)?,
+            _ => self.trusted,
+        };
         Ok(CaOptions {
-            trusted: self.trusted,
+            trusted,
             key_type: self.key_type.or(kind).unwrap_or_default(),
             passphrase: match file {
                 Some(file) => Some(read(&file)?),

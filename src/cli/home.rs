@@ -68,6 +68,35 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "caPassphraseFile",
         "file with the passphrase of the signing key",
     ),
+    (
+        "caSigner",
+        "HOST:PORT of an outside signer, by Istio's CA API, in place of a key of one's own",
+    ),
+    (
+        "caSignerRoot",
+        "file with the roots of what the signer signs and shows",
+    ),
+    (
+        "caSignerCrl",
+        "file with the signer's lists of what is revoked",
+    ),
+    (
+        "caSignerToken",
+        "file with a token that the signer is shown",
+    ),
+    (
+        "caSignerCert",
+        "file with a certificate that the signer is shown",
+    ),
+    ("caSignerKey", "file with the key of that certificate"),
+    (
+        "caSignerName",
+        "DNS name or SPIFFE id in the signer's certificate (its host)",
+    ),
+    (
+        "caTrustedAccounts",
+        "accounts, NAMESPACE/ACCOUNT with commas between, whose signer this is (none)",
+    ),
 ];
 
 impl Installed {
@@ -158,8 +187,22 @@ pub(crate) fn check_value(key: &str, value: &str) -> Result<(), CliError> {
             .map(drop)
             .or_else(|_| wrong("ecdsa-p256, ecdsa-p384, rsa2048, rsa4096 or ed25519")),
         // It is read from elsewhere than here later.
-        "caCerts" | "caPassphraseFile" if Path::new(value).is_absolute() => Ok(()),
-        "caCerts" | "caPassphraseFile" => wrong("an absolute path"),
+        "caCerts" | "caPassphraseFile" | "caSignerRoot" | "caSignerCrl" | "caSignerToken"
+        | "caSignerCert" | "caSignerKey" => {
+            if Path::new(value).is_absolute() {
+                Ok(())
+            } else {
+                wrong("an absolute path")
+            }
+        }
+        "caSigner" => super::authority::host_port(value)
+            .map(drop)
+            .or_else(|_| wrong("HOST:PORT or https://HOST:PORT")),
+        "caSignerName" if !value.is_empty() => Ok(()),
+        "caSignerName" => wrong("a DNS name or a SPIFFE id"),
+        "caTrustedAccounts" => super::authority::accounts(value)
+            .map(drop)
+            .or_else(|_| wrong("NAMESPACE/ACCOUNT with commas between")),
         _ => {
             let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
             Err(CliError::usage(format!("there is no setting {key:?}"))
@@ -200,6 +243,8 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         assert!(check_value("mtls", "strict").is_ok());
+        assert!(check_value("caSigner", "https://ca.example:15012").is_ok());
+        assert!(check_value("caTrustedAccounts", "signers/ra,b/c").is_ok());
         assert!(check_value("metricsPort", "16014").is_ok());
         for (key, value) in [
             ("metricsPort", "70000"),
@@ -210,6 +255,10 @@ mod tests {
             ("logLevel", "loud"),
             ("caKeyType", "rsa1024"),
             ("caCerts", "here"),
+            ("caSigner", "ca.example"),
+            ("caSignerRoot", "root.pem"),
+            ("caTrustedAccounts", "signers"),
+            ("caTrustedAccounts", "signers/ra,"),
             ("nonsense", "1"),
         ] {
             assert!(check_value(key, value).is_err(), "{key}");

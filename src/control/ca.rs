@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use thiserror::Error;
 use tonic::codegen::{Body, Service, StdError};
 use tonic::{Request, Response, Status};
 
-use super::serve_tls::PeerIdentity;
+use super::serve_tls::{PeerIdentity, SERVER_NAMES, ServerNames};
 use super::signer::Issuer;
 use super::token::{Presented, TokenError};
 use crate::mesh::SpiffeId;
@@ -218,6 +219,7 @@ impl Ca {
                 ));
             }
         };
+        let asking = id.namespace.clone();
         let (id, trusted) = match for_another {
             None => (id, false),
             Some(other) => (self.in_place_of(&id, other)?, true),
@@ -234,7 +236,13 @@ impl Ca {
                 "the control plane's own identity is not given away",
             ));
         }
-        let issued = self.issuer.sign(&message.csr, &id, lifetime).await;
+        let names = match (trusted, &id) {
+            (true, id) if *id == control_plane_id(authority.trust_domain()) => {
+                own_names(&message.csr, &asking)
+            }
+            _ => ServerNames::default(),
+        };
+        let issued = self.issuer.sign(&message.csr, &id, &names, lifetime).await;
         let issued = issued.map_err(|error| {
             *why = Some(error.to_string());
             error.status()
@@ -293,6 +301,29 @@ impl Ca {
             Status::permission_denied("the name of the service account cannot be an identity's")
         })
     }
+}
+
+/// The names in a request for a control plane's own certificate that such a one may have, whose account is of
+/// `namespace`: those by which any control plane is called, loopback, and its Service's there. Whoever may ask for the
+/// control plane's identity is believed to be it already, so these let it deceive nobody more; all others would.
+fn own_names(csr: &str, namespace: &str) -> ServerNames {
+    let (mut dns, mut ips) = tls::issuer::request_names(csr).unwrap_or_default();
+    let service = format!(".{namespace}.svc");
+    dns.retain(|name| {
+        let ours = name
+            .strip_suffix(&service)
+            .is_some_and(|name| name == "meshctl" || revision(name));
+        ours || SERVER_NAMES.contains(&name.as_str())
+    });
+    ips.retain(IpAddr::is_loopback);
+    ServerNames { dns, ips }
+}
+
+/// Whether it is the Service of an installation with a revision.
+fn revision(name: &str) -> bool {
+    let revision = name.strip_prefix("meshctl-");
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    revision.is_some_and(|revision| !revision.is_empty() && revision.bytes().all(plain))
 }
 
 /// What a caller shows in `authorization`.

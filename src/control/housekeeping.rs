@@ -48,7 +48,7 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
         let (trust, hub) = (Arc::clone(&control.trust), control.hub.clone());
         tasks.spawn("signer", async move {
             loop {
-                if trust.sign_wanted().await {
+                if trust.sign_wanted(|| hub.proven()).await {
                     hub.refresh();
                 }
                 tokio::time::sleep(WATCH).await;

@@ -108,6 +108,9 @@ pub struct ControlOptions {
     /// How long keys of token issuers stay in force that cannot be fetched any more. Default
     /// [`key_sets::GRACE`].
     pub key_grace: Duration,
+    /// How long a connection to the TLS port may last on which no certificate was shown. Default
+    /// [`serve_tls::STRANGERS`].
+    pub strangers: Duration,
     /// The clock.
     pub wall: Wall,
 }
@@ -126,6 +129,7 @@ impl ControlOptions {
             trust_domain: "cluster.local".to_owned(),
             strict: false,
             key_grace: key_sets::GRACE,
+            strangers: serve_tls::STRANGERS,
             sources: Vec::new(),
             kubernetes: None,
             membership: None,
@@ -374,7 +378,7 @@ pub async fn run(
         None => None,
     };
     serve_plain(&control, xds, &tasks, ended.clone());
-    let names = names.unwrap_or_default();
+    let names = (names.unwrap_or_default(), options.strangers);
     serve_secure(&control, (secure, reviewer), names, &tasks, ended.clone()).await?;
     serve_socket(&control, api, &tasks, ended.clone());
     if let Some((listener, options)) = api_tcp {
@@ -500,7 +504,7 @@ fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, end
 async fn serve_secure(
     control: &Arc<Control>,
     (listener, reviewer): (TcpListener, Option<Arc<Reviewer>>),
-    names: Vec<String>,
+    (names, strangers): (Vec<String>, Duration),
     tasks: &Tasks,
     ended: Ended,
 ) -> Result<(), ControlError> {
@@ -518,7 +522,7 @@ async fn serve_secure(
                 ips: Vec::new(),
             },
             alpn: &["h2"],
-            strangers: serve_tls::STRANGERS,
+            strangers,
             wall: control.wall.clone(),
         },
         tasks,

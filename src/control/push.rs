@@ -262,6 +262,13 @@ impl Hub {
         clients.map(|client| client.node.clone()).collect()
     }
 
+    /// Identities that connected clients have proven.
+    pub fn proven(&self) -> BTreeSet<SpiffeId> {
+        let table = self.table();
+        let clients = table.clients.values();
+        clients.filter_map(Connected::proven).cloned().collect()
+    }
+
     /// Clients that the mesh's roots are told, by name: whether each has acknowledged this version of
     /// them, and the certificates that it showed.
     pub fn believers(

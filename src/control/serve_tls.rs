@@ -179,7 +179,8 @@ pub(super) async fn certificates(
     tasks: &Tasks,
 ) -> Result<Reader<Arc<ServerConfig>>, SignError> {
     let made = match (made(&options).await, kept(&options).await) {
-        (Err(error @ SignError::Away { .. }), Some(kept)) => {
+        // Whatever the signer does, what was good is good until it ends.
+        (Err(error), Some(kept)) if options.issuer.signer().is_some() => {
             warn!(%error, "serving with the control plane's last certificate");
             kept
         }

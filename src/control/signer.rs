@@ -2,14 +2,17 @@
 //!
 //! Owns how the signer is asked. Callers are attested here; the signer is told whom a certificate is for
 //! (`ImpersonatedIdentity`, as Istio's agents tell their CA), and [`tls::answer`] holds its answer against that. A
-//! signer that does not answer is left alone for a while that grows, and callers are told at once meanwhile.
+//! signer that does not answer is left alone for a while that grows ([`standing`]), and callers are told at once
+//! meanwhile.
+
+mod standing;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use http::uri::PathAndQuery;
@@ -20,7 +23,6 @@ use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::metadata::AsciiMetadataValue;
@@ -28,11 +30,12 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use super::serve_tls::AuthorityFn;
+use self::standing::Standing;
+use super::serve_tls::{AuthorityFn, ServerNames};
 use crate::mesh::SpiffeId;
 use crate::mesh::origination::{NameMatch, Named};
 use crate::net::{ConnectOptions, connect_any};
-use crate::rt::{self, Backoff, Tasks, Wall};
+use crate::rt::{self, Tasks, Wall};
 use crate::tls::answer::{self, Answer, Asked, Unfit};
 use crate::tls::ca_api::{
     CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, IMPERSONATED_IDENTITY,
@@ -47,8 +50,8 @@ const MOST_AT_ONCE: usize = 16;
 const MOST_WAITING: usize = 256;
 /// An answer is a few certificates; more is not read.
 const MOST_ANSWER_BYTES: usize = 64 << 10;
-/// How long a signer that does not answer is left alone, at first and at most.
-const ALONE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// What of a token is long enough to be told from other words.
+const SHORTEST_SECRET: usize = 8;
 /// Longer words of the signer are cut.
 const MOST_WORDS: usize = 200;
 
@@ -148,16 +151,6 @@ impl SignError {
     }
 }
 
-/// What is known of how the signer answers.
-#[derive(Debug)]
-struct Standing {
-    alone: Backoff,
-    /// Nobody asks before.
-    until: Option<Instant>,
-    /// Why it did not answer last.
-    away: Option<String>,
-}
-
 /// A signer elsewhere.
 pub struct Signer {
     options: SignerOptions,
@@ -185,11 +178,7 @@ impl Signer {
             options,
             waiting: Semaphore::new(MOST_WAITING),
             places: Semaphore::new(MOST_AT_ONCE),
-            standing: Mutex::new(Standing {
-                alone: Backoff::new(ALONE.0, ALONE.1),
-                until: None,
-                away: None,
-            }),
+            standing: Mutex::new(Standing::new()),
             requests: Family::default(),
         }
     }
@@ -202,6 +191,16 @@ impl Signer {
     /// The counter, for the page of metrics.
     pub(super) fn requests(&self) -> Family<Vec<(&'static str, &'static str)>, Counter> {
         self.requests.clone()
+    }
+
+    /// When what it is shown, and what it is believed by, was last written: a change is a reason to ask again. Blocks on
+    /// the disk.
+    pub fn stamps(&self) -> Vec<Option<SystemTime>> {
+        let options = &self.options;
+        let shows = options.shows.iter().flat_map(|(chain, key)| [chain, key]);
+        let files = shows.chain(&options.token).chain([&options.roots]);
+        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified());
+        files.map(|path| written(path).ok()).collect()
     }
 
     /// Whether it can be reached and proves who it is; why not.
@@ -239,7 +238,8 @@ impl Signer {
         authority: &tls::Authority,
         wall: &Wall,
     ) -> Result<Answer, SignError> {
-        self.may_ask().map_err(|reason| self.away(reason))?;
+        let asking = self.standing().ask(rt::now(), CALL);
+        let asking = asking.map_err(|reason| self.away(reason))?;
         let _waiting = self
             .waiting
             .try_acquire()
@@ -247,6 +247,7 @@ impl Signer {
         let call = async {
             // Never closed.
             let _place = self.places.acquire().await;
+            self.standing().still(asking).map_err(Status::unavailable)?;
             let stream = self.connect().await.map_err(Status::unavailable)?;
             self.call(stream, asked).await
         };
@@ -260,12 +261,15 @@ impl Signer {
                     Code::Unavailable
                     | Code::DeadlineExceeded
                     | Code::Unknown
-                    | Code::Cancelled => {
-                        self.failed(&reason);
+                    | Code::Cancelled
+                    // It asks to be left alone for a while.
+                    | Code::ResourceExhausted => {
+                        let (now, chance) = (rt::now(), fastrand::f64());
+                        self.standing().failed(asking, &reason, now, chance);
                         self.away(reason)
                     }
                     code => {
-                        self.answered();
+                        self.standing().answered();
                         let reason = format!("{code:?}: {}", words(status.message()));
                         SignError::Refused {
                             signer: self.name(),
@@ -275,7 +279,7 @@ impl Signer {
                 });
             }
         };
-        self.answered();
+        self.standing().answered();
         let roots = authority.roots();
         let judged = Answer::judge(&texts, asked, (&roots, authority.revoked()), wall.millis());
         judged.map_err(|reason| SignError::Unfit {
@@ -349,10 +353,11 @@ impl Signer {
                 fields: std::iter::once((IMPERSONATED_IDENTITY.to_owned(), id)).collect(),
             }),
         });
+        let mut token = Zeroizing::new(String::new());
         if let Some(path) = self.options.token.clone() {
             let read =
                 Tasks::blocking(move || std::fs::read_to_string(path).map(Zeroizing::new)).await;
-            let token = read
+            token = read
                 .and_then(Result::ok)
                 .ok_or_else(|| Status::unavailable("the token for the signer cannot be read"))?;
             let bearer = Zeroizing::new(format!("Bearer {}", token.trim()));
@@ -366,35 +371,10 @@ impl Signer {
         grpc.ready().await.map_err(|error| away(&error))?;
         let codec = tonic_prost::ProstCodec::default();
         let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
-        let answer: tonic::Response<CertificateResponse> = grpc.unary(message, path, codec).await?;
+        let answer: Result<tonic::Response<CertificateResponse>, _> =
+            grpc.unary(message, path, codec).await;
+        let answer = answer.map_err(|status| without(&status, &token))?;
         Ok(answer.into_inner().cert_chain)
-    }
-
-    /// Why it is left alone now. Who may ask is the only one for a while, where it did not answer before.
-    fn may_ask(&self) -> Result<(), String> {
-        let mut standing = self.standing();
-        let now = rt::now();
-        let Some(away) = standing.away.clone() else {
-            return Ok(());
-        };
-        if standing.until.is_some_and(|until| now < until) {
-            return Err(away);
-        }
-        standing.until = Some(now + CALL);
-        Ok(())
-    }
-
-    fn failed(&self, reason: &str) {
-        let mut standing = self.standing();
-        let wait = standing.alone.next(fastrand::f64());
-        standing.until = Some(rt::now() + wait);
-        standing.away = Some(reason.to_owned());
-    }
-
-    fn answered(&self) {
-        let mut standing = self.standing();
-        standing.alone.reset();
-        (standing.until, standing.away) = (None, None);
     }
 
     fn away(&self, reason: String) -> SignError {
@@ -408,6 +388,19 @@ impl Signer {
         // Fields are replaced whole, so a panic in between leaves nothing half made.
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the signer says of a request, but for the token that it was shown: some say it back.
+fn without(status: &Status, token: &str) -> Status {
+    let mut message = match std::error::Error::source(status) {
+        Some(_) => rt::chain(status),
+        None => status.message().to_owned(),
+    };
+    let parts = token.trim().split('.');
+    for part in parts.filter(|part| part.len() >= SHORTEST_SECRET) {
+        message = message.replace(part, "…");
+    }
+    Status::new(status.code(), message)
 }
 
 /// Words of others, for the log: short and of one line.
@@ -452,23 +445,26 @@ impl Issuer {
         self.signer.as_ref()
     }
 
-    /// Certifies the key of `csr` as `id`.
+    /// Certifies the key of `csr` as `id`, with these names besides.
     pub async fn sign(
         &self,
         csr: &str,
         id: &SpiffeId,
+        names: &ServerNames,
         lifetime: Duration,
     ) -> Result<Issued, SignError> {
         let authority = self.authority();
+        let (dns, ips) = (names.dns.as_slice(), names.ips.as_slice());
         let Some(signer) = &self.signer else {
-            return Ok(authority.sign(csr, id, lifetime, self.wall.millis())?);
+            let now = self.wall.millis();
+            return Ok(authority.sign_named(csr, id, (dns, ips), lifetime, now)?);
         };
         let lifetime = answer::lifetime(lifetime);
         let asked = Asked {
             csr,
             id,
-            dns: &[],
-            ips: &[],
+            dns,
+            ips,
             lifetime,
         };
         Ok(signer.sign(&asked, &authority, &self.wall).await?.issued())
@@ -516,6 +512,16 @@ impl Issuer {
             lifetime,
         };
         let answer = signer.sign(&asked, &authority, &self.wall).await?;
+        let missing: Vec<_> = dns
+            .iter()
+            .filter(|name| !answer.names.contains(name))
+            .collect();
+        if !missing.is_empty() {
+            tracing::warn!(
+                ?missing,
+                "the signer left names out: who goes by them refuses this control plane, as the API server does at webhooks"
+            );
+        }
         let mut chain = answer.chain;
         if !dns.is_empty() {
             // A joiner who knows the root's fingerprint verifies the rest by it.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::settings::{SIGNER, SIGNER_ROOT, SIGNER_TOKEN};
 use super::{
     NAME, SETTINGS_FILE, Settings, WEBHOOK_PORT, labels, metadata, of_revision, pod_security,
     restricted, spread,
@@ -85,14 +86,42 @@ fn deployment(settings: &Settings, name: &str, selector: &Value) -> Value {
                     "securityContext": pod_security(),
                     "affinity": spread(selector),
                     "containers": [container(settings)],
-                    "volumes": [
-                        {"name": "home", "emptyDir": {}},
-                        {"name": "settings", "configMap": {"name": name}},
-                    ],
+                    "volumes": volumes(settings, name),
                 },
             },
         },
     })
+}
+
+fn volumes(settings: &Settings, name: &str) -> Value {
+    let mut all = vec![
+        json!({"name": "home", "emptyDir": {}}),
+        json!({"name": "settings", "configMap": {"name": name}}),
+    ];
+    if settings.signer().is_some() {
+        // Both are followed by the control plane, as the kubelet renews them in place.
+        all.push(json!({"name": "signer", "projected": {"sources": [
+            {"configMap": {
+                "name": settings.signer_roots,
+                "items": [{"key": SIGNER_ROOT, "path": SIGNER_ROOT}],
+            }},
+            {"serviceAccountToken": {
+                "audience": "istio-ca", "expirationSeconds": 43_200, "path": SIGNER_TOKEN,
+            }},
+        ]}}));
+    }
+    Value::Array(all)
+}
+
+fn mounts(settings: &Settings) -> Value {
+    let mut all = vec![
+        json!({"name": "home", "mountPath": HOME}),
+        json!({"name": "settings", "mountPath": SETTINGS, "readOnly": true}),
+    ];
+    if settings.signer().is_some() {
+        all.push(json!({"name": "signer", "mountPath": SIGNER, "readOnly": true}));
+    }
+    Value::Array(all)
 }
 
 fn container(settings: &Settings) -> Value {
@@ -140,9 +169,6 @@ fn container(settings: &Settings) -> Value {
             "limits": {"memory": settings.memory_limit},
         },
         "securityContext": restricted(),
-        "volumeMounts": [
-            {"name": "home", "mountPath": HOME},
-            {"name": "settings", "mountPath": SETTINGS, "readOnly": true},
-        ],
+        "volumeMounts": mounts(settings),
     })
 }

@@ -1,11 +1,20 @@
 //! What can be chosen.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::SYSTEM_NAMESPACE;
+use crate::mesh::SpiffeId;
+
+/// Where control planes find what an outside signer is believed by and shown.
+pub(super) const SIGNER: &str = "/var/run/secrets/signer";
+/// The roots there, as Istio's ConfigMaps have them.
+pub(super) const SIGNER_ROOT: &str = "root-cert.pem";
+/// The token there.
+pub(super) const SIGNER_TOKEN: &str = "istio-token";
 
 /// The revision of who does not say.
 pub(super) const DEFAULT_REVISION: &str = "default";
@@ -80,6 +89,8 @@ pub struct Settings {
     pub memory: String,
     /// No control plane gets more.
     pub memory_limit: String,
+    /// ConfigMap with the roots of an outside signer.
+    pub signer_roots: String,
     /// What the control plane itself reads, as an installation on a machine has it.
     pub values: BTreeMap<String, String>,
 }
@@ -130,6 +141,18 @@ pub const KEYS: &[(&str, &str)] = &[
         "caKeyType",
         "key of a root that is made: ecdsa-p256, ecdsa-p384, rsa2048, rsa4096 or ed25519 (ecdsa-p256)",
     ),
+    (
+        "caSigner",
+        "HOST:PORT of an outside signer, by Istio's CA API, that is shown the control plane's token for istio-ca",
+    ),
+    (
+        "caSignerRoots",
+        "ConfigMap of the control plane's namespace with the signer's roots as root-cert.pem (istio-ca-root-cert)",
+    ),
+    (
+        "caSignerName",
+        "DNS name or SPIFFE id in the signer's certificate (its host)",
+    ),
 ];
 
 /// Why a setting is not taken.
@@ -148,6 +171,9 @@ pub enum SettingError {
         /// What is understood.
         expected: &'static str,
     },
+    /// It means something only with another one, or only without.
+    #[error("{0} is set {1} caSigner")]
+    Signer(&'static str, &'static str),
 }
 
 impl Settings {
@@ -157,6 +183,14 @@ impl Settings {
         let mut values = self.values.clone();
         values.insert("image".to_owned(), self.image.clone());
         values.insert("imagePullPolicy".to_owned(), self.pull_policy.clone());
+        if self.signer().is_some() {
+            for (key, file) in [
+                ("caSignerRoot", SIGNER_ROOT),
+                ("caSignerToken", SIGNER_TOKEN),
+            ] {
+                values.insert(key.to_owned(), format!("{SIGNER}/{file}"));
+            }
+        }
         let note = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "profile": self.profile.name(),
@@ -166,6 +200,24 @@ impl Settings {
         let mut text = serde_json::to_string_pretty(&note).unwrap_or_default();
         text.push('\n');
         text
+    }
+
+    /// Where an outside signer is, if one signs.
+    pub(super) fn signer(&self) -> Option<&str> {
+        self.values.get("caSigner").map(String::as_str)
+    }
+
+    /// Whether what was set goes together.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let set = |key: &&str| self.chosen.contains_key(*key);
+        let (wants, how) = match self.signer() {
+            None => (&["caSignerRoots", "caSignerName"][..], "without"),
+            Some(_) => (&["caKeyType"][..], "beside"),
+        };
+        match wants.iter().find(|key| set(key)) {
+            Some(key) => Err(SettingError::Signer(key, how)),
+            None => Ok(()),
+        }
     }
 
     /// What [`Self::note`] came from; settings that this release does not know are left out.
@@ -208,6 +260,7 @@ impl Settings {
             cpu: "100m".to_owned(),
             memory: "128Mi".to_owned(),
             memory_limit: "1Gi".to_owned(),
+            signer_roots: "istio-ca-root-cert".to_owned(),
             values: values.iter().map(own).collect(),
         }
     }
@@ -274,7 +327,13 @@ impl Settings {
             {
                 return Err(wrong("ecdsa-p256, ecdsa-p384, rsa2048, rsa4096 or ed25519"));
             }
-            "trustDomain" | "mtls" | "logLevel" | "caKeyType" => {
+            "caSigner" if !is_host_port(value) => return Err(wrong("HOST:PORT")),
+            "caSignerName" if !is_peer(value) => {
+                return Err(wrong("a DNS name or a SPIFFE id"));
+            }
+            "caSignerRoots" if !is_name(value) => return Err(wrong("the name of a ConfigMap")),
+            "caSignerRoots" => value.clone_into(&mut self.signer_roots),
+            "trustDomain" | "mtls" | "logLevel" | "caKeyType" | "caSigner" | "caSignerName" => {
                 self.values.insert(key.to_owned(), value.to_owned());
             }
             _ => return Err(SettingError::Unknown(key.to_owned())),
@@ -295,6 +354,26 @@ fn is_name(text: &str) -> bool {
             && !label.ends_with('-')
     };
     text.len() <= 253 && text.split('.').all(label)
+}
+
+/// The name or address of a host, and a port.
+fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// A DNS name or a SPIFFE id.
+fn is_peer(text: &str) -> bool {
+    is_name(text) || text.parse::<SpiffeId>().is_ok()
 }
 
 fn is_image(text: &str) -> bool {

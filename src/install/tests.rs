@@ -27,6 +27,9 @@ fn every_setting_that_is_listed_can_be_set_and_no_other() {
         "mtls" => "strict",
         "logLevel" => "trace",
         "caKeyType" => "ed25519",
+        "caSigner" => "istiod.istio-system.svc:15012",
+        "caSignerRoots" => "own-roots",
+        "caSignerName" => "spiffe://cluster.local/ns/meshctl-system/sa/meshctl",
         _ => "false",
     };
     for (key, _) in KEYS {
@@ -125,4 +128,69 @@ fn roles_name_what_they_are_for() {
             }
         }
     }
+}
+
+#[test]
+fn a_signer_comes_with_what_it_is_believed_by_and_shown() {
+    let mut settings = Settings::new(Profile::Default);
+    settings.set("caSignerRoots", "own-roots").unwrap();
+    let alone = settings.check();
+    assert_eq!(alone, Err(SettingError::Signer("caSignerRoots", "without")));
+    for wrong in [
+        "istiod",
+        "istiod:0",
+        "is tiod:1",
+        "[::g]:1",
+        ":1",
+        "::1:15012",
+    ] {
+        assert!(settings.set("caSigner", wrong).is_err(), "{wrong}");
+    }
+    for good in [
+        "[::1]:15012",
+        "10.0.0.1:15012",
+        "istiod.istio-system.svc:15012",
+    ] {
+        settings.set("caSigner", good).unwrap();
+    }
+    settings.check().unwrap();
+    let all = objects(&settings);
+    let spec = all.iter().find_map(|object| {
+        let own = place(object) == "Deployment meshctl-system/meshctl";
+        object.pointer("/spec/template/spec").filter(|_| own)
+    });
+    let spec = spec.unwrap();
+    let volume = &spec["volumes"][2];
+    let sources = &volume["projected"]["sources"];
+    assert_eq!(sources[0]["configMap"]["name"], "own-roots");
+    assert_eq!(sources[1]["serviceAccountToken"]["audience"], "istio-ca");
+    let mount = &spec["containers"][0]["volumeMounts"][2];
+    assert_eq!(
+        (&mount["name"], &volume["name"]),
+        (&json!("signer"), &json!("signer"))
+    );
+    // Where it is mounted is where the control plane is told to look.
+    let note: Value = serde_json::from_str(&settings.note()).unwrap();
+    let values = &note["values"];
+    let at = |file: &str| json!(format!("{}/{file}", mount["mountPath"].as_str().unwrap()));
+    assert_eq!(values["caSigner"], "istiod.istio-system.svc:15012");
+    let paths = |source: &Value| source["path"].clone();
+    let (root, token) = (
+        paths(&sources[0]["configMap"]["items"][0]),
+        paths(&sources[1]["serviceAccountToken"]),
+    );
+    assert_eq!(values["caSignerRoot"], at(root.as_str().unwrap()));
+    assert_eq!(values["caSignerToken"], at(token.as_str().unwrap()));
+    settings.set("caKeyType", "ed25519").unwrap();
+    assert_eq!(
+        settings.check(),
+        Err(SettingError::Signer("caKeyType", "beside"))
+    );
+    // What is not asked for is not mounted.
+    let without = objects(&Settings::new(Profile::Default));
+    assert!(
+        !json!(without)
+            .to_string()
+            .contains("/var/run/secrets/signer")
+    );
 }

@@ -103,6 +103,8 @@ pub struct Answer {
     pub chain: Vec<CertificateDer<'static>>,
     /// The root that it leads to.
     pub root: CertificateDer<'static>,
+    /// DNS names that it has, of those that were asked for.
+    pub names: Vec<String>,
     /// The serial number in lower-case hexadecimal.
     pub serial: String,
     /// End of validity, milliseconds since the epoch.
@@ -133,7 +135,7 @@ impl Answer {
             return Err(Unfit::Unreadable("bytes after the certificate".to_owned()));
         }
         is_for_key_of(&parsed, asked.csr)?;
-        names_only(&parsed, asked)?;
+        let names = names_only(&parsed, asked)?;
         may_only_prove(&parsed)?;
         let not_after = lasts(&leaf, asked.lifetime, now)?;
         let serial = parsed.raw_serial();
@@ -160,6 +162,7 @@ impl Answer {
             match trust.accepts(&chain, at) {
                 Ok(_) => {
                     return Ok(Self {
+                        names,
                         serial: hex(serial),
                         chain: chain.clone(),
                         root: root.clone(),
@@ -192,7 +195,8 @@ fn is_for_key_of(leaf: &X509Certificate<'_>, csr: &str) -> Result<(), Unfit> {
     same.then_some(()).ok_or(Unfit::OtherKey)
 }
 
-fn names_only(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<(), Unfit> {
+/// The DNS names that it has.
+fn names_only(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<Vec<String>, Unfit> {
     let other = |found: String| Unfit::OtherNames {
         // A stranger's text goes into the log.
         found: found
@@ -208,14 +212,17 @@ fn names_only(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<(), Unfit
         .ok_or_else(|| other("nobody".to_owned()))?;
     let names = &names.value.general_names;
     let id = asked.id.to_string();
-    let mut proven = 0;
+    let (mut proven, mut dns) = (0, Vec::new());
     for name in names {
         let fits = match name {
             GeneralName::URI(uri) if *uri == id => {
                 proven += 1;
                 true
             }
-            GeneralName::DNSName(name) => asked.dns.iter().any(|dns| dns == name),
+            GeneralName::DNSName(name) => {
+                dns.push((*name).to_owned());
+                asked.dns.iter().any(|dns| dns == name)
+            }
             GeneralName::IPAddress(bytes) => asked.ips.iter().any(|ip| match ip {
                 IpAddr::V4(ip) => ip.octets() == *bytes,
                 IpAddr::V6(ip) => ip.octets() == *bytes,
@@ -227,7 +234,7 @@ fn names_only(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<(), Unfit
         }
     }
     match proven {
-        1 => Ok(()),
+        1 => Ok(dns),
         0 => Err(other("nobody".to_owned())),
         _ => Err(other("the identity more than once".to_owned())),
     }

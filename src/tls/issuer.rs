@@ -8,10 +8,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams,
-    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -23,8 +22,12 @@ use super::{Error, Material, Revoked, control_plane_id, fingerprint, hex, sha256
 use crate::mesh::SpiffeId;
 use crate::rt::UnixMillis;
 
+mod request;
 mod serial;
 
+pub use request::{request_key, request_names};
+
+use request::read_request;
 use serial::{serial, unhex};
 
 /// Life of a certificate when nobody asks for another (Istio: `DEFAULT_WORKLOAD_CERT_TTL`).
@@ -35,8 +38,6 @@ pub const LONGEST_LIFETIME: Duration = Duration::from_hours(90 * 24);
 pub const CLOCK_SKEW: Duration = Duration::from_mins(2);
 /// Life of a root that is generated (Istio: `CITADEL_SELF_SIGNED_CA_CERT_TTL`).
 const ROOT_LIFETIME: Duration = Duration::from_hours(3650 * 24);
-/// Larger requests are not requests.
-const MOST_REQUEST_BYTES: usize = 16 * 1024;
 
 /// A key that the mesh trusts to name workloads.
 pub struct Authority {
@@ -396,11 +397,24 @@ impl Authority {
         lifetime: Duration,
         now: UnixMillis,
     ) -> Result<Issued, Error> {
+        self.sign_named(csr_pem, id, (&[], &[]), lifetime, now)
+    }
+
+    /// The same with names besides, whatever the request asks for.
+    pub fn sign_named(
+        &self,
+        csr_pem: &str,
+        id: &SpiffeId,
+        (dns, ips): (&[String], &[IpAddr]),
+        lifetime: Duration,
+        now: UnixMillis,
+    ) -> Result<Issued, Error> {
         let csr = read_request(csr_pem)?;
+        let dns: Vec<&str> = dns.iter().map(String::as_str).collect();
         let leaf = Leaf {
             id,
-            dns: &[],
-            ips: &[],
+            dns: &dns,
+            ips,
             lifetime,
         };
         let (certificate, serial, not_after) = self.certify(&csr.public_key, &leaf, now)?;
@@ -521,33 +535,6 @@ impl Authority {
             .map_err(|error| refused(error.to_string()))?;
         Ok((certificate.der().clone(), number, not_after))
     }
-}
-
-/// SHA-256 of the public key in `csr_pem`, after checking that the request is one that
-/// [`Authority::sign`] takes: ask before a token is spent on it.
-pub fn request_key(csr_pem: &str) -> Result<[u8; 32], Error> {
-    read_request(csr_pem).map(|csr| sha256(csr.public_key.der_bytes()))
-}
-
-fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, Error> {
-    let wrong = |reason: &str| Error::Request {
-        reason: reason.to_owned(),
-    };
-    if csr_pem.len() > MOST_REQUEST_BYTES {
-        return Err(wrong("it is larger than 16 KiB"));
-    }
-    CertificateSigningRequestParams::from_pem(csr_pem).map_err(|error| {
-        wrong(match error {
-            rcgen::Error::InvalidCertificationRequestSignature => {
-                "its signature does not match its key"
-            }
-            rcgen::Error::UnsupportedExtension => "it asks for an extension that is not known",
-            rcgen::Error::UnsupportedSignatureAlgorithm => {
-                "its key is of a kind that is not supported"
-            }
-            _ => "it is not a PKCS #10 request in PEM",
-        })
-    })
 }
 
 /// The name of who signed `certificate`, as it is encoded.

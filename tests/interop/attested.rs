@@ -47,7 +47,7 @@ spec:
 ";
 
 /// A certificate of the mesh for `account`, as an operator gives it to a program.
-fn member(mesh: &Mesh, account: &str) -> (PathBuf, Material) {
+pub(crate) fn member(mesh: &Mesh, account: &str) -> (PathBuf, Material) {
     let out = mesh.path().join(format!("member-{account}"));
     let to = out.display().to_string();
     let args = [
@@ -69,7 +69,7 @@ fn member(mesh: &Mesh, account: &str) -> (PathBuf, Material) {
     (out, material)
 }
 
-async fn channel(material: &Material) -> Channel {
+pub(crate) async fn channel(material: &Material) -> Channel {
     let server = control_plane_id("cluster.local");
     let stream = connect_control(Mesh::tls(), &server, Caller::Member(material)).await;
     let mut io = Some(TokioIo::new(stream.unwrap()));

@@ -334,7 +334,7 @@ async fn keys_under_a_passphrase_open_with_it_alone() {
 }
 
 /// Shows a join token to the certificate service, with a new key.
-async fn join(token: &str) -> Result<CertificateResponse, Status> {
+pub(crate) async fn join(token: &str) -> Result<CertificateResponse, Status> {
     let parsed: JoinToken = token.parse().unwrap();
     let pin = Pin::Fingerprint(parsed.root.unwrap());
     let server = control_plane_id("cluster.local");

@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use meshctl::proxy::control_link::{Caller as Knocks, connect_control};
 use meshctl::rt::Tasks;
+use meshctl::tls::{Pin, control_plane_id};
 
+use crate::attested::member;
 use crate::backend::backend;
 use crate::mesh::{App, Mesh, service};
 
@@ -133,4 +136,63 @@ async fn neither_health_ports_nor_other_users_end_or_empty_a_proxy() {
     assert_eq!(still, 200);
     drop(mesh);
     tasks.end().await;
+}
+
+/// Somebody without a certificate who keeps its connection alive in every way that HTTP/2 has.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_no_certificate_is_cut_though_it_answers_and_asks() {
+    let mut mesh = Mesh::new();
+    mesh.run(&["install", "-q"], None);
+    mesh.start_control_plane_with(&["--join-timeout", "3s"])
+        .await;
+    let (_, shown) = member(&mesh, "ops");
+    let pin = Pin::Roots(shown.roots.clone());
+    let server = control_plane_id("cluster.local");
+    let tasks = Tasks::new();
+    let open = async |who: Knocks<'_>| {
+        let io = connect_control(Mesh::tls(), &server, who).await.unwrap();
+        h2::client::handshake(io).await.unwrap()
+    };
+    let began = meshctl::rt::now();
+    // Pings of the server are answered while the connection is driven.
+    let (idle, silent) = open(Knocks::Newcomer(&pin)).await;
+    let (mut sender, mut busy) = open(Knocks::Newcomer(&pin)).await;
+    let mut pings = busy.ping_pong().unwrap();
+    let (stays, alive) = open(Knocks::Member(&shown)).await;
+    let connected = tokio_util::sync::CancellationToken::new();
+    let ended = connected.clone();
+    tasks.spawn("member", async move {
+        let _ended = alive.await;
+        ended.cancel();
+    });
+    tasks.spawn("busy", async move {
+        // Own pings, and questions that are answered by a refusal.
+        while pings.ping(h2::Ping::opaque()).await.is_ok() {
+            let request = http::Request::post(
+                "https://control-plane/istio.v1.auth.IstioCertificateService/CreateCertificate",
+            );
+            let request = request.header("content-type", "application/grpc");
+            let Ok((answer, _)) = sender.send_request(request.body(()).unwrap(), true) else {
+                return;
+            };
+            let _refused = answer.await.is_ok();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    for (what, connection) in [("silent", silent), ("busy", busy)] {
+        let cut = tokio::time::timeout(Duration::from_secs(20), connection).await;
+        assert!(cut.is_ok(), "{what}: still open");
+        // Keepalive would take 40 s, and who is let stay has as long as it was said.
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_millis(2_500) && took < Duration::from_secs(20),
+            "{what}: {took:?}"
+        );
+    }
+    assert!(!connected.is_cancelled(), "a member was cut");
+    drop((idle, stays));
+    tasks.end().await;
+    let denied = mesh.try_run(&["control-plane", "--join-timeout", "11m"], None);
+    let said = String::from_utf8_lossy(&denied.stderr).into_owned();
+    assert!(said.contains("is not between 1s and 10m"), "{said}");
 }

@@ -61,6 +61,12 @@ impl Script {
         line.trim().to_owned()
     }
 
+    /// Says a line, and gives the line that comes back.
+    pub(crate) fn told(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}").unwrap();
+        self.line()
+    }
+
     pub(crate) fn calls(&mut self, count: usize) -> BTreeMap<String, usize> {
         writeln!(self.input, "{count}").unwrap();
         serde_json::from_str(&self.line()).unwrap()

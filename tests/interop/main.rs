@@ -46,6 +46,7 @@ mod left;
 mod load;
 mod lasting;
 mod mesh;
+mod misbehaving;
 mod pages;
 mod power_cut;
 mod processes;
@@ -56,6 +57,7 @@ mod processes;
 )]
 mod raw_http2;
 mod scoped;
+mod shaken;
 mod short_of_files;
 mod sidecars;
 mod signer;

@@ -4,10 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use meshctl::rt::Tasks;
+use meshctl::tls::Material;
+use meshctl::tls::ca_api::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
+use tonic::{Code, Status};
 
+use crate::attested::{channel, member};
+use crate::authority::script;
 use crate::backend::{Caller, backend};
-use crate::mesh::{App, Mesh, STRICT, service};
+use crate::mesh::{App, Mesh, STRICT, program, service};
 use crate::processes::Process;
 use crate::stand::until;
 
@@ -102,7 +108,26 @@ async fn another_control_plane_signs_for_one_that_keeps_no_key() {
     let flags = flags(&out);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     mesh.start_control_plane_with(&flags).await;
+    // Its certificate has the names of a control plane, for clients that go by those.
+    for name in ["meshctl.meshctl-system.svc", "localhost"] {
+        let said = program(
+            "openssl",
+            &[
+                "s_client",
+                "-brief",
+                "-verify_return_error",
+                "-CAfile",
+                &format!("{out}/root-cert.pem"),
+                "-verify_hostname",
+                name,
+                "-connect",
+                &Mesh::tls().to_string(),
+            ],
+        );
+        assert!(said.1.contains("Verification: OK"), "{name}: {}", said.1);
+    }
     let tasks = Tasks::new();
+    // Joiners, whose first contact goes by the fingerprint of the signer's root and by the control plane's identity.
     mesh.apply(&service("reviews", &[("http", 9080)]));
     mesh.apply(STRICT);
     let app = |service, version, at| App {
@@ -183,4 +208,83 @@ async fn another_control_plane_signs_for_one_that_keeps_no_key() {
     works().await;
     drop((caller, callee));
     tasks.end().await;
+}
+
+/// Asks the certificate service to certify the key of `csr`, for another where that is said.
+async fn ask(shown: &Material, csr: &str, other: Option<&str>) -> Result<String, Status> {
+    let mut client = tonic::client::Grpc::new(channel(shown).await);
+    client.ready().await.unwrap();
+    let text = |text: &str| Value {
+        kind: Some(value::Kind::StringValue(text.to_owned())),
+    };
+    let wish = other.map(|other| ("ImpersonatedIdentity".to_owned(), text(other)));
+    let request = CertificateRequest {
+        csr: csr.to_owned(),
+        metadata: Some(Struct {
+            fields: wish.into_iter().collect(),
+        }),
+        ..Default::default()
+    };
+    let path = CREATE_CERTIFICATE.parse().unwrap();
+    let codec = tonic_prost::ProstCodec::default();
+    let answer = client
+        .unary(tonic::Request::new(request), path, codec)
+        .await;
+    let answer: CertificateResponse = answer?.into_inner();
+    Ok(answer.cert_chain[0].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_signed_for_a_control_plane_and_its_own_alone() {
+    let mut mesh = Mesh::new();
+    mesh.run(&["install", "-q"], None);
+    let trusting = ["--ca-trusted-account", "default/ra"];
+    mesh.start_control_plane_with(&trusting).await;
+    script(
+        mesh.path(),
+        "openssl ecparam -name prime256v1 -genkey -noout -out ra.key
+        openssl req -new -key ra.key -subj /O=ra -out ra.csr -addext 'subjectAltName=\
+URI:spiffe://cluster.local/ns/bank/sa/vault,DNS:evil.example,DNS:web.default.svc,DNS:meshctl.bank.svc,\
+DNS:meshctl-a.b.default.svc,DNS:meshctl-.default.svc,DNS:xmeshctl.default.svc,DNS:*.default.svc,\
+DNS:meshctl-*.default.svc,DNS:localhost,DNS:meshctl.meshctl-system.svc,DNS:istiod.istio-system.svc,\
+DNS:meshctl.default.svc,DNS:meshctl-canary-1.default.svc,IP:127.0.0.1,IP:::1,IP:192.0.2.1'",
+    );
+    let csr = std::fs::read_to_string(mesh.path().join("ra.csr")).unwrap();
+    let named = |leaf: String| -> Vec<String> {
+        let file = mesh.path().join("leaf.pem");
+        std::fs::write(&file, leaf).unwrap();
+        let args = ["x509", "-noout", "-ext", "subjectAltName", "-in"];
+        let args = [&args[..], &[file.to_str().unwrap()]].concat();
+        let said = program("openssl", &args).1;
+        let names = said.lines().nth(1).unwrap().split(", ");
+        let mut names: Vec<_> = names.map(|name| name.trim().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let (_, ra) = member(&mesh, "ra");
+    let control = "spiffe://cluster.local/ns/meshctl-system/sa/meshctl";
+    assert_eq!(
+        named(ask(&ra, &csr, Some(control)).await.unwrap()),
+        [
+            "DNS:istiod.istio-system.svc",
+            "DNS:localhost",
+            "DNS:meshctl-canary-1.default.svc",
+            "DNS:meshctl.default.svc",
+            "DNS:meshctl.meshctl-system.svc",
+            "IP Address:0:0:0:0:0:0:0:1",
+            "IP Address:127.0.0.1",
+            &format!("URI:{control}"),
+        ]
+    );
+    // Nobody else has a name but the one that was proven.
+    let cart = "spiffe://cluster.local/ns/default/sa/cart";
+    let given = named(ask(&ra, &csr, Some(cart)).await.unwrap());
+    assert_eq!(given, [format!("URI:{cart}")]);
+    let given = named(ask(&ra, &csr, None).await.unwrap());
+    assert_eq!(given, ["URI:spiffe://cluster.local/ns/default/sa/ra"]);
+    let (_, other) = member(&mesh, "nobody");
+    for wanted in [control, cart] {
+        let refused = ask(&other, &csr, Some(wanted)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
 }

@@ -67,6 +67,10 @@ pub(crate) struct Args {
     /// then their tokens are refused
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse::duration)]
     key_set_grace: Duration,
+    /// How long a connection to the TLS port may last on which no certificate is shown:
+    /// joiners ask for theirs once, and come back with it
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = join_timeout)]
+    join_timeout: Duration,
     /// It is a replica of the control plane in the cluster that it follows, in the pod
     /// POD_NAME of POD_NAMESPACE: shares the authority, serves webhooks, writes roots
     #[arg(long, requires = "source")]
@@ -107,6 +111,16 @@ fn source(text: &str) -> Result<Source, String> {
     }
 }
 
+/// Long enough for a join over a slow line, and never for good.
+const JOIN_TIMEOUT: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_mins(10);
+
+fn join_timeout(text: &str) -> Result<Duration, String> {
+    let time = parse::duration(text)?;
+    let fits = JOIN_TIMEOUT.contains(&time).then_some(time);
+    fits.ok_or_else(|| format!("{text:?} is not between 1s and 10m"))
+}
+
 /// What the command line and the installation come to.
 #[derive(Debug)]
 pub(crate) struct Options {
@@ -132,6 +146,8 @@ pub(crate) struct Options {
     pub(crate) told_at: IpAddr,
     /// How long keys of token issuers outlast their issuer.
     pub(crate) key_grace: Duration,
+    /// How long who shows no certificate may stay.
+    pub(crate) join_timeout: Duration,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -170,6 +186,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         },
         membership,
         key_grace: args.key_set_grace,
+        join_timeout: args.join_timeout,
         home: cx.settings.home.clone(),
         trust_domain: installed
             .value("trustDomain")
@@ -283,6 +300,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         told_at: options.told_at,
         ca: options.ca,
         key_grace: options.key_grace,
+        strangers: options.join_timeout,
         wall: Wall::System,
     };
     let serving = control::run(control, signal, |_| {});

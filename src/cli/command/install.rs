@@ -38,10 +38,13 @@ log), minimal (as default, logs only what is wrong). In a cluster default has
 two control planes and an ingress gateway, demo one and an egress gateway, too,
 minimal a control plane and nothing else.
 Settings: trustDomain, listen, xdsPort, tlsPort, apiPort, metricsPort, mtls
-(strict or permissive), logLevel, caKeyType, caCerts, caPassphraseFile
+(strict or permissive), logLevel, caKeyType, caCerts, caPassphraseFile,
+caSigner, caSignerRoot, caSignerCrl, caSignerToken, caSignerCert, caSignerKey,
+caSignerName, caTrustedAccounts
 Settings in a cluster: image, imagePullPolicy, replicas, gatewayReplicas,
 ingress, egress, ingressType, injector, validator, failurePolicy, cpu, memory,
-memoryLimit, trustDomain, mtls, logLevel, caKeyType
+memoryLimit, trustDomain, mtls, logLevel, caKeyType, caSigner, caSignerRoots,
+caSignerName
 Installing again changes only what --profile and --set name.")]
 pub(crate) struct Args {
     /// Where to
@@ -365,7 +368,7 @@ fn prepare_state(cx: &Context, home: &Path, wanted: &Installed) -> Result<State,
         }
     };
     let dir = trust_dir(home);
-    let root_made = ca.plugged.is_none() && !dir.join("ca-key.pem").exists();
+    let root_made = ca.plugged.is_none() && ca.signer.is_none() && !dir.join("ca-key.pem").exists();
     let authority = trust::authority(&dir, trust_domain, &ca, &cx.wall)
         .map_err(|error| CliError::failed(rt::chain(&error)))?;
     let fingerprint = authority.root_fingerprint();

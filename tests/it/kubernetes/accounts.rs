@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use super::*;
 
 /// A proxy of account `cart` in namespace `shop`.
-struct Pod {
+pub(super) struct Pod {
     home: PathBuf,
     process: Child,
 }
@@ -23,11 +23,15 @@ impl Drop for Pod {
 impl Pod {
     /// Joins `mesh`, whose TLS port is at `address`, with `token`.
     fn start(mesh: &Mesh, address: &str, name: &str, token: &str) -> Self {
-        let home = mesh.home.with_file_name(name);
+        let root = mesh.home.join("control/ca/root-cert.pem");
+        Self::believing(&root, address, mesh.home.with_file_name(name), token)
+    }
+
+    /// Joins the mesh of `root` from `home` with `token`, as a pod does with what is mounted there.
+    pub(super) fn believing(root: &Path, address: &str, home: PathBuf, token: &str) -> Self {
         std::fs::create_dir_all(&home).unwrap();
         let file = home.join("istio-token");
         std::fs::write(&file, format!("{token}\n")).unwrap();
-        let root = mesh.home.join("control/ca/root-cert.pem");
         let args = [
             "proxy",
             "--namespace=shop",
@@ -40,7 +44,7 @@ impl Pod {
             "--admin-port=0",
             "--workers=1",
         ];
-        let process = command(&home, &mesh.kubeconfig, &args)
+        let process = command(&home, Path::new("/dev/null"), &args)
             .arg(format!("--control-plane={address}"))
             .arg(format!("--join-file={}", file.display()))
             .arg(format!("--root-cert={}", root.display()))
@@ -52,11 +56,11 @@ impl Pod {
         Self { home, process }
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.home.join("log")).unwrap()
     }
 
-    fn certificate(&self) -> Option<String> {
+    pub(super) fn certificate(&self) -> Option<String> {
         let all = walk(&self.home);
         let found = all.iter().find(|path| path.ends_with("identity.pem"))?;
         std::fs::read_to_string(found).ok()
@@ -75,13 +79,13 @@ impl Pod {
         }
     }
 
-    async fn until_joined(&mut self) {
+    pub(super) async fn until_joined(&mut self) {
         self.until("a certificate", |pod| pod.certificate().is_some())
             .await;
     }
 
     /// Waits until it has given up, for what it said.
-    async fn until_refused(&mut self) -> String {
+    pub(super) async fn until_refused(&mut self) -> String {
         self.until("its end", |pod| pod.process.try_wait().unwrap().is_some())
             .await;
         assert!(!self.process.wait().unwrap().success());

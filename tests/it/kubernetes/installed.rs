@@ -1,6 +1,8 @@
 //! An installation in a cluster: it comes, changes, and goes without a trace; and its replicas, as the account
 //! that was installed for them.
 
+mod joining;
+
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

@@ -160,6 +160,7 @@ fn settings(wanted: &Wanted, before: Option<Settings>) -> Result<Settings, CliEr
     for (key, value) in &wanted.set {
         settings.set(key, value).map_err(wrong)?;
     }
+    settings.check().map_err(wrong)?;
     wanted.place.revision().clone_into(&mut settings.revision);
     let namespace = wanted.place.system_namespace();
     namespace.clone_into(&mut settings.namespace);
@@ -173,7 +174,7 @@ fn wrong(error: SettingError) -> CliError {
             let known: Vec<&str> = install::KEYS.iter().map(|(key, _)| *key).collect();
             usage.hint(format!("settings in a cluster are {}", known.join(", ")))
         }
-        SettingError::Value { .. } => usage,
+        SettingError::Value { .. } | SettingError::Signer(..) => usage,
     }
 }
 
