@@ -16,7 +16,8 @@ use crate::mesh::listener::{
     Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, TcpOptions, Transport,
 };
 
-use crate::mesh::Secret;
+use crate::mesh::credential::CertificateSource;
+use crate::mesh::{OwnTls, Secret};
 use crate::tls::{self, OwnServer};
 
 use super::super::balance::smooth::Smooth;
@@ -161,6 +162,25 @@ impl ChainAction {
     }
 }
 
+type Secrets = BTreeMap<String, Arc<Secret>>;
+
+/// Whether the texts of `names` are what they were.
+fn kept(mut names: impl Iterator<Item = String>, (old, new): (Option<&Secrets>, &Secrets)) -> bool {
+    old.is_some_and(|old| names.all(|name| old.get(&name) == new.get(&name)))
+}
+
+/// Names of the texts that callers of `chain` are held against.
+fn roots(chain: &Chain) -> impl Iterator<Item = String> {
+    let own = chain.tls.iter().filter_map(|tls| tls.own.as_deref());
+    let asked = own.filter_map(|own| own.clients.as_ref());
+    asked.map(|clients| clients.roots.name())
+}
+
+/// Names of the texts that callers are shown.
+fn shown(own: &OwnTls) -> impl Iterator<Item = String> {
+    own.certificates.iter().map(CertificateSource::name)
+}
+
 pub(crate) fn next_version() -> u64 {
     VERSIONS.fetch_add(1, Ordering::Relaxed) + 1
 }
@@ -177,13 +197,13 @@ pub(crate) struct Hello {
 }
 
 impl ListenerTable {
-    /// `before` is the listener of this name until now, and whether credentials are the same since.
+    /// `before` is the listener of this name until now, and what its credentials were.
     pub(crate) fn build(
         config: &Arc<Listener>,
-        (clusters, secrets): (&BTreeMap<String, usize>, &BTreeMap<String, Arc<Secret>>),
-        before: Option<(&Self, bool)>,
+        (clusters, secrets): (&BTreeMap<String, usize>, &Secrets),
+        before: Option<(&Self, &Secrets)>,
     ) -> Self {
-        let same_secrets = before.is_some_and(|(_, same)| same);
+        let texts = before.map(|(_, texts)| texts);
         let before = before.map(|(before, _)| before);
         let chain = |chain: &Chain| ChainTable {
             name: chain.name.as_str().into(),
@@ -205,7 +225,11 @@ impl ListenerTable {
                 .and_then(|before| before.written(&chain.name))
                 .filter(|(old, _)| *old == chain)
                 .map_or_else(next_version, |(_, table)| table.version),
-            proof: proof(chain, before.and_then(|before| before.written(&chain.name))),
+            proof: proof(
+                chain,
+                before.and_then(|before| before.written(&chain.name)),
+                kept(roots(chain), (texts, secrets)),
+            ),
             rules: before
                 .and_then(|before| before.written(&chain.name))
                 .filter(|(old, _)| judges_alike(old, chain))
@@ -222,7 +246,8 @@ impl ListenerTable {
                 let own = tls.own.as_deref()?;
                 let old = before.and_then(|before| before.named(&chain.name));
                 // Sessions are resumed through it, so it is made anew only when it must be.
-                match old.filter(|old| same_secrets && old.tls.as_ref() == Some(tls)) {
+                let same = kept(shown(own).chain(roots(chain)), (texts, secrets));
+                match old.filter(|old| same && old.tls.as_ref() == Some(tls)) {
                     Some(old) => old.own.clone(),
                     None => {
                         tls::own_server_config(own, &tls.alpn, |name| secrets.get(name).cloned())
@@ -301,6 +326,12 @@ impl ListenerTable {
             .iter()
             .chain(&self.default)
             .flat_map(ChainTable::filters)
+    }
+
+    /// What all chains ask of callers.
+    pub(crate) fn proofs(&self) -> impl Iterator<Item = u64> {
+        let chains = self.chains.iter().chain(&self.default);
+        chains.map(|chain| chain.proof)
     }
 
     /// The versions of all chains.

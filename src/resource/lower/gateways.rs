@@ -79,6 +79,7 @@ fn serves(server: &GatewayServer) -> Serves {
             };
         }
         GatewayTls::Passthrough => return Serves::Passthrough,
+        GatewayTls::AutoPassthrough => return Serves::MeshPassthrough,
         GatewayTls::Mesh => ServerSecurity::Mesh,
         GatewayTls::Own(own) => ServerSecurity::Own(own.clone()),
     };
