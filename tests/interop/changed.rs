@@ -19,7 +19,7 @@ use crate::stand::until;
 
 /// A server that keeps connections until their callers end them. It sends back what it gets, where it is to,
 /// and counts the bytes.
-fn server(tasks: &Tasks, answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) fn server(tasks: &Tasks, answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = bind("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
     let address = listener.local_addr().unwrap();
     let connections = tasks.clone();
@@ -110,7 +110,7 @@ fn is_cut(stream: &mut std::net::TcpStream) -> bool {
     }
 }
 
-fn issue(mesh: &Mesh, account: &str) -> std::path::PathBuf {
+pub(crate) fn issue(mesh: &Mesh, account: &str) -> std::path::PathBuf {
     let dir = mesh.path().join(account);
     let out = dir.display().to_string();
     let issue = ["identity", "issue", "--service-account", account, "--out"];
