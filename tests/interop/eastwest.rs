@@ -1,14 +1,13 @@
 //! Gateways that pass mTLS on by its server name (`AUTO_PASSTHROUGH`): between sidecars of the real executable, under
 //! the hands of openssl, and a real Envoy in the gateway's place.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use meshctl::mesh::{Client, Node, NodeKind, View};
-use meshctl::resource::{self, Objects};
+use meshctl::resource::{self, Instances, Objects};
 use meshctl::rt::Tasks;
 
 use crate::backend::{Caller, backend};
@@ -372,7 +371,7 @@ spec:
     let objects: Objects = objects
         .map(|object| (object.key(), Arc::new(object)))
         .collect();
-    let (world, _) = resource::lower(&objects, BTreeMap::default());
+    let (world, _) = resource::lower(&objects, Instances::default());
     let node = Node {
         id: String::new(),
         client: Client::Envoy,

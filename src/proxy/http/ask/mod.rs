@@ -422,10 +422,13 @@ async fn while_there<T>(down: &mut Leg, work: impl Future<Output = T>) -> Option
             return Poll::Ready(First::Done(done));
         }
         match down {
-            Leg::H1(leg) if leg.poll_gone(cx).is_ready() => Poll::Ready(First::Gone),
-            Leg::H1(leg) if leg.ended => Poll::Ready(First::Quiet),
+            Leg::H1(leg) => match leg.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(First::Gone),
+                Poll::Pending if leg.ended => Poll::Ready(First::Quiet),
+                Poll::Pending => Poll::Pending,
+            },
             Leg::H2(leg) => leg.poll_reset(cx).map(|_| First::Gone),
-            Leg::H1(_) | Leg::Nobody => Poll::Pending,
+            Leg::Nobody => Poll::Pending,
         }
     })
     .await;
