@@ -69,7 +69,7 @@ impl OwnServer {
         };
         let trust = &callers.trust;
         if chain.is_empty() {
-            return trust.optional || trust.unverified;
+            return trust.optional;
         }
         (trust.unverified && !good) || callers.believes(chain, wall)
     }

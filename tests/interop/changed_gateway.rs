@@ -386,6 +386,13 @@ async fn callers_of_a_gateway_who_are_let_in_no_more_get_nothing_more() {
     let last = tokio::task::block_in_place(|| Three::new(at, b, &[]));
     change(&gateway(&[(a, MUTUAL)])).await;
     tokio::task::block_in_place(|| last.leave());
+
+    // Neither is anybody, at any port. What is carried then has its time, as at any end of a listener.
+    change(&gateway(&[(b, SIMPLE)])).await;
+    let last = tokio::task::block_in_place(|| Three::new(at, b, &[]));
+    mesh.run(&["delete", "gateways.networking.istio.io", "edge"], None);
+    mesh.settled().await;
+    tokio::task::block_in_place(|| last.leave());
     drop((mesh, beside, new));
     tasks.end().await;
 }

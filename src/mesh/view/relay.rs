@@ -28,7 +28,8 @@ pub(super) fn serves(config: &Config, node: &Node) -> bool {
         servers.any(|server| server.serves == Serves::MeshPassthrough)
             && gateway.is_served_by(&node.namespace, &node.labels)
     };
-    node.kind == NodeKind::Gateway && config.gateways.values().any(|gateway| passes(gateway))
+    let mut all = config.gateways.values().chain(config.listening.values());
+    node.kind == NodeKind::Gateway && all.any(|gateway| passes(gateway))
 }
 
 /// Puts into `scope` what passes calls on to what stands in `raw` under `name`, or takes it out.
