@@ -86,12 +86,6 @@ kind: Gateway
 metadata: {name: edge}
 spec: {selector: {app: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}",
     "apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: relay}
-spec:
-  selector: {app: edge}
-  servers: [{port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}]",
-    "apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: edge}
 spec: {hosts: [edge.example], gateways: [edge], http: [{route: [{destination: {host: a}}]}]}",
@@ -196,6 +190,12 @@ stringData:
     -----BEGIN PRIVATE KEY-----
     BBBB
     -----END PRIVATE KEY-----",
+    "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: relay}
+spec:
+  selector: {app: edge}
+  servers: [{port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}]",
 ];
 
 #[derive(Debug, Clone)]
