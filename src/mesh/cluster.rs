@@ -101,6 +101,12 @@ impl Cluster {
         format!("outbound|{port}|{subset}|{host}")
     }
 
+    /// The server name that members of the mesh call a service port, or a subset of it, by; also Istio's name
+    /// for the cluster by which a gateway passes such calls on.
+    pub fn server_name(port: u16, subset: &str, host: &Hostname) -> String {
+        format!("outbound_.{port}_.{subset}_.{host}")
+    }
+
     /// Istio's name for a port of the application.
     pub fn inbound_name(port: u16) -> String {
         format!("inbound|{port}||")

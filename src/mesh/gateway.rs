@@ -80,6 +80,9 @@ pub enum Serves {
     Tls(ServerSecurity),
     /// TLS that goes on as it is, by its server name.
     Passthrough,
+    /// mTLS of the mesh that goes on as it is, to the service, port and subset that its server name says
+    /// (`AUTO_PASSTHROUGH`). Nothing is bound to it: its hosts say which services may be reached.
+    MeshPassthrough,
     /// Bytes.
     Tcp,
 }
@@ -128,6 +131,13 @@ pub struct Credential {
     pub roots: Option<Arc<Secret>>,
     /// Why its OCSP response is left out.
     pub unstapled: Option<Unusable>,
+}
+
+impl Serves {
+    /// Whether what is routed there is bound to it.
+    pub fn is_routed(&self) -> bool {
+        *self != Self::MeshPassthrough
+    }
 }
 
 impl Gateway {

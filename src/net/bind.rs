@@ -63,25 +63,25 @@ pub fn bind(address: SocketAddr, options: BindOptions) -> io::Result<TcpListener
 pub fn tune(socket: &SockRef<'_>, options: BindOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(options.keepalive.is_some())?;
-    if let Some(Keepalive {
-        probes,
-        time,
-        interval,
-    }) = options.keepalive
-    {
-        let mut set = TcpKeepalive::new();
-        if let Some(time) = time {
-            set = set.with_time(time);
-        }
-        if let Some(interval) = interval {
-            set = set.with_interval(interval);
-        }
-        if let Some(probes) = probes {
-            set = set.with_retries(probes);
-        }
-        socket.set_tcp_keepalive(&set)?;
+    if let Some(keepalive) = options.keepalive {
+        keep_alive(socket, keepalive)?;
     }
     socket.listen(options.backlog)
+}
+
+/// Has the kernel ask the peer of `socket` whether it is still there: one who is not breaks the connection.
+pub fn keep_alive(socket: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
+    let mut set = TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        set = set.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        set = set.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        set = set.with_retries(probes);
+    }
+    socket.set_tcp_keepalive(&set)
 }
 
 /// Listens on a Unix socket that only its owner may open. A socket file that nobody answers on is

@@ -186,7 +186,7 @@ async fn open(
     let called = conn.inbound() || worker.shared.gateway;
     if called {
         let meant = conn.meant.unwrap_or(conn.local);
-        let taken = Taken::new(meant, &hello, chain);
+        let taken = Taken::new(meant, &hello, (chain, &stream));
         conn.state.taken.replace(Some(Box::new(taken)));
     }
     // What requests may do is asked of each of them.

@@ -306,9 +306,9 @@ impl Worker {
     /// connections of callers may be served by rules that are no longer so.
     pub(crate) fn replace(&self, live: Live) -> bool {
         self.pools.retain(&live);
-        let chains = Arc::clone(&live.tables.chains);
         let before = self.live.replace(Rc::new(live));
-        !Arc::ptr_eq(&chains, &before.tables.chains)
+        let (now, before) = (&self.live.borrow().tables, &before.tables);
+        !Arc::ptr_eq(&now.chains, &before.chains) || now.proofs != before.proofs
     }
 
     /// Connections now.

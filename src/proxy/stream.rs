@@ -4,6 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -11,6 +12,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use super::buffer::Buffer;
+use crate::net::{self, Keepalive};
+
+/// How a peer that will send no more is asked whether it is there. A system whose program has closed answers
+/// for it for a minute (Linux: `tcp_fin_timeout`), and then says that it knows of no connection.
+const STILL_THERE: Keepalive = Keepalive {
+    probes: Some(3),
+    time: Some(Duration::from_secs(10)),
+    interval: Some(Duration::from_secs(10)),
+};
 
 /// TCP with bytes to be read first.
 #[derive(Debug)]
@@ -80,6 +90,18 @@ impl Stream {
             return Poll::Ready(());
         }
         raw.tcp.poll_read_ready(cx).map(|_| ())
+    }
+
+    /// Ends when the connection of a peer that will send no more breaks. Who has closed looks like who still
+    /// reads until it is asked, so the kernel asks.
+    pub(crate) async fn broken(&self) {
+        let tcp = self.tcp();
+        // Where that cannot be had, only a reset is seen.
+        let _asked = net::keep_alive(&tcp.into(), STILL_THERE).is_ok();
+        // An error of the registration leaves nothing to wait for, and the caller has its answer to come.
+        if tcp.ready(Interest::ERROR).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Puts bytes that were read back in front.

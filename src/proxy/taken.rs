@@ -5,16 +5,21 @@
 //! where others call in (beside the application, and at gateways) is that so; what an application itself has
 //! open is not judged.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+
+use rustls_pki_types::CertificateDer;
 
 use crate::mesh::credential::ClientTrust;
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::listener::Chain;
+use crate::rt::Wall;
 use crate::telemetry::Flag;
 
 use super::context::{Conn, ConnState, Live};
 use super::filter::{Filters, Refusal};
 use super::http::respond::Failure;
+use super::stream::Stream;
 use super::tables::chain::{ChainTable, Hello, MESH, OPEN, next_version};
 use super::tables::http::HttpTable;
 use super::tables::{ChainAction, ListenerTable};
@@ -29,12 +34,46 @@ pub(crate) struct Taken {
     protocols: Box<[u8]>,
     /// How its caller has proved itself ([`ChainTable::proof`]).
     proof: u64,
+    /// Version and suite of TLS that ends here, by their numbers on the wire.
+    agreed: Option<(u16, u16)>,
+    /// The certificate that its caller was asked for and has shown, where it is not of the mesh.
+    shown: Option<Box<Shown>>,
     /// Which rules it began under ([`ChainTable::rules`]).
     pub(crate) rules: u64,
 }
 
+/// What a caller has shown, to be held against what is asked for later.
+#[derive(Debug)]
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    /// It was believed: callers with others may have been let in too.
+    good: bool,
+    /// The last [`ChainTable::proof`] that it was held against, and whether it stood that.
+    judged: Cell<(u64, bool)>,
+}
+
+impl Shown {
+    fn by(stream: &Stream, chain: &ChainTable) -> Option<Box<Self>> {
+        let Stream::Server(tls) = stream else {
+            return None;
+        };
+        let own = chain.own.as_ref()?;
+        let shown = tls.get_ref().1.peer_certificates()?;
+        Some(Box::new(Self {
+            good: !own.verified(shown, &Wall::System).is_empty(),
+            chain: shown.to_vec(),
+            judged: Cell::new((chain.proof, true)),
+        }))
+    }
+}
+
 impl Taken {
-    pub(crate) fn new(meant: SocketAddr, hello: &Hello, chain: &ChainTable) -> Self {
+    /// How `stream` was sorted, which is what a handshake has made of it where TLS ends here.
+    pub(crate) fn new(
+        meant: SocketAddr,
+        hello: &Hello,
+        (chain, stream): (&ChainTable, &Stream),
+    ) -> Self {
         let mut protocols = Vec::new();
         for name in &hello.protocols {
             // ALPN has no longer ones.
@@ -49,6 +88,16 @@ impl Taken {
             tls: hello.tls || chain.tls.is_some(),
             server_name: hello.server_name.as_deref().map(Box::from),
             protocols: protocols.into(),
+            agreed: match stream {
+                Stream::Server(tls) => {
+                    let session = tls.get_ref().1;
+                    let version = session.protocol_version().map(u16::from);
+                    let suite = session.negotiated_cipher_suite();
+                    version.zip(suite.map(|suite| suite.suite().into()))
+                }
+                _ => None,
+            },
+            shown: Shown::by(stream, chain),
             proof: chain.proof,
             rules: chain.rules,
         }
@@ -80,9 +129,38 @@ impl Taken {
             // Where TLS is enough, whoever had to show more may stay; a member of the mesh is not shown
             // the same certificate there, so it has to come again.
             ChainTable::TLS => self.proof > MESH,
-            _ => false,
+            MESH => false,
+            // Of whoever has shown a certificate of the mesh, no other is known.
+            _ => self.proof > MESH && self.stands(chain),
         };
-        proven.then_some(chain)
+        (proven && self.may_speak(chain)).then_some(chain)
+    }
+
+    /// Whether what the caller has shown is what `chain` asks for.
+    fn stands(&self, chain: &ChainTable) -> bool {
+        // Whom it believes is not known: it takes nobody.
+        let Some(own) = &chain.own else {
+            return false;
+        };
+        let Some(shown) = &self.shown else {
+            return own.admits((&[], false), &Wall::System);
+        };
+        let (proof, stood) = shown.judged.get();
+        if proof == chain.proof {
+            return stood;
+        }
+        let stands = own.admits((&shown.chain, shown.good), &Wall::System);
+        shown.judged.set((chain.proof, stands));
+        stands
+    }
+
+    /// Whether the TLS that was agreed on would be. Where a certificate of the gateway's own is missing,
+    /// nothing is known against those who came before.
+    fn may_speak(&self, chain: &ChainTable) -> bool {
+        let (Some((version, suite)), Some(own)) = (self.agreed, &chain.own) else {
+            return true;
+        };
+        own.speaks(version, suite)
     }
 }
 
@@ -202,14 +280,14 @@ fn asked(chain: &Chain) -> Option<&ClientTrust> {
     chain.tls.as_ref()?.own.as_deref()?.clients.as_ref()
 }
 
-/// [`ChainTable::proof`] of `chain`.
-pub(crate) fn proof(chain: &Chain, before: Option<(&Chain, &ChainTable)>) -> u64 {
+/// [`ChainTable::proof`] of `chain`; `same` says whether the texts of its credentials are what they were.
+pub(crate) fn proof(chain: &Chain, before: Option<(&Chain, &ChainTable)>, same: bool) -> u64 {
     match (&chain.tls, asked(chain)) {
         (None, _) => OPEN,
         (Some(tls), None) if tls.own.is_none() => MESH,
         (Some(_), None) => ChainTable::TLS,
         (Some(_), asks) => before
-            .filter(|(old, _)| asked(old) == asks)
+            .filter(|(old, _)| same && asked(old) == asks)
             .map_or_else(next_version, |(_, table)| table.proof),
     }
 }

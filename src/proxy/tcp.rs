@@ -462,7 +462,12 @@ async fn target<'t>(
         let target = connect::meant(worker, live, conn.meant, b"").await?;
         return Ok(target.on_behalf(cluster, conn));
     }
-    pick(cluster, wish, worker).map(|target| target.on_behalf(cluster, conn))
+    let target = pick(cluster, wish, worker)?;
+    // Where a gateway is among the endpoints of what it carries to, each connection would make another.
+    if worker.shared.gateway && target.address == conn.local {
+        return Err(Failure::Loop);
+    }
+    Ok(target.on_behalf(cluster, conn))
 }
 
 /// Takes down a caller who may not connect.

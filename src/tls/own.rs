@@ -40,8 +40,9 @@ const SUITES: [CipherSuite; CIPHER_SUITES.len()] = [
 pub struct OwnServer {
     /// What handshakes are made with.
     pub config: Arc<ServerConfig>,
-    /// Whom callers are held against, where also those are let in who do not stand it.
-    fallback: Option<Arc<Callers>>,
+    /// Whom callers are held against, where they are asked for a certificate.
+    callers: Option<Arc<Callers>>,
+    versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 impl OwnServer {
@@ -54,14 +55,31 @@ impl OwnServer {
         chain: &'c [CertificateDer<'c>],
         wall: &Wall,
     ) -> &'c [CertificateDer<'c>] {
-        let Some(callers) = &self.fallback else {
-            return chain;
-        };
-        let now = UnixTime::since_unix_epoch(Duration::from_millis(wall.millis()));
-        match chain.split_first() {
-            Some((leaf, rest)) if callers.judge(leaf, rest, now).is_ok() => chain,
-            _ => &[],
+        match &self.callers {
+            Some(callers) if callers.trust.unverified && !callers.believes(chain, wall) => &[],
+            _ => chain,
         }
+    }
+
+    /// Whether a caller who has shown `chain` (nothing, where it is empty) would be let in. Where bad
+    /// certificates are, `good` says whether this one was believed, which it must be still.
+    pub fn admits(&self, (chain, good): (&[CertificateDer<'_>], bool), wall: &Wall) -> bool {
+        let Some(callers) = &self.callers else {
+            return true;
+        };
+        let trust = &callers.trust;
+        if chain.is_empty() {
+            return trust.optional;
+        }
+        (trust.unverified && !good) || callers.believes(chain, wall)
+    }
+
+    /// Whether this version and suite, by their numbers on the wire, may be agreed on.
+    pub fn speaks(&self, version: u16, suite: u16) -> bool {
+        let mut versions = self.versions.iter();
+        let mut suites = self.config.crypto_provider().cipher_suites.iter();
+        versions.any(|known| u16::from(known.version) == version)
+            && suites.any(|known| u16::from(known.suite()) == suite)
     }
 }
 
@@ -85,9 +103,10 @@ pub fn own_server_config(
             _ => return Err(absent(&name)),
         }
     }
+    let versions = versions(own);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&versions(own))?;
-    let mut fallback = None;
+        .with_protocol_versions(&versions)?;
+    let mut asked = None;
     let builder = match &own.clients {
         None => builder.with_no_client_auth(),
         Some(clients) => {
@@ -95,7 +114,7 @@ pub fn own_server_config(
             match secret(&name).as_deref() {
                 Some(Secret::Roots { certificates, crl }) => {
                     let callers = Arc::new(Callers::new(clients, certificates, crl, &provider)?);
-                    fallback = clients.unverified.then(|| Arc::clone(&callers));
+                    asked = Some(Arc::clone(&callers));
                     builder.with_client_cert_verifier(callers)
                 }
                 _ => return Err(absent(&name)),
@@ -112,7 +131,8 @@ pub fn own_server_config(
     config.send_tls13_tickets = 1;
     Ok(OwnServer {
         config: Arc::new(config),
-        fallback,
+        callers: asked,
+        versions,
     })
 }
 
@@ -328,6 +348,13 @@ impl Callers {
             chains,
             trust: trust.clone(),
         })
+    }
+
+    /// Whether `chain` stands the test now.
+    fn believes(&self, chain: &[CertificateDer<'_>], wall: &Wall) -> bool {
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(wall.millis()));
+        let judged = chain.split_first();
+        judged.is_some_and(|(leaf, rest)| self.judge(leaf, rest, now).is_ok())
     }
 
     /// Holds a certificate against the roots, and against names and hashes.

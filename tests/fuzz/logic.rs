@@ -355,8 +355,7 @@ pub(crate) fn manifests(data: &[u8]) {
         assert!((1..=lines).contains(&line), "{finding} of {lines} lines");
     }
     drop(check::run(&world));
-    for transparent in [false, true] {
-        let node = sidecar(transparent);
+    for node in [sidecar(false), sidecar(true), gateway()] {
         let view = world.view(&node);
         let snapshot = encode(&view, &node);
         assert_eq!(
@@ -377,6 +376,16 @@ pub(crate) fn snapshot_of(text: &str) -> Snapshot {
     let (world, _) = lower(&objects, Instances::default());
     let node = sidecar(true);
     encode(&world.view(&node), &node)
+}
+
+/// The gateway that manifests choose by the usual label.
+fn gateway() -> Node {
+    Node {
+        kind: NodeKind::Gateway,
+        labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+        applications: Vec::new(),
+        ..sidecar(false)
+    }
 }
 
 fn sidecar(transparent: bool) -> Node {

@@ -409,3 +409,114 @@ async fn neither_bad_certificates_nor_those_of_another_namespace_count_at_a_gate
     drop(mesh);
     tasks.end().await;
 }
+
+/// A listener of the Gateway API that shows, and one that holds callers against, what another namespace has.
+const BORROWED: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: borrower}
+spec:
+  gatewayClassName: meshctl
+  listeners:
+  - name: shown
+    port: 18443
+    protocol: HTTPS
+    hostname: shop.example.com
+    tls: {certificateRefs: [{name: theirs, namespace: other}]}
+  - name: bytes
+    port: 18444
+    protocol: TLS
+    hostname: shop.example.com
+    tls: {mode: Terminate, certificateRefs: [{name: theirs, namespace: other}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: borrower}
+spec:
+  parentRefs: [{name: borrower, sectionName: shown}]
+  rules: [{backendRefs: [{name: web, port: 9080}]}]
+";
+
+/// What the owner of Secrets in `namespace` lets Gateways of `from` have.
+fn grant(namespace: &str, from: &str, kind: &str, to: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
+         metadata: {{name: lent, namespace: {namespace}}}\nspec:\n  \
+         from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}]\n  \
+         to: [{{group: '', kind: Secret, name: {to}}}]\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_another_namespace_is_shown_by_its_owners_leave_alone() {
+    let tasks = Tasks::new();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    certificates(dir, &["shop.example.com"]);
+    let mesh = Mesh::start().await;
+    let (heard, at) = Heard::start(&tasks);
+    mesh.apply(&outside(at));
+    let theirs = secret(dir, "theirs", "shop.example.com");
+    mesh.apply(&theirs.replace("{name: theirs}", "{name: theirs, namespace: other}"));
+    // What is refused is applied with a warning, and its status says so.
+    mesh.run(&["apply", "--force", "-f", "-"], Some(BORROWED));
+    let (_process, at) = mesh.gateway("borrower", &[18443, 18444]).await;
+    let reasons = || {
+        let found = mesh.json(&["get", "gateways.gateway.networking.k8s.io", "borrower"]);
+        let found = found.to_string();
+        found.matches("RefNotPermitted").count()
+    };
+    let shut = |why: &str| {
+        for port in [18443, 18444] {
+            let said = get(at, port, None);
+            assert!(said.starts_with("000"), "{why}, {port}: {said}");
+        }
+        let held = mesh.run(&["config", "secrets", "borrower", "-o", "json"], None);
+        assert!(!held.contains("theirs"), "{why}: {held}");
+        for kind in ["listeners", "clusters"] {
+            let held = mesh.run(&["config", kind, "borrower", "-o", "json"], None);
+            assert!(!held.contains("PRIVATE KEY"), "{why}: {held}");
+        }
+    };
+    shut("no grant");
+    assert!(reasons() > 0);
+    // Grants that are not for this: of whoever wants it, for another namespace, kind or Secret.
+    for (why, text) in [
+        (
+            "its own grant",
+            grant("default", "default", "Gateway", "theirs"),
+        ),
+        ("for others", grant("other", "third", "Gateway", "theirs")),
+        (
+            "for routes",
+            grant("other", "default", "HTTPRoute", "theirs"),
+        ),
+        (
+            "for another Secret",
+            grant("other", "default", "Gateway", "another"),
+        ),
+    ] {
+        mesh.apply(&text);
+        mesh.settled().await;
+        shut(why);
+        assert!(reasons() > 0, "{why}");
+    }
+    assert_eq!(heard.hits(), 0);
+
+    // With leave it is shown, and without it no more.
+    mesh.apply(&grant("other", "default", "Gateway", "theirs"));
+    until("the certificate that is lent", 20, || {
+        (get(at, 18443, None) == "200").then_some(())
+    })
+    .await;
+    assert_eq!(reasons(), 0);
+    mesh.run(&["delete", "referencegrant", "lent", "-n", "other"], None);
+    until("the end of the loan", 20, || {
+        get(at, 18443, None).starts_with("000").then_some(())
+    })
+    .await;
+    mesh.settled().await;
+    shut("the grant is taken back");
+    drop(mesh);
+    tasks.end().await;
+}

@@ -10,15 +10,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::attacks::Heard;
-use crate::mesh::{App, Mesh, service};
+use crate::mesh::{App, Mesh, program, service};
 use crate::raw_http2::RawHttp2;
 use crate::stand::until;
 
-/// What an authority that never answers is asked, and what becomes of its questions.
+/// What an authority is asked that never answers (but about `/asked/later`, by HTTP, once it may), and what becomes
+/// of its questions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
     asked: usize,
     given_up: usize,
+    may_answer: bool,
 }
 
 type Shared = Arc<Mutex<Seen>>;
@@ -53,6 +55,14 @@ async fn bytes(mut io: TcpStream, seen: &Shared) {
         if head.ends_with(b"\r\n\r\n") {
             asked = true;
             seen.lock().unwrap().asked += 1;
+            if head.starts_with(b"GET /asked/later ") {
+                until("leave to answer", 30, || {
+                    seen.lock().unwrap().may_answer.then_some(())
+                })
+                .await;
+                let yes = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                return io.write_all(yes).await.unwrap();
+            }
         }
     }
     if asked {
@@ -150,6 +160,59 @@ async fn asked(seen: &Shared, before: &Seen) {
     assert_eq!(seen.lock().unwrap().given_up, before.given_up);
 }
 
+/// A caller that ends its own half, and has been asked about.
+async fn half_closed(to: SocketAddr, path: &str, seen: &Shared) -> TcpStream {
+    let before = seen.lock().unwrap().clone();
+    let mut io = connect(to, ConnectOptions::default()).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
+    io.write_all(head.as_bytes()).await.unwrap();
+    io.shutdown().await.unwrap();
+    asked(seen, &before).await;
+    io
+}
+
+/// Who ends its own half alone may read the answer (RFC 9112 says nothing against it), and is waited for until it
+/// leaves altogether.
+async fn after_half_a_close(to: SocketAddr, seen: &Shared) {
+    let before = seen.lock().unwrap().clone();
+    let io = half_closed(to, "/asked", seen).await;
+    io.set_zero_linger().unwrap();
+    drop(io);
+    until("the end of the question, for a reset", 30, || {
+        (seen.lock().unwrap().given_up > before.given_up).then_some(())
+    })
+    .await;
+    // Who has closed looks the same until its system is asked, which answers for it for a second here
+    // (TCP_LINGER2), else for a minute.
+    let before = seen.lock().unwrap().clone();
+    let script = "import socket, sys\n\
+        s = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n\
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)\n\
+        s.sendall(b'GET /asked HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n')\n\
+        s.close()\n";
+    let (ip, port) = (to.ip().to_string(), to.port().to_string());
+    let (good, said) = program("python3", &["-c", script, &ip, &port]);
+    assert!(good, "{said}");
+    asked(seen, &before).await;
+    until("the end of the question, for a close", 45, || {
+        (seen.lock().unwrap().given_up > before.given_up).then_some(())
+    })
+    .await;
+}
+
+async fn waits_for_its_answer(to: SocketAddr, seen: &Shared) {
+    let before = seen.lock().unwrap().clone();
+    let mut io = half_closed(to, "/asked/later", seen).await;
+    seen.lock().unwrap().may_answer = true;
+    let mut answer = Vec::new();
+    let read = io.read_to_end(&mut answer);
+    let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+    read.unwrap().unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(seen.lock().unwrap().given_up, before.given_up);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_asked_any_longer_for_a_caller_who_has_left() {
     let tasks = Tasks::new();
@@ -208,14 +271,24 @@ async fn nobody_is_asked_any_longer_for_a_caller_who_has_left() {
             .await;
             drop(kept);
         }
+        after_half_a_close(to, seen).await;
         assert_eq!(
             *seen.lock().unwrap(),
             Seen {
-                asked: 3,
-                given_up: 3
+                asked: 5,
+                given_up: 5,
+                may_answer: false,
             },
             "{name}"
         );
+        if name == "http" {
+            waits_for_its_answer(to, seen).await;
+            assert!(
+                heard.last().starts_with("get /asked/later "),
+                "{}",
+                heard.last()
+            );
+        }
         // The sidecar serves others, and of all that the application has heard nothing.
         let before = heard.hits();
         let open = crate::attacks::request("GET /open", "");
@@ -225,7 +298,7 @@ async fn nobody_is_asked_any_longer_for_a_caller_who_has_left() {
         assert_eq!(heard.hits(), before + 1);
         assert!(heard.last().starts_with("get /open "), "{}", heard.last());
     }
-    assert_eq!(heard.hits(), 2);
+    assert_eq!(heard.hits(), 3);
     drop(mesh);
     tasks.end().await;
 }

@@ -19,10 +19,12 @@ mod authority;
 mod authorization;
 mod backend;
 mod changed;
+mod changed_gateway;
 mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
 mod doors;
+mod eastwest;
 mod edges;
 mod envoy;
 mod envoy_chains;

@@ -223,12 +223,23 @@ impl Mesh {
         name: &str,
         ports: &[impl std::fmt::Display],
     ) -> (Process, IpAddr) {
+        self.gateway_with(name, ports, &[]).await
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn gateway_with(
+        &self,
+        name: &str,
+        ports: &[impl std::fmt::Display],
+        flags: &[&str],
+    ) -> (Process, IpAddr) {
         let address = self.spare();
         let token = self.run(&["token", "create", "-q", "--gateway", name], None);
         let child = Command::new(PROGRAM)
             .arg("--home")
             .arg(self.dir.path().join(name))
             .args(["proxy", "--gateway", name, "--name", name])
+            .args(flags)
             .args(["--address", &address.to_string()])
             .args(["--control-plane", &Self::tls().to_string()])
             .args(ports.iter().map(|port| format!("--listen={port}")))

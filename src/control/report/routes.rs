@@ -212,12 +212,12 @@ fn parts(view: &View, name: &str) -> (String, String) {
     let subset = parts.next().unwrap_or_default().to_owned();
     let host = parts.next().unwrap_or_default();
     let known = view.clusters.get(name);
-    let service = known
-        .and_then(|cluster| cluster.service.as_ref())
-        .map_or_else(
-            || host.trim_end_matches(".svc.cluster.local").to_owned(),
-            |service| format!("{}.{}", service.name, service.namespace),
-        );
+    let known = known.and_then(|cluster| cluster.service.as_ref());
+    let subset = known.map_or(subset, |service| service.subset.clone());
+    let service = known.map_or_else(
+        || host.trim_end_matches(".svc.cluster.local").to_owned(),
+        |service| format!("{}.{}", service.name, service.namespace),
+    );
     (service, subset)
 }
 

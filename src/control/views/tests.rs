@@ -152,6 +152,12 @@ metadata: {name: a}
 spec:
   targetRefs: [{group: '', kind: Service, name: a}]
   validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: not-there}], hostname: a.internal}",
+    "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: relay}
+spec:
+  selector: {app: edge}
+  servers: [{port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}]",
     "apiVersion: v1
 kind: ConfigMap
 metadata: {name: istio, namespace: istio-system}

@@ -52,7 +52,7 @@ pub(super) fn secure(
             name: passing(name).to_string(),
             ..(**cluster).clone()
         };
-        put(scope, beside);
+        scope.put(beside);
         scope.lead(&passing(name), raw.endpoints.get(name));
     }
     match security {
@@ -68,7 +68,7 @@ pub(super) fn secure(
             if own.protocol == UpstreamProtocol::Negotiated {
                 own.protocol = UpstreamProtocol::Http1;
             }
-            put(scope, own);
+            scope.put(own);
             scope.lead(name, raw.endpoints.get(name));
         }
     }
@@ -108,13 +108,6 @@ pub(super) fn show(config: &Config, node: &Node, view: &mut View) {
     }
     if needed {
         view.secrets.insert(secret, Arc::clone(text));
-    }
-}
-
-fn put(scope: &mut Scope, cluster: Cluster) {
-    let name: Arc<str> = cluster.name.as_str().into();
-    if scope.clusters.get(&name).is_none_or(|had| **had != cluster) {
-        scope.clusters.insert(name, Arc::new(cluster));
     }
 }
 

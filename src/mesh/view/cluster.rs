@@ -1,11 +1,12 @@
 //! Clusters and endpoints: every port of every service, whole and by subset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::common::Scope;
 use super::external;
+use super::plan::Standpoint;
 use crate::mesh::cluster::{ClientTls, Limits, LocalityBalancing, ServiceRef, UpstreamProtocol};
 use crate::mesh::locality::{Called, Place, Ranks, rank};
 use crate::mesh::origination::{NameMatch, Named, Origination};
@@ -52,6 +53,46 @@ impl Parts {
             backends,
             accounts,
         }
+    }
+
+    /// The same after the instance of this key became `new`, or went.
+    pub(super) fn with(
+        &self,
+        config: &Config,
+        key: &(String, String),
+        new: Option<&Arc<Instance>>,
+    ) -> Self {
+        let is =
+            |instance: &&Arc<Instance>| (&instance.namespace, &instance.name) == (&key.0, &key.1);
+        let others = self.backends.iter().filter(|instance| !is(instance));
+        let mut backends: Vec<Arc<Instance>> = others.cloned().collect();
+        let service = &self.service;
+        let chosen = new.filter(|new| {
+            new.namespace == service.namespace && selects(&service.selector, &new.labels)
+        });
+        backends.extend(chosen.cloned());
+        Self::new(config, service, backends)
+    }
+
+    pub(super) fn add_for(&self, config: &Config, standpoint: &Standpoint, into: &mut Scope) {
+        let rule = config.destination(&self.service.host, standpoint.caller());
+        let rule = rule.map(|rule| &**rule);
+        self.add(config, rule, (standpoint.place(), standpoint.gateway), into);
+    }
+
+    /// Every name that its clusters have for some caller.
+    pub(super) fn names(&self, config: &Config) -> Vec<Arc<str>> {
+        let host = &self.service.host;
+        let rules = config.destinations.around(host);
+        let named = rules.flat_map(|rule| rule.subsets.keys());
+        let subsets: BTreeSet<&str> = named.map(String::as_str).chain([""]).collect();
+        let ports = self.service.ports.iter();
+        ports
+            .flat_map(|port| {
+                let named = subsets.iter();
+                named.map(|subset| Cluster::outbound_name(port.port, subset, host).into())
+            })
+            .collect()
     }
 
     /// Adds its clusters as `rule` has them for callers at `place`, which may be gateways.
@@ -209,7 +250,7 @@ fn cluster(
     let balancer = *policy.load_balancer.clone().unwrap_or_default();
     let tls = |sni: &str, principals: &[SpiffeId], required| ClientTls {
         sni: if sni.is_empty() {
-            format!("outbound_.{}_.{subset}_.{}", port.port, service.host)
+            Cluster::server_name(port.port, subset, &service.host)
         } else {
             sni.to_owned()
         },

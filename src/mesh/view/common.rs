@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::backend_tls;
 use super::cluster::Parts;
 use super::plan::{Plan, Standpoint, only};
+use super::relay;
 use super::routing::Asked;
 use super::scope;
 use crate::mesh::selection::Selection;
@@ -20,7 +21,7 @@ use crate::mesh::shared_map::SharedMap;
 use crate::mesh::sharing::differing;
 use crate::mesh::sidecar::Sidecar;
 use crate::mesh::world::{Config, selects};
-use crate::mesh::{Assignment, Cluster, Hostname, Instance, Node, NodeKind, Service, World};
+use crate::mesh::{Assignment, Cluster, Hostname, Node, NodeKind, Service, World};
 
 /// What proxies of a world share.
 #[derive(Debug, Default)]
@@ -86,6 +87,14 @@ impl Scope {
         self.lead(name, from.endpoints.get(name));
     }
 
+    /// Puts a cluster under its name; what is equal stays.
+    pub(super) fn put(&mut self, cluster: Cluster) {
+        let name: Arc<str> = cluster.name.as_str().into();
+        if self.clusters.get(&name).is_none_or(|had| **had != cluster) {
+            self.clusters.insert(name, Arc::new(cluster));
+        }
+    }
+
     /// Puts endpoints under `name`, or none.
     pub(super) fn lead(&mut self, name: &Arc<str>, endpoints: Option<&Arc<Assignment>>) {
         match endpoints {
@@ -117,12 +126,13 @@ fn equal<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
 }
 
 /// Whose scope it is: of a standpoint, or everybody's; as a Sidecar lets a namespace know it, or as
-/// gateways have it for whose calls there are policies, or all.
+/// gateways have it for whose calls there are policies or that pass on calls of others, or all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Standing {
     standpoint: Option<Standpoint>,
     known: Option<(usize, String)>,
     secured: bool,
+    relayed: bool,
 }
 
 /// What calls of a workload are routed by: who agrees in it has the same tables.
@@ -290,7 +300,12 @@ impl Common {
         let gateway = gateway.then(|| self.plan.standpoint(node).of_gateways());
         let mut scopes = Vec::new();
         let all = [gateway, standpoint].into_iter().flatten();
-        for standpoint in all.map(Some).chain([None]) {
+        let all: Vec<_> = all.map(Some).chain([None]).collect();
+        if relay::serves(&world.config, node) {
+            let own = all.iter().cloned();
+            scopes.extend(own.map(|standpoint| self.relayed(&world.config, standpoint)));
+        }
+        for standpoint in all {
             let raw = self.raw(&world.config, standpoint.as_ref());
             if known.is_none() && !secured {
                 scopes.push(raw);
@@ -300,31 +315,14 @@ impl Common {
                 standpoint,
                 known: known.map(|(at, _)| (*at, node.namespace.clone())),
                 secured,
+                relayed: false,
             };
             scopes.push(self.make(standing, |standing, last| {
                 let config = known.map(|(at, own)| self.known(&world.config, (*at, own), node));
                 let config = config.as_ref().unwrap_or(&world.config);
                 let passes = secured && backend_tls::passes(config);
-                // The raw one as it was, which the last was made of.
-                let was = match &standing.standpoint {
-                    Some(_) => self.last.made.get(&Standing {
-                        known: None,
-                        secured: false,
-                        ..standing.clone()
-                    }),
-                    None => Some(&self.last.same),
-                };
-                let (mut scope, names) = match (last, was) {
-                    (Some(last), Some(was)) if self.knows_as_before(standing, config) => {
-                        let (mut names, endpoints) = raw.changed(was);
-                        names.extend(endpoints);
-                        (Scope::clone(last), names)
-                    }
-                    _ => (
-                        Scope::default(),
-                        raw.clusters.keys().cloned().collect::<BTreeSet<_>>(),
-                    ),
-                };
+                let last = last.filter(|_| self.knows_as_before(standing, config));
+                let (mut scope, names) = self.begun(standing, last, &raw);
                 let nothing = Scope::default();
                 for name in &names {
                     let cluster = raw.clusters.get(name);
@@ -342,6 +340,55 @@ impl Common {
         scopes
     }
 
+    /// What of the scope of a standpoint, or of what is the same for everybody, others reach through gateways.
+    fn relayed(&self, config: &Config, standpoint: Option<Standpoint>) -> Arc<Scope> {
+        let raw = self.raw(config, standpoint.as_ref());
+        let standing = Standing {
+            standpoint,
+            known: None,
+            secured: false,
+            relayed: true,
+        };
+        self.make(standing, |standing, last| {
+            let (mut scope, names) = self.begun(standing, last, &raw);
+            for name in &names {
+                relay::pass(name, &raw, &mut scope);
+            }
+            scope
+        })
+    }
+
+    /// What the scope of `standing` is made of: that of the last world where it is like `last`, and the names
+    /// that differ in `raw` since; else nothing, and every name.
+    fn begun(
+        &self,
+        standing: &Standing,
+        last: Option<&Scope>,
+        raw: &Scope,
+    ) -> (Scope, BTreeSet<Arc<str>>) {
+        // The raw one as it was, which the last was made of.
+        let was = match &standing.standpoint {
+            Some(_) => self.last.made.get(&Standing {
+                known: None,
+                secured: false,
+                relayed: false,
+                ..standing.clone()
+            }),
+            None => Some(&self.last.same),
+        };
+        match (last, was) {
+            (Some(last), Some(was)) => {
+                let (mut names, endpoints) = raw.changed(was);
+                names.extend(endpoints);
+                (Scope::clone(last), names)
+            }
+            _ => (
+                Scope::default(),
+                raw.clusters.keys().cloned().collect::<BTreeSet<_>>(),
+            ),
+        }
+    }
+
     /// The scope of a standpoint, or what is the same for everybody.
     fn raw(&self, config: &Config, standpoint: Option<&Standpoint>) -> Arc<Scope> {
         let Some(standpoint) = standpoint else {
@@ -351,6 +398,7 @@ impl Common {
             standpoint: Some(standpoint.clone()),
             known: None,
             secured: false,
+            relayed: false,
         };
         let hosts = if standpoint.gateway {
             &self.plan.unnamed
@@ -484,43 +532,6 @@ impl Common {
 /// Nothing under these locks leaves a map half changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Parts {
-    /// The same after the instance of this key became `new`, or went.
-    fn with(&self, config: &Config, key: &(String, String), new: Option<&Arc<Instance>>) -> Self {
-        let is =
-            |instance: &&Arc<Instance>| (&instance.namespace, &instance.name) == (&key.0, &key.1);
-        let others = self.backends.iter().filter(|instance| !is(instance));
-        let mut backends: Vec<Arc<Instance>> = others.cloned().collect();
-        let service = &self.service;
-        let chosen = new.filter(|new| {
-            new.namespace == service.namespace && selects(&service.selector, &new.labels)
-        });
-        backends.extend(chosen.cloned());
-        Self::new(config, service, backends)
-    }
-
-    fn add_for(&self, config: &Config, standpoint: &Standpoint, into: &mut Scope) {
-        let rule = config.destination(&self.service.host, standpoint.caller());
-        let rule = rule.map(|rule| &**rule);
-        self.add(config, rule, (standpoint.place(), standpoint.gateway), into);
-    }
-
-    /// Every name that its clusters have for some caller.
-    fn names(&self, config: &Config) -> Vec<Arc<str>> {
-        let host = &self.service.host;
-        let rules = config.destinations.around(host);
-        let named = rules.flat_map(|rule| rule.subsets.keys());
-        let subsets: BTreeSet<&str> = named.map(String::as_str).chain([""]).collect();
-        let ports = self.service.ports.iter();
-        ports
-            .flat_map(|port| {
-                let named = subsets.iter();
-                named.map(|subset| Cluster::outbound_name(port.port, subset, host).into())
-            })
-            .collect()
-    }
 }
 
 impl Touched {

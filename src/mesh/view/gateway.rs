@@ -9,6 +9,7 @@ use super::View;
 use super::authorization;
 use super::outbound::{is_for, places, resolve};
 use super::policies;
+use super::relay;
 use super::sessions;
 use super::streams::{Course, carry};
 use super::termination::terminated;
@@ -192,6 +193,22 @@ fn listener(
                             ..carry(&format!("{name}_{at}"), matches, found)
                         });
                     }
+                }
+            }
+            Serves::MeshPassthrough => {
+                for to in relay::reached(config, node, (served.gateway, server)) {
+                    let matches = relay::calls(&to);
+                    if !matches
+                        .server_names
+                        .iter()
+                        .all(|name| taken.insert(name.clone()))
+                    {
+                        continue;
+                    }
+                    chains.push(Chain {
+                        guards: served.guards(config, node),
+                        ..carry(&format!("{name}_{to}"), matches, Course::whole(to))
+                    });
                 }
             }
             Serves::Tcp => {
@@ -424,10 +441,12 @@ fn table_of(
 /// make a connection of their own (RFC 9110, section 15.5.20), at a listener of the Gateway API also for
 /// names that are not its own.
 fn misdirected(table: &mut RouteTable, own: &Server, servers: &[Served<'_>]) {
-    let secure = servers
-        .iter()
-        .map(|served| served.server)
-        .filter(|server| !matches!(server.serves, Serves::Http { .. } | Serves::Tcp));
+    let secure = servers.iter().map(|served| served.server).filter(|server| {
+        !matches!(
+            server.serves,
+            Serves::Http { .. } | Serves::MeshPassthrough | Serves::Tcp
+        )
+    });
     let all: Vec<(&Hostname, &Server)> = secure
         .flat_map(|server| server.hosts.iter().map(move |of| (&of.host, server)))
         .collect();

@@ -23,7 +23,7 @@ use crate::mesh::{
 };
 
 /// What a caller of the mesh says in its client hello; anything else is the application's own TLS.
-const MESH_ALPN: [&str; 5] = [
+pub(super) const MESH_ALPN: [&str; 5] = [
     "istio",
     "istio-peer-exchange",
     "istio-http/1.0",

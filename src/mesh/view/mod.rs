@@ -18,6 +18,7 @@ mod node;
 mod outbound;
 mod pieces;
 mod plan;
+mod relay;
 mod policies;
 mod routing;
 mod scope;

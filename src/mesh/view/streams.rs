@@ -33,6 +33,14 @@ impl Course {
         }
     }
 
+    /// To `cluster`, as bytes are.
+    pub(super) fn whole(cluster: String) -> Self {
+        Self {
+            clusters: vec![(cluster, 1)],
+            tunnel: None,
+        }
+    }
+
     /// To a port of a service, as `node` calls it.
     fn to(config: &Config, node: &Node, host: &Hostname, port: u16) -> Self {
         Self {

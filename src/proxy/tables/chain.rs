@@ -4,6 +4,9 @@
 //! only the most specific chains stay, and there is no way back: a connection whose port is named
 //! by some chain never falls to a chain without a port.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,8 +19,9 @@ use crate::mesh::listener::{
     Chain, ChainAction as Config, ChainMatch, HttpCodec, Listener, ServerTls, TcpOptions, Transport,
 };
 
-use crate::mesh::Secret;
+use crate::mesh::credential::CertificateSource;
 use crate::mesh::filter::NetworkFilter;
+use crate::mesh::{OwnTls, Secret};
 use crate::tls::{self, OwnServer};
 
 use super::super::balance::smooth::Smooth;
@@ -170,6 +174,25 @@ impl ChainAction {
     }
 }
 
+type Secrets = BTreeMap<String, Arc<Secret>>;
+
+/// Whether the texts of `names` are what they were.
+fn kept(mut names: impl Iterator<Item = String>, (old, new): (Option<&Secrets>, &Secrets)) -> bool {
+    old.is_some_and(|old| names.all(|name| old.get(&name) == new.get(&name)))
+}
+
+/// Names of the texts that callers of `chain` are held against.
+fn roots(chain: &Chain) -> impl Iterator<Item = String> {
+    let own = chain.tls.iter().filter_map(|tls| tls.own.as_deref());
+    let asked = own.filter_map(|own| own.clients.as_ref());
+    asked.map(|clients| clients.roots.name())
+}
+
+/// Names of the texts that callers are shown.
+fn shown(own: &OwnTls) -> impl Iterator<Item = String> {
+    own.certificates.iter().map(CertificateSource::name)
+}
+
 pub(crate) fn next_version() -> u64 {
     VERSIONS.fetch_add(1, Ordering::Relaxed) + 1
 }
@@ -186,13 +209,13 @@ pub(crate) struct Hello {
 }
 
 impl ListenerTable {
-    /// `before` is the listener of this name until now, and whether credentials are the same since.
+    /// `before` is the listener of this name until now, and what its credentials were.
     pub(crate) fn build(
         config: &Arc<Listener>,
-        (clusters, secrets): (&BTreeMap<String, usize>, &BTreeMap<String, Arc<Secret>>),
-        before: Option<(&Self, bool)>,
+        (clusters, secrets): (&BTreeMap<String, usize>, &Secrets),
+        before: Option<(&Self, &Secrets)>,
     ) -> Self {
-        let same_secrets = before.is_some_and(|(_, same)| same);
+        let texts = before.map(|(_, texts)| texts);
         let before = before.map(|(before, _)| before);
         let chain = |chain: &Chain| ChainTable {
             name: chain.name.as_str().into(),
@@ -212,7 +235,11 @@ impl ListenerTable {
                 .and_then(|before| before.written(&chain.name))
                 .filter(|(old, _)| *old == chain)
                 .map_or_else(next_version, |(_, table)| table.version),
-            proof: proof(chain, before.and_then(|before| before.written(&chain.name))),
+            proof: proof(
+                chain,
+                before.and_then(|before| before.written(&chain.name)),
+                kept(roots(chain), (texts, secrets)),
+            ),
             rules: before
                 .and_then(|before| before.written(&chain.name))
                 .filter(|(old, _)| judges_alike(old, chain))
@@ -229,7 +256,8 @@ impl ListenerTable {
                 let own = tls.own.as_deref()?;
                 let old = before.and_then(|before| before.named(&chain.name));
                 // Sessions are resumed through it, so it is made anew only when it must be.
-                match old.filter(|old| same_secrets && old.tls.as_ref() == Some(tls)) {
+                let same = kept(shown(own).chain(roots(chain)), (texts, secrets));
+                match old.filter(|old| same && old.tls.as_ref() == Some(tls)) {
                     Some(old) => old.own.clone(),
                     None => {
                         tls::own_server_config(own, &tls.alpn, |name| secrets.get(name).cloned())
@@ -315,6 +343,12 @@ impl ListenerTable {
         let chains = self.chains.iter().chain(&self.default);
         let guards = chains.filter_map(|chain| chain.guards.as_deref());
         guards.flat_map(|guards| &guards.all)
+    }
+
+    /// What all chains ask of callers.
+    pub(crate) fn proofs(&self) -> impl Iterator<Item = u64> {
+        let chains = self.chains.iter().chain(&self.default);
+        chains.map(|chain| chain.proof)
     }
 
     /// The versions of all chains.
@@ -447,134 +481,4 @@ fn keep_best(
         let own = score(&chain.matches);
         own.is_some() && own == best
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::mesh::listener::{ChainLimits, Direction, ListenerOptions};
-
-    use super::*;
-
-    fn chain(name: &str, matches: ChainMatch) -> Chain {
-        Chain {
-            name: name.to_owned(),
-            matches,
-            tls: None,
-            action: Config::Tcp {
-                clusters: vec![(name.to_owned(), 1)],
-                options: TcpOptions::default(),
-            },
-            filters: Vec::new(),
-            guards: Vec::new(),
-            limits: ChainLimits::default(),
-        }
-    }
-
-    fn choose(chains: &[(&str, ChainMatch)], meant: &str, hello: &Hello) -> Option<usize> {
-        let clusters: BTreeMap<String, usize> = chains
-            .iter()
-            .enumerate()
-            .map(|(at, (name, _))| ((*name).to_owned(), at))
-            .collect();
-        let listener = Listener {
-            name: "l".to_owned(),
-            bind: ([127, 0, 0, 1], 0).into(),
-            direction: Direction::Inbound,
-            transparent: true,
-            chains: chains
-                .iter()
-                .map(|(name, matches)| chain(name, matches.clone()))
-                .collect(),
-            default_chain: None,
-            detect_timeout: Duration::ZERO,
-            options: ListenerOptions::default(),
-        };
-        let table = ListenerTable::build(&Arc::new(listener), (&clusters, &BTreeMap::new()), None);
-        let chain = table.narrow(meant.parse().unwrap()).choose(hello)?;
-        match &chain.action {
-            ChainAction::Tcp { targets, .. } => targets[0],
-            _ => None,
-        }
-    }
-
-    fn port(port: u16) -> ChainMatch {
-        ChainMatch {
-            port: Some(port),
-            ..ChainMatch::default()
-        }
-    }
-
-    #[test]
-    fn a_named_port_never_falls_back() {
-        let tls = ChainMatch {
-            transport: Some(Transport::Tls),
-            ..port(80)
-        };
-        let chains = [("any", ChainMatch::default()), ("80", tls)];
-        assert_eq!(choose(&chains, "1.1.1.1:81", &Hello::default()), Some(0));
-        assert_eq!(choose(&chains, "1.1.1.1:80", &Hello::default()), None);
-    }
-
-    #[test]
-    fn the_longest_prefix_and_the_longest_name_win() {
-        let network = |text: &str| ChainMatch {
-            destinations: vec![text.parse().unwrap()],
-            ..ChainMatch::default()
-        };
-        let chains = [("8", network("10.0.0.0/8")), ("24", network("10.1.1.0/24"))];
-        assert_eq!(choose(&chains, "10.1.1.9:1", &Hello::default()), Some(1));
-        assert_eq!(choose(&chains, "10.2.1.9:1", &Hello::default()), Some(0));
-        assert_eq!(
-            choose(&chains, "[::ffff:10.2.1.9]:1", &Hello::default()),
-            Some(0)
-        );
-        assert_eq!(choose(&chains, "11.2.1.9:1", &Hello::default()), None);
-        let name = |text: &str| ChainMatch {
-            server_names: vec![text.to_owned()],
-            ..ChainMatch::default()
-        };
-        let chains = [
-            ("a", name("*.com")),
-            ("b", name("*.x.com")),
-            ("c", name("y.x.com")),
-        ];
-        for (server, expected) in [("y.x.com", 2), ("z.x.com", 1), ("z.com", 0)] {
-            let hello = Hello {
-                tls: true,
-                server_name: Some(server.to_owned()),
-                ..Hello::default()
-            };
-            assert_eq!(
-                choose(&chains, "1.1.1.1:1", &hello),
-                Some(expected),
-                "{server}"
-            );
-        }
-    }
-
-    #[test]
-    fn mesh_traffic_is_told_from_the_applications_own_tls() {
-        let istio = ChainMatch {
-            transport: Some(Transport::Tls),
-            application_protocols: vec!["istio".to_owned(), "istio-http/1.1".to_owned()],
-            ..port(80)
-        };
-        let own = ChainMatch {
-            transport: Some(Transport::Tls),
-            ..port(80)
-        };
-        let plain = ChainMatch {
-            transport: Some(Transport::Plain),
-            ..port(80)
-        };
-        let chains = [("istio", istio), ("own", own), ("plain", plain)];
-        let tls = |protocols: &[&str]| Hello {
-            tls: true,
-            server_name: None,
-            protocols: protocols.iter().map(|p| p.as_bytes().to_vec()).collect(),
-        };
-        assert_eq!(choose(&chains, "1.1.1.1:80", &tls(&["istio"])), Some(0));
-        assert_eq!(choose(&chains, "1.1.1.1:80", &tls(&["h2"])), Some(1));
-        assert_eq!(choose(&chains, "1.1.1.1:80", &Hello::default()), Some(2));
-    }
 }

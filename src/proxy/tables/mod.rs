@@ -92,6 +92,8 @@ pub(crate) struct Tables {
     pub(crate) listeners: BTreeMap<String, Arc<ListenerTable>>,
     /// Versions of all chains, in order; the same list while they are.
     pub(crate) chains: Arc<Vec<u64>>,
+    /// What each of them asks of callers, in no order that matters ([`chain::ChainTable::proof`]).
+    pub(crate) proofs: Vec<u64>,
     /// Indexes are what chains hold.
     pub(crate) routes: Vec<Arc<RouteTable>>,
     /// Route table index by name.
@@ -165,7 +167,7 @@ impl Tables {
                         Arc::clone(old)
                     }
                     old => {
-                        let old = old.map(|old| (&**old, same_secrets));
+                        let old = old.map(|old| (&**old, &before.view.secrets));
                         let with = (&*cluster_names, &view.secrets);
                         Arc::new(ListenerTable::build(config, with, old))
                     }
@@ -178,7 +180,10 @@ impl Tables {
             .flat_map(|listener: &Arc<ListenerTable>| listener.versions())
             .collect();
         chains.sort_unstable();
+        let proofs = listeners.values();
+        let proofs = proofs.flat_map(|listener| listener.proofs()).collect();
         Self {
+            proofs,
             chains: if chains == *before.chains {
                 Arc::clone(&before.chains)
             } else {

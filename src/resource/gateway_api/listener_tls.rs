@@ -4,6 +4,9 @@ use super::gateway::Protocol;
 use super::reference::{ObjectRef, object_ref, word};
 use crate::resource::reader::Value;
 
+/// Istio's option that makes a listener one of an east-west gateway.
+const LISTENER_PROTOCOL: &str = "gateway.istio.io/listener-protocol";
+
 /// What happens to TLS at a listener.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListenerTls {
@@ -11,6 +14,8 @@ pub struct ListenerTls {
     pub said: bool,
     /// It goes on as it is; else it ends here.
     pub passthrough: bool,
+    /// That of the mesh goes on to the service that its server name says, and no other does (Istio's option).
+    pub auto: bool,
     /// What is shown to callers.
     pub certificates: Vec<ObjectRef>,
 }
@@ -57,8 +62,19 @@ pub(super) fn listener_tls(value: &Value<'_>, protocol: Option<&Protocol>) -> Li
         })
         .collect();
     let options = fields.get("options");
+    let mut auto = false;
     if let Some(options) = &options {
         for (name, value) in options.entries() {
+            if name == LISTENER_PROTOCOL && value.tree.text() == Some("auto-passthrough") {
+                auto = true;
+                if !passthrough {
+                    value.error_hint(
+                        "mTLS that goes on to the service that its server name says does not end here",
+                        "mode: Passthrough",
+                    );
+                }
+                continue;
+            }
             value.warn(
                 crate::resource::codes::IGNORED,
                 format!("option {name} is not known here and has no effect"),
@@ -84,6 +100,7 @@ pub(super) fn listener_tls(value: &Value<'_>, protocol: Option<&Protocol>) -> Li
     ListenerTls {
         said: mode.is_some(),
         passthrough,
+        auto,
         certificates,
     }
 }

@@ -63,6 +63,8 @@ pub enum GatewayTls {
     },
     /// It goes on as it is.
     Passthrough,
+    /// That of the mesh goes on as it is, to the service that its server name says.
+    AutoPassthrough,
     /// It ends with the mesh's certificates.
     Mesh,
     /// It ends with certificates of its own.
@@ -72,6 +74,7 @@ pub enum GatewayTls {
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Passthrough,
+    AutoPassthrough,
     Simple,
     Mutual,
     OptionalMutual,
@@ -219,15 +222,9 @@ fn tls(value: &Value<'_>, protocol: GatewayProtocol) -> Option<GatewayTls> {
     let redirect = fields.boolean("httpsRedirect").unwrap_or(false);
     let secure = matches!(protocol, GatewayProtocol::Https | GatewayProtocol::Tls);
     let mode = fields.get("mode").map(|mode| {
-        if mode.tree.text() == Some("AUTO_PASSTHROUGH") {
-            mode.refuse(
-                "\"AUTO_PASSTHROUGH\" is not honoured by meshctl yet",
-                "PASSTHROUGH, with a VirtualService whose tls routes name the hosts",
-            );
-            return None;
-        }
         mode.choice(&[
             ("PASSTHROUGH", Mode::Passthrough),
+            ("AUTO_PASSTHROUGH", Mode::AutoPassthrough),
             ("SIMPLE", Mode::Simple),
             ("MUTUAL", Mode::Mutual),
             ("OPTIONAL_MUTUAL", Mode::OptionalMutual),
@@ -269,6 +266,7 @@ fn tls(value: &Value<'_>, protocol: GatewayProtocol) -> Option<GatewayTls> {
     fields.finish();
     match mode? {
         Mode::Passthrough => Some(GatewayTls::Passthrough),
+        Mode::AutoPassthrough => Some(GatewayTls::AutoPassthrough),
         Mode::Mesh => Some(GatewayTls::Mesh),
         Mode::Simple | Mode::Mutual | Mode::OptionalMutual => {
             own.map(Box::new).map(GatewayTls::Own)

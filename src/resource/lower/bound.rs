@@ -87,18 +87,31 @@ impl Lowering<'_, '_> {
                 continue;
             };
             let servers = self.config.gateways.get(gateway);
-            let mut served = servers.iter().flat_map(|gateway| &gateway.servers);
-            let meets = |server: &Server| {
+            let served = servers.iter().flat_map(|gateway| &gateway.servers);
+            let meets = |server: &&Server| {
                 let mut hosts = server.hosts.iter();
                 hosts.any(|of| of.meets(&host, own, &gateway.0).is_some())
             };
-            if !served.any(meets) {
+            let mut meeting = served.filter(meets).peekable();
+            let unserved = meeting.peek().is_none();
+            if !meeting.any(|server| server.serves.is_routed()) {
                 let path = format!("spec.hosts[{index}]");
-                let message = format!(
-                    "no server of Gateway {}/{} is for host {host}, so it is not routed there",
-                    gateway.0, gateway.1
-                );
-                let hint = "add the host to a server of the Gateway";
+                let name = format!("{}/{}", gateway.0, gateway.1);
+                let (message, hint) = if unserved {
+                    (
+                        format!(
+                            "no server of Gateway {name} is for host {host}, so it is not routed there"
+                        ),
+                        "add the host to a server of the Gateway",
+                    )
+                } else {
+                    (
+                        format!(
+                            "servers of Gateway {name} for host {host} pass calls on by server names alone (AUTO_PASSTHROUGH), so it is not routed there"
+                        ),
+                        "remove the Gateway from gateways, or add a server with another mode of TLS for the host",
+                    )
+                };
                 let code = codes::GATEWAY_NOT_FOUND;
                 let finding = self.object.finding(Severity::Warning, code, &path, message);
                 self.findings.push(finding.hint(hint));

@@ -9,7 +9,8 @@ use super::of_kind;
 use crate::mesh::credential::{CertificateSource, RootsSource};
 use crate::mesh::gateway::{Credential, Gateway, GatewayName, Server, ServerSecurity, Serves};
 use crate::mesh::ocsp::{Staple, Unusable};
-use crate::mesh::{Finding, OwnTls, Secret, Severity};
+use crate::mesh::world::Config;
+use crate::mesh::{Finding, OwnTls, Secret, Service, Severity};
 use crate::resource::codes;
 use crate::resource::istio::{GatewayProtocol, GatewayServer, GatewayTls};
 use crate::resource::object::{Kind, Object, Objects};
@@ -68,6 +69,39 @@ pub(super) fn lower(
     gateways
 }
 
+/// Says which servers pass calls on to services of which there are none. They may come later.
+pub(super) fn unreached(objects: &Objects, config: &Config, findings: &mut Vec<Finding>) {
+    for object in objects.values() {
+        let metadata = &object.metadata;
+        let (Kind::Gateway(_), Some(gateway)) = (
+            &object.body,
+            config
+                .gateways
+                .get(&(metadata.namespace.clone(), metadata.name.clone())),
+        ) else {
+            continue;
+        };
+        for (index, server) in gateway.servers.iter().enumerate() {
+            let reaches = |service: &Arc<Service>| {
+                let (host, of) = (&service.host, &service.namespace);
+                let mut hosts = server.hosts.iter();
+                hosts.any(|own| own.meets(host, of, &gateway.namespace).as_ref() == Some(host))
+            };
+            if server.serves.is_routed() || config.services.values().any(reaches) {
+                continue;
+            }
+            let path = format!("spec.servers[{index}].hosts");
+            let message =
+                "no service of the mesh has one of these hosts, so no call is passed on here";
+            let code = codes::MISSING_REFERENCE;
+            let finding = object.finding(Severity::Warning, code, &path, message);
+            findings.push(finding.hint(
+                "name hosts as services have them, such as *.local or shop.default.svc.cluster.local",
+            ));
+        }
+    }
+}
+
 fn serves(server: &GatewayServer) -> Serves {
     let security = match &server.tls {
         GatewayTls::None { redirect } => {
@@ -79,6 +113,7 @@ fn serves(server: &GatewayServer) -> Serves {
             };
         }
         GatewayTls::Passthrough => return Serves::Passthrough,
+        GatewayTls::AutoPassthrough => return Serves::MeshPassthrough,
         GatewayTls::Mesh => ServerSecurity::Mesh,
         GatewayTls::Own(own) => ServerSecurity::Own(own.clone()),
     };

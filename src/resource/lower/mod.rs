@@ -85,6 +85,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let edge = [("istio".to_owned(), served.to_owned())];
     ingress::add(objects, &mut config, edge.into(), &mut findings);
     tunnels::check(&config, &mut findings);
+    gateways::unreached(objects, &config, &mut findings);
     findings.sort_by(|a, b| {
         let place = |f: &Finding| (f.origin.file.clone(), f.origin.line, f.origin.column);
         place(a).cmp(&place(b)).then_with(|| a.cmp(b))

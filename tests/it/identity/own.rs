@@ -165,6 +165,25 @@ fn who_is_let_in_with_a_bad_certificate_is_nobody() {
             !server.verified(&chain, &Wall::System).is_empty()
         })
     };
+    // One that was believed must be so still.
+    let own = OwnTls {
+        clients: Some(ClientTrust {
+            roots: RootsSource::Secret("roots".to_owned()),
+            optional: true,
+            unverified: true,
+            names: Vec::new(),
+            certificate_hashes: Vec::new(),
+            key_hashes: Vec::new(),
+        }),
+        ..shows(&["server"])
+    };
+    let now = own_server_config(&own, &[], |name| secrets.get(name).cloned()).unwrap();
+    let stays = |pair: &Pair, was_good| {
+        let shown = [pair.cert.der().clone()];
+        now.admits((&shown, was_good), &Wall::System)
+    };
+    assert!(stays(&good, true) && stays(&good, false) && stays(&bad, false));
+    assert!(!stays(&bad, true));
     assert_eq!(known(true, &[]), [true, false, false]);
     assert_eq!(known(true, &["other.example.com"]), [false; 3]);
     // Where bad ones are refused, a handshake has said so already.
@@ -274,6 +293,19 @@ async fn versions_are_those_that_are_asked_for() {
     call(&own, &secrets, (old(), "a.example.com"))
         .await
         .unwrap();
+    // What was agreed on before, by its numbers on the wire.
+    let speaks = |own: &OwnTls, version, suite| {
+        let server = own_server_config(own, &[], |name| secrets.get(name).cloned());
+        server.unwrap().speaks(version, suite)
+    };
+    let (v12, v13) = (0x0303, 0x0304);
+    let (aes128, aes256, of_13) = (0xc02b, 0xc02c, 0x1302);
+    assert!(speaks(&own, v12, aes256));
+    assert!(!speaks(&own, v12, aes128) && !speaks(&own, v13, of_13));
+    own = shows(&["first"]);
+    assert!(speaks(&own, v12, aes128) && speaks(&own, v13, of_13));
+    own.min_version = TlsVersion::V13;
+    assert!(!speaks(&own, v12, aes128) && speaks(&own, v13, of_13));
 }
 
 #[tokio::test]
@@ -306,10 +338,16 @@ async fn callers_are_let_in_by_root_name_hash_and_list() {
             clients: Some(clients.clone()),
             ..shows(&["server"])
         };
+        let server = own_server_config(&own, &[], |name| secrets.get(name).cloned()).unwrap();
         let mut found = Vec::new();
         for pair in all {
             let caller = (client(&ca, pair), "a.example.com");
-            found.push(call(&own, &secrets, caller).await.is_ok());
+            let now = call(&own, &secrets, caller).await.is_ok();
+            // Who came before is judged as whoever comes now.
+            let shown: Vec<_> = pair.iter().map(|pair| pair.cert.der().clone()).collect();
+            let good = !server.verified(&shown, &Wall::System).is_empty();
+            assert_eq!(server.admits((&shown, good), &Wall::System), now, "{own:?}");
+            found.push(now);
         }
         found
     };

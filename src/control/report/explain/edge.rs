@@ -126,7 +126,13 @@ fn by_name<'l>(listener: &'l Listener, host: &str) -> Option<&'l Chain> {
 /// What becomes of TLS at `chain`.
 pub(super) fn security(chain: &Chain) -> Fact {
     let words = match &chain.tls {
-        None => "goes on as it is, unopened".to_owned(),
+        None => match chain.matches.application_protocols.as_slice() {
+            [] => "goes on as it is, unopened".to_owned(),
+            offered => format!(
+                "goes on as it is, unopened, where callers offer {}; others are closed",
+                offered.join(" or ")
+            ),
+        },
         Some(tls) => match &tls.own {
             None => "ends here, with the mesh's certificates on both sides".to_owned(),
             Some(own) => shown(own),

@@ -437,19 +437,44 @@ async fn answered(around: (&Rc<Worker>, &Rc<Live>, &Conn), config: &ExtAuthz, pu
     }
 }
 
-/// The result of `work`; none when the caller goes away before.
+/// What came first.
+enum First<T> {
+    Done(T),
+    /// The caller is gone.
+    Gone,
+    /// The caller will send no more, and may wait for its answer.
+    Quiet,
+}
+
+/// The result of `work`; none when the caller goes away before. By HTTP/1 one may end its own half and still
+/// read, which is no leaving.
 async fn while_there<T>(down: &mut Leg, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
-    poll_fn(|cx| {
+    let first = poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
-            return Poll::Ready(Some(done));
+            return Poll::Ready(First::Done(done));
         }
-        let gone = match down {
-            Leg::H1(leg) => leg.poll_gone(cx),
-            Leg::H2(leg) => leg.poll_reset(cx).map(|_| ()),
+        match down {
+            Leg::H1(leg) => match leg.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(First::Gone),
+                Poll::Pending if leg.ended => Poll::Ready(First::Quiet),
+                Poll::Pending => Poll::Pending,
+            },
+            Leg::H2(leg) => leg.poll_reset(cx).map(|_| First::Gone),
             Leg::Nobody => Poll::Pending,
-        };
-        gone.map(|()| None)
+        }
     })
-    .await
+    .await;
+    match (first, down) {
+        (First::Done(done), _) => Some(done),
+        (First::Quiet, Leg::H1(leg)) => {
+            let broken = pin!(leg.io.broken());
+            tokio::select! {
+                biased;
+                done = work => Some(done),
+                () = broken => None,
+            }
+        }
+        _ => None,
+    }
 }

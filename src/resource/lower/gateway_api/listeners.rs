@@ -490,7 +490,11 @@ impl Judge<'_> {
             return None;
         };
         if tls.passthrough {
-            return Some(Serves::Passthrough);
+            return Some(if tls.auto {
+                Serves::MeshPassthrough
+            } else {
+                Serves::Passthrough
+            });
         }
         let mut certificates = Vec::new();
         for index in 0..tls.certificates.len() {
