@@ -9,21 +9,27 @@
 //! | [`store`], [`read`], [`write`], [`delete`] | objects and their history |
 //! | [`prepare`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
 
+pub mod admission;
 pub mod auth;
+pub mod check;
 pub mod delete;
 pub mod discovery;
 pub mod kinds;
 pub mod patch;
 pub mod path;
 pub mod prepare;
+pub mod protobuf;
 pub mod rbac;
 pub mod read;
+pub mod schema;
 pub mod select;
 pub mod serve;
 pub mod server;
+pub mod shapes;
 pub mod status;
 pub mod store;
 pub mod table;
+pub mod validation;
 pub mod write;
 
 use std::net::SocketAddr;

@@ -3,27 +3,41 @@
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
+use crate::check;
 use crate::server::uuid;
 use crate::status::{Answer, Cause, Refusal};
 
-/// A new object.
-pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> Answer<()> {
+/// A new object as it was received: of the right type, in the right place, without what only the server says, and
+/// with its defaults. It may have no name yet.
+pub fn receive(kind: &Kind, object: &mut Value, namespace: &str) -> Answer<()> {
     check_type(kind, object)?;
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }
-    let generate = object["metadata"]["generateName"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    let mut name = object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    place(kind, object, namespace)?;
+    for name in [
+        "uid",
+        "creationTimestamp",
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+    ] {
+        set(&mut object["metadata"], name, None);
+    }
+    default(kind, object, "");
+    Ok(())
+}
+
+/// A received object, made whole after admission: its name, its stamps, no status of others.
+pub fn complete(kind: &Kind, object: &mut Value, now: &str) -> Answer<()> {
+    let generate = text(&object["metadata"]["generateName"]).to_owned();
+    let mut name = text(&object["metadata"]["name"]).to_owned();
     if name.is_empty() && !generate.is_empty() {
         let letters: Vec<char> = "bcdfghjklmnpqrstvwxz2456789".chars().collect();
         let end: String = (0..5).filter_map(|_| fastrand::choice(&letters)).collect();
-        name = format!("{generate}{end}");
+        let start: String = generate.chars().take(58).collect();
+        name = format!("{start}{end}");
     }
     if name.is_empty() {
         let cause = Cause {
@@ -33,21 +47,12 @@ pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> An
         return Err(Refusal::invalid(&kind.kind, &kind.group, "", &[cause]));
     }
     check_name(kind, &name)?;
-    place(kind, object, namespace)?;
     let Some(metadata) = object["metadata"].as_object_mut() else {
         return Err(Refusal::bad("metadata is no object"));
     };
     metadata.insert("name".into(), name.into());
     metadata.insert("uid".into(), uuid().into());
     metadata.insert("creationTimestamp".into(), now.into());
-    for name in [
-        "resourceVersion",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-    ] {
-        metadata.shift_remove(name);
-    }
     if has_generation(kind) {
         metadata.insert("generation".into(), 1.into());
     }
@@ -57,7 +62,13 @@ pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> An
         object.shift_remove("status");
     }
     default(kind, object, now);
-    Ok(())
+    check::create(kind, object)
+}
+
+/// A new object of the cluster itself.
+pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> Answer<()> {
+    receive(kind, object, namespace)?;
+    complete(kind, object, now)
 }
 
 /// Written over `old`; `sub` is the subresource.
@@ -91,7 +102,8 @@ pub fn update(kind: &Kind, old: &Value, new: &mut Value, sub: &str) -> Answer<()
         }
         kept["apiVersion"] = new["apiVersion"].clone();
         *new = kept;
-        return Ok(());
+        default(kind, new, "");
+        return check::create(kind, new);
     }
     for field in [
         "uid",
@@ -112,6 +124,7 @@ pub fn update(kind: &Kind, old: &Value, new: &mut Value, sub: &str) -> Answer<()
     }
     default(kind, new, "");
     immutable(kind, old, new)?;
+    check::create(kind, new)?;
     if has_generation(kind) && content(old) != content(new) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(1);
         new["metadata"]["generation"] = (generation + 1).into();
@@ -291,7 +304,12 @@ fn or(object: &mut Value, field: &str, value: impl Into<Value>) {
 }
 
 /// The defaults that clients read.
-fn default(kind: &Kind, object: &mut Value, now: &str) {
+pub fn default(kind: &Kind, object: &mut Value, now: &str) {
+    crate::validation::drop_unknown(kind, object);
+    if let Some(version) = &kind.custom {
+        crate::schema::default(&version["schema"]["openAPIV3Schema"], object);
+        return;
+    }
     match kind.key().as_str() {
         "namespaces" => {
             let name = object["metadata"]["name"].clone();
@@ -338,7 +356,16 @@ fn default(kind: &Kind, object: &mut Value, now: &str) {
             template(&mut object["spec"]);
             or(&mut object["status"], "replicas", 0);
         }
-        "daemonsets.apps" => template(&mut object["spec"]),
+        "daemonsets.apps" => {
+            template(&mut object["spec"]);
+            or(&mut object["spec"], "revisionHistoryLimit", 10);
+            or(
+                &mut object["spec"],
+                "updateStrategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}),
+            );
+        }
+        "jobs.batch" => job(object),
         "mutatingwebhookconfigurations.admissionregistration.k8s.io"
         | "validatingwebhookconfigurations.admissionregistration.k8s.io" => {
             let mutating = kind.kind.starts_with("Mutating");
@@ -434,11 +461,37 @@ fn pod(spec: &mut Value) {
     if !spec.is_object() {
         return;
     }
+    if spec["serviceAccountName"].is_string() {
+        let account = spec["serviceAccountName"].clone();
+        or(spec, "serviceAccount", account);
+    }
+    for volume in spec
+        .get_mut("volumes")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        for source in ["secret", "configMap", "downwardAPI", "projected"] {
+            if volume[source].is_object() {
+                or(&mut volume[source], "defaultMode", 420);
+            }
+        }
+        let items = volume
+            .get_mut("projected")
+            .and_then(|p| p.get_mut("sources"))
+            .and_then(Value::as_array_mut);
+        for source in items.into_iter().flatten() {
+            if source["serviceAccountToken"].is_object() {
+                or(&mut source["serviceAccountToken"], "expirationSeconds", 3600);
+            }
+        }
+    }
     or(spec, "restartPolicy", "Always");
     or(spec, "terminationGracePeriodSeconds", 30);
     or(spec, "dnsPolicy", "ClusterFirst");
     or(spec, "securityContext", json!({}));
     or(spec, "schedulerName", "default-scheduler");
+    let spec_host_network = spec["hostNetwork"] == true;
     for list in ["containers", "initContainers"] {
         for container in spec
             .get_mut(list)
@@ -446,8 +499,37 @@ fn pod(spec: &mut Value) {
             .into_iter()
             .flatten()
         {
-            or(container, "imagePullPolicy", "IfNotPresent");
+            let newest = text(&container["image"]).ends_with(":latest")
+                || !text(&container["image"]).contains([':', '@']);
+            let policy = if newest { "Always" } else { "IfNotPresent" };
+            or(container, "imagePullPolicy", policy);
             or(container, "resources", json!({}));
+            for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+                let Some(probe) = container.get_mut(probe).filter(|p| p.is_object()) else {
+                    continue;
+                };
+                or(probe, "timeoutSeconds", 1);
+                or(probe, "periodSeconds", 10);
+                or(probe, "successThreshold", 1);
+                or(probe, "failureThreshold", 3);
+                if let Some(get) = probe.get_mut("httpGet") {
+                    or(get, "path", "/");
+                    or(get, "scheme", "HTTP");
+                }
+                if let Some(grpc) = probe.get_mut("grpc") {
+                    or(grpc, "service", "");
+                }
+            }
+            for env in container
+                .get_mut("env")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                if let Some(field) = env.pointer_mut("/valueFrom/fieldRef") {
+                    or(field, "apiVersion", "v1");
+                }
+            }
             or(container, "terminationMessagePath", "/dev/termination-log");
             or(container, "terminationMessagePolicy", "File");
             for port in container
@@ -457,8 +539,41 @@ fn pod(spec: &mut Value) {
                 .flatten()
             {
                 or(port, "protocol", "TCP");
+                if spec_host_network {
+                    let number = port["containerPort"].clone();
+                    or(port, "hostPort", number);
+                }
             }
         }
+    }
+}
+
+/// A job selects its pods by its own identity, which is there once it has one.
+fn job(object: &mut Value) {
+    let spec = &mut object["spec"];
+    or(spec, "parallelism", 1);
+    or(spec, "completions", 1);
+    or(spec, "backoffLimit", 6);
+    or(spec, "completionMode", "NonIndexed");
+    or(spec, "suspend", false);
+    template(spec);
+    let (uid, name) = (
+        object["metadata"]["uid"].clone(),
+        object["metadata"]["name"].clone(),
+    );
+    if !uid.is_string() {
+        return;
+    }
+    let spec = &mut object["spec"];
+    or(
+        spec,
+        "selector",
+        json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}),
+    );
+    let labels = &mut spec["template"]["metadata"]["labels"];
+    for prefix in ["batch.kubernetes.io/", ""] {
+        or(labels, &format!("{prefix}controller-uid"), uid.clone());
+        or(labels, &format!("{prefix}job-name"), name.clone());
     }
 }
 
