@@ -42,7 +42,9 @@ pub fn create(kind: &Kind, object: &Value) -> Answer<()> {
 fn labels(labels: &Value, causes: &mut Vec<Cause>) {
     let is = |text: &str| {
         text.len() <= 63
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             && !text.starts_with(['-', '_', '.'])
             && !text.ends_with(['-', '_', '.'])
     };
@@ -98,14 +100,21 @@ fn pod(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
             }
             if list == "initContainers"
                 && container["restartPolicy"] != "Always"
-                && ["readinessProbe", "livenessProbe", "startupProbe", "lifecycle"]
-                    .iter()
-                    .any(|probe| container[*probe].is_object())
+                && [
+                    "readinessProbe",
+                    "livenessProbe",
+                    "startupProbe",
+                    "lifecycle",
+                ]
+                .iter()
+                .any(|probe| container[*probe].is_object())
             {
                 causes.push(Cause {
                     field: at,
                     reason: "FieldValueForbidden",
-                    message: "Forbidden: may not have probes or lifecycle without restartPolicy=Always".into(),
+                    message:
+                        "Forbidden: may not have probes or lifecycle without restartPolicy=Always"
+                            .into(),
                 });
             }
         }
@@ -151,7 +160,10 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::required("spec.ports"));
     }
     for (i, port) in ports.into_iter().flatten().enumerate() {
-        if port["port"].as_i64().is_none_or(|p| !(1..65_536).contains(&p)) {
+        if port["port"]
+            .as_i64()
+            .is_none_or(|p| !(1..65_536).contains(&p))
+        {
             causes.push(Cause::invalid(
                 format!("spec.ports[{i}].port"),
                 &port["port"],
@@ -212,11 +224,15 @@ fn webhooks(object: &Value, causes: &mut Vec<Cause>) {
                 "the timeout value must be between 1 and 30 seconds",
             ));
         }
-        if hook["matchConditions"].as_array().is_some_and(|c| !c.is_empty()) {
+        if hook["matchConditions"]
+            .as_array()
+            .is_some_and(|c| !c.is_empty())
+        {
             causes.push(Cause {
                 field: format!("{at}.matchConditions"),
                 reason: "FieldValueForbidden",
-                message: "Forbidden: this API server in memory cannot judge conditions in CEL".into(),
+                message: "Forbidden: this API server in memory cannot judge conditions in CEL"
+                    .into(),
             });
         }
     }
@@ -225,7 +241,11 @@ fn webhooks(object: &Value, causes: &mut Vec<Cause>) {
 fn definition(object: &Value, causes: &mut Vec<Cause>) {
     let spec = &object["spec"];
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let wanted = format!("{}.{}", text(&spec["names"]["plural"]), text(&spec["group"]));
+    let wanted = format!(
+        "{}.{}",
+        text(&spec["names"]["plural"]),
+        text(&spec["group"])
+    );
     if object["metadata"]["name"] != wanted.as_str() {
         causes.push(Cause::invalid(
             "metadata.name",

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::Kind;
 use crate::check;
+use crate::kinds::Kind;
 use crate::server::uuid;
 use crate::status::{Answer, Cause, Refusal};
 
@@ -482,7 +482,11 @@ fn pod(spec: &mut Value) {
             .and_then(Value::as_array_mut);
         for source in items.into_iter().flatten() {
             if source["serviceAccountToken"].is_object() {
-                or(&mut source["serviceAccountToken"], "expirationSeconds", 3600);
+                or(
+                    &mut source["serviceAccountToken"],
+                    "expirationSeconds",
+                    3600,
+                );
             }
         }
     }

@@ -321,7 +321,10 @@ mod tests {
         let whole = body("v1", "Secret", &field(3, b"Opaque"));
         for end in 0..whole.len() {
             // A cut between two fields leaves a shorter message, which has no kind.
-            assert!(decode(&whole[..end]).is_err() || end >= whole.len() - 10, "{end}");
+            assert!(
+                decode(&whole[..end]).is_err() || end >= whole.len() - 10,
+                "{end}"
+            );
         }
     }
 }

@@ -127,7 +127,10 @@ fn judge(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         causes.push(cause(
             path,
             "FieldValueNotSupported",
-            format!("Unsupported value: {value}: supported values: {}", words.join(", ")),
+            format!(
+                "Unsupported value: {value}: supported values: {}",
+                words.join(", ")
+            ),
         ));
     }
     match typed {
@@ -344,11 +347,7 @@ fn judge_number(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Caus
     {
         wrong(format!("should be a multiple of {step}"));
     }
-    if schema["format"] == "int32"
-        && value
-            .as_i64()
-            .is_none_or(|n| i32::try_from(n).is_err())
-    {
+    if schema["format"] == "int32" && value.as_i64().is_none_or(|n| i32::try_from(n).is_err()) {
         wrong("should fit into int32".to_owned());
     }
 }
@@ -484,7 +483,10 @@ mod tests {
             (json!({"host": "a", "mode": "C"}), "spec.mode"),
             (json!({"host": "a", "either": true}), "spec.either"),
             (json!({"host": "a", "labels": {"x": 1}}), "spec.labels.x"),
-            (json!({"host": "a", "items": [{"name": "a"}, {"name": "a"}]}), "spec.items[1]"),
+            (
+                json!({"host": "a", "items": [{"name": "a"}, {"name": "a"}]}),
+                "spec.items[1]",
+            ),
             (json!({"host": null}), "spec.host"),
         ] {
             let causes = check(&schema(), &json!({"spec": spec}));
@@ -493,7 +495,8 @@ mod tests {
                 "{spec}: {causes:?}"
             );
         }
-        let good = json!({"spec": {"host": "a", "either": "1%", "items": [{"name": "a"}, {"name": "b"}]}});
+        let good =
+            json!({"spec": {"host": "a", "either": "1%", "items": [{"name": "a"}, {"name": "b"}]}});
         assert_eq!(check(&schema(), &good), []);
     }
 

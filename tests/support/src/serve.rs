@@ -17,7 +17,7 @@ use crate::read::{Watch, line};
 use crate::server::{Server, key_of};
 use crate::status::{Answer, Refusal};
 use crate::write::{Body, scale_of};
-use crate::{discovery, protobuf, rbac, table};
+use crate::{discovery, openapi, protobuf, rbac, table};
 
 /// An answer's body.
 pub type Out = UnsyncBoxBody<Bytes, Infallible>;
@@ -89,7 +89,9 @@ fn impersonated(server: &Server, user: User, headers: &HeaderMap) -> Answer<User
         if groups.is_empty() {
             return Ok(user);
         }
-        return Err(Refusal::bad("impersonating groups without a user is not possible"));
+        return Err(Refusal::bad(
+            "impersonating groups without a user is not possible",
+        ));
     }
     let state = server.state();
     let may = |resource: &str, namespace: &str, name: &str| {
@@ -226,9 +228,8 @@ async fn received(
     let value = if bytes.is_empty() {
         json!({})
     } else if media == protobuf::MEDIA {
-        protobuf::decode(&bytes).map_err(|why| {
-            Refusal::bad(format!("error decoding protobuf: {why}"))
-        })?
+        protobuf::decode(&bytes)
+            .map_err(|why| Refusal::bad(format!("error decoding protobuf: {why}")))?
     } else if media.ends_with("yaml") {
         let text = std::str::from_utf8(&bytes).map_err(|e| Refusal::bad(e.to_string()))?;
         serde_saphyr::from_str(text)
@@ -279,6 +280,10 @@ fn paths(server: &Server, ask: &Ask, accept: &str) -> Answer<Response<Out>> {
         ["api", version] => discovery::resources(&kinds, "", version),
         ["apis", group] => discovery::one(&kinds, group),
         ["apis", group, version] => discovery::resources(&kinds, group, version),
+        ["openapi", "v3"] => Some(openapi::index(&kinds)),
+        ["openapi", "v3", path @ ..] => {
+            openapi::document(&kinds, &path.join("/"), &server.version)
+        }
         ["openid", "v1", "jwks"] => Some(server.keys.jwks()),
         [".well-known", "openid-configuration"] => Some(json!({
             "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],

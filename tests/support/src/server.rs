@@ -1,9 +1,9 @@
 //! The state that all requests share.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,6 +24,8 @@ pub struct State {
     pub store: Store,
     /// Kinds, built in and defined.
     pub kinds: Vec<Arc<Kind>>,
+    /// Whether somebody ends the pods that are deleted.
+    pub kubelet: bool,
 }
 
 /// Everything that serves.
@@ -62,6 +64,7 @@ impl Server {
             state: Mutex::new(State {
                 store: Store::default(),
                 kinds: kinds::built_in().into_iter().map(Arc::new).collect(),
+                kubelet: false,
             }),
             keys,
             ahead: AtomicI64::new(0),

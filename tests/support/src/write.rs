@@ -85,13 +85,7 @@ impl Server {
     }
 
     /// A received object through admission, whole.
-    async fn admit_new(
-        &self,
-        kind: &Kind,
-        ask: &Ask,
-        body: &Body,
-        object: Value,
-    ) -> Answer<Value> {
+    async fn admit_new(&self, kind: &Kind, ask: &Ask, body: &Body, object: Value) -> Answer<Value> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let name = name.to_owned();
         if kind.namespaced {
@@ -104,7 +98,11 @@ impl Server {
             operation: "CREATE",
             subresource: "",
             // A namespace is told of as if it were in itself.
-            namespace: if kind.key() == "namespaces" { &name } else { &ask.namespace },
+            namespace: if kind.key() == "namespaces" {
+                &name
+            } else {
+                &ask.namespace
+            },
             name: &name,
             body,
             dry: ask.query("dryRun").is_some(),
@@ -224,18 +222,19 @@ impl Server {
     ) -> Answer<Value> {
         let writer = self.writer(kind, ask, body);
         let place = Place::top(kind.custom.as_ref());
-        let stored = self.write(kind, ask, body, |old| {
-            let mut new = make(old)?;
-            let sub = if ask.subresource == "status" {
-                "status"
-            } else {
-                ""
-            };
-            prepare::update(kind, old, &mut new, sub)?;
-            apply::track(old, &mut new, &writer, place);
-            Ok(new)
-        })
-        .await?;
+        let stored = self
+            .write(kind, ask, body, |old| {
+                let mut new = make(old)?;
+                let sub = if ask.subresource == "status" {
+                    "status"
+                } else {
+                    ""
+                };
+                prepare::update(kind, old, &mut new, sub)?;
+                apply::track(old, &mut new, &writer, place);
+                Ok(new)
+            })
+            .await?;
         Ok(if ask.subresource == "scale" {
             scale_of(kind, &stored)
         } else {
@@ -339,7 +338,11 @@ impl Server {
             kind,
             operation: "DELETE",
             subresource: "",
-            namespace: if kind.key() == "namespaces" { &key.name } else { &key.namespace },
+            namespace: if kind.key() == "namespaces" {
+                &key.name
+            } else {
+                &key.namespace
+            },
             name: &key.name,
             body,
             dry,

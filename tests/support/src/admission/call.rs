@@ -54,7 +54,10 @@ pub(super) async fn call(
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
     let client = &hook["clientConfig"];
     let place = place(server, client, seconds).await?;
-    let asked = tokio::time::timeout(Duration::from_secs(seconds), exchange(client, &place, review));
+    let asked = tokio::time::timeout(
+        Duration::from_secs(seconds),
+        exchange(client, &place, review),
+    );
     let failed = |why: &str| {
         Failure(format!(
             "failed to call webhook: Post \"{}\": {why}",
@@ -76,13 +79,16 @@ async fn place(server: &Server, client: &Value, seconds: u64) -> Result<Place, F
         let port = service["port"].as_u64().unwrap_or(443);
         let path = text(&service["path"]);
         let host = format!("{name}.{namespace}.svc");
-        let uri = format!("https://{host}:{port}/{}?timeout={seconds}s", path.trim_start_matches('/'));
+        let uri = format!(
+            "https://{host}:{port}/{}?timeout={seconds}s",
+            path.trim_start_matches('/')
+        );
         let uri: Uri = uri
             .parse()
             .map_err(|e| Failure(format!("bad address {uri}: {e}")))?;
-        let address = server.reach(&namespace, &name, port).map_err(|why| {
-            Failure(format!("failed to call webhook: Post \"{uri}\": {why}"))
-        })?;
+        let address = server
+            .reach(&namespace, &name, port)
+            .map_err(|why| Failure(format!("failed to call webhook: Post \"{uri}\": {why}")))?;
         return Ok(Place {
             uri,
             name: host,
@@ -146,7 +152,9 @@ async fn exchange(client: &Value, place: &Place, review: &Value) -> Result<Value
     let asked = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST).collect().await?;
+        let body = Limited::new(response.into_body(), LONGEST)
+            .collect()
+            .await?;
         let body = body.to_bytes();
         if !status.is_success() {
             let said = String::from_utf8_lossy(&body);

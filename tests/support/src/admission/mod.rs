@@ -242,8 +242,7 @@ fn review(
 ) -> Value {
     let kind =
         |kind: &Kind| json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-    let resource =
-        |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let resource = |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
     let in_version = |object: Option<&Value>| {
         object.map_or(Value::Null, |object| {
             let mut object = object.clone();

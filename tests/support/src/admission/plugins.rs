@@ -102,7 +102,11 @@ fn mount(spec: &mut Value) {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             let mounts = container["volumeMounts"].as_array();
-            if mounts.into_iter().flatten().any(|m| m["mountPath"] == TOKENS) {
+            if mounts
+                .into_iter()
+                .flatten()
+                .any(|m| m["mountPath"] == TOKENS)
+            {
                 continue;
             }
             if !container["volumeMounts"].is_array() {
@@ -136,7 +140,10 @@ fn tolerations(spec: &mut Value) {
     let Some(list) = spec["tolerations"].as_array_mut() else {
         return;
     };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
         let covered = list.iter().any(|t| {
             (t["key"] == key || t["key"].is_null())
                 && (t["effect"] == "NoExecute" || t["effect"].is_null())

@@ -70,7 +70,9 @@ pub(super) fn selected(
     if !is_empty(wanted) {
         let select = Select::of_object(wanted);
         if asked.kind.key() == "namespaces" {
-            let labels = object.or(old).map_or(&Value::Null, |o| &o["metadata"]["labels"]);
+            let labels = object
+                .or(old)
+                .map_or(&Value::Null, |o| &o["metadata"]["labels"]);
             if !select.takes_labels(labels) {
                 return Ok(false);
             }
@@ -100,7 +102,9 @@ fn is_empty(selector: &Value) -> bool {
     let none = |field: &str| {
         selector[field].is_null()
             || selector[field].as_array().is_some_and(Vec::is_empty)
-            || selector[field].as_object().is_some_and(serde_json::Map::is_empty)
+            || selector[field]
+                .as_object()
+                .is_some_and(serde_json::Map::is_empty)
     };
     none("matchLabels") && none("matchExpressions")
 }
