@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::installed::{Replica, Stand};
 
 /// `kubectl` as it comes with the interop tests' environments; nothing, said aloud, where those are not made.
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn kubectl() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let path = target.join("interop/kubernetes/bin/kubectl");
@@ -20,7 +21,7 @@ fn kubectl() -> Option<PathBuf> {
     }
     let missing = format!("{} is missing: run tests/interop/venvs.sh", path.display());
     assert!(std::env::var_os("CI").is_none(), "{missing}");
-    println!("SKIPPED: {missing}");
+    eprintln!("SKIPPED: {missing}");
     None
 }
 

@@ -9,6 +9,9 @@ use crate::status::{Answer, Cause, Refusal};
 
 /// Judges an object, whole and with its defaults.
 pub fn create(kind: &Kind, object: &Value) -> Answer<()> {
+    if let Some(wrong) = crate::validation::mistyped(kind, object) {
+        return Err(Refusal::bad(wrong));
+    }
     let mut causes = Vec::new();
     if let Some(version) = &kind.custom {
         causes = schema::check(&version["schema"]["openAPIV3Schema"], object);

@@ -7,7 +7,7 @@
 //! | [`auth`], [`rbac`] | who asks, and what they may |
 //! | [`kinds`], [`discovery`], [`openapi`], [`table`] | what is served and how it is shown |
 //! | [`store`], [`read`], [`write`], [`delete`] | objects and their history |
-//! | [`prepare`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
+//! | [`prepare`], [`defaults`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
 //! | [`shapes`], [`schema`], [`validation`], [`check`] | what fields there are, and what is refused |
 //! | [`protobuf`] | bodies that typed clients send |
 //! | [`admission`] | plugins and webhooks |
@@ -17,6 +17,7 @@ pub mod admission;
 pub mod auth;
 pub mod check;
 pub mod controllers;
+pub mod defaults;
 pub mod delete;
 pub mod discovery;
 pub mod kinds;

@@ -30,9 +30,11 @@ pub fn index(kinds: &[Arc<Kind>]) -> Value {
     let paths: serde_json::Map<String, Value> = paths
         .into_iter()
         .map(|(path, content)| {
-            let hash = content.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+            let hash = content
+                .bytes()
+                .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+                });
             let url = format!("/openapi/v3/{path}?hash={hash:016X}");
             (path, json!({"serverRelativeURL": url}))
         })

@@ -281,9 +281,7 @@ fn paths(server: &Server, ask: &Ask, accept: &str) -> Answer<Response<Out>> {
         ["apis", group] => discovery::one(&kinds, group),
         ["apis", group, version] => discovery::resources(&kinds, group, version),
         ["openapi", "v3"] => Some(openapi::index(&kinds)),
-        ["openapi", "v3", path @ ..] => {
-            openapi::document(&kinds, &path.join("/"), &server.version)
-        }
+        ["openapi", "v3", path @ ..] => openapi::document(&kinds, &path.join("/"), &server.version),
         ["openid", "v1", "jwks"] => Some(server.keys.jwks()),
         [".well-known", "openid-configuration"] => Some(json!({
             "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],

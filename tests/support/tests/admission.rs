@@ -240,10 +240,7 @@ async fn what_a_webhook_patches_is_stored_and_then_validated() {
     // It has no name yet, and no identity, when it is changed; it has both when it is judged.
     assert!(first["name"].is_null() && first["object"]["metadata"]["uid"].is_null());
     assert_eq!(second["name"], made["metadata"]["name"]);
-    assert_eq!(
-        second["object"]["metadata"]["uid"],
-        made["metadata"]["uid"]
-    );
+    assert_eq!(second["object"]["metadata"]["uid"], made["metadata"]["uid"]);
     assert_eq!(second["object"]["data"]["by"], "hook");
 }
 
@@ -273,8 +270,7 @@ async fn a_webhook_that_cannot_be_asked_fails_as_its_policy_says() {
     let hook = Hook::start(|_| None).await;
     let other = Hook::start(|_| Some(json!({"allowed": true}))).await;
     let cluster = stand(&hook).await;
-    let configurations =
-        "validatingwebhookconfigurations.admissionregistration.k8s.io".to_owned();
+    let configurations = "validatingwebhookconfigurations.admissionregistration.k8s.io".to_owned();
     for (name, more, wanted) in [
         ("status", json!({}), "500 Internal Server Error"),
         // The certificate is another authority's.
@@ -298,9 +294,14 @@ async fn a_webhook_that_cannot_be_asked_fails_as_its_policy_says() {
         let refusal = create(&cluster, "configmaps", "shop", map(name))
             .await
             .unwrap_err();
-        assert_eq!((refusal.code.as_u16(), refusal.reason), (500, "InternalError"));
+        assert_eq!(
+            (refusal.code.as_u16(), refusal.reason),
+            (500, "InternalError")
+        );
         assert!(
-            refusal.message.contains(&format!("failed calling webhook \"{name}.tools.test\""))
+            refusal
+                .message
+                .contains(&format!("failed calling webhook \"{name}.tools.test\""))
                 && refusal.message.contains(wanted),
             "{}",
             refusal.message
@@ -346,14 +347,24 @@ async fn only_who_is_selected_is_asked_about() {
 
     // The old object counts as well as the new.
     skipped["metadata"]["labels"] = json!({});
-    ask(&cluster, "update", "configmaps", "shop", skipped.clone(), false)
-        .await
-        .unwrap();
+    ask(
+        &cluster,
+        "update",
+        "configmaps",
+        "shop",
+        skipped.clone(),
+        false,
+    )
+    .await
+    .unwrap();
     ask(&cluster, "delete", "configmaps", "shop", skipped, false)
         .await
         .unwrap();
     let asked = hook.asked();
-    let operations: Vec<&str> = asked.iter().filter_map(|a| a["operation"].as_str()).collect();
+    let operations: Vec<&str> = asked
+        .iter()
+        .filter_map(|a| a["operation"].as_str())
+        .collect();
     assert_eq!(operations, ["UPDATE", "DELETE"]);
     assert_eq!(asked[0]["oldObject"]["metadata"]["labels"]["skip"], "yes");
     assert!(asked[1]["object"].is_null() && asked[1]["oldObject"].is_object());
@@ -398,7 +409,9 @@ async fn a_dry_run_is_told_and_stores_nothing() {
 async fn other_versions_of_a_kind_are_converted_for_the_rules() {
     let hook = Hook::start(|request| {
         assert_eq!(request["object"]["apiVersion"], "tools.test/v1");
-        Some(patch(&json!([{"op": "add", "path": "/spec/by", "value": "hook"}])))
+        Some(patch(
+            &json!([{"op": "add", "path": "/spec/by", "value": "hook"}]),
+        ))
     })
     .await;
     let cluster = stand(&hook).await;
@@ -415,7 +428,10 @@ async fn other_versions_of_a_kind_are_converted_for_the_rules() {
     let more = json!({"rules": [{"operations": ["CREATE"], "apiGroups": ["tools.test"], "apiVersions": ["v1"], "resources": ["things"]}]});
     configure(&cluster, &hook, "Mutating", "v", more.clone()).await;
     let server = cluster.server();
-    let kind = server.state().find("tools.test", "v1beta1", "things").unwrap();
+    let kind = server
+        .state()
+        .find("tools.test", "v1beta1", "things")
+        .unwrap();
     let asked = Ask {
         verb: "create".into(),
         group: "tools.test".into(),
@@ -432,7 +448,10 @@ async fn other_versions_of_a_kind_are_converted_for_the_rules() {
     assert!(made["gone"].is_null());
     let request = &hook.asked()[0];
     assert_eq!(
-        (&request["kind"]["version"], &request["requestKind"]["version"]),
+        (
+            &request["kind"]["version"],
+            &request["requestKind"]["version"]
+        ),
         (&json!("v1"), &json!("v1beta1"))
     );
 }

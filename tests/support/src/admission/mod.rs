@@ -18,7 +18,7 @@ use crate::kinds::Kind;
 use crate::server::{Server, uuid};
 use crate::status::{Answer, Refusal};
 use crate::write::Body;
-use crate::{patch, prepare};
+use crate::{defaults, patch};
 
 /// A request as webhooks are told of it.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,7 @@ impl Server {
                 object = Some(patched);
                 self.plug(asked, object.as_mut())?;
                 if let Some(object) = object.as_mut() {
-                    prepare::default(asked.kind, object, "");
+                    defaults::default(asked.kind, object, "");
                 }
                 // Who had looked before this change may want to look again, once.
                 again.extend(called.iter().filter(|id| **id != hook.id).cloned());
