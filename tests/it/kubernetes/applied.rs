@@ -61,12 +61,25 @@ impl Person<'_> {
     /// The pods of a namespace once all its Deployments are rolled out, without what no two pods have in common.
     fn pods(&self, namespace: &str) -> Vec<Value> {
         self.does(
-            &["-n", namespace, "rollout", "status", "deployment", "--timeout=60s"],
+            &[
+                "-n",
+                namespace,
+                "rollout",
+                "status",
+                "deployment",
+                "--timeout=60s",
+            ],
             "",
         );
         self.does(
             &[
-                "-n", namespace, "wait", "pod", "--all", "--for=condition=Ready", "--timeout=60s",
+                "-n",
+                namespace,
+                "wait",
+                "pod",
+                "--all",
+                "--for=condition=Ready",
+                "--timeout=60s",
             ],
             "",
         );
@@ -127,7 +140,12 @@ async fn the_example_gets_its_sidecars_from_the_webhook_and_from_the_file() {
         person.does(&["create", "namespace", namespace], "");
     }
     person.does(
-        &["label", "namespace", "by-webhook", "istio-injection=enabled"],
+        &[
+            "label",
+            "namespace",
+            "by-webhook",
+            "istio-injection=enabled",
+        ],
         "",
     );
     person.does(&["-n", "by-webhook", "apply", "-f", "-"], &example);
@@ -141,7 +159,15 @@ async fn the_example_gets_its_sidecars_from_the_webhook_and_from_the_file() {
         );
     }
 
-    let injected = stand.run(&["-n", "by-file", "inject", "--kubernetes", "1.36", "-f", file.to_str().unwrap()]);
+    let injected = stand.run(&[
+        "-n",
+        "by-file",
+        "inject",
+        "--kubernetes",
+        "1.36",
+        "-f",
+        file.to_str().unwrap(),
+    ]);
     assert!(injected.status.success(), "{injected:?}");
     let injected = String::from_utf8(injected.stdout).unwrap();
     person.does(&["-n", "by-file", "apply", "-f", "-"], &injected);
@@ -177,7 +203,8 @@ fn the_same(one: &Value, other: &Value) {
     fn walk(path: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
         match (one, other) {
             (Value::Object(left), Value::Object(right)) => {
-                let names: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
+                let names: std::collections::BTreeSet<_> =
+                    left.keys().chain(right.keys()).collect();
                 for name in names {
                     walk(&format!("{path}.{name}"), &one[name], &other[name], found);
                 }
