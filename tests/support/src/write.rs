@@ -70,7 +70,7 @@ impl Server {
     pub async fn create(&self, kind: &Kind, ask: &Ask, body: &Body) -> Answer<Value> {
         let mut object = body.value.clone();
         prepare::receive(kind, &mut object, &ask.namespace)?;
-        let place = Place::top(kind.custom.as_ref());
+        let place = Place::of(kind);
         apply::track(
             &json!({}),
             &mut object,
@@ -151,7 +151,7 @@ impl Server {
                     .map_err(|e| Refusal::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}")))?,
                 "application/merge-patch+json" => patch::merge(&mut target, &body.value),
                 "application/strategic-merge-patch+json" if kind.custom.is_none() => {
-                    patch::strategic::merge(&mut target, &body.value, Place::top(None)).map_err(Refusal::bad)?;
+                    patch::strategic::merge(&mut target, &body.value, Place::of(kind)).map_err(Refusal::bad)?;
                 }
                 other => {
                     let kinds = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
@@ -184,7 +184,7 @@ impl Server {
             manager: manager.to_owned(),
             ..self.writer(kind, ask, body)
         };
-        let place = Place::top(kind.custom.as_ref());
+        let place = Place::of(kind);
         let key = key(kind, ask);
         if self.state().store.get(&key).is_none() {
             if !ask.subresource.is_empty() {
@@ -221,7 +221,7 @@ impl Server {
         make: impl Fn(&Value) -> Answer<Value> + Send + Sync,
     ) -> Answer<Value> {
         let writer = self.writer(kind, ask, body);
-        let place = Place::top(kind.custom.as_ref());
+        let place = Place::of(kind);
         let stored = self
             .write(kind, ask, body, |old| {
                 let mut new = make(old)?;
