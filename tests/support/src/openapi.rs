@@ -21,11 +21,9 @@ fn place(kind: &Kind) -> String {
 pub fn index(kinds: &[Arc<Kind>]) -> Value {
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     for kind in kinds {
-        paths.entry(place(kind)).or_default().push_str(&format!(
-            "{}{}",
-            kind.kind,
-            kind.custom.as_ref().unwrap_or(&Value::Null)
-        ));
+        let content = paths.entry(place(kind)).or_default();
+        content.push_str(&kind.kind);
+        content.extend(kind.custom.as_ref().map(Value::to_string));
     }
     let paths: serde_json::Map<String, Value> = paths
         .into_iter()

@@ -69,7 +69,11 @@ fn parse(text: &str) -> BTreeMap<String, Message> {
     let mut current = String::new();
     for line in text.lines().filter(|l| !l.starts_with('#')) {
         match line.strip_prefix(' ') {
-            None => line.clone_into(&mut current),
+            None => {
+                line.clone_into(&mut current);
+                // Some have no fields.
+                messages.entry(current.clone()).or_default();
+            }
             Some(row) => {
                 let message: &mut Message = messages.entry(current.clone()).or_default();
                 message.extend(field(row));

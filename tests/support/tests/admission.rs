@@ -1,5 +1,7 @@
 //! Webhooks: whom the server asks, in which order, and what becomes of the answer.
 
+#![allow(clippy::unwrap_used, reason = "a failed step should fail the test")]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,7 @@
 //! What happens of its own accord.
 
+#![allow(clippy::unwrap_used, reason = "a failed step should fail the test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The real `kubectl` against the server, without any flag that a cluster does not need.
 
+#![allow(clippy::unwrap_used, reason = "a failed step should fail the test")]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -244,7 +246,7 @@ async fn what_is_sent_in_protobuf_is_understood() {
     assert_eq!(person.cluster.get("secrets", "shop", "key"), None);
 }
 
-const DEFINITION: &str = r#"
+const DEFINITION: &str = r"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: things.tools.test}
@@ -268,7 +270,7 @@ spec:
               size: {type: integer, minimum: 1}
               colour: {type: string, enum: [red, green], default: red}
           status: {type: object, properties: {seen: {type: boolean}}}
-"#;
+";
 
 fn thing(spec: &str) -> String {
     format!("apiVersion: tools.test/v1\nkind: Thing\nmetadata: {{name: one}}\nspec: {spec}\n")

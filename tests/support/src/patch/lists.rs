@@ -163,10 +163,9 @@ impl<'a> Place<'a> {
     /// How this list is merged.
     pub fn lists(self) -> Lists {
         match self {
-            Self::Message(_) | Self::Inner(_) => Lists::Atomic,
             Self::Field(field) if field.set => Lists::Set,
             Self::Field(field) if !field.keys.is_empty() => Lists::Map(field.keys.clone()),
-            Self::Field(_) => Lists::Atomic,
+            Self::Message(_) | Self::Inner(_) | Self::Field(_) => Lists::Atomic,
             Self::Custom(schema) => match schema["x-kubernetes-list-type"].as_str() {
                 Some("set") => Lists::Set,
                 Some("map") => Lists::Map(
