@@ -9,7 +9,7 @@ use crate::shapes::{self, Message, Shape};
 use crate::status::{Answer, Refusal};
 use crate::write::Body;
 
-/// Judges a body before anything else does. Patches are judged by what they make, so not here.
+/// Judges a body before anything else does. Patches are judged by what they make: see [`object`].
 pub fn fields(kind: &Kind, ask: &Ask, body: &Body) -> Answer<()> {
     let whole = matches!(
         body.media.as_str(),
@@ -19,7 +19,12 @@ pub fn fields(kind: &Kind, ask: &Ask, body: &Body) -> Answer<()> {
     if !whole || !is_object || kind.is_review() {
         return Ok(());
     }
-    let unknown = unknown(kind, &body.value);
+    self::object(kind, ask, body, &body.value)
+}
+
+/// Judges an object that is to be written.
+pub fn object(kind: &Kind, ask: &Ask, body: &Body, object: &Value) -> Answer<()> {
+    let unknown = unknown(kind, object);
     if unknown.is_empty() {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use crate::read::shown;
 use crate::server::{Server, key_of};
 use crate::status::{Answer, Refusal};
 use crate::store::Key;
-use crate::{prepare, table};
+use crate::{prepare, table, validation};
 
 /// A body with what the headers say of it.
 #[derive(Debug)]
@@ -225,6 +225,9 @@ impl Server {
         let stored = self
             .write(kind, ask, body, |old| {
                 let mut new = make(old)?;
+                if ask.subresource != "scale" {
+                    validation::object(kind, ask, body, &new)?;
+                }
                 let sub = if ask.subresource == "status" {
                     "status"
                 } else {

@@ -99,7 +99,9 @@ impl Server {
                     defaults::default(asked.kind, object, "");
                 }
                 // Who had looked before this change may want to look again, once.
-                again.extend(called.iter().filter(|id| **id != hook.id).cloned());
+                if round == 0 {
+                    again.extend(called.iter().filter(|id| **id != hook.id).cloned());
+                }
             }
             again.retain(|id| self.wants_again(id));
         }

@@ -16,6 +16,7 @@ impl Work {
         if is_going(deployment) {
             return Ok(());
         }
+        self.adopt("replicasets.apps", deployment);
         let sets = self.controlled("replicasets.apps", deployment);
         let newest = sets.iter().find(|set| is_of(set, deployment)).cloned();
         let paused = deployment["spec"]["paused"] == true;

@@ -293,10 +293,12 @@ fn concerns(store: &crate::store::Store, change: &Change, todo: &mut BTreeSet<Ke
     for object in [&change.before, &change.after].into_iter().flatten() {
         let Some(owner) = controller(object) else {
             // An orphan may find who selects it.
-            if change.key.resource == "pods" {
-                let sets = store.list("replicasets.apps", namespace);
-                todo.extend(sets.map(|(key, _)| key.clone()));
-            }
+            let above = match change.key.resource.as_str() {
+                "pods" => "replicasets.apps",
+                "replicasets.apps" => "deployments.apps",
+                _ => continue,
+            };
+            todo.extend(store.list(above, namespace).map(|(key, _)| key.clone()));
             continue;
         };
         let resource = match text(&owner["kind"]) {

@@ -69,7 +69,7 @@ impl Work {
         if is_going(set) {
             return Ok(());
         }
-        self.adopt(set);
+        self.adopt("pods", set);
         let mut pods = self.controlled("pods", set);
         pods.retain(|p| is_active(p));
         let wanted = usize::try_from(count(&set["spec"]["replicas"])).unwrap_or(0);
@@ -124,25 +124,25 @@ impl Work {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Takes pods that nobody controls and that it selects.
-    fn adopt(&self, set: &Value) {
+    /// Takes objects that nobody controls and that it selects.
+    pub(super) fn adopt(&self, resource: &str, set: &Value) {
         let namespace = text(&set["metadata"]["namespace"]);
         let select = Select::of_object(&set["spec"]["selector"]);
         let orphans: Vec<Key> = {
             let state = self.server.state();
-            let pods = state.store.list("pods", namespace);
-            let pods =
-                pods.filter(|(_, p)| controller(p).is_none() && is_active(p) && select.takes(p));
-            pods.map(|(k, _)| k.clone()).collect()
+            let all = state.store.list(resource, namespace);
+            let free =
+                all.filter(|(_, o)| controller(o).is_none() && is_active(o) && select.takes(o));
+            free.map(|(k, _)| k.clone()).collect()
         };
         for orphan in orphans {
-            self.edit(&orphan, |pod| {
-                let mut owners = pod["metadata"]["ownerReferences"]
+            self.edit(&orphan, |orphan| {
+                let mut owners = orphan["metadata"]["ownerReferences"]
                     .as_array()
                     .cloned()
                     .unwrap_or_default();
                 owners.extend(owned_by(set).as_array().cloned().unwrap_or_default());
-                pod["metadata"]["ownerReferences"] = owners.into();
+                orphan["metadata"]["ownerReferences"] = owners.into();
             });
         }
     }
