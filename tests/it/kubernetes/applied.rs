@@ -25,6 +25,9 @@ fn kubectl() -> Option<PathBuf> {
     None
 }
 
+/// The container that is put in.
+const SIDECAR: &str = "meshctl-proxy";
+
 /// A person at the cluster.
 struct Person<'a> {
     stand: &'a Stand,
@@ -98,19 +101,67 @@ fn plain(pod: &Value, namespace: &str) -> Value {
     let volumes = spec["volumes"].as_array().into_iter().flatten();
     let mut names = volumes.filter_map(|volume| volume["name"].as_str());
     let access = names.find(|name| name.starts_with("kube-api-access-"));
+    let access = access.map(str::to_owned);
     let mut kept = json!({
         "metadata": {"labels": pod["metadata"]["labels"], "annotations": pod["metadata"]["annotations"]},
         "spec": spec,
     });
+    // The token of the account is put in before a webhook's volumes, and after a file's.
+    let volumes = kept["spec"]["volumes"].as_array_mut().unwrap();
+    volumes.sort_by_key(|volume| volume["name"].to_string());
+    // Probes that are carried along are spelled as they came: by now with defaults, in the file without.
+    let status = &mut kept["metadata"]["annotations"]["sidecar.istio.io/status"];
+    spelled(status);
+    for container in kept["spec"]["initContainers"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
+        let env = container["env"].as_array_mut().into_iter().flatten();
+        for variable in env.filter(|variable| {
+            variable["value"]
+                .as_str()
+                .is_some_and(|value| value.starts_with("{\"/app-health/"))
+        }) {
+            spelled(&mut variable["value"]);
+        }
+    }
     let labels = kept["metadata"]["labels"].as_object_mut().unwrap();
     // Of the template, which has a sidecar only if it was in the file.
     assert!(labels.remove("pod-template-hash").is_some());
     kept["spec"].as_object_mut().unwrap().remove("nodeName");
     let mut text = kept.to_string().replace(namespace, "NAMESPACE");
     if let Some(access) = access {
-        text = text.replace(access, "ACCESS");
+        text = text.replace(&access, "ACCESS");
     }
     serde_json::from_str(&text).unwrap()
+}
+
+/// JSON in a text, without what an API server fills into probes.
+fn spelled(text: &mut Value) {
+    fn strip(value: &mut Value) {
+        let defaults = [
+            ("scheme", json!("HTTP")),
+            ("timeoutSeconds", json!(1)),
+            ("periodSeconds", json!(10)),
+            ("successThreshold", json!(1)),
+            ("failureThreshold", json!(3)),
+        ];
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, value| !defaults.iter().any(|(n, v)| n == name && v == value));
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let Some(content) = text.as_str() else {
+        return;
+    };
+    let mut content: Value = serde_json::from_str(content).unwrap();
+    strip(&mut content);
+    *text = content;
 }
 
 fn names(pod: &Value, list: &str) -> Vec<String> {
@@ -154,7 +205,7 @@ async fn the_example_gets_its_sidecars_from_the_webhook_and_from_the_file() {
     for pod in &by_webhook {
         let containers = [names(pod, "initContainers"), names(pod, "containers")].concat();
         assert!(
-            containers.iter().any(|name| name == "istio-proxy"),
+            containers.iter().any(|name| name == SIDECAR),
             "{containers:?}"
         );
     }

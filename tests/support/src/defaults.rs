@@ -169,6 +169,16 @@ fn service(object: &mut Value) {
     or(&mut object["status"], "loadBalancer", json!({}));
 }
 
+/// Fields of the pod are named in a version.
+fn references(items: Option<&mut Value>) {
+    let items = items.and_then(Value::as_array_mut);
+    for item in items.into_iter().flatten() {
+        if let Some(field) = item.get_mut("fieldRef") {
+            or(field, "apiVersion", "v1");
+        }
+    }
+}
+
 fn pod(spec: &mut Value) {
     if !spec.is_object() {
         return;
@@ -188,6 +198,8 @@ fn pod(spec: &mut Value) {
                 or(&mut volume[source], "defaultMode", 420);
             }
         }
+        let plain = volume.pointer_mut("/downwardAPI/items");
+        references(plain);
         let items = volume
             .get_mut("projected")
             .and_then(|p| p.get_mut("sources"))
