@@ -112,6 +112,10 @@ fn plain(pod: &Value, namespace: &str) -> Value {
     // Probes that are carried along are spelled as they came: by now with defaults, in the file without.
     let status = &mut kept["metadata"]["annotations"]["sidecar.istio.io/status"];
     spelled(status);
+    // For the same reason a webhook finds a list of volumes, and a file need not have one.
+    if let Some(created) = status.get_mut("created").and_then(Value::as_array_mut) {
+        created.retain(|list| list != "volumes");
+    }
     for container in kept["spec"]["initContainers"]
         .as_array_mut()
         .into_iter()
