@@ -16,6 +16,7 @@ use crate::path::Ask;
 use crate::read::{Watch, line};
 use crate::server::{Server, key_of};
 use crate::status::{Answer, Refusal};
+use crate::store::Key;
 use crate::write::{Body, scale_of};
 use crate::{discovery, openapi, protobuf, rbac, table};
 
@@ -423,7 +424,7 @@ async fn write(
                 kind,
                 &json!({"metadata": {"namespace": ask.namespace, "name": ask.name}}),
             );
-            server.delete(kind, &key, &json!({}), dry)?;
+            evict(server, kind, &key, &body.value["deleteOptions"], dry)?;
             Ok(json_of(
                 StatusCode::CREATED,
                 &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
@@ -473,6 +474,25 @@ async fn write(
         }
         _ => Err(not_allowed()),
     }
+}
+
+/// A deletion that asks the budgets first.
+fn evict(server: &Server, kind: &Kind, key: &Key, options: &Value, dry: bool) -> Answer<()> {
+    let found = server.state().store.get(key);
+    if let Some(pod) = found
+        && !dry
+        && !crate::controllers::spend(&mut server.state().store, &pod)
+    {
+        let mut refusal = Refusal::new(
+            429,
+            "TooManyRequests",
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+        );
+        refusal.retry_after = Some(1);
+        refusal.details["causes"] = json!([{"reason": "DisruptionBudget", "message": "the disruption budget of the pod has none left"}]);
+        return Err(refusal);
+    }
+    server.delete(kind, key, options, dry).map(drop)
 }
 
 /// Tokens of service accounts, with audiences and an expiry.

@@ -346,3 +346,27 @@ async fn what_a_kind_does_not_have_is_refused() {
     );
     assert!(said.contains("cannot judge rules in CEL"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_holds_pods_on_a_node_until_others_are_there() {
+    let Some(person) = Person::start().await else {
+        return;
+    };
+    person.feeds("apply -f -", WEB);
+    person.does("create poddisruptionbudget web --selector=app=web --min-available=2");
+    person.does("rollout status deployment/web --timeout=30s");
+    person.does("wait --for=jsonpath={.status.currentHealthy}=2 pdb/web --timeout=30s");
+    let node = person.does("get pods -l app=web -o jsonpath={.items[0].spec.nodeName}");
+    let drain = format!("drain {node} --ignore-daemonsets --timeout=2s");
+    let said = person.fails(&drain, "");
+    assert!(
+        said.contains("violate the pod's disruption budget"),
+        "{said}"
+    );
+    person.does("patch pdb web -p {\"spec\":{\"minAvailable\":1}}");
+    person.does("wait --for=jsonpath={.status.disruptionsAllowed}=1 pdb/web --timeout=30s");
+    person.does(&format!("drain {node} --ignore-daemonsets --timeout=30s"));
+    person.does("rollout status deployment/web --timeout=30s");
+    let nodes = person.does("get pods -l app=web -o jsonpath={.items[*].spec.nodeName}");
+    assert!(!nodes.split(' ').any(|n| n == node), "{nodes} {node}");
+}

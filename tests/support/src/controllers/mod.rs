@@ -6,8 +6,10 @@
 //! | [`deployment`] | Deployments: ReplicaSets, roll-outs, revisions |
 //! | [`pods`] | pods of ReplicaSets, StatefulSets, DaemonSets and Jobs |
 //! | [`node`] | scheduling and the kubelet: nothing runs, but it says so |
+//! | [`budget`] | how many pods may be evicted |
 //! | [`endpoints`] | Endpoints, EndpointSlices and addresses of load balancers |
 
+mod budget;
 mod deployment;
 mod endpoints;
 mod node;
@@ -26,6 +28,8 @@ use crate::server::Server;
 use crate::status::{Answer, Refusal};
 use crate::store::{Change, Key};
 use crate::write::Body;
+
+pub use budget::spend;
 
 /// What the controllers do of their own accord.
 #[derive(Debug, Clone)]
@@ -54,6 +58,7 @@ const KINDS: &[&str] = &[
     "daemonsets.apps",
     "deployments.apps",
     "jobs.batch",
+    "poddisruptionbudgets.policy",
     "pods",
     "replicasets.apps",
     "services",
@@ -190,6 +195,10 @@ impl Work {
             "daemonsets.apps" => self.daemon_set(key, &object).await,
             "jobs.batch" => self.job(key, &object).await,
             "services" => self.service(key, &object).await,
+            budget::BUDGETS => {
+                self.budget(key, &object);
+                Ok(())
+            }
             "pods" => {
                 self.pod(key, &object);
                 Ok(())
@@ -322,8 +331,12 @@ fn concerns(store: &crate::store::Store, change: &Change, todo: &mut BTreeSet<Ke
                     .any(|pod| endpoints::selects(service, pod))
             });
             todo.extend(selecting.map(|(key, _)| key.clone()));
+            let budgets = store.list(budget::BUDGETS, namespace);
+            todo.extend(budgets.map(|(key, _)| key.clone()));
         }
-        "nodes" if change.before.is_none() || change.after.is_none() => {
+        "nodes" => {
+            // Pods that found no node may find one now.
+            todo.extend(store.list("pods", "").map(|(key, _)| key.clone()));
             let sets = store.list("daemonsets.apps", "");
             todo.extend(sets.map(|(key, _)| key.clone()));
         }

@@ -40,6 +40,14 @@ fn address() -> String {
 }
 
 impl Work {
+    /// Nodes that take pods.
+    fn open_nodes(&self) -> Vec<String> {
+        let state = self.server.state();
+        let all = state.store.list("nodes", "");
+        let open = all.filter(|(_, node)| node["spec"]["unschedulable"] != true);
+        open.map(|(key, _)| key.name.clone()).collect()
+    }
+
     /// What becomes of a pod: scheduled, started, ended.
     pub(super) fn pod(&self, at: &Key, pod: &Value) {
         if is_going(pod) {
@@ -57,7 +65,8 @@ impl Work {
             let gated = pod["spec"]["schedulingGates"]
                 .as_array()
                 .is_some_and(|g| !g.is_empty());
-            let Some(node) = fastrand::choice(&self.settings.nodes).filter(|_| !gated) else {
+            let open = self.open_nodes();
+            let Some(node) = fastrand::choice(&open).filter(|_| !gated) else {
                 return;
             };
             self.edit(at, |pod| {
