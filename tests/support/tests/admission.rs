@@ -375,7 +375,9 @@ async fn only_who_is_selected_is_asked_about() {
 #[tokio::test]
 async fn who_wants_to_look_again_is_asked_again_once() {
     let hook = Hook::start(|request| {
-        let path = request["object"]["data"].as_object().map_or(0, |d| d.len());
+        let path = request["object"]["data"]
+            .as_object()
+            .map_or(0, serde_json::Map::len);
         Some(patch(
             &json!([{"op": "add", "path": format!("/data/n{path}"), "value": "x"}]),
         ))
