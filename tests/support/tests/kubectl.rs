@@ -4,10 +4,18 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use cluster::Cluster;
+use cluster::auth::User;
 use cluster::controllers::Settings;
+use cluster::path::Ask;
+use cluster::serve::{Out, refused};
+use cluster::server::Before;
+use cluster::status::Refusal;
+use http::Response;
 use serde_json::Value;
 
 /// From the environments of the interop tests; nothing, said aloud, where those are not made.
@@ -369,4 +377,35 @@ async fn a_budget_holds_pods_on_a_node_until_others_are_there() {
     person.does("rollout status deployment/web --timeout=30s");
     let nodes = person.does("get pods -l app=web -o jsonpath={.items[*].spec.nodeName}");
     assert!(!nodes.split(' ').any(|n| n == node), "{nodes} {node}");
+}
+
+/// A server that is at its end, for whoever lists secrets.
+#[derive(Debug)]
+struct Broken;
+
+impl Before for Broken {
+    fn before<'a>(
+        &'a self,
+        ask: &'a Ask,
+        _user: &'a User,
+    ) -> Pin<Box<dyn Future<Output = Option<Response<Out>>> + Send + 'a>> {
+        let broken = ask.resource == "secrets" && ask.verb == "list";
+        let refusal = Refusal::new(500, "InternalError", "the disk is full");
+        Box::pin(async move { broken.then(|| refused(&refusal)) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_requests_may_answer_them() {
+    let Some(person) = Person::start().await else {
+        return;
+    };
+    person.does("get secrets");
+    person.cluster.server().look(Arc::new(Broken));
+    let said = person.fails("get secrets", "");
+    assert!(
+        said.contains("Error from server (InternalError): the disk is full"),
+        "{said}"
+    );
+    person.does("get configmaps");
 }
