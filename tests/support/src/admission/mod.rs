@@ -8,6 +8,7 @@ mod plugins;
 mod rules;
 mod security;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
@@ -44,15 +45,15 @@ pub struct Asked<'a> {
 
 /// A webhook that is to be called, in the version that its rules name.
 #[derive(Debug, Clone)]
-struct Hook {
+struct Hook<'a> {
     /// Its configuration and place there.
     id: (String, usize),
     spec: Value,
     /// The kind as the rules name it.
-    kind: Kind,
+    kind: Cow<'a, Kind>,
 }
 
-impl Hook {
+impl Hook<'_> {
     fn name(&self) -> &str {
         self.spec["name"].as_str().unwrap_or_default()
     }
@@ -145,7 +146,7 @@ impl Server {
         }
     }
 
-    fn hooks(&self, plural: &str, kind: &Kind) -> Vec<Hook> {
+    fn hooks<'a>(&self, plural: &str, kind: &'a Kind) -> Vec<Hook<'a>> {
         let resource = format!("{plural}.admissionregistration.k8s.io");
         let state = self.state();
         let mut hooks = Vec::new();
@@ -155,7 +156,7 @@ impl Server {
                 hooks.push(Hook {
                     id: (key.name.clone(), place),
                     spec: spec.clone(),
-                    kind: kind.clone(),
+                    kind: Cow::Borrowed(kind),
                 });
             }
         }
@@ -173,13 +174,13 @@ impl Server {
     }
 
     /// The hook if it is meant, in the version that it wants.
-    fn matched(
+    fn matched<'a>(
         &self,
-        hook: Hook,
-        asked: &Asked<'_>,
+        hook: Hook<'a>,
+        asked: &Asked<'a>,
         object: Option<&Value>,
         old: Option<&Value>,
-    ) -> Answer<Option<Hook>> {
+    ) -> Answer<Option<Hook<'a>>> {
         let state = self.state();
         let Some(kind) = rules::version(&hook.spec, asked, &state.kinds) else {
             return Ok(None);
@@ -193,7 +194,7 @@ impl Server {
     /// Calls one. Nothing if it cannot be asked, and need not be.
     async fn ask(
         &self,
-        hook: &Hook,
+        hook: &Hook<'_>,
         asked: &Asked<'_>,
         object: Option<&Value>,
         old: Option<&Value>,
@@ -245,7 +246,7 @@ fn is_exempt(kind: &Kind) -> bool {
 
 fn review(
     uid: &str,
-    hook: &Hook,
+    hook: &Hook<'_>,
     asked: &Asked<'_>,
     object: Option<&Value>,
     old: Option<&Value>,
@@ -279,7 +280,7 @@ fn review(
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
 }
 
-fn patched(hook: &Hook, kind: &Kind, before: &Value, answer: &Called) -> Answer<Value> {
+fn patched(hook: &Hook<'_>, kind: &Kind, before: &Value, answer: &Called) -> Answer<Value> {
     let Some(changes) = &answer.patch else {
         return Ok(before.clone());
     };

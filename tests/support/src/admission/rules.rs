@@ -1,5 +1,6 @@
 //! Whether a webhook is meant: its rules and its selectors.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,10 +13,14 @@ use crate::store::{Key, Store};
 
 /// The version of the kind that a rule names: the one that was asked for, or another of the same objects if the
 /// policy is `Equivalent`.
-pub(super) fn version(hook: &Value, asked: &Asked<'_>, kinds: &[Arc<Kind>]) -> Option<Kind> {
+pub(super) fn version<'a>(
+    hook: &Value,
+    asked: &Asked<'a>,
+    kinds: &[Arc<Kind>],
+) -> Option<Cow<'a, Kind>> {
     let rules = hook["rules"].as_array()?;
     if rules.iter().any(|rule| covers(rule, asked, asked.kind)) {
-        return Some(asked.kind.clone());
+        return Some(Cow::Borrowed(asked.kind));
     }
     if hook["matchPolicy"] == "Exact" {
         return None;
@@ -24,7 +29,7 @@ pub(super) fn version(hook: &Value, asked: &Asked<'_>, kinds: &[Arc<Kind>]) -> O
         k.key() == asked.kind.key() && k.kind == asked.kind.kind && k.version != asked.kind.version
     });
     let mut same = same.filter(|kind| rules.iter().any(|rule| covers(rule, asked, kind)));
-    same.next().map(|kind| Kind::clone(kind))
+    same.next().map(|kind| Cow::Owned(Kind::clone(kind)))
 }
 
 fn has(list: &Value, wanted: &str) -> bool {
