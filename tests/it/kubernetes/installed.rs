@@ -16,15 +16,18 @@ use serde_json::{Value, json};
 use super::command;
 
 /// A cluster, and somebody who may everything there.
-struct Stand {
-    cluster: Cluster,
-    dir: tempfile::TempDir,
-    admin: PathBuf,
+pub(super) struct Stand {
+    pub(super) cluster: Cluster,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) admin: PathBuf,
 }
 
 impl Stand {
     async fn start() -> Self {
-        let cluster = Cluster::start().await.unwrap();
+        Self::of(Cluster::start().await.unwrap())
+    }
+
+    pub(super) fn of(cluster: Cluster) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let admin = dir.path().join("admin");
         std::fs::write(&admin, cluster.admin().unwrap()).unwrap();
@@ -35,13 +38,13 @@ impl Stand {
         }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(super) fn run(&self, args: &[&str]) -> Output {
         let home = self.dir.path().join("home");
         command(&home, &self.admin, args).output().unwrap()
     }
 
     /// What was done to which object, by `install`.
-    fn install(&self, more: &[&str]) -> Vec<(String, String)> {
+    pub(super) fn install(&self, more: &[&str]) -> Vec<(String, String)> {
         let base = ["install", "--target", "kubernetes", "-o", "json"];
         let output = self.run(&[&base, more].concat());
         assert!(output.status.success(), "{output:?}");
@@ -53,13 +56,13 @@ impl Stand {
             .collect()
     }
 
-    fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub(super) fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let found = self.cluster.get(resource, namespace, name);
         found.map(|object| (*object).clone())
     }
 
     /// Waits for something in the cluster.
-    async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(found) = find() {
@@ -82,14 +85,14 @@ impl Stand {
 }
 
 /// A control plane as the Deployment runs it: with the account's token, and nothing else.
-struct Replica {
+pub(super) struct Replica {
     process: Child,
-    webhooks: u16,
-    log: PathBuf,
+    pub(super) webhooks: u16,
+    pub(super) log: PathBuf,
 }
 
 impl Replica {
-    fn start(stand: &Stand, name: &str) -> Self {
+    pub(super) fn start(stand: &Stand, name: &str) -> Self {
         let dir = stand.dir.path();
         let settings = stand
             .object("configmaps", "meshctl-system", "meshctl")
@@ -137,6 +140,34 @@ impl Replica {
             webhooks,
             log,
         }
+    }
+
+    /// Has the cluster reach its webhooks through the Service, and waits until they are believed.
+    pub(super) async fn serve_webhooks(&self, stand: &Stand) {
+        let address = (Ipv4Addr::LOCALHOST, self.webhooks).into();
+        stand
+            .cluster
+            .route("meshctl-system", "meshctl", 443, address);
+        for (resource, name) in [
+            ("mutatingwebhookconfigurations", "meshctl-injector"),
+            ("validatingwebhookconfigurations", "meshctl-validator"),
+        ] {
+            let resource = format!("{resource}.admissionregistration.k8s.io");
+            stand
+                .until("the authority of the webhooks", || {
+                    let found = stand.object(&resource, "", name)?;
+                    let hooks = found["webhooks"].as_array()?.clone();
+                    let told = |hook: &Value| hook["clientConfig"]["caBundle"].is_string();
+                    hooks.iter().all(told).then_some(())
+                })
+                .await;
+        }
+        let port = self.webhooks;
+        stand
+            .until("the webhooks to listen", || {
+                std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+            })
+            .await;
     }
 
     /// Asks a webhook as the API server does: by the Service's name, believing `roots`.

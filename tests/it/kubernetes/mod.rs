@@ -1,6 +1,7 @@
 //! The control plane with a cluster as its source: the real binary against a fake API server.
 
 mod accounts;
+mod applied;
 mod fake;
 mod installed;
 

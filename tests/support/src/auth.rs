@@ -122,11 +122,16 @@ impl Keys {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, user);
-        // One name holds one value per type here, so further groups are joined and split again.
-        if !groups.is_empty() {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, groups.join(","));
+        // A name holds one value per type here, and this type has two spellings.
+        let spellings = [
+            DnType::OrganizationName,
+            DnType::CustomDnType(vec![2, 5, 4, 10]),
+        ];
+        if groups.len() > spellings.len() {
+            return Err("a certificate of this crate holds two groups at most".into());
+        }
+        for (spelling, group) in spellings.into_iter().zip(groups) {
+            params.distinguished_name.push(spelling, *group);
         }
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let cert = params.signed_by(&key, &self.issuer)?;
@@ -208,7 +213,6 @@ pub fn of_certificate(der: &[u8]) -> Option<User> {
     let groups: Vec<&str> = subject
         .iter_organization()
         .filter_map(|o| o.as_str().ok())
-        .flat_map(|o| o.split(','))
         .collect();
     Some(User::new(&name, &groups))
 }

@@ -32,14 +32,93 @@ impl Server {
         if dry {
             return Ok((object, true));
         }
-        let orphan = options["propagationPolicy"] == "Orphan";
-        let answer = state.remove(key, orphan, &now);
+        let answer = state.dismiss(key, options, &now);
         state.settle(&now);
         Ok(answer.unwrap_or((object, true)))
     }
 }
 
+/// Holds an object until those are gone that say that they block it.
+const FOREGROUND: &str = "foregroundDeletion";
+
 impl State {
+    /// Deletes as somebody asks for it: what becomes of dependents, and how long a pod has.
+    pub fn dismiss(&mut self, key: &Key, options: &Value, now: &str) -> Option<(Arc<Value>, bool)> {
+        match options["propagationPolicy"].as_str() {
+            Some("Orphan") => {
+                let object = self.store.get(key)?;
+                self.disown(&object["metadata"]["uid"]);
+            }
+            Some("Foreground") => {
+                let object = self.store.get(key)?;
+                let mut held = Value::clone(&object);
+                let mut finalizers = held["metadata"]["finalizers"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                if !finalizers.iter().any(|f| f == FOREGROUND) {
+                    finalizers.push(FOREGROUND.into());
+                }
+                held["metadata"]["finalizers"] = finalizers.into();
+                self.store.put(key.clone(), held);
+            }
+            _ => {}
+        }
+        if key.resource == "pods" && options["gracePeriodSeconds"] == 0 {
+            return self.ended(key, now);
+        }
+        self.remove(key, false, now)
+    }
+
+    /// A pod whose containers have ended.
+    pub fn ended(&mut self, key: &Key, now: &str) -> Option<(Arc<Value>, bool)> {
+        let kubelet = std::mem::replace(&mut self.kubelet, false);
+        let answer = self.remove(key, false, now);
+        self.kubelet = kubelet;
+        answer
+    }
+
+    /// Takes an owner's references out of its dependents.
+    fn disown(&mut self, uid: &Value) {
+        let dependents: Vec<(Key, Arc<Value>)> = self
+            .store
+            .all()
+            .filter(|(_, o)| owners(o).any(|r| r["uid"] == *uid))
+            .map(|(k, o)| (k.clone(), o.clone()))
+            .collect();
+        for (key, object) in dependents {
+            let others: Vec<Value> = owners(&object)
+                .filter(|r| r["uid"] != *uid)
+                .cloned()
+                .collect();
+            self.keep(key, &object, others);
+        }
+    }
+
+    /// Writes a dependent with the owners that are left.
+    fn keep(&mut self, key: Key, object: &Value, owners: Vec<Value>) {
+        let mut kept = object.clone();
+        if owners.is_empty() {
+            if let Some(m) = kept["metadata"].as_object_mut() {
+                m.shift_remove("ownerReferences");
+            }
+        } else {
+            kept["metadata"]["ownerReferences"] = owners.into();
+        }
+        self.store.put(key, kept);
+    }
+
+    /// Seconds that a running pod has to end; none if it goes at once.
+    fn grace(&self, key: &Key, object: &Value) -> Option<i64> {
+        let runs = key.resource == "pods"
+            && self.kubelet
+            && object["spec"]["nodeName"].is_string()
+            && object["status"]["phase"] != "Succeeded"
+            && object["status"]["phase"] != "Failed";
+        let seconds = object["spec"]["terminationGracePeriodSeconds"].as_i64();
+        seconds.filter(|s| runs && *s > 0)
+    }
+
     /// Removes, or marks. The answer's flag says whether it is gone.
     pub fn remove(&mut self, key: &Key, orphan: bool, now: &str) -> Option<(Arc<Value>, bool)> {
         let object = self.store.get(key)?;
@@ -51,13 +130,14 @@ impl State {
                 && object["spec"]["finalizers"]
                     .as_array()
                     .is_some_and(|f| !f.is_empty()));
-        if held {
+        let grace = self.grace(key, &object);
+        if held || grace.is_some() {
             if object["metadata"]["deletionTimestamp"].is_string() {
                 return Some((object, false));
             }
             let mut marked = Value::clone(&object);
             marked["metadata"]["deletionTimestamp"] = now.into();
-            marked["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+            marked["metadata"]["deletionGracePeriodSeconds"] = grace.unwrap_or(0).into();
             if is_namespace {
                 marked["status"]["phase"] = "Terminating".into();
             } else if let Some(generation) = marked["metadata"]["generation"].as_i64() {
@@ -97,14 +177,7 @@ impl State {
                 .cloned()
                 .collect();
             if orphan || !others.is_empty() {
-                let mut kept = Value::clone(&object);
-                kept["metadata"]["ownerReferences"] = json!(others);
-                if others.is_empty()
-                    && let Some(m) = kept["metadata"].as_object_mut()
-                {
-                    m.shift_remove("ownerReferences");
-                }
-                self.store.put(key, kept);
+                self.keep(key, &object, others);
             } else {
                 self.remove(&key, false, now);
             }
@@ -117,6 +190,50 @@ impl State {
 
     /// Objects whose last finalizer is gone go, and so do namespaces that are empty.
     pub fn settle(&mut self, now: &str) {
+        // Each that goes may free another.
+        loop {
+            let before = self.store.revision();
+            self.settle_once(now);
+            if self.store.revision() == before {
+                return;
+            }
+        }
+    }
+
+    /// In the foreground: dependents first. True if none is left that blocks the owner.
+    fn unblock(&mut self, key: &Key, object: &Value, now: &str) {
+        let uid = &object["metadata"]["uid"];
+        let dependents: Vec<(Key, bool)> = self
+            .store
+            .all()
+            .filter_map(|(k, o)| {
+                let mut mine = owners(o).filter(|r| r["uid"] == *uid);
+                let mine = mine.next()?;
+                Some((k.clone(), mine["blockOwnerDeletion"] == true))
+            })
+            .collect();
+        for (dependent, _) in &dependents {
+            let going = self
+                .store
+                .get(dependent)
+                .is_none_or(|o| o["metadata"]["deletionTimestamp"].is_string());
+            if !going {
+                self.dismiss(dependent, &json!({"propagationPolicy": "Foreground"}), now);
+            }
+        }
+        let blocked = dependents
+            .iter()
+            .any(|(k, blocks)| *blocks && self.store.get(k).is_some());
+        if !blocked && let Some(object) = self.store.get(key) {
+            let mut free = Value::clone(&object);
+            if let Some(all) = free["metadata"]["finalizers"].as_array_mut() {
+                all.retain(|f| f != FOREGROUND);
+            }
+            self.store.put(key.clone(), free);
+        }
+    }
+
+    fn settle_once(&mut self, now: &str) {
         let marked: Vec<(Key, Arc<Value>)> = self
             .store
             .all()
@@ -124,7 +241,18 @@ impl State {
             .map(|(k, o)| (k.clone(), o.clone()))
             .collect();
         for (key, object) in marked {
+            let foreground = object["metadata"]["finalizers"]
+                .as_array()
+                .is_some_and(|f| f.iter().any(|f| f == FOREGROUND));
+            if foreground {
+                self.unblock(&key, &object, now);
+                continue;
+            }
             if key.resource != "namespaces" {
+                if key.resource == "pods" && self.grace(&key, &object).is_some() {
+                    // The kubelet is at it.
+                    continue;
+                }
                 if object["metadata"]["finalizers"]
                     .as_array()
                     .is_none_or(Vec::is_empty)

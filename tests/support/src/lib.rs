@@ -1,29 +1,42 @@
 //! A Kubernetes API server in memory, for tests: it answers as kube-apiserver does as far as `kubectl`, the kube
-//! crate and a control plane can tell. Not a cluster: nothing runs.
+//! crate and a control plane can tell. Not a cluster: nothing runs, though controllers may say that it does.
 //!
 //! | file | owns |
 //! |---|---|
 //! | [`serve`] | a request from authentication to answer |
 //! | [`auth`], [`rbac`] | who asks, and what they may |
-//! | [`kinds`], [`discovery`], [`table`] | what is served and how it is shown |
+//! | [`kinds`], [`discovery`], [`openapi`], [`table`] | what is served and how it is shown |
 //! | [`store`], [`read`], [`write`], [`delete`] | objects and their history |
-//! | [`prepare`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
+//! | [`prepare`], [`defaults`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
+//! | [`shapes`], [`schema`], [`validation`], [`check`] | what fields there are, and what is refused |
+//! | [`protobuf`] | bodies that typed clients send |
+//! | [`admission`] | plugins and webhooks |
+//! | [`controllers`] | what a cluster does of its own accord |
 
+pub mod admission;
 pub mod auth;
+pub mod check;
+pub mod controllers;
+pub mod defaults;
 pub mod delete;
 pub mod discovery;
 pub mod kinds;
+pub mod openapi;
 pub mod patch;
 pub mod path;
 pub mod prepare;
+pub mod protobuf;
 pub mod rbac;
 pub mod read;
+pub mod schema;
 pub mod select;
 pub mod serve;
 pub mod server;
+pub mod shapes;
 pub mod status;
 pub mod store;
 pub mod table;
+pub mod validation;
 pub mod write;
 
 use std::net::SocketAddr;
@@ -49,7 +62,7 @@ pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 pub struct Cluster {
     server: Arc<Server>,
     address: SocketAddr,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Cluster {
@@ -70,8 +83,26 @@ impl Cluster {
         Ok(Self {
             server,
             address,
-            _tasks: tasks,
+            tasks,
         })
+    }
+
+    /// Starts on a free loopback port, with the controllers of a cluster.
+    pub async fn start_with(settings: controllers::Settings) -> Result<Self, Failed> {
+        let mut cluster = Self::start().await?;
+        cluster.control(settings);
+        Ok(cluster)
+    }
+
+    /// Lets controllers work from now on.
+    pub fn control(&mut self, settings: controllers::Settings) {
+        let server = self.server.clone();
+        self.tasks.spawn(controllers::run(server, settings));
+    }
+
+    /// Says where a Service is reached, as no pod runs here: webhooks are called there.
+    pub fn route(&self, namespace: &str, service: &str, port: u64, address: SocketAddr) {
+        self.server.route(namespace, service, port, address);
     }
 
     /// Where it listens.

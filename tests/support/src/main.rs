@@ -1,4 +1,5 @@
-//! `cluster [ADDRESS] [KUBECONFIG]`: serves until it is stopped, and writes the admin's kubeconfig.
+//! `cluster [ADDRESS] [KUBECONFIG] [NAMESPACE/SERVICE:PORT=ADDRESS…]`: serves until it is stopped, and writes the
+//! admin's kubeconfig. The last say where Services are reached, for webhooks.
 
 use std::process::ExitCode;
 
@@ -24,7 +25,15 @@ async fn run() -> Result<(), Failed> {
     let mut words = std::env::args().skip(1);
     let address = words.next().unwrap_or_else(|| "127.0.0.1:0".into());
     let file = words.next().unwrap_or_else(|| "kubeconfig".into());
-    let cluster = Cluster::start_at(address.parse()?, "v1.36.0").await?;
+    let mut cluster = Cluster::start_at(address.parse()?, "v1.36.0").await?;
+    for route in words {
+        let wrong = || format!("{route:?} is not NAMESPACE/SERVICE:PORT=ADDRESS");
+        let (service, address) = route.split_once('=').ok_or_else(wrong)?;
+        let (service, port) = service.split_once(':').ok_or_else(wrong)?;
+        let (namespace, name) = service.split_once('/').ok_or_else(wrong)?;
+        cluster.route(namespace, name, port.parse()?, address.parse()?);
+    }
+    cluster.control(cluster::controllers::Settings::default());
     write_private(&file, &cluster.admin()?)?;
     report(&format!(
         "serving on https://{}; export KUBECONFIG={file}",

@@ -2,28 +2,43 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::check;
+use crate::defaults::default;
 use crate::kinds::Kind;
 use crate::server::uuid;
 use crate::status::{Answer, Cause, Refusal};
 
-/// A new object.
-pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> Answer<()> {
+/// A new object as it was received: of the right type, in the right place, without what only the server says, and
+/// with its defaults. It may have no name yet.
+pub fn receive(kind: &Kind, object: &mut Value, namespace: &str) -> Answer<()> {
     check_type(kind, object)?;
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }
-    let generate = object["metadata"]["generateName"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    let mut name = object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    place(kind, object, namespace)?;
+    for name in [
+        "uid",
+        "creationTimestamp",
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+    ] {
+        set(&mut object["metadata"], name, None);
+    }
+    default(kind, object, "");
+    Ok(())
+}
+
+/// A received object, made whole after admission: its name, its stamps, no status of others.
+pub fn complete(kind: &Kind, object: &mut Value, now: &str) -> Answer<()> {
+    let generate = text(&object["metadata"]["generateName"]).to_owned();
+    let mut name = text(&object["metadata"]["name"]).to_owned();
     if name.is_empty() && !generate.is_empty() {
         let letters: Vec<char> = "bcdfghjklmnpqrstvwxz2456789".chars().collect();
         let end: String = (0..5).filter_map(|_| fastrand::choice(&letters)).collect();
-        name = format!("{generate}{end}");
+        let start: String = generate.chars().take(58).collect();
+        name = format!("{start}{end}");
     }
     if name.is_empty() {
         let cause = Cause {
@@ -33,21 +48,12 @@ pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> An
         return Err(Refusal::invalid(&kind.kind, &kind.group, "", &[cause]));
     }
     check_name(kind, &name)?;
-    place(kind, object, namespace)?;
     let Some(metadata) = object["metadata"].as_object_mut() else {
         return Err(Refusal::bad("metadata is no object"));
     };
     metadata.insert("name".into(), name.into());
     metadata.insert("uid".into(), uuid().into());
     metadata.insert("creationTimestamp".into(), now.into());
-    for name in [
-        "resourceVersion",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-    ] {
-        metadata.shift_remove(name);
-    }
     if has_generation(kind) {
         metadata.insert("generation".into(), 1.into());
     }
@@ -57,7 +63,13 @@ pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> An
         object.shift_remove("status");
     }
     default(kind, object, now);
-    Ok(())
+    check::create(kind, object)
+}
+
+/// A new object of the cluster itself.
+pub fn create(kind: &Kind, object: &mut Value, namespace: &str, now: &str) -> Answer<()> {
+    receive(kind, object, namespace)?;
+    complete(kind, object, now)
 }
 
 /// Written over `old`; `sub` is the subresource.
@@ -91,7 +103,8 @@ pub fn update(kind: &Kind, old: &Value, new: &mut Value, sub: &str) -> Answer<()
         }
         kept["apiVersion"] = new["apiVersion"].clone();
         *new = kept;
-        return Ok(());
+        default(kind, new, "");
+        return check::create(kind, new);
     }
     for field in [
         "uid",
@@ -110,8 +123,18 @@ pub fn update(kind: &Kind, old: &Value, new: &mut Value, sub: &str) -> Answer<()
     if kind.status {
         set(new, "status", old.get("status").cloned());
     }
+    if kind.key() == "services" {
+        // What was allocated stays.
+        for field in ["clusterIP", "clusterIPs", "ipFamilies"] {
+            if new["spec"][field].is_null() && new["spec"]["type"] != "ExternalName" {
+                let value = old["spec"].get(field).cloned();
+                set(&mut new["spec"], field, value);
+            }
+        }
+    }
     default(kind, new, "");
     immutable(kind, old, new)?;
+    check::create(kind, new)?;
     if has_generation(kind) && content(old) != content(new) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(1);
         new["metadata"]["generation"] = (generation + 1).into();
@@ -250,6 +273,7 @@ fn immutable(kind: &Kind, old: &Value, new: &Value) -> Answer<()> {
         "rolebindings.rbac.authorization.k8s.io"
         | "clusterrolebindings.rbac.authorization.k8s.io" => &["/roleRef"],
         "secrets" => &["/type"],
+        "jobs.batch" => &["/spec/selector", "/spec/template", "/spec/completions"],
         _ => &[],
     };
     for path in paths {
@@ -264,6 +288,19 @@ fn immutable(kind: &Kind, old: &Value, new: &Value) -> Answer<()> {
                 &[cause],
             ));
         }
+    }
+    if kind.key() == "pods" && fixed(old) != fixed(new) {
+        let cause = Cause {
+            field: "spec".into(),
+            reason: "FieldValueForbidden",
+            message: "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)".into(),
+        };
+        return Err(Refusal::invalid(
+            &kind.kind,
+            &kind.group,
+            text(&old["metadata"]["name"]),
+            &[cause],
+        ));
     }
     if matches!(kind.plural.as_str(), "secrets" | "configmaps")
         && old["immutable"] == true
@@ -284,186 +321,17 @@ fn immutable(kind: &Kind, old: &Value, new: &Value) -> Answer<()> {
     Ok(())
 }
 
-fn or(object: &mut Value, field: &str, value: impl Into<Value>) {
-    if object[field].is_null() {
-        object[field] = value.into();
+/// What of a pod may not change.
+fn fixed(pod: &Value) -> Value {
+    let mut spec = pod["spec"].clone();
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        set(&mut spec, field, None);
     }
-}
-
-/// The defaults that clients read.
-fn default(kind: &Kind, object: &mut Value, now: &str) {
-    match kind.key().as_str() {
-        "namespaces" => {
-            let name = object["metadata"]["name"].clone();
-            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
-            or(&mut object["spec"], "finalizers", json!(["kubernetes"]));
-            or(&mut object["status"], "phase", "Active");
-        }
-        "secrets" => {
-            or(object, "type", "Opaque");
-            if let Some(plain) = object
-                .as_object_mut()
-                .and_then(|o| o.shift_remove("stringData"))
-            {
-                for (name, value) in plain.as_object().into_iter().flatten() {
-                    use base64::Engine as _;
-                    let bytes = text(value).as_bytes();
-                    object["data"][name.as_str()] = base64::engine::general_purpose::STANDARD
-                        .encode(bytes)
-                        .into();
-                }
-            }
-        }
-        "services" => service(object),
-        "pods" => {
-            pod(&mut object["spec"]);
-            or(&mut object["status"], "phase", "Pending");
-            or(&mut object["status"], "qosClass", "BestEffort");
-        }
-        "deployments.apps" => {
-            let spec = &mut object["spec"];
-            or(spec, "replicas", 1);
-            or(spec, "revisionHistoryLimit", 10);
-            or(spec, "progressDeadlineSeconds", 600);
-            or(
-                spec,
-                "strategy",
-                json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}),
-            );
-            template(spec);
-            or(object, "status", json!({}));
-        }
-        "replicasets.apps" | "statefulsets.apps" => {
-            or(&mut object["spec"], "replicas", 1);
-            template(&mut object["spec"]);
-            or(&mut object["status"], "replicas", 0);
-        }
-        "daemonsets.apps" => template(&mut object["spec"]),
-        "mutatingwebhookconfigurations.admissionregistration.k8s.io"
-        | "validatingwebhookconfigurations.admissionregistration.k8s.io" => {
-            let mutating = kind.kind.starts_with("Mutating");
-            for hook in object
-                .get_mut("webhooks")
-                .and_then(Value::as_array_mut)
-                .into_iter()
-                .flatten()
-            {
-                or(hook, "failurePolicy", "Fail");
-                or(hook, "matchPolicy", "Equivalent");
-                or(hook, "namespaceSelector", json!({}));
-                or(hook, "objectSelector", json!({}));
-                or(hook, "timeoutSeconds", 10);
-                if mutating {
-                    or(hook, "reinvocationPolicy", "Never");
-                }
-                if hook["clientConfig"]["service"].is_object() {
-                    or(&mut hook["clientConfig"]["service"], "port", 443);
-                }
-                for rule in hook
-                    .get_mut("rules")
-                    .and_then(Value::as_array_mut)
-                    .into_iter()
-                    .flatten()
-                {
-                    or(rule, "scope", "*");
-                }
-            }
-        }
-        "customresourcedefinitions.apiextensions.k8s.io" => {
-            let names = &mut object["spec"]["names"];
-            let kind = text(&names["kind"]).to_owned();
-            or(names, "singular", kind.to_lowercase());
-            or(names, "listKind", format!("{kind}List"));
-            or(
-                &mut object["spec"],
-                "conversion",
-                json!({"strategy": "None"}),
-            );
-            let stored = object["spec"]["versions"]
-                .as_array()
-                .and_then(|v| v.iter().find(|v| v["storage"] == true))
-                .map_or(Value::Null, |v| v["name"].clone());
-            let names = object["spec"]["names"].clone();
-            let time = if now.is_empty() {
-                object["metadata"]["creationTimestamp"].clone()
-            } else {
-                now.into()
-            };
-            let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": time});
-            object["status"] = json!({
-                "conditions": [
-                    condition("NamesAccepted", "NoConflicts", "no conflicts found"),
-                    condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
-                ],
-                "acceptedNames": names, "storedVersions": [stored],
-            });
-        }
-        _ => {}
-    }
-}
-
-fn service(object: &mut Value) {
-    let spec = &mut object["spec"];
-    or(spec, "type", "ClusterIP");
-    or(spec, "sessionAffinity", "None");
-    for port in spec
-        .get_mut("ports")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        or(port, "protocol", "TCP");
-        let number = port["port"].clone();
-        or(port, "targetPort", number);
-    }
-    if spec["type"] != "ExternalName" && text(&spec["clusterIP"]).is_empty() {
-        let address = format!("10.96.{}.{}", fastrand::u8(..), fastrand::u8(1..255));
-        spec["clusterIP"] = address.into();
-    }
-    if spec["type"] != "ExternalName" {
-        let address = spec["clusterIP"].clone();
-        or(spec, "clusterIPs", json!([address]));
-        or(spec, "ipFamilies", json!(["IPv4"]));
-        or(spec, "ipFamilyPolicy", "SingleStack");
-        or(spec, "internalTrafficPolicy", "Cluster");
-    }
-    or(&mut object["status"], "loadBalancer", json!({}));
-}
-
-fn pod(spec: &mut Value) {
-    if !spec.is_object() {
-        return;
-    }
-    or(spec, "restartPolicy", "Always");
-    or(spec, "terminationGracePeriodSeconds", 30);
-    or(spec, "dnsPolicy", "ClusterFirst");
-    or(spec, "securityContext", json!({}));
-    or(spec, "schedulerName", "default-scheduler");
     for list in ["containers", "initContainers"] {
-        for container in spec
-            .get_mut(list)
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            or(container, "imagePullPolicy", "IfNotPresent");
-            or(container, "resources", json!({}));
-            or(container, "terminationMessagePath", "/dev/termination-log");
-            or(container, "terminationMessagePolicy", "File");
-            for port in container
-                .get_mut("ports")
-                .and_then(Value::as_array_mut)
-                .into_iter()
-                .flatten()
-            {
-                or(port, "protocol", "TCP");
-            }
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            set(container, "image", None);
         }
     }
-}
-
-fn template(spec: &mut Value) {
-    if let Some(inner) = spec.pointer_mut("/template/spec") {
-        pod(inner);
-    }
+    spec
 }

@@ -16,8 +16,9 @@ use crate::path::Ask;
 use crate::read::{Watch, line};
 use crate::server::{Server, key_of};
 use crate::status::{Answer, Refusal};
+use crate::store::Key;
 use crate::write::{Body, scale_of};
-use crate::{discovery, rbac, table};
+use crate::{discovery, openapi, protobuf, rbac, table};
 
 /// An answer's body.
 pub type Out = UnsyncBoxBody<Bytes, Infallible>;
@@ -30,16 +31,19 @@ pub async fn answer(
 ) -> Response<Out> {
     match handle(&server, peer, request).await {
         Ok(response) => response,
-        Err(refusal) => {
-            let mut response = json_of(refusal.code, &refusal.body());
-            if let Some(seconds) = refusal.retry_after {
-                response
-                    .headers_mut()
-                    .insert(header::RETRY_AFTER, seconds.into());
-            }
-            response
-        }
+        Err(refusal) => refused(&refusal),
     }
+}
+
+/// The answer to a refused request.
+pub fn refused(refusal: &Refusal) -> Response<Out> {
+    let mut response = json_of(refusal.code, &refusal.body());
+    if let Some(seconds) = refusal.retry_after {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 fn json_of(code: StatusCode, value: &Value) -> Response<Out> {
@@ -77,6 +81,57 @@ fn who(server: &Server, peer: Option<User>, headers: &HeaderMap) -> Answer<User>
         .ok_or_else(|| Refusal::new(401, "Unauthorized", "Unauthorized"))
 }
 
+/// Whom they act as: `kubectl --as`. Each name and group needs the verb `impersonate`.
+fn impersonated(server: &Server, user: User, headers: &HeaderMap) -> Answer<User> {
+    let name = header_of(headers, "impersonate-user");
+    let all = headers.get_all("impersonate-group").into_iter();
+    let groups: Vec<&str> = all.filter_map(|g| g.to_str().ok()).collect();
+    if name.is_empty() {
+        if groups.is_empty() {
+            return Ok(user);
+        }
+        return Err(Refusal::bad(
+            "impersonating groups without a user is not possible",
+        ));
+    }
+    let state = server.state();
+    let may = |resource: &str, namespace: &str, name: &str| {
+        let ask = Ask {
+            verb: "impersonate".into(),
+            version: "v1".into(),
+            resource: resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Ask::default()
+        };
+        if rbac::allows(&state.store, &user, &ask) {
+            Ok(())
+        } else {
+            Err(rbac::refusal(&user, &ask))
+        }
+    };
+    let account = name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'));
+    let mut meant = groups.clone();
+    let own;
+    match account {
+        Some((namespace, account)) => {
+            may("serviceaccounts", namespace, account)?;
+            own = format!("system:serviceaccounts:{namespace}");
+            if groups.is_empty() {
+                meant.extend(["system:serviceaccounts", own.as_str()]);
+            }
+        }
+        None => may("users", "", name)?,
+    }
+    for group in &groups {
+        may("groups", "", group)?;
+    }
+    meant.retain(|g| *g != "system:authenticated");
+    Ok(User::new(name, &meant))
+}
+
 /// A list of one name is judged as of that name.
 fn named(ask: &Ask) -> Ask {
     let mut ask = ask.clone();
@@ -102,7 +157,10 @@ async fn handle(
         parts.uri.path(),
         parts.uri.query().unwrap_or_default(),
     );
-    let user = who(server, peer, &parts.headers)?;
+    let user = impersonated(server, who(server, peer, &parts.headers)?, &parts.headers)?;
+    if let Some(answer) = server.before(&ask, &user).await {
+        return Ok(answer);
+    }
     if !rbac::allows(&server.state().store, &user, &named(&ask)) {
         return Err(rbac::refusal(&user, &ask));
     }
@@ -120,11 +178,38 @@ async fn handle(
     if parts.method == Method::GET {
         return read(server, &kind, &ask, &accept);
     }
-    let body = received(&parts.headers, body).await?;
-    write(server, &kind, &ask, &user, &body, &accept)
+    let body = received(&parts.headers, body, &kind, &ask, &user).await?;
+    let answer = write(server, &kind, &ask, &user, &body, &accept).await;
+    let warnings = body.warnings.into_inner().unwrap_or_default();
+    answer
+        .map(|mut response| {
+            warn(&mut response, &warnings);
+            response
+        })
+        .or_else(|refusal| {
+            let mut response = refused(&refusal);
+            warn(&mut response, &warnings);
+            Ok(response)
+        })
 }
 
-async fn received(headers: &HeaderMap, body: Incoming) -> Answer<Body> {
+/// Warnings as headers: clients print them.
+fn warn(response: &mut Response<Out>, warnings: &[String]) {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = format!("299 - \"{quoted}\"").parse() {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}
+
+async fn received(
+    headers: &HeaderMap,
+    body: Incoming,
+    kind: &Kind,
+    ask: &Ask,
+    user: &User,
+) -> Answer<Body> {
     let bytes = body
         .collect()
         .await
@@ -136,13 +221,6 @@ async fn received(headers: &HeaderMap, body: Incoming) -> Answer<Body> {
         .unwrap_or_default()
         .trim()
         .to_owned();
-    if media == "application/vnd.kubernetes.protobuf" {
-        return Err(Refusal::new(
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
-        ));
-    }
     let agent = header_of(headers, "user-agent")
         .split(['/', ' '])
         .next()
@@ -150,6 +228,9 @@ async fn received(headers: &HeaderMap, body: Incoming) -> Answer<Body> {
         .to_owned();
     let value = if bytes.is_empty() {
         json!({})
+    } else if media == protobuf::MEDIA {
+        protobuf::decode(&bytes)
+            .map_err(|why| Refusal::bad(format!("error decoding protobuf: {why}")))?
     } else if media.ends_with("yaml") {
         let text = std::str::from_utf8(&bytes).map_err(|e| Refusal::bad(e.to_string()))?;
         serde_saphyr::from_str(text)
@@ -158,11 +239,17 @@ async fn received(headers: &HeaderMap, body: Incoming) -> Answer<Body> {
         serde_json::from_slice(&bytes)
             .map_err(|e| Refusal::bad(format!("error decoding JSON: {e}")))?
     };
-    Ok(Body {
-        value,
+    let media = match media.as_str() {
+        // What it is from here on.
+        "" | protobuf::MEDIA => "application/json".to_owned(),
+        _ => media,
+    };
+    let body = Body {
         media,
-        agent,
-    })
+        ..Body::json(value, &agent, user.clone())
+    };
+    crate::validation::fields(kind, ask, &body)?;
+    Ok(body)
 }
 
 /// What is no resource.
@@ -194,6 +281,8 @@ fn paths(server: &Server, ask: &Ask, accept: &str) -> Answer<Response<Out>> {
         ["api", version] => discovery::resources(&kinds, "", version),
         ["apis", group] => discovery::one(&kinds, group),
         ["apis", group, version] => discovery::resources(&kinds, group, version),
+        ["openapi", "v3"] => Some(openapi::index(&kinds)),
+        ["openapi", "v3", path @ ..] => openapi::document(&kinds, &path.join("/"), &server.version),
         ["openid", "v1", "jwks"] => Some(server.keys.jwks()),
         [".well-known", "openid-configuration"] => Some(json!({
             "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
@@ -291,7 +380,7 @@ fn not_allowed() -> Refusal {
     )
 }
 
-fn write(
+async fn write(
     server: &Arc<Server>,
     kind: &Arc<Kind>,
     ask: &Ask,
@@ -326,7 +415,7 @@ fn write(
     };
     match (ask.verb.as_str(), ask.subresource.as_str()) {
         ("create", "") if ask.name.is_empty() => {
-            let made = server.create(kind, ask, body)?;
+            let made = server.create(kind, ask, body).await?;
             Ok(json_of(StatusCode::CREATED, &shape(made)))
         }
         ("create", "token") => token(server, kind, ask, body),
@@ -335,17 +424,17 @@ fn write(
                 kind,
                 &json!({"metadata": {"namespace": ask.namespace, "name": ask.name}}),
             );
-            server.delete(kind, &key, &json!({}), dry)?;
+            evict(server, kind, &key, &body.value["deleteOptions"], dry)?;
             Ok(json_of(
                 StatusCode::CREATED,
                 &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
             ))
         }
         ("update", "" | "status" | "scale" | "finalize") => {
-            Ok(ok(&shape(server.update(kind, ask, body)?)))
+            Ok(ok(&shape(server.update(kind, ask, body).await?)))
         }
         ("patch", "" | "status" | "scale") => {
-            let (changed, made) = server.patch(kind, ask, body)?;
+            let (changed, made) = server.patch(kind, ask, body).await?;
             let code = if made {
                 StatusCode::CREATED
             } else {
@@ -363,7 +452,7 @@ fn write(
                 options["propagationPolicy"] = policy.into();
             }
             let dry = dry || options["dryRun"].as_array().is_some_and(|d| !d.is_empty());
-            let (object, gone) = server.delete(kind, &key, &options, dry)?;
+            let (object, gone) = server.dismiss(kind, &key, body, &options, dry).await?;
             if gone {
                 let uid = &object["metadata"]["uid"];
                 return Ok(ok(&json!({
@@ -376,7 +465,8 @@ fn write(
         ("deletecollection", "") => {
             let (items, metadata) = server.list(kind, ask)?;
             for item in &items {
-                server.delete(kind, &key_of(kind, item), &body.value, dry)?;
+                let key = key_of(kind, item);
+                server.dismiss(kind, &key, body, &body.value, dry).await?;
             }
             Ok(ok(
                 &json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata, "items": items}),
@@ -384,6 +474,25 @@ fn write(
         }
         _ => Err(not_allowed()),
     }
+}
+
+/// A deletion that asks the budgets first.
+fn evict(server: &Server, kind: &Kind, key: &Key, options: &Value, dry: bool) -> Answer<()> {
+    let found = server.state().store.get(key);
+    if let Some(pod) = found
+        && !dry
+        && !crate::controllers::spend(&mut server.state().store, &pod)
+    {
+        let mut refusal = Refusal::new(
+            429,
+            "TooManyRequests",
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+        );
+        refusal.retry_after = Some(1);
+        refusal.details["causes"] = json!([{"reason": "DisruptionBudget", "message": "the disruption budget of the pod has none left"}]);
+        return Err(refusal);
+    }
+    server.delete(kind, key, options, dry).map(drop)
 }
 
 /// Tokens of service accounts, with audiences and an expiry.

@@ -1,13 +1,19 @@
 //! The state that all requests share.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::Response;
 use serde_json::{Value, json};
 
 use crate::auth::{Keys, User};
 use crate::kinds::{self, Kind};
+use crate::path::Ask;
+use crate::serve::Out;
 use crate::status::{Answer, Refusal};
 use crate::store::{Key, Store};
 
@@ -18,6 +24,8 @@ pub struct State {
     pub store: Store,
     /// Kinds, built in and defined.
     pub kinds: Vec<Arc<Kind>>,
+    /// Whether somebody ends the pods that are deleted.
+    pub kubelet: bool,
 }
 
 /// Everything that serves.
@@ -30,6 +38,20 @@ pub struct Server {
     ahead: AtomicI64,
     /// Such as `v1.36.0`.
     pub version: String,
+    /// What is looked at before a request is served.
+    hooks: RwLock<Vec<Arc<dyn Before>>>,
+    /// Where Services are reached: namespace, name, port.
+    routes: RwLock<BTreeMap<(String, String, u64), SocketAddr>>,
+}
+
+/// A look at requests before they are served: it may wait, or answer in the server's stead. Faults are such.
+pub trait Before: Send + Sync + std::fmt::Debug {
+    /// Nothing lets the request pass.
+    fn before<'a>(
+        &'a self,
+        ask: &'a Ask,
+        user: &'a User,
+    ) -> Pin<Box<dyn Future<Output = Option<Response<Out>>> + Send + 'a>>;
 }
 
 /// The key of definitions of kinds.
@@ -42,10 +64,13 @@ impl Server {
             state: Mutex::new(State {
                 store: Store::default(),
                 kinds: kinds::built_in().into_iter().map(Arc::new).collect(),
+                kubelet: false,
             }),
             keys,
             ahead: AtomicI64::new(0),
             version: version.to_owned(),
+            hooks: RwLock::default(),
+            routes: RwLock::default(),
         });
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let namespace =
@@ -66,6 +91,58 @@ impl Server {
     /// The state; held only for moments, never across an await.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a look at requests.
+    pub fn look(&self, hook: Arc<dyn Before>) {
+        let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
+        hooks.push(hook);
+    }
+
+    /// What the looks say of a request.
+    pub async fn before(&self, ask: &Ask, user: &User) -> Option<Response<Out>> {
+        let hooks = self
+            .hooks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for hook in hooks {
+            let answer = hook.before(ask, user).await;
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    }
+
+    /// Says where a Service is reached, as no pod runs here.
+    pub fn route(&self, namespace: &str, service: &str, port: u64, address: SocketAddr) {
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.insert((namespace.to_owned(), service.to_owned(), port), address);
+    }
+
+    /// Where a Service is reached, or what a cluster would say that it is not.
+    pub fn reach(&self, namespace: &str, service: &str, port: u64) -> Result<SocketAddr, String> {
+        let found = self.state().store.get(&Key {
+            resource: "services".into(),
+            namespace: namespace.to_owned(),
+            name: service.to_owned(),
+        });
+        let Some(found) = found else {
+            return Err(format!("service \"{service}\" not found"));
+        };
+        let mut ports = found["spec"]["ports"].as_array().into_iter().flatten();
+        if !ports.any(|p| p["port"] == port) {
+            return Err(format!(
+                "no service port {port} found for service \"{service}\""
+            ));
+        }
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let key = (namespace.to_owned(), service.to_owned(), port);
+        routes
+            .get(&key)
+            .copied()
+            .ok_or_else(|| format!("no endpoints available for service \"{service}\""))
     }
 
     /// Seconds since 1970 by the cluster's clock.
@@ -191,7 +268,8 @@ impl State {
             .cloned()
     }
 
-    fn check_namespace(&self, kind: &Kind, key: &Key) -> Answer<()> {
+    /// Refuses what would be put where nothing may be.
+    pub fn check_namespace(&self, kind: &Kind, key: &Key) -> Answer<()> {
         let namespace = self.store.get(&Key {
             resource: "namespaces".into(),
             namespace: String::new(),

@@ -178,6 +178,15 @@ impl Store {
         )
     }
 
+    /// All changes after a revision; nothing if history does not reach back.
+    pub fn since_all(&self, revision: u64) -> Option<Vec<Change>> {
+        if revision < self.compacted {
+            return None;
+        }
+        let from = self.history.partition_point(|c| c.revision <= revision);
+        Some(self.history.range(from..).cloned().collect())
+    }
+
     /// Forgets all history, as etcd's compaction does.
     pub fn compact(&mut self) {
         self.history.clear();

@@ -7,6 +7,7 @@ use cluster::path::Ask;
 use cluster::rbac;
 use cluster::select::Select;
 use http::Method;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 
 fn writer(manager: &str) -> apply::Writer {
@@ -78,4 +79,19 @@ async fn nobody_may_anything_without_a_binding() {
     let state = cluster.server().state();
     assert!(!rbac::allows(&state.store, &User::new("ann", &[]), &ask));
     assert!(rbac::allows(&state.store, &User::admin(), &ask));
+}
+
+#[tokio::test]
+async fn each_organization_of_a_certificate_is_a_group() {
+    let cluster = Cluster::start().await.unwrap();
+    let pair = cluster
+        .server()
+        .keys
+        .client("ann", &["a,b", "system:masters"])
+        .unwrap();
+    let pem = rustls::pki_types::CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap();
+    let user = cluster::auth::of_certificate(&pem).unwrap();
+    let mut groups = user.groups;
+    groups.sort();
+    assert_eq!(groups, ["a,b", "system:authenticated", "system:masters"]);
 }

@@ -1,7 +1,10 @@
-//! How lists are merged: by keys, as sets, or whole. Built-in kinds by a table of field names, custom ones by
-//! their schema.
+//! How lists are merged: by keys, as sets, or whole. Built-in kinds by Kubernetes' table of fields, custom ones by
+//! their schema, and what is in neither by the names of its fields.
 
 use serde_json::Value;
+
+use crate::kinds::Kind;
+use crate::shapes::{self, Field, Message, Shape};
 
 /// How a list is merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +20,13 @@ pub enum Lists {
 /// Where in a kind's schema one is.
 #[derive(Debug, Clone, Copy)]
 pub enum Place<'a> {
-    /// A built-in kind: the field's name and its parent's.
+    /// An object whose fields are known.
+    Message(&'static Message),
+    /// A known field.
+    Field(&'static Field),
+    /// What is in a known list or map.
+    Inner(&'static Shape),
+    /// A kind whose fields are not known: the field's name and its parent's.
     BuiltIn {
         /// The field.
         field: &'a str,
@@ -60,6 +69,41 @@ const TABLE: &[(&str, &str, &[&str])] = &[
 ];
 
 impl<'a> Place<'a> {
+    /// The top of an object of a kind.
+    pub fn of(kind: &'a Kind) -> Self {
+        let name = shapes::name_of(&kind.group, &kind.version, &kind.kind);
+        match name.as_deref().and_then(shapes::message) {
+            Some(message) if kind.custom.is_none() => Self::Message(message),
+            _ => Self::top(kind.custom.as_ref()),
+        }
+    }
+
+    fn within(shape: &'static Shape, name: &str) -> Self {
+        match shape {
+            Shape::Message(inner) => match shapes::message(inner).map(|m| shapes::find(m, name)) {
+                Some(Some(field)) => Self::Field(field),
+                _ => Self::Inner(&Shape::Json),
+            },
+            Shape::Map(inner) => Self::Inner(inner),
+            _ => Self::Inner(&Shape::Json),
+        }
+    }
+
+    /// How the strategic merge patch merges this list.
+    pub fn merged(self) -> Lists {
+        match self {
+            Self::Field(field) => match field.merge.as_deref() {
+                None => Lists::Atomic,
+                Some("") => Lists::Set,
+                Some(key) => Lists::Map(vec![key.to_owned()]),
+            },
+            other => match other.lists() {
+                Lists::Map(keys) => Lists::Map(keys.into_iter().take(1).collect()),
+                lists => lists,
+            },
+        }
+    }
+
     /// The top of an object.
     pub fn top(custom: Option<&'a Value>) -> Self {
         match custom {
@@ -75,11 +119,17 @@ impl<'a> Place<'a> {
     #[must_use]
     pub fn field(self, name: &'a str) -> Self {
         match self {
+            Self::Message(message) => match shapes::find(message, name) {
+                Some(field) => Self::Field(field),
+                None => Self::Inner(&Shape::Json),
+            },
+            Self::Field(field) => Self::within(&field.shape, name),
+            Self::Inner(shape) => Self::within(shape, name),
             Self::Custom(schema) => {
                 if name == "metadata" && schema["properties"][name]["properties"].is_null() {
-                    return Self::BuiltIn {
-                        field: name,
-                        parent: "",
+                    return match shapes::message("meta/v1.ObjectMeta") {
+                        Some(message) => Self::Message(message),
+                        None => Self::Inner(&Shape::Json),
                     };
                 }
                 let known = &schema["properties"][name];
@@ -101,13 +151,21 @@ impl<'a> Place<'a> {
     pub fn item(self) -> Self {
         match self {
             Self::Custom(schema) => Self::Custom(&schema["items"]),
-            same @ Self::BuiltIn { .. } => same,
+            Self::Field(Field {
+                shape: Shape::List(inner),
+                ..
+            })
+            | Self::Inner(Shape::List(inner)) => Self::Inner(inner),
+            same => same,
         }
     }
 
     /// How this list is merged.
     pub fn lists(self) -> Lists {
         match self {
+            Self::Field(field) if field.set => Lists::Set,
+            Self::Field(field) if !field.keys.is_empty() => Lists::Map(field.keys.clone()),
+            Self::Message(_) | Self::Inner(_) | Self::Field(_) => Lists::Atomic,
             Self::Custom(schema) => match schema["x-kubernetes-list-type"].as_str() {
                 Some("set") => Lists::Set,
                 Some("map") => Lists::Map(
@@ -134,6 +192,8 @@ impl<'a> Place<'a> {
     /// Whether this object is replaced whole.
     pub fn is_atomic(self) -> bool {
         match self {
+            Self::Message(_) | Self::Inner(_) => false,
+            Self::Field(field) => field.atomic,
             Self::Custom(schema) => schema["x-kubernetes-map-type"] == "atomic",
             Self::BuiltIn { field, .. } => matches!(
                 field,

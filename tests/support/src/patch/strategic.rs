@@ -60,14 +60,14 @@ pub fn merge(target: &mut Value, patch: &Value, place: Place<'_>) -> Result<(), 
             && let (Some(Value::Array(items)), Some(order)) =
                 (target.get_mut(list), order.as_array())
         {
-            reorder(items, order, &place.field(list).lists());
+            reorder(items, order, &place.field(list).merged());
         }
     }
     Ok(())
 }
 
 fn list(slot: &mut Value, patch: &[Value], place: Place<'_>) -> Result<(), String> {
-    let keys = match place.lists() {
+    let keys = match place.merged() {
         Lists::Atomic => {
             *slot = Value::Array(patch.to_vec());
             return Ok(());
@@ -82,8 +82,7 @@ fn list(slot: &mut Value, patch: &[Value], place: Place<'_>) -> Result<(), Strin
             *slot = Value::Array(have);
             return Ok(());
         }
-        // The strategic merge knows one key for a list.
-        Lists::Map(keys) => keys.into_iter().take(1).collect::<Vec<_>>(),
+        Lists::Map(keys) => keys,
     };
     let mut have = slot.as_array().cloned().unwrap_or_default();
     if patch.iter().any(|p| p["$patch"] == "replace") {
