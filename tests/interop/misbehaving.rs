@@ -85,22 +85,6 @@ impl Signed {
         signed.filter(|one| **one == id.as_str()).count()
     }
 
-    /// Requests to the signer by what came of them, of the page of metrics.
-    fn requests(&self) -> BTreeMap<String, u64> {
-        let url = format!("http://{}:15014/metrics", Mesh::tls().ip());
-        let (good, page) = program("curl", &["-sS", "--fail", &url]);
-        assert!(good, "{page}");
-        let lines = page.lines();
-        let lines = lines.filter_map(|line| line.strip_prefix("meshctl_signer_requests_total{"));
-        lines
-            .filter_map(|line| {
-                let (labels, number) = line.split_once("} ")?;
-                let result = labels.split('"').nth(1)?;
-                Some((result.to_owned(), number.parse().ok()?))
-            })
-            .collect()
-    }
-
     fn refused(&self) -> Vec<Value> {
         let log = self.mesh.json(&["identity", "audit"]);
         let log = log.as_array().unwrap().iter();
@@ -154,6 +138,22 @@ impl Signed {
     }
 }
 
+/// Requests to the signer by what came of them, of the page of metrics.
+fn requests() -> BTreeMap<String, u64> {
+    let url = format!("http://{}:15014/metrics", Mesh::tls().ip());
+    let (good, page) = program("curl", &["-sS", "--fail", &url]);
+    assert!(good, "{page}");
+    let lines = page.lines();
+    let lines = lines.filter_map(|line| line.strip_prefix("meshctl_signer_requests_total{"));
+    lines
+        .filter_map(|line| {
+            let (labels, number) = line.split_once("} ")?;
+            let result = labels.split('"').nth(1)?;
+            Some((result.to_owned(), number.parse().ok()?))
+        })
+        .collect()
+}
+
 async fn works(calling: &Caller) {
     let (status, body) = calling.get("reviews:9080", "/").await.unwrap();
     assert_eq!(status, 200, "{body}");
@@ -199,7 +199,7 @@ async fn nothing_that_a_signer_must_not_answer_gets_to_anybody() {
     let told_at = signed.at.port().to_string();
     let issue = ["identity", "issue", "--service-account", "late"];
     for (mode, counted, why) in MISDEEDS {
-        let (before, told) = (signed.requests(), signed.refused().len());
+        let (before, told) = (requests(), signed.refused().len());
         signed.is(mode);
         let refused = join(&token).await.unwrap_err();
         let code = match *counted {
@@ -231,7 +231,7 @@ async fn nothing_that_a_signer_must_not_answer_gets_to_anybody() {
             assert!(detail.contains(&told_at), "{mode}: {entry}");
             assert!(!detail.contains(char::is_control), "{mode}: {entry}");
         }
-        let after = signed.requests();
+        let after = requests();
         let number = |all: &BTreeMap<String, u64>| all.get(*counted).copied().unwrap_or(0);
         assert!(
             number(&after) >= number(&before) + 2,
@@ -447,7 +447,7 @@ async fn secrets_come_through_the_signer_and_refusals_are_asked_again_ever_later
     let bytes = |source: Option<envoy_types::pb::envoy::config::core::v3::DataSource>| {
         use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
         match source.unwrap().specifier.unwrap() {
-            Specifier::InlineBytes(bytes) => bytes.to_vec(),
+            Specifier::InlineBytes(bytes) => bytes,
             Specifier::InlineString(text) => text.into_bytes(),
             other => panic!("{other:?}"),
         }
