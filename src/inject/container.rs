@@ -50,7 +50,7 @@ pub(super) fn proxy(
     let mut env = vec![
         json!({"name": "POD_NAME", "valueFrom": field("metadata.name")}),
         json!({"name": "POD_NAMESPACE", "valueFrom": field("metadata.namespace")}),
-        json!({"name": "POD_IP", "valueFrom": field("status.podIP")}),
+        json!({"name": "POD_IPS", "valueFrom": field("status.podIPs")}),
         json!({"name": "POD_SERVICE_ACCOUNT", "valueFrom": field("spec.serviceAccountName")}),
         json!({"name": "MESHCTL_HOME", "value": DATA}),
     ];
@@ -151,7 +151,8 @@ fn args(facts: &Facts, wishes: &Wishes, settings: &Settings, config: &InjectConf
         "--name=$(POD_NAME)".to_owned(),
         "--namespace=$(POD_NAMESPACE)".to_owned(),
         "--service-account=$(POD_SERVICE_ACCOUNT)".to_owned(),
-        "--address=$(POD_IP)".to_owned(),
+        "--address=$(POD_IPS)".to_owned(),
+        "--pod".to_owned(),
         format!("--trust-domain={}", config.trust_domain),
         "--capture=transparent".to_owned(),
         format!("--control-plane={control_plane}"),
@@ -162,7 +163,7 @@ fn args(facts: &Facts, wishes: &Wishes, settings: &Settings, config: &InjectConf
         format!("--outbound-port={}", config.outbound_port),
     ];
     for (port, name) in &facts.ports {
-        args.push(format!("--app={port}=127.0.0.1:{port}"));
+        args.push(format!("--app={port}"));
         if let Some(name) = name {
             args.push(format!("--port-name={name}={port}"));
         }

@@ -1,7 +1,7 @@
 //! `proxy`: a sidecar for one application, or a gateway.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub(crate) struct Args {
     /// Version of the application: its label `version`
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Where the application listens; may be repeated
+    /// Where the application listens; may be repeated. PORT alone is where its callers meant, with --capture
+    /// transparent
     #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present_any = ["static_pair", "gateway", "capture"], value_parser = parse::app)]
     app: Vec<(u16, SocketAddr)>,
     /// Serve the Gateways that choose it: by its label `istio`, which is NAME without `istio-`, or by `app`
@@ -93,9 +94,12 @@ pub(crate) struct Args {
     /// Where it runs, for callers and endpoints that go by that
     #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = parse::locality)]
     locality: Option<Locality>,
-    /// Address at which peers reach it
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    address: IpAddr,
+    /// Addresses at which peers reach it, its own first
+    #[arg(long, value_name = "IP,…", default_value = "127.0.0.1", value_delimiter = ',')]
+    address: Vec<IpAddr>,
+    /// It is a pod, whose cluster says whether it may be called; written by `inject`
+    #[arg(long, requires = "capture")]
+    pod: bool,
     /// Whether connections are redirected to it (by nftables) or made to it
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     capture: Capture,
@@ -192,6 +196,8 @@ pub(crate) struct Options {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) locality: Locality,
     pub(crate) address: IpAddr,
+    pub(crate) more_addresses: Vec<IpAddr>,
+    pub(crate) pod: bool,
     /// It serves Gateways, and `apps` are their ports with where it listens for them.
     pub(crate) gateway: bool,
     /// Container port → where the application listens.
@@ -262,9 +268,18 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .entry("gateway.networking.k8s.io/gateway-name".to_owned())
             .or_insert_with(|| name.clone());
     }
+    // There is a default.
+    let mut addresses = args.address.into_iter();
+    let address = addresses.next().unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let transparent = args.capture == Capture::Transparent;
+    let nowhere = |(_, at): &&(u16, SocketAddr)| at.ip().is_unspecified();
+    if let Some((port, _)) = args.app.iter().find(nowhere).filter(|_| !transparent) {
+        let message = format!("--app {port} does not say where the application listens");
+        return Err(CliError::usage(message).hint(format!("--app {port}=127.0.0.1:{port}")));
+    }
     let ports = if args.gateway.is_some() {
         let at = |listen: &parse::Listen| {
-            let ip = listen.ip.unwrap_or(args.address);
+            let ip = listen.ip.unwrap_or(address);
             (listen.port, SocketAddr::new(ip, listen.own))
         };
         args.listen.iter().map(at).collect()
@@ -301,7 +316,9 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .unwrap_or_else(|| "default".to_owned()),
         labels,
         locality: args.locality.unwrap_or_default(),
-        address: args.address,
+        more_addresses: addresses.filter(|other| *other != address).collect(),
+        address,
+        pod: args.pod,
         apps: ports,
         gateway: args.gateway.is_some(),
         port_names: args.port_name.into_iter().collect(),
@@ -318,7 +335,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         inbound_port: args.inbound_port,
         outbound_port: args.outbound_port,
         admin_port: args.admin_port,
-        transparent: args.capture == Capture::Transparent,
+        transparent,
         trust_domain: args.trust_domain,
         certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
         workers: args.workers,
@@ -426,6 +443,8 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         locality: options.locality,
         address: options.address,
+        more_addresses: options.more_addresses,
+        pod: options.pod,
         gateway: options.gateway,
         applications: options.apps,
         port_names: options.port_names,

@@ -129,7 +129,14 @@ fn application(node: &Node, ingress: &Ingress) -> Application {
             Some(IngressEndpoint::Loopback(address)) => at(address),
             Some(IngressEndpoint::Own(port)) => at(SocketAddr::new(node.address, port)),
             None => own.map_or_else(
-                || SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ingress.port),
+                || {
+                    let nobody_said = if node.transparent {
+                        Ipv4Addr::UNSPECIFIED
+                    } else {
+                        Ipv4Addr::LOCALHOST
+                    };
+                    SocketAddr::new(nobody_said.into(), ingress.port)
+                },
                 |own| own.address,
             ),
         },
