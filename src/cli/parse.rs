@@ -1,6 +1,6 @@
 //! Values as people type them: durations, `name.namespace`, `KEY=VALUE`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::mesh::{Hostname, Locality};

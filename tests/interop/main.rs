@@ -46,6 +46,7 @@ mod load;
 mod lasting;
 mod mesh;
 mod pages;
+mod pods;
 mod power_cut;
 mod processes;
 #[path = "../it/proxy/raw_http2.rs"]
