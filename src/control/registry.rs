@@ -28,7 +28,8 @@ impl Index {
         } = registration;
         check(&instance)?;
         let mut state = self.state.lock().await;
-        if pod && state.followed.running.has_pods() {
+        let running = &state.followed.running;
+        if (pod && running.has_pods()) || running.has_pod(&instance.namespace, &instance.name) {
             return self.leave_to_cluster(&mut state, &instance).await;
         }
         let instance = completed(&state, instance)?;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::InjectConfig;
-use super::annotations::{Resource, Wishes};
+use super::annotations::{OWN_STATUS_PORT, Resource, Wishes};
 use super::pod::{PROXY, Scrape};
 use super::proxy_config::Settings;
 
@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) native: bool,
     pub(super) hold: bool,
     pub(super) scrape: Option<Scrape>,
+    /// Where it answers for the application.
+    pub(super) status_port: u16,
     pub(super) ports: Vec<(u64, Option<String>)>,
     /// Seconds from SIGTERM to SIGKILL.
     pub(super) grace: u64,
@@ -162,6 +164,9 @@ fn args(facts: &Facts, wishes: &Wishes, settings: &Settings, config: &InjectConf
         format!("--inbound-port={}", config.inbound_port),
         format!("--outbound-port={}", config.outbound_port),
     ];
+    if facts.status_port != OWN_STATUS_PORT {
+        args.push(format!("--status-port={}", facts.status_port));
+    }
     for (port, name) in &facts.ports {
         args.push(format!("--app={port}"));
         if let Some(name) = name {

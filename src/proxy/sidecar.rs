@@ -88,6 +88,8 @@ pub struct SidecarOptions {
     pub outbound_port: u16,
     /// Administration; on loopback or the pod's own loopback address.
     pub admin_port: u16,
+    /// Metrics, and what is asked for the application; beside Istio's ports for health and metrics.
+    pub status_port: u16,
     /// For the first certificate.
     pub token: Option<TokenSource>,
     /// The mesh's roots as PEM, for tokens that do not name them.
@@ -474,12 +476,12 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
     // Health and metrics are asked for from outside the pod.
     let status = std::iter::once(&options.address)
         .chain(&options.more_addresses)
-        .flat_map(|ip| [15020, 15021, 15090].map(|port| SocketAddr::new(*ip, port)))
+        .flat_map(|ip| [options.status_port, 15021, 15090].map(|port| SocketAddr::new(*ip, port)))
         .collect();
     // A pod has loopback for itself; elsewhere other proxies may be there.
     let local = loopbacks()
         .filter(|_| options.transparent && !options.address.is_loopback())
-        .map(|ip| SocketAddr::new(ip, 15020))
+        .map(|ip| SocketAddr::new(ip, options.status_port))
         .collect();
     let mut pages = options.pages.clone();
     if options.transparent && !options.address.is_loopback() {

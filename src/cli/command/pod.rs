@@ -168,7 +168,7 @@ fn wait(args: &WaitArgs) -> Result<Exit, CliError> {
         .build()
         .map_err(CliError::Runtime)?;
     let at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.admin_port);
-    let waited = runtime.block_on(tokio::time::timeout(args.timeout, async {
+    let ready = async {
         let mut again = tokio::time::interval(Duration::from_millis(100));
         loop {
             again.tick().await;
@@ -176,7 +176,9 @@ fn wait(args: &WaitArgs) -> Result<Exit, CliError> {
                 return;
             }
         }
-    }));
+    };
+    // Timers are made in the runtime.
+    let waited = runtime.block_on(async { tokio::time::timeout(args.timeout, ready).await });
     waited.map(|()| Exit::Ok).map_err(|_| {
         CliError::failed(format!("the proxy at {at} is not ready"))
             .hint("its log says what it waits for, such as its first certificate")

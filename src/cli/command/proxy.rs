@@ -76,6 +76,9 @@ pub(crate) struct Args {
     /// Port of the admin endpoint, on loopback
     #[arg(long, value_name = "PORT", default_value_t = 15_000)]
     admin_port: u16,
+    /// Port of metrics, and of what is asked for the application
+    #[arg(long, value_name = "PORT", default_value_t = 15_020)]
+    status_port: u16,
     /// Name of this instance, unique in its namespace [default: the service, version and host name]
     #[arg(long, value_name = "NAME", value_parser = parse::name)]
     name: Option<String>,
@@ -210,6 +213,7 @@ pub(crate) struct Options {
     pub(crate) inbound_port: u16,
     pub(crate) outbound_port: u16,
     pub(crate) admin_port: u16,
+    pub(crate) status_port: u16,
     pub(crate) transparent: bool,
     pub(crate) trust_domain: String,
     pub(crate) certificate_lifetime: Duration,
@@ -335,6 +339,7 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         inbound_port: args.inbound_port,
         outbound_port: args.outbound_port,
         admin_port: args.admin_port,
+        status_port: args.status_port,
         transparent,
         trust_domain: args.trust_domain,
         certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
@@ -461,6 +466,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         inbound_port: options.inbound_port,
         outbound_port: options.outbound_port,
         admin_port: options.admin_port,
+        status_port: options.status_port,
         token: options.join,
         root_file: options.root_file,
         control_plane,

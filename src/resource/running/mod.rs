@@ -38,6 +38,12 @@ impl Running {
         !self.pods.is_empty()
     }
 
+    /// Whether one of them is called so.
+    pub fn has_pod(&self, namespace: &str, name: &str) -> bool {
+        self.pods
+            .contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+
     /// Takes in an object, or forgets it when there is none. One that cannot be read leaves the one
     /// before it in place and gives the reason.
     pub fn set(&mut self, key: &Key, object: Option<&Value>) -> Result<(), String> {

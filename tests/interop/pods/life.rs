@@ -35,7 +35,8 @@ fn an_application_waits_for_its_proxy_and_a_job_ends_it() {
         let proxy = job.container("meshctl-proxy");
         let words = ["meshctl", "pod", "wait", "--timeout", "300ms"].map(|word| json!(word));
         let early = job.inside(&proxy, &words).output().unwrap();
-        assert!(!early.status.success());
+        let said = String::from_utf8_lossy(&early.stderr);
+        assert!(said.contains("is not ready"), "{early:?}");
         // The hook is done once the proxy is ready, and the application begins after it.
         let ready = json!({"httpGet": {"path": "/healthz/ready", "port": HEALTH}});
         job.start(&world.nodes[0]).await;

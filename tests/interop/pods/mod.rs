@@ -9,6 +9,7 @@ mod kubelet;
 mod life;
 mod names;
 mod network;
+mod webhook;
 mod world;
 
 use std::net::IpAddr;

@@ -6,7 +6,6 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
@@ -118,11 +117,6 @@ impl Space {
 
     fn id(&self) -> u32 {
         self.process.0.id()
-    }
-
-    /// The file that stands for its network.
-    pub(super) fn network(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.id()).into()
     }
 
     /// A program in it.

@@ -162,10 +162,13 @@ impl World {
         let root = if version.contains('/') { "apis" } else { "api" };
         let kind = object["kind"].as_str().unwrap().to_lowercase();
         let name = object["metadata"]["name"].as_str().unwrap();
-        format!("/{root}/{version}/namespaces/default/{kind}s/{name}")
+        match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => format!("/{root}/{version}/namespaces/{namespace}/{kind}s/{name}"),
+            None => format!("/{root}/{version}/{kind}s/{name}"),
+        }
     }
 
-    /// Creates or changes an object of namespace `default`, with its status if it has one.
+    /// Creates or changes an object, with its status if it has one.
     pub(super) fn apply(&self, object: &Value) {
         let query = "fieldManager=test&force=true";
         let kind = "application/apply-patch+yaml";
@@ -288,7 +291,14 @@ impl World {
         }
     }
 
-    pub(super) fn log(&self) -> PathBuf {
+    /// The roots of the mesh.
+    pub(super) fn roots_file(&self) -> PathBuf {
+        let path = self.dir.path().join("roots.pem");
+        std::fs::write(&path, &self.roots).unwrap();
+        path
+    }
+
+    fn log(&self) -> PathBuf {
         self.dir.path().join("control-plane.log")
     }
 }
