@@ -129,7 +129,11 @@ pub(crate) fn app(text: &str) -> Result<(u16, SocketAddr), String> {
     let wrong = || format!("{text:?} is not PORT, ADDRESS:PORT or PORT=ADDRESS:PORT");
     if let Ok(port) = text.parse::<u16>() {
         let meant = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        return if port == 0 { Err(wrong()) } else { Ok((port, meant)) };
+        return if port == 0 {
+            Err(wrong())
+        } else {
+            Ok((port, meant))
+        };
     }
     let (port, address) = match text.split_once('=') {
         Some((port, address)) => (Some(port.parse().map_err(|_| wrong())?), address),

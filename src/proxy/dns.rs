@@ -325,7 +325,10 @@ mod tests {
         let names: Names = [("reviews.default".to_owned(), both.into())].into();
         for (kind, data) in [
             (RecordType::A, RData::A(A([240, 240, 0, 1].into()))),
-            (RecordType::AAAA, RData::AAAA(AAAA("fd00::7".parse().unwrap()))),
+            (
+                RecordType::AAAA,
+                RData::AAAA(AAAA("fd00::7".parse().unwrap())),
+            ),
         ] {
             let reply = ask(&names, "reviews.default.", kind).unwrap();
             assert_eq!(reply.answers.len(), 1, "{kind}");

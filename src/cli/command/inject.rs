@@ -64,8 +64,8 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let texts = sources
         .iter()
         .map(|source| (source.text.as_str(), source.name.as_str()));
-    let proxies = inject::proxy_configs(texts)
-        .map_err(|(name, findings)| refused(&name, findings))?;
+    let proxies =
+        inject::proxy_configs(texts).map_err(|(name, findings)| refused(&name, findings))?;
     let config = InjectConfig {
         proxies,
         image: args.image.unwrap_or_else(|| InjectConfig::default().image),

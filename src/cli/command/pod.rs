@@ -153,7 +153,8 @@ fn capture(args: CaptureArgs, cx: &Context) -> Result<Exit, CliError> {
         && let Err(error) = capture::prepare()
     {
         // A node where IPv6 is switched off: its rules are there all the same, in case it is switched on.
-        cx.out.note(&format!("the pod has no IPv6 on loopback: {error}"));
+        cx.out
+            .note(&format!("the pod has no IPv6 on loopback: {error}"));
     }
     capture::apply(&rules).map_err(|error| {
         let failed = CliError::failed(format!("cannot change the rules of this network: {error}"));

@@ -98,7 +98,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = parse::locality)]
     locality: Option<Locality>,
     /// Addresses at which peers reach it, its own first
-    #[arg(long, value_name = "IP,…", default_value = "127.0.0.1", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "IP,…",
+        default_value = "127.0.0.1",
+        value_delimiter = ','
+    )]
     address: Vec<IpAddr>,
     /// It is a pod, whose cluster says whether it may be called; written by `inject`
     #[arg(long, requires = "capture")]

@@ -67,11 +67,7 @@ pub(crate) fn attach(name: &str, bridge: &str) -> io::Result<()> {
 }
 
 /// Gives an interface an address.
-pub(crate) fn add_address(
-    name: &str,
-    address: impl Into<IpAddr>,
-    prefix: u8,
-) -> io::Result<()> {
+pub(crate) fn add_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
     let address = address.into();
     let mut message = AddressMessage::default();
     message.header.family = match address {

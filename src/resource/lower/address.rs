@@ -15,11 +15,7 @@ const FIRST_V6: u128 = 0x2001_0002_0000_0000_0000_0000_0000_0000;
 
 /// The address of `host`, of IPv6 where that is all that callers have: by its name, so it is the same tomorrow and on every machine; the next free
 /// one where two names meet. `None` when the range is used up.
-pub(super) fn allocate(
-    host: &Hostname,
-    v6: bool,
-    taken: &mut BTreeSet<IpAddr>,
-) -> Option<IpAddr> {
+pub(super) fn allocate(host: &Hostname, v6: bool, taken: &mut BTreeSet<IpAddr>) -> Option<IpAddr> {
     let start = hash(host.as_str()) % COUNT;
     (0..COUNT)
         .map(|step| {

@@ -274,7 +274,10 @@ fn a_pod_of_both_families_is_one_instance() {
         vec![(key("EndpointSlice", "reviews-6"), six("reviews"))],
     ] {
         let instance = found(&slices);
-        assert_eq!((instance.address, instance.also_at.as_slice()), (v4, &[v6][..]));
+        assert_eq!(
+            (instance.address, instance.also_at.as_slice()),
+            (v4, &[v6][..])
+        );
         assert_eq!(instance.also_reach(9080), [(v6, 9080).into()]);
     }
     // Where only IPv6 is there it is what the pod goes by.

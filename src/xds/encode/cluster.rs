@@ -66,9 +66,7 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
                 .ignore_new_hosts_until_first_hc = true;
         }
     }
-    if client == Client::Envoy
-        && from.kind == ClusterKind::OriginalDestination
-        && from.is_inward()
+    if client == Client::Envoy && from.kind == ClusterKind::OriginalDestination && from.is_inward()
     {
         to.upstream_bind_config = Some(sockets::inward());
     }

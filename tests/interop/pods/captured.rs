@@ -45,7 +45,9 @@ async fn pods(families: Families) {
     });
     // gRPC's probe needs its library.
     let python = installed("grpc", "bin/python");
-    let python = python.as_ref().map_or(SYSTEM_PYTHON, |path| path.to_str().unwrap());
+    let python = python
+        .as_ref()
+        .map_or(SYSTEM_PYTHON, |path| path.to_str().unwrap());
     let mut one = server(&world, "web-1", (1, 12), python);
     if python != SYSTEM_PYTHON {
         one["spec"]["containers"][0]["startupProbe"] = json!({"grpc": {"port": 5051}});
@@ -110,7 +112,8 @@ fn last(pod: &Pod) -> u8 {
 
 /// How many connections a proxy has taken.
 fn accepted(pod: &Pod) -> u64 {
-    let info: serde_json::Value = serde_json::from_str(&pod.admin("/server_info").unwrap()).unwrap();
+    let info: serde_json::Value =
+        serde_json::from_str(&pod.admin("/server_info").unwrap()).unwrap();
     info["accepted"].as_u64().unwrap()
 }
 
@@ -142,7 +145,10 @@ fn out_of_the_pod(world: &World, client: &Pod) {
         for _ in 0..20 {
             let said = client.call(&url(vip, 80, "/who"));
             let by = said["by"].as_str().unwrap();
-            assert!(by.contains("spiffe://cluster.local/ns/default/sa/client"), "{said}");
+            assert!(
+                by.contains("spiffe://cluster.local/ns/default/sa/client"),
+                "{said}"
+            );
             assert!(["127.0.0.6", "::6"].contains(&said["peer"].as_str().unwrap()));
             met.insert(said["name"].as_str().unwrap().to_owned());
         }
@@ -215,7 +221,11 @@ fn names(world: &World, client: &Pod) {
                 };
                 let asked = |name: &str| ask(client, &["dns", over, &server, name, kind]);
                 assert_eq!(asked(host), of(&web), "{over} {server}");
-                assert_eq!(asked("elsewhere.example"), of(&elsewhere), "{over} {server}");
+                assert_eq!(
+                    asked("elsewhere.example"),
+                    of(&elsewhere),
+                    "{over} {server}"
+                );
             }
         }
     }

@@ -171,7 +171,10 @@ impl Pod {
         if context["capabilities"].is_object() {
             command.arg(format!("--bounding-set={bounds}"));
         }
-        command.arg("env").arg("-i").arg("PATH=/run/bin:/usr/bin:/bin");
+        command
+            .arg("env")
+            .arg("-i")
+            .arg("PATH=/run/bin:/usr/bin:/bin");
         let env = self.env(container);
         for (name, value) in &env {
             command.arg(format!("{name}={value}"));
@@ -226,7 +229,16 @@ impl Pod {
         let output = node
             .space
             .command("curl")
-            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "3", &url])
+            .args([
+                "-s",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "-m",
+                "3",
+                &url,
+            ])
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap().parse().ok()

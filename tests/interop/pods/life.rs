@@ -71,7 +71,9 @@ fn what_is_under_way_when_a_pod_ends_is_finished() {
         world.service("web", 10, &PORTS);
         let mut web = server(&world, "web-1", (1, 12), SYSTEM_PYTHON);
         web["spec"]["terminationGracePeriodSeconds"] = json!(15);
-        let client = world.start_pod(&world.meshed(&caller("client")), 0, 11).await;
+        let client = world
+            .start_pod(&world.meshed(&caller("client")), 0, 11)
+            .await;
         let mut web = world.start_pod(&world.meshed(&web), 1, 12).await;
         world.slices("web", &TARGETS, &[(&web, true)]);
         until("calls through the mesh", 60, || {
@@ -82,7 +84,13 @@ fn what_is_under_way_when_a_pod_ends_is_finished() {
         let mut slow = client
             .space
             .command("curl")
-            .args(["-sS", "--fail", "-o", "/dev/null", "http://web.default/slow"])
+            .args([
+                "-sS",
+                "--fail",
+                "-o",
+                "/dev/null",
+                "http://web.default/slow",
+            ])
             .spawn()
             .unwrap();
         until("the call to be under way", 10, || {
@@ -114,7 +122,9 @@ fn a_pod_that_is_lost_is_called_no_more_within_a_second_of_its_slice() {
         only_the_mesh(&world);
         world.service("web", 10, &PORTS);
         let serve = |name, place| world.meshed(&server(&world, name, place, SYSTEM_PYTHON));
-        let client = world.start_pod(&world.meshed(&caller("client")), 0, 11).await;
+        let client = world
+            .start_pod(&world.meshed(&caller("client")), 0, 11)
+            .await;
         let one = world.start_pod(&serve("web-1", (0, 12)), 0, 12).await;
         let two = world.start_pod(&serve("web-2", (1, 13)), 1, 13).await;
         let three = world.start_pod(&serve("web-3", (1, 15)), 1, 15).await;
@@ -125,7 +135,9 @@ fn a_pod_that_is_lost_is_called_no_more_within_a_second_of_its_slice() {
             clusters.contains(&format!("::{}:8080::", other.addresses[0]))
         };
         until("all to know both", 60, || {
-            let all = proxies.iter().all(|pod| knows(pod, &one) && knows(pod, &two));
+            let all = proxies
+                .iter()
+                .all(|pod| knows(pod, &one) && knows(pod, &two));
             all.then_some(())
         })
         .await;
@@ -142,10 +154,16 @@ fn a_pod_that_is_lost_is_called_no_more_within_a_second_of_its_slice() {
                 let out = !clusters.contains(&format!("::{gone}:8080::"));
                 (out && knows(pod, &three)).then(|| begun.elapsed())
             };
-            took.push((pod.name.clone(), until("the lost pod to be gone", 10, until_known).await));
+            took.push((
+                pod.name.clone(),
+                until("the lost pod to be gone", 10, until_known).await,
+            ));
         }
         eprintln!("out of each proxy's endpoints after the slice was written: {took:?}");
-        assert!(took.iter().all(|(_, took)| *took < Duration::from_secs(1)), "{took:?}");
+        assert!(
+            took.iter().all(|(_, took)| *took < Duration::from_secs(1)),
+            "{took:?}"
+        );
         for _ in 0..20 {
             let said = client.call("http://web.default/who");
             assert_ne!(said["name"], "web-1");

@@ -24,7 +24,11 @@ const ASK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/pods/ask.p
 /// What a pod's application is asked, by a program of the pod.
 fn ask(pod: &Pod, args: &[&str]) -> String {
     let output = pod.exec("/usr/bin/python3", &[&[ASK], args].concat());
-    assert!(output.status.success(), "{}: {args:?}: {output:?}", pod.name);
+    assert!(
+        output.status.success(),
+        "{}: {args:?}: {output:?}",
+        pod.name
+    );
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -48,9 +52,7 @@ const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 
 /// A pod with one container, which is called `app`, that serves.
 fn server(world: &World, name: &str, (node, number): (usize, u8), python: &str) -> Value {
-    let at = world
-        .families
-        .pod(u8::try_from(node).unwrap() + 1, number);
+    let at = world.families.pod(u8::try_from(node).unwrap() + 1, number);
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {

@@ -158,7 +158,8 @@ fn route(to: (&str, &str), via: &IpAddr) -> String {
     }
 }
 
-const NO_V6: &str = "for all in all default; do echo 1 > /proc/sys/net/ipv6/conf/$all/disable_ipv6; done\n";
+const NO_V6: &str =
+    "for all in all default; do echo 1 > /proc/sys/net/ipv6/conf/$all/disable_ipv6; done\n";
 const FORWARD: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward\n\
                        [ ! -d /proc/sys/net/ipv6 ] || echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
 

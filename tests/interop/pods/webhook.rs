@@ -54,7 +54,10 @@ fn pods_are_started_as_proxy_configs_say() {
         })
         .await;
         let env = proxy(&made)["env"].to_string();
-        assert!(env.contains(r#"{"name":"PLACE","value":"default"}"#), "{env}");
+        assert!(
+            env.contains(r#"{"name":"PLACE","value":"default"}"#),
+            "{env}"
+        );
         let app = &made["spec"]["containers"][0];
         assert_eq!(app["readinessProbe"]["httpGet"]["port"], 15999);
 
@@ -71,7 +74,11 @@ fn pods_are_started_as_proxy_configs_say() {
         let mut own = caller("own");
         own["metadata"]["annotations"] = json!({"proxy.istio.io/config": "statusPort: 15998"});
         let own = asked(&world, &own).unwrap();
-        assert!(proxy(&own)["args"].to_string().contains("--status-port=15998"));
+        assert!(
+            proxy(&own)["args"]
+                .to_string()
+                .contains("--status-port=15998")
+        );
     });
 }
 
@@ -96,7 +103,12 @@ fn asked(world: &World, pod: &Value) -> Option<Value> {
         .args(["-sS", "--fail", "--cacert"])
         .arg(roots)
         .args(["--resolve", &format!("{name}:15017:{at}")])
-        .args(["-H", "content-type: application/json", "-d", &review.to_string()])
+        .args([
+            "-H",
+            "content-type: application/json",
+            "-d",
+            &review.to_string(),
+        ])
         .arg(format!("https://{name}:15017/inject"))
         .output()
         .unwrap();

@@ -222,7 +222,10 @@ impl World {
             resolv += &format!("nameserver {server}\n");
         }
         let given = Given {
-            dir: self.dir.path().join(pod["metadata"]["name"].as_str().unwrap()),
+            dir: self
+                .dir
+                .path()
+                .join(pod["metadata"]["name"].as_str().unwrap()),
             token: &token,
             roots: &self.roots,
             names: &resolv,
