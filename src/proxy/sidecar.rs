@@ -49,6 +49,10 @@ const RESTART_SOCKET: &str = "restart.sock";
 
 /// What the command line says.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, as people set them"
+)]
 pub struct SidecarOptions {
     /// Directory for identity and configuration, of mode 0700.
     pub dir: PathBuf,

@@ -193,6 +193,10 @@ pub(crate) enum Capture {
 
 /// What the command line and the environment come to.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, as people set them"
+)]
 pub(crate) struct Options {
     /// Where configuration and certificates are kept for the next start.
     pub(crate) home: PathBuf,

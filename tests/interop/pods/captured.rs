@@ -64,7 +64,7 @@ async fn pods(families: Families) {
     })
     .await;
     probed(&world, &[&one, &two]).await;
-    into_the_pod(&world, &one, &stranger).await;
+    into_the_pod(&world, &one, &stranger);
     out_of_the_pod(&world, &client);
     to_itself(&world, &one);
     datagrams(&world, &client, &one);
@@ -118,7 +118,7 @@ fn accepted(pod: &Pod) -> u64 {
 }
 
 /// What comes in is captured at every address, but for excluded ports; what is captured is handed over once.
-async fn into_the_pod(world: &World, server: &Pod, stranger: &Pod) {
+fn into_the_pod(world: &World, server: &Pod, stranger: &Pod) {
     for (at, own) in server.addresses.iter().enumerate() {
         let theirs = stranger.addresses[at].to_string();
         let refused = stranger.curl(&[&url(*own, 8080, "/")]);

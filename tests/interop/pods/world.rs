@@ -27,7 +27,7 @@ pub(super) struct World {
     dir: tempfile::TempDir,
     roots: String,
     _names: names::Server,
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
 }
 
 impl World {
@@ -66,11 +66,10 @@ impl World {
             dir,
             roots: String::new(),
             _names: names,
-            _processes: Vec::new(),
+            processes: Vec::new(),
         };
         let control = world.control_plane();
-        let outside = outside(families);
-        world._processes = vec![control, outside];
+        world.processes.extend([control, outside(families)]);
         world.roots = until("the roots of the mesh", 60, || {
             let found = world
                 .cluster
