@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::kubelet::ask_at;
 use super::network::{BOTH, Families, ONLY_V4, ONLY_V6, in_namespace};
 use super::world::{World, url};
 use super::{PORTS, Pod, SYSTEM_PYTHON, TARGETS, ask, caller, only_the_mesh, own_source, server};
@@ -92,7 +93,7 @@ async fn probed(world: &World, servers: &[&Pod]) {
             }
             for address in &pod.addresses {
                 until(&format!("{field} of {} at {address}", pod.name), 20, || {
-                    (pod.ask_at(node, probe, *address)? == 200).then_some(())
+                    (ask_at(node, probe, *address)? == 200).then_some(())
                 })
                 .await;
             }
@@ -154,7 +155,7 @@ fn out_of_the_pod(world: &World, client: &Pod) {
         }
         assert_eq!(met.into_iter().collect::<Vec<_>>(), ["web-1", "web-2"]);
         let said = ask(client, &["tcp", &vip.to_string(), "90"]);
-        assert!(said.starts_with("web-") && said.ends_with("6"), "{said}");
+        assert!(said.starts_with("web-") && said.ends_with('6'), "{said}");
     }
     let outside = world.families.outside(7);
     let excluded = world.families.outside(8);

@@ -69,9 +69,7 @@ impl Pod {
         let program = env!("CARGO_BIN_EXE_meshctl");
         writeln!(lines, "mount --bind {program} /run/bin/meshctl").unwrap();
         for volume in list(object, "/spec/volumes") {
-            let Some(source) = source(volume, object, given) else {
-                continue;
-            };
+            let source = source(volume, object, given);
             let name = &volume["name"];
             let mounts = containers(object)
                 .flat_map(|container| list(container, "/volumeMounts"))
@@ -162,7 +160,7 @@ impl Pod {
         let mut bounds = "-all".to_owned();
         for capability in list(context, "/capabilities/add") {
             let name = capability.as_str().unwrap().to_lowercase();
-            bounds += &format!(",+{name}");
+            write!(bounds, ",+{name}").unwrap();
         }
         command
             .arg(format!("--reuid={}", id("runAsUser")))
@@ -219,29 +217,7 @@ impl Pod {
 
     /// Asks a probe by HTTP from the node, at the address that the pod goes by; the status of the answer.
     pub(super) fn ask(&self, node: &Node, probe: &Value) -> Option<u16> {
-        self.ask_at(node, probe, *self.addresses.first()?)
-    }
-
-    pub(super) fn ask_at(&self, node: &Node, probe: &Value, at: IpAddr) -> Option<u16> {
-        let get = &probe["httpGet"];
-        let port = u16::try_from(get["port"].as_u64()?).ok()?;
-        let url = format!("http://{}{}", SocketAddr::new(at, port), text(get, "/path"));
-        let output = node
-            .space
-            .command("curl")
-            .args([
-                "-s",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-                "-m",
-                "3",
-                &url,
-            ])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap().parse().ok()
+        ask_at(node, probe, *self.addresses.first()?)
     }
 
     /// A program of the application's, which is captured.
@@ -303,6 +279,29 @@ impl Drop for Pod {
     }
 }
 
+/// As [`Pod::ask`], at an address of the pod.
+pub(super) fn ask_at(node: &Node, probe: &Value, at: IpAddr) -> Option<u16> {
+    let get = &probe["httpGet"];
+    let port = u16::try_from(get["port"].as_u64()?).ok()?;
+    let url = format!("http://{}{}", SocketAddr::new(at, port), text(get, "/path"));
+    let output = node
+        .space
+        .command("curl")
+        .args([
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-m",
+            "3",
+            &url,
+        ])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().parse().ok()
+}
+
 fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
     let found = value.pointer(pointer).and_then(Value::as_array);
     found.map(Vec::as_slice).unwrap_or_default()
@@ -319,7 +318,7 @@ fn containers(object: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// Where the content of a volume lies.
-fn source(volume: &Value, object: &Value, given: &Given<'_>) -> Option<PathBuf> {
+fn source(volume: &Value, object: &Value, given: &Given<'_>) -> PathBuf {
     let dir = given
         .dir
         .join("volumes")
@@ -355,7 +354,7 @@ fn source(volume: &Value, object: &Value, given: &Given<'_>) -> Option<PathBuf> 
             file(&item["path"], &lines, 0o644);
         }
     }
-    Some(dir)
+    dir
 }
 
 fn own_by_proxy(path: &Path) {

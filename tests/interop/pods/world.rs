@@ -1,5 +1,6 @@
 //! A cluster: its API server, a control plane that was installed there, two nodes, names and a server outside.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -218,7 +219,7 @@ impl World {
             "search default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
                 .to_owned();
         for server in servers {
-            resolv += &format!("nameserver {server}\n");
+            writeln!(resolv, "nameserver {server}").unwrap();
         }
         let given = Given {
             dir: self
