@@ -76,7 +76,7 @@ impl Index {
         Ok(lease)
     }
 
-    /// What cluster says of a pod counts, and it alone: a pod that was killed is gone when its slice says so, not
+    /// What the cluster says of a pod counts, and it alone: one that was killed is gone when its slice says so, not
     /// when a term ends. What was kept of it, from when no cluster was followed, goes.
     async fn leave_to_cluster(
         &self,
