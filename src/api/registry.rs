@@ -12,6 +12,10 @@ use crate::mesh::{Health, Instance};
 pub struct Registration {
     /// The instance.
     pub instance: Instance,
+    /// It is a pod of a cluster. A control plane that follows clusters has it from there, with how it is, and
+    /// waits for no heartbeat.
+    #[serde(default)]
+    pub pod: bool,
     /// How long it stays without a heartbeat, in seconds; 0 is for ever.
     #[serde(default)]
     pub ttl_seconds: u32,

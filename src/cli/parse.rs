@@ -1,6 +1,6 @@
 //! Values as people type them: durations, `name.namespace`, `KEY=VALUE`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::mesh::{Hostname, Locality};
@@ -126,7 +126,15 @@ pub(crate) fn port_map(text: &str) -> Result<(u16, Option<SocketAddr>), String> 
 /// Where an application listens: `HOST:PORT`, or `PORT=HOST:PORT` when services target another
 /// port than the one it listens on.
 pub(crate) fn app(text: &str) -> Result<(u16, SocketAddr), String> {
-    let wrong = || format!("{text:?} is not ADDRESS:PORT or PORT=ADDRESS:PORT");
+    let wrong = || format!("{text:?} is not PORT, ADDRESS:PORT or PORT=ADDRESS:PORT");
+    if let Ok(port) = text.parse::<u16>() {
+        let meant = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        return if port == 0 {
+            Err(wrong())
+        } else {
+            Ok((port, meant))
+        };
+    }
     let (port, address) = match text.split_once('=') {
         Some((port, address)) => (Some(port.parse().map_err(|_| wrong())?), address),
         None => (None, text),

@@ -112,7 +112,8 @@ impl Enrolled {
 /// Every address that peers connect to.
 fn addresses(instance: &Instance) -> BTreeSet<IpAddr> {
     let sockets = instance.ports.values().map(SocketAddr::ip);
-    sockets.chain([instance.address]).collect()
+    let own = std::iter::once(&instance.address).chain(&instance.also_at);
+    sockets.chain(own.copied()).collect()
 }
 
 #[cfg(test)]

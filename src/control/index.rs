@@ -16,6 +16,7 @@ use crate::api::resources::{
 };
 use crate::api::routes::SourceReport;
 use crate::api::{Problem, Reason};
+use crate::inject::ProxyConfigs;
 use crate::mesh::{Finding, Origin, Severity, World};
 use crate::resource::{self, Key, Object, Objects, Statuses, has_status};
 use crate::rt::{Published, Reader, Wall};
@@ -377,6 +378,18 @@ impl Index {
             revision: state.generation,
             world: Arc::new(world),
         });
+    }
+
+    /// How proxies of pods are started, as it is written now.
+    pub(super) async fn proxy_configs(&self) -> ProxyConfigs {
+        let state = self.state.lock().await;
+        let all = state.objects.iter().chain(&state.followed.objects);
+        let said = all.filter(|(key, _)| matches!(key.kind.as_str(), "ProxyConfig" | "ConfigMap"));
+        // What the cluster holds comes last, and wins.
+        let said: Objects = said
+            .map(|(key, object)| (key.clone(), Arc::clone(object)))
+            .collect();
+        ProxyConfigs::of(&said)
     }
 
     /// Objects of `kind`, filtered by namespace and name.

@@ -23,10 +23,15 @@ impl Index {
     pub async fn register(&self, registration: Registration) -> Result<Lease, Problem> {
         let Registration {
             instance,
+            pod,
             ttl_seconds,
         } = registration;
         check(&instance)?;
         let mut state = self.state.lock().await;
+        let running = &state.followed.running;
+        if (pod && running.has_pods()) || running.has_pod(&instance.namespace, &instance.name) {
+            return self.leave_to_cluster(&mut state, &instance).await;
+        }
         let instance = completed(&state, instance)?;
         let mut registered = Registered {
             instance: Arc::new(instance),
@@ -69,6 +74,20 @@ impl Index {
             self.publish_instances(&mut state);
         }
         Ok(lease)
+    }
+
+    /// What the cluster says of a pod counts, and it alone: one that was killed is gone when its slice says so, not
+    /// when a term ends. What was kept of it, from when no cluster was followed, goes.
+    async fn leave_to_cluster(
+        &self,
+        state: &mut State,
+        instance: &Instance,
+    ) -> Result<Lease, Problem> {
+        let key = (instance.namespace.clone(), instance.name.clone());
+        if state.enrolled().get(&key).is_some() {
+            self.remove(state, vec![key]).await?;
+        }
+        Ok(Lease { expires_unix_ms: 0 })
     }
 
     /// A sign of life, with the health of the application behind it.

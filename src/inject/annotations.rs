@@ -15,7 +15,7 @@ const READINESS: &str = "readiness.status.sidecar.istio.io/";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 const TEMPLATES: &str = "inject.istio.io/";
 const MERGE: &str = "prometheus.istio.io/";
-/// Where the proxy answers for the application: rewritten probes and merged metrics.
+/// Where the proxy answers for the application if nothing else is said: rewritten probes and merged metrics.
 pub(super) const OWN_STATUS_PORT: u16 = 15020;
 
 /// What the annotations of a pod come to.
@@ -29,6 +29,8 @@ pub(super) struct Wishes {
     pub(super) control_plane: Option<String>,
     pub(super) rewrite_probes: Option<bool>,
     pub(super) merge_metrics: Option<bool>,
+    /// Where the proxy answers for the application; 0 is nowhere.
+    pub(super) status_port: Option<u16>,
     pub(super) native_sidecar: Option<bool>,
     /// The proxy may listen on ports below 1024.
     pub(super) low_ports: bool,
@@ -82,16 +84,11 @@ impl Wishes {
             return self.ready(key, name, text, report);
         }
         if key == STATUS_PORT {
-            return match text.parse() {
-                Ok(OWN_STATUS_PORT) => Ok(()),
-                // As with Istio: nobody answers for the application.
-                Ok(0) => {
-                    self.rewrite_probes = Some(false);
-                    self.merge_metrics = Some(false);
-                    Ok(())
-                }
-                _ => Err((
-                    "is a port that the proxy does not answer on",
+            self.status_port = text.parse().ok();
+            return match self.status_port {
+                Some(_) => Ok(()),
+                None => Err((
+                    "is no port",
                     "15020, or 0 for neither probes nor metrics of the application",
                 )),
             };

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::InjectConfig;
-use super::annotations::{Resource, Wishes};
+use super::annotations::{OWN_STATUS_PORT, Resource, Wishes};
 use super::pod::{PROXY, Scrape};
 use super::proxy_config::Settings;
 
@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) native: bool,
     pub(super) hold: bool,
     pub(super) scrape: Option<Scrape>,
+    /// Where it answers for the application.
+    pub(super) status_port: u16,
     pub(super) ports: Vec<(u64, Option<String>)>,
     /// Seconds from SIGTERM to SIGKILL.
     pub(super) grace: u64,
@@ -50,7 +52,7 @@ pub(super) fn proxy(
     let mut env = vec![
         json!({"name": "POD_NAME", "valueFrom": field("metadata.name")}),
         json!({"name": "POD_NAMESPACE", "valueFrom": field("metadata.namespace")}),
-        json!({"name": "POD_IP", "valueFrom": field("status.podIP")}),
+        json!({"name": "POD_IPS", "valueFrom": field("status.podIPs")}),
         json!({"name": "POD_SERVICE_ACCOUNT", "valueFrom": field("spec.serviceAccountName")}),
         json!({"name": "MESHCTL_HOME", "value": DATA}),
     ];
@@ -151,7 +153,8 @@ fn args(facts: &Facts, wishes: &Wishes, settings: &Settings, config: &InjectConf
         "--name=$(POD_NAME)".to_owned(),
         "--namespace=$(POD_NAMESPACE)".to_owned(),
         "--service-account=$(POD_SERVICE_ACCOUNT)".to_owned(),
-        "--address=$(POD_IP)".to_owned(),
+        "--address=$(POD_IPS)".to_owned(),
+        "--pod".to_owned(),
         format!("--trust-domain={}", config.trust_domain),
         "--capture=transparent".to_owned(),
         format!("--control-plane={control_plane}"),
@@ -161,8 +164,11 @@ fn args(facts: &Facts, wishes: &Wishes, settings: &Settings, config: &InjectConf
         format!("--inbound-port={}", config.inbound_port),
         format!("--outbound-port={}", config.outbound_port),
     ];
+    if facts.status_port != OWN_STATUS_PORT {
+        args.push(format!("--status-port={}", facts.status_port));
+    }
     for (port, name) in &facts.ports {
-        args.push(format!("--app={port}=127.0.0.1:{port}"));
+        args.push(format!("--app={port}"));
         if let Some(name) = name {
             args.push(format!("--port-name={name}={port}"));
         }

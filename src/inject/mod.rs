@@ -11,6 +11,7 @@ mod annotations;
 mod capture;
 mod container;
 mod decide;
+mod ids;
 mod owner;
 mod patch;
 mod pod;
@@ -26,7 +27,7 @@ use serde_json::Value;
 
 pub use decide::{Decision, Namespace};
 pub use patch::{Operation, json_patch};
-pub use proxy_config::{Placed, proxy_configs};
+pub use proxy_config::{ProxyConfigs, proxy_configs};
 pub use stream::{Injected, Remark, inject, uninject};
 
 use crate::mesh::{Finding, Origin, Severity};
@@ -66,8 +67,8 @@ pub struct InjectConfig {
     pub cpu: (String, String),
     /// For the proxy container: `(request, limit)` of memory.
     pub memory: (String, String),
-    /// How proxies are started, the oldest first; see [`proxy_configs`].
-    pub proxies: Vec<Placed>,
+    /// How proxies are started.
+    pub proxies: ProxyConfigs,
     /// Which revision injects; Istio's name for the only one is `default`.
     pub revision: String,
     /// Other names of it, which labels `istio.io/rev` may have.
@@ -104,7 +105,7 @@ impl Default for InjectConfig {
             capture_dns: true,
             cpu: ("50m".to_owned(), "2".to_owned()),
             memory: ("32Mi".to_owned(), "256Mi".to_owned()),
-            proxies: Vec::new(),
+            proxies: ProxyConfigs::default(),
             revision: "default".to_owned(),
             tags: Vec::new(),
             by_default: true,

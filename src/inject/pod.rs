@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::annotations::Wishes;
 use super::capture;
 use super::container::{self, Facts};
+use super::ids::{ids, refuse_shared_ids};
 use super::owner;
 use super::probes;
 use super::proxy_config::Settings;
@@ -16,13 +17,6 @@ pub(super) const PROXY: &str = "meshctl-proxy";
 pub(super) const INIT: &str = "meshctl-init";
 /// Istio's name for its own.
 const ISTIO_PROXY: &str = "istio-proxy";
-/// The user that the proxy runs as; its own connections are not sent back to it. Istio's number.
-const PROXY_USER: u32 = 1337;
-/// Annotations of OpenShift on namespaces: the ids that their pods may have, `FIRST/COUNT`.
-const OPENSHIFT: [&str; 2] = [
-    "openshift.io/sa.scc.uid-range",
-    "openshift.io/sa.scc.supplemental-groups",
-];
 const METRICS: [&str; 3] = [
     "prometheus.io/scrape",
     "prometheus.io/port",
@@ -36,7 +30,7 @@ pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -
     if !sound(&template, report) {
         return None;
     }
-    let wishes = Wishes::of(&template, report);
+    let mut wishes = Wishes::of(&template, report);
     let settings = Settings::of(&template, pod.namespace.name(), &config.proxies, report);
     let mut status = Status {
         revision: config.revision.clone(),
@@ -49,7 +43,8 @@ pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -
     let native = native(&template, &wishes, config, report);
     let hold = settings.hold_application.unwrap_or(config.hold_application);
     let workload = owner::workload(&template, pod.workload);
-    let scrape = scrape(&template, &wishes, config, report);
+    let status_port = status_port(&template, (&mut wishes, &settings), config, report);
+    let scrape = scrape(&template, (&wishes, status_port), config, report);
     let facts = Facts {
         service: service(&template, &workload).to_owned(),
         version: revision(&template).to_owned(),
@@ -57,6 +52,7 @@ pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -
         native,
         hold: hold && !native,
         scrape: scrape.clone(),
+        status_port,
         ports: container::ports(&template),
         grace: template
             .pointer("/spec/terminationGracePeriodSeconds")
@@ -65,7 +61,7 @@ pub(super) fn inject(pod: Pod<'_>, config: &InjectConfig, report: &mut Report) -
     };
     let spec = template.get_mut("spec")?.as_object_mut()?;
     let questions = if wishes.rewrite_probes.unwrap_or(config.rewrite_probes) {
-        let done = probes::rewrite(spec, &[PROXY, INIT], report);
+        let done = probes::rewrite(spec, (&[PROXY, INIT], status_port), report);
         status.probes = done.before;
         done.questions
     } else {
@@ -256,73 +252,6 @@ fn key_of(item: &Value) -> Option<String> {
     text("mountPath").or_else(|| text("name"))
 }
 
-/// User and group of the proxy: what is laid over it, what OpenShift gives, or Istio's.
-fn ids(pod: Pod<'_>, own: Option<&Override>, report: &mut Report) -> (u32, u32) {
-    let mut range = |annotation: &str| {
-        let text = pod.namespace.annotations.get(annotation)?;
-        // Groups may be several ranges; the first is as good as any.
-        let first = text.split(',').next().unwrap_or_default();
-        let read = first.split_once(['/', '-']).and_then(|(start, end)| {
-            let (start, end): (u32, u32) = (start.parse().ok()?, end.parse().ok()?);
-            let count = if first.contains('-') {
-                end.checked_sub(start)?.checked_add(1)?
-            } else {
-                end
-            };
-            // The first is the application's own.
-            let offset = PROXY_USER.min(count.checked_sub(1)?);
-            start.checked_add(offset).filter(|id| *id > 0)
-        });
-        if read.is_none() {
-            report.wrong(
-                format!("annotation {annotation}: {text:?} of the namespace is no range of ids"),
-                "OpenShift writes FIRST/COUNT, as 1000620000/10000",
-            );
-        }
-        read
-    };
-    let [users, groups] = OPENSHIFT;
-    let (user, group) = (range(users), range(groups));
-    let said = |field: &str| {
-        let context = own?.container.get("securityContext")?;
-        u32::try_from(context.get(field)?.as_u64()?).ok()
-    };
-    let user = said("runAsUser").or(user).unwrap_or(PROXY_USER);
-    let group = said("runAsGroup").or(group).unwrap_or(PROXY_USER);
-    (user, group)
-}
-
-/// What runs as the proxy does is not captured.
-fn refuse_shared_ids(template: &Value, (user, group): (u32, u32), report: &mut Report) {
-    let mut check = |context: Option<&Value>, who: &str| {
-        for (field, id) in [("runAsUser", user), ("runAsGroup", group)] {
-            let own = context.and_then(|context| context.get(field)?.as_u64());
-            if own == Some(u64::from(id)) {
-                report.refuse(
-                    format!("{who} has {field}: {id}, which is the proxy's: its traffic would not be captured"),
-                    "give it another id",
-                );
-            }
-        }
-    };
-    check(template.pointer("/spec/securityContext"), "the pod");
-    for list in ["containers", "initContainers"] {
-        let items = template
-            .pointer(&format!("/spec/{list}"))
-            .and_then(Value::as_array);
-        for container in items.into_iter().flatten() {
-            let name = container
-                .get("name")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            check(
-                container.get("securityContext"),
-                &format!("container {name:?}"),
-            );
-        }
-    }
-}
-
 /// Whether the proxy is an init container that stays. A pod that is meant to end can only have that: else it
 /// would run for as long as its proxy does. Every version that is still cared for has it.
 fn native(template: &Value, wishes: &Wishes, config: &InjectConfig, report: &mut Report) -> bool {
@@ -348,10 +277,47 @@ fn native(template: &Value, wishes: &Wishes, config: &InjectConfig, report: &mut
     native
 }
 
+/// Where the proxy answers for the application.
+fn status_port(
+    template: &Value,
+    (wishes, settings): (&mut Wishes, &Settings),
+    config: &InjectConfig,
+    report: &mut Report,
+) -> u16 {
+    let usual = super::annotations::OWN_STATUS_PORT;
+    let port = wishes.status_port.or(settings.status_port).unwrap_or(usual);
+    if port == 0 {
+        // As with Istio: nobody answers for the application.
+        wishes.rewrite_probes = Some(false);
+        wishes.merge_metrics = Some(false);
+        return usual;
+    }
+    let own = [
+        config.outbound_port,
+        config.inbound_port,
+        15_000,
+        15_021,
+        15_053,
+        15_090,
+    ];
+    let declared = container::ports(template);
+    if own.contains(&port) || declared.iter().any(|(taken, _)| *taken == u64::from(port)) {
+        report.refuse(
+            format!("the proxy cannot answer for the application at port {port}, which is in use"),
+            "status.sidecar.istio.io/port or statusPort: 15020, or another port that is free",
+        );
+        return usual;
+    }
+    if port != usual {
+        wishes.capture.exclude_inbound.push(port);
+    }
+    port
+}
+
 /// `PORT/PATH` of the application's metrics, where they are to come with ours.
 fn scrape(
     template: &Value,
-    wishes: &Wishes,
+    (wishes, status_port): (&Wishes, u16),
     config: &InjectConfig,
     report: &mut Report,
 ) -> Option<Scrape> {
@@ -375,7 +341,7 @@ fn scrape(
             let path = said(path).unwrap_or("/metrics");
             let slash = if path.starts_with('/') { "" } else { "/" };
             // Already ours, as in a template that was made from a meshed pod.
-            let ours = number == super::annotations::OWN_STATUS_PORT;
+            let ours = number == status_port;
             Some(Scrape((!ours).then(|| format!("{number}{slash}{path}"))))
         }
         _ => Some(Scrape(None)),
@@ -511,7 +477,7 @@ fn metadata(template: &mut Value, facts: &Facts, scraped: bool, status: &mut Sta
     let annotations = object(metadata, "annotations", status);
     status.annotations = insert(annotations, &add_annotations);
     if scraped {
-        let port = super::annotations::OWN_STATUS_PORT.to_string();
+        let port = facts.status_port.to_string();
         for (name, value) in METRICS
             .into_iter()
             .zip(["true", &port, "/stats/prometheus"])

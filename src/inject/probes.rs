@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::annotations::OWN_STATUS_PORT;
 use super::report::Report;
 
 const PROBES: [(&str, &str); 3] = [
@@ -25,10 +24,14 @@ pub(super) struct Rewritten {
     pub(super) before: BTreeMap<String, Value>,
 }
 
-/// Rewrites all probes by HTTP, TCP and gRPC, and hooks by HTTP, of all containers but `ours`.
+/// Paths at the proxy begin with one of these.
+const PATHS: [&str; 2] = ["/app-health/", "/app-lifecycle/"];
+
+/// Rewrites all probes by HTTP, TCP and gRPC, and hooks by HTTP, of all containers but `ours`, to be asked of
+/// the proxy at `at`.
 pub(super) fn rewrite(
     spec: &mut Map<String, Value>,
-    ours: &[&str],
+    (ours, at): (&[&str], u16),
     report: &mut Report,
 ) -> Rewritten {
     let mut done = Rewritten::default();
@@ -50,7 +53,7 @@ pub(super) fn rewrite(
                 };
                 let place = format!("{list}/{name}/{field}");
                 let path = format!("/app-health/{name}/{word}");
-                one(probe, (place, path), &ports, &mut done, report);
+                one(probe, (place, path, at), &ports, &mut done, report);
             }
             let hooks = container
                 .get_mut("lifecycle")
@@ -62,7 +65,7 @@ pub(super) fn rewrite(
                 };
                 let place = format!("{list}/{name}/{field}");
                 let path = format!("/app-lifecycle/{name}/{word}");
-                one(hook, (place, path), &ports, &mut done, report);
+                one(hook, (place, path, at), &ports, &mut done, report);
             }
         }
     }
@@ -71,7 +74,7 @@ pub(super) fn rewrite(
 
 fn one(
     probe: &mut Map<String, Value>,
-    (place, path): (String, String),
+    (place, path, at): (String, String, u16),
     ports: &Value,
     done: &mut Rewritten,
     report: &mut Report,
@@ -101,7 +104,7 @@ fn one(
         );
         return;
     };
-    if port == u64::from(OWN_STATUS_PORT) {
+    if port == u64::from(at) {
         return;
     }
     if let Some(action) = action.as_object_mut() {
@@ -120,7 +123,7 @@ fn one(
     probe.shift_remove(kind);
     probe.insert(
         "httpGet".to_owned(),
-        json!({"path": path, "port": OWN_STATUS_PORT, "scheme": "HTTP"}),
+        json!({"path": path, "port": at, "scheme": "HTTP"}),
     );
 }
 
@@ -161,7 +164,10 @@ pub(super) fn restore(spec: &mut Map<String, Value>, before: &BTreeMap<String, V
         };
         // One that was taken out or written anew meanwhile stays so.
         if let Some(now) = parent.and_then(|parent| parent.get_mut(field))
-            && now.pointer("/httpGet/port") == Some(&json!(OWN_STATUS_PORT))
+            && now
+                .pointer("/httpGet/path")
+                .and_then(Value::as_str)
+                .is_some_and(|path| PATHS.iter().any(|ours| path.starts_with(ours)))
         {
             *now = was.clone();
         }

@@ -1,7 +1,8 @@
-//! How the proxy of a pod is started: by ProxyConfigs of the mesh, then of its namespace, then by its own
-//! annotation, and at last by ProxyConfigs that select it. The last has the word (Istio's order).
+//! How the proxy of a pod is started: by the MeshConfig, ProxyConfigs of the mesh, then of its namespace, then by
+//! its own annotation, and at last by ProxyConfigs that select it. The last has the word (Istio's order).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,39 +12,70 @@ use crate::mesh::destinations::ROOTS;
 use crate::mesh::world::selects;
 use crate::mesh::{Finding, Severity};
 use crate::resource::istio::{ProxyConfig, proxy_annotation};
-use crate::resource::{Kind, parse};
+use crate::resource::{Kind, Object, Objects, collect, mesh_config, parse};
 
 /// On pods: a ProxyConfig of their own, as text (Istio's).
 const ANNOTATION: &str = "/metadata/annotations/proxy.istio.io~1config";
 
 /// A ProxyConfig, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
-    /// Its namespace.
-    pub namespace: String,
-    /// What it says.
-    pub config: ProxyConfig,
+struct Placed {
+    namespace: String,
+    config: ProxyConfig,
 }
 
-/// The ProxyConfigs of a stream, the oldest first; what is said of them, if one is no good.
-pub fn proxy_configs(text: &str, file: &str) -> Result<Vec<Placed>, Vec<Finding>> {
-    let (mut objects, findings) = parse(text, file, "default");
-    let own = |finding: &Finding| {
-        finding.severity == Severity::Error && finding.origin.kind == "ProxyConfig"
-    };
-    let wrong: Vec<Finding> = findings.into_iter().filter(own).collect();
-    if !wrong.is_empty() {
-        return Err(wrong);
+/// What is said of how proxies are started, all over a mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyConfigs {
+    /// The `defaultConfig` of the mesh.
+    mesh: ProxyConfig,
+    /// ProxyConfigs, the oldest first.
+    placed: Vec<Placed>,
+}
+
+impl ProxyConfigs {
+    /// Those of `objects`.
+    pub fn of(objects: &Objects) -> Self {
+        let mut placed: Vec<&Arc<Object>> = objects
+            .iter()
+            .filter(|(key, _)| key.kind == "ProxyConfig")
+            .map(|(_, object)| object)
+            .collect();
+        placed.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+        let placed = placed.into_iter().filter_map(|object| match &object.body {
+            Kind::ProxyConfig(config) => Some(Placed {
+                namespace: object.metadata.namespace.clone(),
+                config: config.clone(),
+            }),
+            _ => None,
+        });
+        Self {
+            placed: placed.collect(),
+            mesh: mesh_config(objects).proxies,
+        }
     }
-    objects.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
-    let placed = objects.into_iter().filter_map(|object| match object.body {
-        Kind::ProxyConfig(config) => Some(Placed {
-            namespace: object.metadata.namespace,
-            config,
-        }),
-        _ => None,
-    });
-    Ok(placed.collect())
+}
+
+/// Those of streams, each with the name of its file; what is wrong with one that is no good.
+pub fn proxy_configs<'t>(
+    texts: impl IntoIterator<Item = (&'t str, &'t str)>,
+) -> Result<ProxyConfigs, (String, Vec<Finding>)> {
+    let mut all = Vec::new();
+    for (text, file) in texts {
+        let (objects, findings) = parse(text, file, "default");
+        let own = |finding: &Finding| {
+            let kind = finding.origin.kind.as_str();
+            finding.severity == Severity::Error && matches!(kind, "ProxyConfig" | "ConfigMap")
+        };
+        let wrong: Vec<Finding> = findings.into_iter().filter(own).collect();
+        if !wrong.is_empty() {
+            return Err((file.to_owned(), wrong));
+        }
+        all.extend(objects);
+    }
+    // What is there twice is for others to say.
+    let (objects, _) = collect(all);
+    Ok(ProxyConfigs::of(&objects))
 }
 
 /// How one proxy is started.
@@ -53,6 +85,8 @@ pub(super) struct Settings {
     /// The application starts when the proxy is ready.
     pub(super) hold_application: Option<bool>,
     drain: Option<Duration>,
+    /// Where the proxy answers for the application; 0 is nowhere.
+    pub(super) status_port: Option<u16>,
     environment: BTreeMap<String, String>,
 }
 
@@ -61,10 +95,12 @@ impl Settings {
     pub(super) fn of(
         template: &Value,
         namespace: &str,
-        placed: &[Placed],
+        configs: &ProxyConfigs,
         report: &mut Report,
     ) -> Self {
         let mut settings = Self::default();
+        settings.add(&configs.mesh);
+        let placed = &configs.placed;
         let labels: BTreeMap<String, String> = template
             .pointer("/metadata/labels")
             .and_then(Value::as_object)
@@ -103,6 +139,7 @@ impl Settings {
         self.workers = config.concurrency.or(self.workers);
         self.hold_application = config.hold_application.or(self.hold_application);
         self.drain = config.drain.or(self.drain);
+        self.status_port = config.status_port.or(self.status_port);
         let more = config.environment.iter();
         self.environment
             .extend(more.map(|(name, value)| (name.clone(), value.clone())));

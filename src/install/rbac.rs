@@ -146,7 +146,8 @@ fn own_rules(settings: &Settings) -> Vec<Rule> {
             ..rule(&[""], &["secrets"], &["get", "list", "watch"])
         },
         Rule {
-            names: named(NAME),
+            // Settings, and a MeshConfig by its usual name.
+            names: vec![of_revision(NAME, &settings.revision), "istio".to_owned()],
             ..rule(&[""], &["configmaps"], READ)
         },
     ]

@@ -53,11 +53,17 @@ pub struct Application {
     pub name: String,
     /// Where the sidecar listens for it when nothing is redirected.
     pub bind: SocketAddr,
-    /// Where the application itself listens.
+    /// Where the application itself listens; see [`as_meant`].
     pub address: SocketAddr,
     /// What it speaks, where no service in front of it says.
     #[serde(default)]
     pub protocol: Protocol,
+}
+
+/// Whether an application at `address` for `port` is called where its callers meant to, which is known where
+/// connections are redirected: it may listen on some of its addresses, or on one family, only.
+pub fn as_meant(port: u16, address: SocketAddr) -> bool {
+    address.ip().is_unspecified() && address.port() == port
 }
 
 /// Which program a client is; clients disagree about xDS.

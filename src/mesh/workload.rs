@@ -26,6 +26,9 @@ pub struct Instance {
     pub locality: Locality,
     /// Its address.
     pub address: IpAddr,
+    /// More of its addresses, such as that of the other family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_at: Vec<IpAddr>,
     /// Container port → where peers connect for it. A port that is missing here is reached at
     /// `address` under its own number (transparent capture).
     #[serde(default)]
@@ -57,6 +60,15 @@ impl Instance {
             .get(&container_port)
             .copied()
             .unwrap_or_else(|| SocketAddr::new(self.address, container_port))
+    }
+
+    /// More places where peers reach `container_port`, as good as [`reach`](Self::reach).
+    pub fn also_reach(&self, container_port: u16) -> Vec<SocketAddr> {
+        if self.ports.contains_key(&container_port) {
+            return Vec::new();
+        }
+        let at = |ip: &IpAddr| SocketAddr::new(*ip, container_port);
+        self.also_at.iter().map(at).collect()
     }
 
     /// Istio's canonical service name: its label, else `app`, else the workload.

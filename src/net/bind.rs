@@ -41,13 +41,16 @@ impl Default for BindOptions {
     }
 }
 
-/// Binds and listens on `address`; must run inside a runtime.
+/// Binds and listens on `address`; must run inside a runtime. `[::]` takes IPv4 too.
 pub fn bind(address: SocketAddr, options: BindOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     if options.reuse_port {
         socket.set_reuse_port(true)?;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::netlink::nft;
+use super::netlink::{link, nft};
 use super::rules::{Action, Chain, Hook, Match, Rule, Ruleset, TABLE};
 
 /// What is captured. [`CaptureSpec::default`] has Istio's ports and user.
@@ -64,6 +64,35 @@ impl Default for CaptureSpec {
     }
 }
 
+/// Where the proxy calls its own application from, so that it is not taken for a caller (Istio's addresses).
+/// The first is on loopback anyway; [`prepare`] puts the other there.
+const OWN: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(127, 0, 0, 6),
+    Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6),
+);
+
+/// Where the proxy calls its application at `to` from.
+pub fn own_source(to: IpAddr) -> IpAddr {
+    match to {
+        IpAddr::V4(_) => OWN.0.into(),
+        IpAddr::V6(_) => OWN.1.into(),
+    }
+}
+
+/// Whether the kernel knows IPv6; a pod may still have no address of it.
+pub fn knows_ipv6() -> bool {
+    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).is_ok()
+}
+
+/// Gives loopback the IPv6 address that the proxy calls its application from, for the network namespace of
+/// the calling thread. It may be there.
+pub fn prepare() -> io::Result<()> {
+    match link::add_address("lo", OWN.1, 128) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
 /// The rules for `spec`.
 pub fn ruleset(spec: &CaptureSpec) -> Ruleset {
     Ruleset {
@@ -112,6 +141,12 @@ fn output(spec: &CaptureSpec) -> Vec<Rule> {
     let mut rules = Vec::new();
     if !spec.ipv6 {
         rules.push(rule([Match::Ipv6], Action::Return, "IPv6 is not captured"));
+    }
+    for own in [IpNet::from(IpAddr::V4(OWN.0)), IpAddr::V6(OWN.1).into()] {
+        if spec.ipv6 || own.addr().is_ipv4() {
+            let matches = [Match::Source(own), Match::ToLoopback];
+            rules.push(rule(matches, Action::Return, "to the application"));
+        }
     }
     let id = spec.proxy_uid;
     let mut proxy = vec![Match::User { equal: true, id }];
@@ -257,6 +292,8 @@ mod tests {
                 "table inet meshctl {",
                 "chain output {",
                 "type nat hook output priority -100; policy accept;",
+                "ip saddr 127.0.0.6/32 oifname \"lo\" return",
+                "ip6 saddr ::6/128 oifname \"lo\" return",
                 "meta skuid != 1337 meta skgid != 1337 udp dport 53 redirect to :15053",
                 "meta skuid != 1337 meta skgid != 1337 tcp dport 53 redirect to :15053",
                 "meta skuid 1337 oifname \"lo\" ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :15006",

@@ -15,4 +15,4 @@ pub mod rules;
 
 pub use bind::{BindOptions, Keepalive, bind, bind_unix, keep_alive, tune};
 pub use connect::{ConnectOptions, connect, connect_any};
-pub use original::original_destination;
+pub use original::{canonical, original_destination};

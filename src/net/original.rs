@@ -22,6 +22,13 @@ pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
         .filter(|original| *original != local)
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// An IPv4 address as such, though it is called on a socket of IPv6.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
+            SocketAddr::new(address.ip().to_canonical(), address.port())
+        }
+        // Others keep the scope that a link-local address has.
+        other => other,
+    }
 }

@@ -90,6 +90,8 @@ pub enum Match {
         /// The network.
         network: IpNet,
     },
+    /// The source network.
+    Source(IpNet),
 }
 
 /// What happens to a connection.
@@ -159,6 +161,13 @@ fn render_match(out: &mut String, condition: &Match) {
                 IpNet::V6(_) => "ip6",
             };
             push(out, format_args!("{family} daddr {}{network}", not(*equal)));
+        }
+        Match::Source(network) => {
+            let family = match network {
+                IpNet::V4(_) => "ip",
+                IpNet::V6(_) => "ip6",
+            };
+            push(out, format_args!("{family} saddr {network}"));
         }
     }
 }

@@ -96,7 +96,7 @@ async fn open(
     let local = match listener.config.bind {
         bind if !bind.ip().is_unspecified() && bind.port() != 0 => bind,
         // Where there is none, the socket is dead already.
-        _ => tcp.local_addr().ok()?,
+        _ => net::canonical(tcp.local_addr().ok()?),
     };
     let live = worker.live();
     let meant = listener

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::mesh::health_check::{Check, CheckPolicy, GrpcCheck, HttpCheck, StatusRange, TcpCheck};
 use crate::mesh::origination::Origination;
 use crate::mesh::{Cluster, HealthCheck};
+use crate::net::capture::own_source;
 use crate::net::{self, ConnectOptions};
 use crate::rt::Tasks;
 
@@ -34,12 +35,14 @@ pub struct AppPages {
     /// By the path at which the proxy is asked.
     probes: BTreeMap<String, Arc<Question>>,
     metrics: Option<Metrics>,
+    /// Where the application listens; loopback when absent.
+    at: Option<IpAddr>,
 }
 
 /// Where the application gives its metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
-    /// Its port, on loopback.
+    /// Its port.
     pub port: u16,
     /// With its slash.
     pub path: String,
@@ -108,7 +111,22 @@ impl AppPages {
             let question = Question::of(probe).ok_or_else(|| format!("{path} asks nothing"))?;
             probes.insert(path, Arc::new(question));
         }
-        Ok(Self { probes, metrics })
+        Ok(Self {
+            probes,
+            metrics,
+            at: None,
+        })
+    }
+
+    /// Has the application asked at its pod's address, as the kubelet would: it need not listen on loopback.
+    pub(super) fn ask_at(&mut self, address: IpAddr) {
+        self.at = Some(address);
+    }
+
+    /// The application's `port`, and where it is asked from.
+    fn place(&self, port: u16) -> (SocketAddr, Option<IpAddr>) {
+        let ip = self.at.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        (SocketAddr::new(ip, port), self.at.map(own_source))
     }
 
     /// Asks the application what stands behind `path`; `None` where nothing does.
@@ -118,11 +136,12 @@ impl AppPages {
         tasks: &Tasks,
     ) -> Option<(StatusCode, &'static str)> {
         let question = Arc::clone(self.probes.get(path)?);
+        let (address, from) = self.place(question.port);
         let target = Target {
             policy: Arc::clone(&question.cluster),
-            address: loopback(question.port),
+            address,
             hostname: String::new(),
-            from: None,
+            from,
             mtls: false,
             originator: question.originator.clone(),
             identity: None,
@@ -156,7 +175,8 @@ impl AppPages {
         let Some(metrics) = &self.metrics else {
             return own;
         };
-        let fetched = tokio::time::timeout(SCRAPE, fetch(metrics, tasks)).await;
+        let place = self.place(metrics.port);
+        let fetched = tokio::time::timeout(SCRAPE, fetch(metrics, place, tasks)).await;
         let fetched = fetched.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
         match fetched {
             Ok(text) => merge(own, &text),
@@ -258,16 +278,16 @@ impl Question {
     }
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
-}
-
-async fn fetch(metrics: &Metrics, tasks: &Tasks) -> Result<String, String> {
+async fn fetch(
+    metrics: &Metrics,
+    (at, from): (SocketAddr, Option<IpAddr>),
+    tasks: &Tasks,
+) -> Result<String, String> {
     let options = ConnectOptions {
         timeout: SCRAPE,
-        from: None,
+        from,
     };
-    let stream = net::connect(loopback(metrics.port), options)
+    let stream = net::connect(at, options)
         .await
         .map_err(|error| error.to_string())?;
     let text = |error: hyper::Error| error.to_string();

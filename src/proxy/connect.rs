@@ -184,7 +184,7 @@ pub(crate) async fn meant(
                 && (bind.ip() == address.ip()
                     || (bind.ip().is_unspecified()
                         && (address.ip().is_loopback()
-                            || Some(address.ip()) == worker.shared.options.address)))
+                            || worker.shared.options.is_own(address.ip()))))
         })
     };
     if found.iter().any(own) {
@@ -245,10 +245,20 @@ pub(crate) async fn dial(
         originator.secure(config, asked, speak, rt::now())
     });
     let outside = outside.transpose().map_err(Failure::Tls)?;
-    let outward = config.kind.is_outward();
+    let from = if config.kind.is_outward() {
+        worker.shared.options.address
+    } else if worker.shared.options.captured
+        && config.is_inward()
+        && !target.address.ip().is_loopback()
+    {
+        // At the pod's own address it would be taken for a caller, and come here again.
+        Some(net::capture::own_source(target.address.ip()))
+    } else {
+        None
+    };
     let options = ConnectOptions {
         timeout: config.connect_timeout,
-        from: worker.shared.options.address.filter(|_| outward),
+        from,
     };
     let failed = |error: std::io::Error| Failure::Connect(format!("{}: {error}", target.address));
     let mut tcp = net::connect_any(&target.addresses(cluster), options)

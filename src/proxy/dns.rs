@@ -1,7 +1,7 @@
 //! Names of the mesh for captured workloads: services answer with their virtual addresses, all
 //! else is asked of the machine's own resolver.
 //!
-//! Owns port 15053, UDP and TCP. What services there are comes with the view; answers are short
+//! Owns port 15053 of loopback, UDP and TCP, in both families. What services there are comes with the view; answers are short
 //! lived, so that a new service is found soon.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -79,9 +80,32 @@ pub(crate) fn open(address: SocketAddr, taken: Option<&mut Taken>) -> io::Result
     })
 }
 
-/// Answers until cancelled.
-pub(crate) async fn run(sockets: Sockets, mut views: Reader<View>, tasks: Tasks) {
-    let (udp, tcp) = (Arc::new(sockets.udp), sockets.tcp);
+/// A question over UDP, and where it came in.
+async fn asked(
+    places: &[(Arc<UdpSocket>, TcpListener)],
+    datagram: &mut [u8],
+) -> io::Result<(Arc<UdpSocket>, usize, SocketAddr)> {
+    loop {
+        let readable = places.iter().map(|(udp, _)| Box::pin(udp.readable()));
+        let (ready, at, _) = select_all(readable).await;
+        ready?;
+        let Some((udp, _)) = places.get(at) else {
+            continue;
+        };
+        match udp.try_recv_from(datagram) {
+            Ok((length, from)) => return Ok((Arc::clone(udp), length, from)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Answers until cancelled. There is at least one place.
+pub(crate) async fn run(places: Vec<Sockets>, mut views: Reader<View>, tasks: Tasks) {
+    let places: Vec<_> = places
+        .into_iter()
+        .map(|sockets| (Arc::new(sockets.udp), sockets.tcp))
+        .collect();
     let upstream = upstream();
     let busy = Arc::new(Semaphore::new(MOST_FORWARDED));
     let mut names = Arc::new(names(&views.load()));
@@ -94,8 +118,8 @@ pub(crate) async fn run(sockets: Sockets, mut views: Reader<View>, tasks: Tasks)
                 }
                 names = Arc::new(self::names(&views.load()));
             }
-            received = udp.recv_from(&mut datagram) => {
-                let Ok((length, from)) = received else { continue };
+            received = asked(&places, &mut datagram) => {
+                let Ok((udp, length, from)) = received else { continue };
                 let question = datagram.get(..length).unwrap_or_default().to_vec();
                 if let Some(answer) = answer(&names, &question) {
                     send(&udp, &answer, from).await;
@@ -105,7 +129,6 @@ pub(crate) async fn run(sockets: Sockets, mut views: Reader<View>, tasks: Tasks)
                 else {
                     continue;
                 };
-                let udp = Arc::clone(&udp);
                 tasks.spawn("dns-forward", async move {
                     if let Ok(answer) = ask(upstream, &question).await {
                         send(&udp, &answer, from).await;
@@ -113,7 +136,7 @@ pub(crate) async fn run(sockets: Sockets, mut views: Reader<View>, tasks: Tasks)
                     drop(permit);
                 });
             }
-            accepted = tcp.accept() => {
+            (accepted, ..) = select_all(places.iter().map(|(_, tcp)| Box::pin(tcp.accept()))) => {
                 let Ok((stream, _)) = accepted else { continue };
                 let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
                 let names = Arc::clone(&names);
@@ -188,6 +211,14 @@ fn upstream() -> Option<SocketAddr> {
         .map(|address| SocketAddr::new(address, 53))
 }
 
+/// A domain that is an address: of IPv6 in brackets, as in an authority.
+fn as_address(domain: &str) -> Option<IpAddr> {
+    let bare = domain
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    bare.unwrap_or(domain).parse().ok()
+}
+
 /// Names and virtual addresses in a view: hosts of route tables, and services of TCP chains.
 fn names(view: &View) -> Names {
     let mut names = Names::new();
@@ -196,13 +227,13 @@ fn names(view: &View) -> Names {
         let addresses: BTreeSet<IpAddr> = host
             .domains
             .iter()
-            .filter_map(|domain| domain.parse().ok())
+            .filter_map(|domain| as_address(domain))
             .collect();
         if addresses.is_empty() {
             continue;
         }
         for domain in host.domains.iter().filter(plain) {
-            if domain.parse::<IpAddr>().is_err() && !domain.starts_with('*') {
+            if as_address(domain).is_none() && !domain.starts_with('*') {
                 names
                     .entry(domain.to_ascii_lowercase())
                     .or_default()
@@ -229,7 +260,9 @@ fn names(view: &View) -> Names {
             let addresses = chain.matches.destinations.iter().map(ipnet::IpNet::addr);
             let mut known = |name: String| names.entry(name).or_default().extend(addresses.clone());
             known(service.host.to_string());
-            known(format!("{}.{}", service.name, service.namespace));
+            for end in ["", ".svc"] {
+                known(format!("{}.{}{end}", service.name, service.namespace));
+            }
         }
     }
     names.retain(|_, addresses| !addresses.is_empty());
@@ -288,6 +321,19 @@ mod tests {
                 .answers
                 .is_empty()
         );
+        let both = [address, "fd00::7".parse().unwrap()];
+        let names: Names = [("reviews.default".to_owned(), both.into())].into();
+        for (kind, data) in [
+            (RecordType::A, RData::A(A([240, 240, 0, 1].into()))),
+            (
+                RecordType::AAAA,
+                RData::AAAA(AAAA("fd00::7".parse().unwrap())),
+            ),
+        ] {
+            let reply = ask(&names, "reviews.default.", kind).unwrap();
+            assert_eq!(reply.answers.len(), 1, "{kind}");
+            assert_eq!(reply.answers[0].data, data);
+        }
         assert!(ask(&names, "example.com.", RecordType::A).is_none());
         assert!(answer(&names, b"nonsense").is_none());
     }

@@ -30,6 +30,11 @@ pub struct Options {
     pub workers: usize,
     /// The address to call other workloads from; the system chooses when absent.
     pub address: Option<IpAddr>,
+    /// More addresses of this workload, such as those of the other family.
+    pub more_addresses: Vec<IpAddr>,
+    /// Connections to its addresses are redirected to this proxy, so it calls the application from one that is
+    /// left alone (see [`own_source`](crate::net::capture::own_source)).
+    pub captured: bool,
     /// Where the administration endpoints listen. They can end the proxy: loopback only.
     pub admin: Option<SocketAddr>,
     /// Where only health and metrics are answered, such as ports 15020, 15021 and 15090.
@@ -72,6 +77,8 @@ impl Default for Options {
             local_cluster: String::new(),
             workers: 0,
             address: None,
+            more_addresses: Vec::new(),
+            captured: false,
             admin: None,
             status: Vec::new(),
             local: Vec::new(),
@@ -83,5 +90,12 @@ impl Default for Options {
             name_servers: Vec::new(),
             in_force: watch::Sender::new(0),
         }
+    }
+}
+
+impl Options {
+    /// Whether `address` is this workload's.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.address == Some(address) || self.more_addresses.contains(&address)
     }
 }

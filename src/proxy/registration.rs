@@ -16,9 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-use crate::api::registry::Registration;
+use crate::api::registry::{Lease, Registration};
 use crate::api::{PREFIX, Problem};
 use crate::mesh::{Health, Instance, SpiffeId};
+use crate::net::capture::own_source;
 use crate::net::{ConnectOptions, connect};
 use crate::rt::{Backoff, DrainSignal, Reader, Tasks};
 use crate::tls::Material;
@@ -43,6 +44,10 @@ pub struct RegistrationOptions {
     pub server: SpiffeId,
     /// The instance.
     pub instance: Instance,
+    /// Calls to its own address are redirected to it.
+    pub captured: bool,
+    /// It is a pod of a cluster, which says itself whether it may be called.
+    pub pod: bool,
     /// Where the application listens; all must take connections for the instance to be healthy.
     pub applications: Vec<SocketAddr>,
     /// Told when the registry will not have the instance at all: that does not change by itself.
@@ -102,6 +107,8 @@ async fn keep(
         instance.namespace, instance.name
     );
     let mut known = false;
+    // Who keeps it has another who says how it is.
+    let mut kept = true;
     let mut due = tokio::time::interval(TERM / 3);
     let mut probe = tokio::time::interval(PROBE_EVERY);
     let result = loop {
@@ -111,9 +118,9 @@ async fn keep(
                 // Peers are told by a new view at once; an answer would change nothing.
                 break send(&mut calls, Method::DELETE, &path, Vec::new()).await.map(|_| ());
             }
-            _ = due.tick() => call = true,
-            _ = probe.tick() => {
-                let health = health(&options.applications).await;
+            _ = due.tick(), if kept => call = true,
+            _ = probe.tick(), if kept => {
+                let health = health((&options.applications, options.captured)).await;
                 if health != instance.health {
                     tracing::info!(?health, "the application's health changed");
                     instance.health = health;
@@ -134,9 +141,10 @@ async fn keep(
             let path = format!("{path}/heartbeat?health={health}");
             send(&mut calls, Method::PUT, &path, Vec::new()).await
         } else {
-            instance.health = health(&options.applications).await;
+            instance.health = health((&options.applications, options.captured)).await;
             let registration = Registration {
                 instance: instance.clone(),
+                pod: options.pod,
                 ttl_seconds: u32::try_from(TERM.as_secs()).unwrap_or(15),
             };
             let body = serde_json::to_vec(&registration)?;
@@ -144,7 +152,8 @@ async fn keep(
             send(&mut calls, Method::POST, &path, body).await
         };
         match status {
-            Ok(Answer { status, .. }) if status == StatusCode::OK => {
+            Ok(Answer { status, never, .. }) if status == StatusCode::OK => {
+                kept = !never;
                 known = true;
                 *ever = true;
             }
@@ -174,6 +183,8 @@ async fn keep(
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
+    /// No heartbeat is waited for.
+    never: bool,
     /// What is wrong, where something is.
     problem: Option<Problem>,
 }
@@ -188,11 +199,12 @@ impl Answer {
 }
 
 /// Every application port takes connections. Nothing is sent.
-async fn health(applications: &[SocketAddr]) -> Health {
+async fn health((applications, captured): (&[SocketAddr], bool)) -> Health {
     for address in applications {
         let options = ConnectOptions {
             timeout: PROBE,
-            from: None,
+            // At the pod's own address nobody else is to be taken for the application.
+            from: (!address.ip().is_loopback() && captured).then(|| own_source(address.ip())),
         };
         if connect(*address, options).await.is_err() {
             return Health::Unhealthy;
@@ -247,9 +259,12 @@ async fn send(
             .collect()
             .await
             .map_err(io::Error::other)?;
+        let body = body.to_bytes();
+        let lease: Option<Lease> = serde_json::from_slice(&body).ok();
         Ok(Answer {
             status,
-            problem: serde_json::from_slice(&body.to_bytes()).ok(),
+            never: lease.is_some_and(|lease| lease.expires_unix_ms == 0),
+            problem: serde_json::from_slice(&body).ok(),
         })
     };
     tokio::time::timeout(CALL, exchange)

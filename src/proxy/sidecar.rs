@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Problem;
 use crate::mesh::node::Application;
 use crate::mesh::{
-    Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
+    self, Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
 };
+use crate::net::capture;
 use crate::rt::disk::private_dir;
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
 use crate::telemetry::Registry;
@@ -48,6 +49,10 @@ const RESTART_SOCKET: &str = "restart.sock";
 
 /// What the command line says.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, as people set them"
+)]
 pub struct SidecarOptions {
     /// Directory for identity and configuration, of mode 0700.
     pub dir: PathBuf,
@@ -65,10 +70,15 @@ pub struct SidecarOptions {
     pub locality: Locality,
     /// Where peers reach it.
     pub address: IpAddr,
+    /// More of its addresses, such as that of the other family.
+    pub more_addresses: Vec<IpAddr>,
+    /// It is a pod of a cluster, which says itself whether it may be called.
+    pub pod: bool,
     /// It serves Gateways, for no application: `applications` are their ports that it serves, and where it
     /// listens for them; all ports when there are none.
     pub gateway: bool,
-    /// Container port and where the application listens for it.
+    /// Container port and where the application listens for it; where callers meant, when that is no address
+    /// in particular and connections are redirected.
     pub applications: Vec<(u16, SocketAddr)>,
     /// Names of container ports, for services that target a name.
     pub port_names: BTreeMap<String, u16>,
@@ -82,6 +92,8 @@ pub struct SidecarOptions {
     pub outbound_port: u16,
     /// Administration; on loopback or the pod's own loopback address.
     pub admin_port: u16,
+    /// Metrics, and what is asked for the application; beside Istio's ports for health and metrics.
+    pub status_port: u16,
     /// For the first certificate.
     pub token: Option<TokenSource>,
     /// The mesh's roots as PEM, for tokens that do not name them.
@@ -253,16 +265,22 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     );
     let mut more = Vec::new();
     if options.transparent {
-        let bind = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), dns::PORT);
-        match dns::open(bind, taken.as_mut()) {
-            Ok(sockets) => {
-                more = sockets.passed(bind);
-                let view = configuration.view.clone();
-                tasks.spawn("dns", dns::run(sockets, view, tasks.clone()));
+        let mut places = Vec::new();
+        for ip in loopbacks() {
+            let bind = SocketAddr::new(ip, dns::PORT);
+            match dns::open(bind, taken.as_mut()) {
+                Ok(sockets) => {
+                    more.extend(sockets.passed(bind));
+                    places.push(sockets);
+                }
+                Err(error) => {
+                    tracing::error!(%error, address = %bind, "names of the mesh are not answered");
+                }
             }
-            Err(error) => {
-                tracing::error!(%error, address = %bind, "names of the mesh are not answered");
-            }
+        }
+        if !places.is_empty() {
+            let view = configuration.view.clone();
+            tasks.spawn("dns", dns::run(places, view, tasks.clone()));
         }
     }
 
@@ -277,12 +295,18 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
                 control_plane: options.control_plane,
                 server,
                 instance: instance(&options),
+                captured: options.transparent,
+                pod: options.pod,
                 // A gateway is well as soon as it serves.
                 applications: options
                     .applications
                     .iter()
                     .filter(|_| !options.gateway)
-                    .map(|(_, at)| *at)
+                    .map(|(port, at)| {
+                        let meant = options.transparent && mesh::node::as_meant(*port, *at);
+                        let own = SocketAddr::new(options.address, *port);
+                        if meant { own } else { *at }
+                    })
                     .collect(),
                 refused,
             },
@@ -337,6 +361,13 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     }
 }
 
+/// The pod's loopback addresses. That of IPv6 is not there where the kernel or the node has none.
+fn loopbacks() -> impl Iterator<Item = IpAddr> {
+    let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let there = std::net::UdpSocket::bind((v6, 0)).is_ok();
+    std::iter::once(Ipv4Addr::LOCALHOST.into()).chain(there.then_some(v6))
+}
+
 /// Where its own endpoints are: beside the pod's other loopback addresses, or on loopback.
 fn own_address(options: &SidecarOptions) -> IpAddr {
     if options.address.is_loopback() {
@@ -347,7 +378,10 @@ fn own_address(options: &SidecarOptions) -> IpAddr {
 }
 
 fn node(options: &SidecarOptions) -> Node {
-    let anywhere = if options.transparent {
+    let anywhere = if options.transparent && capture::knows_ipv6() {
+        // IPv4 too.
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else if options.transparent {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     } else {
         own_address(options)
@@ -429,6 +463,7 @@ fn instance(options: &SidecarOptions) -> Instance {
         labels: options.labels.clone(),
         locality: options.locality.clone(),
         address: options.address,
+        also_at: options.more_addresses.clone(),
         ports,
         port_names: options.port_names.clone(),
         service_ports: BTreeMap::new(),
@@ -443,14 +478,19 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
     let own = own_address(options);
     let instance = instance(options);
     // Health and metrics are asked for from outside the pod.
-    let status = [15020, 15021, 15090]
-        .map(|port| SocketAddr::new(options.address, port))
-        .to_vec();
-    // A pod has loopback for itself; elsewhere other proxies may be there.
-    let local = (options.transparent && !options.address.is_loopback())
-        .then(|| SocketAddr::new(own, 15020))
-        .into_iter()
+    let status = std::iter::once(&options.address)
+        .chain(&options.more_addresses)
+        .flat_map(|ip| [options.status_port, 15021, 15090].map(|port| SocketAddr::new(*ip, port)))
         .collect();
+    // A pod has loopback for itself; elsewhere other proxies may be there.
+    let local = loopbacks()
+        .filter(|_| options.transparent && !options.address.is_loopback())
+        .map(|ip| SocketAddr::new(ip, options.status_port))
+        .collect();
+    let mut pages = options.pages.clone();
+    if options.transparent && !options.address.is_loopback() {
+        pages.ask_at(options.address);
+    }
     Options {
         node,
         workload: WorkloadRef {
@@ -463,10 +503,12 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
         workers: options.workers,
         locality: options.locality.clone(),
         address: Some(options.address),
+        more_addresses: options.more_addresses.clone(),
+        captured: options.transparent,
         admin: Some(SocketAddr::new(own, options.admin_port)),
         status,
         local,
-        application: options.pages.clone(),
+        application: pages,
         access_log: options.access_log.clone(),
         drain: options.drain,
         drain_delay: options.drain_delay,

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::rt;
+use crate::{net, rt};
 
 use super::balance::smooth;
 use super::context::{Live, Shared, Whom, Worker};
@@ -331,6 +331,7 @@ fn begin(worker: &Rc<Worker>, name: &Rc<str>, tcp: TcpStream, remote: SocketAddr
     let registered = worker.register(name);
     let id = registered.id();
     let held = (registered, counted);
+    let remote = net::canonical(remote);
     // As it is: around another future it would be kept twice.
     let task = tokio::task::spawn_local(accept::serve(
         Rc::clone(worker),

@@ -116,6 +116,7 @@ pub(crate) fn instances() -> Vec<InstanceReport> {
             labels: [("app".to_owned(), "db".to_owned())].into(),
             locality: Locality::default(),
             address: "10.0.0.7".parse().unwrap(),
+            also_at: Vec::new(),
             ports: [].into(),
             port_names: [].into(),
             service_ports: [].into(),

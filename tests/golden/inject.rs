@@ -32,7 +32,7 @@ fn settings(name: &str, text: &str) -> InjectConfig {
         native_sidecar: name.starts_with("native").then_some(true),
         ..config(false)
     };
-    config.proxies = meshctl::inject::proxy_configs(text, "x").unwrap_or_default();
+    config.proxies = meshctl::inject::proxy_configs([(text, "x")]).unwrap_or_default();
     let label = |value: &str| {
         let (key, value) = value.split_once('=').unwrap();
         BTreeMap::from([(key.to_owned(), value.to_owned())])

@@ -46,6 +46,7 @@ fn instance(object: &Object, template: &PodTemplate, name: &str, last: u8) -> In
             subzone: label("topology.istio.io/subzone"),
         },
         address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)),
+        also_at: Vec::new(),
         ports: BTreeMap::new(),
         port_names: ports()
             .filter(|port| !port.name.is_empty())

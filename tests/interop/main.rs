@@ -50,6 +50,7 @@ mod lasting;
 mod mesh;
 mod misbehaving;
 mod pages;
+mod pods;
 mod power_cut;
 mod processes;
 #[path = "../it/proxy/raw_http2.rs"]

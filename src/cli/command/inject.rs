@@ -61,11 +61,11 @@ fn version(text: &str) -> Result<(u16, u16), String> {
 
 pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let sources = manifests::read(&args.file, args.recursive)?;
-    let mut proxies = Vec::new();
-    for source in &sources {
-        let found = inject::proxy_configs(&source.text, &source.name);
-        proxies.extend(found.map_err(|findings| refused(&source.name, findings))?);
-    }
+    let texts = sources
+        .iter()
+        .map(|source| (source.text.as_str(), source.name.as_str()));
+    let proxies =
+        inject::proxy_configs(texts).map_err(|(name, findings)| refused(&name, findings))?;
     let config = InjectConfig {
         proxies,
         image: args.image.unwrap_or_else(|| InjectConfig::default().image),

@@ -33,7 +33,8 @@ Examples:
   meshctl pod capture --only-outbound-ranges 10.96.0.0/12 --dry-run
 
 It needs NET_ADMIN, and replaces its own table in the network namespace that
-it runs in; nothing else is touched. IPv4 and IPv6 alike.")]
+it runs in; IPv4 and IPv6 alike. Loopback gets ::6, from where the proxy calls
+the application.")]
 struct CaptureArgs {
     /// User of the proxy, whose own calls pass
     #[arg(long, value_name = "ID", default_value_t = 1337)]
@@ -140,12 +141,20 @@ fn capture(args: CaptureArgs, cx: &Context) -> Result<Exit, CliError> {
         only_outbound: args.only_outbound_ranges.map(|list| list.0),
         outbound_ports: items(args.outbound_ports),
         exclude_interfaces: items(args.exclude_interfaces),
-        ipv6: true,
+        // Without it in the kernel there is nothing to capture.
+        ipv6: args.dry_run || capture::knows_ipv6(),
     };
     let rules = capture::ruleset(&spec);
     if args.dry_run {
         cx.out.data(&net::rules::render(&rules))?;
         return Ok(Exit::Ok);
+    }
+    if spec.ipv6
+        && let Err(error) = capture::prepare()
+    {
+        // A node where IPv6 is switched off: its rules are there all the same, in case it is switched on.
+        cx.out
+            .note(&format!("the pod has no IPv6 on loopback: {error}"));
     }
     capture::apply(&rules).map_err(|error| {
         let failed = CliError::failed(format!("cannot change the rules of this network: {error}"));
@@ -160,7 +169,7 @@ fn wait(args: &WaitArgs) -> Result<Exit, CliError> {
         .build()
         .map_err(CliError::Runtime)?;
     let at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.admin_port);
-    let waited = runtime.block_on(tokio::time::timeout(args.timeout, async {
+    let ready = async {
         let mut again = tokio::time::interval(Duration::from_millis(100));
         loop {
             again.tick().await;
@@ -168,7 +177,9 @@ fn wait(args: &WaitArgs) -> Result<Exit, CliError> {
                 return;
             }
         }
-    }));
+    };
+    // Timers are made in the runtime.
+    let waited = runtime.block_on(async { tokio::time::timeout(args.timeout, ready).await });
     waited.map(|()| Exit::Ok).map_err(|_| {
         CliError::failed(format!("the proxy at {at} is not ready"))
             .hint("its log says what it waits for, such as its first certificate")

@@ -1,7 +1,7 @@
 //! `proxy`: a sidecar for one application, or a gateway.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub(crate) struct Args {
     /// Version of the application: its label `version`
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Where the application listens; may be repeated
+    /// Where the application listens; may be repeated. PORT alone is where its callers meant, with --capture
+    /// transparent
     #[arg(long, value_name = "[PORT=]HOST:PORT", required_unless_present_any = ["static_pair", "gateway", "capture"], value_parser = parse::app)]
     app: Vec<(u16, SocketAddr)>,
     /// Serve the Gateways that choose it: by its label `istio`, which is NAME without `istio-`, or by `app`
@@ -75,6 +76,9 @@ pub(crate) struct Args {
     /// Port of the admin endpoint, on loopback
     #[arg(long, value_name = "PORT", default_value_t = 15_000)]
     admin_port: u16,
+    /// Port of metrics, and of what is asked for the application
+    #[arg(long, value_name = "PORT", default_value_t = 15_020)]
+    status_port: u16,
     /// Name of this instance, unique in its namespace [default: the service, version and host name]
     #[arg(long, value_name = "NAME", value_parser = parse::name)]
     name: Option<String>,
@@ -93,9 +97,17 @@ pub(crate) struct Args {
     /// Where it runs, for callers and endpoints that go by that
     #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = parse::locality)]
     locality: Option<Locality>,
-    /// Address at which peers reach it
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    address: IpAddr,
+    /// Addresses at which peers reach it, its own first
+    #[arg(
+        long,
+        value_name = "IP,…",
+        default_value = "127.0.0.1",
+        value_delimiter = ','
+    )]
+    address: Vec<IpAddr>,
+    /// It is a pod, whose cluster says whether it may be called; written by `inject`
+    #[arg(long, requires = "capture")]
+    pod: bool,
     /// Whether connections are redirected to it (by nftables) or made to it
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     capture: Capture,
@@ -181,6 +193,10 @@ pub(crate) enum Capture {
 
 /// What the command line and the environment come to.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, as people set them"
+)]
 pub(crate) struct Options {
     /// Where configuration and certificates are kept for the next start.
     pub(crate) home: PathBuf,
@@ -192,6 +208,8 @@ pub(crate) struct Options {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) locality: Locality,
     pub(crate) address: IpAddr,
+    pub(crate) more_addresses: Vec<IpAddr>,
+    pub(crate) pod: bool,
     /// It serves Gateways, and `apps` are their ports with where it listens for them.
     pub(crate) gateway: bool,
     /// Container port → where the application listens.
@@ -204,6 +222,7 @@ pub(crate) struct Options {
     pub(crate) inbound_port: u16,
     pub(crate) outbound_port: u16,
     pub(crate) admin_port: u16,
+    pub(crate) status_port: u16,
     pub(crate) transparent: bool,
     pub(crate) trust_domain: String,
     pub(crate) certificate_lifetime: Duration,
@@ -262,9 +281,18 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .entry("gateway.networking.k8s.io/gateway-name".to_owned())
             .or_insert_with(|| name.clone());
     }
+    // There is a default.
+    let mut addresses = args.address.into_iter();
+    let address = addresses.next().unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let transparent = args.capture == Capture::Transparent;
+    let nowhere = |(_, at): &&(u16, SocketAddr)| at.ip().is_unspecified();
+    if let Some((port, _)) = args.app.iter().find(nowhere).filter(|_| !transparent) {
+        let message = format!("--app {port} does not say where the application listens");
+        return Err(CliError::usage(message).hint(format!("--app {port}=127.0.0.1:{port}")));
+    }
     let ports = if args.gateway.is_some() {
         let at = |listen: &parse::Listen| {
-            let ip = listen.ip.unwrap_or(args.address);
+            let ip = listen.ip.unwrap_or(address);
             (listen.port, SocketAddr::new(ip, listen.own))
         };
         args.listen.iter().map(at).collect()
@@ -301,7 +329,9 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .unwrap_or_else(|| "default".to_owned()),
         labels,
         locality: args.locality.unwrap_or_default(),
-        address: args.address,
+        more_addresses: addresses.filter(|other| *other != address).collect(),
+        address,
+        pod: args.pod,
         apps: ports,
         gateway: args.gateway.is_some(),
         port_names: args.port_name.into_iter().collect(),
@@ -318,7 +348,8 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
         inbound_port: args.inbound_port,
         outbound_port: args.outbound_port,
         admin_port: args.admin_port,
-        transparent: args.capture == Capture::Transparent,
+        status_port: args.status_port,
+        transparent,
         trust_domain: args.trust_domain,
         certificate_lifetime: args.certificate_ttl.unwrap_or_default(),
         workers: args.workers,
@@ -426,6 +457,8 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         labels: options.labels,
         locality: options.locality,
         address: options.address,
+        more_addresses: options.more_addresses,
+        pod: options.pod,
         gateway: options.gateway,
         applications: options.apps,
         port_names: options.port_names,
@@ -442,6 +475,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         inbound_port: options.inbound_port,
         outbound_port: options.outbound_port,
         admin_port: options.admin_port,
+        status_port: options.status_port,
         token: options.join,
         root_file: options.root_file,
         control_plane,

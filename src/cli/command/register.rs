@@ -126,6 +126,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let (name, namespace) = (instance.name.clone(), instance.namespace.clone());
     let registration = Registration {
         instance,
+        pod: false,
         ttl_seconds: ttl,
     };
     let target = path(&["registry", "instances"], &[]);
@@ -172,6 +173,7 @@ fn instance(args: &Args, cx: &Context) -> Result<Instance, CliError> {
         labels,
         locality: args.locality.clone().unwrap_or_default(),
         address,
+        also_at: Vec::new(),
         ports: args
             .port
             .iter()

@@ -196,7 +196,11 @@ async fn inject(State(injector): State<Arc<Injector>>, body: Bytes) -> Response 
         workload: "",
         namespace: &namespace,
     };
-    let (outcome, findings) = mesh_pod(asked, &injector.config, &origin);
+    let config = InjectConfig {
+        proxies: injector.control.index.proxy_configs().await,
+        ..injector.config.clone()
+    };
+    let (outcome, findings) = mesh_pod(asked, &config, &origin);
     let told = |severity: Severity| {
         let such = findings
             .iter()

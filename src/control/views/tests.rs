@@ -244,6 +244,7 @@ fn instance(which: u8, how: u8) -> Instance {
             ..Locality::default()
         },
         address: Ipv4Addr::new(192, 0, 2, which).into(),
+        also_at: Vec::new(),
         ports: BTreeMap::new(),
         port_names: [("web".to_owned(), if bit(4) { 8080 } else { 9090 })].into(),
         service_ports: BTreeMap::new(),

@@ -223,7 +223,7 @@ fn endpoint(config: &Config, instance: &Instance, of: &ServicePort) -> Option<En
         weight: instance.weight.max(1),
         health: instance.health,
         mtls: instance.mtls && mode != MtlsMode::Disable,
-        additional: Vec::new(),
+        additional: instance.also_reach(port),
         workload: WorkloadRef {
             instance: instance.name.clone(),
             workload: instance.workload.clone(),

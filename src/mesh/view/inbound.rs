@@ -12,7 +12,7 @@ use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, ListenerOptions, ServerTls,
     TcpOptions, Transport,
 };
-use crate::mesh::node::Application;
+use crate::mesh::node::{Application, as_meant};
 use crate::mesh::policy::{self, Place, Policy};
 use crate::mesh::route::{Action, Forward, HeaderEdits, Match, Retry, RetryOn};
 use crate::mesh::service::TargetPort;
@@ -93,7 +93,13 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
             (&name, application.port),
             front(&ports, application),
         ));
-        let mut cluster = unresolved(&name, ClusterKind::Static(vec![application.address]));
+        let meant = node.transparent && as_meant(application.port, application.address);
+        let kind = if meant {
+            ClusterKind::OriginalDestination
+        } else {
+            ClusterKind::Static(vec![application.address])
+        };
+        let mut cluster = unresolved(&name, kind);
         cluster.protocol = match protocol {
             Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => UpstreamProtocol::Http2,
             Protocol::Auto => UpstreamProtocol::Downstream,

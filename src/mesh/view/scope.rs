@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::mesh::node::Application;
@@ -129,7 +129,14 @@ fn application(node: &Node, ingress: &Ingress) -> Application {
             Some(IngressEndpoint::Loopback(address)) => at(address),
             Some(IngressEndpoint::Own(port)) => at(SocketAddr::new(node.address, port)),
             None => own.map_or_else(
-                || SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ingress.port),
+                || {
+                    let nobody_said = if node.transparent {
+                        Ipv4Addr::UNSPECIFIED
+                    } else {
+                        Ipv4Addr::LOCALHOST
+                    };
+                    SocketAddr::new(nobody_said.into(), ingress.port)
+                },
                 |own| own.address,
             ),
         },

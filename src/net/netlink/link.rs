@@ -67,14 +67,18 @@ pub(crate) fn attach(name: &str, bridge: &str) -> io::Result<()> {
 }
 
 /// Gives an interface an address.
-pub(crate) fn add_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+pub(crate) fn add_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
+    let address = address.into();
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
     message.header.prefix_len = prefix;
     message.header.index = index(name)?;
     message.attributes = vec![
-        AddressAttribute::Local(IpAddr::V4(address)),
-        AddressAttribute::Address(IpAddr::V4(address)),
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
     ];
     request(RouteNetlinkMessage::NewAddress(message), CREATE)
 }

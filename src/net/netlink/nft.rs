@@ -200,7 +200,8 @@ fn condition_expressions(condition: &Match, out: &mut Vec<Expression>) {
             protocol(nix::libc::IPPROTO_UDP, out);
             destination_port(*port, out);
         }
-        Match::Destination { equal, network } => destination(*network, *equal, out),
+        Match::Destination { equal, network } => address(*network, (16, 24), *equal, out),
+        Match::Source(network) => address(*network, (12, 8), true, out),
     }
 }
 
@@ -236,17 +237,18 @@ fn destination_port(port: u16, out: &mut Vec<Expression>) {
     compare(true, port.to_be_bytes().to_vec(), out);
 }
 
-fn destination(network: IpNet, equal: bool, out: &mut Vec<Expression>) {
+/// `at`: where the address stands in the header of either family.
+fn address(network: IpNet, at: (u32, u32), equal: bool, out: &mut Vec<Expression>) {
     let (family, offset, address, mask) = match network {
         IpNet::V4(v4) => (
             NetfilterProtoFamily::IPv4,
-            16,
+            at.0,
             v4.network().octets().to_vec(),
             v4.netmask().octets().to_vec(),
         ),
         IpNet::V6(v6) => (
             NetfilterProtoFamily::IPv6,
-            24,
+            at.1,
             v6.network().octets().to_vec(),
             v6.netmask().octets().to_vec(),
         ),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::destination_rule::{connection_pool, outlier};
 use super::extension_providers::{Providers, providers};
 use super::locality;
+use super::proxy_config::{ProxyConfig, started};
 use super::retries::retries;
 use crate::mesh::cluster::OutlierDetection;
 use crate::mesh::destinations::ROOTS;
@@ -53,10 +54,12 @@ pub struct MeshConfig {
     pub destination_export: Vec<String>,
     /// Who can be asked whether requests may be made, by name; none for those that only report.
     pub providers: Providers,
+    /// How proxies of pods are started, where nothing says otherwise.
+    pub proxies: ProxyConfig,
 }
 
 /// Fields that only tune or report, and what does the same.
-const IGNORED: [(&str, &str); 24] = [
+const IGNORED: [(&str, &str); 23] = [
     ("accessLogFile", LOG),
     ("accessLogFormat", LOG),
     ("accessLogEncoding", LOG),
@@ -101,10 +104,6 @@ const IGNORED: [(&str, &str); 24] = [
     ("proxyListenPort", PORTS),
     ("proxyInboundListenPort", PORTS),
     ("proxyHttpPort", PORTS),
-    (
-        "defaultConfig",
-        "flags of `meshctl proxy`, and the annotation proxy.istio.io/config when pods are injected",
-    ),
 ];
 
 const LOG: &str = "`meshctl proxy --access-log json` logs requests";
@@ -243,6 +242,10 @@ fn config(fields: Fields<'_>) -> MeshConfig {
         route_export: export("defaultVirtualServiceExportTo"),
         destination_export: export("defaultDestinationRuleExportTo"),
         providers: providers(&fields),
+        proxies: fields
+            .get("defaultConfig")
+            .map(|value| started(&value))
+            .unwrap_or_default(),
     };
     fields.finish();
     config

@@ -1,5 +1,5 @@
-//! ProxyConfig: how the proxies of some pods are started. The injector reads it, as the kind and as the
-//! annotation `proxy.istio.io/config`.
+//! ProxyConfig: how the proxies of some pods are started. The injector reads it, as the kind, as the annotation
+//! `proxy.istio.io/config`, and as `defaultConfig` of a MeshConfig, which has the fields of the annotation.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,10 +18,12 @@ pub struct ProxyConfig {
     pub concurrency: Option<u16>,
     /// Variables of the proxy's environment.
     pub environment: BTreeMap<String, String>,
-    /// The application starts when the proxy is ready; of the annotation only.
+    /// The application starts when the proxy is ready; not of the kind.
     pub hold_application: Option<bool>,
-    /// How long a drain may take; of the annotation only.
+    /// How long a drain may take; not of the kind.
     pub drain: Option<Duration>,
+    /// Where the proxy answers for the application; 0 is nowhere. Not of the kind.
+    pub status_port: Option<u16>,
 }
 
 pub(in crate::resource) fn proxy_config(fields: &Fields<'_>) -> ProxyConfig {
@@ -60,13 +62,12 @@ fn image(fields: &Fields<'_>) {
 }
 
 /// Fields of the annotation that say nothing to our proxy, and what does the same.
-const IGNORED: [(&str, &str); 29] = [
+const IGNORED: [(&str, &str); 27] = [
     ("discoveryAddress", "`meshctl inject --control-plane`"),
     (
         "controlPlaneAuthPolicy",
         "proxies and the control plane speak mTLS always",
     ),
-    ("drainDuration", DRAIN),
     ("parentShutdownDuration", DRAIN),
     ("tracing", "proxies make no spans"),
     ("tracingServiceName", "proxies make no spans"),
@@ -74,7 +75,6 @@ const IGNORED: [(&str, &str); 29] = [
     ("statNameLength", METRICS),
     ("statsdUdpAddress", METRICS),
     ("statsCompression", METRICS),
-    ("statusPort", METRICS),
     ("envoyMetricsService", METRICS),
     ("envoyAccessLogService", "`meshctl proxy --access-log json`"),
     ("fileFlushInterval", "`meshctl proxy --access-log json`"),
@@ -117,7 +117,20 @@ pub fn annotated(text: &str, origin: &Origin) -> (Option<ProxyConfig>, Vec<Findi
         }
     };
     let report = Report::new(origin.clone());
-    let fields = Value::root(&tree, &report).fields();
+    let config = started(&Value::root(&tree, &report));
+    let failed = report.failed();
+    // The text has lines of its own, which are those of no file.
+    let mut findings = report.into_findings();
+    for finding in &mut findings {
+        finding.origin = origin.clone();
+        finding.path = format!("{path}.{}", finding.path);
+    }
+    ((!failed).then_some(config), findings)
+}
+
+/// Reads how proxies are started, as MeshConfigs and annotations say it.
+pub(super) fn started(value: &Value<'_>) -> ProxyConfig {
+    let fields = value.fields();
     for (name, instead) in IGNORED {
         fields.ignore(name, instead);
     }
@@ -143,15 +156,21 @@ pub fn annotated(text: &str, origin: &Origin) -> (Option<ProxyConfig>, Vec<Findi
         concurrency: concurrency(&fields),
         environment: fields.texts("proxyMetadata"),
         hold_application: fields.boolean("holdApplicationUntilProxyStarts"),
-        drain: fields.duration("terminationDrainDuration"),
+        // One is for the end of the pod and one for that of a process which is replaced; ours has one time.
+        drain: drain(&fields),
+        status_port: fields
+            .get("statusPort")
+            .and_then(|port| port.integer(0, i64::from(u16::MAX)))
+            .and_then(|port| u16::try_from(port).ok()),
     };
     fields.finish();
-    let failed = report.failed();
-    // The text has lines of its own, which are those of no file.
-    let mut findings = report.into_findings();
-    for finding in &mut findings {
-        finding.origin = origin.clone();
-        finding.path = format!("{path}.{}", finding.path);
-    }
-    ((!failed).then_some(config), findings)
+    config
+}
+
+fn drain(fields: &Fields<'_>) -> Option<Duration> {
+    let (ending, replaced) = (
+        fields.duration("terminationDrainDuration"),
+        fields.duration("drainDuration"),
+    );
+    ending.or(replaced)
 }

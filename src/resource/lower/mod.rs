@@ -114,7 +114,7 @@ pub(super) fn verdicts(objects: &Objects, instances: &Instances) -> Verdicts {
 }
 
 /// What somebody wrote for the whole mesh: in our own root namespace, else in Istio's.
-fn mesh_config(objects: &Objects) -> MeshConfig {
+pub fn mesh_config(objects: &Objects) -> MeshConfig {
     let written = ROOTS.iter().find_map(|namespace| {
         let key = Key {
             kind: "ConfigMap".to_owned(),

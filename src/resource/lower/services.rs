@@ -78,6 +78,8 @@ pub(super) fn lower(objects: &Objects, usual: &[String], findings: &mut Vec<Find
             },
         );
     }
+    // What is given an address here is called by what has the addresses of the cluster.
+    let only_v6 = !owners.is_empty() && owners.keys().all(IpAddr::is_ipv6);
     entries(objects, usual, (&mut services, &mut owners), findings);
     // In the order of names, so that who meets whom does not depend on ages.
     let mut taken: BTreeSet<IpAddr> = owners.into_keys().collect();
@@ -85,7 +87,7 @@ pub(super) fn lower(objects: &Objects, usual: &[String], findings: &mut Vec<Find
         if service.addresses.is_empty() && !service.headless && can_be_asked_for(service) {
             service
                 .addresses
-                .extend(address::allocate(&service.host, &mut taken));
+                .extend(address::allocate(&service.host, only_v6, &mut taken));
         }
     }
     services

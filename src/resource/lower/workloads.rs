@@ -116,6 +116,7 @@ fn entries(objects: &Objects) -> Written {
             labels,
             locality: entry.about.locality.clone(),
             address: entry.address,
+            also_at: Vec::new(),
             ports: BTreeMap::new(),
             port_names: BTreeMap::new(),
             service_ports: entry.about.ports.clone(),

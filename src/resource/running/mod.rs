@@ -33,6 +33,17 @@ impl Running {
         matches!(kind, "Pod" | "EndpointSlice" | "Node")
     }
 
+    /// Whether there is a cluster that says what its pods are.
+    pub fn has_pods(&self) -> bool {
+        !self.pods.is_empty()
+    }
+
+    /// Whether one of them is called so.
+    pub fn has_pod(&self, namespace: &str, name: &str) -> bool {
+        self.pods
+            .contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+
     /// Takes in an object, or forgets it when there is none. One that cannot be read leaves the one
     /// before it in place and gives the reason.
     pub fn set(&mut self, key: &Key, object: Option<&Value>) -> Result<(), String> {
@@ -108,6 +119,7 @@ impl Running {
             labels: pod.labels.clone(),
             locality: self.locality(&pod.node, endpoint),
             address: *pod.addresses.first()?,
+            also_at: pod.addresses.iter().skip(1).copied().collect(),
             ports: BTreeMap::new(),
             port_names: pod.port_names.clone(),
             service_ports: BTreeMap::new(),
@@ -174,6 +186,7 @@ pub(super) fn listed(
             ..Locality::default()
         },
         address,
+        also_at: Vec::new(),
         ports: BTreeMap::new(),
         port_names: BTreeMap::new(),
         service_ports: BTreeMap::new(),

@@ -248,3 +248,45 @@ fn what_cannot_be_read_leaves_what_was_there() {
     );
     assert_eq!(running.instances(&Objects::new()).len(), 1);
 }
+
+#[test]
+fn a_pod_of_both_families_is_one_instance() {
+    let mut both = pod("a", "10.0.0.1");
+    both["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+    let (v4, v6): (std::net::IpAddr, std::net::IpAddr) =
+        ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
+    let six = |service: &str| {
+        let mut slice = slice(service, &json!([endpoint("a", "fd00::1")]));
+        slice["addressType"] = json!("IPv6");
+        slice
+    };
+    let four = slice("reviews", &json!([endpoint("a", "10.0.0.1")]));
+    let found = |slices: &[(Key, Value)]| {
+        let all = [&[(key("Pod", "a"), both.clone())], slices].concat();
+        only(&running(&all).instances(&Objects::new()))
+    };
+    for slices in [
+        vec![
+            (key("EndpointSlice", "reviews-4"), four),
+            (key("EndpointSlice", "reviews-6"), six("reviews")),
+        ],
+        // A service of one family: it is the same pod, which is reached at the address that it goes by.
+        vec![(key("EndpointSlice", "reviews-6"), six("reviews"))],
+    ] {
+        let instance = found(&slices);
+        assert_eq!(
+            (instance.address, instance.also_at.as_slice()),
+            (v4, &[v6][..])
+        );
+        assert_eq!(instance.also_reach(9080), [(v6, 9080).into()]);
+    }
+    // Where only IPv6 is there it is what the pod goes by.
+    both["status"] = json!({"podIP": "fd00::1", "podIPs": [{"ip": "fd00::1"}]});
+    let all = [
+        (key("Pod", "a"), both),
+        (key("EndpointSlice", "reviews-6"), six("reviews")),
+    ];
+    let instance = only(&running(&all).instances(&Objects::new()));
+    assert_eq!(instance.reach(9080), (v6, 9080).into());
+    assert!(instance.also_at.is_empty());
+}

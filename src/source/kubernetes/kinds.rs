@@ -13,6 +13,8 @@ pub(super) struct Kind {
     group: &'static str,
     /// The first that the server knows is followed.
     pub(super) versions: &'static [&'static str],
+    /// The one object that is followed, by namespace and name; all of them when absent.
+    pub(super) only: Option<(&'static str, &'static str)>,
     /// What there is without it.
     pub(super) without: Without,
     /// Removes what nobody here asks for, so that it neither takes room nor counts as a change.
@@ -45,11 +47,18 @@ pub(super) const KINDS: &[Kind] = &[
     },
     edge("Ingress", "ingresses"),
     edge("IngressClass", "ingressclasses"),
+    // What somebody wrote for the whole mesh. One of Istio's beside us is not for us.
+    Kind {
+        without: Without::Less,
+        only: Some(("meshctl-system", "istio")),
+        ..core("ConfigMap", "configmaps", own)
+    },
     istio("VirtualService", "virtualservices", "networking.istio.io"),
     istio("DestinationRule", "destinationrules", "networking.istio.io"),
     istio("ServiceEntry", "serviceentries", "networking.istio.io"),
     istio("Gateway", "gateways", "networking.istio.io"),
     istio("Sidecar", "sidecars", "networking.istio.io"),
+    istio("ProxyConfig", "proxyconfigs", "networking.istio.io"),
     istio("WorkloadEntry", "workloadentries", "networking.istio.io"),
     istio("WorkloadGroup", "workloadgroups", "networking.istio.io"),
     other("TrafficSplit", "trafficsplits", "split.smi-spec.io"),
@@ -96,6 +105,7 @@ const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String
         plural,
         group: "",
         versions: &["v1"],
+        only: None,
         without: Without::Nothing,
         trim,
     }
@@ -127,6 +137,7 @@ const fn istio(name: &'static str, plural: &'static str, group: &'static str) ->
         plural,
         group,
         versions: &["v1", "v1beta1", "v1alpha3"],
+        only: None,
         without: Without::NotInstalled,
         trim: own,
     }

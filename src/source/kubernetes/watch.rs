@@ -94,8 +94,15 @@ impl Watch {
     /// Follows the kind in `version` until the server says that there is no such thing; gives its words.
     async fn follow(&mut self, version: &str) -> String {
         let resource = self.kind.resource(version);
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
-        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let client = self.client.clone();
+        let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let api: Api<DynamicObject> = match self.kind.only {
+            None => Api::all_with(client, &resource),
+            Some((namespace, name)) => {
+                config = config.fields(&format!("metadata.name={name}"));
+                Api::namespaced_with(client, namespace, &resource)
+            }
+        };
         let mut events = pin!(watcher(api.clone(), config));
         let mut listed = Known::new();
         // The stream has no end.
@@ -148,7 +155,11 @@ impl Watch {
     /// Waits until the server answers; an error is that it says there is no such kind.
     async fn until_it_answers(&mut self, api: &Api<DynamicObject>) -> Result<(), String> {
         loop {
-            match api.list(&ListParams::default().limit(1)).await {
+            let mut first = ListParams::default().limit(1);
+            if let Some((_, name)) = self.kind.only {
+                first = first.fields(&format!("metadata.name={name}"));
+            }
+            match api.list(&first).await {
                 Ok(_) => {
                     self.say(Said::Answers).await;
                     return Ok(());

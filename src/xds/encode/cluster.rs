@@ -66,6 +66,10 @@ pub(super) fn encode(from: &Cluster, client: Client, bytes_only: bool) -> cluste
                 .ignore_new_hosts_until_first_hc = true;
         }
     }
+    if client == Client::Envoy && from.kind == ClusterKind::OriginalDestination && from.is_inward()
+    {
+        to.upstream_bind_config = Some(sockets::inward());
+    }
     to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
     if let Some(mtls) = &from.tls {
         secure(&mut to, mtls, alpn(from.protocol, bytes_only, client));

@@ -27,6 +27,23 @@ pub(super) fn listener(from: &ListenerOptions, to: &mut listener::Listener) {
     );
 }
 
+/// Where the application is called from, which capture leaves alone; see `net::capture`.
+pub(super) fn inward() -> core::BindConfig {
+    let at = |ip: std::net::IpAddr| core::SocketAddress {
+        address: ip.to_string(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
+        ..Default::default()
+    };
+    core::BindConfig {
+        source_address: Some(at([127, 0, 0, 6].into())),
+        extra_source_addresses: vec![core::ExtraSourceAddress {
+            address: Some(at([0, 0, 0, 0, 0, 0, 0, 6_u16].into())),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
 /// The listener filter that reads a PROXY header.
 pub(super) fn proxy_filter(from: ProxyProtocol) -> Any {
     let refused = [

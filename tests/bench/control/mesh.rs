@@ -62,6 +62,7 @@ fn instance(service: usize, which: usize) -> Instance {
         .into(),
         locality: Locality::default(),
         address: IpAddr::V4(Ipv4Addr::from(number)),
+        also_at: Vec::new(),
         ports: [].into(),
         port_names: [].into(),
         service_ports: [].into(),

@@ -541,6 +541,7 @@ impl Stand {
                     .into(),
                 locality: Locality::default(),
                 address: [127, 0, 0, 1].into(),
+                also_at: Vec::new(),
                 ports: BTreeMap::from([(8080, app.address)]),
                 port_names: BTreeMap::new(),
                 service_ports: BTreeMap::new(),
