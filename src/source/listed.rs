@@ -120,7 +120,10 @@ impl Listed {
             .values()
             .any(|member| matches!(member.place, Place::Name(_)));
         let endpoints: Vec<Value> = if by_name {
-            self.members.values().filter_map(|m| self.entry(m)).collect()
+            self.members
+                .values()
+                .filter_map(|m| self.entry(m))
+                .collect()
         } else {
             Vec::new()
         };

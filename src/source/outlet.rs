@@ -2,7 +2,7 @@
 //!
 //! Whoever follows says again and again how each of its services is now; only what differs leaves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,11 +71,6 @@ impl Outlet {
         if changed {
             self.touch();
         }
-    }
-
-    /// Owners of whom something is known.
-    pub(super) fn owners(&self) -> BTreeSet<&str> {
-        self.said.keys().map(String::as_str).collect()
     }
 
     /// How many objects of `kind` are known.
@@ -171,7 +166,6 @@ mod tests {
             batches.recv().await.unwrap(),
             [change("db", None), change("web-1", Some(2))]
         );
-        assert_eq!(outlet.owners(), BTreeSet::from(["web"]));
         assert_eq!(outlet.count("ServiceEntry"), 2);
         drop(batches);
         outlet.put("web", Made::new());

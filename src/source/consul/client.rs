@@ -219,7 +219,8 @@ impl Client {
 
     fn token_path(&self) -> String {
         let file = self.options.token_file.as_ref();
-        file.map(|file| file.display().to_string()).unwrap_or_default()
+        file.map(|file| file.display().to_string())
+            .unwrap_or_default()
     }
 
     async fn token(&self) -> Result<Option<String>, Fault> {
@@ -289,7 +290,9 @@ impl Client {
                 .find_map(|path| std::fs::read_to_string(path).ok())
                 .ok_or_else(|| "this machine has no roots".to_owned()),
         });
-        let read = read.await.unwrap_or_else(|| Err("reading it failed".to_owned()));
+        let read = read
+            .await
+            .unwrap_or_else(|| Err("reading it failed".to_owned()));
         let text = read.map_err(Fault::Tls)?;
         Anchors::read_some(&text).map_err(|error| Fault::Tls(error.to_string()))
     }

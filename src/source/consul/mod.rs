@@ -66,7 +66,14 @@ pub enum Consistency {
     Consistent,
 }
 
-const KEYS: [&str; 6] = ["dc", "ns", "partition", "namespace", "domain", "consistency"];
+const KEYS: [&str; 6] = [
+    "dc",
+    "ns",
+    "partition",
+    "namespace",
+    "domain",
+    "consistency",
+];
 
 impl Options {
     /// Reads `http[s]://HOST[:PORT][?dc=…&ns=…&partition=…&namespace=…&domain=…&consistency=…]`.
@@ -78,14 +85,21 @@ impl Options {
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err(format!("{plain:?} begins with neither http:// nor https://")),
+            _ => {
+                return Err(format!(
+                    "{plain:?} begins with neither http:// nor https://"
+                ));
+            }
         };
         let authority = uri.authority().ok_or("it names no host")?;
         if authority.as_str().contains('@') {
             return Err("a token is given by --consul-token-file, not in the address".to_owned());
         }
         if !matches!(uri.path(), "" | "/") {
-            return Err(format!("Consul's API has no path {:?} before it", uri.path()));
+            return Err(format!(
+                "Consul's API has no path {:?} before it",
+                uri.path()
+            ));
         }
         let host = authority.host();
         let value = |key| query_text::value(&pairs, key);
@@ -101,8 +115,13 @@ impl Options {
         };
         let made = Self {
             tls,
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: authority.port_u16().unwrap_or(if tls { 8_501 } else { 8_500 }),
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
+            port: authority
+                .port_u16()
+                .unwrap_or(if tls { 8_501 } else { 8_500 }),
             datacenter: value("dc"),
             consul_namespace: value("ns"),
             partition: value("partition"),
@@ -216,7 +235,10 @@ enum Query {
 #[derive(Debug)]
 enum Word {
     /// These are all services.
-    Services { names: BTreeSet<String>, filtered: bool },
+    Services {
+        names: BTreeSet<String>,
+        filtered: bool,
+    },
     /// This is a service; none where it has no instances that can be called.
     Service(String, Option<Listed>),
     /// There was an answer, and it is the one before.
@@ -312,7 +334,8 @@ impl Follower {
             }
             Word::Works(query) => self.works(&query),
             Word::Failed(query, fault) => {
-                let gone = matches!(&query, Query::Service(name) if !self.watched.contains_key(name));
+                let gone =
+                    matches!(&query, Query::Service(name) if !self.watched.contains_key(name));
                 if !gone {
                     self.failing.insert(query, fault);
                 }
@@ -320,7 +343,8 @@ impl Follower {
         }
         if self.listed && self.watched.keys().all(|name| self.answered.contains(name)) {
             self.outlet.complete();
-            self.state.send_if_modified(|state| !std::mem::replace(&mut state.complete, true));
+            self.state
+                .send_if_modified(|state| !std::mem::replace(&mut state.complete, true));
         }
         self.tell();
     }
@@ -365,13 +389,27 @@ impl Follower {
         );
         let mut warnings = Vec::new();
         if self.filtered {
-            warnings.push("the token may not read everything, so Consul leaves services out".to_owned());
+            warnings.push(
+                "the token may not read everything, so Consul leaves services out".to_owned(),
+            );
         }
         if !self.skipped.is_empty() {
-            let names: Vec<&str> = self.skipped.iter().take(NAMED).map(String::as_str).collect();
+            let names: Vec<&str> = self
+                .skipped
+                .iter()
+                .take(NAMED)
+                .map(String::as_str)
+                .collect();
             let more = self.skipped.len().saturating_sub(NAMED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            warnings.push(format!("no DNS names, so left out: {}{more}", names.join(", ")));
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            warnings.push(format!(
+                "no DNS names, so left out: {}{more}",
+                names.join(", ")
+            ));
         }
         let away = self.failing.first_key_value().map(|(query, fault)| {
             let reason = match query {
@@ -407,7 +445,10 @@ mod tests {
         let far = Options::parse("https://[::1]?dc=dc2&consistency=default").unwrap();
         assert_eq!((far.host.as_str(), far.port), ("::1", 8_501));
         assert_eq!(far.url(), "https://[::1]:8501");
-        assert_eq!(far.host_of("web").as_deref(), Some("web.service.dc2.consul"));
+        assert_eq!(
+            far.host_of("web").as_deref(),
+            Some("web.service.dc2.consul")
+        );
         assert_eq!(far.scope(), "dc=dc2");
         let all = "https://c:1?dc=d&ns=n&partition=p&namespace=default&domain=corp.example";
         let all = Options::parse(all).unwrap();
@@ -446,7 +487,9 @@ mod tests {
             let made = Options::parse(url).unwrap().with_files(file.clone(), None);
             assert_eq!(made.is_ok(), good, "{url}");
         }
-        let roots = Options::parse("http://[::1]").unwrap().with_files(None, file);
+        let roots = Options::parse("http://[::1]")
+            .unwrap()
+            .with_files(None, file);
         assert!(roots.is_err());
     }
 }

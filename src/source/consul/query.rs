@@ -87,7 +87,8 @@ impl Asked {
     pub(super) async fn services(self) {
         let path = "/v1/catalog/services".to_owned();
         self.repeat(Query::Services, path, |answer: &Answer| {
-            let names: BTreeMap<String, Option<Vec<String>>> = serde_json::from_slice(&answer.body)?;
+            let names: BTreeMap<String, Option<Vec<String>>> =
+                serde_json::from_slice(&answer.body)?;
             // Consul's own servers are no service of anybody's.
             let names: BTreeSet<String> =
                 names.into_keys().filter(|name| name != "consul").collect();
@@ -140,7 +141,11 @@ impl Asked {
                     backoff.reset();
                     Word::Works(query.clone())
                 }
-                Err(fault) => Word::Failed(query.clone(), fault),
+                Err(fault) => {
+                    // Whoever answers next may count anew, and would hold back what an old index asks for.
+                    index = Index::default();
+                    Word::Failed(query.clone(), fault)
+                }
             };
             let failed = matches!(word, Word::Failed(..));
             if self.say.send(word).await.is_err() {

@@ -129,7 +129,9 @@ pub(super) fn service(
     if members.is_empty() {
         return Ok(None);
     }
-    let protocol = said.iter().find_map(|labels| listed::protocol(labels.get("protocol")?));
+    let protocol = said
+        .iter()
+        .find_map(|labels| listed::protocol(labels.get("protocol")?));
     let ports = ports(&members, &said, protocol);
     Ok(Some(Listed {
         from: "Consul",
@@ -183,7 +185,9 @@ fn member(entry: &Entry, labels: &BTreeMap<String, String>) -> Option<Member> {
         let mut said = texts.iter().flatten().filter(|text| !text.is_empty());
         said.next().map(|text| (*text).clone()).unwrap_or_default()
     };
-    let mtls = labels.get("mtls").is_some_and(|said| said == "true" || said == "istio");
+    let mtls = labels
+        .get("mtls")
+        .is_some_and(|said| said == "true" || said == "istio");
     Some(Member {
         place,
         port: service.port,
@@ -233,7 +237,11 @@ fn health(entry: &Entry) -> (Health, u32) {
             _ => critical = true,
         }
     }
-    let weight = if warning { weights.warning } else { weights.passing };
+    let weight = if warning {
+        weights.warning
+    } else {
+        weights.passing
+    };
     let health = if critical || weight == 0 {
         Health::Unhealthy
     } else if maintained {
@@ -409,7 +417,10 @@ mod tests {
         assert_eq!(six.place, Place::Address("2001:db8::1".parse().unwrap()));
         let named = one(&[("/Service/Address", json!("db.example.com"))]);
         assert_eq!(named.place, Place::Name("db.example.com".to_owned()));
-        assert_eq!(read(&[entry("web-1", 80, &[("/Node/Address", json!(""))])]), None);
+        assert_eq!(
+            read(&[entry("web-1", 80, &[("/Node/Address", json!(""))])]),
+            None
+        );
     }
 
     #[test]
@@ -417,7 +428,14 @@ mod tests {
         let member = one(&[
             (
                 "/Service/Tags",
-                json!(["primary", "v2", "team=shop", "zone|b", "urlprefix-/web strip=/web", "http"]),
+                json!([
+                    "primary",
+                    "v2",
+                    "team=shop",
+                    "zone|b",
+                    "urlprefix-/web strip=/web",
+                    "http"
+                ]),
             ),
             (
                 "/Service/Meta",
@@ -456,15 +474,20 @@ mod tests {
 
     #[test]
     fn every_port_leads_to_everybody_and_too_many_are_one() {
-        let numbers = |listed: &Listed| -> Vec<u16> {
-            listed.ports.iter().map(|port| port.number).collect()
-        };
+        let numbers =
+            |listed: &Listed| -> Vec<u16> { listed.ports.iter().map(|port| port.number).collect() };
         let two = read(&[entry("a", 8_081, &[]), entry("b", 8_080, &[])]).unwrap();
         assert_eq!(numbers(&two), [8_080, 8_081]);
         assert_eq!(two.ports[0].protocol, None);
         let meta = |value: Value| [("/Service/Meta", value)];
         let many: Vec<Value> = (0..9)
-            .map(|n| entry(&format!("w{n}"), 20_000 + n, &meta(json!({"protocol": "grpc"}))))
+            .map(|n| {
+                entry(
+                    &format!("w{n}"),
+                    20_000 + n,
+                    &meta(json!({"protocol": "grpc"})),
+                )
+            })
             .collect();
         let many = read(&many).unwrap();
         assert_eq!(numbers(&many), [80]);
