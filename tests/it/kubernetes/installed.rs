@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::command;
 
 /// A cluster, and somebody who may everything there.
-struct Stand {
-    cluster: Cluster,
-    dir: tempfile::TempDir,
+pub(super) struct Stand {
+    pub(super) cluster: Cluster,
+    pub(super) dir: tempfile::TempDir,
     admin: PathBuf,
 }
 
 impl Stand {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let cluster = Cluster::start().await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let admin = dir.path().join("admin");
@@ -33,13 +33,13 @@ impl Stand {
         }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(super) fn run(&self, args: &[&str]) -> Output {
         let home = self.dir.path().join("home");
         command(&home, &self.admin, args).output().unwrap()
     }
 
     /// What was done to which object, by `install`.
-    fn install(&self, more: &[&str]) -> Vec<(String, String)> {
+    pub(super) fn install(&self, more: &[&str]) -> Vec<(String, String)> {
         let base = ["install", "--target", "kubernetes", "-o", "json"];
         let output = self.run(&[&base, more].concat());
         assert!(output.status.success(), "{output:?}");
@@ -51,13 +51,13 @@ impl Stand {
             .collect()
     }
 
-    fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub(super) fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let found = self.cluster.get(resource, namespace, name);
         found.map(|object| (*object).clone())
     }
 
     /// Waits for something in the cluster.
-    async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(found) = find() {
@@ -80,14 +80,14 @@ impl Stand {
 }
 
 /// A control plane as the Deployment runs it: with the account's token, and nothing else.
-struct Replica {
+pub(super) struct Replica {
     process: Child,
     webhooks: u16,
     log: PathBuf,
 }
 
 impl Replica {
-    fn start(stand: &Stand, name: &str) -> Self {
+    pub(super) fn start(stand: &Stand, name: &str) -> Self {
         let dir = stand.dir.path();
         let settings = stand
             .object("configmaps", "meshctl-system", "meshctl")
@@ -138,7 +138,7 @@ impl Replica {
     }
 
     /// Asks a webhook as the API server does: by the Service's name, believing `roots`.
-    fn ask(&self, roots: &Path, path: &str, object: &Value) -> Value {
+    pub(super) fn ask(&self, roots: &Path, path: &str, object: &Value) -> Value {
         let review = json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
@@ -165,7 +165,7 @@ impl Replica {
     }
 
     /// As the kubelet ends it.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         assert!(self.process.wait().unwrap().success());

@@ -3,6 +3,7 @@
 mod accounts;
 mod fake;
 mod installed;
+mod upgraded;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
