@@ -163,11 +163,12 @@ impl Settings {
         let mut values = self.values.clone();
         values.insert("image".to_owned(), self.image.clone());
         values.insert("imagePullPolicy".to_owned(), self.pull_policy.clone());
+        // By name, as Helm would write it.
         let note = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "profile": self.profile.name(),
             "chosen": self.chosen,
+            "profile": self.profile.name(),
             "values": values,
+            "version": env!("CARGO_PKG_VERSION"),
         });
         let mut text = serde_json::to_string_pretty(&note).unwrap_or_default();
         text.push('\n');

@@ -35,6 +35,7 @@ mod gateway_api;
 mod gateway_streams;
 mod gateway_tls;
 mod grpc;
+mod helm;
 mod hot_restart;
 mod imported;
 mod ingress;
