@@ -113,6 +113,7 @@ fn the_chart_renders_what_an_installation_applies() {
             &["tags=prod,canary", "replicas=3", "gatewayReplicas=1"],
         ),
         ("meshctl-system", "blue", &["tags=default"]),
+        ("meshctl-system", "17", &[]),
         (
             "meshctl-system",
             "default",

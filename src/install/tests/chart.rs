@@ -57,6 +57,14 @@ fn marked() -> Settings {
 fn template(value: &Value) -> String {
     let mut text = write(value);
     assert!(!text.contains("{{"), "{text}");
+    // A revision may look like a number; what is a text stays one.
+    for mark in ["zzrev", "zzns", "zztag"] {
+        let (_, meant) = MARKS.iter().find(|(known, _)| *known == mark).unwrap();
+        let quoted = meant.replace(" }}", " | quote }}");
+        for before in [": ", "- "] {
+            text = text.replace(&format!("{before}{mark}\n"), &format!("{before}{quoted}\n"));
+        }
+    }
     for (mark, meant) in MARKS {
         text = text.replace(mark, meant);
     }
@@ -188,7 +196,7 @@ What was chosen over the profile, what that comes to, and what the installation 
   "cpu" (get $chosen "cpu" | default "100m")
   "memory" (get $chosen "memory" | default "128Mi")
   "memoryLimit" (get $chosen "memoryLimit" | default "1Gi")
-  "tags" (splitList "," (get $chosen "tags") | uniq | sortAlpha | without "")
+  "tags" (without (splitList "," (get $chosen "tags") | uniq | sortAlpha) "")
   "values" $values -}}
 {{- $_ := set $s "suffix" (eq $s.revision "default" | ternary "" (printf "-%s" $s.revision)) -}}
 {{- $noted := merge (dict "image" $s.image "imagePullPolicy" $s.imagePullPolicy) $values -}}
@@ -205,7 +213,7 @@ const ABOUT: &str = "\
 /// What may be written for each key, for those who mistype.
 fn schema() -> Value {
     let mut properties = serde_json::Map::new();
-    let one_of = |known: &[&str]| json!({"type": ["string", "null"], "enum": [known.to_vec(), vec![]].concat()});
+    let one_of = |known: &[&str]| json!({"type": ["string", "null"], "enum": known});
     for (key, about) in KEYS {
         let mut kind = match *key {
             "replicas" | "gatewayReplicas" => {
@@ -240,7 +248,7 @@ fn schema() -> Value {
     );
     properties.insert("global".to_owned(), json!({"type": "object"}));
     json!({
-        "$schema": "https://json-schema.org/draft-07/schema#",
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "type": "object",
         "additionalProperties": false,
         "properties": properties,

@@ -67,7 +67,7 @@ fn tell_authority(stand: &Stand, name: &str) {
 /// Writes an object past all rules, as controllers of the cluster do with what is theirs.
 fn put(stand: &Stand, resource: &str, object: Value) {
     let server = stand.cluster.server();
-    let kind = server.kind_of(resource).unwrap();
+    let kind = server.state().kind_of(resource).unwrap();
     server.insert(&kind, object).unwrap();
 }
 
