@@ -182,7 +182,7 @@ What was chosen over the profile, what that comes to, and what the installation 
 {{- end -}}
 {{- end -}}
 {{- $s := dict
-  "revision" (.Values.revision | default "default")
+  "revision" (toString (.Values.revision | default "default"))
   "image" (get $chosen "image" | default (printf "meshctl:%s" .Chart.AppVersion))
   "imagePullPolicy" (get $chosen "imagePullPolicy" | default "IfNotPresent")
   "replicas" (get $chosen "replicas" | default ($small | ternary "1" "2"))
@@ -244,7 +244,7 @@ fn schema() -> Value {
     );
     properties.insert(
         "revision".to_owned(),
-        json!({"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}),
+        json!({"type": ["string", "integer"], "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}),
     );
     properties.insert("global".to_owned(), json!({"type": "object"}));
     json!({

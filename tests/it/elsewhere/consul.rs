@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::agent::{Agent, Fault, instance};
-use super::{PATIENCE, Plane, source_of, write};
+use super::{PATIENCE, Plane, row_at, source_of, write};
 
 const WEB: &str = "web.service.consul";
 
@@ -43,7 +43,7 @@ async fn services_and_their_health_are_the_meshs() {
     assert_eq!(services.as_array().unwrap().len(), 1, "{services}");
     assert_eq!(service["versions"], json!({"v1": 1, "v2": 1}), "{service}");
     let rows = plane.json(&["endpoints", WEB, "-o", "json"]);
-    assert_eq!(rows[1]["weight"], 7, "{rows}");
+    assert_eq!(row_at(&rows, "10.1.0.2:8080")["weight"], 7, "{rows}");
     let got = plane.json(&["get", "serviceentries", "-n", "consul", "-o", "json"]);
     let spec = &got[0]["spec"];
     assert_eq!(spec["hosts"], json!([WEB]), "{got}");
@@ -59,7 +59,8 @@ async fn services_and_their_health_are_the_meshs() {
         .until(
             "less of it",
             &format!("/endpoints?service={WEB}"),
-            |(_, rows)| rows[1]["weight"] == 2 && rows[1]["health"] == "healthy",
+            |(_, rows)| let row = row_at(rows, "10.1.0.2:8080");
+            row["weight"] == 2 && row["health"] == "healthy",
         )
         .await;
     agent.status("web", "web-1", "critical");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 
-use super::Plane;
+use super::{Plane, row_at};
 use super::server::{Fault, Server, address, cname, srv};
 
 const DB: &str = "db.test";
@@ -111,8 +111,8 @@ async fn targets_have_ports_weights_and_priorities() {
         )
         .await;
     let rows = plane.json(&["endpoints", "web.test", "-o", "json"]);
-    let weights = [&rows[0]["weight"], &rows[1]["weight"]];
-    assert_eq!(weights.map(|weight| weight.as_u64().unwrap()), [300, 100]);
+    assert_eq!(row_at(&rows, "10.0.0.1:8001")["weight"], 300);
+    assert_eq!(row_at(&rows, "10.0.0.2:8002")["weight"], 100);
     // A target of which nobody can say where it is stays where it was.
     server.fault("a.test", Some(Fault::Fails));
     plane.until_source("warning", "a.test").await;

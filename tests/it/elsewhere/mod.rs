@@ -7,6 +7,7 @@ mod dns;
 mod files;
 mod server;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -186,9 +187,11 @@ fn source_of(report: &Value) -> Option<&Value> {
     sources?["checks"].get(0)
 }
 
+/// Each once, whatever the ports by which it is called, in order.
 fn endpoints(rows: &Value) -> Vec<String> {
     let rows = rows.as_array();
-    rows.into_iter()
+    let all: BTreeSet<String> = rows
+        .into_iter()
         .flatten()
         .map(|row| {
             format!(
@@ -197,7 +200,15 @@ fn endpoints(rows: &Value) -> Vec<String> {
                 row["health"].as_str().unwrap()
             )
         })
-        .collect()
+        .collect();
+    all.into_iter().collect()
+}
+
+/// The row of an address.
+fn row_at<'a>(rows: &'a Value, address: &str) -> &'a Value {
+    let found = rows.as_array().unwrap().iter();
+    let mut found = found.filter(|row| row["address"] == address);
+    found.next().unwrap_or_else(|| panic!("no {address} in {rows}"))
 }
 
 /// Writes `text` beside `path` and puts it into its place at once.
