@@ -59,8 +59,10 @@ async fn services_and_their_health_are_the_meshs() {
         .until(
             "less of it",
             &format!("/endpoints?service={WEB}"),
-            |(_, rows)| let row = row_at(rows, "10.1.0.2:8080");
-            row["weight"] == 2 && row["health"] == "healthy",
+            |(_, rows)| {
+                let row = row_at(rows, "10.1.0.2:8080");
+                row["weight"] == 2 && row["health"] == "healthy"
+            },
         )
         .await;
     agent.status("web", "web-1", "critical");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 
-use super::{Plane, row_at};
 use super::server::{Fault, Server, address, cname, srv};
+use super::{Plane, row_at};
 
 const DB: &str = "db.test";
 const WEB: &str = "_http._tcp.web.test";

@@ -208,7 +208,9 @@ fn endpoints(rows: &Value) -> Vec<String> {
 fn row_at<'a>(rows: &'a Value, address: &str) -> &'a Value {
     let found = rows.as_array().unwrap().iter();
     let mut found = found.filter(|row| row["address"] == address);
-    found.next().unwrap_or_else(|| panic!("no {address} in {rows}"))
+    found
+        .next()
+        .unwrap_or_else(|| panic!("no {address} in {rows}"))
 }
 
 /// Writes `text` beside `path` and puts it into its place at once.
