@@ -13,12 +13,16 @@
     reason = "a failed step should fail the test"
 )]
 
+#[path = "../it/elsewhere/agent.rs"]
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+mod agent;
 mod attacks;
 mod attested;
 mod authority;
 mod authorization;
 mod backend;
 mod changed;
+mod consul;
 mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
