@@ -16,8 +16,9 @@ use super::{Query, Word, read};
 use crate::rt::backoff::Backoff;
 use crate::rt::now;
 
-/// How long Consul may hold a question back (at most ten minutes are allowed; its own default).
-const WAIT: Duration = Duration::from_secs(300);
+/// How long Consul may hold a question back. Its own default is five minutes and ten are allowed, but a
+/// store that was restored just now holds back what is asked with an index of the old one for that long.
+const WAIT: Duration = Duration::from_secs(60);
 /// The same where there are more questions than may wait at a time: then they take turns.
 const WAIT_IN_TURN: Duration = Duration::from_secs(1);
 /// Consul adds up to a sixteenth of the wait, and needs a moment to answer.
