@@ -55,6 +55,8 @@ struct Registry {
     asked: Vec<Asked>,
     open: usize,
     most_open: usize,
+    /// Questions that are held back.
+    waiting: usize,
 }
 
 impl Registry {
@@ -201,6 +203,15 @@ impl Agent {
         self.shared.registry.lock().unwrap().most_open
     }
 
+    /// Waits until so many questions are held back.
+    pub(crate) async fn until_waiting(&self, questions: usize) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while self.shared.registry.lock().unwrap().waiting != questions {
+            assert!(tokio::time::Instant::now() < deadline, "nobody waits");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Goes away, with all its connections.
     pub(crate) async fn stop(&mut self) {
         if let Some(serving) = self.serving.take() {
@@ -244,6 +255,15 @@ impl Agent {
 }
 
 type Answer = Response<Full<Bytes>>;
+
+/// A question that is held back, until this is dropped.
+struct Waiting<'a>(&'a Shared);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.registry.lock().unwrap().waiting -= 1;
+    }
+}
 
 fn plain(status: u16, text: &str) -> Answer {
     Response::builder()
@@ -312,6 +332,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
                 return Ok(response.body(Full::new(body.to_string().into())).unwrap());
             }
         }
+        shared.registry.lock().unwrap().waiting += 1;
+        let _waiting = Waiting(&shared);
         tokio::select! {
             changed = news.changed() => changed.unwrap(),
             () = tokio::time::sleep_until(until) => {}

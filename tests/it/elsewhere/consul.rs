@@ -154,16 +154,17 @@ async fn questions_wait_and_go_by_the_index() {
     }
     assert!(asked.iter().all(|asked| asked.query.contains_key("stale")));
     let held = asked.iter().filter_map(|asked| asked.query.get("wait"));
-    assert!(held.clone().count() > 0 && held.clone().all(|wait| wait == "300s"));
+    assert!(held.clone().count() > 0 && held.clone().all(|wait| wait == "60s"));
     // Twenty changes at once are no twenty questions.
     let web = of("/v1/health/service/web").len();
     assert!(web <= 2 + 8 + 20, "{web}");
 
     // Indexes begin anew.
+    agent.until_waiting(2).await;
+    agent.restored();
     agent.edit("web", "web-1", |entry| {
         entry["Service"]["Port"] = 9_100.into()
     });
-    agent.restored();
     plane
         .until_endpoints(WEB, &["10.1.0.1:8081 healthy", "10.1.0.2:9100 healthy"])
         .await;
