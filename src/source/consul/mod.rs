@@ -138,7 +138,9 @@ impl Options {
                 return Err(format!("{label:?} is not a name"));
             }
         }
+        let empty = made.domain.split('.').any(str::is_empty);
         made.host_of("a")
+            .filter(|_| !empty)
             .map(|_| made)
             .ok_or_else(|| "the domain is no name".to_owned())
     }

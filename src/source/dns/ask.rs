@@ -15,6 +15,9 @@ use hickory_resolver::{Resolver, TokioResolver};
 
 use super::{Options, Records};
 
+/// For an answer, of each try.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Where somebody serves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Target {
@@ -113,24 +116,16 @@ impl Ask {
 
     /// The addresses of `name`. Those of IPv4 where it has any: the others are the same machines again.
     async fn addresses(&mut self, name: &Name, found: &mut Found) -> Result<Vec<IpAddr>, String> {
-        let (four, six) = (
-            self.records(name, RecordType::A, found).await,
-            self.records(name, RecordType::AAAA, found).await,
-        );
-        let addresses = |records: &[RData]| -> Vec<IpAddr> {
-            let addresses = records.iter().filter_map(|record| match record {
-                RData::A(address) => Some(IpAddr::V4(address.0)),
-                RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-                _ => None,
-            });
-            addresses.collect()
-        };
-        match (four, six) {
-            (Ok(four), _) if !four.is_empty() => Ok(addresses(&four)),
-            (Ok(_), Ok(six)) => Ok(addresses(&six)),
-            // One family is known not to be, and of the other nobody can say.
-            (Err(reason), _) | (Ok(_), Err(reason)) => Err(reason),
+        let mut records = self.records(name, RecordType::A, found).await?;
+        if records.is_empty() {
+            records = self.records(name, RecordType::AAAA, found).await?;
         }
+        let addresses = records.iter().filter_map(|record| match record {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+            _ => None,
+        });
+        Ok(addresses.collect())
     }
 
     /// The records of `name`, or the ones that it had when nobody can say.
@@ -207,7 +202,10 @@ fn build(options: &Options) -> Result<TokioResolver, NetError> {
         let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
         Resolver::builder_with_config(config, provider)
     };
+    let resolver_options = builder.options_mut();
     // How long answers hold is kept here.
-    builder.options_mut().cache_size = 0;
+    resolver_options.cache_size = 0;
+    // It is asked again anyway, and until then `check` would not say that nobody answers.
+    (resolver_options.timeout, resolver_options.attempts) = (TIMEOUT, 2);
     builder.build()
 }

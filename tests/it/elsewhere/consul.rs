@@ -45,7 +45,7 @@ async fn services_and_their_health_are_the_meshs() {
     let rows = plane.json(&["endpoints", WEB, "-o", "json"]);
     assert_eq!(row_at(&rows, "10.1.0.2:8080")["weight"], 7, "{rows}");
     let got = plane.json(&["get", "serviceentries", "-n", "consul", "-o", "json"]);
-    let spec = &got[0]["spec"];
+    let spec = &got[0]["object"]["spec"];
     assert_eq!(spec["hosts"], json!([WEB]), "{got}");
     let ports: Vec<&Value> = spec["ports"].as_array().unwrap().iter().collect();
     assert_eq!(

@@ -67,8 +67,11 @@ fn tell_authority(stand: &Stand, name: &str) {
 /// Writes an object past all rules, as controllers of the cluster do with what is theirs.
 fn put(stand: &Stand, resource: &str, object: Value) {
     let server = stand.cluster.server();
-    let kind = server.state().kind_of(resource).unwrap();
-    server.insert(&kind, object).unwrap();
+    let mut state = server.state();
+    let kind = state.kind_of(resource).unwrap();
+    state
+        .store
+        .put(cluster::server::key_of(&kind, &object), object);
 }
 
 #[tokio::test(flavor = "multi_thread")]
