@@ -57,21 +57,30 @@ fn run(stand: &Stand, args: &[&str], code: i32) -> String {
 
 /// What the control plane of a revision writes as soon as it leads.
 fn tell_authority(stand: &Stand, name: &str) {
-    let mut found = stand.object(INJECTORS, "", name).unwrap();
-    for hook in found["webhooks"].as_array_mut().unwrap() {
-        hook["clientConfig"]["caBundle"] = "QQ==".into();
-    }
-    put(stand, INJECTORS, found);
+    edit(stand, INJECTORS, ("", name), |found| {
+        for hook in found["webhooks"].as_array_mut().unwrap() {
+            hook["clientConfig"]["caBundle"] = "QQ==".into();
+        }
+    });
 }
 
-/// Writes an object past all rules, as controllers of the cluster do with what is theirs.
-fn put(stand: &Stand, resource: &str, object: Value) {
-    let server = stand.cluster.server();
-    let mut state = server.state();
+/// Changes an object past all rules, as controllers of the cluster do with what is theirs.
+fn edit(
+    stand: &Stand,
+    resource: &str,
+    (namespace, name): (&str, &str),
+    change: impl FnOnce(&mut Value),
+) {
+    let mut state = stand.cluster.server().state();
     let kind = state.kind_of(resource).unwrap();
-    state
-        .store
-        .put(cluster::server::key_of(&kind, &object), object);
+    let key = json!({"metadata": {"namespace": namespace, "name": name}});
+    let key = cluster::server::key_of(&kind, &key);
+    let found = state.store.get(&key).unwrap();
+    let mut object = (*found).clone();
+    change(&mut object);
+    if object != *found {
+        state.store.put(key, object);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,8 +156,9 @@ async fn revisions_are_side_by_side_and_namespaces_move_by_a_name() {
     let same = stand.install(&["--revision", "b"]);
     assert!(same.iter().all(|(_, what)| what == "unchanged"), "{same:?}");
 
-    let bare = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-    put(&stand, "namespaces", bare);
+    edit(&stand, "namespaces", ("", "shop"), |found| {
+        found["metadata"]["labels"] = json!({});
+    });
     run(&stand, &["tag", "remove", "prod"], 0);
     assert_eq!(asked(&stand, &injectors, "prod"), [""; 0]);
     // A name may be that of the usual revision, where there is none of that name.
@@ -210,32 +220,35 @@ async fn pods_that_choose_a_name_get_the_sidecar_of_its_revision() {
 /// What the controller of Deployments says once their pods run.
 fn roll_out(stand: &Stand) {
     for name in ["meshctl", "istio-ingressgateway"] {
-        let Some(mut found) = stand.object("deployments.apps", "meshctl-system", name) else {
-            continue;
-        };
-        let status = json!({
-            "observedGeneration": found["metadata"]["generation"],
-            "replicas": found["spec"]["replicas"],
-            "updatedReplicas": found["spec"]["replicas"],
-            "availableReplicas": found["spec"]["replicas"],
-        });
-        if found["status"] != status {
-            found["status"] = status;
-            put(stand, "deployments.apps", found);
-        }
+        edit(
+            stand,
+            "deployments.apps",
+            ("meshctl-system", name),
+            |found| {
+                found["status"] = json!({
+                    "observedGeneration": found["metadata"]["generation"],
+                    "replicas": found["spec"]["replicas"],
+                    "updatedReplicas": found["spec"]["replicas"],
+                    "availableReplicas": found["spec"]["replicas"],
+                });
+            },
+        );
     }
 }
 
 /// Makes what is installed one of another release.
 fn pretend(stand: &Stand, version: &str) {
-    let mut found = stand
-        .object("configmaps", "meshctl-system", "meshctl")
-        .unwrap();
-    let text = found["data"]["settings.json"].as_str().unwrap();
-    let mut note: Value = serde_json::from_str(text).unwrap();
-    note["version"] = version.into();
-    found["data"]["settings.json"] = note.to_string().into();
-    put(stand, "configmaps", found);
+    edit(
+        stand,
+        "configmaps",
+        ("meshctl-system", "meshctl"),
+        |found| {
+            let text = found["data"]["settings.json"].as_str().unwrap();
+            let mut note: Value = serde_json::from_str(text).unwrap();
+            note["version"] = version.into();
+            found["data"]["settings.json"] = note.to_string().into();
+        },
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
