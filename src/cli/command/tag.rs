@@ -16,7 +16,7 @@ Examples:
   meshctl tag set prod --revision blue
   kubectl label namespace shop istio.io/rev=prod
   meshctl install --target kubernetes --revision green --wait
-  meshctl tag set prod --revision green --overwrite   pods that start now are green
+  meshctl tag set prod --revision green --overwrite   pods that start are green
   meshctl tag list")]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -17,8 +17,8 @@ Examples:
   meshctl upgrade --target kubernetes
   meshctl upgrade --target kubernetes --revision green --set replicas=3
 
-It goes on only when the cluster can take it, one minor release at a time, and is
-taken back when the new control plane does not run in time. Pods have the old
+It goes on only when the cluster can take it, one minor release at a time, and
+is taken back when the new control plane does not run in time. Pods have the old
 sidecar until they start anew; both speak with both.
 On a machine the executable is all there is to replace.")]
 pub(crate) struct Args {
