@@ -129,6 +129,22 @@ async fn revisions_are_side_by_side_and_namespaces_move_by_a_name() {
         ])
     );
 
+    // Nor does an installation take it by the way.
+    let taken = [
+        "install",
+        "--target",
+        "kubernetes",
+        "--revision",
+        "a",
+        "--set",
+        "tags=prod",
+    ];
+    let said = run(&stand, &taken, 1);
+    assert!(
+        said.contains("meshctl-injector-b injects the namespaces"),
+        "{said}"
+    );
+
     // One that is in use stays.
     let shop = json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "shop", "labels": {"istio.io/rev": "prod"}}});
