@@ -9,7 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::parse;
 
-/// Bring an installation in a cluster to this release, or leave it as it is
+/// Bring an installation in a cluster to this release
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

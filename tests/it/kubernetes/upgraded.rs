@@ -64,6 +64,19 @@ fn tell_authority(stand: &Stand, name: &str) {
     });
 }
 
+/// Installs a revision again, which leaves everything as it is. Who wrote which webhook, and when, is noted
+/// anew by the server in memory.
+fn changes_nothing(stand: &Stand, revision: &str) {
+    let injector = format!("meshctl-injector-{revision}");
+    let before = stand.object(INJECTORS, "", &injector).unwrap();
+    let mut done = stand.install(&["--revision", revision]);
+    done.retain(|(name, what)| what != "unchanged" && !name.ends_with(&injector));
+    assert_eq!(done, []);
+    let after = stand.object(INJECTORS, "", &injector).unwrap();
+    assert_eq!(after["webhooks"], before["webhooks"]);
+    assert_eq!(after["metadata"]["labels"], before["metadata"]["labels"]);
+}
+
 /// Changes an object past all rules, as controllers of the cluster do with what is theirs.
 fn edit(
     stand: &Stand,
