@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::MADE_FROM;
 use super::outlet::Made;
 use crate::mesh::{Health, Instance, Locality};
+use crate::resource::json::set;
 use crate::resource::{INSTANCE, Key};
 
 /// Label of instances that a catalogue lists: the host of their service.
@@ -130,7 +131,7 @@ impl Listed {
         let ports = self.ports.iter().map(|port| {
             let mut made = json!({"number": port.number, "name": port.name()});
             if let Some(protocol) = port.protocol {
-                made["protocol"] = protocol.into();
+                set(&mut made, "protocol", protocol);
             }
             made
         });
@@ -141,11 +142,15 @@ impl Listed {
         });
         // Without endpoints the host itself would be asked for.
         if endpoints.is_empty() {
-            spec["resolution"] = "STATIC".into();
-            spec["workloadSelector"] = json!({"labels": {SERVICE: host}});
+            set(&mut spec, "resolution", "STATIC");
+            set(
+                &mut spec,
+                "workloadSelector",
+                json!({"labels": {SERVICE: host}}),
+            );
         } else {
-            spec["resolution"] = "DNS".into();
-            spec["endpoints"] = endpoints.into();
+            set(&mut spec, "resolution", "DNS");
+            set(&mut spec, "endpoints", endpoints);
         }
         let entry = json!({
             "apiVersion": "networking.istio.io/v1",
@@ -232,10 +237,10 @@ impl Listed {
         });
         let locality = locality.trim_end_matches('/');
         if !locality.is_empty() {
-            made["locality"] = locality.into();
+            set(&mut made, "locality", locality);
         }
         if member.mtls {
-            made["serviceAccount"] = member.account.clone().into();
+            set(&mut made, "serviceAccount", member.account.clone());
         }
         Some(made)
     }

@@ -2,11 +2,11 @@
 
 use crate::resource::nearest;
 
+/// Keys with their values.
+type Pairs = Vec<(String, String)>;
+
 /// The part before `?`, and the pairs behind it. Only `known` keys may be there.
-pub(super) fn split<'a>(
-    text: &'a str,
-    known: &[&str],
-) -> Result<(&'a str, Vec<(String, String)>), String> {
+pub(super) fn split<'a>(text: &'a str, known: &[&str]) -> Result<(&'a str, Pairs), String> {
     let (plain, query) = text.split_once('?').unwrap_or((text, ""));
     let mut pairs = Vec::new();
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {

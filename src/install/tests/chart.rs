@@ -72,12 +72,13 @@ fn template(value: &Value) -> String {
     for line in text.lines() {
         if line.contains(DOMAIN) {
             let line = line.replace("zztd", "{{ $s.values.trustDomain }}");
-            let _ = writeln!(
+            writeln!(
                 out,
                 "{{{{- if $s.values.trustDomain }}}}\n{line}\n{{{{- end }}}}"
-            );
+            )
+            .unwrap();
         } else {
-            let _ = writeln!(out, "{line}");
+            writeln!(out, "{line}").unwrap();
         }
     }
     out
@@ -131,22 +132,23 @@ fn injector(object: &Value) -> String {
         .into_iter()
         .partition(|hook| hook["name"].as_str().unwrap().starts_with("rev."));
     assert_eq!((named.len(), more.len()), (2, 2));
-    let _ = write!(
+    write!(
         text,
         "{{{{- if eq $s.revision \"default\" }}}}\n{}{{{{- end }}}}\n",
         items(&more)
-    );
+    )
+    .unwrap();
     let tagged = |tag: &str| -> Vec<Value> {
         let mut settings = marked();
         settings.tags = vec![tag.to_owned()];
         hooks(&settings).split_off(2)
     };
-    let _ = write!(
+    write!(
         text,
         "{{{{- range $tag := $s.tags }}}}\n{}{{{{- if eq $tag \"default\" }}}}\n{}{{{{- end }}}}\n{{{{- end }}}}\n",
         items(&tagged("zztag")),
         items(&tagged("default").split_off(2)),
-    );
+    ).unwrap();
     text
 }
 
@@ -267,7 +269,7 @@ revision: default
 "
     );
     for (key, about) in KEYS {
-        let _ = write!(text, "# {about}\n{key}: null\n");
+        write!(text, "# {about}\n{key}: null\n").unwrap();
     }
     text
 }

@@ -18,7 +18,7 @@ use crate::rt::now;
 
 /// How long Consul may hold a question back. Its own default is five minutes and ten are allowed, but a
 /// store that was restored just now holds back what is asked with an index of the old one for that long.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 /// The same where there are more questions than may wait at a time: then they take turns.
 const WAIT_IN_TURN: Duration = Duration::from_secs(1);
 /// Consul adds up to a sixteenth of the wait, and needs a moment to answer.

@@ -28,7 +28,8 @@ struct Entry {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Node {
-    node: String,
+    #[serde(rename = "Node")]
+    name: String,
     address: String,
     datacenter: String,
     #[serde(deserialize_with = "or_default")]
@@ -109,7 +110,7 @@ pub(super) fn service(
         .filter(|entry| matches!(entry.service.kind.as_str(), "" | "typical"))
         .filter(|entry| entry.service.port > 0)
         .collect();
-    entries.sort_by(|a, b| (&a.node.node, &a.service.id).cmp(&(&b.node.node, &b.service.id)));
+    entries.sort_by(|a, b| (&a.node.name, &a.service.id).cmp(&(&b.node.name, &b.service.id)));
     let Some(host) = options.host_of(name) else {
         return Ok(None);
     };
@@ -122,7 +123,7 @@ pub(super) fn service(
             continue;
         };
         let datacenter = &entry.node.datacenter;
-        let id = format!("{}.{}.{datacenter}", entry.service.id, entry.node.node);
+        let id = format!("{}.{}.{datacenter}", entry.service.id, entry.node.name);
         members.insert(listed::name_of(&id), member);
         said.push(labels);
     }
@@ -172,13 +173,12 @@ fn member(entry: &Entry, labels: &BTreeMap<String, String>) -> Option<Member> {
     } else {
         &service.address
     };
-    let place = match written.parse() {
-        Ok(address) => Place::Address(address),
+    let place = if let Ok(address) = written.parse() {
+        Place::Address(address)
+    } else {
         // Machines outside are listed by their names sometimes.
-        Err(_) => {
-            let name: Hostname = written.parse().ok()?;
-            (!name.as_str().starts_with('*')).then(|| Place::Name(name.to_string()))?
-        }
+        let name: Hostname = written.parse().ok()?;
+        (!name.as_str().starts_with('*')).then(|| Place::Name(name.to_string()))?
     };
     let (health, weight) = health(entry);
     let first = |texts: &[Option<&String>]| {

@@ -24,9 +24,9 @@ use crate::rt::{Tasks, Wall};
 /// Answers hold at least as long, whatever they say: Consul's say 0.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// And no longer than this: a name that moves is found within it.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 /// That there is nothing holds no longer than this, and for half of it where the answer does not say.
-const LONGEST_NOTHING: Duration = Duration::from_secs(60);
+const LONGEST_NOTHING: Duration = Duration::from_mins(1);
 /// Between questions that nobody answers.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -168,15 +168,12 @@ impl Follower {
                     self.take(&options, &found);
                     // One record of several that nobody can say anything of is as old as it was.
                     let pause = pause(&found);
-                    match found.stale {
-                        Some(reason) => {
-                            self.tell(Some(reason));
-                            pause.min(self.backoff.next(fastrand::f64()))
-                        }
-                        None => {
-                            self.tell(None);
-                            pause
-                        }
+                    if let Some(reason) = found.stale {
+                        self.tell(Some(reason));
+                        pause.min(self.backoff.next(fastrand::f64()))
+                    } else {
+                        self.tell(None);
+                        pause
                     }
                 }
                 Err(reason) => {

@@ -17,7 +17,7 @@ use crate::rt;
 use crate::source::kubernetes::cluster::{Cluster, ObjectRef};
 
 /// How long the revision's control plane may take to tell its authority.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 /// Pause between two looks.
 const ROUND: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -108,7 +108,7 @@ pub(crate) async fn set(
     believed(&cluster, &which).await?;
     if let Some(old) = &old {
         change(&cluster, old, &progress, |tags| {
-            tags.retain(|known| known != tag)
+            tags.retain(|known| known != tag);
         })
         .await?;
     }
@@ -148,7 +148,7 @@ pub(crate) async fn remove(
     }
     let progress = Progress::new(&cx.out);
     change(&cluster, &old, &progress, |tags| {
-        tags.retain(|known| known != tag)
+        tags.retain(|known| known != tag);
     })
     .await?;
     Ok(old.settings.revision)
