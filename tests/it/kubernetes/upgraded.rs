@@ -329,34 +329,24 @@ async fn an_upgrade_is_whole_or_not_at_all() {
     );
 
     // It runs: what was set stays set, and what is said now is changed.
-    let (ended, seen) = (Arc::new(AtomicBool::new(false)), Arc::clone(&stand));
-    let end = Arc::clone(&ended);
-    let controller = tokio::spawn(async move {
+    let ended = Arc::new(AtomicBool::new(false));
+    let (end, seen) = (Arc::clone(&ended), Arc::clone(&stand));
+    let controller = std::thread::spawn(move || {
         while !end.load(Ordering::Relaxed) {
             roll_out(&seen);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            std::thread::sleep(Duration::from_millis(50));
         }
     });
-    let next = [
-        &upgrade[..],
-        &[
-            "--allow-downgrade",
-            "--set",
-            "replicas=3",
-            "--timeout",
-            "30s",
-        ],
-    ]
-    .concat();
-    let by = Arc::clone(&stand);
-    let args: Vec<String> = next.iter().map(|arg| (*arg).to_owned()).collect();
-    let output = tokio::task::spawn_blocking(move || {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        by.run(&args)
-    });
-    let output = output.await.unwrap();
+    let more = [
+        "--allow-downgrade",
+        "--set",
+        "replicas=3",
+        "--timeout",
+        "30s",
+    ];
+    let output = stand.run(&[&upgrade[..], &more].concat());
     ended.store(true, Ordering::Relaxed);
-    controller.await.unwrap();
+    controller.join().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(deployment()["spec"]["replicas"], 3);
     let note: Value = serde_json::from_str(&settings()).unwrap();
