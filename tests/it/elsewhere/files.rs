@@ -57,7 +57,7 @@ async fn files_are_followed_as_editors_and_people_change_them() {
 
     // Half of a file is not in force, and removes nothing; neither do others change with it.
     let whole = format!("{}---\n{}", service("a", 82), service("c", 80));
-    std::fs::write(at("a.yaml"), &whole[..whole.len() - 30]).unwrap();
+    std::fs::write(at("a.yaml"), whole.split_at(whole.len() - 30).0).unwrap();
     write(&at("b.yaml"), &service("b", 82));
     let seen = meshctl::rt::now() + Duration::from_secs(10);
     while !plane.log().contains("the last good configuration stays") {
