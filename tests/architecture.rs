@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("telemetry", "rt mesh"),
     ("tls", "rt net mesh"),
     ("resource", "mesh jwt"),
-    ("source", "rt resource"),
+    ("source", "rt net mesh tls resource"),
     ("xds", "rt mesh"),
     ("proxy", "rt net mesh api jwt telemetry tls xds"),
     ("aggregate", "rt net mesh api telemetry"),

@@ -110,6 +110,8 @@ pub(crate) struct Remote {
 pub(crate) enum Command {
     Demo(c::demo::Args),
     Install(c::install::Args),
+    Upgrade(c::upgrade::Args),
+    Tag(c::tag::Args),
     Uninstall(c::uninstall::Args),
     Check(c::check::Args),
     Version(c::version::Args),
@@ -152,7 +154,15 @@ pub(crate) enum Command {
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "Start here",
-        &["demo", "install", "uninstall", "check", "version"],
+        &[
+            "demo",
+            "install",
+            "upgrade",
+            "tag",
+            "uninstall",
+            "check",
+            "version",
+        ],
     ),
     (
         "Run the mesh",

@@ -78,6 +78,8 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
     match typed {
         Command::Demo(args) => many(c::demo::run(args, cx)),
         Command::Install(args) => one(cx, c::install::run(args, cx)),
+        Command::Upgrade(args) => one(cx, c::upgrade::run(args, cx)),
+        Command::Tag(args) => one(cx, c::tag::run(args, cx)),
         Command::Uninstall(args) => one(cx, c::uninstall::run(args, cx)),
         Command::Check(args) => one(cx, c::check::run(args, cx)),
         Command::Version(args) => one(cx, c::version::run(args, cx)),

@@ -3,6 +3,7 @@
 use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use crate::mesh::Severity;
 use crate::rt::Tasks;
+use crate::source::State;
 use crate::source::kubernetes::{Standing, Status};
 
 use super::Control;
@@ -22,10 +23,16 @@ pub async fn run(control: &Control) -> CheckReport {
         section("configuration", configuration(control).await),
         section("proxies", proxies(control)),
     ];
+    let now = control.wall.millis();
+    let mut sources = Vec::new();
     if let Some(seen) = &control.kubernetes {
-        let status = seen.borrow().clone();
-        let checks = vec![kubernetes(&status, control.wall.millis())];
-        sections.insert(2, section("sources", checks));
+        sources.push(kubernetes(&seen.borrow().clone(), now));
+    }
+    for seen in &control.catalogues {
+        sources.push(catalogue(&seen.borrow().clone(), now));
+    }
+    if !sources.is_empty() {
+        sections.insert(2, section("sources", sources));
     }
     CheckReport { sections }
 }
@@ -210,6 +217,32 @@ fn kubernetes(status: &Status, now_unix_ms: u64) -> Check {
         })
         .collect();
     check(&text, CheckStatus::Ok, counts.join(", "), "")
+}
+
+fn catalogue(state: &State, now_unix_ms: u64) -> Check {
+    let text = format!("{} is followed", state.name);
+    if let Some(away) = &state.away {
+        let seconds = now_unix_ms.saturating_sub(away.since_unix_ms) / 1_000;
+        let (status, effect) = if state.complete {
+            (CheckStatus::Warning, "what is known stays in force")
+        } else {
+            (CheckStatus::Failed, "proxies are not served yet")
+        };
+        let detail = format!("for {seconds} s: {}; {effect}", away.reason);
+        return check(&text, status, detail, away.hint);
+    }
+    if !state.complete {
+        let detail = "it has not said all there is yet";
+        return check(&text, CheckStatus::Failed, detail, "wait a moment");
+    }
+    let (services, instances) = (state.services, state.instances);
+    let known = format!("{services} services, {instances} instances");
+    if state.warnings.is_empty() {
+        return check(&text, CheckStatus::Ok, known, "");
+    }
+    let detail = format!("{known}; {}", state.warnings.join("; "));
+    let hint = "give the token what it lacks, or the services other names; what is left out cannot be called";
+    check(&text, CheckStatus::Warning, detail, hint)
 }
 
 fn proxies(control: &Control) -> Vec<Check> {

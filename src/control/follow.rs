@@ -1,4 +1,4 @@
-//! What a cluster holds, beside what people applied here.
+//! What a cluster or another catalogue holds, beside what people applied here.
 //!
 //! On Kubernetes the API server is the store, so nothing of this is written to ours. An object that
 //! the cluster has wins over one of the same name that was applied here, and cannot be changed
@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::mesh::{Severity, World};
 use crate::resource::{CONTROLLER, Object, Statuses, has_status};
-use crate::source::kubernetes::Change;
+use crate::rt::Tasks;
+use crate::source::Change;
 
 use super::cluster::Told;
 use super::index::Index;
@@ -124,15 +125,31 @@ fn observed(status: &mut Value, generation: u64) {
 /// Takes in batches until they end. `complete` becomes true with the first, which has everything.
 pub(super) async fn run(
     index: Arc<Index>,
+    source: String,
     mut batches: mpsc::Receiver<Vec<Change>>,
     complete: watch::Sender<bool>,
 ) {
     while let Some(changes) = batches.recv().await {
         index.follow(changes).await;
         if !complete.send_replace(true) {
-            tracing::info!("the cluster is known; proxies are served");
+            tracing::info!(source, "it is known as a whole");
         }
     }
+}
+
+/// Becomes true once all of `sources` are.
+pub(super) fn all(sources: Vec<watch::Receiver<bool>>, tasks: &Tasks) -> watch::Receiver<bool> {
+    let (known, complete) = watch::channel(sources.is_empty());
+    tasks.spawn("follow", async move {
+        let some = !sources.is_empty();
+        for source in sources {
+            completed(source).await;
+        }
+        if some && !known.send_replace(true) {
+            tracing::info!("every source is known; proxies are served");
+        }
+    });
+    complete
 }
 
 /// Waits until the world is complete: a proxy must not be told that what has not been listed yet is gone.

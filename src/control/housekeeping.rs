@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::policies::apply;
 use super::{Control, ControlOptions, registry, series};
 use crate::rt::Tasks;
-use crate::source::files;
+use crate::source::files::{Texts, Watched};
 
 /// How often directories are looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -19,16 +19,13 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
     for directory in options.sources.clone() {
         let index = Arc::clone(&control.index);
         tasks.spawn("files", async move {
-            let mut seen = files::read(&directory).ok();
+            // Once more what was read at the start, as it may have changed since.
+            let mut watched = Watched::new(directory.clone(), Texts::new());
             loop {
                 tokio::time::sleep(WATCH).await;
-                let now = files::read(&directory).ok();
-                if now != seen
-                    && let Some(texts) = &now
-                {
-                    apply(&index, texts.clone()).await;
+                if let Some(texts) = watched.look() {
+                    apply(&index, &directory, texts).await;
                 }
-                seen = now;
             }
         });
     }

@@ -37,6 +37,7 @@ impl Control {
             wall,
             opened: OpenReport::default(),
             kubernetes: None,
+            catalogues: Vec::new(),
             complete: watch::channel(true).1,
             gate: serve_api::Gate::default(),
             xds_address: nowhere,

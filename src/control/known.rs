@@ -14,7 +14,7 @@ use crate::api::{Problem, Reason};
 use crate::mesh::jwt_authn::{KeySets, KeySource};
 use crate::mesh::{Finding, Instance, Severity, World};
 use crate::resource::{self, Instances, Key, Object, Objects, Running};
-use crate::source::kubernetes::Change;
+use crate::source::{Change, MADE_FROM};
 
 use super::attest::Attested;
 use super::enrolled::Enrolled;
@@ -127,11 +127,15 @@ impl Followed {
         });
         match held.next() {
             None => Ok(()),
-            Some(key) => Err(Problem::new(
-                Reason::Conflict,
-                format!("{key} is kept in Kubernetes and cannot be changed here"),
-            )
-            .hint("change it with kubectl; the mesh follows")),
+            Some(key) => {
+                let object = self.objects.get(key);
+                let (keeper, hint) = match object.and_then(|object| made_from(&object.raw)) {
+                    None => ("Kubernetes", "change it with kubectl; the mesh follows"),
+                    Some(keeper) => (keeper, "change it there; the mesh follows"),
+                };
+                let message = format!("{key} is kept in {keeper} and cannot be changed here");
+                Err(Problem::new(Reason::Conflict, message).hint(hint))
+            }
         }
     }
 
@@ -150,14 +154,15 @@ impl Followed {
             return self.objects.remove(&key).is_some();
         };
         let (object, findings) = resource::from_cluster(&value);
+        let from = made_from(&value).unwrap_or("Kubernetes");
         let generation = value
             .pointer("/metadata/generation")
             .and_then(serde_json::Value::as_u64);
         for finding in &findings {
             if finding.severity == Severity::Error {
-                tracing::error!(%finding, generation, "from Kubernetes; the last good one stays in force");
+                tracing::error!(%finding, generation, from, "the last good one stays in force");
             } else {
-                tracing::debug!(%finding, generation, "from Kubernetes");
+                tracing::debug!(%finding, generation, from, "followed");
             }
         }
         if findings.is_empty() {
@@ -183,6 +188,12 @@ impl Followed {
         self.stamps.insert(key, stamp);
         true
     }
+}
+
+/// The source that an object was made from, if nobody wrote it.
+fn made_from(object: &serde_json::Value) -> Option<&str> {
+    let annotations = object.get("metadata")?.get("annotations")?;
+    annotations.get(MADE_FROM)?.as_str()
 }
 
 impl State {

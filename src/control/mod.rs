@@ -42,6 +42,7 @@ pub mod series;
 pub mod serve_api;
 pub mod serve_tls;
 pub mod signer;
+mod sources;
 mod throttle;
 pub mod token;
 pub mod trust;
@@ -64,13 +65,15 @@ use crate::net::pages::{self, Names, OwnersOnly};
 use crate::net::{BindOptions, bind, bind_unix};
 use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
-use crate::source::kubernetes;
+
 use crate::source::kubernetes::review::Reviewer;
 use crate::source::store::{OpenReport, Options, Store, StoreError};
+use crate::source::{State, kubernetes};
 use crate::tls;
 use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
+pub use sources::Catalogue;
 use trust::{Trust, TrustError};
 use views::Views;
 
@@ -99,6 +102,8 @@ pub struct ControlOptions {
     pub sources: Vec<PathBuf>,
     /// A cluster whose objects are followed. Proxies are served once it is known as a whole.
     pub kubernetes: Option<kubernetes::Access>,
+    /// Catalogues that are followed as such a cluster is.
+    pub catalogues: Vec<Catalogue>,
     /// The installation in that cluster that this replica is of; none for one that runs elsewhere.
     pub membership: Option<cluster::Membership>,
     /// Where `/ready` and metrics are answered, besides nothing else: loopback unless asked otherwise.
@@ -132,6 +137,7 @@ impl ControlOptions {
             strangers: serve_tls::STRANGERS,
             sources: Vec::new(),
             kubernetes: None,
+            catalogues: Vec::new(),
             membership: None,
             told_at: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ca: trust::CaOptions::default(),
@@ -250,6 +256,8 @@ pub struct Control {
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
     pub(crate) kubernetes: Option<watch::Receiver<kubernetes::Status>>,
+    /// How things stand with each catalogue outside.
+    pub(crate) catalogues: Vec<watch::Receiver<State>>,
     /// Whether every source has said all there is.
     pub(crate) complete: watch::Receiver<bool>,
     started_unix_ms: u64,
@@ -344,16 +352,12 @@ pub async fn run(
         wall.clone(),
     )?);
 
-    let (known, complete) = watch::channel(options.kubernetes.is_none());
-    let mut standing = None;
-    let mut reviewer = None;
-    if let Some(access) = &options.kubernetes {
-        reviewer = Some(Arc::new(Reviewer::new(access).await?));
-        let followed = kubernetes::follow(access, &wall, &tasks).await?;
-        standing = Some(followed.status);
-        let batches = followed.batches;
-        tasks.spawn("follow", follow::run(Arc::clone(&index), batches, known));
-    }
+    let sources::Followed {
+        kubernetes,
+        reviewer,
+        catalogues,
+        complete,
+    } = sources::follow(&options, &index, &wall, &tasks).await?;
     let hub = Hub::start(hub_options(&index, &trust, &wall), index.reader(), &tasks);
     let control = Arc::new(Control {
         index: Arc::clone(&index),
@@ -363,7 +367,8 @@ pub async fn run(
         started_unix_ms: wall.millis(),
         wall,
         opened,
-        kubernetes: standing,
+        kubernetes,
+        catalogues,
         complete,
         gate: serve_api::Gate::default(),
         xds_address,

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::service::metrics::v3::{StreamMetricsMessage, StreamM
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -320,6 +321,7 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
             signer.requests(),
         );
     }
+    registry.register_collector(Box::new(Sources(control.sources())));
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _infallible = encode(&mut text, &registry).is_ok();
@@ -341,6 +343,24 @@ impl<M: EncodeMetric + fmt::Debug + Send + Sync + 'static> Collector for OneShot
         for (name, help, gauge) in &self.0 {
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether each source answers.
+#[derive(Debug)]
+struct Sources(Vec<(String, bool)>);
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Whether a source of configuration and services answers";
+        let kind = MetricType::Gauge;
+        let mut metric = encoder.encode_descriptor("meshctl_source_up", help, None, kind)?;
+        for (name, up) in &self.0 {
+            let labels = [("source", name.as_str())];
+            let gauge = ConstGauge::new(i64::from(*up));
+            gauge.encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What can be chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use serde_json::{Value, json};
@@ -91,6 +91,8 @@ pub struct Settings {
     pub memory_limit: String,
     /// ConfigMap with the roots of an outside signer.
     pub signer_roots: String,
+    /// Other names of the revision, by which namespaces choose it.
+    pub tags: Vec<String>,
     /// What the control plane itself reads, as an installation on a machine has it.
     pub values: BTreeMap<String, String>,
 }
@@ -131,6 +133,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("cpu", "requested by each control plane (100m)"),
     ("memory", "requested by each control plane (128Mi)"),
     ("memoryLimit", "limit of each control plane (1Gi)"),
+    (
+        "tags",
+        "other names of the revision, by which namespaces choose it, with commas between",
+    ),
     ("trustDomain", "the root of identities (cluster.local)"),
     (
         "mtls",
@@ -191,11 +197,12 @@ impl Settings {
                 values.insert(key.to_owned(), format!("{SIGNER}/{file}"));
             }
         }
+        // By name, as Helm would write it.
         let note = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "profile": self.profile.name(),
             "chosen": self.chosen,
+            "profile": self.profile.name(),
             "values": values,
+            "version": env!("CARGO_PKG_VERSION"),
         });
         let mut text = serde_json::to_string_pretty(&note).unwrap_or_default();
         text.push('\n');
@@ -233,6 +240,12 @@ impl Settings {
         Some(settings)
     }
 
+    /// Which release of this program noted it.
+    pub fn noted_version(note: &str) -> Option<String> {
+        let note: Value = serde_json::from_str(note).ok()?;
+        Some(note.get("version")?.as_str()?.to_owned())
+    }
+
     /// A profile's.
     pub fn new(profile: Profile) -> Self {
         let small = profile != Profile::Default;
@@ -261,6 +274,7 @@ impl Settings {
             memory: "128Mi".to_owned(),
             memory_limit: "1Gi".to_owned(),
             signer_roots: "istio-ca-root-cert".to_owned(),
+            tags: Vec::new(),
             values: values.iter().map(own).collect(),
         }
     }
@@ -312,6 +326,19 @@ impl Settings {
             "cpu" => self.cpu = quantity()?,
             "memory" => self.memory = quantity()?,
             "memoryLimit" => self.memory_limit = quantity()?,
+            "tags" => {
+                let names = value.split(',').filter(|name| !name.is_empty());
+                let names: BTreeSet<&str> = names.collect();
+                let label = |name: &&str| is_name(name) && !name.contains('.');
+                if !names.iter().all(label) {
+                    return Err(wrong("names of lower-case letters, digits and dashes"));
+                }
+                self.tags = names.into_iter().map(str::to_owned).collect();
+                if self.tags.is_empty() {
+                    self.chosen.remove(key);
+                    return Ok(());
+                }
+            }
             "trustDomain" if !is_name(value) => return Err(wrong("a DNS name")),
             "mtls" if !matches!(value, "strict" | "permissive") => {
                 return Err(wrong("strict or permissive"));

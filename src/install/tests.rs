@@ -1,3 +1,5 @@
+mod chart;
+
 use super::*;
 
 /// Where an object is, as a person names it.

@@ -42,12 +42,27 @@ fn others(settings: &Settings) -> Value {
 /// Istio's order: a pod's own word goes before its namespace's, and a namespace names a revision or asks for
 /// the default one. Four selectors, so that no pod is asked about twice or in vain.
 fn injector(settings: &Settings) -> Value {
+    let mut hooks = named(settings, &settings.revision, "", "/inject");
+    for tag in &settings.tags {
+        // Who asks for a name of the revision is told by the path, so that nobody need start anew for it.
+        let path = format!("/inject/{tag}");
+        hooks.extend(named(settings, tag, &format!("{tag}."), &path));
+    }
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": cluster_metadata(settings, &of_revision(INJECTOR, &settings.revision), NAME),
+        "webhooks": hooks,
+    })
+}
+
+/// Those for pods that choose `revision`, be it a name of ours or a tag.
+fn named(settings: &Settings, revision: &str, mark: &str, path: &str) -> Vec<Value> {
     let is = |key: &str, values: &[&str]| json!({"key": key, "operator": "In", "values": values});
     let not =
         |key: &str, values: &[&str]| json!({"key": key, "operator": "NotIn", "values": values});
     let no = |key: &str| json!({"key": key, "operator": "DoesNotExist"});
     let (inject, enabled) = ("sidecar.istio.io/inject", "istio-injection");
-    let revision = settings.revision.as_str();
     let mut hooks = vec![
         // The namespace names this revision.
         (
@@ -74,14 +89,14 @@ fn injector(settings: &Settings) -> Value {
             vec![is(inject, &["true"]), no(REVISION)],
         ));
     }
-    let hooks: Vec<Value> = hooks
+    hooks
         .into_iter()
         .map(|(name, mut namespaces, objects)| {
             namespaces.push(others(settings));
             json!({
-                "name": format!("{name}.injector.meshctl.dev"),
+                "name": format!("{name}.{mark}injector.meshctl.dev"),
                 "admissionReviewVersions": ["v1"],
-                "clientConfig": client(settings, "/inject"),
+                "clientConfig": client(settings, path),
                 "failurePolicy": settings.failure_policy,
                 "matchPolicy": "Equivalent",
                 "namespaceSelector": {"matchExpressions": namespaces},
@@ -98,13 +113,7 @@ fn injector(settings: &Settings) -> Value {
                 "timeoutSeconds": SECONDS,
             })
         })
-        .collect();
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingWebhookConfiguration",
-        "metadata": cluster_metadata(settings, &of_revision(INJECTOR, &settings.revision), NAME),
-        "webhooks": hooks,
-    })
+        .collect()
 }
 
 fn validator(settings: &Settings) -> Value {

@@ -61,6 +61,10 @@ const COMMANDS: &[&str] = &[
     "routes",
     "services",
     "stats",
+    "tag",
+    "tag list",
+    "tag remove",
+    "tag set",
     "token",
     "token create",
     "token list",
@@ -68,6 +72,7 @@ const COMMANDS: &[&str] = &[
     "top",
     "uninstall",
     "up",
+    "upgrade",
     "version",
 ];
 

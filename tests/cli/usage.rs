@@ -67,7 +67,7 @@ fn each_mistake_is_named() {
             "--control-plane",
             "here",
         ],
-        &["control-plane", "--source", "consul=http://x"],
+        &["control-plane", "--source", "consul=x"],
         &["control-plane", "--xds-port", "70000"],
         &["install", "--set", "nonsense=1"],
         &["install", "--set", "xdsPort=0"],

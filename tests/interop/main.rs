@@ -13,6 +13,9 @@
     reason = "a failed step should fail the test"
 )]
 
+#[path = "../it/elsewhere/agent.rs"]
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+mod agent;
 mod attacks;
 mod attested;
 mod authority;
@@ -20,6 +23,7 @@ mod authorization;
 mod backend;
 mod changed;
 mod changed_gateway;
+mod consul;
 mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
@@ -38,6 +42,7 @@ mod gateway_api;
 mod gateway_streams;
 mod gateway_tls;
 mod grpc;
+mod helm;
 mod hot_restart;
 mod imported;
 mod ingress;

@@ -10,6 +10,7 @@
 
 mod ads;
 mod capture;
+mod elsewhere;
 mod identity;
 mod kubernetes;
 mod local;

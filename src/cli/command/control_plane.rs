@@ -15,11 +15,12 @@ use crate::cli::parse;
 use crate::control::cluster::Membership;
 use crate::control::serve_api::ApiOptions;
 use crate::control::trust::CaOptions;
-use crate::control::{self, ControlOptions};
+use crate::control::{self, Catalogue, ControlOptions};
 use crate::inject::InjectConfig;
 use crate::install;
 use crate::rt::{Drain, Wall};
 use crate::source::kubernetes::Access;
+use crate::source::{consul, dns};
 
 /// Run the control plane in the foreground
 #[derive(Debug, clap::Args)]
@@ -28,6 +29,9 @@ Examples:
   meshctl control-plane
   meshctl control-plane --source files=./manifests
   meshctl control-plane --source kubernetes   follows a cluster
+  meshctl control-plane --source consul=https://consul:8501 \\
+    --consul-token-file token                 follows Consul
+  meshctl control-plane --source dns=_http._tcp.example.com   follows a name
   meshctl control-plane --listen 0.0.0.0      for proxies on other machines
   meshctl control-plane --ca-certs ./cacerts  signs below your own root
   meshctl control-plane --ca-signer istiod.istio-system.svc:15012 \\
@@ -59,10 +63,16 @@ pub(crate) struct Args {
     /// Port on loopback for metrics [default: 15014]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
-    /// Where configuration comes from besides `meshctl apply`: files=DIR or
-    /// kubernetes[=CONTEXT]; may be repeated
+    /// Where configuration and services come from besides `meshctl apply`: files=DIR,
+    /// kubernetes[=CONTEXT], consul=URL or dns=NAME[:PORT]; may be repeated
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     source: Vec<Source>,
+    /// File with the token for Consul, which is read anew for each question
+    #[arg(long, value_name = "FILE", requires = "source")]
+    consul_token_file: Option<PathBuf>,
+    /// Roots of Consul's certificate, as PEM [default: those of this machine]
+    #[arg(long, value_name = "FILE", requires = "source")]
+    consul_ca_file: Option<PathBuf>,
     /// How long keys of token issuers stay in force that cannot be fetched any more;
     /// then their tokens are refused
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse::duration)]
@@ -95,6 +105,8 @@ pub(crate) enum Source {
     Files(PathBuf),
     /// A cluster that is followed, by the context of the kubeconfig.
     Kubernetes(Option<String>),
+    /// A catalogue outside.
+    Catalogue(Box<Catalogue>),
 }
 
 fn source(text: &str) -> Result<Source, String> {
@@ -104,9 +116,16 @@ fn source(text: &str) -> Result<Source, String> {
             Ok(Source::Kubernetes(Some(context.to_owned())))
         }
         None if text == "kubernetes" => Ok(Source::Kubernetes(None)),
-        Some(("consul", _)) => Err(format!("{text:?} is not in this release")),
+        Some(("consul", url)) => {
+            let options = consul::Options::parse(url)?;
+            Ok(Source::Catalogue(Box::new(Catalogue::Consul(options))))
+        }
+        Some(("dns", name)) => {
+            let options = dns::Options::parse(name)?;
+            Ok(Source::Catalogue(Box::new(Catalogue::Dns(options))))
+        }
         _ => Err(format!(
-            "{text:?} is neither files=DIR nor kubernetes[=CONTEXT]"
+            "{text:?} is none of files=DIR, kubernetes[=CONTEXT], consul=URL, dns=NAME[:PORT]"
         )),
     }
 }
@@ -199,7 +218,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         metrics_port: port(args.metrics_port, "metricsPort", 15_014),
         api: api(args.api_address, args.api_name, &installed),
         strict: installed.value("mtls") == Some("strict"),
-        sources: args.source,
+        sources: sources(args.source, args.consul_token_file, args.consul_ca_file)?,
         kubeconfig: cx.settings.environment.kubeconfig.clone(),
         ca: args
             .authority
@@ -208,6 +227,35 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     // It is large, and there is one.
     Box::pin(serve(options, logging::asked_to_end())).await?;
     Ok(Exit::Ok)
+}
+
+/// The sources, with the files that Consul's secrets are in.
+fn sources(
+    sources: Vec<Source>,
+    token: Option<PathBuf>,
+    roots: Option<PathBuf>,
+) -> Result<Vec<Source>, CliError> {
+    let is_consul = |source: &Source| match source {
+        Source::Catalogue(catalogue) => matches!(**catalogue, Catalogue::Consul(_)),
+        _ => false,
+    };
+    if !sources.iter().any(is_consul) && (token.is_some() || roots.is_some()) {
+        return Err(CliError::usage(
+            "--consul-token-file and --consul-ca-file need --source consul=URL",
+        ));
+    }
+    let complete = |source| match source {
+        Source::Catalogue(catalogue) => match *catalogue {
+            Catalogue::Consul(options) => {
+                let options = options.with_files(token.clone(), roots.clone());
+                let options = options.map_err(CliError::usage)?;
+                Ok(Source::Catalogue(Box::new(Catalogue::Consul(options))))
+            }
+            dns @ Catalogue::Dns(_) => Ok(Source::Catalogue(Box::new(dns))),
+        },
+        other => Ok(other),
+    };
+    sources.into_iter().map(complete).collect()
 }
 
 /// Which installation it is a replica of, as the pod says.
@@ -271,9 +319,11 @@ fn api(typed: Option<SocketAddr>, names: Vec<String>, installed: &Installed) -> 
 /// Serves until `end` resolves.
 async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), CliError> {
     let (mut directories, mut clusters) = (Vec::new(), Vec::new());
+    let mut catalogues = Vec::new();
     for source in options.sources {
         match source {
             Source::Files(directory) => directories.push(directory),
+            Source::Catalogue(catalogue) => catalogues.push(*catalogue),
             Source::Kubernetes(context) => clusters.push(Access {
                 context,
                 kubeconfig: options.kubeconfig.clone(),
@@ -296,6 +346,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         strict: options.strict,
         sources: directories,
         kubernetes: clusters.pop(),
+        catalogues,
         membership: options.membership,
         told_at: options.told_at,
         ca: options.ca,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{self, DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
@@ -74,6 +74,7 @@ pub(super) async fn serve(
     });
     let routes = Router::new()
         .route("/inject", post(inject))
+        .route("/inject/{tag}", post(inject_by_tag))
         .with_state(injector)
         .route("/validate", post(validate))
         .layer(DefaultBodyLimit::max(MOST_BYTES));
@@ -169,7 +170,24 @@ struct Injector {
 }
 
 async fn inject(State(injector): State<Arc<Injector>>, body: Bytes) -> Response {
-    let review = match Review::read(&body) {
+    answer_for_pod(&injector, &injector.config, &body).await
+}
+
+/// The same for pods that choose us by another name, which the installation put into the path.
+async fn inject_by_tag(
+    State(injector): State<Arc<Injector>>,
+    extract::Path(tag): extract::Path<String>,
+    body: Bytes,
+) -> Response {
+    let config = InjectConfig {
+        tags: vec![tag],
+        ..injector.config.clone()
+    };
+    answer_for_pod(&injector, &config, &body).await
+}
+
+async fn answer_for_pod(injector: &Injector, config: &InjectConfig, body: &Bytes) -> Response {
+    let review = match Review::read(body) {
         Ok(review) => review,
         Err(why) => return misunderstood(&why),
     };
@@ -198,7 +216,7 @@ async fn inject(State(injector): State<Arc<Injector>>, body: Bytes) -> Response 
     };
     let config = InjectConfig {
         proxies: injector.control.index.proxy_configs().await,
-        ..injector.config.clone()
+        ..config.clone()
     };
     let (outcome, findings) = mesh_pod(asked, &config, &origin);
     let told = |severity: Severity| {

@@ -118,9 +118,10 @@ fn port(port: &ServicePort) -> PortReport {
 /// The container port of `instance` that `port` leads to; none when it names a port that the
 /// instance does not have.
 pub fn container_port(port: &ServicePort, instance: &Instance) -> Option<u16> {
-    match &port.target {
-        TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => instance.port_names.get(name).copied(),
+    match (instance.service_ports.get(&port.name), &port.target) {
+        (Some(own), _) => Some(*own),
+        (None, TargetPort::Number(number)) => Some(*number),
+        (None, TargetPort::Name(name)) => instance.port_names.get(name).copied(),
     }
 }
 

@@ -174,7 +174,7 @@ async fn ready(State(control): Shared) -> (StatusCode, &'static str) {
     if *control.complete.borrow() {
         (StatusCode::OK, "ready\n")
     } else {
-        let waiting = "waiting for Kubernetes to list what it has; see `meshctl check`\n";
+        let waiting = "waiting for every source to say what it has; see `meshctl check`\n";
         (StatusCode::SERVICE_UNAVAILABLE, waiting)
     }
 }

@@ -1,4 +1,5 @@
-//! What runs on Kubernetes: endpoint slices joined with pods and nodes, to instances.
+//! What runs: on Kubernetes endpoint slices joined with pods and nodes, to instances; elsewhere what a
+//! catalogue lists as instances.
 //!
 //! Slices say who may be called and how well it is; pods say who that is: labels, account, workload,
 //! names of ports; nodes say where. A pod of which no slice speaks is no instance.
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use self::read::Pod;
@@ -19,18 +21,24 @@ use crate::mesh::{Health, Instance, Locality};
 
 type Name = (String, String);
 
-/// Pods, endpoint slices and nodes as they are known now.
+/// What instances are called that a catalogue outside lists as a whole ([`Instance`] as JSON). Nobody
+/// writes such objects.
+pub const INSTANCE: &str = "Instance";
+
+/// Pods, endpoint slices, nodes and listed instances as they are known now.
 #[derive(Debug, Default)]
 pub struct Running {
     pods: BTreeMap<Name, Pod>,
     slices: BTreeMap<Name, Slice>,
     nodes: BTreeMap<String, Locality>,
+    /// Of other catalogues.
+    listed: BTreeMap<Name, Arc<Instance>>,
 }
 
 impl Running {
     /// Whether objects of `kind` belong here rather than to what people want.
     pub fn keeps(kind: &str) -> bool {
-        matches!(kind, "Pod" | "EndpointSlice" | "Node")
+        matches!(kind, "Pod" | "EndpointSlice" | "Node" | INSTANCE)
     }
 
     /// Whether there is a cluster that says what its pods are.
@@ -71,6 +79,13 @@ impl Running {
             ("Node", None) => {
                 self.nodes.remove(&key.name);
             }
+            (INSTANCE, Some(value)) => {
+                let instance = Instance::deserialize(value).map_err(unread)?;
+                self.listed.insert(name, Arc::new(instance));
+            }
+            (INSTANCE, None) => {
+                self.listed.remove(&name);
+            }
             _ => return Err(format!("{key} is not something that runs")),
         }
         Ok(())
@@ -97,9 +112,13 @@ impl Running {
                 }
             }
         }
-        instances
+        let instances = instances
             .into_iter()
-            .map(|(key, instance)| (key, Arc::new(instance)))
+            .map(|(key, instance)| (key, Arc::new(instance)));
+        let listed = self.listed.iter();
+        listed
+            .map(|(key, instance)| (key.clone(), Arc::clone(instance)))
+            .chain(instances)
             .collect()
     }
 

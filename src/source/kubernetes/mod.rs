@@ -12,16 +12,14 @@ pub mod review;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, KubeconfigError};
 use kube::{Client, Config};
-use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch as channel};
 
-use crate::resource::Key;
+pub use super::Change;
 use crate::rt::{Tasks, UnixMillis, Wall};
 
 /// How long one watch lasts before it is renewed. Kubernetes' clients take 290 s; a connection that
@@ -37,15 +35,6 @@ pub struct Access {
     pub context: Option<String>,
     /// The files that are the kubeconfig; with none, the cluster that we run in is meant.
     pub kubeconfig: Vec<PathBuf>,
-}
-
-/// What became of one object.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// Which object.
-    pub key: Key,
-    /// How it is now; none when it is gone.
-    pub object: Option<Arc<Value>>,
 }
 
 /// A cluster that is being followed.

@@ -23,7 +23,7 @@ pub(super) struct Stand {
 }
 
 impl Stand {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::of(Cluster::start().await.unwrap())
     }
 
@@ -171,7 +171,7 @@ impl Replica {
     }
 
     /// Asks a webhook as the API server does: by the Service's name, believing `roots`.
-    fn ask(&self, roots: &Path, path: &str, object: &Value) -> Value {
+    pub(super) fn ask(&self, roots: &Path, path: &str, object: &Value) -> Value {
         let review = json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
@@ -198,7 +198,7 @@ impl Replica {
     }
 
     /// As the kubelet ends it.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         assert!(self.process.wait().unwrap().success());

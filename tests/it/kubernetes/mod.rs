@@ -4,6 +4,7 @@ mod accounts;
 mod applied;
 mod fake;
 mod installed;
+mod upgraded;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

@@ -19,7 +19,7 @@ use crate::rt;
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef, Outcome, PLACES};
 
 /// How long `--wait` waits.
-const PATIENCE: Duration = Duration::from_mins(5);
+pub(super) const PATIENCE: Duration = Duration::from_mins(5);
 /// Pause between two looks.
 const ROUND: Duration = Duration::from_millis(500);
 
@@ -44,7 +44,47 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
     let progress = Progress::new(&cx.out);
 
     let step = progress.step("cluster");
-    let section = preflight::section(&cluster, &settings).await;
+    judged(&cluster, &settings, cx, step).await?;
+
+    let (mut steps, _) = apply(&cluster, &settings, &progress).await?;
+    steps.extend(prune(&cluster, &settings, &progress).await?);
+    if wanted.wait {
+        wait(&cluster, &settings, &progress, PATIENCE).await?;
+    }
+    finish(&cluster, steps, cx)
+}
+
+/// Says what was done.
+pub(super) fn finish(
+    cluster: &Cluster,
+    steps: Vec<StepReport>,
+    cx: &Context,
+) -> Result<Exit, CliError> {
+    if cx.out.for_people() {
+        let changed = steps
+            .iter()
+            .filter(|step| !matches!(step.outcome, "unchanged" | "kept"));
+        if changed.count() == 0 {
+            cx.out.note("nothing had to be changed");
+        }
+        return Ok(Exit::Ok);
+    }
+    cx.out.report(&Report {
+        home: cluster.name().to_owned(),
+        dry_run: false,
+        steps,
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// Whether the cluster can take it.
+pub(super) async fn judged(
+    cluster: &Cluster,
+    settings: &Settings,
+    cx: &Context,
+    step: Step<'_>,
+) -> Result<(), CliError> {
+    let section = preflight::section(cluster, settings).await;
     let fault = section
         .checks
         .iter()
@@ -76,31 +116,11 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
         }
     }
     step.done(cluster.name());
-
-    let mut steps = apply(&cluster, &settings, &progress).await?;
-    steps.extend(prune(&cluster, &settings, &progress).await?);
-    if wanted.wait {
-        wait(&cluster, &settings, &progress).await?;
-    }
-    if cx.out.for_people() {
-        let changed = steps
-            .iter()
-            .filter(|step| !matches!(step.outcome, "unchanged" | "kept"));
-        if changed.count() == 0 {
-            cx.out.note("nothing had to be changed");
-        }
-        return Ok(Exit::Ok);
-    }
-    cx.out.report(&Report {
-        home: cluster.name().to_owned(),
-        dry_run: false,
-        steps,
-    })?;
-    Ok(Exit::Ok)
+    Ok(())
 }
 
 /// The manifests, as `kubectl apply -f -` takes them.
-fn print(settings: &Settings, cx: &Context) -> Result<Exit, CliError> {
+pub(super) fn print(settings: &Settings, cx: &Context) -> Result<Exit, CliError> {
     let objects = install::objects(settings);
     if cx.out.format() == Format::Json {
         let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
@@ -118,6 +138,15 @@ fn print(settings: &Settings, cx: &Context) -> Result<Exit, CliError> {
 
 /// What was installed there before.
 async fn installed(cluster: &Cluster, place: &ClusterArgs) -> Result<Option<Settings>, CliError> {
+    let found = noted(cluster, place).await?;
+    Ok(found.map(|(settings, _)| settings))
+}
+
+/// The same, with the release that installed it.
+pub(super) async fn noted(
+    cluster: &Cluster,
+    place: &ClusterArgs,
+) -> Result<Option<(Settings, String)>, CliError> {
     let which = ObjectRef {
         kind: "ConfigMap".to_owned(),
         namespace: Some(place.system_namespace().to_owned()),
@@ -133,7 +162,8 @@ async fn installed(cluster: &Cluster, place: &ClusterArgs) -> Result<Option<Sett
     let note = found
         .get("data")
         .and_then(|data| data.get(SETTINGS_FILE)?.as_str());
-    let settings = note.and_then(Settings::noted).ok_or_else(|| {
+    let read = |note| Some((Settings::noted(note)?, Settings::noted_version(note)?));
+    let (mut settings, version) = note.and_then(read).ok_or_else(|| {
         CliError::failed(format!(
             "{which} is damaged: its {SETTINGS_FILE} cannot be read"
         ))
@@ -141,7 +171,9 @@ async fn installed(cluster: &Cluster, place: &ClusterArgs) -> Result<Option<Sett
             "`meshctl uninstall --target kubernetes` and install anew; the root certificate stays",
         )
     })?;
-    Ok(Some(settings))
+    place.revision().clone_into(&mut settings.revision);
+    place.system_namespace().clone_into(&mut settings.namespace);
+    Ok(Some((settings, version)))
 }
 
 /// What is there, with what this command line changes.
@@ -167,7 +199,7 @@ fn settings(wanted: &Wanted, before: Option<Settings>) -> Result<Settings, CliEr
     Ok(settings)
 }
 
-fn wrong(error: SettingError) -> CliError {
+pub(super) fn wrong(error: SettingError) -> CliError {
     let usage = CliError::usage(error.to_string());
     match error {
         SettingError::Unknown(_) => {
@@ -178,14 +210,17 @@ fn wrong(error: SettingError) -> CliError {
     }
 }
 
+/// What was changed, and how it was before; none where it was not there.
+pub(super) type Undo = Vec<(ObjectRef, Option<Value>)>;
+
 /// Applies everything. What fails leaves the cluster as it was.
-async fn apply(
+pub(super) async fn apply(
     cluster: &Cluster,
     settings: &Settings,
     progress: &Progress<'_>,
-) -> Result<Vec<StepReport>, CliError> {
+) -> Result<(Vec<StepReport>, Undo), CliError> {
     let mut steps = Vec::new();
-    let mut undo: Vec<(ObjectRef, Option<Value>)> = Vec::new();
+    let mut undo = Undo::new();
     for object in install::objects(settings) {
         let which = ObjectRef::of(&object);
         let step = progress.step(which.to_string());
@@ -217,7 +252,7 @@ async fn apply(
             }
         }
     }
-    Ok(steps)
+    Ok((steps, undo))
 }
 
 /// Whether somebody else defined this kind already: an Istio that is there goes on with its own.
@@ -247,9 +282,9 @@ async fn one(
 }
 
 /// Takes back what was applied, the last first; the error says whether that worked.
-async fn roll_back(
+pub(super) async fn roll_back(
     cluster: &Cluster,
-    undo: Vec<(ObjectRef, Option<Value>)>,
+    undo: Undo,
     progress: &Progress<'_>,
     error: CliError,
 ) -> CliError {
@@ -294,7 +329,7 @@ async fn put_back(
 }
 
 /// Removes what an earlier installation applied and this one does not.
-async fn prune(
+pub(super) async fn prune(
     cluster: &Cluster,
     settings: &Settings,
     progress: &Progress<'_>,
@@ -351,12 +386,13 @@ pub(super) async fn delete(
 }
 
 /// Until every Deployment runs as it was last applied.
-async fn wait(
+pub(super) async fn wait(
     cluster: &Cluster,
     settings: &Settings,
     progress: &Progress<'_>,
+    patience: Duration,
 ) -> Result<(), CliError> {
-    let deadline = rt::now() + PATIENCE;
+    let deadline = rt::now() + patience;
     for object in install::objects(settings) {
         let which = ObjectRef::of(&object);
         if which.kind != "Deployment" {
@@ -377,7 +413,7 @@ async fn wait(
                 step.failed();
                 return Err(CliError::Timeout {
                     what: format!("{which}: {words}"),
-                    after: PATIENCE,
+                    after: patience,
                 });
             }
             step.update(&words);

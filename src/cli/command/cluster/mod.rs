@@ -1,8 +1,10 @@
-//! Installations in a cluster: what `install`, `uninstall` and `check` do there.
+//! Installations in a cluster: what `install`, `upgrade`, `tag`, `uninstall` and `check` do there.
 
 pub(crate) mod install;
 pub(crate) mod preflight;
+pub(crate) mod tag;
 pub(crate) mod uninstall;
+pub(crate) mod upgrade;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -47,6 +49,14 @@ impl ClusterArgs {
     pub(crate) fn system_namespace(&self) -> &str {
         let usual = crate::install::SYSTEM_NAMESPACE;
         self.system_namespace.as_deref().unwrap_or(usual)
+    }
+
+    /// The same place, another revision.
+    pub(crate) fn of_revision(&self, revision: &str) -> Self {
+        Self {
+            revision: Some(revision.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// The cluster that is meant.

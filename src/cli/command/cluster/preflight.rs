@@ -143,9 +143,11 @@ async fn injectors(cluster: &Cluster, settings: &Settings) -> Check {
         Err(error) => return unknown(text, &error),
     };
     let own = of_revision(INJECTOR, &settings.revision);
+    let names = [&settings.revision].into_iter().chain(&settings.tags);
     let others: Vec<String> = found
         .iter()
-        .filter(|object| ObjectRef::of(object).name != own && injects(object, &settings.revision))
+        .filter(|object| ObjectRef::of(object).name != own)
+        .filter(|object| names.clone().any(|name| injects(object, name)))
         .map(|object| ObjectRef::of(object).name)
         .collect();
     if others.is_empty() || !settings.injector {

@@ -1,0 +1,43 @@
+{{/*
+What was chosen over the profile, what that comes to, and what the installation notes of itself.
+*/}}
+{{- define "meshctl.settings" -}}
+{{- $profile := .Values.profile | default "default" -}}
+{{- $small := ne $profile "default" -}}
+{{- $chosen := dict -}}
+{{- range $key := list "image" "imagePullPolicy" "replicas" "gatewayReplicas" "ingress" "egress" "ingressType" "injector" "validator" "failurePolicy" "cpu" "memory" "memoryLimit" "tags" "trustDomain" "mtls" "logLevel" "caKeyType" -}}
+{{- $value := index $.Values $key -}}
+{{- if not (kindIs "invalid" $value) -}}
+{{- if ne (toString $value) "" -}}
+{{- $_ := set $chosen $key (toString $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $values := dict "mtls" (eq $profile "demo" | ternary "strict" "permissive") "logLevel" (get (dict "default" "info" "demo" "debug" "minimal" "warn") $profile) -}}
+{{- range $key := list "trustDomain" "mtls" "logLevel" "caKeyType" -}}
+{{- if hasKey $chosen $key -}}
+{{- $_ := set $values $key (get $chosen $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $s := dict
+  "revision" (toString (.Values.revision | default "default"))
+  "image" (get $chosen "image" | default (printf "meshctl:%s" .Chart.AppVersion))
+  "imagePullPolicy" (get $chosen "imagePullPolicy" | default "IfNotPresent")
+  "replicas" (get $chosen "replicas" | default ($small | ternary "1" "2"))
+  "gatewayReplicas" (get $chosen "gatewayReplicas" | default ($small | ternary "1" "2"))
+  "ingress" (get $chosen "ingress" | default (eq $profile "minimal" | ternary "false" "true"))
+  "egress" (get $chosen "egress" | default (eq $profile "demo" | ternary "true" "false"))
+  "ingressType" (get $chosen "ingressType" | default "LoadBalancer")
+  "injector" (get $chosen "injector" | default "true")
+  "validator" (get $chosen "validator" | default "true")
+  "failurePolicy" (get $chosen "failurePolicy" | default "Fail")
+  "cpu" (get $chosen "cpu" | default "100m")
+  "memory" (get $chosen "memory" | default "128Mi")
+  "memoryLimit" (get $chosen "memoryLimit" | default "1Gi")
+  "tags" (without (splitList "," (get $chosen "tags") | uniq | sortAlpha) "")
+  "values" $values -}}
+{{- $_ := set $s "suffix" (eq $s.revision "default" | ternary "" (printf "-%s" $s.revision)) -}}
+{{- $noted := merge (dict "image" $s.image "imagePullPolicy" $s.imagePullPolicy) $values -}}
+{{- $_ := set $s "note" (toPrettyJson (dict "version" .Chart.AppVersion "profile" $profile "chosen" $chosen "values" $noted)) -}}
+{{- toJson $s -}}
+{{- end -}}
