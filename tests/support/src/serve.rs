@@ -17,7 +17,7 @@ use crate::read::{Watch, line};
 use crate::server::{Server, key_of};
 use crate::status::{Answer, Refusal};
 use crate::write::{Body, scale_of};
-use crate::{discovery, rbac, table};
+use crate::{discovery, pods, rbac, table};
 
 /// An answer's body.
 pub type Out = UnsyncBoxBody<Bytes, Infallible>;
@@ -107,6 +107,9 @@ async fn handle(
         return Err(rbac::refusal(&user, &ask));
     }
     let accept = header_of(&parts.headers, "accept").to_owned();
+    if pods::is_meant(&ask) {
+        return pods::answer(server, &ask, &user, parts);
+    }
     if ask.resource.is_empty() {
         return paths(server, &ask, &accept);
     }

@@ -30,6 +30,8 @@ pub struct Server {
     ahead: AtomicI64,
     /// Such as `v1.36.0`.
     pub version: String,
+    /// What is known of pods beside their objects.
+    pub pods: crate::pods::Pods,
 }
 
 /// The key of definitions of kinds.
@@ -46,6 +48,7 @@ impl Server {
             keys,
             ahead: AtomicI64::new(0),
             version: version.to_owned(),
+            pods: crate::pods::Pods::default(),
         });
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let namespace =
