@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// Where state is kept [env: MESHCTL_HOME] [default: ~/.local/share/meshctl]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// Which installation below the home [env: MESHCTL_CONTEXT]
+    /// Which mesh: a name of `meshctl context list` [env: MESHCTL_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
     #[command(flatten)]
@@ -109,6 +109,7 @@ pub(crate) struct Remote {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(c::demo::Args),
+    Context(c::context::Args),
     Install(c::install::Args),
     Uninstall(c::uninstall::Args),
     Check(c::check::Args),
@@ -144,6 +145,7 @@ pub(crate) enum Command {
     Identity(c::identity::Args),
     Token(c::token::Args),
     Access(c::access::Args),
+    SupportBundle(c::bundle::Args),
     Completion(c::completion::Args),
     Man(c::man::Args),
 }
@@ -152,7 +154,14 @@ pub(crate) enum Command {
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "Start here",
-        &["demo", "install", "uninstall", "check", "version"],
+        &[
+            "demo",
+            "install",
+            "uninstall",
+            "context",
+            "check",
+            "version",
+        ],
     ),
     (
         "Run the mesh",
@@ -177,6 +186,7 @@ const GROUPS: &[(&str, &[&str])] = &[
             "deregister",
             "proxies",
             "config",
+            "support-bundle",
         ],
     ),
     (

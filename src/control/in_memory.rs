@@ -39,6 +39,7 @@ impl Control {
             kubernetes: None,
             complete: watch::channel(true).1,
             gate: serve_api::Gate::default(),
+            cluster: None,
             xds_address: nowhere,
             tls_address: nowhere,
             api_address: None,

@@ -358,6 +358,7 @@ pub(crate) fn shifted() -> CanaryReport {
         objects: vec![object("VirtualService", "reviews", Outcome::Configured)],
         revision: 18,
         convergence: convergence(6),
+        written: Vec::new(),
     }
 }
 
@@ -379,6 +380,7 @@ pub(crate) fn injected(fault: Option<FaultStatus>) -> InjectionReport {
         objects: vec![object("FaultInjection", "reviews", Outcome::Created)],
         revision: 19,
         convergence: convergence(6),
+        written: Vec::new(),
     }
 }
 

@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::command;
 
 /// A cluster, and somebody who may everything there.
-struct Stand {
-    cluster: Cluster,
-    dir: tempfile::TempDir,
+pub(super) struct Stand {
+    pub(super) cluster: Cluster,
+    pub(super) dir: tempfile::TempDir,
     admin: PathBuf,
 }
 
 impl Stand {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let cluster = Cluster::start().await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let admin = dir.path().join("admin");
@@ -33,13 +33,13 @@ impl Stand {
         }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(super) fn run(&self, args: &[&str]) -> Output {
         let home = self.dir.path().join("home");
         command(&home, &self.admin, args).output().unwrap()
     }
 
     /// What was done to which object, by `install`.
-    fn install(&self, more: &[&str]) -> Vec<(String, String)> {
+    pub(super) fn install(&self, more: &[&str]) -> Vec<(String, String)> {
         let base = ["install", "--target", "kubernetes", "-o", "json"];
         let output = self.run(&[&base, more].concat());
         assert!(output.status.success(), "{output:?}");
@@ -51,13 +51,13 @@ impl Stand {
             .collect()
     }
 
-    fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub(super) fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let found = self.cluster.get(resource, namespace, name);
         found.map(|object| (*object).clone())
     }
 
     /// Waits for something in the cluster.
-    async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(found) = find() {
@@ -68,7 +68,7 @@ impl Stand {
         }
     }
 
-    fn holder(&self) -> Option<String> {
+    pub(super) fn holder(&self) -> Option<String> {
         let lease = self.object(
             "leases.coordination.k8s.io",
             "meshctl-system",
@@ -80,14 +80,18 @@ impl Stand {
 }
 
 /// A control plane as the Deployment runs it: with the account's token, and nothing else.
-struct Replica {
+pub(super) struct Replica {
     process: Child,
     webhooks: u16,
-    log: PathBuf,
+    /// Where its API is, which comes by port-forward elsewhere.
+    pub(super) api: u16,
+    /// Where proxies come.
+    pub(super) tls: u16,
+    pub(super) log: PathBuf,
 }
 
 impl Replica {
-    fn start(stand: &Stand, name: &str) -> Self {
+    pub(super) fn start(stand: &Stand, name: &str) -> Self {
         let dir = stand.dir.path();
         let settings = stand
             .object("configmaps", "meshctl-system", "meshctl")
@@ -101,9 +105,10 @@ impl Replica {
             .token("meshctl-system", "meshctl", &[cluster::auth::ISSUER], 3_600)
             .unwrap();
         std::fs::write(&account, stand.cluster.kubeconfig_of_token(&token)).unwrap();
-        let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
-        let webhooks = free.local_addr().unwrap().port();
-        drop(free);
+        let [webhooks, api, tls] = [(); 3].map(|()| {
+            let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
+            free.local_addr().unwrap().port()
+        });
         let log = dir.join(format!("{name}.log"));
         let mut serve = command(
             &dir.join(name),
@@ -116,10 +121,14 @@ impl Replica {
                 "kubernetes=test",
                 "--webhook-port",
                 &webhooks.to_string(),
+                "--forward-port",
+                &api.to_string(),
+                "--tls-port",
+                &tls.to_string(),
             ])
             .arg("--settings")
             .arg(&file);
-        for port in ["--xds-port", "--tls-port", "--api-port", "--metrics-port"] {
+        for port in ["--xds-port", "--api-port", "--metrics-port"] {
             serve.args([port, "0"]);
         }
         let process = serve
@@ -133,6 +142,8 @@ impl Replica {
         Self {
             process,
             webhooks,
+            api,
+            tls,
             log,
         }
     }
@@ -165,7 +176,7 @@ impl Replica {
     }
 
     /// As the kubelet ends it.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         assert!(self.process.wait().unwrap().success());

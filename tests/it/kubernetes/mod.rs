@@ -3,6 +3,7 @@
 mod accounts;
 mod fake;
 mod installed;
+mod seen;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

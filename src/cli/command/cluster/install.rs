@@ -89,6 +89,7 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
         if changed.count() == 0 {
             cx.out.note("nothing had to be changed");
         }
+        wanted.place.remember(cx)?;
         return Ok(Exit::Ok);
     }
     cx.out.report(&Report {
@@ -96,6 +97,7 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
         dry_run: false,
         steps,
     })?;
+    wanted.place.remember(cx)?;
     Ok(Exit::Ok)
 }
 
