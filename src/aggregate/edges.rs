@@ -1,12 +1,17 @@
 //! What both ends of a connection say of it, held against each other.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 use crate::api::edges::{EdgeDifference, EdgeRow, EdgeSecurity, EdgesReport, ReportedBy};
 use crate::telemetry::registry::to_float;
 
 use super::links::{Link, Links, MOST_MS, Traffic};
 
 /// What is asked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Asked {
     /// Length of the window, in milliseconds; at most [`MOST_MS`].
     pub window_ms: u64,
@@ -25,14 +30,62 @@ pub struct Asked {
 /// The edges of the window that ends at `now`. Numbers are those of the caller's side where it tells of the
 /// edge: there a request that is tried again counts as often.
 pub fn edges(links: &Links, asked: &Asked, now_unix_ms: u64) -> EdgesReport {
+    parts(links, asked, now_unix_ms).report()
+}
+
+/// What each end said, before it is held against what the other did: those may have told different control planes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parts {
+    asked: Asked,
+    at_unix_ms: u64,
+    links: Vec<(Link, Traffic)>,
+}
+
+/// What was said in the window that ends at `now`.
+pub fn parts(links: &Links, asked: &Asked, now_unix_ms: u64) -> Parts {
+    let window = links.window(asked.window_ms.min(MOST_MS), now_unix_ms);
+    let links = window.into_iter();
+    Parts {
+        asked: asked.clone(),
+        at_unix_ms: now_unix_ms,
+        links: links
+            .map(|(link, traffic)| (link.clone(), traffic))
+            .collect(),
+    }
+}
+
+impl Parts {
+    /// All of them as one, which answers what the first was asked.
+    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = all.into_iter();
+        let mut sum = all.next().unwrap_or_default();
+        let mut links: BTreeMap<Link, Traffic> = sum.links.drain(..).collect();
+        for parts in all {
+            sum.at_unix_ms = sum.at_unix_ms.max(parts.at_unix_ms);
+            for (link, traffic) in parts.links {
+                links.entry(link).or_default().merge(&traffic);
+            }
+        }
+        sum.links = links.into_iter().collect();
+        sum
+    }
+
+    /// What they come to.
+    pub fn report(&self) -> EdgesReport {
+        report(&self.asked, &self.links, self.at_unix_ms)
+    }
+}
+
+fn report(asked: &Asked, links: &[(Link, Traffic)], now_unix_ms: u64) -> EdgesReport {
     let window_ms = asked.window_ms.min(MOST_MS);
     let mut said = Vec::new();
     let mut heard = Vec::new();
-    for (link, traffic) in links.window(window_ms, now_unix_ms) {
+    for (link, traffic) in links {
         if link.by_source {
-            said.push((link, row(link, &traffic, window_ms)));
+            said.push((link, row(link, traffic, window_ms)));
         } else {
-            heard.push((link, row(link, &traffic, window_ms)));
+            heard.push((link, row(link, traffic, window_ms)));
         }
     }
     heard.retain(|(link, _)| !agreed(link, &mut said));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::telemetry::link;
 use crate::telemetry::names;
 
@@ -21,7 +23,8 @@ const MAX_OF_NODE: usize = 1_000;
 const SILENT_MS: u64 = 30_000;
 
 /// Connections between the same ends that are protected alike, as one of the ends says.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Link {
     /// Told by the caller's proxy (else by the called one's).
     pub by_source: bool,
@@ -119,7 +122,8 @@ impl Counted {
 }
 
 /// What happened on one link.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Traffic {
     /// Connections that began.
     pub opened: u64,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::api::stats::{StatsReport, StatsRow};
 
 use super::series::{Cell, Series};
@@ -36,6 +38,32 @@ pub enum GroupBy {
 /// The signals of the window that ends at `now`. Calls of the mesh's own workloads are counted as
 /// the callers saw them (with what never arrived), calls from outside as the services saw them.
 pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
+    parts(series, query, now_unix_ms).report()
+}
+
+/// Counts of a window before anything is worked out of them, so that those of several control planes can be added.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parts {
+    window_ms: u64,
+    at_unix_ms: u64,
+    groups: Vec<Group>,
+}
+
+/// Counts of one row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    /// Service, version, source, route.
+    key: [String; 4],
+    signals: Cell,
+    /// Requests and connections as the called side saw them, and those over mTLS.
+    arrived: u64,
+    secured: u64,
+}
+
+/// The counts of the window that ends at `now`.
+pub fn parts(series: &Series, query: &Query, now_unix_ms: u64) -> Parts {
     let mut groups: BTreeMap<[String; 4], (Cell, u64, u64)> = BTreeMap::new();
     let from = now_unix_ms.saturating_sub(query.window_ms);
     for (edge, cell) in series.window(from, now_unix_ms) {
@@ -76,11 +104,59 @@ pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
             signals.merge(cell);
         }
     }
-    let seconds = ratio(query.window_ms.max(1), 1_000);
-    let rows = groups
+    let groups = groups
         .into_iter()
-        .map(
-            |([service, version, source, route], (cell, arrived, secured))| StatsRow {
+        .map(|(key, (signals, arrived, secured))| Group {
+            key,
+            signals,
+            arrived,
+            secured,
+        });
+    Parts {
+        window_ms: query.window_ms,
+        at_unix_ms: now_unix_ms,
+        groups: groups.collect(),
+    }
+}
+
+impl Parts {
+    /// All of them as one.
+    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        let mut sum = Self::default();
+        let mut groups: BTreeMap<[String; 4], Group> = BTreeMap::new();
+        for parts in all {
+            sum.window_ms = sum.window_ms.max(parts.window_ms);
+            sum.at_unix_ms = sum.at_unix_ms.max(parts.at_unix_ms);
+            for group in parts.groups {
+                let of = groups.entry(group.key.clone()).or_insert_with(|| Group {
+                    key: group.key.clone(),
+                    ..Group::default()
+                });
+                of.signals.merge(&group.signals);
+                of.arrived += group.arrived;
+                of.secured += group.secured;
+            }
+        }
+        sum.groups = groups.into_values().collect();
+        sum
+    }
+
+    /// Leaves those of the services for which `keep` holds.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.groups.retain(|group| keep(&group.key[0]));
+    }
+
+    /// What they come to.
+    pub fn report(self) -> StatsReport {
+        let seconds = ratio(self.window_ms.max(1), 1_000);
+        let rows = self.groups.into_iter().map(|group| {
+            let Group {
+                key: [service, version, source, route],
+                signals: cell,
+                arrived,
+                secured,
+            } = group;
+            StatsRow {
                 service,
                 version,
                 source,
@@ -101,13 +177,13 @@ pub fn report(series: &Series, query: &Query, now_unix_ms: u64) -> StatsReport {
                 tcp_opened: cell.tcp_opened,
                 tcp_sent_bytes: cell.tcp_to,
                 tcp_received_bytes: cell.tcp_from,
-            },
-        )
-        .collect();
-    StatsReport {
-        window_seconds: query.window_ms / 1_000,
-        at_unix_ms: now_unix_ms,
-        rows,
+            }
+        });
+        StatsReport {
+            window_seconds: self.window_ms / 1_000,
+            at_unix_ms: self.at_unix_ms,
+            rows: rows.collect(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::resources::{Convergence, ObjectOutcome};
+use super::resources::{Convergence, ObjectOutcome, Written};
 
 /// `POST /canaries/{namespace}/{service}`: shift weights now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct CanaryReport {
     pub revision: u64,
     /// How the proxies took it.
     pub convergence: Convergence,
+    /// What was written to the API server, where that keeps it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<Written>,
 }
 
 /// A version and its weight.

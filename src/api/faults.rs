@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::resources::{Convergence, ObjectOutcome};
+use super::resources::{Convergence, ObjectOutcome, Written};
 
 /// `POST /faults/{namespace}/{service}`: let calls go wrong for a while.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,4 +60,7 @@ pub struct InjectionReport {
     pub revision: u64,
     /// How the proxies took it.
     pub convergence: Convergence,
+    /// What was written to the API server, where that keeps it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<Written>,
 }

@@ -75,6 +75,29 @@ pub enum Outcome {
     Deleted,
 }
 
+/// An object that was written to the API server, or removed there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Written {
+    /// Such as `VirtualService`.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The version that it got; none when it was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+}
+
+/// `POST /convergence`: waits until what was written to the API server is with the proxies of this replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConvergenceRequest {
+    /// What was written.
+    pub written: Vec<Written>,
+}
+
 /// When every proxy had acknowledged a change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// Where state is kept [env: MESHCTL_HOME] [default: ~/.local/share/meshctl]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// Which installation below the home [env: MESHCTL_CONTEXT]
+    /// Which mesh: a name of `meshctl context list` [env: MESHCTL_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
     #[command(flatten)]
@@ -109,6 +109,7 @@ pub(crate) struct Remote {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(c::demo::Args),
+    Context(c::context::Args),
     Install(c::install::Args),
     Upgrade(c::upgrade::Args),
     Tag(c::tag::Args),
@@ -146,6 +147,7 @@ pub(crate) enum Command {
     Identity(c::identity::Args),
     Token(c::token::Args),
     Access(c::access::Args),
+    SupportBundle(c::bundle::Args),
     Completion(c::completion::Args),
     Man(c::man::Args),
 }
@@ -160,6 +162,7 @@ const GROUPS: &[(&str, &[&str])] = &[
             "upgrade",
             "tag",
             "uninstall",
+            "context",
             "check",
             "version",
         ],
@@ -187,6 +190,7 @@ const GROUPS: &[(&str, &[&str])] = &[
             "deregister",
             "proxies",
             "config",
+            "support-bundle",
         ],
     ),
     (

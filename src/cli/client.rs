@@ -3,6 +3,7 @@
 //! One connection a request: the socket is local mostly, and a control plane that was restarted between
 //! two questions is then no special case.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -20,7 +21,8 @@ use tokio::net::UnixStream;
 
 use crate::api::{PREFIX, Problem, Reason};
 
-use super::error::CliError;
+use super::cluster::{Answered, Mesh};
+use super::error::{CliError, Way};
 use super::remote::{self, Remote};
 
 /// Longest answer that is read.
@@ -40,6 +42,7 @@ pub(crate) struct Client {
 enum Place {
     Socket(PathBuf),
     Remote(Arc<Remote>),
+    Cluster(Arc<Mesh>),
 }
 
 impl Client {
@@ -55,22 +58,36 @@ impl Client {
         }
     }
 
-    /// Whether it is on another machine, or is asked as if it were.
-    pub(crate) fn is_remote(&self) -> bool {
-        matches!(self.place, Place::Remote(_))
+    pub(crate) fn cluster(mesh: Arc<Mesh>) -> Self {
+        Self {
+            place: Place::Cluster(mesh),
+        }
+    }
+
+    /// The mesh in a cluster that is asked, if it is one.
+    pub(crate) fn mesh(&self) -> Option<&Arc<Mesh>> {
+        match &self.place {
+            Place::Cluster(mesh) => Some(mesh),
+            _ => None,
+        }
     }
 
     fn name(&self) -> String {
         match &self.place {
             Place::Socket(path) => path.display().to_string(),
             Place::Remote(remote) => remote.address().to_owned(),
+            Place::Cluster(mesh) => mesh.place(),
         }
     }
 
     fn unreachable(&self, source: io::Error) -> CliError {
         CliError::Unreachable {
             place: self.name(),
-            remote: self.is_remote(),
+            way: match &self.place {
+                Place::Socket(_) => Way::Home,
+                Place::Remote(_) => Way::Api,
+                Place::Cluster(_) => Way::Cluster,
+            },
             source,
         }
     }
@@ -97,6 +114,19 @@ impl Client {
     /// Removes what `path` names.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.ask(Method::DELETE, path, None::<&()>).await
+    }
+
+    /// What it answers as text.
+    pub(crate) async fn text(&self, method: Method, path: &str) -> Result<String, CliError> {
+        let whole = format!("{PREFIX}{path}");
+        let (status, answer) = self.exchange(method, &whole, None).await?;
+        if !status.is_success() {
+            return Err(CliError::Answer {
+                request: whole,
+                reason: format!("status {status}"),
+            });
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     /// Whether the control plane is ready to serve; unreachable is an error.
@@ -167,8 +197,14 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
-    ) -> Result<(StatusCode, Bytes), CliError> {
+    ) -> Result<Answered, CliError> {
+        let asked = Asked {
+            method,
+            path: path.into(),
+            body,
+        };
         let (stream, host, bearer): (Pin<Box<dyn Wire>>, _, _) = match &self.place {
+            Place::Cluster(mesh) => return mesh.ask(&asked).await,
             Place::Socket(socket) => {
                 let stream = UnixStream::connect(socket).await;
                 let stream = stream.map_err(|source| self.no_connection(socket, source))?;
@@ -180,47 +216,8 @@ impl Client {
                 (Box::pin(stream), remote.address(), remote.bearer())
             }
         };
-        let broken = |error: hyper::Error| {
-            // TLS 1.3 tells of a certificate that it does not take by the first answer.
-            let words = remote::explain(&error);
-            self.unreachable(io::Error::other(words))
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, host)
-            .header(header::ACCEPT, "application/json");
-        if let Some(bearer) = bearer {
-            request = request.header(header::AUTHORIZATION, bearer);
-        }
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-        }
-        let request = request
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| CliError::usage(format!("{path:?} cannot be asked for: {error}")))?;
-        let exchange = async move {
-            let response = sender.send_request(request).await.map_err(broken)?;
-            let status = response.status();
-            let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-                .collect()
-                .await
-                .map_err(|error| CliError::Answer {
-                    request: path.to_owned(),
-                    reason: error.to_string(),
-                })?;
-            Ok((status, answer.to_bytes()))
-        };
-        tokio::pin!(exchange, connection);
-        tokio::select! {
-            biased;
-            answer = &mut exchange => answer,
-            // The server may close as soon as it has answered; the answer is then already here.
-            _closed = &mut connection => exchange.await,
-        }
+        let broken = |error| self.unreachable(error);
+        speak(stream, (host, bearer.as_ref()), &asked, &broken).await
     }
 
     fn no_connection(&self, socket: &Path, source: io::Error) -> CliError {
@@ -236,8 +233,76 @@ impl Client {
     }
 }
 
+/// A question.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked<'a> {
+    pub(crate) method: Method,
+    /// With the API's prefix.
+    pub(crate) path: Cow<'a, str>,
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+impl<'a> Asked<'a> {
+    /// One without a body.
+    pub(crate) fn get(path: &'a str) -> Self {
+        Self {
+            method: Method::GET,
+            path: path.into(),
+            body: None,
+        }
+    }
+}
+
+/// Asks over `stream`, by the name of `host` and with what proves who asks.
+pub(crate) async fn speak(
+    stream: Pin<Box<dyn Wire>>,
+    (host, bearer): (&str, Option<&HeaderValue>),
+    asked: &Asked<'_>,
+    unreachable: &(dyn Fn(io::Error) -> CliError + Sync),
+) -> Result<Answered, CliError> {
+    let Asked { method, path, body } = asked;
+    // TLS 1.3 tells of a certificate that it does not take by the first answer.
+    let broken = |error: hyper::Error| unreachable(io::Error::other(remote::explain(&error)));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(&**path)
+        .header(header::HOST, host)
+        .header(header::ACCEPT, "application/json");
+    if let Some(bearer) = bearer {
+        request = request.header(header::AUTHORIZATION, bearer.clone());
+    }
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let request = request
+        .body(Full::new(Bytes::from(body.clone().unwrap_or_default())))
+        .map_err(|error| CliError::usage(format!("{path:?} cannot be asked for: {error}")))?;
+    let exchange = async move {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| CliError::Answer {
+                request: path.to_string(),
+                reason: error.to_string(),
+            })?;
+        Ok((status, answer.to_bytes()))
+    };
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        biased;
+        answer = &mut exchange => answer,
+        // The server may close as soon as it has answered; the answer is then already here.
+        _closed = &mut connection => exchange.await,
+    }
+}
+
 /// What requests are spoken over.
-trait Wire: AsyncRead + AsyncWrite + Send {}
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> Wire for T {}
 

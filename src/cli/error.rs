@@ -10,6 +10,17 @@ use crate::api::Problem;
 
 use super::exit::Exit;
 
+/// How a control plane is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By the socket in a home.
+    Home,
+    /// By its address.
+    Api,
+    /// Through the API server of its cluster.
+    Cluster,
+}
+
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -26,7 +37,7 @@ pub(crate) enum CliError {
     #[error("the control plane does not answer on {place}")]
     Unreachable {
         place: String,
-        remote: bool,
+        way: Way,
         #[source]
         source: io::Error,
     },
@@ -132,7 +143,13 @@ impl CliError {
                 hint.clone()
             }
             Self::Problem(problem) => problem.hint.clone(),
-            Self::Unreachable { remote: true, .. } => Some(
+            Self::Unreachable {
+                way: Way::Cluster, ..
+            } => Some(
+                "`meshctl check` looks at it piece by piece; another mesh is named with --context, see `meshctl context list`"
+                    .to_owned(),
+            ),
+            Self::Unreachable { way: Way::Api, .. } => Some(
                 "look at --api, --api-token-file and --api-ca; it serves there when it runs with `--api-address`"
                     .to_owned(),
             ),

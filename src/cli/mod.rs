@@ -20,8 +20,10 @@
 mod args;
 mod authority;
 mod client;
+mod cluster;
 mod command;
 mod context;
+mod contexts;
 mod demo;
 mod error;
 mod exit;
@@ -66,17 +68,34 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let error = CliError::usage("SARIF is for findings, which `meshctl analyze` prints");
         return cx.out.error(&error).into();
     }
-    match dispatch(typed.command, &cx) {
+    let exit = match dispatch(typed.command, &cx) {
         Ok(exit) => exit,
         Err(error) => cx.out.error(&error),
+    };
+    whole(&cx, exit).into()
+}
+
+/// An answer that some replica had no part in says so, and is not taken for a whole one.
+fn whole(cx: &Context, exit: Exit) -> Exit {
+    let silent = cx.client.mesh().map(|mesh| mesh.silent());
+    let silent = silent.unwrap_or_default();
+    for pod in &silent {
+        cx.out.warn(&format!(
+            "replica {pod} of the control plane did not answer; its proxies are left out"
+        ));
     }
-    .into()
+    if exit == Exit::Ok && !silent.is_empty() {
+        Exit::Partly
+    } else {
+        exit
+    }
 }
 
 /// Every command, in the order of `meshctl --help`.
 fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
     match typed {
         Command::Demo(args) => many(c::demo::run(args, cx)),
+        Command::Context(args) => c::context::run(args, cx),
         Command::Install(args) => one(cx, c::install::run(args, cx)),
         Command::Upgrade(args) => one(cx, c::upgrade::run(args, cx)),
         Command::Tag(args) => one(cx, c::tag::run(args, cx)),
@@ -114,6 +133,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Identity(args) => one(cx, c::identity::run(args, cx)),
         Command::Token(args) => one(cx, c::token::run(args, cx)),
         Command::Access(args) => one(cx, c::access::run(args, cx)),
+        Command::SupportBundle(args) => one(cx, c::bundle::run(args, cx)),
         Command::Completion(args) => c::completion::run(args, cx),
         Command::Man(args) => c::man::run(args, cx),
     }

@@ -17,6 +17,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::client::Client;
+use super::cluster::Mesh;
+use super::contexts::Where;
 use super::error::CliError;
 use super::settings::Settings;
 use crate::net::{ConnectOptions, connect_any};
@@ -55,7 +57,13 @@ pub(crate) fn client(settings: &Settings) -> Result<Client, CliError> {
                     .hint("name the control plane with --api HOST:PORT"),
             );
         }
-        return Ok(Client::new(settings.socket()));
+        return Ok(match &settings.meant.place {
+            Where::Cluster(place) => {
+                let mesh = Mesh::new(&settings.meant, place.clone(), environment);
+                Client::cluster(Arc::new(mesh))
+            }
+            _ => Client::new(settings.socket()),
+        });
     };
     let address = super::parse::host_port(address).map_err(CliError::usage)?;
     let read = |path: &Path| fs::read_to_string(path).map_err(CliError::file("read", path));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use super::args::{Global, Remote};
+use super::contexts::{self, Meant, Where};
 use super::error::CliError;
 use crate::tls::Passphrase;
 
@@ -152,8 +153,10 @@ pub(crate) enum Colour {
 pub(crate) struct Settings {
     /// Where this installation keeps its state.
     pub(crate) home: PathBuf,
-    /// Which installation; `default` is the home itself.
-    pub(crate) context: String,
+    /// Where everything is kept, whichever mesh is meant.
+    pub(crate) base: PathBuf,
+    /// The mesh that commands are about.
+    pub(crate) meant: Meant,
     /// Flags for a control plane elsewhere.
     pub(crate) remote: Arc<Remote>,
     /// As typed with `-n`.
@@ -176,11 +179,25 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn resolve(global: Global, environment: Environment) -> Result<Self, CliError> {
         let base = home(global.home, &environment)?;
-        let context = global
+        let named = global
             .context
-            .or_else(|| environment.meshctl_context.clone())
-            .unwrap_or_else(|| "default".to_owned());
-        let home = context_home(&base, &context)?;
+            .or_else(|| environment.meshctl_context.clone());
+        let meant = Meant::resolve(named.as_deref(), &base, &environment)?;
+        let home = match &meant.place {
+            Where::Home => context_home(&base, &meant.name)?,
+            // What is done on this machine all the same is done in the home.
+            _ => base.clone(),
+        };
+        let mut remote = global.remote;
+        if let Where::Address(at) = &meant.place
+            && remote.api.is_none()
+            && environment.api.is_none()
+        {
+            remote.api = Some(at.api.clone());
+            remote.api_ca = remote.api_ca.or_else(|| at.ca.clone());
+            remote.api_token_file = remote.api_token_file.or_else(|| at.token_file.clone());
+            remote.api_identity = remote.api_identity.or_else(|| at.identity.clone());
+        }
         let stdout_terminal = std::io::stdout().is_terminal();
         let stderr_terminal = std::io::stderr().is_terminal();
         let terminal_width = || {
@@ -195,8 +212,9 @@ impl Settings {
             .filter(|columns| *columns > 0);
         Ok(Self {
             home,
-            context,
-            remote: Arc::new(global.remote),
+            base,
+            meant,
+            remote: Arc::new(remote),
             namespace: global.namespace,
             format: global.output,
             verbose: global.verbose,
@@ -258,17 +276,11 @@ fn home(typed: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Cl
 
 /// A context other than `default` is an installation of its own below the same home.
 fn context_home(base: &Path, context: &str) -> Result<PathBuf, CliError> {
-    if context == "default" {
-        return Ok(base.to_owned());
+    if !contexts::is_plain(context) {
+        return Err(CliError::usage(format!("there is no context {context:?}"))
+            .hint("`meshctl context list` has those that there are; one on this machine is of lower-case letters, digits and dashes, at most 63"));
     }
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if context.is_empty() || context.len() > 63 || !context.bytes().all(plain) {
-        return Err(
-            CliError::usage(format!("{context:?} is not the name of a context"))
-                .hint("lower-case letters, digits and dashes, at most 63"),
-        );
-    }
-    Ok(base.join("contexts").join(context))
+    Ok(contexts::home_of(base, context))
 }
 
 fn account() -> Option<nix::unistd::User> {

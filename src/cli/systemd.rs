@@ -9,7 +9,7 @@ use super::settings::Settings;
 
 /// Name of the unit of this installation.
 pub(crate) fn unit_name(settings: &Settings) -> String {
-    match settings.context.as_str() {
+    match settings.meant.name.as_str() {
         "default" => "meshctl.service".to_owned(),
         context => format!("meshctl-{context}.service"),
     }

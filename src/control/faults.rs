@@ -140,8 +140,18 @@ impl Index {
     /// Every fault, by service.
     pub(super) async fn faults(&self) -> Vec<FaultStatus> {
         let state = self.state.lock().await;
-        let all = state.objects.values();
-        all.filter_map(|object| status(object)).collect()
+        state.written().filter_map(status).collect()
+    }
+
+    /// Faults of the cluster whose time has come.
+    pub(super) async fn faults_over(&self) -> Vec<Key> {
+        let now = self.wall.millis();
+        let state = self.state.lock().await;
+        let followed = state.followed.objects.iter();
+        followed
+            .filter(|(_, object)| ends(object).is_some_and(|until| until <= now))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// Removes the faults whose time has come; gives their names.

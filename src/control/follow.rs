@@ -4,18 +4,22 @@
 //! the cluster has wins over one of the same name that was applied here, and cannot be changed
 //! here; one that cannot be read leaves the one before it in force, and is a finding.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::mesh::{Severity, World};
-use crate::resource::{CONTROLLER, Object, Statuses, has_status};
+use crate::api::resources::{ApplyReport, Convergence, Outcome, Written};
+use crate::api::{Problem, Reason};
+use crate::mesh::{Finding, Severity, World};
+use crate::resource::{self, CONTROLLER, Key, Object, Objects, Statuses, has_status};
 use crate::rt::Tasks;
 use crate::source::Change;
 
 use super::cluster::Told;
-use super::index::Index;
+use super::index::{Edit, Index, brought, outcome_of, refuse_errors};
 
 impl Index {
     /// Takes in what became of the cluster's objects, as one new world.
@@ -47,6 +51,76 @@ impl Index {
 }
 
 impl Index {
+    /// What a change would come to that the API server is to keep. Nothing is changed.
+    pub(super) async fn rehearse(&self, edit: &Edit) -> Result<ApplyReport, Problem> {
+        let state = self.state.lock().await;
+        let mut after = state.union(&state.objects);
+        let mut objects = Vec::new();
+        for object in &edit.put {
+            let key = object.key();
+            let outcome = match after.get(&key) {
+                None => Outcome::Created,
+                Some(old) if old.raw == object.raw => Outcome::Unchanged,
+                Some(_) => Outcome::Configured,
+            };
+            objects.push(outcome_of(&key, outcome));
+            after.insert(key, Arc::new(object.clone()));
+        }
+        for key in &edit.remove {
+            if after.remove(key).is_none() {
+                return Err(Problem::new(Reason::NotFound, format!("there is no {key}")));
+            }
+            objects.push(outcome_of(key, Outcome::Deleted));
+        }
+        let (world, findings) = resource::lower(&after, state.running());
+        let known: BTreeSet<&Finding> = state.findings.iter().collect();
+        let mut new: Vec<Finding> = findings
+            .into_iter()
+            .filter(|finding| !known.contains(finding))
+            .collect();
+        refuse_errors(&new, edit.tolerance)?;
+        new.extend(brought(&self.world(), &world));
+        Ok(ApplyReport {
+            revision: state.revision,
+            objects,
+            findings: new,
+            convergence: Convergence::default(),
+        })
+    }
+
+    /// An object as the cluster holds it.
+    pub(super) async fn held(&self, key: &Key) -> Option<Arc<Object>> {
+        let state = self.state.lock().await;
+        state.followed.objects.get(key).cloned()
+    }
+
+    /// The number of the first world that has everything that was `written` to the API server; none when it does
+    /// not come in time.
+    pub(super) async fn until_followed(
+        &self,
+        written: &[Written],
+        patience: Duration,
+    ) -> Option<u64> {
+        let mut worlds = self.reader();
+        let following = async {
+            loop {
+                {
+                    let state = self.state.lock().await;
+                    let held = &state.followed.objects;
+                    if written.iter().all(|one| has(held, one)) {
+                        return Some(state.generation);
+                    }
+                }
+                // An object may come without a new world; that is looked at now and then.
+                let look = tokio::time::timeout(LOOK, worlds.changed());
+                if look.await == Ok(false) {
+                    return None;
+                }
+            }
+        };
+        tokio::time::timeout(patience, following).await.ok()?
+    }
+
     /// What is to be said of each of the cluster's objects that has a status of ours, as of `since` (RFC 3339).
     /// What another controller is named for is its own to say, though we would serve it.
     pub(super) async fn statuses(&self, since: &str) -> Vec<Told> {
@@ -101,6 +175,28 @@ impl Index {
         });
         told.collect()
     }
+}
+
+/// How often what is followed is looked at while something is waited for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether an object is as it was `written`, or newer. Versions of an API server are numbers that grow, and where
+/// they are not only the same one is known.
+fn has(held: &Objects, written: &Written) -> bool {
+    let key = Key {
+        kind: written.kind.clone(),
+        namespace: written.namespace.clone(),
+        name: written.name.clone(),
+    };
+    let there = held.get(&key);
+    let Some(version) = &written.resource_version else {
+        return there.is_none();
+    };
+    let there = there.and_then(|object| object.raw.pointer("/metadata/resourceVersion")?.as_str());
+    there.is_some_and(|there| match (there.parse(), version.parse::<u64>()) {
+        (Ok::<u64, _>(there), Ok(version)) => there >= version,
+        _ => there == version,
+    })
 }
 
 /// Has every condition say of which generation it is.

@@ -40,6 +40,7 @@ impl Control {
             catalogues: Vec::new(),
             complete: watch::channel(true).1,
             gate: serve_api::Gate::default(),
+            cluster: None,
             xds_address: nowhere,
             tls_address: nowhere,
             api_address: None,

@@ -476,7 +476,7 @@ impl Index {
     }
 }
 
-fn outcome_of(key: &Key, outcome: Outcome) -> ObjectOutcome {
+pub(super) fn outcome_of(key: &Key, outcome: Outcome) -> ObjectOutcome {
     ObjectOutcome {
         kind: key.kind.clone(),
         namespace: key.namespace.clone(),

@@ -262,6 +262,8 @@ pub struct Control {
     pub(crate) complete: watch::Receiver<bool>,
     started_unix_ms: u64,
     pub(crate) gate: serve_api::Gate,
+    /// Where configuration is kept, for a replica in a cluster.
+    pub(crate) cluster: Option<kubernetes::cluster::Cluster>,
     xds_address: SocketAddr,
     tls_address: SocketAddr,
     api_address: Option<SocketAddr>,
@@ -371,6 +373,7 @@ pub async fn run(
         catalogues,
         complete,
         gate: serve_api::Gate::default(),
+        cluster: member.as_ref().map(|member| member.cluster.clone()),
         xds_address,
         tls_address,
         api_address: api_tcp.as_ref().map(|(_, options)| options.address),

@@ -21,6 +21,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::aggregate::edges::{Parts as Linked, parts as linked};
+use crate::aggregate::report::{Parts, parts};
 use crate::aggregate::sample::{Sample, samples};
 use crate::aggregate::series::{decode_slot, encode_slot};
 use crate::aggregate::{Asked, Ingest, Query, Series, edges, report, shares};
@@ -98,6 +100,18 @@ impl Numbers {
     pub fn report(&self, query: &Query) -> StatsReport {
         let now = self.wall.millis();
         self.with(|inner| report(&inner.series, query, now))
+    }
+
+    /// The same, still to be added to those of other replicas.
+    pub fn parts(&self, query: &Query) -> Parts {
+        let now = self.wall.millis();
+        self.with(|inner| parts(&inner.series, query, now))
+    }
+
+    /// [`Self::edges`], still to be held against what other replicas were told.
+    pub fn linked(&self, asked: &Asked) -> Linked {
+        let now = self.wall.millis();
+        self.with(|inner| linked(&inner.series.links, asked, now))
     }
 
     /// Who called whom, and what protected that.
@@ -257,7 +271,7 @@ pub fn metrics_routes(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
-async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
+pub(super) async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
     let mut registry = Registry::default();
     let proxies = control.hub.status();
     let world = control.index.world();

@@ -31,6 +31,7 @@ use tower::ServiceExt as _;
 
 use super::Control;
 use super::access::AccessError;
+use super::cluster::Operators;
 use super::rest::peer::Peer;
 use super::rest::{self, Refused};
 use super::serve_tls::{self, PeerIdentity, RevokedFn, ServerNames, TlsOptions};
@@ -99,6 +100,8 @@ struct Server {
     revoked: RevokedFn,
     /// In lower case.
     names: Vec<String>,
+    /// Who judges callers, where that is the cluster alone.
+    operators: Option<Operators>,
     seats: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
 }
 
@@ -109,11 +112,34 @@ pub(super) async fn serve(
     options: &ApiOptions,
     tasks: &Tasks,
 ) -> Result<(), SignError> {
+    start(control, listener, options, None, tasks).await
+}
+
+/// The same on the loopback of a pod, for who comes through the API server (port-forward): by tokens that the
+/// cluster gives, and nothing else.
+pub(super) async fn serve_inside(
+    control: &Arc<Control>,
+    listener: TcpListener,
+    (address, names): (SocketAddr, Vec<String>),
+    operators: Operators,
+    tasks: &Tasks,
+) -> Result<(), SignError> {
+    let options = ApiOptions { address, names };
+    start(control, listener, &options, Some(operators), tasks).await
+}
+
+async fn start(
+    control: &Arc<Control>,
+    listener: TcpListener,
+    options: &ApiOptions,
+    operators: Option<Operators>,
+    tasks: &Tasks,
+) -> Result<(), SignError> {
     let trust = &control.trust;
     let ip = options.address.ip();
     let tls = TlsOptions {
         issuer: trust.issuer(),
-        keep: trust.kept_in("api"),
+        keep: trust.kept_in(if operators.is_some() { "inside" } else { "api" }),
         changed: trust.current().versions(),
         revoked: trust.revoked_fn(),
         lifetime: tls::issuer::DEFAULT_LIFETIME,
@@ -139,6 +165,7 @@ pub(super) async fn serve(
             .map(|name| name.to_ascii_lowercase())
             .collect(),
         seats: Arc::default(),
+        operators,
     });
     tasks.spawn("api-tcp", accept(listener, server, tasks.clone()));
     Ok(())
@@ -159,7 +186,12 @@ async fn accept(listener: TcpListener, server: Arc<Server>, tasks: Tasks) {
                 continue;
             }
         };
-        let Some(seat) = Seat::take(&server.seats, whole(from.ip())) else {
+        // Who comes by port-forward comes from loopback.
+        let most = match server.operators {
+            Some(_) => MOST_CONNECTIONS,
+            None => MOST_OF_ONE,
+        };
+        let Some(seat) = Seat::take(&server.seats, whole(from.ip()), most) else {
             // One address shall not take all places.
             continue;
         };
@@ -175,10 +207,10 @@ async fn accept(listener: TcpListener, server: Arc<Server>, tasks: Tasks) {
 struct Seat(Arc<Mutex<BTreeMap<IpAddr, usize>>>, IpAddr);
 
 impl Seat {
-    fn take(seats: &Arc<Mutex<BTreeMap<IpAddr, usize>>>, of: IpAddr) -> Option<Self> {
+    fn take(seats: &Arc<Mutex<BTreeMap<IpAddr, usize>>>, of: IpAddr, most: usize) -> Option<Self> {
         let mut taken = seats.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(of).or_default();
-        if *count >= MOST_OF_ONE {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -284,6 +316,9 @@ impl Server {
         peer: &PeerIdentity,
         from: IpAddr,
     ) -> Result<Peer, (Problem, Option<Duration>)> {
+        if let Some(operators) = &self.operators {
+            return self.of_cluster(operators, headers, from).await;
+        }
         let reader = self.control.trust.access();
         let (book, at) = (reader.load(), self.control.wall.millis());
         let failed = match bearer(headers) {
@@ -311,6 +346,48 @@ impl Server {
             }
         };
         let (reason, error) = failed;
+        let by = peer
+            .id
+            .as_ref()
+            .map_or_else(|| from.to_string(), |id| format!("{id} at {from}"));
+        self.note_refusal(from, &by, error.to_string()).await;
+        Err((
+            Problem::new(reason, error.to_string()).hint(error.hint()),
+            None,
+        ))
+    }
+
+    /// Who asks, where the cluster says it.
+    async fn of_cluster(
+        &self,
+        operators: &Operators,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Peer, (Problem, Option<Duration>)> {
+        let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+        let token = match (shown.next(), shown.next()) {
+            (Some(one), None) => one.to_str().ok().and_then(|text| text.split_once(' ')),
+            _ => None,
+        };
+        let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        else {
+            let problem = Problem::new(Reason::Unauthenticated, "the API asks who calls");
+            return Err((problem.hint("show one token (`Authorization: Bearer …`) of a service account that the API server gives for it"), None));
+        };
+        match operators.judge(token).await {
+            Ok((name, role)) => Ok(Peer::new(&name, role)),
+            Err(problem) => {
+                if problem.reason != Reason::Unknown {
+                    let by = "somebody by port-forward";
+                    self.note_refusal(from, by, problem.message.clone()).await;
+                }
+                Err((problem, None))
+            }
+        }
+    }
+
+    /// Notes that somebody was not let in, unless there were many from there.
+    async fn note_refusal(&self, from: IpAddr, by: &str, why: String) {
         let noted = {
             let mut throttle = self.control.gate.throttle();
             let quiet = throttle.refuses(from, now()).is_some();
@@ -318,22 +395,11 @@ impl Server {
             !quiet
         };
         if noted {
-            let by = peer
-                .id
-                .as_ref()
-                .map_or_else(|| from.to_string(), |id| format!("{id} at {from}"));
             let trust = &self.control.trust;
-            if let Err(problem) = trust
-                .note(AuditEvent::AccessRefused, &by, error.to_string())
-                .await
-            {
+            if let Err(problem) = trust.note(AuditEvent::AccessRefused, by, why).await {
                 tracing::error!(error = %problem.message, "a refusal was not noted");
             }
         }
-        Err((
-            Problem::new(reason, error.to_string()).hint(error.hint()),
-            None,
-        ))
     }
 }
 

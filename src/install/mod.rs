@@ -41,6 +41,14 @@ pub const INJECTOR: &str = "meshctl-injector";
 pub const VALIDATOR: &str = "meshctl-validator";
 /// Where the webhooks are asked.
 pub const WEBHOOK_PORT: u16 = 15_017;
+/// Port on loopback of the control plane's pods where its API is served to who comes by port-forward.
+pub const API_PORT: u16 = 15_081;
+/// Whom tokens for the API must be made for.
+pub const API_AUDIENCE: &str = "meshctl-api";
+/// Service account whose tokens let look.
+pub const VIEWER: &str = "meshctl-viewer";
+/// Service account whose tokens let change.
+pub const OPERATOR: &str = "meshctl-operator";
 /// Which revision an object is of (Istio's name).
 pub const REVISION: &str = "istio.io/rev";
 

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::resource::json::set;
 
 use super::{
-    AUTHORITY, INJECTOR, LEASE, NAME, PLUGGED, ROOTS, Settings, VALIDATOR, cluster_metadata,
-    metadata, of_revision,
+    AUTHORITY, INJECTOR, LEASE, NAME, OPERATOR, PLUGGED, ROOTS, Settings, VALIDATOR, VIEWER,
+    cluster_metadata, metadata, of_revision,
 };
 
 const READ: &[&str] = &["get", "list", "watch"];
@@ -75,6 +75,22 @@ fn cluster_rules(settings: &Settings) -> Vec<Rule> {
             &["networking.k8s.io"],
             &["ingresses", "ingressclasses"],
             READ,
+        ),
+        // What its people have it shift (`canary set`) and inject (`fault`), through its API alone.
+        rule(
+            &["networking.istio.io"],
+            &["destinationrules", "virtualservices"],
+            &["create", "update"],
+        ),
+        rule(
+            &["gateway.networking.k8s.io"],
+            &["grpcroutes", "httproutes"],
+            &["create", "update"],
+        ),
+        rule(
+            &["policy.meshctl.dev"],
+            &["faultinjections"],
+            &["create", "delete", "update"],
         ),
         // What became of it.
         rule(
@@ -199,6 +215,56 @@ pub(super) fn objects(settings: &Settings) -> Vec<Value> {
         }),
     ];
     all.extend(for_people(settings));
+    all.extend(for_callers(settings));
+    all
+}
+
+/// Whose tokens prove to the control plane who asks its API from outside, and the roles by which people may have
+/// such a token and reach the control plane. The accounts have no rights, nothing runs as them, and the roles are
+/// bound to nobody.
+fn for_callers(settings: &Settings) -> Vec<Value> {
+    let named = |name: &str| of_revision(name, &settings.revision);
+    let (viewer, operator) = (named(VIEWER), named(OPERATOR));
+    let one = |name: &str, tokens: Vec<String>| {
+        let rules = [
+            Rule {
+                names: tokens,
+                ..rule(&[""], &["serviceaccounts/token"], &["create"])
+            },
+            // Port-forward is asked for with either verb, by the client's age.
+            rule(&[""], &["pods/portforward"], &["create", "get"]),
+            rule(&[""], &["pods"], &["get", "list"]),
+            rule(&[""], &["pods/log"], &["get"]),
+            Rule {
+                names: vec![named(LEASE)],
+                ..rule(&["coordination.k8s.io"], &["leases"], &["get"])
+            },
+            Rule {
+                names: vec![named(ROOTS)],
+                ..rule(&[""], &["configmaps"], &["get"])
+            },
+            Rule {
+                names: vec![named(NAME)],
+                ..rule(&["apps"], &["deployments"], &["get"])
+            },
+        ];
+        [
+            json!({
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "metadata": metadata(settings, name, NAME),
+                "automountServiceAccountToken": false,
+            }),
+            json!({
+                "apiVersion": format!("{API}/v1"),
+                "kind": "Role",
+                "metadata": metadata(settings, name, NAME),
+                "rules": rules.iter().map(Rule::json).collect::<Vec<_>>(),
+            }),
+        ]
+    };
+    let mut all = one(&viewer, vec![viewer.clone()]).to_vec();
+    all.extend(one(&operator, vec![operator.clone(), viewer.clone()]));
     all
 }
 

@@ -359,6 +359,7 @@ pub(crate) fn shifted() -> CanaryReport {
         objects: vec![object("VirtualService", "reviews", Outcome::Configured)],
         revision: 18,
         convergence: convergence(6),
+        written: Vec::new(),
     }
 }
 
@@ -380,6 +381,7 @@ pub(crate) fn injected(fault: Option<FaultStatus>) -> InjectionReport {
         objects: vec![object("FaultInjection", "reviews", Outcome::Created)],
         revision: 19,
         convergence: convergence(6),
+        written: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::cli::client::path;
+use crate::cli::cluster::objects;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
@@ -48,7 +49,13 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         force: args.force,
         who: settings::who(),
     };
-    let report: ApplyReport = cx.client.post(&path(&["resources"], &[]), &request).await?;
+    let (report, stopped) = if let Some(mesh) = cx.client.mesh() {
+        let done = objects::apply(mesh, &request, cx).await?;
+        (done.report, done.stopped)
+    } else {
+        let report: ApplyReport = cx.client.post(&path(&["resources"], &[]), &request).await?;
+        (report, None)
+    };
     for finding in &report.findings {
         cx.out.finding(finding);
     }
@@ -69,13 +76,22 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     if report.objects.is_empty() {
         cx.out.note("the files hold no objects");
     }
-    Ok(tell(cx, report.revision, &report.convergence))
+    let taken = tell(cx, report.revision, &report.convergence);
+    if let Some(error) = stopped {
+        cx.out.error(&error);
+        return Ok(Exit::Partly);
+    }
+    Ok(taken)
 }
 
 /// Says how the proxies took a change; partly done when one did not.
 pub(crate) fn tell(cx: &Context, revision: u64, taken: &Convergence) -> Exit {
-    cx.out
-        .note(&format!("revision {revision} {}", convergence(taken)));
+    // An API server has no revisions of ours.
+    let what = match revision {
+        0 => "the change".to_owned(),
+        revision => format!("revision {revision}"),
+    };
+    cx.out.note(&format!("{what} {}", convergence(taken)));
     for rejected in &taken.rejected {
         cx.out.warn(&format!("refused by {rejected}"));
     }

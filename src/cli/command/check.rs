@@ -17,7 +17,7 @@ use crate::install::{Profile, Settings};
 use crate::net;
 use crate::rt;
 
-use super::cluster::{ClusterArgs, preflight};
+use super::cluster::{ClusterArgs, health, preflight};
 use super::install::Target;
 
 /// Check this machine and the control plane
@@ -127,6 +127,15 @@ pub(crate) async fn until_ready(cx: &Context, patience: Duration) -> Result<(), 
 }
 
 async fn once(cx: &Context) -> Result<(CheckReport, Exit), CliError> {
+    if let Some(mesh) = cx.client.mesh() {
+        let report = health::report(mesh, cx).await?;
+        let exit = match mesh.session().await {
+            Err(error) => error.exit(),
+            Ok(_) if report.passed() => Exit::Ok,
+            Ok(_) => Exit::Problem,
+        };
+        return Ok((report, exit));
+    }
     let mut sections = vec![home_section(cx)];
     let version = cx.client.get::<Version>(&path(&["version"], &[])).await;
     let mut section = CheckSection {

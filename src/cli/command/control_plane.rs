@@ -91,6 +91,10 @@ pub(crate) struct Args {
     /// Port where the cluster asks about pods and configuration, with --in-cluster
     #[arg(long, value_name = "PORT", default_value_t = crate::install::WEBHOOK_PORT)]
     webhook_port: u16,
+    /// Port on loopback for `meshctl` elsewhere, which comes by port-forward, with
+    /// --in-cluster
+    #[arg(long, value_name = "PORT", default_value_t = crate::install::API_PORT)]
+    forward_port: u16,
     /// File with the settings of the installation [default: that in the home]
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -302,6 +306,7 @@ fn membership(
         revision: args.revision.clone(),
         replica: replica.clone(),
         webhooks: SocketAddr::new(listen, args.webhook_port),
+        api: SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), args.forward_port),
     })
 }
 

@@ -3,6 +3,7 @@
 use crate::api::Reason;
 use crate::api::resources::ApplyReport;
 use crate::cli::client::path;
+use crate::cli::cluster::objects;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
@@ -50,7 +51,12 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             &["resources", kind, cx.settings.namespace(), name],
             &[("who", Some(&who))],
         );
-        match cx.client.delete::<ApplyReport>(&target).await {
+        let namespace = cx.settings.namespace();
+        let deleted = match cx.client.mesh() {
+            Some(mesh) => objects::delete(mesh, kind, namespace, name).await,
+            None => cx.client.delete::<ApplyReport>(&target).await,
+        };
+        match deleted {
             Ok(report) => {
                 done += 1;
                 whole = Some(match whole.take() {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::api::resources::ResourceReport;
 use crate::api::{Problem, Reason};
 use crate::cli::client::path;
+use crate::cli::cluster::objects;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
@@ -41,7 +42,10 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         &["resources", kind],
         &[("namespace", namespace), ("name", name)],
     );
-    let found: Vec<ResourceReport> = cx.client.get(&query).await?;
+    let found: Vec<ResourceReport> = match cx.client.mesh() {
+        Some(mesh) => objects::get(mesh, kind, namespace, name).await?,
+        None => cx.client.get(&query).await?,
+    };
     if found.is_empty()
         && let Some(name) = name
     {

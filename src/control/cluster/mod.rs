@@ -6,11 +6,15 @@
 
 mod authority;
 mod leader;
+mod operators;
 mod roots;
 mod status;
 mod webhook;
+mod write;
 
+pub(super) use operators::Operators;
 pub(super) use status::Told;
+pub(super) use write::Changed;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +22,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::trust::CaOptions;
-use super::{Control, ControlError, ControlOptions};
+use super::{Control, ControlError, ControlOptions, serve_api};
 use authority::Shared;
 
 use crate::inject::InjectConfig;
@@ -37,6 +41,8 @@ pub struct Membership {
     pub replica: String,
     /// Where the API server asks its webhooks.
     pub webhooks: SocketAddr,
+    /// Where the API is served to who comes by port-forward: on the pod's loopback.
+    pub api: SocketAddr,
     /// What is put beside applications.
     pub injection: InjectConfig,
 }
@@ -64,8 +70,10 @@ pub(super) struct Member {
     /// The authority that replicas share.
     pub(super) ca: CaOptions,
     shared: Shared,
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     webhooks: TcpListener,
+    api: TcpListener,
+    operators: Operators,
 }
 
 impl Member {
@@ -77,8 +85,12 @@ impl Member {
         };
         let address = membership.webhooks;
         let (webhooks, _) = super::listen(address.ip(), address.port(), "--webhook-port")?;
+        let inside = membership.api;
+        let (api, inside) = super::listen(inside.ip(), inside.port(), "--forward-port")?;
         let cluster = Cluster::new(access).await?;
+        let operators = Operators::new(access, membership).await?;
         let mut membership = membership.clone();
+        membership.api = inside;
         let shared = Shared::new(
             &options.home,
             &options.trust_domain,
@@ -104,6 +116,8 @@ impl Member {
             shared,
             cluster,
             webhooks,
+            api,
+            operators,
         }))
     }
 
@@ -118,14 +132,19 @@ impl Member {
             shared,
             cluster,
             webhooks,
+            api,
+            operators,
             ..
         } = self;
         webhook::serve(control, &membership, webhooks, tasks).await?;
+        let (at, names) = (membership.api, membership.names());
+        serve_api::serve_inside(control, api, (at, names), operators, tasks).await?;
         if control.trust.plugged() {
             shared.follow(cluster.clone(), tasks);
         }
         let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
         status::start(control, &cluster, leads.clone(), tasks);
+        write::end_faults(control, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);
         Ok(Seat {
             cluster,

@@ -11,6 +11,7 @@ use crate::api::canary::{CanaryReport, CanarySet, CanaryStatus, VersionStatus, V
 use crate::api::{Problem, Reason};
 use crate::control::Control;
 use crate::control::canary;
+use crate::control::cluster::Changed;
 use crate::control::index::Edit;
 use crate::control::report::services::{self, instances};
 use crate::control::report::{routes, short};
@@ -54,8 +55,11 @@ pub(super) async fn canary_set(
         .map(|(version, weight)| format!("{version}={weight}"))
         .collect();
     let since = now();
-    let (report, generation) = control
-        .index
+    let Changed {
+        report,
+        generation,
+        written,
+    } = control
         .change(Edit {
             put,
             who: peer.for_whom(&request.who),
@@ -71,6 +75,7 @@ pub(super) async fn canary_set(
         objects: report.objects,
         revision: report.revision,
         convergence,
+        written,
     }))
 }
 

@@ -1,6 +1,7 @@
 //! Changes of configuration before they are made, and after.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::connect_info::ConnectInfo;
@@ -8,10 +9,10 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::peer::Peer;
-use super::{Answer, Shared, converge, encode, kind_of};
+use super::{Answer, Shared, converge, encode, kept_here, kind_of};
 use crate::api::analysis::{AnalysisReport, AnalyzeRequest};
 use crate::api::diff::{DiffReport, DiffRequest, RollbackRequest};
-use crate::api::resources::ApplyReport;
+use crate::api::resources::{ApplyReport, Convergence, ConvergenceRequest};
 use crate::api::{Problem, Reason};
 use crate::control::history::Wanted;
 use crate::rt::{Tasks, now};
@@ -35,6 +36,9 @@ pub(super) async fn diff(
     Ok(Json(told.ok_or_else(failed)?))
 }
 
+/// How long a change may take from the API server to here.
+const ECHO: Duration = Duration::from_secs(5);
+
 /// What of the past is asked for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -53,6 +57,7 @@ pub(super) async fn history(
     State(control): Shared,
     Query(past): Query<Past>,
 ) -> Answer<serde_json::Value> {
+    kept_here(&control)?;
     let wanted = Wanted {
         revision: past.revision,
         kind: past.kind.as_deref().map(kind_of).transpose()?,
@@ -68,11 +73,28 @@ pub(super) async fn history(
     }))
 }
 
+/// Waits until the proxies that are connected here have what was written to the API server.
+pub(super) async fn convergence(
+    State(control): Shared,
+    Json(request): Json<ConvergenceRequest>,
+) -> Answer<Convergence> {
+    let since = now();
+    let followed = control.index.until_followed(&request.written, ECHO).await;
+    let generation = followed.ok_or_else(|| {
+        Problem::new(
+            Reason::Unknown,
+            "this replica has not heard of the change from the API server",
+        )
+    })?;
+    Ok(Json(converge(&control, generation, since).await))
+}
+
 pub(super) async fn rollback(
     State(control): Shared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(request): Json<RollbackRequest>,
 ) -> Answer<ApplyReport> {
+    kept_here(&control)?;
     let since = now();
     let (mut report, generation) = control
         .index

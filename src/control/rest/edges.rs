@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Query, State};
 
-use super::{Answer, Parameters, Shared, find_service, seconds, short, space};
+use super::{Answer, Parameters, Shared, encode, find_service, in_parts, seconds, short, space};
 use crate::aggregate::Asked;
 use crate::aggregate::links::MOST_MS;
-use crate::api::edges::EdgesReport;
 use crate::api::{Problem, Reason};
 use crate::control::series::Numbers;
 use crate::mesh::World;
@@ -16,7 +15,7 @@ use crate::mesh::World;
 pub(super) async fn edges(
     State(control): Shared,
     Query(parameters): Parameters,
-) -> Answer<EdgesReport> {
+) -> Answer<serde_json::Value> {
     let world = control.index.world();
     let window_ms = seconds(&parameters)?.saturating_mul(1_000);
     if window_ms > MOST_MS {
@@ -37,7 +36,12 @@ pub(super) async fn edges(
         namespace: parameters.get("only").cloned(),
         insecure: parameters.get("insecure").is_some_and(|on| on == "true"),
     };
-    Ok(Json(control.numbers.edges(&asked)))
+    let answer = if in_parts(&parameters) {
+        encode(&control.numbers.linked(&asked))
+    } else {
+        encode(&control.numbers.edges(&asked))
+    };
+    Ok(Json(answer?))
 }
 
 /// A service or workload that is asked about, as edges name it.

@@ -9,8 +9,8 @@ use axum::extract::{Path, Query, State};
 use super::peer::Peer;
 use super::{Answer, Shared, converge, known};
 use crate::api::faults::{FaultSet, FaultStatus, InjectionReport};
-use crate::api::resources::ApplyReport;
 use crate::api::{Problem, Reason};
+use crate::control::cluster::Changed;
 use crate::control::faults;
 use crate::control::index::{Edit, Tolerance};
 use crate::control::report::short;
@@ -53,8 +53,9 @@ pub(super) async fn inject(
         what: format!("fault inject {name}"),
         ..Edit::default()
     };
-    let (report, generation) = control.index.change(edit).await?;
-    let mut report = told(report, fault);
+    let changed = control.change(edit).await?;
+    let generation = changed.generation;
+    let mut report = told(changed, fault);
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
 }
@@ -87,8 +88,9 @@ pub(super) async fn clear(
         tolerance: Tolerance::Everything,
         ..Edit::default()
     };
-    let (report, generation) = control.index.change(edit).await?;
-    let mut report = told(report, None);
+    let changed = control.change(edit).await?;
+    let generation = changed.generation;
+    let mut report = told(changed, None);
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
 }
@@ -97,11 +99,15 @@ pub(super) async fn list(State(control): Shared) -> Json<Vec<FaultStatus>> {
     Json(control.index.faults().await)
 }
 
-fn told(report: ApplyReport, fault: Option<FaultStatus>) -> InjectionReport {
+fn told(changed: Changed, fault: Option<FaultStatus>) -> InjectionReport {
+    let Changed {
+        report, written, ..
+    } = changed;
     InjectionReport {
         fault,
         objects: report.objects,
         revision: report.revision,
         convergence: report.convergence,
+        written,
     }
 }

@@ -86,9 +86,11 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
     vec![
         ("/ready", get(ready)),
         ("/version", get(version)),
+        ("/metrics", get(super::series::metrics)),
         ("/resources", post(apply)),
         ("/resources/{kind}", get(list)),
         ("/resources/{kind}/{namespace}/{name}", delete(remove)),
+        ("/convergence", post(changes::convergence)),
         ("/history", get(changes::history)),
         ("/diff", post(changes::diff)),
         ("/rollback", post(changes::rollback)),
@@ -197,11 +199,26 @@ async fn apply(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(mut request): Json<ApplyRequest>,
 ) -> Answer<ApplyReport> {
+    kept_here(&control)?;
     let since = now();
     request.who = peer.for_whom(&request.who);
     let (mut report, generation) = control.index.apply(request).await?;
     report.convergence = converge(&control, generation, since).await;
     Ok(Json(report))
+}
+
+/// Whether configuration is ours to keep. In a cluster it is the API server's: what one replica kept beside it
+/// nobody else would know of.
+fn kept_here(control: &Control) -> Result<(), Problem> {
+    if control.cluster.is_none() {
+        return Ok(());
+    }
+    let problem = Problem::new(
+        Reason::Invalid,
+        "configuration of this mesh is kept by the API server of its cluster",
+    );
+    Err(problem
+        .hint("`meshctl apply` with a context of the cluster sends it there, as kubectl does"))
 }
 
 /// Waits until the connected proxies took world `generation`; latencies count from `since`.
@@ -305,6 +322,7 @@ async fn remove(
         },
         name,
     };
+    kept_here(&control)?;
     let edit = Edit {
         remove: vec![key],
         who: peer.for_whom(parameters.get("who").map_or("", String::as_str)),
@@ -491,10 +509,7 @@ async fn explain(
     Ok(Json(report))
 }
 
-async fn stats(
-    State(control): Shared,
-    Query(parameters): Parameters,
-) -> Answer<crate::api::stats::StatsReport> {
+async fn stats(State(control): Shared, Query(parameters): Parameters) -> Answer<serde_json::Value> {
     let world = control.index.world();
     let service = named(&world, &parameters)?.map(short);
     let seconds = seconds(&parameters)?;
@@ -532,13 +547,22 @@ async fn stats(
             .map(qualified),
         by,
     };
-    let mut report = control.numbers.report(&query);
+    let mut parts = control.numbers.parts(&query);
     if let (None, Some(namespace)) = (&query.service, parameters.get("namespace")) {
-        report
-            .rows
-            .retain(|row| is_of(&world, &row.service, namespace));
+        parts.retain(|service| is_of(&world, service, namespace));
     }
-    Ok(Json(report))
+    // Who asks several replicas adds up what each counted.
+    let answer = if in_parts(&parameters) {
+        encode(&parts)
+    } else {
+        encode(&parts.report())
+    };
+    Ok(Json(answer?))
+}
+
+/// Whether counts are asked for, rather than what they come to.
+fn in_parts(parameters: &BTreeMap<String, String>) -> bool {
+    parameters.get("parts").is_some_and(|on| on == "true")
 }
 
 /// Length of the window.

@@ -64,9 +64,11 @@ const fn rule(method: &'static str, path: &'static str, role: Role, noted: bool)
 pub const RULES: &[Rule] = &[
     look("GET", "/ready"),
     look("GET", "/version"),
+    look("GET", "/metrics"),
     change("POST", "/resources"),
     look("GET", "/resources/{kind}"),
     change("DELETE", "/resources/{kind}/{namespace}/{name}"),
+    look("POST", "/convergence"),
     look("GET", "/history"),
     look("POST", "/diff"),
     change("POST", "/rollback"),
@@ -258,7 +260,13 @@ mod tests {
     #[test]
     fn nothing_that_changes_something_is_for_viewers() {
         // Questions that are too long for a query are asked by POST.
-        let asked = ["/diff", "/analyze", "/routes/explain", "/authz/check"];
+        let asked = [
+            "/convergence",
+            "/diff",
+            "/analyze",
+            "/routes/explain",
+            "/authz/check",
+        ];
         for rule in RULES {
             let reads = rule.method == "GET" || asked.contains(&rule.path);
             assert_eq!(rule.role == Role::Viewer, reads, "{rule:?}");

@@ -218,7 +218,7 @@ impl Outcome {
 /// A cluster whose objects are read and written one by one.
 #[derive(Clone)]
 pub struct Cluster {
-    client: Client,
+    pub(super) client: Client,
     name: String,
 }
 
@@ -248,7 +248,7 @@ impl Cluster {
         &self.name
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -265,11 +265,19 @@ impl Cluster {
                 code: 0,
                 message: format!("{path:?} is no path: {error}"),
             })?;
+        self.in_time(self.client.request::<Value>(request)).await
+    }
+
+    /// What `asking` comes to, unless it takes too long.
+    pub(super) async fn in_time<T>(
+        &self,
+        asking: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ClusterError> {
         let away = |reason: String| ClusterError::Away {
             cluster: self.name.clone(),
             reason,
         };
-        let answer = tokio::time::timeout(PATIENCE, self.client.request::<Value>(request))
+        let answer = tokio::time::timeout(PATIENCE, asking)
             .await
             .map_err(|_| away(format!("no answer after {} s", PATIENCE.as_secs())))?;
         answer.map_err(|error| match error {
@@ -416,6 +424,29 @@ impl Cluster {
         }
     }
 
+    /// Makes an object of a kind that people define.
+    pub async fn create_custom(&self, object: &Value) -> Result<Value, ClusterError> {
+        let path = custom_of(object, false);
+        let path = format!("{path}?fieldManager={MANAGER}");
+        self.ask(Method::POST, &path, JSON, Some(object)).await
+    }
+
+    /// Puts the object in place of one of the same `resourceVersion`.
+    pub async fn replace_custom(&self, object: &Value) -> Result<Value, ClusterError> {
+        let path = custom_of(object, true);
+        let path = format!("{path}?fieldManager={MANAGER}");
+        self.ask(Method::PUT, &path, JSON, Some(object)).await
+    }
+
+    /// Deletes an object of a kind that people define; whether it was there.
+    pub async fn delete_custom(&self, which: Custom<'_>) -> Result<bool, ClusterError> {
+        match self.ask(Method::DELETE, &custom(which), JSON, None).await {
+            Ok(_) => Ok(true),
+            Err(ClusterError::Refused { code: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Replaces the status of an object of the same `resourceVersion`.
     pub async fn replace_status(
         &self,
@@ -461,6 +492,22 @@ fn custom((version, kind, namespace, name): Custom<'_>) -> String {
         path.push_str(namespace);
     }
     path + "/" + &plural + "/" + name
+}
+
+/// The path of `object`, or of where it is made.
+fn custom_of(object: &Value, itself: bool) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let (version, kind) = (text("/apiVersion"), text("/kind"));
+    let path = custom((
+        version.unwrap_or_default(),
+        kind.unwrap_or_default(),
+        text("/metadata/namespace"),
+        text("/metadata/name").unwrap_or_default(),
+    ));
+    match path.rsplit_once('/') {
+        Some((collection, _)) if !itself => collection.to_owned(),
+        _ => path,
+    }
 }
 
 fn query(parameter: &str, selector: &str, next: &str) -> String {

@@ -9,8 +9,8 @@ pub(super) struct Kind {
     pub(super) name: &'static str,
     /// What objects are filed under: with the group where another kind has that name.
     pub(super) filed: &'static str,
-    plural: &'static str,
-    group: &'static str,
+    pub(super) plural: &'static str,
+    pub(super) group: &'static str,
     /// The first that the server knows is followed.
     pub(super) versions: &'static [&'static str],
     /// The one object that is followed, by namespace and name; all of them when absent.
@@ -96,6 +96,7 @@ pub(super) const KINDS: &[Kind] = &[
     policy("RateLimitPolicy", "ratelimitpolicies"),
     policy("CompressionPolicy", "compressionpolicies"),
     policy("HeaderPolicy", "headerpolicies"),
+    policy("FaultInjection", "faultinjections"),
 ];
 
 const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {

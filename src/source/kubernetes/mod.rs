@@ -8,6 +8,7 @@ pub mod cluster;
 mod gather;
 mod kinds;
 mod kubeconfig;
+pub mod reach;
 pub mod review;
 mod watch;
 

@@ -101,15 +101,25 @@ impl Reviewer {
         })
     }
 
-    /// The service account that `token` proves.
+    /// The service account that `token` proves to our CA.
     pub async fn review(&self, token: &str) -> Result<ServiceAccount, ReviewError> {
+        self.review_for(token, AUDIENCE).await
+    }
+
+    /// The service account that `token` proves to `audience`.
+    pub async fn review_for(
+        &self,
+        token: &str,
+        audience: &str,
+    ) -> Result<ServiceAccount, ReviewError> {
         if !resembles_jwt(token) {
             return Err(ReviewError::Refused("it is not a JWT".to_owned()));
         }
         let asked = async {
             // Closed never.
             let _place = self.places.acquire().await;
-            self.client.request::<Review>(request(token)).await
+            let asked = request(token, audience);
+            self.client.request::<Review>(asked).await
         };
         let review = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Ok(review)) => review,
@@ -119,7 +129,7 @@ impl Reviewer {
             Ok(Err(error)) => return Err(ReviewError::Away(crate::rt::chain(&error))),
             Err(_) => return Err(ReviewError::Away("no answer in 8 s".to_owned())),
         };
-        proven(review.status).map_err(ReviewError::Refused)
+        proven(review.status, audience).map_err(ReviewError::Refused)
     }
 }
 
@@ -132,11 +142,11 @@ fn resembles_jwt(token: &str) -> bool {
     token.len() <= MOST_BYTES && token.split('.').count() == 3 && token.split('.').all(plain)
 }
 
-fn request(token: &str) -> http::Request<Vec<u8>> {
+fn request(token: &str, audience: &str) -> http::Request<Vec<u8>> {
     let review = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
-        "spec": {"token": token, "audiences": [AUDIENCE]},
+        "spec": {"token": token, "audiences": [audience]},
     });
     let mut request = http::Request::new(review.to_string().into_bytes());
     *request.method_mut() = http::Method::POST;
@@ -149,7 +159,7 @@ fn request(token: &str) -> http::Request<Vec<u8>> {
 }
 
 /// What the server's answer proves, or why it proves nothing.
-fn proven(status: Status) -> Result<ServiceAccount, String> {
+fn proven(status: Status, meant: &str) -> Result<ServiceAccount, String> {
     if !status.authenticated {
         return Err(match status.error.as_str() {
             "" => "the API server does not know it".to_owned(),
@@ -158,8 +168,8 @@ fn proven(status: Status) -> Result<ServiceAccount, String> {
         });
     }
     // A server that knows nothing of audiences would not have looked at them.
-    if !status.audiences.iter().any(|audience| audience == AUDIENCE) {
-        return Err(format!("it is not for {AUDIENCE:?}"));
+    if !status.audiences.iter().any(|audience| audience == meant) {
+        return Err(format!("it is not for {meant:?}"));
     }
     if !status
         .user
@@ -189,7 +199,7 @@ mod tests {
 
     fn judged(status: &serde_json::Value) -> Result<ServiceAccount, String> {
         let review: Review = serde_json::from_value(json!({"status": status})).unwrap();
-        proven(review.status)
+        proven(review.status, AUDIENCE)
     }
 
     #[test]

@@ -608,3 +608,37 @@ fn marked(instance: &str) -> Vec<String> {
         })
         .collect()
 }
+
+/// What is packed for others has what helps, and no secret.
+pub(crate) fn bundled(mesh: &Mesh) {
+    // "do-not-tell".
+    let told = "ZG8tbm90LXRlbGw";
+    let secret = mesh.home.beside("secret.yaml");
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: kept}}\ndata: {{password: {told}=}}\n"
+    );
+    std::fs::write(&secret, text).unwrap();
+    mesh.run(&["apply", "-f", secret.to_str().unwrap()])
+        .exits(0);
+    let file = mesh.home.beside("bundle.tar.gz");
+    let packed = mesh.json(&["support-bundle", "--pods", "-f", file.to_str().unwrap()]);
+    assert_eq!(packed["errors"], serde_json::json!([]));
+    let into = mesh.home.beside("bundle");
+    std::fs::create_dir(&into).unwrap();
+    let mut tar = std::process::Command::new("tar");
+    let unpacked = tar.arg("-xzf").arg(&file).arg("-C").arg(&into).status();
+    assert!(unpacked.unwrap().success());
+    let read = |name: &str| std::fs::read_to_string(into.join(name)).unwrap();
+    assert!(read("configuration/VirtualService.json").contains("reviews"));
+    assert!(read("logs/control-plane.txt").contains("the control plane serves"));
+    assert!(read("metrics.txt").contains("pilot_xds"));
+    assert!(read("proxies.json").contains("ratings"));
+    let mut grep = std::process::Command::new("grep");
+    let found = grep.args([
+        "-rlE",
+        &format!("PRIVATE KEY|eyJ[A-Za-z0-9_-]{{8}}|{told}|do-not-tell"),
+    ]);
+    let found = found.arg(&into).output().unwrap();
+    assert_eq!(String::from_utf8(found.stdout).unwrap(), "");
+    mesh.run(&["delete", "secret", "kept"]).exits(0);
+}

@@ -178,6 +178,7 @@ fn every_command_keeps_its_word() {
     answers::proxies(&mesh);
     answers::traffic(&mesh);
     answers::identities(&mesh);
+    answers::bundled(&mesh);
     answers::named_ports(&mesh);
     pages::fit_eighty_columns(&mesh);
     refusals::nothing_is_half_applied(&mesh);

@@ -73,7 +73,7 @@ impl Stand {
         }
     }
 
-    fn holder(&self) -> Option<String> {
+    pub(super) fn holder(&self) -> Option<String> {
         let lease = self.object(
             "leases.coordination.k8s.io",
             "meshctl-system",
@@ -88,6 +88,10 @@ impl Stand {
 pub(super) struct Replica {
     process: Child,
     pub(super) webhooks: u16,
+    /// Where its API is, which comes by port-forward elsewhere.
+    pub(super) api: u16,
+    /// Where proxies come.
+    pub(super) tls: u16,
     pub(super) log: PathBuf,
 }
 
@@ -106,9 +110,10 @@ impl Replica {
             .token("meshctl-system", "meshctl", &[cluster::auth::ISSUER], 3_600)
             .unwrap();
         std::fs::write(&account, stand.cluster.kubeconfig_of_token(&token)).unwrap();
-        let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
-        let webhooks = free.local_addr().unwrap().port();
-        drop(free);
+        let [webhooks, api, tls] = [(); 3].map(|()| {
+            let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
+            free.local_addr().unwrap().port()
+        });
         let log = dir.join(format!("{name}.log"));
         let mut serve = command(
             &dir.join(name),
@@ -121,10 +126,14 @@ impl Replica {
                 "kubernetes=test",
                 "--webhook-port",
                 &webhooks.to_string(),
+                "--forward-port",
+                &api.to_string(),
+                "--tls-port",
+                &tls.to_string(),
             ])
             .arg("--settings")
             .arg(&file);
-        for port in ["--xds-port", "--tls-port", "--api-port", "--metrics-port"] {
+        for port in ["--xds-port", "--api-port", "--metrics-port"] {
             serve.args([port, "0"]);
         }
         let process = serve
@@ -138,6 +147,8 @@ impl Replica {
         Self {
             process,
             webhooks,
+            api,
+            tls,
             log,
         }
     }

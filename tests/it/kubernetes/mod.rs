@@ -4,6 +4,7 @@ mod accounts;
 mod applied;
 mod fake;
 mod installed;
+mod seen;
 mod upgraded;
 
 use std::path::PathBuf;

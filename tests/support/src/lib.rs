@@ -7,6 +7,7 @@
 //! | [`auth`], [`rbac`] | who asks, and what they may |
 //! | [`kinds`], [`discovery`], [`openapi`], [`table`] | what is served and how it is shown |
 //! | [`store`], [`read`], [`write`], [`delete`] | objects and their history |
+//! | [`pods`] | logs and ports of pods, where a test says what they are |
 //! | [`prepare`], [`defaults`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
 //! | [`shapes`], [`schema`], [`validation`], [`check`] | what fields there are, and what is refused |
 //! | [`protobuf`] | bodies that typed clients send |
@@ -24,6 +25,7 @@ pub mod kinds;
 pub mod openapi;
 pub mod patch;
 pub mod path;
+pub mod pods;
 pub mod prepare;
 pub mod protobuf;
 pub mod rbac;
@@ -210,7 +212,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, server: Arc<Server>) {
         async move { Ok::<_, std::convert::Infallible>(serve::answer(server, peer, request).await) }
     });
     let served = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .await;
     drop(served);
 }

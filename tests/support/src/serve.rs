@@ -18,7 +18,7 @@ use crate::server::{Server, key_of};
 use crate::status::{Answer, Refusal};
 use crate::store::Key;
 use crate::write::{Body, scale_of};
-use crate::{discovery, openapi, protobuf, rbac, table};
+use crate::{discovery, openapi, pods, protobuf, rbac, table};
 
 /// An answer's body.
 pub type Out = UnsyncBoxBody<Bytes, Infallible>;
@@ -165,6 +165,9 @@ async fn handle(
         return Err(rbac::refusal(&user, &ask));
     }
     let accept = header_of(&parts.headers, "accept").to_owned();
+    if pods::is_meant(&ask) {
+        return pods::answer(server, &ask, &user, parts);
+    }
     if ask.resource.is_empty() {
         return paths(server, &ask, &accept);
     }

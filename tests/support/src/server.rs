@@ -42,6 +42,8 @@ pub struct Server {
     hooks: RwLock<Vec<Arc<dyn Before>>>,
     /// Where Services are reached: namespace, name, port.
     routes: RwLock<BTreeMap<(String, String, u64), SocketAddr>>,
+    /// What is known of pods beside their objects.
+    pub pods: crate::pods::Pods,
 }
 
 /// A look at requests before they are served: it may wait, or answer in the server's stead. Faults are such.

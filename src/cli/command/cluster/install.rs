@@ -51,7 +51,9 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
     if wanted.wait {
         wait(&cluster, &settings, &progress, PATIENCE).await?;
     }
-    finish(&cluster, steps, cx)
+    finish(&cluster, steps, cx)?;
+    wanted.place.remember(cx)?;
+    Ok(Exit::Ok)
 }
 
 /// Says what was done.

@@ -43,7 +43,7 @@ impl Drop for Screen {
 
 /// Shows figures until a key or a signal ends it.
 pub(super) async fn run(cx: &Context, query: Query, interval: Duration) -> Result<(), CliError> {
-    let mut state = State::new(&cx.settings.context, query.window, interval);
+    let mut state = State::new(&cx.settings.meant.name, query.window, interval);
     // The first answer comes before the screen is taken: a control plane that is not there is an
     // error in words rather than an empty screen.
     state.update(stats::fetch(cx, &query).await?);

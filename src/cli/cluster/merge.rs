@@ -1,0 +1,272 @@
+//! Which replicas a question is for, and one answer of several.
+//!
+//! | asked | answered by |
+//! |---|---|
+//! | what changes something, tokens, who may use the API | the replica that writes |
+//! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
+//! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | canaries | the writer; what was measured is put in from all, as for `stats` |
+//! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
+//!
+//! What `routes` measured is one replica's, so it is left out of an answer when there are several.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::aggregate::edges::Parts as Linked;
+use crate::aggregate::report::Parts;
+use crate::api::PREFIX;
+use crate::cli::client::Asked;
+use crate::cli::error::CliError;
+
+use super::Answered;
+
+/// Whom a question is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whom {
+    Any,
+    Leader,
+    Every(How),
+}
+
+/// How answers become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Lists are put one behind the other.
+    Lists,
+    /// The one that knows it.
+    Known,
+    /// Counts are added.
+    Stats,
+    /// What both ends of connections say is put together first.
+    Edges,
+}
+
+impl Whom {
+    pub(super) fn of(method: &Method, path: &str) -> Self {
+        let path = path.split('?').next().unwrap_or_default();
+        let path = path.strip_prefix(PREFIX).unwrap_or(path);
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        if *method != Method::GET {
+            return match parts.as_slice() {
+                ["diff" | "analyze"] | ["routes", "explain"] | ["authz", "check"] => Self::Any,
+                _ => Self::Leader,
+            };
+        }
+        match parts.as_slice() {
+            ["proxies" | "audit"] | ["registry", "instances"] => Self::Every(How::Lists),
+            ["proxies", _, "config", _] => Self::Every(How::Known),
+            ["stats"] => Self::Every(How::Stats),
+            ["edges"] => Self::Every(How::Edges),
+            ["tokens" | "access"] => Self::Leader,
+            _ => Self::Any,
+        }
+    }
+}
+
+impl How {
+    /// What each replica is asked.
+    pub(super) fn question<'a>(self, asked: &Asked<'a>) -> Asked<'a> {
+        let mut asked = asked.clone();
+        if matches!(self, Self::Stats | Self::Edges) {
+            let separator = if asked.path.contains('?') { '&' } else { '?' };
+            asked.path = format!("{}{separator}parts=true", asked.path).into();
+        }
+        asked
+    }
+
+    /// One answer of `answers`, of which there is at least one.
+    pub(super) fn merge(self, answers: Vec<Answered>) -> Result<Answered, CliError> {
+        let (good, bad): (Vec<Answered>, Vec<Answered>) = answers
+            .into_iter()
+            .partition(|(status, _)| status.is_success());
+        let Some(first) = good.first() else {
+            // All say no, mostly for the same reason.
+            let refused = bad.into_iter().next();
+            return refused.ok_or_else(|| CliError::failed("no replica answered"));
+        };
+        if self == Self::Known {
+            return Ok(first.clone());
+        }
+        // One that is behind the others may not know yet what is asked about; it has nothing to add.
+        let bodies: Vec<Bytes> = good.iter().map(|(_, body)| body.clone()).collect();
+        let merged = match self {
+            Self::Lists => {
+                let lists: Vec<Vec<Value>> = read(&bodies)?;
+                Value::Array(lists.into_iter().flatten().collect())
+            }
+            Self::Stats => {
+                let parts: Vec<Parts> = read(&bodies)?;
+                written(&Parts::sum(parts).report())?
+            }
+            Self::Edges => {
+                let parts: Vec<Linked> = read(&bodies)?;
+                written(&Linked::sum(parts).report())?
+            }
+            Self::Known => Value::Null,
+        };
+        Ok((StatusCode::OK, Bytes::from(merged.to_string())))
+    }
+}
+
+fn read<T: DeserializeOwned>(bodies: &[Bytes]) -> Result<Vec<T>, CliError> {
+    let read = bodies.iter().map(|body| serde_json::from_slice(body));
+    read.collect::<Result<_, _>>().map_err(no_sense)
+}
+
+fn written(report: &impl Serialize) -> Result<Value, CliError> {
+    serde_json::to_value(report).map_err(no_sense)
+}
+
+fn no_sense(error: serde_json::Error) -> CliError {
+    CliError::Answer {
+        request: "a question for every replica".to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Adds how other proxies took a change. The median of all is not known from medians, so the later one stands.
+pub(super) fn add_convergence(to: &mut Value, more: &Value) {
+    let count = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let millis = |of: &Value, key: &str| of.get(key).and_then(Value::as_f64).unwrap_or_default();
+    let mut rejected: Vec<Value> = Vec::new();
+    for of in [&*to, more] {
+        let list = of.get("rejected").and_then(Value::as_array);
+        rejected.extend(list.into_iter().flatten().cloned());
+    }
+    *to = json!({
+        "proxies": count(to, "proxies") + count(more, "proxies"),
+        "acknowledged": count(to, "acknowledged") + count(more, "acknowledged"),
+        "rejected": rejected,
+        "medianMs": millis(to, "medianMs").max(millis(more, "medianMs")),
+        "lastMs": millis(to, "lastMs").max(millis(more, "lastMs")),
+    });
+}
+
+/// Whether an answer of one replica has in it what only all have measured.
+pub(super) fn measures(asked: &Asked<'_>) -> Option<Measured> {
+    let path = asked.path.split('?').next().unwrap_or_default();
+    match path.strip_prefix(PREFIX)?.split('/').nth(1)? {
+        "canaries" if asked.method == Method::GET => Some(Measured::Versions),
+        "routes" => Some(Measured::Backends),
+        _ => None,
+    }
+}
+
+/// What of an answer is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Measured {
+    /// Of canaries: by version.
+    Versions,
+    /// Of routes: by backend.
+    Backends,
+}
+
+/// Takes out what one replica measured of backends.
+pub(super) fn without_shares(of: &mut Value) {
+    match of {
+        Value::Object(fields) => {
+            fields.remove("measuredPercent");
+            fields.values_mut().for_each(without_shares);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_shares),
+        _ => {}
+    }
+}
+
+/// Puts into statuses of canaries what all replicas measured: rows of `stats` by version over the last minute.
+pub(super) fn put_shares(of: &mut Value, rows: &[Value]) {
+    let statuses = match of {
+        Value::Array(list) => list.iter_mut().collect::<Vec<_>>(),
+        one => vec![one],
+    };
+    for status in statuses {
+        let service = status.get("service").cloned();
+        let own: Vec<&Value> = rows
+            .iter()
+            .filter(|row| row.get("service") == service.as_ref())
+            .collect();
+        let requests = |row: &Value| row.get("requests").and_then(Value::as_u64).unwrap_or(0);
+        let total: u64 = own.iter().map(|row| requests(row)).sum();
+        let versions = status.get_mut("versions").and_then(Value::as_array_mut);
+        for version in versions.into_iter().flatten() {
+            let name = version.get("version").cloned();
+            let row = own.iter().find(|row| row.get("version") == name.as_ref());
+            let Value::Object(fields) = version else {
+                continue;
+            };
+            let of_row = |key: &str| row.and_then(|row| row.get(key)).cloned();
+            let share =
+                crate::aggregate::report::percent(row.map_or(0, |row| requests(row)), total);
+            for (key, value) in [
+                ("measuredPercent", share.map(Value::from)),
+                (
+                    "requestsPerSecond",
+                    Some(of_row("requestsPerSecond").unwrap_or_else(|| json!(0.0))),
+                ),
+                ("successPercent", of_row("successPercent")),
+                ("latencyP99Ms", of_row("latencyP99Ms")),
+            ] {
+                match value {
+                    Some(value) => fields.insert(key.to_owned(), value),
+                    None => fields.remove(key),
+                };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_a_question_is_for() {
+        let whom = |method: Method, path: &str| Whom::of(&method, &format!("{PREFIX}{path}"));
+        assert_eq!(whom(Method::GET, "/services"), Whom::Any);
+        assert_eq!(whom(Method::POST, "/diff"), Whom::Any);
+        assert_eq!(whom(Method::POST, "/canaries/a/b"), Whom::Leader);
+        assert_eq!(whom(Method::GET, "/proxies"), Whom::Every(How::Lists));
+        assert_eq!(
+            whom(Method::GET, "/proxies/a.b/config/all"),
+            Whom::Every(How::Known)
+        );
+        assert_eq!(
+            whom(Method::GET, "/stats?window=9"),
+            Whom::Every(How::Stats)
+        );
+    }
+
+    #[test]
+    fn a_canary_is_measured_by_all() {
+        let mut status = json!({"service": "a.b", "versions": [
+            {"version": "v1", "requestsPerSecond": 1.0, "measuredPercent": 100.0},
+            {"version": "v2", "requestsPerSecond": 0.0},
+        ]});
+        let rows = [
+            json!({"service": "a.b", "version": "v1", "requests": 30, "requestsPerSecond": 0.5}),
+            json!({"service": "a.b", "version": "v2", "requests": 10, "requestsPerSecond": 0.2, "successPercent": 50.0}),
+            json!({"service": "c.d", "version": "v2", "requests": 99, "requestsPerSecond": 9.0}),
+        ];
+        put_shares(&mut status, &rows);
+        assert_eq!(status["versions"][0]["measuredPercent"], 75.0);
+        assert_eq!(status["versions"][1]["successPercent"], 50.0);
+        assert_eq!(status["versions"][1]["requestsPerSecond"], 0.2);
+    }
+
+    #[test]
+    fn convergence_adds_up() {
+        let mut sum = json!({"proxies": 1, "acknowledged": 1, "rejected": [], "medianMs": 2.0, "lastMs": 2.0});
+        add_convergence(
+            &mut sum,
+            &json!({"proxies": 2, "acknowledged": 1, "rejected": ["x: no"], "medianMs": 1.0, "lastMs": 9.0}),
+        );
+        assert_eq!(
+            sum,
+            json!({"proxies": 3, "acknowledged": 2, "rejected": ["x: no"], "medianMs": 2.0, "lastMs": 9.0})
+        );
+    }
+}
