@@ -73,6 +73,7 @@ impl Server {
             version: version.to_owned(),
             hooks: RwLock::default(),
             routes: RwLock::default(),
+            pods: crate::pods::Pods::default(),
         });
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let namespace =
