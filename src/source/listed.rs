@@ -205,6 +205,7 @@ impl Listed {
             labels,
             locality: member.locality.clone(),
             address,
+            also_at: Vec::new(),
             ports: BTreeMap::new(),
             port_names: BTreeMap::new(),
             service_ports: self.reached_at(member),
