@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::parse;
 use crate::cli::render::{Cell, Column, Grid, Page, Render};
 
-/// Give revisions in a cluster names by which namespaces choose them
+/// Give revisions in a cluster names that namespaces choose
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

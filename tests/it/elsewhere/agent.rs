@@ -149,7 +149,7 @@ impl Agent {
     /// What the check of an instance says.
     pub(crate) fn status(&self, name: &str, id: &str, status: &str) {
         self.edit(name, id, |entry| {
-            entry["Checks"][1]["Status"] = status.into()
+            entry["Checks"][1]["Status"] = status.into();
         });
     }
 

@@ -120,7 +120,7 @@ async fn questions_wait_and_go_by_the_index() {
     let plane = plane(&agent).await;
     for port in 9_000..9_020 {
         agent.edit("web", "web-1", |entry| {
-            entry["Service"]["Port"] = port.into()
+            entry["Service"]["Port"] = port.into();
         });
         let first = [
             "10.1.0.1:8081 healthy".to_owned(),
@@ -163,13 +163,13 @@ async fn questions_wait_and_go_by_the_index() {
     agent.until_waiting(2).await;
     agent.restored();
     agent.edit("web", "web-1", |entry| {
-        entry["Service"]["Port"] = 9_100.into()
+        entry["Service"]["Port"] = 9_100.into();
     });
     plane
         .until_endpoints(WEB, &["10.1.0.1:8081 healthy", "10.1.0.2:9100 healthy"])
         .await;
     agent.edit("web", "web-1", |entry| {
-        entry["Service"]["Port"] = 9_101.into()
+        entry["Service"]["Port"] = 9_101.into();
     });
     plane
         .until_endpoints(WEB, &["10.1.0.1:8081 healthy", "10.1.0.2:9101 healthy"])
@@ -244,7 +244,7 @@ async fn while_consul_is_away_what_is_known_stays() {
         plane.until_source("warning", says).await;
         plane.until_endpoints(WEB, &["10.1.0.2:8080 healthy"]).await;
         agent.edit("web", "web-1", |entry| {
-            entry["Service"]["Port"] = 8_080.into()
+            entry["Service"]["Port"] = 8_080.into();
         });
         agent.fault(None);
         plane.until_source("ok", "2 services").await;

@@ -191,7 +191,11 @@ fn answer(zone: &Mutex<Zone>, question: &[u8], over_tcp: bool) -> Option<Vec<u8>
             && let Some(RData::CNAME(target)) = records.first()
         {
             reply.add_answer(Record::from_rdata(owner, *ttl, records[0].clone()));
-            at = target.0.to_ascii().trim_end_matches('.').to_owned();
+            target
+                .0
+                .to_ascii()
+                .trim_end_matches('.')
+                .clone_into(&mut at);
             continue;
         }
         break;
