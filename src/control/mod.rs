@@ -22,6 +22,7 @@ pub mod canary;
 pub mod check;
 pub mod cluster;
 mod enrolled;
+mod error;
 mod faults;
 mod follow;
 mod history;
@@ -55,7 +56,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -67,14 +67,15 @@ use crate::rt::disk::private_dir;
 use crate::rt::{DrainSignal, Tasks, Wall};
 
 use crate::source::kubernetes::review::Reviewer;
-use crate::source::store::{OpenReport, Options, Store, StoreError};
+use crate::source::store::{OpenReport, Options, Store};
 use crate::source::{State, kubernetes};
 use crate::tls;
+pub use error::ControlError;
 use index::Index;
 use push::{Hub, HubOptions};
 use series::Numbers;
 pub use sources::Catalogue;
-use trust::{Trust, TrustError};
+use trust::Trust;
 use views::Views;
 
 /// How a control plane is run.
@@ -164,85 +165,6 @@ pub fn store_dir(home: &Path) -> PathBuf {
 /// Where the authority of the mesh in `home` is.
 pub fn trust_dir(home: &Path) -> PathBuf {
     home.join("control").join("ca")
-}
-
-/// Why a control plane did not start, or ended.
-#[derive(Debug, Error)]
-pub enum ControlError {
-    /// The home cannot be used.
-    #[error("{}: {source}", path.display())]
-    Home {
-        /// Which path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A directory that is to be followed cannot be read.
-    #[error("cannot read the manifests in {}: {source}", path.display())]
-    Source {
-        /// Which directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The store cannot be opened.
-    #[error("the store {} cannot be opened: {source}", path.display())]
-    Store {
-        /// Which store.
-        path: PathBuf,
-        /// Why.
-        source: StoreError,
-    },
-    /// The authority cannot be opened.
-    #[error("the mesh's authority cannot be opened: {0}")]
-    Trust(#[from] TrustError),
-    /// A port cannot be bound.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Which address.
-        address: String,
-        /// The option that gives another; none for the API's socket.
-        option: Option<&'static str>,
-        /// Why.
-        source: io::Error,
-    },
-    /// The certificate of the TLS port cannot be made.
-    #[error("the TLS port has no certificate: {0}")]
-    Signer(#[from] signer::SignError),
-    /// The cluster cannot be followed.
-    #[error(transparent)]
-    Kubernetes(#[from] kubernetes::KubernetesError),
-    /// A server ended by itself.
-    #[error("the {what} server ended: {source}")]
-    Served {
-        /// Which.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl ControlError {
-    /// What a person can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Home { .. } => Some("give another home with --home or MESHCTL_HOME".to_owned()),
-            Self::Source { .. } => {
-                Some("give a directory that is there: --source files=DIR".to_owned())
-            }
-            Self::Store { source, .. } => source.hint().map(str::to_owned),
-            Self::Signer(error) => error.hint().map(str::to_owned),
-            Self::Kubernetes(error) => Some(error.hint().to_owned()),
-            Self::Listen {
-                source,
-                option: Some(option),
-                ..
-            } if source.kind() == io::ErrorKind::AddrInUse => Some(format!(
-                "another program has this port, perhaps another control plane; choose another with {option}"
-            )),
-            _ => None,
-        }
-    }
 }
 
 /// The parts that answers are made from.

@@ -113,6 +113,16 @@ fn the_chart_renders_what_an_installation_applies() {
             &["tags=prod,canary", "replicas=3", "gatewayReplicas=1"],
         ),
         ("meshctl-system", "blue", &["tags=default"]),
+        (
+            "meshctl-system",
+            "default",
+            &[
+                "caSigner=ca.corp:443",
+                "caSignerRoots=corp",
+                "caSignerName=ca",
+            ],
+        ),
+        ("meshctl-system", "green", &["caSigner=ca.corp:443"]),
         ("meshctl-system", "17", &[]),
         (
             "meshctl-system",

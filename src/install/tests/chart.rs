@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::super::settings::{SIGNER, SIGNER_ROOT, SIGNER_TOKEN};
 use super::super::{
     INJECTOR, KEYS, NAME, Profile, SETTINGS_FILE, Settings, crd, objects, of_revision,
 };
@@ -28,6 +29,7 @@ const MARKS: &[(&str, &str)] = &[
     ("zzlimit", "{{ $s.memoryLimit | quote }}"),
     ("zzmemory", "{{ $s.memory | quote }}"),
     ("zztag", "{{ $tag }}"),
+    ("zzroots", "{{ $s.signerRoots }}"),
     ("70001", "{{ $s.replicas }}"),
     ("70002", "{{ $s.gatewayReplicas }}"),
 ];
@@ -47,11 +49,15 @@ fn marked() -> Settings {
     "zzmemory".clone_into(&mut settings.memory);
     "zzlimit".clone_into(&mut settings.memory_limit);
     (settings.replicas, settings.gateway_replicas) = (70_001, 70_002);
-    settings
-        .values
-        .insert("trustDomain".to_owned(), "zztd".to_owned());
+    for (key, value) in [("trustDomain", "zztd"), ("caSigner", "zzsigner")] {
+        settings.values.insert(key.to_owned(), value.to_owned());
+    }
+    "zzroots".clone_into(&mut settings.signer_roots);
     settings
 }
+
+/// Begins what is there only where an outside signer was set.
+const SIGNERS: &str = "- name: signer";
 
 /// A template of `value`.
 fn template(value: &Value) -> String {
@@ -69,7 +75,20 @@ fn template(value: &Value) -> String {
         text = text.replace(mark, meant);
     }
     let mut out = String::new();
+    // How deep the item stands that is a signer's.
+    let mut signers: Option<usize> = None;
     for line in text.lines() {
+        let depth = line.len() - line.trim_start().len();
+        if let Some(own) = signers
+            && (depth < own || (depth == own && line.trim_start().starts_with('-')))
+        {
+            out.push_str("{{- end }}\n");
+            signers = None;
+        }
+        if line.trim_start() == SIGNERS {
+            out.push_str("{{- if $s.values.caSigner }}\n");
+            signers = Some(depth);
+        }
         if line.contains(DOMAIN) {
             let line = line.replace("zztd", "{{ $s.values.trustDomain }}");
             writeln!(
@@ -80,6 +99,9 @@ fn template(value: &Value) -> String {
         } else {
             writeln!(out, "{line}").unwrap();
         }
+    }
+    if signers.is_some() {
+        out.push_str("{{- end }}\n");
     }
     out
 }
@@ -178,10 +200,19 @@ What was chosen over the profile, what that comes to, and what the installation 
 {{- end -}}
 {{- end -}}
 {{- $values := dict "mtls" (eq $profile "demo" | ternary "strict" "permissive") "logLevel" (get (dict "default" "info" "demo" "debug" "minimal" "warn") $profile) -}}
-{{- range $key := list "trustDomain" "mtls" "logLevel" "caKeyType" -}}
+{{- range $key := list "trustDomain" "mtls" "logLevel" "caKeyType" "caSigner" "caSignerName" -}}
 {{- if hasKey $chosen $key -}}
 {{- $_ := set $values $key (get $chosen $key) -}}
 {{- end -}}
+{{- end -}}
+{{- if hasKey $chosen "caSigner" -}}
+{{- if hasKey $chosen "caKeyType" -}}
+{{- fail "caKeyType is for a root of its own, and goes not with caSigner" -}}
+{{- end -}}
+{{- $_ := set $values "caSignerRoot" "@SIGNER@/@ROOT@" -}}
+{{- $_ := set $values "caSignerToken" "@SIGNER@/@TOKEN@" -}}
+{{- else if or (hasKey $chosen "caSignerRoots") (hasKey $chosen "caSignerName") -}}
+{{- fail "caSignerRoots and caSignerName are for a signer: set caSigner" -}}
 {{- end -}}
 {{- $s := dict
   "revision" (toString (.Values.revision | default "default"))
@@ -199,6 +230,7 @@ What was chosen over the profile, what that comes to, and what the installation 
   "memory" (get $chosen "memory" | default "128Mi")
   "memoryLimit" (get $chosen "memoryLimit" | default "1Gi")
   "tags" (without (splitList "," (get $chosen "tags") | uniq | sortAlpha) "")
+  "signerRoots" (get $chosen "caSignerRoots" | default "istio-ca-root-cert")
   "values" $values -}}
 {{- $_ := set $s "suffix" (eq $s.revision "default" | ternary "" (printf "-%s" $s.revision)) -}}
 {{- $noted := merge (dict "image" $s.image "imagePullPolicy" $s.imagePullPolicy) $values -}}
@@ -294,7 +326,11 @@ kubeVersion: \">=1.30.0-0\"
     files.insert("values.yaml".into(), values());
     files.insert("values.schema.json".into(), format!("{:#}\n", schema()));
     let keys: Vec<String> = KEYS.iter().map(|(key, _)| format!("{key:?}")).collect();
-    let helpers = HELPERS.replace("@KEYS@", &keys.join(" "));
+    let helpers = HELPERS
+        .replace("@KEYS@", &keys.join(" "))
+        .replace("@SIGNER@", SIGNER)
+        .replace("@ROOT@", SIGNER_ROOT)
+        .replace("@TOKEN@", SIGNER_TOKEN);
     files.insert("templates/_settings.tpl".into(), helpers);
     files.insert(
         "templates/NOTES.txt".into(),

@@ -5,7 +5,7 @@ What was chosen over the profile, what that comes to, and what the installation 
 {{- $profile := .Values.profile | default "default" -}}
 {{- $small := ne $profile "default" -}}
 {{- $chosen := dict -}}
-{{- range $key := list "image" "imagePullPolicy" "replicas" "gatewayReplicas" "ingress" "egress" "ingressType" "injector" "validator" "failurePolicy" "cpu" "memory" "memoryLimit" "tags" "trustDomain" "mtls" "logLevel" "caKeyType" -}}
+{{- range $key := list "image" "imagePullPolicy" "replicas" "gatewayReplicas" "ingress" "egress" "ingressType" "injector" "validator" "failurePolicy" "cpu" "memory" "memoryLimit" "tags" "trustDomain" "mtls" "logLevel" "caKeyType" "caSigner" "caSignerRoots" "caSignerName" -}}
 {{- $value := index $.Values $key -}}
 {{- if not (kindIs "invalid" $value) -}}
 {{- if ne (toString $value) "" -}}
