@@ -18,6 +18,9 @@ use super::network::{Families, Node, router};
 use crate::processes::Process;
 use crate::stand::until;
 
+/// The port of the webhooks in a pod.
+const WEBHOOKS: u16 = 15_017;
+
 pub(super) const APP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/pods/app.py");
 
 pub(super) struct World {
@@ -78,7 +81,32 @@ impl World {
             Some(found["data"]["root-cert.pem"].as_str()?.to_owned())
         })
         .await;
+        world.serve_webhooks().await;
         world
+    }
+
+    /// Has the API server reach the webhooks of the control plane, and waits until they are believed.
+    async fn serve_webhooks(&self) {
+        let address = SocketAddr::new(self.families.system(1)[0], WEBHOOKS);
+        let service = "meshctl";
+        self.cluster.route("meshctl-system", service, 443, address);
+        for (kind, name) in [
+            ("mutatingwebhookconfigurations", "meshctl-injector"),
+            ("validatingwebhookconfigurations", "meshctl-validator"),
+        ] {
+            let kind = format!("{kind}.admissionregistration.k8s.io");
+            until("the authority of the webhooks", 60, || {
+                let found = self.cluster.get(&kind, "", name)?;
+                let hooks = found["webhooks"].as_array()?;
+                let told = |hook: &Value| hook["clientConfig"]["caBundle"].is_string();
+                hooks.iter().all(told).then_some(())
+            })
+            .await;
+        }
+        until("the webhooks to listen", 60, || {
+            std::net::TcpStream::connect(address).ok()
+        })
+        .await;
     }
 
     /// Installs, and runs what was installed as the account that was installed for it.

@@ -39,6 +39,7 @@ async fn start() -> (Stand, [Replica; 2]) {
         })
         .await;
     stand.until("somebody to write", || stand.holder()).await;
+    replicas[0].serve_webhooks(&stand).await;
     (stand, replicas)
 }
 

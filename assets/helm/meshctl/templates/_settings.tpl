@@ -14,10 +14,19 @@ What was chosen over the profile, what that comes to, and what the installation 
 {{- end -}}
 {{- end -}}
 {{- $values := dict "mtls" (eq $profile "demo" | ternary "strict" "permissive") "logLevel" (get (dict "default" "info" "demo" "debug" "minimal" "warn") $profile) -}}
-{{- range $key := list "trustDomain" "mtls" "logLevel" "caKeyType" -}}
+{{- range $key := list "trustDomain" "mtls" "logLevel" "caKeyType" "caSigner" "caSignerName" -}}
 {{- if hasKey $chosen $key -}}
 {{- $_ := set $values $key (get $chosen $key) -}}
 {{- end -}}
+{{- end -}}
+{{- if hasKey $chosen "caSigner" -}}
+{{- if hasKey $chosen "caKeyType" -}}
+{{- fail "caKeyType is for a root of its own, and goes not with caSigner" -}}
+{{- end -}}
+{{- $_ := set $values "caSignerRoot" "/var/run/secrets/signer/root-cert.pem" -}}
+{{- $_ := set $values "caSignerToken" "/var/run/secrets/signer/istio-token" -}}
+{{- else if or (hasKey $chosen "caSignerRoots") (hasKey $chosen "caSignerName") -}}
+{{- fail "caSignerRoots and caSignerName are for a signer: set caSigner" -}}
 {{- end -}}
 {{- $s := dict
   "revision" (toString (.Values.revision | default "default"))
@@ -35,6 +44,7 @@ What was chosen over the profile, what that comes to, and what the installation 
   "memory" (get $chosen "memory" | default "128Mi")
   "memoryLimit" (get $chosen "memoryLimit" | default "1Gi")
   "tags" (without (splitList "," (get $chosen "tags") | uniq | sortAlpha) "")
+  "signerRoots" (get $chosen "caSignerRoots" | default "istio-ca-root-cert")
   "values" $values -}}
 {{- $_ := set $s "suffix" (eq $s.revision "default" | ternary "" (printf "-%s" $s.revision)) -}}
 {{- $noted := merge (dict "image" $s.image "imagePullPolicy" $s.imagePullPolicy) $values -}}

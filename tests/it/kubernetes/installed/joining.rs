@@ -95,9 +95,7 @@ async fn a_pod_joins_with_the_token_and_the_roots_of_its_cluster_alone() {
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
     };
-    let version = ours(&["version", "-o", "json"]);
-    let address = version["controlPlane"]["tlsAddress"].as_str().unwrap();
-    let address = address.to_owned();
+    let address = format!("127.0.0.1:{}", replica.tls);
     let join = |name: &str, token: &str| {
         Pod::believing(&root, &address, stand.dir.path().join(name), token)
     };
@@ -158,7 +156,7 @@ async fn a_pod_joins_with_the_token_and_the_roots_of_its_cluster_alone() {
         "{said}"
     );
 
-    let log = ours(&["identity", "audit", "-o", "json"]);
+    let log = ours(&["identity", "audit", "--context", "default", "-o", "json"]);
     let log = log.as_array().unwrap().iter();
     let by = |event: &str| {
         let of = log.clone().filter(|one| one["event"] == event);
