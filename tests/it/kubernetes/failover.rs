@@ -250,13 +250,13 @@ async fn proxies(
         .map(|one| format!("127.0.0.1:{}", one.tls));
     let planes = planes.join(",");
     let mut started = Vec::new();
-    for (i, outbound) in outbound.iter().enumerate() {
+    for (i, port) in outbound.iter().enumerate() {
         // The last letter makes the address, and `o` and `e` are the replicas'.
         let letter =
             char::from(if service == "cart" { b'1' } else { b'p' } + u8::try_from(i).unwrap());
         let name = format!("{service}-{letter}");
         loop {
-            let sidecar = Sidecar::start((stand, &planes), service, &name, application, *outbound);
+            let sidecar = Sidecar::start((stand, &planes), service, &name, application, *port);
             until(&name, Duration::from_secs(30), async || {
                 let [one, two] = both(stand).await;
                 one.contains(&name) || two.contains(&name)
