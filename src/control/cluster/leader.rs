@@ -18,9 +18,9 @@ use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef};
 
 /// How long a record holds. Less than client-go's 15 s: with the round in which it is first seen, and with what
 /// the next holder begins with, writing goes on within 15 s of a holder's sudden end.
-const LEASE_SECONDS: u64 = 10;
+const LEASE_SECONDS: u64 = 9;
 /// Who could not renew for this long writes no more; before others may take over.
-const RENEW_DEADLINE: Duration = Duration::from_secs(7);
+const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 /// Giving the Lease up may take so long: then it runs out by itself.
 const RESIGN: Duration = Duration::from_secs(2);
 /// How often a record is looked at, or renewed.
@@ -300,13 +300,16 @@ mod tests {
             b.next(Some(&held), "b", Instant::now(), 9_000_000),
             Move::Wait
         );
-        tokio::time::advance(Duration::from_secs(14)).await;
+        assert_eq!(b.wait(Instant::now()), ROUND);
+        tokio::time::advance(Duration::from_secs(8)).await;
         assert_eq!(b.next(Some(&held), "b", Instant::now(), 0), Move::Wait);
+        // It looks again just when the record runs out.
+        assert_eq!(b.wait(Instant::now()), Duration::from_millis(1_001));
         let renewed = lease(a.next(Some(&held), "a", Instant::now(), 15_000));
         assert_eq!(renewed["spec"]["acquireTime"], held["spec"]["acquireTime"]);
-        tokio::time::advance(Duration::from_secs(10)).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(b.next(Some(&renewed), "b", Instant::now(), 0), Move::Wait);
-        tokio::time::advance(Duration::from_secs(16)).await;
+        tokio::time::advance(Duration::from_secs(9) + Duration::from_millis(1)).await;
         let taken = b.next(Some(&renewed), "b", Instant::now(), 0);
         assert_eq!(holder(&taken), Some("b"));
         let taken = lease(taken);
