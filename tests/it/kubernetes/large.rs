@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use cluster::store::Key;
-use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use hyper_util::rt::TokioIo;
@@ -68,20 +66,18 @@ fn put(cluster: &Cluster, resource: &str, object: Value) {
     cluster.server().state().store.put(key, object);
 }
 
-/// The slice of a service; its first endpoint is elsewhere after a change.
-fn slice(service: usize, first: Option<&str>) -> Value {
+/// The slice of a service, of endpoints from `first` on.
+fn slice(service: usize, first: usize) -> Value {
     let name = format!("svc-{service}");
-    let endpoints: Vec<Value> = (0..ENDPOINTS)
+    let endpoints: Vec<Value> = (first..ENDPOINTS)
         .map(|which| {
-            let of_pod = pod_address(service, which);
-            let moved = first.filter(|_| which == 0);
             json!({
-                "addresses": [moved.unwrap_or(&of_pod)],
+                "addresses": [pod_address(service, which)],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": format!("node-{}", which % 10),
-                "targetRef": moved.is_none().then(|| json!({
+                "targetRef": {
                     "kind": "Pod", "name": format!("{name}-{which}"), "namespace": namespace(service),
-                })),
+                },
             })
         })
         .collect();
@@ -123,7 +119,7 @@ fn fill(cluster: &Cluster) {
         put(
             cluster,
             "endpointslices.discovery.k8s.io",
-            slice(service, None),
+            slice(service, 0),
         );
         for which in 0..ENDPOINTS {
             let at = pod_address(service, which);
@@ -172,12 +168,12 @@ fn used(pid: u32) -> (f64, f64, f64) {
     ((ticks(11) + ticks(12)) / 100.0, of("VmRSS"), of("VmHWM"))
 }
 
-/// When which address was first seen, by proxy and address.
-type Book = Arc<Mutex<HashMap<(usize, u32), Instant>>>;
+/// When the change of which service came, by proxy and service.
+type Book = Arc<Mutex<HashMap<(usize, usize), Instant>>>;
 
-/// The addresses of changes, none of which is a pod's.
-fn changed_address(number: usize) -> Ipv4Addr {
-    Ipv4Addr::from(0xac10_0000 + u32::try_from(number).unwrap())
+/// Which service a change is of; no two of them the same.
+fn changed_service(number: usize) -> usize {
+    number * 7 % SERVICES
 }
 
 /// A certificate for a pod of `shop`, by its account's token.
@@ -222,7 +218,7 @@ fn node(name: &str) -> Node {
     }
 }
 
-/// Takes and acknowledges everything, and books when a changed address came; says how many endpoints it has.
+/// Takes and acknowledges everything, and books when a change came; counts the assignments.
 async fn follow(
     (which, name): (usize, &'static str),
     material: Arc<Material>,
@@ -270,15 +266,8 @@ async fn follow(
             }
             if response.type_url == Kind::Endpoint.type_url() {
                 let bytes = &resource.resource.as_ref().unwrap().value;
-                let all = ClusterLoadAssignment::decode(bytes.as_slice()).unwrap();
-                let all = all
-                    .endpoints
-                    .into_iter()
-                    .flat_map(|group| group.lb_endpoints);
-                for endpoint in all {
-                    if let Some(at) = changed(endpoint.host_identifier) {
-                        book.lock().unwrap().entry((which, at)).or_insert(came);
-                    }
+                if let Some(service) = changed(&resource.name, bytes) {
+                    book.lock().unwrap().entry((which, service)).or_insert(came);
                 }
             }
         }
@@ -303,16 +292,14 @@ async fn follow(
     }
 }
 
-/// The address of an endpoint, if it is one of a change.
-fn changed(host: Option<HostIdentifier>) -> Option<u32> {
-    let Some(HostIdentifier::Endpoint(endpoint)) = host else {
-        return None;
-    };
-    let Some(Address::SocketAddress(at)) = endpoint.address?.address else {
-        return None;
-    };
-    let at: Ipv4Addr = at.address.parse().ok()?;
-    (at >= changed_address(0)).then(|| at.to_bits())
+/// The service of an assignment that has one endpoint less, which is what a change makes.
+fn changed(name: &str, bytes: &[u8]) -> Option<usize> {
+    let host = name.rsplit_once("|svc-")?.1;
+    let service = host.split_once('.')?.0.parse().ok()?;
+    let all = ClusterLoadAssignment::decode(bytes).unwrap();
+    let groups = all.endpoints.iter();
+    let endpoints: usize = groups.map(|group| group.lb_endpoints.len()).sum();
+    (endpoints == ENDPOINTS - 1).then_some(service)
 }
 
 async fn until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
@@ -391,8 +378,8 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
     let mut made = Vec::new();
     for number in 0..SECONDS * EACH_SECOND {
         every.tick().await;
-        let service = number * 7 % SERVICES;
-        let object = slice(service, Some(&changed_address(number).to_string()));
+        let service = changed_service(number);
+        let object = slice(service, 1);
         let at = Instant::now();
         put(&stand.cluster, "endpointslices.discovery.k8s.io", object);
         made.push(at);
@@ -413,7 +400,7 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         let some = (from..from + COMPARED * EACH_SECOND)
             .flat_map(|number| (0..PROXIES.len()).map(move |which| (number, which)));
         some.map(|(number, which)| {
-            let came = book[&(which, changed_address(number).to_bits())];
+            let came = book[&(which, changed_service(number))];
             came.duration_since(made[number])
         })
         .collect()
