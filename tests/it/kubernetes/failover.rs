@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::Cluster;
 use cluster::store::Key;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use meshctl::net::{BindOptions, bind};
-use meshctl::rt::Tasks;
+use meshctl::net::{BindOptions, ConnectOptions, bind, connect};
+use meshctl::rt::{Tasks, now};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use super::installed::{Replica, Stand};
 use super::seen::{SYSTEM, address, run_pod, start};
@@ -170,12 +170,13 @@ impl Seen {
 
 /// Calls `cart` again and again over one connection to a sidecar, which nothing may end.
 async fn call(seen: Arc<Seen>, which: usize, outbound: SocketAddr) {
-    let tcp = TcpStream::connect(outbound).await.unwrap();
+    let tcp = connect(outbound, ConnectOptions::default()).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(tcp))
             .await
             .unwrap();
-    let connection = tokio::spawn(connection);
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
     let mut every = tokio::time::interval(ASKED);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !seen.over.load(Ordering::Relaxed) {
@@ -204,7 +205,7 @@ async fn call(seen: Arc<Seen>, which: usize, outbound: SocketAddr) {
         }
     }
     drop(sender);
-    connection.await.unwrap().unwrap();
+    connections.join_next().await.unwrap().unwrap().unwrap();
 }
 
 /// Which proxies have a stream to a replica.
@@ -223,7 +224,7 @@ async fn both(stand: &Stand) -> [BTreeSet<String>; 2] {
 }
 
 async fn until(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> bool) -> Duration {
-    let began = Instant::now();
+    let began = now();
     while !done().await {
         assert!(began.elapsed() < limit, "waited {limit:?} for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -313,13 +314,14 @@ async fn when_who_writes_is_killed_another_writes_and_no_request_fails() {
     // Load, and a change five times a second, from here to the end.
     let seen = Arc::new(Seen::default());
     seen.rounds.lock().unwrap().resize(webs.len(), 0);
-    let mut clients = tokio::task::JoinSet::new();
+    let mut clients = JoinSet::new();
     for (which, web) in webs.iter().enumerate() {
         clients.spawn(call(Arc::clone(&seen), which, web.outbound));
     }
-    let writer = {
+    let mut writer = JoinSet::new();
+    {
         let (stand, round, seen) = (Arc::clone(&stand), Arc::clone(&round), Arc::clone(&seen));
-        tokio::spawn(async move {
+        writer.spawn(async move {
             let mut every = tokio::time::interval(CHANGES);
             while !seen.over.load(Ordering::Relaxed) {
                 every.tick().await;
@@ -331,8 +333,8 @@ async fn when_who_writes_is_killed_another_writes_and_no_request_fails() {
                 );
                 round.store(next, Ordering::Relaxed);
             }
-        })
-    };
+        });
+    }
     let everybody_has = |wanted: u64| {
         let seen = Arc::clone(&seen);
         async move || {
@@ -350,7 +352,7 @@ async fn when_who_writes_is_killed_another_writes_and_no_request_fails() {
         (two, one)
     };
     let ports = dead.kill();
-    let killed = Instant::now();
+    let killed = now();
     // Something that only who writes does.
     let later = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "later"}});
     stand
@@ -415,7 +417,7 @@ async fn when_who_writes_is_killed_another_writes_and_no_request_fails() {
     .await;
 
     seen.over.store(true, Ordering::Relaxed);
-    writer.await.unwrap();
+    writer.join_next().await.unwrap().unwrap();
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }

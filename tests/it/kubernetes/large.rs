@@ -1,12 +1,12 @@
 //! A large cluster: what it takes of a control plane, and how long a change takes to reach a proxy while a hundred
 //! come each second. The figures are in `docs/control-plane-scale.md`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cluster::Cluster;
 use cluster::store::Key;
@@ -23,6 +23,7 @@ use meshctl::xds::{Kind, node_to_proto};
 use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
@@ -169,7 +170,7 @@ fn used(pid: u32) -> (f64, f64, f64) {
 }
 
 /// When the change of which service came, by proxy and service.
-type Book = Arc<Mutex<HashMap<(usize, usize), Instant>>>;
+type Book = Arc<Mutex<BTreeMap<(usize, usize), Instant>>>;
 
 /// Which service a change is of; no two of them the same.
 fn changed_service(number: usize) -> usize {
@@ -256,7 +257,7 @@ async fn follow(
         .unwrap()
         .into_inner();
     while let Ok(Some(response)) = responses.message().await {
-        let came = Instant::now();
+        let came = meshctl::rt::now();
         let mut fresh = Vec::new();
         for resource in &response.resources {
             if response.type_url == Kind::Cluster.type_url()
@@ -303,7 +304,7 @@ fn changed(name: &str, bytes: &[u8]) -> Option<usize> {
 }
 
 async fn until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
-    let began = Instant::now();
+    let began = meshctl::rt::now();
     while !done() {
         assert!(began.elapsed() < limit, "waited {limit:?} for {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -330,7 +331,7 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         run_pod(&stand, "shop", name, &json!({"app": "watch"}), "default");
     }
 
-    let began = Instant::now();
+    let began = meshctl::rt::now();
     let replica = Replica::start(&stand, "one");
     let pid = replica.id();
     let served = |log: &Path| {
@@ -342,8 +343,8 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
     })
     .await;
     let ready = began.elapsed();
-    let (cpu, now, most) = used(pid);
-    println!("ready after {ready:.1?}: {cpu:.1} s of CPU, {now:.0} MiB now, {most:.0} MiB at most");
+    let (cpu, rss, most) = used(pid);
+    println!("ready after {ready:.1?}: {cpu:.1} s of CPU, {rss:.0} MiB now, {most:.0} MiB at most");
     until("the roots", Duration::from_mins(2), || {
         let roots = stand.object("configmaps", SYSTEM, "meshctl-ca-root-cert");
         roots.is_some()
@@ -353,7 +354,7 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, replica.tls));
     let book = Book::default();
     let assignments = Arc::new(Mutex::new(vec![0; PROXIES.len()]));
-    let (linking, before) = (Instant::now(), used(pid).0);
+    let (linking, before) = (meshctl::rt::now(), used(pid).0);
     let mut followers = tokio::task::JoinSet::new();
     for (which, name) in PROXIES.into_iter().enumerate() {
         let (material, _) = joined(&stand, name, to).await;
@@ -365,22 +366,22 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         all.iter().all(|count| *count >= SERVICES)
     })
     .await;
-    let (cpu, now, most) = used(pid);
+    let (cpu, rss, most) = used(pid);
     println!(
-        "{} proxies had everything after {:.1?}: {:.1} s of CPU, {now:.0} MiB now, {most:.0} MiB at most",
+        "{} proxies had everything after {:.1?}: {:.1} s of CPU, {rss:.0} MiB now, {most:.0} MiB at most",
         PROXIES.len(),
         linking.elapsed(),
         cpu - before
     );
 
-    let (before, began) = (used(pid).0, Instant::now());
+    let (before, began) = (used(pid).0, meshctl::rt::now());
     let mut every = tokio::time::interval(EVERY);
     let mut made = Vec::new();
     for number in 0..SECONDS * EACH_SECOND {
         every.tick().await;
         let service = changed_service(number);
         let object = slice(service, 1);
-        let at = Instant::now();
+        let at = meshctl::rt::now();
         put(&stand.cluster, "endpointslices.discovery.k8s.io", object);
         made.push(at);
     }
@@ -389,9 +390,9 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         book.lock().unwrap().len() == made.len() * PROXIES.len()
     })
     .await;
-    let (cpu, now, most) = used(pid);
+    let (cpu, rss, most) = used(pid);
     println!(
-        "{} changes in {making:.1?}: {:.1} s of CPU, {now:.0} MiB now, {most:.0} MiB at most",
+        "{} changes in {making:.1?}: {:.1} s of CPU, {rss:.0} MiB now, {most:.0} MiB at most",
         made.len(),
         cpu - before
     );
