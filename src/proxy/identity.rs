@@ -8,7 +8,6 @@ mod error;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,8 @@ use tracing::{error, info, warn};
 pub use error::IdentityError;
 
 use super::believed::{self, Believed};
-use super::control_link::{Caller, ControlStream, connect_control};
+use super::control_link::{Caller, ControlStream};
+use super::replicas::Replicas;
 use crate::mesh::SpiffeId;
 use crate::rt::{self, Backoff, Published, Reader, Tasks, UnixMillis, Wall};
 use crate::tls::ca_api::{
@@ -73,7 +73,7 @@ struct Token {
 #[derive(Debug, Clone)]
 pub struct IdentityOptions {
     /// The control plane's TLS port (15012).
-    pub control_plane: SocketAddr,
+    pub control_plane: Replicas,
     /// The control plane's own identity; usually [`control_plane_id`] of the trust domain.
     pub server: SpiffeId,
     /// The identity that this proxy shall have.
@@ -98,9 +98,9 @@ pub struct IdentityOptions {
 
 impl IdentityOptions {
     /// The usual options: identity `id` from the CA at `control_plane`, stored in `dir`.
-    pub fn new(control_plane: SocketAddr, id: SpiffeId, dir: impl Into<PathBuf>) -> Self {
+    pub fn new(control_plane: impl Into<Replicas>, id: SpiffeId, dir: impl Into<PathBuf>) -> Self {
         Self {
-            control_plane,
+            control_plane: control_plane.into(),
             server: control_plane_id(&id.trust_domain),
             id,
             token: None,
@@ -448,12 +448,13 @@ impl IdentityClient {
 
     async fn dial(&self, caller: Caller<'_>) -> Result<ControlStream, IdentityError> {
         let newcomer = matches!(caller, Caller::Newcomer(_));
-        let connecting = connect_control(self.options.control_plane, &self.options.server, caller);
+        let to = &self.options.control_plane;
+        let connecting = to.connect(&self.options.server, caller);
         match tokio::time::timeout(CALL, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if newcomer && tls::is_stranger(&error) => {
                 Err(IdentityError::Stranger {
-                    address: self.options.control_plane,
+                    address: self.options.control_plane.to_string(),
                     reason: tls::explain(&error),
                 })
             }
@@ -487,7 +488,7 @@ impl IdentityClient {
 
     fn unreachable(&self, reason: String) -> IdentityError {
         IdentityError::Unreachable {
-            address: self.options.control_plane,
+            address: self.options.control_plane.to_string(),
             reason,
         }
     }

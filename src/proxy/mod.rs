@@ -18,6 +18,7 @@ pub mod control_link;
 pub mod handover;
 pub mod identity;
 pub mod registration;
+pub mod replicas;
 pub mod sidecar;
 
 mod accept;

@@ -3,7 +3,6 @@
 //! What is missed while the control plane is away is in the next message's sums. Nothing here is
 //! on the path of a request, and nothing that fails here is one's failure.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,20 +17,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::mesh::SpiffeId;
-use crate::net::{self, ConnectOptions};
 use crate::rt::{Backoff, Reader, Wall};
 use crate::telemetry::names::{BOUNDS_MILLI, Kind};
 use crate::telemetry::registry::to_float;
 use crate::telemetry::{Family, Registry, Value};
 use crate::tls::Material;
 
-use super::control_link::{Caller, connect_control};
+use super::control_link::Caller;
+use super::replicas::Replicas;
 
 /// Where numbers go, and how often.
 #[derive(Debug, Clone)]
 pub struct PushOptions {
     /// The control plane.
-    pub control_plane: SocketAddr,
+    pub control_plane: Replicas,
     /// Who it must prove to be; without, it is called in plaintext.
     pub server: Option<SpiffeId>,
     /// This node, sent once on each stream.
@@ -99,18 +98,17 @@ async fn channel(
 ) -> Result<Channel, String> {
     let endpoint =
         Endpoint::from_static("http://control-plane").connect_timeout(Duration::from_secs(10));
-    let to = options.control_plane;
+    let to = &options.control_plane;
     let channel = match &options.server {
         None => {
-            let tcp = net::connect(to, ConnectOptions::default())
-                .await
-                .map_err(|error| error.to_string())?;
+            let tcp = to.connect_plain().await.map_err(|e| e.to_string())?;
             once(endpoint, tcp).await
         }
         Some(server) => {
             let material = identities.load();
             let material = material.as_ref().as_ref().ok_or("no identity yet")?;
-            let stream = connect_control(to, server, Caller::Member(material))
+            let stream = to
+                .connect(server, Caller::Member(material))
                 .await
                 .map_err(|error| error.to_string())?;
             once(endpoint, stream).await

@@ -24,7 +24,8 @@ use crate::net::{ConnectOptions, connect};
 use crate::rt::{Backoff, DrainSignal, Reader, Tasks};
 use crate::tls::Material;
 
-use super::control_link::{Caller, connect_control};
+use super::control_link::Caller;
+use super::replicas::Replicas;
 
 /// How long an instance stays without a heartbeat.
 pub const TERM: Duration = Duration::from_secs(15);
@@ -39,7 +40,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct RegistrationOptions {
     /// The control plane's TLS port.
-    pub control_plane: SocketAddr,
+    pub control_plane: Replicas,
     /// The control plane's own identity.
     pub server: SpiffeId,
     /// The instance.
@@ -218,12 +219,10 @@ async fn open(
     identity: &Material,
     tasks: &Tasks,
 ) -> io::Result<SendRequest<Full<Bytes>>> {
-    let stream = connect_control(
-        options.control_plane,
-        &options.server,
-        Caller::Member(identity),
-    )
-    .await?;
+    let to = &options.control_plane;
+    let stream = to
+        .connect(&options.server, Caller::Member(identity))
+        .await?;
     let (calls, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;

@@ -30,13 +30,14 @@ use crate::xds::node_to_proto;
 use super::application::AppPages;
 use super::believed;
 use super::client::{self, ClientOptions};
-use super::control_link::{Caller, connect_control};
+use super::control_link::Caller;
 use super::dns;
 use super::handover::{self, Restart};
 use super::identity::{IdentityClient, IdentityError, IdentityOptions, TokenSource};
 use super::options::{AccessLog, Options};
 use super::push::{self, PushOptions};
 use super::registration::{self, RegistrationOptions};
+use super::replicas::Replicas;
 use super::run::{ProxyError, run_after};
 
 /// How often numbers are told: live views show them as they come.
@@ -99,7 +100,7 @@ pub struct SidecarOptions {
     /// The mesh's roots as PEM, for tokens that do not name them.
     pub root_file: Option<PathBuf>,
     /// The control plane's TLS port.
-    pub control_plane: SocketAddr,
+    pub control_plane: Replicas,
     /// The root of identities.
     pub trust_domain: String,
     /// Life of certificates to ask for; zero leaves it to the CA.
@@ -198,7 +199,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         token: options.token.clone(),
         root_file: options.root_file.clone(),
         lifetime: options.certificate_lifetime,
-        ..IdentityOptions::new(options.control_plane, id, &options.dir)
+        ..IdentityOptions::new(options.control_plane.clone(), id, &options.dir)
     });
     let (material, proofs) = (identity.reader(), identity.proofs());
     match identity.start().await {
@@ -212,9 +213,10 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     tasks.spawn("identity", identity.run());
 
     let dial = {
-        let (material, server, to) = (material.clone(), server.clone(), options.control_plane);
+        let (material, server) = (material.clone(), server.clone());
+        let to = options.control_plane.clone();
         Arc::new(move || {
-            let (material, server) = (material.load(), server.clone());
+            let (material, server, to) = (material.load(), server.clone(), to.clone());
             let dialling: futures_util::future::BoxFuture<
                 'static,
                 io::Result<Box<dyn client::Io>>,
@@ -222,7 +224,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
                 let Some(material) = material.as_ref() else {
                     return Err(io::Error::other("there is no certificate yet"));
                 };
-                let stream = connect_control(to, &server, Caller::Member(material)).await?;
+                let stream = to.connect(&server, Caller::Member(material)).await?;
                 let stream: Box<dyn client::Io> = Box::new(stream);
                 Ok(stream)
             });
@@ -249,7 +251,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
 
     let registry = Arc::new(Registry::new("Kubernetes"));
     let numbers = PushOptions {
-        control_plane: options.control_plane,
+        control_plane: options.control_plane.clone(),
         server: Some(server.clone()),
         node: node_to_proto(&node),
         interval: PUSH,
@@ -292,7 +294,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         "registration",
         registration::run(
             RegistrationOptions {
-                control_plane: options.control_plane,
+                control_plane: options.control_plane.clone(),
                 server,
                 instance: instance(&options),
                 captured: options.transparent,

@@ -14,6 +14,7 @@ use crate::cli::exit::Exit;
 use crate::cli::{logging, parse};
 use crate::mesh::{self, Locality};
 use crate::proxy::identity::TokenSource;
+use crate::proxy::replicas::Replicas;
 use crate::proxy::sidecar::{self, SidecarOptions};
 use crate::proxy::{self, AccessLog};
 use crate::rt::{self, Drain};
@@ -64,9 +65,14 @@ pub(crate) struct Args {
     /// File with the mesh's root certificates, for tokens that do not name them
     #[arg(long, value_name = "FILE")]
     root_cert: Option<PathBuf>,
-    /// Where the control plane listens with TLS
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
-    control_plane: String,
+    /// Where the control plane listens with TLS; several, or a name of several addresses, are its replicas
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        default_value = "127.0.0.1:15012",
+        value_delimiter = ','
+    )]
+    control_plane: Vec<String>,
     /// Port for calls to the application that are redirected here
     #[arg(long, value_name = "PORT", default_value_t = 15_006)]
     inbound_port: u16,
@@ -218,7 +224,7 @@ pub(crate) struct Options {
     pub(crate) protocol: Protocol,
     pub(crate) join: Option<TokenSource>,
     pub(crate) root_file: Option<PathBuf>,
-    pub(crate) control_plane: String,
+    pub(crate) control_plane: Vec<String>,
     pub(crate) inbound_port: u16,
     pub(crate) outbound_port: u16,
     pub(crate) admin_port: u16,
@@ -252,14 +258,15 @@ pub(crate) fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
 }
 
 fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
-    let port_ok = args
-        .control_plane
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
-    if !port_ok {
+    let port_ok = |place: &str| {
+        let parts = place.rsplit_once(':');
+        parts.is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)
+        })
+    };
+    if let Some(place) = args.control_plane.iter().find(|place| !port_ok(place)) {
         return Err(CliError::usage(format!(
-            "{:?} is not HOST:PORT of a control plane",
-            args.control_plane
+            "{place:?} is not HOST:PORT of a control plane"
         )));
     }
     // The parser sees to it: only `--static` goes without, and has gone elsewhere.
@@ -416,7 +423,7 @@ fn serve(options: Options) -> Result<(), CliError> {
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {
         let (drain, signal) = Drain::new();
-        let serving = sidecar::run(sidecar_options(options).await?, signal);
+        let serving = sidecar::run(sidecar_options(options), signal);
         tokio::pin!(serving);
         let result = tokio::select! {
             result = &mut serving => result,
@@ -435,17 +442,9 @@ fn serve(options: Options) -> Result<(), CliError> {
     })
 }
 
-async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
-    let control_plane = tokio::net::lookup_host(&options.control_plane)
-        .await
-        .ok()
-        .and_then(|mut found| found.next())
-        .ok_or_else(|| {
-            CliError::failed(format!("{} has no address", options.control_plane))
-                .hint("give --control-plane as IP:PORT")
-        })?;
+fn sidecar_options(options: Options) -> SidecarOptions {
     let version = options.labels.get("version");
-    Ok(SidecarOptions {
+    SidecarOptions {
         workload: match version {
             Some(version) => format!("{}-{version}", options.service),
             None => options.service.clone(),
@@ -478,7 +477,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         status_port: options.status_port,
         token: options.join,
         root_file: options.root_file,
-        control_plane,
+        control_plane: Replicas::new(options.control_plane),
         trust_domain: options.trust_domain,
         certificate_lifetime: options.certificate_lifetime,
         workers: options.workers,
@@ -487,7 +486,7 @@ async fn sidecar_options(options: Options) -> Result<SidecarOptions, CliError> {
         drain: options.drain,
         drain_delay: options.drain_delay,
         hot_restart: options.hot_restart,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -16,10 +16,11 @@ use crate::resource::json::set;
 use crate::rt::{Tasks, UnixMillis, Wall};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef};
 
-/// How long a record holds (client-go's default).
-const LEASE_SECONDS: u64 = 15;
+/// How long a record holds. Less than client-go's 15 s: with the round in which it is first seen, and with what
+/// the next holder begins with, writing goes on within 15 s of a holder's sudden end.
+const LEASE_SECONDS: u64 = 9;
 /// Who could not renew for this long writes no more; before others may take over.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 /// Giving the Lease up may take so long: then it runs out by itself.
 const RESIGN: Duration = Duration::from_secs(2);
 /// How often a record is looked at, or renewed.
@@ -44,6 +45,16 @@ enum Move {
 }
 
 impl Election {
+    /// How long until it is worth another look: a round, or less when the record runs out before.
+    fn wait(&self, now: Instant) -> Duration {
+        let Some((spec, since)) = &self.seen else {
+            return ROUND;
+        };
+        let left = promised(spec).saturating_sub(now.duration_since(*since));
+        // A record has run out after its time, not at it.
+        (left + Duration::from_millis(1)).min(ROUND)
+    }
+
     /// What `me` does about the Lease as it is `found` now.
     fn next(&mut self, found: Option<&Value>, me: &str, now: Instant, wall: UnixMillis) -> Move {
         let Some(found) = found else {
@@ -60,14 +71,19 @@ impl Election {
         };
         let holder = spec.get("holderIdentity").and_then(Value::as_str);
         let holder = holder.unwrap_or_default();
-        let promised = spec.get("leaseDurationSeconds").and_then(Value::as_u64);
-        let promised = Duration::from_secs(promised.unwrap_or(LEASE_SECONDS));
-        if holder == me || holder.is_empty() || now.duration_since(since) > promised {
+        let over = now.duration_since(since) > promised(&spec);
+        if holder == me || holder.is_empty() || over {
             Move::Replace(record(Some(found), me, wall))
         } else {
             Move::Wait
         }
     }
+}
+
+/// How long a record holds by its own words.
+fn promised(spec: &Value) -> Duration {
+    let seconds = spec.get("leaseDurationSeconds").and_then(Value::as_u64);
+    Duration::from_secs(seconds.unwrap_or(LEASE_SECONDS))
 }
 
 /// The Lease with `me` as its holder, after it was `before`.
@@ -163,11 +179,14 @@ impl Candidate {
         let mut election = Election::default();
         let mut renewed: Option<Instant> = None;
         loop {
-            // A request that hangs must not outlast the promise.
-            let tried = tokio::time::timeout(RENEW_DEADLINE, self.turn(&mut election)).await;
+            // A request that hangs must not outlast the promise, which counts from before it was made: an answer
+            // may be late.
+            let began = Instant::now();
+            let until = renewed.unwrap_or(began) + RENEW_DEADLINE;
+            let tried = tokio::time::timeout_at(until, self.turn(&mut election)).await;
             match tried {
                 Ok(Ok(true)) => {
-                    renewed = Some(Instant::now());
+                    renewed = Some(began);
                     self.say(true);
                 }
                 Ok(Ok(false)) => {
@@ -180,10 +199,13 @@ impl Candidate {
                 Err(_) => tracing::debug!("the Lease cannot be read or written in time"),
             }
             let overdue = renewed.is_none_or(|at| at.elapsed() >= RENEW_DEADLINE);
+            let mut wait = ROUND;
             if overdue {
+                renewed = None;
                 self.say(false);
+                wait = election.wait(Instant::now());
             }
-            tokio::time::sleep(ROUND).await;
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -278,13 +300,16 @@ mod tests {
             b.next(Some(&held), "b", Instant::now(), 9_000_000),
             Move::Wait
         );
-        tokio::time::advance(Duration::from_secs(14)).await;
+        assert_eq!(b.wait(Instant::now()), ROUND);
+        tokio::time::advance(Duration::from_secs(8)).await;
         assert_eq!(b.next(Some(&held), "b", Instant::now(), 0), Move::Wait);
+        // It looks again just when the record runs out.
+        assert_eq!(b.wait(Instant::now()), Duration::from_millis(1_001));
         let renewed = lease(a.next(Some(&held), "a", Instant::now(), 15_000));
         assert_eq!(renewed["spec"]["acquireTime"], held["spec"]["acquireTime"]);
-        tokio::time::advance(Duration::from_secs(10)).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(b.next(Some(&renewed), "b", Instant::now(), 0), Move::Wait);
-        tokio::time::advance(Duration::from_secs(16)).await;
+        tokio::time::advance(Duration::from_secs(9) + Duration::from_millis(1)).await;
         let taken = b.next(Some(&renewed), "b", Instant::now(), 0);
         assert_eq!(holder(&taken), Some("b"));
         let taken = lease(taken);

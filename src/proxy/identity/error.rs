@@ -1,7 +1,6 @@
 //! Why there is no identity, and what to do about it.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -64,7 +63,7 @@ pub enum IdentityError {
     #[error("cannot get a certificate from {address}: {reason}")]
     Unreachable {
         /// The control plane.
-        address: SocketAddr,
+        address: String,
         /// What happened.
         reason: String,
     },
@@ -72,7 +71,7 @@ pub enum IdentityError {
     #[error("the control plane at {address} is not the one that the join token is for: {reason}")]
     Stranger {
         /// The control plane.
-        address: SocketAddr,
+        address: String,
         /// What it showed.
         reason: String,
     },

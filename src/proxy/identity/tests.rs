@@ -1,4 +1,5 @@
 use super::*;
+use std::net::SocketAddr;
 
 #[test]
 fn renewal_is_at_half_of_any_life() {
@@ -17,7 +18,8 @@ async fn renewal_waits_for_the_calendar_and_not_for_the_timer() {
     let ca = tls::Authority::generate("cluster.local", now).unwrap();
     let id = SpiffeId::new("cluster.local", "shop", "cart");
     let material = ca.issue_pair(&id, Duration::from_hours(24), now).unwrap();
-    let mut options = IdentityOptions::new(([127, 0, 0, 1], 1).into(), id, "/nonexistent");
+    let mut options =
+        IdentityOptions::new(SocketAddr::from(([127, 0, 0, 1], 1)), id, "/nonexistent");
     options.wall = Wall::fixed(now);
     let wall = options.wall.clone();
     let client = IdentityClient::new(options);

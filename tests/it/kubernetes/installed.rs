@@ -97,6 +97,16 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) fn start(stand: &Stand, name: &str) -> Self {
+        let ports = [(); 3].map(|()| {
+            let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
+            free.local_addr().unwrap().port()
+        });
+        Self::start_at(stand, name, ports)
+    }
+
+    /// One with these ports: for webhooks, its API, and proxies.
+    pub(super) fn start_at(stand: &Stand, name: &str, ports: [u16; 3]) -> Self {
+        let [webhooks, api, tls] = ports;
         let dir = stand.dir.path();
         let settings = stand
             .object("configmaps", "meshctl-system", "meshctl")
@@ -110,10 +120,6 @@ impl Replica {
             .token("meshctl-system", "meshctl", &[cluster::auth::ISSUER], 3_600)
             .unwrap();
         std::fs::write(&account, stand.cluster.kubeconfig_of_token(&token)).unwrap();
-        let [webhooks, api, tls] = [(); 3].map(|()| {
-            let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
-            free.local_addr().unwrap().port()
-        });
         let log = dir.join(format!("{name}.log"));
         let mut serve = command(
             &dir.join(name),
@@ -206,6 +212,17 @@ impl Replica {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(answer["response"]["uid"], "1");
         answer["response"].clone()
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// As a machine ends it: nothing is given up, nobody is told. What its ports were.
+    pub(super) fn kill(mut self) -> [u16; 3] {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        [self.webhooks, self.api, self.tls]
     }
 
     /// As the kubelet ends it.

@@ -2,8 +2,10 @@
 
 mod accounts;
 mod applied;
+mod failover;
 mod fake;
 mod installed;
+mod large;
 mod seen;
 mod upgraded;
 
@@ -205,27 +207,7 @@ impl Mesh {
 
     /// Asks the API, or says that nobody answers yet.
     async fn ask(&self, path: &str) -> (u16, Value) {
-        let Ok(stream) = UnixStream::connect(self.home.join("control/api.sock")).await else {
-            return (0, Value::Null);
-        };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
-                .await
-                .unwrap();
-        let asked = async {
-            let request = Request::get(format!("/api/v1{path}"))
-                .header("host", "meshctl")
-                .body(Full::default())
-                .unwrap();
-            let response = sender.send_request(request).await.unwrap();
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await.unwrap().to_bytes();
-            (status, serde_json::from_slice(&body).unwrap_or_default())
-        };
-        tokio::select! {
-            answer = asked => answer,
-            ended = connection => panic!("{ended:?}"),
-        }
+        ask(&self.home, path).await
     }
 
     async fn until(&self, what: &str, path: &str, done: impl Fn(&(u16, Value)) -> bool) -> Value {
@@ -259,6 +241,31 @@ impl Mesh {
             addresses(rows) == expected
         })
         .await;
+    }
+}
+
+/// Asks the API of the control plane at `home`, or says that nobody answers yet.
+async fn ask(home: &std::path::Path, path: &str) -> (u16, Value) {
+    let Ok(stream) = UnixStream::connect(home.join("control/api.sock")).await else {
+        return (0, Value::Null);
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+            .await
+            .unwrap();
+    let asked = async {
+        let request = Request::get(format!("/api/v1{path}"))
+            .header("host", "meshctl")
+            .body(Full::default())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    };
+    tokio::select! {
+        answer = asked => answer,
+        ended = connection => panic!("{ended:?}"),
     }
 }
 

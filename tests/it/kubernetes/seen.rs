@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::command;
 use super::installed::{Replica, Stand};
 
-const SYSTEM: &str = "meshctl-system";
+pub(super) const SYSTEM: &str = "meshctl-system";
 
 /// Installs, and starts two replicas as pods of the cluster.
-async fn start() -> (Stand, [Replica; 2]) {
+pub(super) async fn start() -> (Stand, [Replica; 2]) {
     let stand = Stand::start().await;
     stand.install(&[]);
     let replicas = ["one", "two"].map(|name| {
@@ -44,7 +44,7 @@ async fn start() -> (Stand, [Replica; 2]) {
 }
 
 /// A pod that is ready, as far as the API server says.
-fn run_pod(stand: &Stand, namespace: &str, name: &str, labels: &Value, account: &str) {
+pub(super) fn run_pod(stand: &Stand, namespace: &str, name: &str, labels: &Value, account: &str) {
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -69,7 +69,7 @@ fn run_pod(stand: &Stand, namespace: &str, name: &str, labels: &Value, account: 
 }
 
 /// The address of a pod: its own on this machine, by this process and the last letter of its name.
-fn address(name: &str) -> String {
+pub(super) fn address(name: &str) -> String {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let last = name.bytes().last().unwrap();
     format!("127.{}.{low}.{last}", high | 128)
@@ -154,7 +154,7 @@ fn bind(stand: &Stand, namespace: &str, user: &str, kind: &str, role: &str) {
     server.create_now(&resource, namespace, binding).unwrap();
 }
 
-fn apply(stand: &Stand, file: &str, text: &str) {
+pub(super) fn apply(stand: &Stand, file: &str, text: &str) {
     let path = stand.dir.path().join(file);
     std::fs::write(&path, text).unwrap();
     let documents: Vec<Value> = text
@@ -413,7 +413,7 @@ async fn what_is_lacking_is_named_and_who_is_silent_too() {
 }
 
 /// What backs `cart`.
-fn slice(stand: &Stand, pods: &[&str]) {
+pub(super) fn slice(stand: &Stand, pods: &[&str]) {
     let endpoints: Vec<Value> = pods
         .iter()
         .map(|pod| {
