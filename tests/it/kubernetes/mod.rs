@@ -3,6 +3,7 @@
 mod accounts;
 mod applied;
 mod fake;
+mod faulty;
 mod installed;
 mod seen;
 mod upgraded;
