@@ -66,9 +66,8 @@ pub(super) struct Paced<S> {
 
 impl<S, B> Service<Request<B>> for Paced<S>
 where
-    S: Service<Request<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Send + 'static,
+    S: Service<Request<B>>,
+    S::Future: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -83,15 +82,14 @@ where
         let watch = uri
             .query()
             .is_some_and(|query| query.contains("watch=true"));
-        // The clone that was polled is the one that is ready.
-        let mut inner = self.inner.clone();
-        std::mem::swap(&mut inner, &mut self.inner);
         let at = watch.then(|| self.pace.next(uri.path()));
+        // Nothing is sent before it is polled.
+        let answer = self.inner.call(request);
         Box::pin(async move {
             if let Some(at) = at {
                 tokio::time::sleep_until(at).await;
             }
-            inner.call(request).await
+            answer.await
         })
     }
 }

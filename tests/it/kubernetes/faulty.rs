@@ -134,8 +134,9 @@ impl Scene {
         let calls = Arc::new(Calls::default());
         until_called(&stand, outbound).await;
         tasks.spawn("calls", call_on(outbound, Arc::clone(&calls)));
+        let since = stand.cluster.server().state().store.revision();
         let scene = Self {
-            since: stand.cluster.server().state().store.revision(),
+            since,
             stand,
             replica,
             faults,
