@@ -72,7 +72,11 @@ struct Scene {
     apps: [SocketAddr; 2],
     /// Where the changes of this test begin in the server's history.
     since: u64,
+    /// Seconds for everything to come to everybody.
+    patience: u64,
     tasks: Tasks,
+    /// What a command printed last.
+    said: Mutex<String>,
     _sidecar: Process,
 }
 
@@ -108,7 +112,24 @@ impl Scene {
         for name in ["cart", "other"] {
             put(&stand, "services", "shop", service(name, apps[0].port()));
         }
-        put(&stand, SLICES, "shop", slice(apps[0]));
+        for (name, at) in NAMES.iter().zip(apps) {
+            let pod = json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": {"app": "cart"}},
+                "spec": {"serviceAccountName": "cart", "containers": [{"name": "app", "image": "app"}]},
+            });
+            put(&stand, "pods", "shop", pod.clone());
+            let mut runs = pod;
+            runs["status"] = json!({
+                "phase": "Running",
+                "podIP": at.ip().to_string(),
+                "podIPs": [{"ip": at.ip().to_string()}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            });
+            put(&stand, "pods", "shop", runs);
+        }
+        put(&stand, SLICES, "shop", slice(0, apps[0]));
         let client = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -132,17 +153,19 @@ impl Scene {
             .await;
         let (sidecar, outbound) = sidecar(&stand, &replica, &roots);
         let calls = Arc::new(Calls::default());
-        until_called(&stand, outbound).await;
+        until_called(&stand, &replica, outbound).await;
         tasks.spawn("calls", call_on(outbound, Arc::clone(&calls)));
         let since = stand.cluster.server().state().store.revision();
         let scene = Self {
             since,
+            patience: 25,
             stand,
             replica,
             faults,
             calls,
             apps,
             tasks,
+            said: Mutex::default(),
             _sidecar: sidecar,
         };
         scene.until_well().await;
@@ -153,10 +176,13 @@ impl Scene {
     /// A command of somebody at the control plane itself, who needs no API server.
     fn json(&self, args: &[&str]) -> Option<Value> {
         let home = self.stand.dir.path().join("one");
-        let output = command(&home, &self.stand.admin, &[args, &["-o", "json"]].concat())
+        let none = home.join("no-kubeconfig");
+        let output = command(&home, &none, &[args, &["-o", "json"]].concat())
             .output()
             .unwrap();
-        serde_json::from_slice(&output.stdout).ok()
+        let read = serde_json::from_slice(&output.stdout);
+        *self.said.lock().unwrap() = format!("{output:?}");
+        read.ok()
     }
 
     /// What `check` says of the cluster: whether all is well, and the details.
@@ -179,15 +205,15 @@ impl Scene {
 
     /// As [`Stand::until`], with a minute's patience and what the control plane said.
     async fn until<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
-        let deadline = now() + Duration::from_secs(100);
+        let deadline = now() + Duration::from_secs(self.patience);
         loop {
             if let Some(found) = find() {
                 return found;
             }
             assert!(
                 now() < deadline,
-                "waited in vain for {what}: {:?}\n{}",
-                self.checked(),
+                "waited in vain for {what}: {}\n{}",
+                self.said.lock().unwrap(),
                 std::fs::read_to_string(&self.replica.log).unwrap()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -217,7 +243,12 @@ impl Scene {
     /// What people and controllers change, the `round`th time.
     fn change(&self, round: usize) {
         let stand = &self.stand;
-        put(stand, SLICES, "shop", slice(self.apps[round % 2]));
+        put(
+            stand,
+            SLICES,
+            "shop",
+            slice(round % 2, self.apps[round % 2]),
+        );
         put(
             stand,
             "services",
@@ -392,13 +423,17 @@ fn service(name: &str, port: u16) -> Value {
     })
 }
 
-fn slice(app: SocketAddr) -> Value {
+fn slice(which: usize, app: SocketAddr) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {"name": "cart-x", "namespace": "shop", "labels": {"kubernetes.io/service-name": "cart"}},
         "addressType": "IPv4",
-        "endpoints": [{"addresses": [app.ip().to_string()], "conditions": {"ready": true}}],
+        "endpoints": [{
+            "addresses": [app.ip().to_string()],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "targetRef": {"kind": "Pod", "name": NAMES[which], "namespace": "shop"},
+        }],
         "ports": [{"name": "http", "port": app.port(), "protocol": "TCP"}],
     })
 }
@@ -506,15 +541,16 @@ async fn call(outbound: SocketAddr) -> Result<String, String> {
         .unwrap_or_else(|_| Err("no answer".to_owned()))
 }
 
-async fn until_called(stand: &Stand, outbound: SocketAddr) {
+async fn until_called(stand: &Stand, replica: &Replica, outbound: SocketAddr) {
     let deadline = now() + Duration::from_secs(30);
     loop {
         match call(outbound).await {
             Ok(_) => return,
             Err(error) => assert!(
                 now() < deadline,
-                "{error}: {}",
-                std::fs::read_to_string(stand.dir.path().join("client/log")).unwrap()
+                "{error}: {}\n{}",
+                std::fs::read_to_string(stand.dir.path().join("client/log")).unwrap(),
+                std::fs::read_to_string(&replica.log).unwrap()
             ),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
