@@ -117,7 +117,7 @@ impl Watch {
                 Api::namespaced_with(client, namespace, &resource)
             }
         };
-        let mut events = pin!(watcher(api.clone(), config));
+        let mut events = pin!(watcher(api.clone(), config.clone()));
         let mut listed = Known::new();
         // The stream has no end.
         loop {
@@ -174,6 +174,10 @@ impl Watch {
                         tracing::debug!(kind = self.kind.name, %error, "listing again");
                         self.expires(words_of(&error));
                         self.pause().await;
+                        // kube lists again when a watch says so, and not when one is refused for it.
+                        if matches!(error, watcher::Error::WatchStartFailed(_)) {
+                            events.set(watcher(api.clone(), config.clone()));
+                        }
                         continue;
                     }
                     self.say(Said::Failed(words_of(&error))).await;
