@@ -1,9 +1,12 @@
 //! What the control plane knows about its own health.
 
+use std::time::Duration;
+
 use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use crate::mesh::Severity;
-use crate::rt::Tasks;
+use crate::rt::{Tasks, now};
 use crate::source::State;
+use crate::source::kubernetes::cluster::Cluster;
 use crate::source::kubernetes::{Standing, Status};
 
 use super::Control;
@@ -11,6 +14,11 @@ use super::index::analyses;
 
 /// A certificate authority with less than this left is a warning: 30 days.
 const ROOT_ENDS_SOON_MS: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// An API server that takes longer for a small answer is slow.
+const LATE: Duration = Duration::from_secs(1);
+/// And so long it is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Findings that are told one by one.
 const MOST_FINDINGS: usize = 20;
@@ -27,6 +35,9 @@ pub async fn run(control: &Control) -> CheckReport {
     let mut sources = Vec::new();
     if let Some(seen) = &control.kubernetes {
         sources.push(kubernetes(&seen.borrow().clone(), now));
+    }
+    if let Some(cluster) = &control.cluster {
+        sources.push(answers(cluster).await);
     }
     for seen in &control.catalogues {
         sources.push(catalogue(&seen.borrow().clone(), now));
@@ -217,6 +228,34 @@ fn kubernetes(status: &Status, now_unix_ms: u64) -> Check {
         })
         .collect();
     check(&text, CheckStatus::Ok, counts.join(", "), "")
+}
+
+/// Whether the API server answers what the control plane asks, and how soon.
+async fn answers(cluster: &Cluster) -> Check {
+    let text = format!("the API server answers in time ({})", cluster.name());
+    let asked = now();
+    let answer = tokio::time::timeout(PATIENCE, cluster.version()).await;
+    let hint =
+        "see whether the API server is busy, and how `kubectl get --raw /readyz?verbose` answers";
+    let effect = "what is known stays in force, and changes and statuses come late";
+    let took = asked.elapsed();
+    match answer {
+        Ok(Ok(_)) if took < LATE => check(&text, CheckStatus::Ok, "", ""),
+        Ok(Ok(_)) => {
+            let detail = format!("it took {:.1} s; {effect}", took.as_secs_f64());
+            check(&text, CheckStatus::Warning, detail, hint)
+        }
+        Ok(Err(error)) => check(
+            &text,
+            CheckStatus::Warning,
+            format!("{error}; {effect}"),
+            hint,
+        ),
+        Err(_) => {
+            let detail = format!("no answer in {} s; {effect}", PATIENCE.as_secs());
+            check(&text, CheckStatus::Warning, detail, hint)
+        }
+    }
 }
 
 fn catalogue(state: &State, now_unix_ms: u64) -> Check {

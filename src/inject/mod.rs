@@ -27,6 +27,7 @@ use serde_json::Value;
 
 pub use decide::{Decision, Namespace};
 pub use patch::{Operation, json_patch};
+pub use pod::PROXY;
 pub use proxy_config::{ProxyConfigs, proxy_configs};
 pub use stream::{Injected, Remark, inject, uninject};
 

@@ -13,7 +13,8 @@ use super::report::Report;
 use super::strip::{Override, STATUS, Status, strip};
 use super::{InjectConfig, Pod};
 
-pub(super) const PROXY: &str = "meshctl-proxy";
+/// The container that is put beside applications.
+pub const PROXY: &str = "meshctl-proxy";
 pub(super) const INIT: &str = "meshctl-init";
 /// Istio's name for its own.
 const ISTIO_PROXY: &str = "istio-proxy";

@@ -14,7 +14,7 @@ use super::Membership;
 use super::leader::{Leads, elected, written_labels};
 use crate::control::Control;
 use crate::install::{INJECTOR, ROOT_KEY, ROOTS, VALIDATOR, of_revision};
-use crate::rt::Tasks;
+use crate::rt::{Backoff, Tasks};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef, Outcome};
 
 /// How often it is looked whether there are other namespaces or roots: both are known here already.
@@ -59,6 +59,7 @@ impl Keeper {
     async fn run(self, mut leads: Leads) {
         let mut kept = Kept::default();
         let mut led = false;
+        let mut backoff = Backoff::new(LOOK, COMPARE);
         loop {
             if !*leads.borrow() {
                 led = false;
@@ -69,20 +70,26 @@ impl Keeper {
                 kept = Kept::default();
                 led = true;
             }
-            self.round(&mut kept).await;
-            tokio::time::sleep(LOOK).await;
+            let pause = match self.round(&mut kept).await {
+                Ok(()) => {
+                    backoff.reset();
+                    LOOK
+                }
+                // What is known to be there stays known, so that nothing is written again for nothing.
+                Err(error) => {
+                    tracing::debug!(%error, "the roots are compared with the cluster's later");
+                    backoff.next(fastrand::f64())
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
-    async fn round(&self, kept: &mut Kept) {
+    async fn round(&self, kept: &mut Kept) -> Result<(), ClusterError> {
         let roots = self.control.trust.authority().roots_pem();
         let overdue = kept.compared.is_none_or(|at| at.elapsed() >= COMPARE);
         if overdue || kept.roots != roots {
-            kept.namespaces.clear();
-            match self.compare(&roots).await {
-                Ok(namespaces) => kept.namespaces = namespaces,
-                Err(error) => tracing::warn!(%error, "the roots in the cluster cannot be read"),
-            }
+            kept.namespaces = self.compare(&roots).await?;
             for (kind, name) in [
                 ("MutatingWebhookConfiguration", INJECTOR),
                 ("ValidatingWebhookConfiguration", VALIDATOR),
@@ -101,11 +108,13 @@ impl Keeper {
                         tracing::info!(%namespace, "roots written");
                     }
                 }
+                Err(error) if error.passes() => return Err(error),
                 // One that is being deleted takes nothing any more. It is tried again when all are compared.
                 Err(error) => tracing::debug!(%error, %namespace, "roots not written"),
             }
             kept.namespaces.insert(namespace.clone());
         }
+        Ok(())
     }
 
     /// Every namespace, as the watch knows them.

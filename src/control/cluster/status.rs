@@ -14,13 +14,15 @@ use super::leader::{Leads, elected};
 use crate::control::Control;
 use crate::resource::json::set;
 use crate::resource::{CONTROLLER, Key};
-use crate::rt::Tasks;
+use crate::rt::{Backoff, Tasks};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError};
 
 /// Changes of the world are gathered for so long: a status is for people.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often everything is looked at, where somebody may have changed a status.
 const COMPARE: Duration = Duration::from_mins(1);
+/// Waits before what was not written is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// An object, and what is to be said of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,8 +49,10 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
         // What was written while this replica leads; another may have written otherwise before.
         let mut written: BTreeMap<Key, (String, Value)> = BTreeMap::new();
         let mut compare = tokio::time::interval(COMPARE);
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         while *leads.borrow() {
             let told = control.index.statuses(&moment(control.wall.millis())).await;
+            let mut again = None;
             written.retain(|key, _| told.iter().any(|told| told.key == *key));
             for told in told {
                 let mark = (told.uid.clone(), timeless(&told.status));
@@ -61,10 +65,19 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
                     }
                     // Changed meanwhile: it comes again, as it is now.
                     Err(ClusterError::Conflict(_)) => {}
+                    // Nobody would answer for the others either.
+                    Err(error) if error.passes() => {
+                        tracing::debug!(%error, key = ?told.key, "statuses are written later");
+                        again = Some(backoff.next(fastrand::f64()));
+                        break;
+                    }
                     Err(error) => {
                         tracing::warn!(%error, key = ?told.key, "a status was not written");
                     }
                 }
+            }
+            if again.is_none() {
+                backoff.reset();
             }
             tokio::select! {
                 changed = worlds.changed() => {
@@ -73,6 +86,7 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
                 _ = compare.tick() => written.clear(),
                 _ = leads.changed() => {}
             }

@@ -193,6 +193,17 @@ pub enum ClusterError {
     Kind(String),
 }
 
+impl ClusterError {
+    /// Whether it says nothing of the object, but that the API server cannot take anything now.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Away { .. } => true,
+            Self::Refused { code, .. } => matches!(code, 401 | 429 | 500..),
+            Self::Forbidden(_) | Self::Conflict(_) | Self::Kind(_) => false,
+        }
+    }
+}
+
 /// What applying came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

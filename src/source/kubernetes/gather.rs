@@ -94,6 +94,21 @@ fn note(status: &channel::Sender<Status>, wall: &Wall, word: Word) -> Vec<Change
                     Standing::Listing
                 };
             }
+            Said::OnlyListed(changed, reason) => {
+                changes = changed;
+                kind.listed = true;
+                let since_unix_ms = match &kind.standing {
+                    Standing::Away { since_unix_ms, .. } => *since_unix_ms,
+                    _ => wall.millis(),
+                };
+                if !was_away {
+                    lost = Some((kind.kind, reason.clone()));
+                }
+                kind.standing = Standing::Away {
+                    reason,
+                    since_unix_ms,
+                };
+            }
             Said::Missing(changed, reason) => {
                 changes = changed;
                 kind.listed = true;

@@ -8,6 +8,7 @@ pub mod cluster;
 mod gather;
 mod kinds;
 mod kubeconfig;
+mod pace;
 pub mod reach;
 pub mod review;
 mod watch;
@@ -15,8 +16,9 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kube::Config;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, KubeconfigError};
-use kube::{Client, Config};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch as channel};
 
@@ -26,6 +28,8 @@ use crate::rt::{Tasks, UnixMillis, Wall};
 /// How long one watch lasts before it is renewed. Kubernetes' clients take 290 s; a connection that
 /// died without a word is noticed only then, and eight requests a minute are nothing to a server.
 const WATCH_SECONDS: u32 = 60;
+/// No watch is begun sooner after the last of its kind: a server may end them as soon as they begin.
+const REWATCH: Duration = Duration::from_secs(1);
 /// A server that says nothing for this long is away: longer than a watch.
 const SILENCE: Duration = Duration::from_secs(70);
 
@@ -156,10 +160,14 @@ pub async fn follow(
     let (mut config, cluster) = configuration(access).await?;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
-    let client = Client::try_from(config).map_err(|error| KubernetesError::Credentials {
-        cluster: cluster.clone(),
-        source: Box::new(error),
-    })?;
+    // kube would ask a busy server again for minutes, and say nothing meanwhile.
+    config.default_retry = false;
+    let client = ClientBuilder::try_from(config)
+        .map(|builder| builder.with_layer(&pace::Pace::new(REWATCH)).build())
+        .map_err(|error| KubernetesError::Credentials {
+            cluster: cluster.clone(),
+            source: Box::new(error),
+        })?;
     let (words, heard) = mpsc::channel(64);
     for (index, kind) in kinds::KINDS.iter().enumerate() {
         tasks.spawn(

@@ -28,6 +28,12 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// A server that starts may not know its own kinds for a while; only a kind that stays unknown for
 /// this long is taken for removed, with all its objects.
 const REMOVED: Duration = Duration::from_mins(1);
+/// A place in history that expires again within this time is no accident: nobody gets to watch.
+const SOON: Duration = Duration::from_mins(1);
+/// A watch that was begun after that and still stands now is taken to work.
+const STANDS: Duration = Duration::from_secs(3);
+/// No server that is busy is left alone for longer than this, whatever it asks for.
+const LONGEST: u64 = 60;
 
 /// What a kind's watch tells.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub(super) enum Said {
     Changed(Vec<Change>),
     /// The server answers again.
     Answers,
+    /// Lists work and watches do not, for this reason: these are what lists found.
+    OnlyListed(Vec<Change>, String),
     /// The server does not have it, and so these are gone.
     Missing(Vec<Change>, String),
     /// It cannot be followed now; what is known stays.
@@ -69,6 +77,8 @@ pub(super) async fn watch(
         known: Known::new(),
         backoff: Backoff::new(RETRY.0, RETRY.1),
         missing_since: None,
+        expired: None,
+        doubted: None,
     };
     loop {
         let mut reason = String::new();
@@ -88,6 +98,10 @@ struct Watch {
     known: Known,
     backoff: Backoff,
     missing_since: Option<Instant>,
+    /// When our place in history had last expired.
+    expired: Option<Instant>,
+    /// Why it does so again and again, and until when a watch must stand to be believed.
+    doubted: Option<(String, Instant)>,
 }
 
 impl Watch {
@@ -103,10 +117,24 @@ impl Watch {
                 Api::namespaced_with(client, namespace, &resource)
             }
         };
-        let mut events = pin!(watcher(api.clone(), config));
+        let mut events = pin!(watcher(api.clone(), config.clone()));
         let mut listed = Known::new();
         // The stream has no end.
-        while let Some(event) = events.next().await {
+        loop {
+            let event = match self.doubted.as_ref().map(|(_, until)| *until) {
+                None => events.next().await,
+                Some(until) => match tokio::time::timeout_at(until, events.next()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        self.stands();
+                        self.say(Said::Answers).await;
+                        continue;
+                    }
+                },
+            };
+            let Some(event) = event else {
+                return String::new();
+            };
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
@@ -116,16 +144,26 @@ impl Watch {
                 }
                 Ok(Event::InitDone) => {
                     let changes = self.replace(std::mem::take(&mut listed));
-                    self.progress(changes).await;
+                    match &mut self.doubted {
+                        None => self.progress(changes).await,
+                        Some((reason, until)) => {
+                            *until = now() + STANDS;
+                            let reason = reason.clone();
+                            self.missing_since = None;
+                            self.say(Said::OnlyListed(changes, reason)).await;
+                        }
+                    }
                 }
                 Ok(Event::Apply(object)) => {
                     let read = self.read(object, version);
                     let change = read.and_then(|(name, value)| self.put(name, value));
+                    self.stands();
                     self.progress(change.into_iter().collect()).await;
                 }
                 Ok(Event::Delete(object)) => {
                     let read = self.read(object, version);
                     let change = read.and_then(|(name, _)| self.remove(name));
+                    self.stands();
                     self.progress(change.into_iter().collect()).await;
                 }
                 Err(error) => {
@@ -134,11 +172,17 @@ impl Watch {
                     }
                     if is_expired(&error) {
                         tracing::debug!(kind = self.kind.name, %error, "listing again");
+                        self.expires(words_of(&error));
                         self.pause().await;
+                        // kube lists again when a watch says so, and not when one is refused for it.
+                        if matches!(error, watcher::Error::WatchStartFailed(_)) {
+                            events.set(watcher(api.clone(), config.clone()));
+                        }
                         continue;
                     }
                     self.say(Said::Failed(words_of(&error))).await;
                     self.pause().await;
+                    self.leave_alone(&error).await;
                     // A list says by itself that it worked. A watch is silent until something
                     // changes, so whether the server answers is asked before.
                     if !matches!(error, watcher::Error::InitialListFailed(_))
@@ -149,7 +193,38 @@ impl Watch {
                 }
             }
         }
-        String::new()
+    }
+
+    /// Our place in history has expired. Once in a while that is nothing; again and again, every list is
+    /// followed by the next, and so they become rarer and it is said.
+    fn expires(&mut self, reason: String) {
+        let at = now();
+        let again = self
+            .expired
+            .is_some_and(|last| at.duration_since(last) < SOON);
+        self.expired = Some(at);
+        if again {
+            self.doubted = Some((reason, at + SOON));
+        }
+    }
+
+    /// A watch works.
+    fn stands(&mut self) {
+        if self.doubted.take().is_some() {
+            self.backoff.reset();
+        }
+    }
+
+    /// Leaves a server alone for as long as it asks for.
+    async fn leave_alone(&self, error: &watcher::Error) {
+        if let watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) = error
+            && let Some(details) = &status.details
+        {
+            let seconds = u64::from(details.retry_after_seconds).min(LONGEST);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
     }
 
     /// Waits until the server answers; an error is that it says there is no such kind.
@@ -171,6 +246,7 @@ impl Watch {
                     }
                     self.say(Said::Failed(words_of(&error))).await;
                     self.pause().await;
+                    self.leave_alone(&error).await;
                 }
             }
         }

@@ -4,6 +4,7 @@ mod accounts;
 mod applied;
 mod failover;
 mod fake;
+mod faulty;
 mod installed;
 mod large;
 mod seen;

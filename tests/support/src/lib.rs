@@ -13,6 +13,7 @@
 //! | [`protobuf`] | bodies that typed clients send |
 //! | [`admission`] | plugins and webhooks |
 //! | [`controllers`] | what a cluster does of its own accord |
+//! | [`faults`] | what goes wrong for as long as a test says so |
 
 pub mod admission;
 pub mod auth;
@@ -21,6 +22,7 @@ pub mod controllers;
 pub mod defaults;
 pub mod delete;
 pub mod discovery;
+pub mod faults;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;
@@ -43,6 +45,7 @@ pub mod write;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -50,6 +53,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -64,6 +68,7 @@ pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 pub struct Cluster {
     server: Arc<Server>,
     address: SocketAddr,
+    up: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
@@ -81,10 +86,12 @@ impl Cluster {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, tls, server.clone()));
+        let (up, runs) = watch::channel(true);
+        tasks.spawn(accept(listener, tls, server.clone(), runs));
         Ok(Self {
             server,
             address,
+            up,
             tasks,
         })
     }
@@ -175,24 +182,61 @@ impl Cluster {
         self.server.state().store.compact();
     }
 
+    /// Cuts all connections, and refuses new ones; what is stored stays.
+    pub fn kill(&self) {
+        self.up.send_replace(false);
+    }
+
+    /// Listens again, at the same address.
+    pub fn revive(&self) {
+        self.up.send_replace(true);
+    }
+
     /// Moves the cluster's clock, so that tokens expire.
     pub fn advance(&self, seconds: i64) {
         self.server.advance(seconds);
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, server: Arc<Server>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(stream, tls.clone(), server.clone()));
+async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    server: Arc<Server>,
+    mut up: watch::Receiver<bool>,
+) {
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
+    let mut open = Some(listener);
+    while up.wait_for(|up| *up).await.is_ok() {
+        let listener = match open.take() {
+            Some(listener) => listener,
+            None => match TcpListener::bind(address).await {
+                Ok(listener) => listener,
+                Err(_) => {
+                    // The port is still being let go.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
                 }
+            },
+        };
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    if let Ok((stream, _)) = accepted {
+                        connections.spawn(connection(stream, tls.clone(), server.clone()));
+                    }
+                }
+                Some(_) = connections.join_next() => {}
+                () = down(&mut up) => break,
             }
-            Some(_) = connections.join_next() => {}
         }
     }
+}
+
+async fn down(up: &mut watch::Receiver<bool>) {
+    let _gone = up.wait_for(|up| !*up).await.is_err();
 }
 
 async fn connection(stream: TcpStream, tls: TlsAcceptor, server: Arc<Server>) {

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::faults::Interrupt;
 use crate::kinds::Kind;
 use crate::path::Ask;
 use crate::select::Select;
@@ -145,6 +146,7 @@ pub struct Watch {
     revision: u64,
     ready: VecDeque<Value>,
     news: tokio::sync::watch::Receiver<u64>,
+    interrupts: tokio::sync::watch::Receiver<Option<Interrupt>>,
     end: tokio::time::Instant,
     over: bool,
 }
@@ -177,6 +179,7 @@ impl Watch {
             revision: from.unwrap_or(now),
             ready: VecDeque::new(),
             news: state.store.news(),
+            interrupts: server.interrupts(),
             end: tokio::time::Instant::now() + Duration::from_secs(seconds),
             over: false,
         };
@@ -269,6 +272,19 @@ impl Watch {
             let bell = tokio::time::Instant::now() + Duration::from_secs(10);
             tokio::select! {
                 changed = self.news.changed() => changed.ok()?,
+                changed = self.interrupts.changed() => {
+                    changed.ok()?;
+                    self.over = true;
+                    let what = *self.interrupts.borrow_and_update();
+                    match what {
+                        Some(Interrupt::Gone) => {
+                            let gone = Refusal::expired("too old resource version: 1 (2)");
+                            self.ready.push_back(json!({"type": "ERROR", "object": gone.body()}));
+                        }
+                        Some(Interrupt::Mute) => std::future::pending().await,
+                        Some(Interrupt::End) | None => {}
+                    }
+                }
                 () = tokio::time::sleep_until(self.end) => { self.over = true; }
                 () = tokio::time::sleep_until(bell), if self.bookmarks => {
                     return Some(self.bookmark(false));

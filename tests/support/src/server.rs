@@ -11,6 +11,7 @@ use http::Response;
 use serde_json::{Value, json};
 
 use crate::auth::{Keys, User};
+use crate::faults::Interrupt;
 use crate::kinds::{self, Kind};
 use crate::path::Ask;
 use crate::serve::Out;
@@ -42,6 +43,8 @@ pub struct Server {
     hooks: RwLock<Vec<Arc<dyn Before>>>,
     /// Where Services are reached: namespace, name, port.
     routes: RwLock<BTreeMap<(String, String, u64), SocketAddr>>,
+    /// What befalls the watches that are under way.
+    interrupts: tokio::sync::watch::Sender<Option<Interrupt>>,
     /// What is known of pods beside their objects.
     pub pods: crate::pods::Pods,
 }
@@ -73,6 +76,7 @@ impl Server {
             version: version.to_owned(),
             hooks: RwLock::default(),
             routes: RwLock::default(),
+            interrupts: tokio::sync::watch::Sender::new(None),
             pods: crate::pods::Pods::default(),
         });
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
@@ -100,6 +104,16 @@ impl Server {
     pub fn look(&self, hook: Arc<dyn Before>) {
         let mut hooks = self.hooks.write().unwrap_or_else(PoisonError::into_inner);
         hooks.push(hook);
+    }
+
+    /// Befalls every watch that is under way, and none that begins later.
+    pub fn interrupt(&self, what: Interrupt) {
+        self.interrupts.send_replace(Some(what));
+    }
+
+    /// What befalls watches from now on.
+    pub fn interrupts(&self) -> tokio::sync::watch::Receiver<Option<Interrupt>> {
+        self.interrupts.subscribe()
     }
 
     /// What the looks say of a request.

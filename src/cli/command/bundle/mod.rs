@@ -20,6 +20,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::progress::Progress;
 use crate::cli::render::{Page, Render};
+use crate::inject::PROXY;
 use crate::resource;
 use crate::rt::disk::write_private;
 use tar::Archive;
@@ -313,8 +314,8 @@ impl Collector<'_> {
                 .filter_map(|container| container.get("name")?.as_str())
                 .collect();
             // Of others than the mesh's nothing is looked at.
-            if of != *namespace && !containers.contains(&"istio-proxy") {
-                continue;
+            if of != *namespace {
+                containers.retain(|name| [PROXY, "istio-proxy"].contains(name));
             }
             containers.sort_unstable();
             for container in containers {

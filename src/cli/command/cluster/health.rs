@@ -10,6 +10,7 @@ use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use crate::cli::cluster::{Mesh, is_ready};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::inject::PROXY;
 use crate::install::{
     self, INJECTOR, NAME, Profile, REVISION, ROOT_KEY, ROOTS, Settings, VALIDATOR, of_revision,
 };
@@ -494,6 +495,6 @@ fn sidecar(pod: &Value) -> Option<&str> {
         .iter()
         .filter_map(|list| pod.get("spec")?.get(*list)?.as_array())
         .flatten()
-        .find(|container| container["name"] == "istio-proxy")
+        .find(|container| container["name"] == PROXY || container["name"] == "istio-proxy")
         .and_then(|container| container["image"].as_str())
 }
