@@ -123,14 +123,14 @@ impl Watch {
         loop {
             let event = match self.doubted.as_ref().map(|(_, until)| *until) {
                 None => events.next().await,
-                Some(until) => match tokio::time::timeout_at(until, events.next()).await {
-                    Ok(event) => event,
-                    Err(_) => {
+                Some(until) => {
+                    let Ok(event) = tokio::time::timeout_at(until, events.next()).await else {
                         self.stands();
                         self.say(Said::Answers).await;
                         continue;
-                    }
-                },
+                    };
+                    event
+                }
             };
             let Some(event) = event else {
                 return String::new();

@@ -209,16 +209,15 @@ async fn accept(
     };
     let mut open = Some(listener);
     while up.wait_for(|up| *up).await.is_ok() {
-        let listener = match open.take() {
-            Some(listener) => listener,
-            None => match TcpListener::bind(address).await {
-                Ok(listener) => listener,
-                Err(_) => {
-                    // The port is still being let go.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
+        let listener = if let Some(listener) = open.take() {
+            listener
+        } else {
+            let Ok(listener) = TcpListener::bind(address).await else {
+                // The port is still being let go.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            listener
         };
         let mut connections = JoinSet::new();
         loop {
