@@ -10,7 +10,7 @@ use super::super::{Error, sha256};
 const MOST_REQUEST_BYTES: usize = 16 * 1024;
 
 /// SHA-256 of the public key in `csr_pem`, after checking that the request is one that
-/// [`Authority::sign`] takes: ask before a token is spent on it.
+/// `Authority::sign` takes: ask before a token is spent on it.
 pub fn request_key(csr_pem: &str) -> Result<[u8; 32], Error> {
     read_request(csr_pem).map(|csr| sha256(csr.public_key.der_bytes()))
 }
