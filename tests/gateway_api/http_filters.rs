@@ -881,9 +881,9 @@ pub(crate) fn http_route_request_percentage_mirror(s: &Stand) -> Outcome {
         for _ in 0..SENT {
             s.once(at, &case)?;
         }
-        // Three standard deviations of the binomial distribution.
+        // Five standard deviations of the binomial distribution: three fail one run in a hundred.
         let n = f64::from(SENT);
-        let margin = 3.0 * (n * share * (1.0 - share)).sqrt();
+        let margin = 5.0 * (n * share * (1.0 - share)).sqrt();
         s.until(&format!("a share of {share} of {path}"), || {
             let count = u32::try_from(s.application(V2).count(&id)).unwrap_or(u32::MAX);
             if (f64::from(count) - n * share).abs() <= margin {
