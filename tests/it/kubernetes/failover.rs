@@ -311,6 +311,15 @@ async fn when_who_writes_is_killed_another_writes_and_no_request_fails() {
     assert_eq!(all.len(), 10, "{before:?}");
     assert!(before.iter().all(|some| !some.is_empty()), "{before:?}");
 
+    // One that has a stream need not have been sent anything yet.
+    for web in &webs {
+        until("a proxy to listen", Duration::from_secs(20), async || {
+            connect(web.outbound, ConnectOptions::default())
+                .await
+                .is_ok()
+        })
+        .await;
+    }
     // Load, and a change five times a second, from here to the end.
     let seen = Arc::new(Seen::default());
     seen.rounds.lock().unwrap().resize(webs.len(), 0);
