@@ -43,6 +43,18 @@ impl Default for BindOptions {
 
 /// Binds and listens on `address`; must run inside a runtime. `[::]` takes IPv4 too.
 pub fn bind(address: SocketAddr, options: BindOptions) -> io::Result<TcpListener> {
+    let socket = bound(address, options.reuse_port)?;
+    tune(&SockRef::from(&socket), options)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Whether nobody listens on `address`, else the error that [`bind`] would give. It does not listen for
+/// the trial: who connected meanwhile would be reset.
+pub fn available(address: SocketAddr) -> io::Result<()> {
+    bound(address, false).map(drop)
+}
+
+fn bound(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -52,13 +64,12 @@ pub fn bind(address: SocketAddr, options: BindOptions) -> io::Result<TcpListener
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    if options.reuse_port {
+    if reuse_port {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    tune(&SockRef::from(&socket), options)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 /// Listens with `options`; on a socket that listens already, changes how. Accepted connections
@@ -99,4 +110,50 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_not_available() {
+        let taken = bind(([127, 0, 0, 1], 0).into(), BindOptions::default()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = available(address).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(taken);
+        available(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_is_let_in_while_a_port_is_tried() {
+        let free = bind(([127, 0, 0, 1], 0).into(), BindOptions::default()).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let ended = AtomicBool::new(false);
+        let answers: Vec<io::Result<()>> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    // In use by the caller that is refused meanwhile, now and then.
+                    let _tried = available(address);
+                }
+            });
+            let answers = (0..5_000).map(|_| {
+                let caller = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                // From elsewhere, so that it does not meet itself.
+                let from: SocketAddr = ([127, 0, 0, 2], 0).into();
+                caller.bind(&from.into())?;
+                caller.connect(&address.into())
+            });
+            let answers = answers.collect();
+            ended.store(true, Ordering::Relaxed);
+            answers
+        });
+        for answer in answers {
+            assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        }
+    }
 }

@@ -13,6 +13,6 @@ pub mod pass;
 pub mod proxy_protocol;
 pub mod rules;
 
-pub use bind::{BindOptions, Keepalive, bind, bind_unix, keep_alive, tune};
+pub use bind::{BindOptions, Keepalive, available, bind, bind_unix, keep_alive, tune};
 pub use connect::{ConnectOptions, connect, connect_any};
 pub use original::{canonical, original_destination};

@@ -52,7 +52,7 @@ pub(super) fn sockets(
     count: usize,
 ) -> io::Result<Vec<StdListener>> {
     if taken.is_empty() {
-        drop(net::bind(address, BindOptions::default())?);
+        net::available(address)?;
     }
     for socket in &taken {
         net::tune(&socket.into(), tuning)?;

@@ -340,9 +340,7 @@ fn writable(dir: &Path) -> Result<(), String> {
 
 fn free(port: u16) -> Result<(), String> {
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-    net::bind(address, net::BindOptions::default())
-        .map(drop)
-        .map_err(|error| format!("{address}: {error}"))
+    net::available(address).map_err(|error| format!("{address}: {error}"))
 }
 
 fn on_path(cx: &Context, program: &str) -> bool {
