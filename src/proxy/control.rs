@@ -39,6 +39,8 @@ pub(super) struct Control {
     pub(super) taken: Option<Taken>,
     /// Listeners were opened before: a failure is not fatal any more.
     began: bool,
+    /// It is known that there is nothing to listen for, as at a gateway that no Gateway selects yet.
+    idle: bool,
     draining: bool,
     pub(super) ready: Arc<AtomicBool>,
     /// The first listeners wait for the first results of health checks, until then at most.
@@ -66,6 +68,7 @@ impl Control {
             open: BTreeMap::new(),
             taken: None,
             began: false,
+            idle: false,
             draining: false,
             ready: Arc::default(),
             warm_by: None,
@@ -105,6 +108,7 @@ impl Control {
             let longest = health::first_round(&self.tables.load());
             self.warm_by = longest.map(|longest| rt::now() + longest);
         }
+        self.idle = view.revision.0 > 0 && view.listeners.is_empty();
         if self.warm_by.is_none() {
             self.open()?;
         }
@@ -124,7 +128,7 @@ impl Control {
 
     fn open(&mut self) -> Result<(), ProxyError> {
         self.listen()?;
-        if self.began {
+        if self.began || self.idle {
             self.ready.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -260,7 +264,7 @@ impl Control {
 
     /// Tells the process before this one to drain, once everything is open here.
     pub(super) async fn announce(&mut self) {
-        let serving = !self.open.is_empty() && !self.incomplete();
+        let serving = (self.idle || !self.open.is_empty()) && !self.incomplete();
         let Some(taken) = self.taken.take_if(|_| serving) else {
             return;
         };

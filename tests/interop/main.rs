@@ -44,6 +44,7 @@ mod gateway_tls;
 mod grpc;
 mod helm;
 mod hot_restart;
+mod idle;
 mod imported;
 mod ingress;
 mod joined;

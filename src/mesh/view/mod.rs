@@ -60,7 +60,7 @@ pub struct View {
     /// Credentials that listeners name, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Arc<Secret>>,
-    /// For whoever waits until it is in force.
+    /// For whoever waits until it is in force; 0 while its maker does not know which listeners there are.
     #[serde(skip)]
     pub revision: Revision,
 }

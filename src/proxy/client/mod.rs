@@ -280,7 +280,8 @@ impl Follower {
             .is_some_and(|by| by <= crate::rt::now() || self.client.complete());
         if due {
             self.publish_by = None;
-            self.revision += 1;
+            // Until it is known what to serve, nothing is, and nobody is to wait for it.
+            self.revision += u64::from(self.client.knows_listeners());
             let mut view = self.client.view();
             view.revision = Revision(self.revision);
             self.view.publish(view);

@@ -33,6 +33,8 @@ pub struct DeltaClient {
     ignored: BTreeMap<(Kind, String), Vec<String>>,
     /// The mesh's roots are wanted too.
     roots: bool,
+    /// It is known which listeners there are, be it none.
+    listeners: bool,
 }
 
 /// What follows from a response.
@@ -58,6 +60,7 @@ impl DeltaClient {
             rejected: BTreeMap::new(),
             ignored: BTreeMap::new(),
             roots: false,
+            listeners: false,
         };
         for kind in Kind::ALL {
             for (name, resource) in saved.of(kind) {
@@ -74,6 +77,7 @@ impl DeltaClient {
             let wanted = client.names(kind);
             client.wanted.insert(kind, wanted);
         }
+        client.listeners = client.held.contains_key(&Kind::Listener);
         client
     }
 
@@ -142,6 +146,11 @@ impl DeltaClient {
             step.requests.push(acknowledgement);
             return step;
         };
+        if kind == Kind::Listener && !self.listeners {
+            self.listeners = true;
+            // That there are none is news too: a gateway without work is ready for it.
+            step.changed = true;
+        }
         let mut seen = BTreeSet::new();
         let twice = response
             .resources
@@ -316,6 +325,11 @@ impl DeltaClient {
                     || self.rejected.contains_key(&key)
             })
         })
+    }
+
+    /// Whether the control plane, or what was saved, has said which listeners there are.
+    pub fn knows_listeners(&self) -> bool {
+        self.listeners
     }
 
     /// What is held, as the proxy runs it. What did not change is shared with earlier views.

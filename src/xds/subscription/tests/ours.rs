@@ -180,6 +180,27 @@ fn a_view_is_complete_when_everything_named_has_come() {
 }
 
 #[test]
+fn that_there_are_no_listeners_is_said_and_is_news() {
+    let node = generate::node(Client::Meshctl);
+    let mut server = DeltaServer::new(Arc::new(encode(&View::default(), &node)), 1);
+    let mut client = DeltaClient::new(&node, &Snapshot::default());
+    connect(&mut server, &mut client);
+    let mut news = Vec::new();
+    while let Some((kind, response)) = server.next() {
+        assert!(!client.knows_listeners());
+        let step = client.response(response);
+        if step.changed {
+            news.push(kind);
+        }
+        for request in step.requests {
+            server.request(request);
+        }
+    }
+    assert_eq!(news, [Listener]);
+    assert!(client.knows_listeners());
+}
+
+#[test]
 fn endpoints_that_no_cluster_names_are_not_kept() {
     let node = generate::node(Client::Meshctl);
     let mut client = DeltaClient::new(&node, &Snapshot::default());
