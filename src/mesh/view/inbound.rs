@@ -1,6 +1,7 @@
 //! Calls to the application: who may make them, and where they are handed over.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,16 @@ const HTTP_ALPN: [&str; 6] = [
     "h2",
     "http/1.1",
 ];
+/// Where nobody says what the application speaks: HTTP/2 only of callers who speak nothing else, as it is called by
+/// what its callers speak.
+const DETECT_ALPN: [&str; 6] = [
+    "istio-http/1.1",
+    "istio-http/1.0",
+    "istio-h2",
+    "istio",
+    "http/1.1",
+    "h2",
+];
 const TCP_ALPN: [&str; 1] = ["istio"];
 
 /// All of a world that calls to a workload depend on.
@@ -78,7 +89,10 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
             guards: authorization::guards(&force, facts.trust_domain, port),
         }
     };
-    let mut applications: Vec<&Application> = node.applications.iter().collect();
+    let undeclared = undeclared(&ports, node);
+    let declared_ones = node.applications.iter();
+    let mut applications: Vec<&Application> = declared_ones.chain(&undeclared).collect();
+    // Stable, so what is declared stays.
     applications.sort_by_key(|application| application.port);
     applications.dedup_by_key(|application| application.port);
     for application in &applications {
@@ -143,6 +157,24 @@ pub(super) fn add(facts: &Facts<'_>, node: &Node, declared: bool, view: &mut Vie
             options: ListenerOptions::default(),
         });
     }
+}
+
+/// Ports that services lead to though the pod does not say that it has them, which it need not. Where nothing is
+/// redirected nobody listens for them.
+fn undeclared(ports: &BTreeMap<u16, Front>, node: &Node) -> Vec<Application> {
+    let ports = ports.keys().filter(|_| node.transparent);
+    ports
+        .map(|port| {
+            let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), *port);
+            Application {
+                port: *port,
+                name: String::new(),
+                bind: at,
+                address: at,
+                protocol: Protocol::Auto,
+            }
+        })
+        .collect()
 }
 
 /// What calls go through.
@@ -333,7 +365,8 @@ fn chains(
     };
     let offered: &[&str] = match action {
         ChainAction::Tcp { .. } => &TCP_ALPN,
-        ChainAction::Http { .. } | ChainAction::Detect { .. } => &HTTP_ALPN,
+        ChainAction::Http { .. } => &HTTP_ALPN,
+        ChainAction::Detect { .. } => &DETECT_ALPN,
     };
     let mutual = |alpn: &[&str]| Chain {
         name: named("mtls"),

@@ -154,6 +154,12 @@ fn out_of_the_pod(world: &World, client: &Pod) {
             met.insert(said["name"].as_str().unwrap().to_owned());
         }
         assert_eq!(met.into_iter().collect::<Vec<_>>(), ["web-1", "web-2"]);
+        let quiet = client.call(&url(vip, 70, "/who"));
+        let by = quiet["by"].as_str().unwrap();
+        assert!(
+            by.contains("spiffe://cluster.local/ns/default/sa/client"),
+            "{quiet}"
+        );
         let said = ask(client, &["tcp", &vip.to_string(), "90"]);
         assert!(said.starts_with("web-") && said.ends_with('6'), "{said}");
     }

@@ -84,8 +84,13 @@ fn caller(name: &str) -> Value {
     })
 }
 
-const PORTS: [(&str, u16, u16); 2] = [("http", 80, 8080), ("tcp-echo", 90, 9090)];
-const TARGETS: [(&str, u16); 2] = [("http", 8080), ("tcp-echo", 9090)];
+/// The last leads to a port that no pod declares.
+const PORTS: [(&str, u16, u16); 3] = [
+    ("http", 80, 8080),
+    ("tcp-echo", 90, 9090),
+    ("http-quiet", 70, 7070),
+];
+const TARGETS: [(&str, u16); 3] = [("http", 8080), ("tcp-echo", 9090), ("http-quiet", 7070)];
 
 /// Only the mesh is let in, but at port 7070, which no pod declares.
 fn only_the_mesh(world: &World) {
