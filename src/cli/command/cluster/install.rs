@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::rollout::wait;
 use super::{ClusterArgs, failed, preflight};
 use crate::api::check::{CheckReport, CheckStatus};
 use crate::cli::command::install::{Report, StepReport};
@@ -15,7 +16,6 @@ use crate::cli::progress::{Progress, Step};
 use crate::cli::settings::Format;
 use crate::install::{self, NAME, Profile, SETTINGS_FILE, SettingError, Settings, of_revision};
 use crate::resource::json;
-use crate::rt;
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef, Outcome, PLACES};
 
 /// How long `--wait` waits.
@@ -385,58 +385,4 @@ pub(super) async fn delete(
             Err(failed(&format!("{which} cannot be removed"), &error))
         }
     }
-}
-
-/// Until every Deployment runs as it was last applied.
-pub(super) async fn wait(
-    cluster: &Cluster,
-    settings: &Settings,
-    progress: &Progress<'_>,
-    patience: Duration,
-) -> Result<(), CliError> {
-    let deadline = rt::now() + patience;
-    for object in install::objects(settings) {
-        let which = ObjectRef::of(&object);
-        if which.kind != "Deployment" {
-            continue;
-        }
-        let step = progress.step(format!("{which} ready"));
-        loop {
-            let now = cluster
-                .get(&which)
-                .await
-                .map_err(|error| failed(&format!("{which} cannot be read"), &error))?;
-            let (ready, words) = now.as_ref().map_or((false, "gone".to_owned()), rolled_out);
-            if ready {
-                step.done(&words);
-                break;
-            }
-            if rt::now() >= deadline {
-                step.failed();
-                return Err(CliError::Timeout {
-                    what: format!("{which}: {words}"),
-                    after: patience,
-                });
-            }
-            step.update(&words);
-            tokio::time::sleep(ROUND).await;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a Deployment runs as it says, and how far it is.
-fn rolled_out(deployment: &Value) -> (bool, String) {
-    let count = |pointer: &str| {
-        let count = deployment.pointer(pointer).and_then(Value::as_u64);
-        count.unwrap_or_default()
-    };
-    let wanted = count("/spec/replicas");
-    let (updated, ready) = (
-        count("/status/updatedReplicas"),
-        count("/status/availableReplicas"),
-    );
-    let seen = count("/status/observedGeneration") >= count("/metadata/generation");
-    let done = seen && updated >= wanted && ready >= wanted && count("/status/replicas") <= wanted;
-    (done, format!("{} of {wanted} replicas", ready.min(updated)))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod health;
 pub(crate) mod install;
 pub(crate) mod preflight;
+mod rollout;
 pub(crate) mod tag;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;

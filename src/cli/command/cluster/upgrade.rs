@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::ClusterArgs;
-use super::install::{Undo, apply, finish, judged, noted, print, prune, roll_back, wait, wrong};
+use super::install::{Undo, apply, finish, judged, noted, print, prune, roll_back, wrong};
+use super::rollout::wait;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
