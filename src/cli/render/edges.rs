@@ -8,10 +8,14 @@ impl Render for EdgesReport {
     fn text(&self, page: &Page) -> String {
         let any = |has: fn(&EdgeRow) -> bool| self.edges.iter().any(has);
         let differing = any(|row| !row.differences.is_empty());
+        // Two versions of a service would look like the same edge twice.
+        let mut ends: Vec<_> = self.edges.iter().map(ends).collect();
+        ends.sort_unstable();
+        let alike = ends.windows(2).any(|pair| pair[0] == pair[1]);
         let mut grid = Grid::new([
             Column::long("SOURCE"),
             Column::long("DESTINATION"),
-            Column::long("WORKLOAD").when(page.wide),
+            Column::long("WORKLOAD").when(page.wide || alike),
             Column::text("SECURED"),
             Column::text("TLS").when(page.wide),
             Column::text("CIPHER").when(page.wide),
@@ -81,6 +85,10 @@ impl Render for EdgesReport {
     }
 }
 
+fn ends(row: &EdgeRow) -> (&str, &str, &str) {
+    (&row.source, &row.client_id, &row.destination)
+}
+
 /// The workload, else the account that was proven, else nobody that the mesh knows.
 fn source(row: &EdgeRow) -> Cell {
     if !row.source.is_empty() {
@@ -137,5 +145,38 @@ fn in_words(row: &EdgeRow) -> &'static str {
             "gateway" => "no: gateway port",
             _ => "no",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Paint;
+    use super::*;
+
+    #[test]
+    fn versions_of_a_service_are_told_apart() {
+        let page = Page {
+            width: None,
+            wide: false,
+            paint: Paint::new(false),
+            now_unix_ms: 0,
+        };
+        let row = |workload: &str| EdgeRow {
+            source: "web.default".to_owned(),
+            destination: "shop.default".to_owned(),
+            destination_workload: workload.to_owned(),
+            ..EdgeRow::default()
+        };
+        let text = |edges| {
+            let report = EdgesReport {
+                window_seconds: 60,
+                at_unix_ms: 0,
+                edges,
+            };
+            report.text(&page)
+        };
+        let both = text(vec![row("shop-v1.default"), row("shop-v2.default")]);
+        assert!(both.contains("shop-v1.default") && both.contains("shop-v2.default"));
+        assert!(!text(vec![row("shop-v1.default")]).contains("shop-v1"));
     }
 }

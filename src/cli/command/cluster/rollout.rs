@@ -147,9 +147,7 @@ mod tests {
     fn the_first_thing_in_the_way_is_said() {
         let unready = json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady",
             "message": "containers with unready status: [app]"});
-        let waiting = |reason: &str, message: &str| {
-            json!([{"name": "app", "state": {"waiting": {"reason": reason, "message": message}}}])
-        };
+        let waiting = |reason: &str, message: &str| json!([{"name": "app", "state": {"waiting": {"reason": reason, "message": message}}}]);
         for (status, said) in [
             (
                 json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
