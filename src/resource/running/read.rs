@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use crate::mesh::Locality;
 use crate::resource::kube::{EndpointSlice as Slice, SERVICE_NAME, SliceEndpoint as Endpoint};
@@ -37,8 +36,8 @@ pub(super) struct Pod {
 }
 
 /// Reads a Pod.
-pub(super) fn pod(name: &str, value: &Value) -> Result<Pod, serde_json::Error> {
-    let raw = RawPod::deserialize(value)?;
+pub(super) fn pod(name: &str, text: &str) -> Result<Pod, serde_json::Error> {
+    let raw: RawPod = serde_json::from_str(text)?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     let listed = raw.status.pod_ips.iter().map(|ip| ip.ip.as_str());
     for text in std::iter::once(raw.status.pod_ip.as_str()).chain(listed) {
@@ -87,8 +86,8 @@ fn workload(name: &str, metadata: &RawMetadata) -> String {
 }
 
 /// Reads an EndpointSlice. One of names instead of addresses has no endpoints for us.
-pub(super) fn slice(value: &Value) -> Result<Slice, serde_json::Error> {
-    let raw = RawSlice::deserialize(value)?;
+pub(super) fn slice(text: &str) -> Result<Slice, serde_json::Error> {
+    let raw = serde_json::from_str::<RawSlice>(text)?;
     let ports = raw
         .ports
         .into_iter()
@@ -123,8 +122,8 @@ pub(super) fn slice(value: &Value) -> Result<Slice, serde_json::Error> {
 }
 
 /// Reads where a Node is.
-pub(super) fn node(value: &Value) -> Result<Locality, serde_json::Error> {
-    let labels = RawNode::deserialize(value)?.metadata.labels;
+pub(super) fn node(text: &str) -> Result<Locality, serde_json::Error> {
+    let labels = serde_json::from_str::<RawNode>(text)?.metadata.labels;
     let first = |names: &[&str]| {
         names
             .iter()
