@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub(super) use self::counted::{Counted, Running};
 
 use crate::mesh::gateway::Gateway;
-use crate::mesh::world::selects;
+use crate::mesh::world::{of_namespace, selects};
 use crate::mesh::{Hostname, Instance, Node, NodeKind, SpiffeId, World};
 use crate::resource::kube::PodTemplate;
 use crate::resource::{Kind, Object};
@@ -370,24 +370,16 @@ fn running<'a>(
     claim: &Claim<'_>,
     selector: &BTreeMap<String, String>,
 ) -> BTreeSet<&'a str> {
-    of_namespace(world, claim.namespace)
+    of_namespace(&world.instances, claim.namespace)
         .filter(|other| other.name != claim.name)
         .filter(|other| other.service_account != "default" && selects(selector, &other.labels))
         .map(|other| other.service_account.as_str())
         .collect()
 }
 
-/// What runs in `namespace`.
-fn of_namespace<'w>(world: &'w World, namespace: &str) -> impl Iterator<Item = &'w Instance> {
-    let first = (namespace.to_owned(), String::new());
-    let all = world.instances.iter_from(&first);
-    let own = all.take_while(move |((of, _), _)| *of == first.0);
-    own.map(|(_, instance)| &**instance)
-}
-
 /// Whether workload `name` runs under other accounts only.
 pub(super) fn is_anothers(world: &World, id: &SpiffeId, name: &str) -> bool {
-    let mut accounts = of_namespace(world, &id.namespace)
+    let mut accounts = of_namespace(&world.instances, &id.namespace)
         .filter(|one| one.workload == name)
         .map(|one| one.service_account.as_str())
         .peekable();
