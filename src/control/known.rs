@@ -332,3 +332,6 @@ impl State {
         (world, findings)
     }
 }
+
+#[cfg(test)]
+mod tests;
