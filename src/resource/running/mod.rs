@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::places::Places;
-use self::read::Pod;
+use self::read::{Pod, Template};
 use super::kube::{EndpointSlice as Slice, SERVICE_NAME, Service, SliceEndpoint as Endpoint};
 use super::object::{Key, Kind, Objects};
 use crate::mesh::service::TargetPort;
@@ -32,6 +32,8 @@ pub const INSTANCE: &str = "Instance";
 #[derive(Debug, Default)]
 pub struct Running {
     pods: BTreeMap<Name, Pod>,
+    /// Those of all pods, each once.
+    templates: BTreeSet<Arc<Template>>,
     nodes: BTreeMap<String, Locality>,
     /// Of other catalogues.
     listed: BTreeMap<Name, Arc<Instance>>,
@@ -89,16 +91,9 @@ impl Running {
         match (key.kind.as_str(), object) {
             ("Pod", Some(text)) => {
                 let pod = read::pod(&key.name, text).map_err(unread)?;
-                if self.pods.get(&name) != Some(&pod) {
-                    self.pods.insert(name.clone(), pod);
-                    self.news.pods.insert(name);
-                }
+                self.put_pod(name, Some(pod));
             }
-            ("Pod", None) => {
-                if self.pods.remove(&name).is_some() {
-                    self.news.pods.insert(name);
-                }
-            }
+            ("Pod", None) => self.put_pod(name, None),
             ("EndpointSlice", Some(text)) => {
                 let slice = read::slice(text).map_err(unread)?;
                 self.news.slices.insert(name, Some(slice));
@@ -130,6 +125,29 @@ impl Running {
             _ => return Err(format!("{key} is not something that runs")),
         }
         Ok(())
+    }
+
+    fn put_pod(&mut self, name: Name, pod: Option<Pod>) {
+        if self.pods.get(&name) == pod.as_ref() {
+            return;
+        }
+        let before = match pod {
+            Some(mut pod) => {
+                match self.templates.get(&pod.template) {
+                    Some(known) => pod.template = Arc::clone(known),
+                    None => drop(self.templates.insert(Arc::clone(&pod.template))),
+                }
+                self.pods.insert(name.clone(), pod)
+            }
+            None => self.pods.remove(&name),
+        };
+        // Held there and by the one that went.
+        if let Some(before) = before
+            && Arc::strong_count(&before.template) == 2
+        {
+            self.templates.remove(&before.template);
+        }
+        self.news.pods.insert(name);
     }
 
     /// Notes that a Service is not what it was: whether it has a selector says what its slices mean.
@@ -214,21 +232,22 @@ impl Running {
         if !pod.addresses.contains(&endpoint.address) {
             return None;
         }
+        let template = &*pod.template;
         Some(Instance {
             name: name.clone(),
             namespace: namespace.to_owned(),
-            workload: pod.workload.clone(),
-            service_account: pod.service_account.clone(),
-            labels: pod.labels.clone(),
+            workload: template.workload.clone(),
+            service_account: template.service_account.clone(),
+            labels: template.labels.clone(),
             locality: self.locality(&pod.node, endpoint),
             address: *pod.addresses.first()?,
             also_at: pod.addresses.iter().skip(1).copied().collect(),
             ports: BTreeMap::new(),
-            port_names: pod.port_names.clone(),
+            port_names: template.port_names.clone(),
             service_ports: BTreeMap::new(),
             weight: 1,
             health: health(endpoint),
-            mtls: pod.mtls,
+            mtls: template.mtls,
         })
     }
 
@@ -248,10 +267,13 @@ impl Running {
         if let Some(pod) = pod.and_then(|pod| self.pods.get(&(namespace.to_owned(), pod.clone())))
             && pod.addresses.contains(&address)
         {
-            instance.workload.clone_from(&pod.workload);
-            instance.service_account.clone_from(&pod.service_account);
-            instance.labels.extend(pod.labels.clone());
-            instance.mtls = pod.mtls;
+            let template = &*pod.template;
+            instance.workload.clone_from(&template.workload);
+            instance
+                .service_account
+                .clone_from(&template.service_account);
+            instance.labels.extend(template.labels.clone());
+            instance.mtls = template.mtls;
         }
         instance
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
@@ -25,12 +26,18 @@ const SUBZONE: [&str; 1] = ["topology.istio.io/subzone"];
 /// What an instance takes from its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) workload: String,
-    pub(super) service_account: String,
+    pub(super) template: Arc<Template>,
     pub(super) node: String,
     /// The first is the one that the pod goes by.
     pub(super) addresses: Vec<IpAddr>,
+}
+
+/// What pods that are made alike have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Template {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) workload: String,
+    pub(super) service_account: String,
     pub(super) port_names: BTreeMap<String, u16>,
     pub(super) mtls: bool,
 }
@@ -58,18 +65,22 @@ pub(super) fn pod(name: &str, text: &str) -> Result<Pod, serde_json::Error> {
         }
     }
     let account = raw.spec.service_account_name;
-    Ok(Pod {
+    let template = Template {
         workload: workload(name, &raw.metadata),
         service_account: if account.is_empty() {
             "default".to_owned()
         } else {
             account
         },
-        node: raw.spec.node_name,
-        addresses,
         port_names,
         mtls: raw.metadata.labels.get(TLS_MODE).map(String::as_str) == Some("istio"),
         labels: raw.metadata.labels,
+    };
+    addresses.shrink_to_fit();
+    Ok(Pod {
+        template: Arc::new(template),
+        node: raw.spec.node_name,
+        addresses,
     })
 }
 
@@ -109,6 +120,9 @@ pub(super) fn slice(text: &str) -> Result<Slice, serde_json::Error> {
             terminating: conditions.terminating.unwrap_or(false),
         })
     });
+    let mut endpoints: Vec<Endpoint> = endpoints.collect();
+    // They are many, and kept.
+    endpoints.shrink_to_fit();
     Ok(Slice {
         service: raw
             .metadata
@@ -116,7 +130,7 @@ pub(super) fn slice(text: &str) -> Result<Slice, serde_json::Error> {
             .get(SERVICE_NAME)
             .cloned()
             .unwrap_or_default(),
-        endpoints: endpoints.collect(),
+        endpoints,
         ports,
     })
 }

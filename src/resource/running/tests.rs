@@ -529,6 +529,7 @@ proptest! {
         }
         running.settle(&held.services);
         prop_assert!(running.instances.is_empty() && running.places.is_empty());
+        prop_assert!(running.templates.is_empty(), "{:?}", running.templates);
     }
 }
 
