@@ -192,7 +192,14 @@ impl Followed {
             .and_then(|text| text.parse::<jiff::Timestamp>().ok())
             .and_then(|at| u64::try_from(at.as_millisecond()).ok())
             .unwrap_or(now_unix_ms);
-        let known = self.objects.insert(key.clone(), Arc::new(object));
+        let object = Arc::new(object);
+        let known = self.objects.insert(key.clone(), Arc::clone(&object));
+        if known
+            .as_ref()
+            .is_some_and(|known| asks_the_same(&known.raw, &object.raw))
+        {
+            return false;
+        }
         let stamp = Stamp {
             created_unix_ms: created,
             // What was there before we were has changed when it was made, for all that we know.
@@ -202,6 +209,20 @@ impl Followed {
         self.stamps.insert(key, stamp);
         true
     }
+}
+
+/// Whether two forms of an object ask for the same: whatever is written to a status, ours too, counts an object on,
+/// and is no reason to make the world again.
+fn asks_the_same(before: &Value, now: &Value) -> bool {
+    const METADATA: [&str; 3] = ["resourceVersion", "generation", "managedFields"];
+    fn without<'a>(object: &'a Value, fields: &[&str]) -> BTreeMap<&'a str, &'a Value> {
+        let all = object.as_object().into_iter().flatten();
+        let all = all.map(|(name, value)| (name.as_str(), value));
+        all.filter(|(name, _)| !fields.contains(name)).collect()
+    }
+    let metadata = |object: &Value| object.get("metadata").cloned().unwrap_or_default();
+    without(before, &["metadata", "status"]) == without(now, &["metadata", "status"])
+        && without(&metadata(before), &METADATA) == without(&metadata(now), &METADATA)
 }
 
 /// The source that an object was made from, if nobody wrote it.

@@ -181,6 +181,38 @@ proptest! {
     }
 }
 
+#[test]
+fn a_status_is_kept_and_configures_nothing() {
+    let mut followed = Followed::default();
+    let mut object = service("one", true);
+    let metadata = &mut object["metadata"];
+    metadata["uid"] = "u".into();
+    metadata["resourceVersion"] = "7".into();
+    let mut take = |object: &Value, now: u64| {
+        let change = change("Service", "one", "web", Some(object.clone()));
+        let configures = followed.take(change.clone(), now);
+        let stamp = followed.stamps[&change.key];
+        let raw = followed.objects[&change.key].raw.clone();
+        (configures, stamp.changed_unix_ms, raw)
+    };
+    let (configures, changed, _) = take(&object, 5);
+    assert!(configures);
+    object["metadata"]["resourceVersion"] = "8".into();
+    object["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    let (configures, then, raw) = take(&object, 9);
+    assert!(!configures && then == changed, "{then}");
+    // Who waits for a version sees it come, and who asks for the object sees its status.
+    assert_eq!(raw["metadata"]["resourceVersion"], "8");
+    assert_eq!(raw["status"], object["status"]);
+    for (pointer, value) in [("/metadata/uid", "v"), ("/spec/selector/app", "app-1")] {
+        *object.pointer_mut(pointer).unwrap() = value.into();
+        let (configures, then, _) = take(&object, 11);
+        assert!(configures && then == 11, "{pointer}");
+    }
+    object["metadata"]["labels"] = json!({"a": "b"});
+    assert!(take(&object, 12).0);
+}
+
 #[tokio::test]
 async fn a_group_that_is_applied_is_in_force_though_it_configures_nothing() {
     let directory = tempfile::tempdir().unwrap();
