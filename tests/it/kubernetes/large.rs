@@ -42,6 +42,8 @@ const SECONDS: usize = 30;
 const EACH_SECOND: usize = 100;
 /// The first and last of them are compared.
 const COMPARED: usize = 10;
+/// What other work on the machine may delay; a rare change by several times as much.
+const BUSY: Duration = Duration::from_millis(100);
 /// A change is at the proxy by then: changes are gathered for up to 100 ms by who follows, and by who pushes.
 const MEDIAN: Duration = Duration::from_millis(500);
 /// As is all but one in a hundred.
@@ -443,13 +445,16 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         first.0, first.1
     );
     println!("last ten seconds: p50 {:.0?}, p99 {:.0?}", last.0, last.1);
-    // Flat: nothing piles up. A tenth of a second is what the machine may be busy with other things.
-    let slack = Duration::from_millis(100);
+    // Flat: nothing piles up. What the machine may be busy with meanwhile is let pass.
     assert!(
-        last.0 <= first.0.mul_f64(1.25) + slack,
+        last.0 <= first.0.mul_f64(1.25) + BUSY && last.1 <= first.1.mul_f64(1.5) + 5 * BUSY,
         "{first:?} {last:?}"
     );
-    assert!(last.1 <= first.1.mul_f64(1.5) + slack, "{first:?} {last:?}");
+    let cost: Vec<f64> = spent.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(
+        cost[cost.len() - 1] <= cost[0] * 1.25 + 0.2,
+        "seconds of CPU in ten seconds: {cost:?}"
+    );
     // And soon: where each push cost the whole cluster, these were ten seconds and more.
     for (p50, p99) in [first, last] {
         assert!(p50 < MEDIAN && p99 < SLOWEST, "{first:?} {last:?}");
