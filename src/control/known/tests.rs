@@ -122,15 +122,13 @@ impl Held {
             }
             Event::Enroll(of, name, to) => {
                 let key = (NAMESPACES[of].to_owned(), NAMES[name].to_owned());
-                match to.map(|account| registered(&key.0, &key.1, account)) {
-                    Some(registered) => {
-                        state.enroll(registered.clone());
-                        self.enrolled.insert(key, registered);
-                    }
-                    None => {
-                        state.dismiss(&key);
-                        self.enrolled.remove(&key);
-                    }
+                if let Some(account) = to {
+                    let registered = registered(&key.0, &key.1, account);
+                    state.enroll(registered.clone());
+                    self.enrolled.insert(key, registered);
+                } else {
+                    state.dismiss(&key);
+                    self.enrolled.remove(&key);
                 }
                 return;
             }
