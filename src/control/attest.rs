@@ -16,29 +16,40 @@
 //! What registers itself is never a witness for a right to a Secret. Pure: what is written and who was given a
 //! token are arguments.
 
+mod counted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub(super) use self::counted::{Counted, Running};
+
 use crate::mesh::gateway::Gateway;
-use crate::mesh::world::selects;
+use crate::mesh::world::{of_namespace, selects};
 use crate::mesh::{Hostname, Instance, Node, NodeKind, SpiffeId, World};
 use crate::resource::kube::PodTemplate;
 use crate::resource::{Kind, Object};
 
 /// Somebody said so: workloads with these labels run under this account.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Workload {
-    labels: BTreeMap<String, String>,
     account: String,
+    labels: BTreeMap<String, String>,
 }
 
 /// A label of a namespace.
 type Pair = (String, String, String);
 
-/// What is written down or runs in the cluster, by a label of it.
-#[derive(Debug, Default)]
+/// What is written down or runs in the cluster, by a label of it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
 pub struct Attested {
-    workloads: BTreeMap<Pair, Vec<Arc<Workload>>>,
+    written: Arc<Written>,
+    running: Running,
+}
+
+/// What is written down.
+#[derive(Debug, Default)]
+struct Written {
+    workloads: BTreeMap<Pair, BTreeSet<Arc<Workload>>>,
     services: BTreeMap<Pair, Vec<Hostname>>,
     /// Accounts of WorkloadGroups by namespace and name.
     groups: BTreeMap<(String, String), String>,
@@ -100,14 +111,35 @@ impl std::fmt::Display for Refused {
     }
 }
 
+impl Written {
+    fn add(&mut self, namespace: &str, (labels, account): (&BTreeMap<String, String>, &str)) {
+        let workload = Arc::new(Workload {
+            labels: labels.clone(),
+            account: account.to_owned(),
+        });
+        for pair in workload.pairs(namespace) {
+            let known = self.workloads.entry(pair).or_default();
+            known.insert(Arc::clone(&workload));
+        }
+    }
+}
+
+impl Workload {
+    /// Its labels, each as one of its namespace.
+    fn pairs(&self, namespace: &str) -> impl Iterator<Item = Pair> {
+        let labels = self.labels.iter();
+        labels.map(|(key, value)| (namespace.to_owned(), key.clone(), value.clone()))
+    }
+}
+
 impl Attested {
-    /// What `written` and what runs in the cluster say, of the services of `world`.
+    /// What `written` and what is `running` in the cluster say, of the services of `world`.
     pub(super) fn new<'a>(
         written: impl Iterator<Item = &'a Object>,
-        cluster: impl Iterator<Item = &'a Arc<Instance>>,
+        running: &Running,
         world: &World,
     ) -> Self {
-        let mut made = Self::default();
+        let mut made = Written::default();
         for object in written {
             let namespace = &object.metadata.namespace;
             match &object.body {
@@ -121,9 +153,6 @@ impl Attested {
                 _ => {}
             }
         }
-        for pod in cluster {
-            made.add(&pod.namespace, (&pod.labels, &pod.service_account));
-        }
         for (host, service) in &world.config.services {
             // Whoever carries all labels carries the first.
             if let Some((key, value)) = service.selector.first_key_value() {
@@ -131,24 +160,17 @@ impl Attested {
                 made.services.entry(pair).or_default().push(host.clone());
             }
         }
-        made
+        Self {
+            written: Arc::new(made),
+            running: running.clone(),
+        }
     }
 
-    fn add(&mut self, namespace: &str, (labels, account): (&BTreeMap<String, String>, &str)) {
-        let workload = Arc::new(Workload {
-            labels: labels.clone(),
-            account: account.to_owned(),
-        });
-        for (key, value) in labels {
-            let pair = (namespace.to_owned(), key.clone(), value.clone());
-            let known = self.workloads.entry(pair).or_default();
-            // Pods of one Deployment say the same.
-            if !known
-                .iter()
-                .any(|known| known.account == workload.account && known.labels == workload.labels)
-            {
-                known.push(Arc::clone(&workload));
-            }
+    /// The same, with what is `running` in the cluster now.
+    pub(super) fn with(&self, running: &Running) -> Self {
+        Self {
+            written: Arc::clone(&self.written),
+            running: running.clone(),
         }
     }
 
@@ -158,8 +180,9 @@ impl Attested {
             return BTreeSet::new();
         };
         let pair = (namespace.to_owned(), key.clone(), value.clone());
-        let found = self.workloads.get(&pair).into_iter().flatten();
-        found
+        let written = self.written.workloads.get(&pair).into_iter().flatten();
+        written
+            .chain(self.running.with(&pair))
             .filter(|workload| selects(selector, &workload.labels))
             .map(|workload| workload.account.as_str())
             .collect()
@@ -181,7 +204,7 @@ impl Attested {
             });
         }
         let group = (claim.namespace.to_owned(), claim.workload.to_owned());
-        if let Some(account) = self.groups.get(&group)
+        if let Some(account) = self.written.groups.get(&group)
             && account != claim.account
         {
             return Some(Refused {
@@ -194,7 +217,7 @@ impl Attested {
         }
         for (key, value) in claim.labels {
             let pair = (claim.namespace.to_owned(), key.clone(), value.clone());
-            for host in self.services.get(&pair).into_iter().flatten() {
+            for host in self.written.services.get(&pair).into_iter().flatten() {
                 let Some(service) = world.config.services.get(host) else {
                     continue;
                 };
@@ -347,8 +370,8 @@ fn running<'a>(
     claim: &Claim<'_>,
     selector: &BTreeMap<String, String>,
 ) -> BTreeSet<&'a str> {
-    let all = world.instances.iter().map(|(_, instance)| &**instance);
-    all.filter(|other| other.namespace == claim.namespace && other.name != claim.name)
+    of_namespace(&world.instances, claim.namespace)
+        .filter(|other| other.name != claim.name)
         .filter(|other| other.service_account != "default" && selects(selector, &other.labels))
         .map(|other| other.service_account.as_str())
         .collect()
@@ -356,9 +379,8 @@ fn running<'a>(
 
 /// Whether workload `name` runs under other accounts only.
 pub(super) fn is_anothers(world: &World, id: &SpiffeId, name: &str) -> bool {
-    let all = world.instances.iter().map(|(_, instance)| &**instance);
-    let mut accounts = all
-        .filter(|one| one.namespace == id.namespace && one.workload == name)
+    let mut accounts = of_namespace(&world.instances, &id.namespace)
+        .filter(|one| one.workload == name)
         .map(|one| one.service_account.as_str())
         .peekable();
     accounts.peek().is_some() && !accounts.any(|account| account == id.service_account)

@@ -30,6 +30,7 @@ impl Index {
         for change in changes {
             configured |= state.followed.take(change, now);
         }
+        state.rewritten |= configured;
         let moved = state.take_running();
         if configured {
             let (world, findings) = self.lower(&state, &state.objects);

@@ -351,6 +351,7 @@ impl Index {
         state.history.forget(forgotten.len());
         state.history.add(revision, size);
         state.objects = objects;
+        state.rewritten = true;
         state.findings = findings;
         state.revision = revision;
         report.revision = revision;
@@ -369,10 +370,11 @@ impl Index {
     /// Publishes `world` as the newest.
     pub(super) fn publish(&self, state: &mut State, world: World) {
         state.generation += 1;
-        let before = self.world.load();
-        if !Arc::ptr_eq(&before.world.config, &world.config) || state.take_moved() {
-            // First, so that nobody is judged by what was known before.
-            self.attested.publish(state.attested(&world));
+        let configured = !Arc::ptr_eq(&self.world.load().world.config, &world.config);
+        let attested = state.attested_again(&self.attested.load(), &world, configured);
+        // First, so that nobody is judged by what was known before.
+        if let Some(attested) = attested {
+            self.attested.publish(attested);
         }
         self.world.publish(Revised {
             revision: state.generation,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::api::registry::Lease;
 use crate::api::{Problem, Reason};
@@ -16,7 +17,7 @@ use crate::mesh::{Finding, Instance, Severity, World};
 use crate::resource::{self, Instances, Key, Object, Objects, Running};
 use crate::source::{Change, MADE_FROM};
 
-use super::attest::Attested;
+use super::attest::{Attested, Counted};
 use super::enrolled::Enrolled;
 use super::history::Ledger;
 
@@ -45,8 +46,12 @@ pub(super) struct State {
     pub(super) missing_keys: BTreeMap<KeySource, String>,
     /// How much of the past is kept.
     pub(super) history: Ledger,
-    /// What runs in the cluster changed since [`State::take_moved`].
-    moved: bool,
+    /// What people wrote changed since that was published last.
+    pub(super) rewritten: bool,
+    /// Who runs in the cluster.
+    counted: Counted,
+    /// They say otherwise of themselves than when that was published last.
+    said_otherwise: bool,
 }
 
 /// When an object was made and last changed.
@@ -110,7 +115,6 @@ pub(super) struct Followed {
     /// What is wrong with each object in itself.
     findings: BTreeMap<Key, Vec<Finding>>,
     pub(super) running: Running,
-    instances: BTreeMap<(String, String), Arc<Instance>>,
 }
 
 impl Followed {
@@ -148,16 +152,26 @@ impl Followed {
             }
             return false;
         }
-        let Some(value) = object else {
+        if key.kind == "Service" {
+            self.running.service(&key.namespace, &key.name);
+        }
+        let Some(text) = object else {
             self.findings.remove(&key);
             self.stamps.remove(&key);
             return self.objects.remove(&key).is_some();
+        };
+        let value: Value = match serde_json::from_str(&text) {
+            Ok(value) => value,
+            Err(error) => {
+                tracing::error!(%key, %error, "this object cannot be read; the last good one stays in force");
+                return false;
+            }
         };
         let (object, findings) = resource::from_cluster(&value);
         let from = made_from(&value).unwrap_or("Kubernetes");
         let generation = value
             .pointer("/metadata/generation")
-            .and_then(serde_json::Value::as_u64);
+            .and_then(Value::as_u64);
         for finding in &findings {
             if finding.severity == Severity::Error {
                 tracing::error!(%finding, generation, from, "the last good one stays in force");
@@ -178,7 +192,14 @@ impl Followed {
             .and_then(|text| text.parse::<jiff::Timestamp>().ok())
             .and_then(|at| u64::try_from(at.as_millisecond()).ok())
             .unwrap_or(now_unix_ms);
-        let known = self.objects.insert(key.clone(), Arc::new(object));
+        let object = Arc::new(object);
+        let known = self.objects.insert(key.clone(), Arc::clone(&object));
+        if known
+            .as_ref()
+            .is_some_and(|known| asks_the_same(&known.raw, &object.raw))
+        {
+            return false;
+        }
         let stamp = Stamp {
             created_unix_ms: created,
             // What was there before we were has changed when it was made, for all that we know.
@@ -190,8 +211,22 @@ impl Followed {
     }
 }
 
+/// Whether two forms of an object ask for the same: whatever is written to a status, ours too, counts an object on,
+/// and is no reason to make the world again.
+fn asks_the_same(before: &Value, now: &Value) -> bool {
+    const METADATA: [&str; 3] = ["resourceVersion", "generation", "managedFields"];
+    fn without<'a>(object: &'a Value, fields: &[&str]) -> BTreeMap<&'a str, &'a Value> {
+        let all = object.as_object().into_iter().flatten();
+        let all = all.map(|(name, value)| (name.as_str(), value));
+        all.filter(|(name, _)| !fields.contains(name)).collect()
+    }
+    let metadata = |object: &Value| object.get("metadata").cloned().unwrap_or_default();
+    without(before, &["metadata", "status"]) == without(now, &["metadata", "status"])
+        && without(&metadata(before), &METADATA) == without(&metadata(now), &METADATA)
+}
+
 /// The source that an object was made from, if nobody wrote it.
-fn made_from(object: &serde_json::Value) -> Option<&str> {
+fn made_from(object: &Value) -> Option<&str> {
     let annotations = object.get("metadata")?.get("annotations")?;
     annotations.get(MADE_FROM)?.as_str()
 }
@@ -256,42 +291,42 @@ impl State {
     /// Takes in what runs in the cluster now; gives whether anything of it is new.
     pub(super) fn take_running(&mut self) -> bool {
         let followed = &mut self.followed;
-        let new = followed.running.instances(&followed.objects);
-        let gone = followed
-            .instances
-            .keys()
-            .filter(|key| !new.contains_key(*key));
-        let mut changed: Vec<(String, String)> = gone.cloned().collect();
-        for key in &changed {
-            followed.instances.remove(key);
+        let moved = followed.running.settle(&followed.objects);
+        for one in &moved {
+            let now = followed.running.instance(&one.key);
+            let (before, now) = (one.before.as_deref(), now.map(AsRef::as_ref));
+            self.said_otherwise |= self.counted.moved(before, now);
         }
-        for (key, instance) in new {
-            // What is equal stays the same, so that nobody looks at it again.
-            if followed.instances.get(&key) != Some(&instance) {
-                followed.instances.insert(key.clone(), instance);
-                changed.push(key);
-            }
+        for one in &moved {
+            self.show(&one.key);
         }
-        for key in &changed {
-            self.show(key);
-        }
-        self.moved |= !changed.is_empty();
-        !changed.is_empty()
-    }
-
-    /// Whether what runs in the cluster changed since the last call.
-    pub(super) fn take_moved(&mut self) -> bool {
-        std::mem::take(&mut self.moved)
+        !moved.is_empty()
     }
 
     /// What is known of who may say what of itself in `world`.
     pub(super) fn attested(&self, world: &World) -> Attested {
-        Attested::new(self.written(), self.followed.instances.values(), world)
+        Attested::new(self.written(), self.counted.running(), world)
+    }
+
+    /// The same, out of what was known `before`, if anything of it changed since the last call. `configured` is
+    /// whether that was of another configuration.
+    pub(super) fn attested_again(
+        &mut self,
+        before: &Attested,
+        world: &World,
+        configured: bool,
+    ) -> Option<Attested> {
+        let rewritten = std::mem::take(&mut self.rewritten);
+        let otherwise = std::mem::take(&mut self.said_otherwise);
+        if configured || rewritten {
+            return Some(self.attested(world));
+        }
+        otherwise.then(|| before.with(self.counted.running()))
     }
 
     /// Brings up to date what runs under `key`.
     fn show(&mut self, key: &(String, String)) {
-        let followed = self.followed.instances.get(key);
+        let followed = self.followed.running.instance(key);
         let registered = || {
             self.enrolled
                 .get(key)
@@ -318,3 +353,6 @@ impl State {
         (world, findings)
     }
 }
+
+#[cfg(test)]
+mod tests;

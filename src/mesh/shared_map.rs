@@ -100,6 +100,25 @@ impl<K: Ord, V> SharedMap<K, V> {
         self.get(key).is_some()
     }
 
+    /// The entries from `key` on, in order.
+    pub fn iter_from<'a, Q>(
+        &'a self,
+        key: &Q,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V, Q>
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Ord + ?Sized,
+    {
+        let at = self.run_of(key);
+        let before = self
+            .runs
+            .get(at)
+            .map_or(0, |run| run.partition_point(|(own, _)| own.borrow() < key));
+        let runs = self.runs.iter().skip(at);
+        let all = runs.flat_map(|run| run.iter()).skip(before);
+        all.map(|(key, value)| (key, value))
+    }
+
     /// The run that holds `key` if any does: the last that does not begin behind it.
     fn run_of<Q>(&self, key: &Q) -> usize
     where
@@ -309,6 +328,9 @@ mod tests {
             prop_assert_eq!(map.len(), model.len());
             for key in 0..600 {
                 prop_assert_eq!(map.get(&key), model.get(&key));
+            }
+            for key in (0..600).step_by(7) {
+                prop_assert!(map.iter_from(&key).eq(model.range(key..)));
             }
             let differ: Vec<u16> = (0..600).filter(|key| model.get(key) != was.get(key)).collect();
             let found: Vec<u16> = map.changed(&before, |a, b| a == b).into_iter().copied().collect();

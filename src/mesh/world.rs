@@ -32,6 +32,17 @@ pub struct World {
 /// What runs, by `(namespace, name)`.
 pub type Instances = SharedMap<(String, String), Arc<Instance>>;
 
+/// What runs in `namespace`; nothing else is looked at.
+pub fn of_namespace<'a>(
+    instances: &'a Instances,
+    namespace: &str,
+) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+    let first = (namespace.to_owned(), String::new());
+    let all = instances.iter_from(&first);
+    let own = all.take_while(move |((of, _), _)| *of == first.0);
+    own.map(|(_, instance)| instance)
+}
+
 /// What people want, with references resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

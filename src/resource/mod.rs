@@ -36,6 +36,6 @@ pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_store, from_value, parse};
 #[cfg(test)]
 pub(crate) use reader::asked;
-pub use running::{INSTANCE, Running};
+pub use running::{INSTANCE, Moved, Running};
 pub use status::{FEATURES as GATEWAY_FEATURES, Statuses, has_status};
 pub(crate) use suggest::nearest;

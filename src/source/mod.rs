@@ -15,7 +15,6 @@ pub mod store;
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::resource::Key;
@@ -29,8 +28,9 @@ pub const MADE_FROM: &str = "meshctl.dev/source";
 pub struct Change {
     /// Which object.
     pub key: Key,
-    /// How it is now; none when it is gone.
-    pub object: Option<Arc<Value>>,
+    /// How it is now, as JSON; none when it is gone. Text, as a tree of it takes several times the memory, and most
+    /// are read into something smaller at once.
+    pub object: Option<Arc<str>>,
 }
 
 /// A catalogue that is being followed.

@@ -108,7 +108,10 @@ impl Outlet {
     pub(super) async fn flush(&mut self) -> bool {
         self.since = None;
         let batch = std::mem::take(&mut self.pending).into_iter();
-        let batch = batch.map(|(key, object)| Change { key, object });
+        let batch = batch.map(|(key, object)| Change {
+            key,
+            object: object.map(|object| object.to_string().into()),
+        });
         self.out.send(batch.collect()).await.is_ok()
     }
 }
@@ -135,7 +138,7 @@ mod tests {
     fn change(name: &str, value: Option<u32>) -> Change {
         Change {
             key: key(name),
-            object: value.map(|value| Arc::new(value.into())),
+            object: value.map(|value| value.to_string().into()),
         }
     }
 

@@ -73,7 +73,7 @@ fn known(more: &str, instances: Vec<Instance>) -> (Attested, World) {
     }
     let (world, _) = resource::lower(&objects, running);
     let all = objects.values().map(AsRef::as_ref);
-    (Attested::new(all, std::iter::empty(), &world), world)
+    (Attested::new(all, &Running::default(), &world), world)
 }
 
 fn instance(name: &str, app: &str, account: &str) -> Instance {

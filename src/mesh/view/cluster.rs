@@ -32,6 +32,9 @@ pub(super) struct Parts {
     accounts: Vec<SpiffeId>,
 }
 
+/// Instances by namespace and name, as they are now; none is gone.
+pub(super) type Moved<'a> = BTreeMap<(&'a str, &'a str), Option<Arc<Instance>>>;
+
 impl Parts {
     pub(super) fn new(
         config: &Config,
@@ -41,9 +44,14 @@ impl Parts {
         // However it came to these.
         backends.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let domain = &config.trust_domain;
-        let mut accounts: Vec<SpiffeId> = backends
-            .iter()
-            .map(|instance| instance.identity(domain))
+        // Most say the same of themselves.
+        let said = backends.iter();
+        let said: BTreeSet<(&str, &str)> = said
+            .map(|own| (own.namespace.as_str(), own.service_account.as_str()))
+            .collect();
+        let mut accounts: Vec<SpiffeId> = said
+            .into_iter()
+            .map(|(namespace, account)| SpiffeId::new(domain, namespace, account))
             .chain(external::accounts(service, domain))
             .collect();
         accounts.sort();
@@ -55,19 +63,15 @@ impl Parts {
         }
     }
 
-    /// The same after the instance of this key became `new`, or went.
-    pub(super) fn with(
-        &self,
-        config: &Config,
-        key: &(String, String),
-        new: Option<&Arc<Instance>>,
-    ) -> Self {
-        let is =
-            |instance: &&Arc<Instance>| (&instance.namespace, &instance.name) == (&key.0, &key.1);
-        let others = self.backends.iter().filter(|instance| !is(instance));
-        let mut backends: Vec<Arc<Instance>> = others.cloned().collect();
+    /// The same after instances became others, or went.
+    pub(super) fn with(&self, config: &Config, moved: &Moved<'_>) -> Self {
+        let stays = |own: &&Arc<Instance>| {
+            !moved.contains_key(&(own.namespace.as_str(), own.name.as_str()))
+        };
+        let mut backends: Vec<Arc<Instance>> =
+            self.backends.iter().filter(stays).cloned().collect();
         let service = &self.service;
-        let chosen = new.filter(|new| {
+        let chosen = moved.values().flatten().filter(|new| {
             new.namespace == service.namespace && selects(&service.selector, &new.labels)
         });
         backends.extend(chosen.cloned());

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::backend_tls;
-use super::cluster::Parts;
+use super::cluster::{Moved, Parts};
 use super::plan::{Plan, Standpoint, only};
 use super::relay;
 use super::routing::Asked;
@@ -206,6 +206,7 @@ impl Common {
         let mut parts = self.parts.clone();
         self.reconfigure(before, config, &configured, &mut parts);
         let mut touched = configured;
+        let mut moved: BTreeMap<Hostname, Moved<'_>> = BTreeMap::new();
         for key in world.instances.changed(&before.instances, Arc::ptr_eq) {
             // What runs goes before what somebody wrote down.
             let of = |world: &World| {
@@ -218,11 +219,16 @@ impl Common {
                 .flat_map(|own| plan.choosing(&own.namespace, &own.labels))
                 .collect();
             for host in hosts {
-                if let Some(own) = parts.get(host) {
-                    let own = Arc::new(own.with(config, key, new.as_ref()));
-                    parts.insert(host.clone(), own);
-                    touched.insert(host.clone());
-                }
+                let of_host = moved.entry(host.clone()).or_default();
+                of_host.insert((key.0.as_str(), key.1.as_str()), new.clone());
+            }
+        }
+        // Each service once, however many of its instances are others.
+        for (host, moved) in moved {
+            if let Some(own) = parts.get(&host) {
+                let own = Arc::new(own.with(config, &moved));
+                parts.insert(host.clone(), own);
+                touched.insert(host);
             }
         }
         let touched: Vec<Touched> = touched

@@ -3,17 +3,20 @@
 //!
 //! Slices say who may be called and how well it is; pods say who that is: labels, account, workload,
 //! names of ports; nodes say where. A pod of which no slice speaks is no instance.
+//!
+//! What comes of it is kept, and of what changes only the instances that it concerns are joined again,
+//! so that a change costs the same however large the cluster is. That it comes to what joining all would
+//! is held by a test over random changes.
 
+mod places;
 mod read;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use serde::Deserialize as _;
-use serde_json::Value;
-
-use self::read::Pod;
+use self::places::Places;
+use self::read::{Pod, Template};
 use super::kube::{EndpointSlice as Slice, SERVICE_NAME, Service, SliceEndpoint as Endpoint};
 use super::object::{Key, Kind, Objects};
 use crate::mesh::service::TargetPort;
@@ -25,14 +28,37 @@ type Name = (String, String);
 /// writes such objects.
 pub const INSTANCE: &str = "Instance";
 
-/// Pods, endpoint slices, nodes and listed instances as they are known now.
+/// Pods, endpoint slices, nodes and listed instances as they are known now, and the instances that they make.
 #[derive(Debug, Default)]
 pub struct Running {
     pods: BTreeMap<Name, Pod>,
-    slices: BTreeMap<Name, Slice>,
+    /// Those of all pods, each once.
+    templates: BTreeSet<Arc<Template>>,
     nodes: BTreeMap<String, Locality>,
     /// Of other catalogues.
     listed: BTreeMap<Name, Arc<Instance>>,
+    places: Places,
+    instances: BTreeMap<Name, Arc<Instance>>,
+    news: News,
+}
+
+/// What came since instances were joined last.
+#[derive(Debug, Default)]
+struct News {
+    slices: BTreeMap<Name, Option<Slice>>,
+    services: BTreeSet<Name>,
+    nodes: BTreeSet<String>,
+    pods: BTreeSet<Name>,
+    listed: BTreeSet<Name>,
+}
+
+/// An instance that is not what it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moved {
+    /// Namespace and name.
+    pub key: (String, String),
+    /// What it was, if it was there.
+    pub before: Option<Arc<Instance>>,
 }
 
 impl Running {
@@ -52,74 +78,150 @@ impl Running {
             .contains_key(&(namespace.to_owned(), name.to_owned()))
     }
 
-    /// Takes in an object, or forgets it when there is none. One that cannot be read leaves the one
-    /// before it in place and gives the reason.
-    pub fn set(&mut self, key: &Key, object: Option<&Value>) -> Result<(), String> {
+    /// The instance of this namespace and name, as of when they were [settled](Self::settle).
+    pub fn instance(&self, key: &(String, String)) -> Option<&Arc<Instance>> {
+        self.instances.get(key)
+    }
+
+    /// Takes in an object, which is JSON, or forgets it when there is none. One that cannot be read
+    /// leaves the one before it in place and gives the reason.
+    pub fn set(&mut self, key: &Key, object: Option<&str>) -> Result<(), String> {
         let name = (key.namespace.clone(), key.name.clone());
         let unread = |error: serde_json::Error| format!("{key} cannot be read: {error}");
         match (key.kind.as_str(), object) {
-            ("Pod", Some(value)) => {
-                let pod = read::pod(&key.name, value).map_err(unread)?;
-                self.pods.insert(name, pod);
+            ("Pod", Some(text)) => {
+                let pod = read::pod(&key.name, text).map_err(unread)?;
+                self.put_pod(name, Some(pod));
             }
-            ("Pod", None) => {
-                self.pods.remove(&name);
-            }
-            ("EndpointSlice", Some(value)) => {
-                let slice = read::slice(value).map_err(unread)?;
-                self.slices.insert(name, slice);
+            ("Pod", None) => self.put_pod(name, None),
+            ("EndpointSlice", Some(text)) => {
+                let slice = read::slice(text).map_err(unread)?;
+                self.news.slices.insert(name, Some(slice));
             }
             ("EndpointSlice", None) => {
-                self.slices.remove(&name);
+                self.news.slices.insert(name, None);
             }
-            ("Node", Some(value)) => {
-                let locality = read::node(value).map_err(unread)?;
-                self.nodes.insert(key.name.clone(), locality);
+            ("Node", Some(text)) => {
+                let locality = read::node(text).map_err(unread)?;
+                if self.nodes.get(&key.name) != Some(&locality) {
+                    self.nodes.insert(key.name.clone(), locality);
+                    self.news.nodes.insert(key.name.clone());
+                }
             }
             ("Node", None) => {
-                self.nodes.remove(&key.name);
+                if self.nodes.remove(&key.name).is_some() {
+                    self.news.nodes.insert(key.name.clone());
+                }
             }
-            (INSTANCE, Some(value)) => {
-                let instance = Instance::deserialize(value).map_err(unread)?;
-                self.listed.insert(name, Arc::new(instance));
+            (INSTANCE, Some(text)) => {
+                let instance: Instance = serde_json::from_str(text).map_err(unread)?;
+                self.listed.insert(name.clone(), Arc::new(instance));
+                self.news.listed.insert(name);
             }
             (INSTANCE, None) => {
                 self.listed.remove(&name);
+                self.news.listed.insert(name);
             }
             _ => return Err(format!("{key} is not something that runs")),
         }
         Ok(())
     }
 
-    /// The instances, by namespace and name. `objects` are asked for the ports of services without a
-    /// selector, whose endpoints somebody wrote by hand.
-    pub fn instances(&self, objects: &Objects) -> BTreeMap<Name, Arc<Instance>> {
-        let mut instances: BTreeMap<Name, Instance> = BTreeMap::new();
-        for ((namespace, _), slice) in &self.slices {
-            let by_hand = without_selector(objects, namespace, &slice.service);
-            for endpoint in &slice.endpoints {
-                let made = match by_hand {
-                    Some(service) => Some(self.written(namespace, slice, endpoint, service)),
-                    None => self.pod(namespace, endpoint),
-                };
-                let Some(made) = made else { continue };
-                let key = (made.namespace.clone(), made.name.clone());
-                match instances.get_mut(&key) {
-                    None => {
-                        instances.insert(key, made);
-                    }
-                    Some(known) => merge(known, made),
+    fn put_pod(&mut self, name: Name, pod: Option<Pod>) {
+        if self.pods.get(&name) == pod.as_ref() {
+            return;
+        }
+        let before = match pod {
+            Some(mut pod) => {
+                match self.templates.get(&pod.template) {
+                    Some(known) => pod.template = Arc::clone(known),
+                    None => drop(self.templates.insert(Arc::clone(&pod.template))),
                 }
+                self.pods.insert(name.clone(), pod)
+            }
+            None => self.pods.remove(&name),
+        };
+        // Held there and by the one that went.
+        if let Some(before) = before
+            && Arc::strong_count(&before.template) == 2
+        {
+            self.templates.remove(&before.template);
+        }
+        self.news.pods.insert(name);
+    }
+
+    /// Notes that a Service is not what it was: whether it has a selector says what its slices mean.
+    pub fn service(&mut self, namespace: &str, name: &str) {
+        let name = (namespace.to_owned(), name.to_owned());
+        self.news.services.insert(name);
+    }
+
+    /// Joins again what anything came about, and gives the instances that are not what they were. `objects`
+    /// are asked for the ports of services without a selector, whose endpoints somebody wrote by hand.
+    pub fn settle(&mut self, objects: &Objects) -> Vec<Moved> {
+        let news = std::mem::take(&mut self.news);
+        let mut stale = news.listed;
+        for (name, slice) in news.slices {
+            let by_hand = slice
+                .as_ref()
+                .is_some_and(|slice| without_selector(objects, &name.0, &slice.service).is_some());
+            self.places.put(name, slice, by_hand, &mut stale);
+        }
+        for (namespace, service) in news.services {
+            let by_hand = without_selector(objects, &namespace, &service).is_some();
+            self.places.judge(&namespace, &service, by_hand, &mut stale);
+        }
+        for pod in news.pods {
+            stale.extend(self.places.of_pod(&pod));
+            stale.insert(pod);
+        }
+        if !news.nodes.is_empty() {
+            // Nodes are few and seldom other; no index of pods by node is worth its memory.
+            let on = self
+                .pods
+                .iter()
+                .filter(|(_, pod)| news.nodes.contains(&pod.node));
+            stale.extend(on.map(|(name, _)| name.clone()));
+            self.places.on_nodes(&news.nodes, &mut stale);
+        }
+        let mut moved = Vec::new();
+        for key in stale {
+            let made = self.join(&key, objects);
+            let made = made
+                .map(Arc::new)
+                .or_else(|| self.listed.get(&key).cloned());
+            // What is equal stays the same, so that nobody looks at it again.
+            if self.instances.get(&key) == made.as_ref() {
+                continue;
+            }
+            let before = match made {
+                Some(made) => self.instances.insert(key.clone(), made),
+                None => self.instances.remove(&key),
+            };
+            moved.push(Moved { key, before });
+        }
+        moved
+    }
+
+    /// The instance that slices make, of all that they say of it.
+    fn join(&self, key: &Name, objects: &Objects) -> Option<Instance> {
+        let namespace = &key.0;
+        let mut joined: Option<Instance> = None;
+        for (spread, endpoint) in self.places.at(key) {
+            let slice = &spread.slice;
+            let made = if spread.by_hand {
+                let service = without_selector(objects, namespace, &slice.service);
+                service.map(|service| self.written(namespace, slice, endpoint, service))
+            } else {
+                self.pod(namespace, endpoint)
+            };
+            match (&mut joined, made) {
+                (_, None) => {}
+                (None, made) => joined = made,
+                (Some(known), Some(made)) => merge(known, made),
             }
         }
-        let instances = instances
-            .into_iter()
-            .map(|(key, instance)| (key, Arc::new(instance)));
-        let listed = self.listed.iter();
-        listed
-            .map(|(key, instance)| (key.clone(), Arc::clone(instance)))
-            .chain(instances)
-            .collect()
+        joined
     }
 
     /// The pod behind `endpoint`. Pods and slices arrive on streams of their own, so a slice may
@@ -130,21 +232,22 @@ impl Running {
         if !pod.addresses.contains(&endpoint.address) {
             return None;
         }
+        let template = &*pod.template;
         Some(Instance {
             name: name.clone(),
             namespace: namespace.to_owned(),
-            workload: pod.workload.clone(),
-            service_account: pod.service_account.clone(),
-            labels: pod.labels.clone(),
+            workload: template.workload.clone(),
+            service_account: template.service_account.clone(),
+            labels: template.labels.clone(),
             locality: self.locality(&pod.node, endpoint),
             address: *pod.addresses.first()?,
             also_at: pod.addresses.iter().skip(1).copied().collect(),
             ports: BTreeMap::new(),
-            port_names: pod.port_names.clone(),
+            port_names: template.port_names.clone(),
             service_ports: BTreeMap::new(),
             weight: 1,
             health: health(endpoint),
-            mtls: pod.mtls,
+            mtls: template.mtls,
         })
     }
 
@@ -164,10 +267,13 @@ impl Running {
         if let Some(pod) = pod.and_then(|pod| self.pods.get(&(namespace.to_owned(), pod.clone())))
             && pod.addresses.contains(&address)
         {
-            instance.workload.clone_from(&pod.workload);
-            instance.service_account.clone_from(&pod.service_account);
-            instance.labels.extend(pod.labels.clone());
-            instance.mtls = pod.mtls;
+            let template = &*pod.template;
+            instance.workload.clone_from(&template.workload);
+            instance
+                .service_account
+                .clone_from(&template.service_account);
+            instance.labels.extend(template.labels.clone());
+            instance.mtls = template.mtls;
         }
         instance
     }
@@ -189,13 +295,8 @@ pub(super) fn listed(
     service: &Service,
 ) -> Instance {
     let address = endpoint.address;
-    let plain: String = address
-        .to_string()
-        .chars()
-        .map(|c| if c.is_ascii_hexdigit() { c } else { '-' })
-        .collect();
     let mut instance = Instance {
-        name: format!("{}-{plain}", slice.service),
+        name: written_name(&slice.service, address),
         namespace: namespace.to_owned(),
         workload: slice.service.clone(),
         service_account: "default".to_owned(),
@@ -230,6 +331,15 @@ pub(super) fn listed(
         }
     }
     instance
+}
+
+/// What an endpoint is called that somebody wrote for `service`.
+fn written_name(service: &str, address: IpAddr) -> String {
+    let address = address.to_string();
+    let plain = address
+        .chars()
+        .map(|c| if c.is_ascii_hexdigit() { c } else { '-' });
+    format!("{service}-{}", plain.collect::<String>())
 }
 
 /// The service of this name when it has no selector.

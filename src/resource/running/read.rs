@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use crate::mesh::Locality;
 use crate::resource::kube::{EndpointSlice as Slice, SERVICE_NAME, SliceEndpoint as Endpoint};
@@ -26,19 +26,25 @@ const SUBZONE: [&str; 1] = ["topology.istio.io/subzone"];
 /// What an instance takes from its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) workload: String,
-    pub(super) service_account: String,
+    pub(super) template: Arc<Template>,
     pub(super) node: String,
     /// The first is the one that the pod goes by.
     pub(super) addresses: Vec<IpAddr>,
+}
+
+/// What pods that are made alike have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Template {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) workload: String,
+    pub(super) service_account: String,
     pub(super) port_names: BTreeMap<String, u16>,
     pub(super) mtls: bool,
 }
 
 /// Reads a Pod.
-pub(super) fn pod(name: &str, value: &Value) -> Result<Pod, serde_json::Error> {
-    let raw = RawPod::deserialize(value)?;
+pub(super) fn pod(name: &str, text: &str) -> Result<Pod, serde_json::Error> {
+    let raw: RawPod = serde_json::from_str(text)?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     let listed = raw.status.pod_ips.iter().map(|ip| ip.ip.as_str());
     for text in std::iter::once(raw.status.pod_ip.as_str()).chain(listed) {
@@ -59,18 +65,22 @@ pub(super) fn pod(name: &str, value: &Value) -> Result<Pod, serde_json::Error> {
         }
     }
     let account = raw.spec.service_account_name;
-    Ok(Pod {
+    let template = Template {
         workload: workload(name, &raw.metadata),
         service_account: if account.is_empty() {
             "default".to_owned()
         } else {
             account
         },
-        node: raw.spec.node_name,
-        addresses,
         port_names,
         mtls: raw.metadata.labels.get(TLS_MODE).map(String::as_str) == Some("istio"),
         labels: raw.metadata.labels,
+    };
+    addresses.shrink_to_fit();
+    Ok(Pod {
+        template: Arc::new(template),
+        node: raw.spec.node_name,
+        addresses,
     })
 }
 
@@ -87,8 +97,8 @@ fn workload(name: &str, metadata: &RawMetadata) -> String {
 }
 
 /// Reads an EndpointSlice. One of names instead of addresses has no endpoints for us.
-pub(super) fn slice(value: &Value) -> Result<Slice, serde_json::Error> {
-    let raw = RawSlice::deserialize(value)?;
+pub(super) fn slice(text: &str) -> Result<Slice, serde_json::Error> {
+    let raw = serde_json::from_str::<RawSlice>(text)?;
     let ports = raw
         .ports
         .into_iter()
@@ -110,6 +120,9 @@ pub(super) fn slice(value: &Value) -> Result<Slice, serde_json::Error> {
             terminating: conditions.terminating.unwrap_or(false),
         })
     });
+    let mut endpoints: Vec<Endpoint> = endpoints.collect();
+    // They are many, and kept.
+    endpoints.shrink_to_fit();
     Ok(Slice {
         service: raw
             .metadata
@@ -117,14 +130,14 @@ pub(super) fn slice(value: &Value) -> Result<Slice, serde_json::Error> {
             .get(SERVICE_NAME)
             .cloned()
             .unwrap_or_default(),
-        endpoints: endpoints.collect(),
+        endpoints,
         ports,
     })
 }
 
 /// Reads where a Node is.
-pub(super) fn node(value: &Value) -> Result<Locality, serde_json::Error> {
-    let labels = RawNode::deserialize(value)?.metadata.labels;
+pub(super) fn node(text: &str) -> Result<Locality, serde_json::Error> {
+    let labels = serde_json::from_str::<RawNode>(text)?.metadata.labels;
     let first = |names: &[&str]| {
         names
             .iter()

@@ -1,7 +1,19 @@
-use serde_json::json;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::resource::{collect, parse};
+
+impl Running {
+    fn put(&mut self, key: &Key, object: Option<&Value>) -> Result<(), String> {
+        self.set(key, object.map(Value::to_string).as_deref())
+    }
+
+    fn instances(&mut self, objects: &Objects) -> BTreeMap<Name, Arc<Instance>> {
+        self.settle(objects);
+        self.instances.clone()
+    }
+}
 
 fn key(kind: &str, name: &str) -> Key {
     let namespace = if kind == "Node" { "" } else { "default" };
@@ -53,7 +65,7 @@ fn endpoint(pod: &str, address: &str) -> Value {
 fn running(objects: &[(Key, Value)]) -> Running {
     let mut running = Running::default();
     for (key, value) in objects {
-        running.set(key, Some(value)).unwrap();
+        running.put(key, Some(value)).unwrap();
     }
     running
 }
@@ -104,7 +116,7 @@ fn an_instance_is_an_endpoint_with_the_words_of_its_pod_and_node() {
         (Health::Healthy, false, 1)
     );
     // Without the node there is still the zone that the slice names.
-    running.set(&key("Node", "n1"), None).unwrap();
+    running.put(&key("Node", "n1"), None).unwrap();
     let made = only(&running.instances(&Objects::new()));
     assert_eq!(
         (made.locality.region.as_str(), made.locality.zone.as_str()),
@@ -134,7 +146,7 @@ fn conditions_become_health_and_the_worse_of_two_services_counts() {
         ),
     ];
     for (conditions, expected) in cases {
-        let running = running(&[
+        let mut running = running(&[
             (key("Pod", "a"), pod("a", "10.0.0.1")),
             (
                 key("EndpointSlice", "reviews-x"),
@@ -161,20 +173,20 @@ fn a_pod_that_is_gone_or_was_replaced_is_no_instance() {
     ]);
     // The same name at another address: the slice still speaks of the one before.
     running
-        .set(&key("Pod", "a"), Some(&pod("a", "10.0.0.2")))
+        .put(&key("Pod", "a"), Some(&pod("a", "10.0.0.2")))
         .unwrap();
     assert!(running.instances(&Objects::new()).is_empty());
-    running.set(&key("Pod", "a"), None).unwrap();
+    running.put(&key("Pod", "a"), None).unwrap();
     assert!(running.instances(&Objects::new()).is_empty());
     running
-        .set(&key("Pod", "a"), Some(&pod("a", "10.0.0.1")))
+        .put(&key("Pod", "a"), Some(&pod("a", "10.0.0.1")))
         .unwrap();
     assert_eq!(running.instances(&Objects::new()).len(), 1);
     // An empty slice is written with nulls.
     let mut empty = slice("reviews", &Value::Null);
     empty["ports"] = Value::Null;
     running
-        .set(&key("EndpointSlice", "reviews-x"), Some(&empty))
+        .put(&key("EndpointSlice", "reviews-x"), Some(&empty))
         .unwrap();
     assert!(running.instances(&Objects::new()).is_empty());
 }
@@ -183,7 +195,7 @@ fn a_pod_that_is_gone_or_was_replaced_is_no_instance() {
 fn two_families_are_one_instance_with_the_pods_first_address() {
     let mut both = pod("a", "10.0.0.1");
     both["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
-    let running = running(&[
+    let mut running = running(&[
         (key("Pod", "a"), both),
         (
             key("EndpointSlice", "reviews-4"),
@@ -209,7 +221,7 @@ fn a_service_without_selector_has_the_endpoints_that_were_written_for_it() {
         &json!([{"addresses": ["172.18.0.2"], "conditions": {"ready": true}}]),
     );
     endpoints["ports"] = json!([{"name": "https", "port": 6443}, {"name": "web", "port": 8080}]);
-    let running = running(&[(key("EndpointSlice", "kubernetes"), endpoints)]);
+    let mut running = running(&[(key("EndpointSlice", "kubernetes"), endpoints)]);
     let made = only(&running.instances(&objects));
     assert_eq!(made.name, "kubernetes-172-18-0-2");
     assert_eq!(made.reach(8443).to_string(), "172.18.0.2:6443");
@@ -237,7 +249,7 @@ fn what_cannot_be_read_leaves_what_was_there() {
         ),
     ]);
     let reason = running
-        .set(
+        .put(
             &key("EndpointSlice", "reviews-x"),
             Some(&json!({"endpoints": "none"})),
         )
@@ -289,4 +301,259 @@ fn a_pod_of_both_families_is_one_instance() {
     let instance = only(&running(&all).instances(&Objects::new()));
     assert_eq!(instance.reach(9080), (v6, 9080).into());
     assert!(instance.also_at.is_empty());
+}
+
+/// Something that happens in a cluster.
+#[derive(Debug, Clone)]
+enum Event {
+    Pod(usize, usize, Option<(u8, u8, u8)>),
+    /// Service, port, endpoints.
+    Slice(usize, usize, Option<(u8, u16, Vec<Spoken>)>),
+    Node(u8, Option<u8>),
+    /// Whether it has a selector, and the port that it leads to.
+    Service(usize, u8, Option<(bool, u16)>),
+    Listed(usize, usize, Option<u8>),
+    /// Everything of a namespace is deleted.
+    Namespace(usize),
+}
+
+/// Address, pod, node, state.
+type Spoken = (u8, Option<usize>, u8, u8);
+
+const NAMESPACES: [&str; 2] = ["default", "other"];
+/// One of them is what an endpoint of service `s0` is called that was written by hand.
+const PODS: [&str; 4] = ["a", "b", "c", "s0-10-0-0-1"];
+
+fn events() -> impl Strategy<Value = Vec<(Event, bool)>> {
+    let of = || 0..NAMESPACES.len();
+    let endpoint = (
+        0..3_u8,
+        proptest::option::of(0..PODS.len()),
+        0..3_u8,
+        0..4_u8,
+    );
+    let slice = (
+        0..3_u8,
+        80..82_u16,
+        proptest::collection::vec(endpoint, 0..5),
+    );
+    let pod = (0..3_u8, 0..2_u8, 0..3_u8);
+    let event = prop_oneof![
+        4 => (of(), 0..PODS.len(), proptest::option::weighted(0.8, pod)).prop_map(|(of, name, to)| Event::Pod(of, name, to)),
+        6 => (of(), 0..4_usize, proptest::option::weighted(0.8, slice)).prop_map(|(of, name, to)| Event::Slice(of, name, to)),
+        1 => (0..3_u8, proptest::option::weighted(0.8, 0..3_u8)).prop_map(|(name, to)| Event::Node(name, to)),
+        2 => (of(), 0..3_u8, proptest::option::weighted(0.8, (any::<bool>(), 80..82_u16))).prop_map(|(of, name, to)| Event::Service(of, name, to)),
+        1 => (of(), 0..PODS.len(), proptest::option::weighted(0.6, 1..4_u8)).prop_map(|(of, name, to)| Event::Listed(of, name, to)),
+        1 => of().prop_map(Event::Namespace),
+    ];
+    proptest::collection::vec((event, proptest::bool::weighted(0.5)), 1..50)
+}
+
+/// What there is, as an API server holds it.
+#[derive(Default)]
+struct Held {
+    objects: BTreeMap<Key, Value>,
+    services: Objects,
+}
+
+fn named(kind: &str, namespace: &str, name: &str) -> Key {
+    Key {
+        kind: kind.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn address(number: u8) -> String {
+    format!("10.0.0.{number}")
+}
+
+impl Held {
+    /// Has the event happen, and passes on what it changes.
+    fn happen(&mut self, event: Event, running: &mut Running) {
+        match event {
+            Event::Pod(of, name, to) => {
+                let key = named("Pod", NAMESPACES[of], PODS[name]);
+                let made = to.map(|(at, label, node)| {
+                    let mut made = pod(PODS[name], &address(at));
+                    made["metadata"]["labels"]["version"] = format!("v{label}").into();
+                    made["spec"]["nodeName"] = format!("n{node}").into();
+                    made
+                });
+                self.put(key, made, running);
+            }
+            Event::Slice(of, name, to) => {
+                let key = named("EndpointSlice", NAMESPACES[of], &format!("slice-{name}"));
+                let made = to.map(|(service, port, endpoints)| {
+                    let endpoints = endpoints.into_iter().map(|(at, pod, node, state)| {
+                        let mut made = json!({
+                            "addresses": [address(at)],
+                            "nodeName": format!("n{node}"),
+                            "zone": format!("z{}", node % 2),
+                            "conditions": {"ready": state == 0, "serving": state != 3, "terminating": state == 2},
+                        });
+                        if let Some(pod) = pod {
+                            made["targetRef"] = json!({"kind": "Pod", "name": PODS[pod]});
+                        }
+                        made
+                    });
+                    let mut made = slice(&format!("s{service}"), &endpoints.collect());
+                    made["ports"][0]["port"] = port.into();
+                    made
+                });
+                self.put(key, made, running);
+            }
+            Event::Node(name, to) => {
+                let made = to.map(|zone| {
+                    let zone = format!("zone-{zone}");
+                    json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}})
+                });
+                self.put(named("Node", "", &format!("n{name}")), made, running);
+            }
+            Event::Listed(of, name, to) => {
+                let made = to.map(|weight| {
+                    json!({
+                        "name": PODS[name], "namespace": NAMESPACES[of], "workload": "w", "weight": weight,
+                        "serviceAccount": "default", "labels": {}, "address": "192.0.2.1", "health": "healthy",
+                    })
+                });
+                self.put(named(INSTANCE, NAMESPACES[of], PODS[name]), made, running);
+            }
+            Event::Service(of, name, to) => {
+                let (namespace, name) = (NAMESPACES[of], format!("s{name}"));
+                let key = named("Service", namespace, &name);
+                self.services.remove(&key);
+                if let Some((chooses, target)) = to {
+                    let selector = if chooses {
+                        "selector: {app: reviews}, "
+                    } else {
+                        ""
+                    };
+                    let text = format!(
+                        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+                         spec: {{{selector}ports: [{{name: http, port: 80, targetPort: {target}}}]}}\n"
+                    );
+                    self.services.extend(services(&text));
+                }
+                running.service(namespace, &name);
+            }
+            Event::Namespace(of) => {
+                let namespace = NAMESPACES[of];
+                let keys = self.objects.keys().filter(|key| key.namespace == namespace);
+                for key in keys.cloned().collect::<Vec<_>>() {
+                    self.put(key, None, running);
+                }
+                let services = self
+                    .services
+                    .keys()
+                    .filter(|key| key.namespace == namespace);
+                for key in services.cloned().collect::<Vec<_>>() {
+                    self.services.remove(&key);
+                    running.service(namespace, &key.name);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, key: Key, object: Option<Value>, running: &mut Running) {
+        running.put(&key, object.as_ref()).unwrap();
+        match object {
+            Some(object) => self.objects.insert(key, object),
+            None => self.objects.remove(&key),
+        };
+    }
+
+    /// The instances, by going over all slices one after the other.
+    fn joined(&self) -> BTreeMap<Name, Arc<Instance>> {
+        let mut running = Running::default();
+        for (key, object) in &self.objects {
+            running.put(key, Some(object)).unwrap();
+        }
+        let mut instances: BTreeMap<Name, Instance> = BTreeMap::new();
+        for ((namespace, _), slice) in std::mem::take(&mut running.news.slices) {
+            let slice = slice.unwrap();
+            let by_hand = without_selector(&self.services, &namespace, &slice.service);
+            for endpoint in &slice.endpoints {
+                let made = match by_hand {
+                    Some(service) => Some(running.written(&namespace, &slice, endpoint, service)),
+                    None => running.pod(&namespace, endpoint),
+                };
+                let Some(made) = made else { continue };
+                let key = (made.namespace.clone(), made.name.clone());
+                match instances.get_mut(&key) {
+                    None => {
+                        instances.insert(key, made);
+                    }
+                    Some(known) => merge(known, made),
+                }
+            }
+        }
+        let mut all = running.listed;
+        all.extend(
+            instances
+                .into_iter()
+                .map(|(key, made)| (key, Arc::new(made))),
+        );
+        all
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_joined_of_what_changed_is_what_all_of_it_makes(events in events()) {
+        let (mut held, mut running) = (Held::default(), Running::default());
+        let mut was = BTreeMap::new();
+        for (event, settles) in events {
+            held.happen(event, &mut running);
+            if !settles {
+                continue;
+            }
+            let moved = running.settle(&held.services);
+            let is = held.joined();
+            prop_assert_eq!(&running.instances, &is);
+            let keys: BTreeSet<&Name> = was.keys().chain(is.keys()).collect();
+            let other: Vec<Moved> = keys
+                .into_iter()
+                .filter(|key| was.get(*key) != is.get(*key))
+                .map(|key| Moved { key: key.clone(), before: was.get(key).cloned() })
+                .collect();
+            prop_assert_eq!(moved, other);
+            for (key, instance) in &is {
+                prop_assert_eq!(running.instance(key), Some(instance));
+            }
+            was = is;
+        }
+        // And nothing of what is gone is kept.
+        for namespace in 0..NAMESPACES.len() {
+            held.happen(Event::Namespace(namespace), &mut running);
+        }
+        running.settle(&held.services);
+        prop_assert!(running.instances.is_empty() && running.places.is_empty());
+        prop_assert!(running.templates.is_empty(), "{:?}", running.templates);
+    }
+}
+
+#[test]
+fn what_did_not_change_stays_the_same_instance() {
+    let both = json!([endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]);
+    let mut running = running(&[
+        (key("Pod", "a"), pod("a", "10.0.0.1")),
+        (key("Pod", "b"), pod("b", "10.0.0.2")),
+        (key("EndpointSlice", "reviews-x"), slice("reviews", &both)),
+    ]);
+    let before = running.instances(&Objects::new());
+    let mut after = both.clone();
+    after[0]["conditions"]["ready"] = false.into();
+    let slice = slice("reviews", &after);
+    running
+        .put(&key("EndpointSlice", "reviews-x"), Some(&slice))
+        .unwrap();
+    let moved = running.settle(&Objects::new());
+    let names: Vec<&str> = moved.iter().map(|moved| moved.key.1.as_str()).collect();
+    assert_eq!(names, ["a"]);
+    let name = ("default".to_owned(), "b".to_owned());
+    assert!(Arc::ptr_eq(
+        &before[&name],
+        running.instance(&name).unwrap()
+    ));
 }

@@ -6,19 +6,21 @@ use std::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
 use super::watch::{Said, Word};
 use super::{Change, Standing, Status};
-use crate::resource::Key;
+use crate::resource::{Key, Running};
 use crate::rt::{Wall, now};
 
 /// A batch is handed on when nothing came for this long.
 const QUIET: Duration = Duration::from_millis(50);
 /// But no later than this after its first change.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Nor than this where only what runs changed: that costs what it changes, and callers wait for it. What people
+/// wrote is lowered all together, so more of it is waited for.
+const HURRY: Duration = Duration::from_millis(100);
 
 /// Gathers `words` into batches for `out` until either end is gone.
 pub(super) async fn gather(
@@ -27,19 +29,22 @@ pub(super) async fn gather(
     status: channel::Sender<Status>,
     wall: Wall,
 ) {
-    let mut pending: BTreeMap<Key, Option<Arc<Value>>> = BTreeMap::new();
+    let mut pending: BTreeMap<Key, Option<Arc<str>>> = BTreeMap::new();
     let mut complete = false;
     // Since when there is something to hand on.
     let mut first: Option<Instant> = None;
     let mut last = now();
+    // Whether that is more than what runs.
+    let mut written = false;
     loop {
-        let due = first.map(|first| (last + QUIET).min(first + PATIENCE));
+        let patience = if written { PATIENCE } else { HURRY };
+        let due = first.map(|first| (last + QUIET).min(first + patience));
         let word = tokio::select! {
             word = words.recv() => word,
             () = until(due) => {
                 let batch = std::mem::take(&mut pending);
                 let batch = batch.into_iter().map(|(key, object)| Change { key, object });
-                first = None;
+                (first, written) = (None, false);
                 if out.send(batch.collect()).await.is_err() {
                     return;
                 }
@@ -49,6 +54,9 @@ pub(super) async fn gather(
         let Some(word) = word else { return };
         let changes = note(&status, &wall, word);
         let changed = !changes.is_empty();
+        written |= changes
+            .iter()
+            .any(|change| !Running::keeps(&change.key.kind));
         pending.extend(
             changes
                 .into_iter()
@@ -180,7 +188,7 @@ mod tests {
                 namespace: "default".to_owned(),
                 name: name.to_owned(),
             },
-            object: value.map(|value| Arc::new(value.into())),
+            object: value.map(|value| value.to_string().into()),
         }
     }
 
@@ -235,6 +243,41 @@ mod tests {
         });
         batches.recv().await.unwrap();
         assert!(started.elapsed() <= PATIENCE + QUIET);
+        tasks.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_is_waited_for_less_than_what_people_wrote() {
+        let tasks = crate::rt::Tasks::new();
+        let (say, words) = mpsc::channel(64);
+        let (out, mut batches) = mpsc::channel(1);
+        let status = status(&["Service", "EndpointSlice"]);
+        tasks.spawn("gather", gather(words, out, status, Wall::fixed(7)));
+        for kind in 0..2 {
+            let listed = Said::Changed(Vec::new());
+            say.send(word(kind, listed)).await.unwrap();
+        }
+        batches.recv().await.unwrap();
+        for (written, at_most) in [(false, HURRY), (true, PATIENCE), (false, HURRY)] {
+            let started = now();
+            let mut said = 0;
+            while batches.is_empty() {
+                let mut one = change("a", Some(said));
+                if !(written && said == 2) {
+                    one.key.kind = "EndpointSlice".to_owned();
+                }
+                say.send(word(1, Said::Changed(vec![one]))).await.unwrap();
+                said += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            batches.recv().await.unwrap();
+            let took = started.elapsed();
+            let step = Duration::from_millis(40);
+            assert!(
+                took > at_most.saturating_sub(step) && took < at_most + step,
+                "{took:?}"
+            );
+        }
         tasks.end().await;
     }
 

@@ -9,12 +9,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use futures_util::StreamExt as _;
 use kube::api::ListParams;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -60,7 +60,12 @@ pub(super) enum Said {
     Failed(String),
 }
 
-type Known = BTreeMap<(String, String), Arc<Value>>;
+/// Namespace and name.
+type Name = (String, String);
+/// What a list found, as JSON.
+type Listed = BTreeMap<Name, Arc<str>>;
+/// Half of SHA-256 of an object's text: all that it takes to see that it is another.
+type Mark = [u8; 16];
 
 /// Follows one kind for ever.
 pub(super) async fn watch(
@@ -74,7 +79,7 @@ pub(super) async fn watch(
         kind,
         index,
         words,
-        known: Known::new(),
+        known: BTreeMap::new(),
         backoff: Backoff::new(RETRY.0, RETRY.1),
         missing_since: None,
         expired: None,
@@ -95,7 +100,7 @@ struct Watch {
     kind: &'static Kind,
     index: usize,
     words: mpsc::Sender<Word>,
-    known: Known,
+    known: BTreeMap<Name, Mark>,
     backoff: Backoff,
     missing_since: Option<Instant>,
     /// When our place in history had last expired.
@@ -118,7 +123,7 @@ impl Watch {
             }
         };
         let mut events = pin!(watcher(api.clone(), config.clone()));
-        let mut listed = Known::new();
+        let mut listed = Listed::new();
         // The stream has no end.
         loop {
             let event = match self.doubted.as_ref().map(|(_, until)| *until) {
@@ -138,8 +143,8 @@ impl Watch {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
-                    if let Some((name, value)) = self.read(object, version) {
-                        listed.insert(name, Arc::new(value));
+                    if let Some((name, text)) = self.read(object, version) {
+                        listed.insert(name, text);
                     }
                 }
                 Ok(Event::InitDone) => {
@@ -156,7 +161,7 @@ impl Watch {
                 }
                 Ok(Event::Apply(object)) => {
                     let read = self.read(object, version);
-                    let change = read.and_then(|(name, value)| self.put(name, value));
+                    let change = read.and_then(|(name, text)| self.put(name, text));
                     self.stands();
                     self.progress(change.into_iter().collect()).await;
                 }
@@ -276,7 +281,7 @@ impl Watch {
     async fn missing(&mut self, reason: String) {
         let since = *self.missing_since.get_or_insert_with(now);
         if self.known.is_empty() || now().duration_since(since) >= REMOVED {
-            let changes = self.replace(Known::new());
+            let changes = self.replace(Listed::new());
             self.say(Said::Missing(changes, reason)).await;
         } else {
             self.say(Said::Failed(reason)).await;
@@ -305,7 +310,7 @@ impl Watch {
     }
 
     /// Name and kept form of an object. Lists of built-in kinds do not repeat the kind in each item.
-    fn read(&self, mut object: DynamicObject, version: &str) -> Option<((String, String), Value)> {
+    fn read(&self, mut object: DynamicObject, version: &str) -> Option<(Name, Arc<str>)> {
         let resource = self.kind.resource(version);
         let name = object.metadata.name.clone()?;
         let namespace = object.metadata.namespace.clone().unwrap_or_default();
@@ -314,7 +319,10 @@ impl Watch {
             kind: resource.kind,
         });
         match serde_json::to_value(&object) {
-            Ok(value) => Some(((namespace, name), self.kind.trimmed(value))),
+            Ok(value) => {
+                let text = self.kind.trimmed(value).to_string();
+                Some(((namespace, name), text.into()))
+            }
             Err(error) => {
                 tracing::error!(kind = self.kind.name, namespace, name, %error, "not understood");
                 None
@@ -322,33 +330,31 @@ impl Watch {
         }
     }
 
-    fn put(&mut self, name: (String, String), value: Value) -> Option<Change> {
-        let value = Arc::new(value);
-        let before = self.known.insert(name.clone(), Arc::clone(&value));
-        (before.as_ref() != Some(&value)).then(|| self.change(name, Some(value)))
+    fn put(&mut self, name: Name, text: Arc<str>) -> Option<Change> {
+        let mark = mark(&text);
+        let before = self.known.insert(name.clone(), mark);
+        (before != Some(mark)).then(|| self.change(name, Some(text)))
     }
 
-    fn remove(&mut self, name: (String, String)) -> Option<Change> {
+    fn remove(&mut self, name: Name) -> Option<Change> {
         self.known.remove(&name)?;
         Some(self.change(name, None))
     }
 
     /// Takes `listed` for all there is.
-    fn replace(&mut self, listed: Known) -> Vec<Change> {
-        let before = std::mem::replace(&mut self.known, listed);
-        let gone = before
-            .keys()
-            .filter(|name| !self.known.contains_key(*name))
-            .map(|name| self.change(name.clone(), None));
-        let changed = self
-            .known
-            .iter()
-            .filter(|(name, value)| before.get(*name) != Some(*value))
-            .map(|(name, value)| self.change(name.clone(), Some(Arc::clone(value))));
-        gone.chain(changed).collect()
+    fn replace(&mut self, listed: Listed) -> Vec<Change> {
+        let marks = listed.iter().map(|(name, text)| (name.clone(), mark(text)));
+        let before = std::mem::replace(&mut self.known, marks.collect());
+        let gone = before.keys().filter(|name| !self.known.contains_key(*name));
+        let gone: Vec<Change> = gone.map(|name| self.change(name.clone(), None)).collect();
+        let changed = listed
+            .into_iter()
+            .filter(|(name, _)| before.get(name) != self.known.get(name))
+            .map(|(name, text)| self.change(name, Some(text)));
+        gone.into_iter().chain(changed).collect()
     }
 
-    fn change(&self, (namespace, name): (String, String), object: Option<Arc<Value>>) -> Change {
+    fn change(&self, (namespace, name): Name, object: Option<Arc<str>>) -> Change {
         let key = Key {
             kind: self.kind.filed.to_owned(),
             namespace,
@@ -356,6 +362,15 @@ impl Watch {
         };
         Change { key, object }
     }
+}
+
+fn mark(text: &str) -> Mark {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    let mut mark = Mark::default();
+    for (own, byte) in mark.iter_mut().zip(digest.as_ref()) {
+        *own = *byte;
+    }
+    mark
 }
 
 /// Whether our place in the server's history has expired, which only means to list again.

@@ -42,6 +42,12 @@ const SECONDS: usize = 30;
 const EACH_SECOND: usize = 100;
 /// The first and last of them are compared.
 const COMPARED: usize = 10;
+/// What other work on the machine may delay; a rare change by several times as much.
+const BUSY: Duration = Duration::from_millis(100);
+/// A change is at the proxy by then: changes are gathered for up to 100 ms by who follows, and by who pushes.
+const MEDIAN: Duration = Duration::from_millis(500);
+/// As is all but one in a hundred.
+const SLOWEST: Duration = Duration::from_secs(2);
 
 fn namespace(service: usize) -> String {
     format!("ns-{}", service % NAMESPACES)
@@ -331,7 +337,7 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         run_pod(&stand, "shop", name, &json!({"app": "watch"}), "default");
     }
 
-    let began = meshctl::rt::now();
+    let (began, server_before) = (meshctl::rt::now(), used(std::process::id()).0);
     let replica = Replica::start(&stand, "one");
     let pid = replica.id();
     let served = |log: &Path| {
@@ -344,7 +350,10 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
     .await;
     let ready = began.elapsed();
     let (cpu, rss, most) = used(pid);
-    println!("ready after {ready:.1?}: {cpu:.1} s of CPU, {rss:.0} MiB now, {most:.0} MiB at most");
+    let of_server = used(std::process::id()).0 - server_before;
+    println!(
+        "ready after {ready:.1?}: {cpu:.1} s of CPU, {rss:.0} MiB now, {most:.0} MiB at most; the API server's {of_server:.1} s"
+    );
     until("the roots", Duration::from_mins(2), || {
         let roots = stand.object("configmaps", SYSTEM, "meshctl-ca-root-cert");
         roots.is_some()
@@ -377,8 +386,12 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
     let (before, began) = (used(pid).0, meshctl::rt::now());
     let mut every = tokio::time::interval(EVERY);
     let mut made = Vec::new();
+    let mut spent = Vec::new();
     for number in 0..SECONDS * EACH_SECOND {
         every.tick().await;
+        if number % (COMPARED * EACH_SECOND) == 0 {
+            spent.push(used(pid).0);
+        }
         let service = changed_service(number);
         let object = slice(service, 1);
         let at = meshctl::rt::now();
@@ -386,6 +399,7 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         made.push(at);
     }
     let making = began.elapsed();
+    spent.push(used(pid).0);
     until("the last change", Duration::from_mins(5), || {
         book.lock().unwrap().len() == made.len() * PROXIES.len()
     })
@@ -396,7 +410,23 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         made.len(),
         cpu - before
     );
+    for (tens, two) in spent.windows(2).enumerate() {
+        println!(
+            "  in ten seconds from {} s on: {:.1} s of CPU",
+            tens * COMPARED,
+            two[1] - two[0]
+        );
+    }
     let book = book.lock().unwrap().clone();
+    // Every change came to every proxy.
+    for number in 0..made.len() {
+        for which in 0..PROXIES.len() {
+            assert!(
+                book.contains_key(&(which, changed_service(number))),
+                "{number} {which}"
+            );
+        }
+    }
     let took = |from: usize| -> Vec<Duration> {
         let some = (from..from + COMPARED * EACH_SECOND)
             .flat_map(|number| (0..PROXIES.len()).map(move |which| (number, which)));
@@ -415,13 +445,20 @@ async fn five_thousand_services_are_followed_and_a_hundred_changes_a_second_are_
         first.0, first.1
     );
     println!("last ten seconds: p50 {:.0?}, p99 {:.0?}", last.0, last.1);
-    // Flat: nothing piles up. A tenth of a second is what the machine may be busy with other things.
-    let slack = Duration::from_millis(100);
+    // Flat: nothing piles up. What the machine may be busy with meanwhile is let pass.
     assert!(
-        last.0 <= first.0.mul_f64(1.25) + slack,
+        last.0 <= first.0.mul_f64(1.25) + BUSY && last.1 <= first.1.mul_f64(1.5) + 5 * BUSY,
         "{first:?} {last:?}"
     );
-    assert!(last.1 <= first.1.mul_f64(1.5) + slack, "{first:?} {last:?}");
+    let cost: Vec<f64> = spent.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(
+        cost[cost.len() - 1] <= cost[0] * 1.25 + 0.2,
+        "seconds of CPU in ten seconds: {cost:?}"
+    );
+    // And soon: where each push cost the whole cluster, these were ten seconds and more.
+    for (p50, p99) in [first, last] {
+        assert!(p50 < MEDIAN && p99 < SLOWEST, "{first:?} {last:?}");
+    }
     drop(followers);
     replica.end();
 }

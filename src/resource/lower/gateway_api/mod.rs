@@ -25,7 +25,7 @@ use super::gateways::Credentials;
 use super::of_kind;
 use crate::mesh::backend_tls::BackendSecurity;
 use crate::mesh::gateway::{Attached, Gateway, GatewayName};
-use crate::mesh::world::{HostRoutes, Instances, RouteTarget, Rule, selects};
+use crate::mesh::world::{HostRoutes, Instances, RouteTarget, Rule, of_namespace, selects};
 use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
 use crate::resource::object::{Kind, Object, Objects};
@@ -186,9 +186,8 @@ pub(super) fn lower(
     let mut gateways = BTreeMap::new();
     for ((namespace, name), judged) in &judged {
         let selector = BTreeMap::from([(GATEWAY_NAME.to_owned(), (*name).to_owned())]);
-        let serving = around.instances.values().filter(|instance| {
-            instance.namespace == *namespace && selects(&selector, &instance.labels)
-        });
+        let serving = of_namespace(around.instances, namespace)
+            .filter(|instance| selects(&selector, &instance.labels));
         let proxies = serving.map(|instance| instance.address).collect();
         let verdict = judged.verdict(proxies, findings);
         let verdict = Verdict::Gateway(verdict);
