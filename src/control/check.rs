@@ -44,10 +44,20 @@ pub async fn run(control: &Control) -> CheckReport {
         sources.extend(unread(&seen));
     }
     if let Some(cluster) = &control.cluster {
-        sources.push(answers(cluster).await);
-        if let Some(membership) = &control.membership {
-            sources.push(rights(cluster, membership).await);
-            sources.extend(webhooks::shown(control, cluster, membership).await);
+        // Together: one that does not answer is waited for once.
+        let member = async {
+            let membership = control.membership.as_ref()?;
+            let (rights, shown) = tokio::join!(
+                rights(cluster, membership),
+                webhooks::shown(control, cluster, membership),
+            );
+            Some((rights, shown))
+        };
+        let (answers, member) = tokio::join!(answers(cluster), member);
+        sources.push(answers);
+        if let Some((rights, shown)) = member {
+            sources.push(rights);
+            sources.extend(shown);
         }
     }
     for seen in &control.catalogues {

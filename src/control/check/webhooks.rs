@@ -40,8 +40,9 @@ pub(super) async fn shown(
             namespace: None,
             name: of_revision(name, &membership.revision),
         };
-        // That it cannot be read is a right that is missing, and told there.
-        let Ok(Some(found)) = cluster.get(&which).await else {
+        // That it cannot be read is a right that is missing, or an API server that is away, and told there.
+        let read = tokio::time::timeout(PATIENCE, cluster.get(&which)).await;
+        let Ok(Ok(Some(found))) = read else {
             continue;
         };
         let text = format!("the webhook shows what {} believes", which.name);

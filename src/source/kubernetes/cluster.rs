@@ -206,7 +206,7 @@ impl ClusterError {
     /// Whether it says that we may not: no role lets us. A namespace that is being deleted, quotas and admission
     /// forbid, too, but are no matter of rights, and have other words.
     pub fn lacks_rights(&self) -> bool {
-        matches!(self, Self::Forbidden(message) if message.contains(" cannot "))
+        matches!(self, Self::Forbidden(message) if message.contains("\" cannot "))
     }
 }
 

@@ -110,7 +110,11 @@ fn log(replica: &Replica) -> String {
 }
 
 async fn weights(stand: &Stand, replica: &str) -> Vec<u64> {
-    let (_, routes) = ask(&stand.dir.path().join(replica), "/routes?service=cart").await;
+    let (_, routes) = ask(
+        &stand.dir.path().join(replica),
+        "/routes?service=cart&namespace=shop",
+    )
+    .await;
     weights_of(&routes)
 }
 
