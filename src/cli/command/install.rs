@@ -46,6 +46,10 @@ ingress, egress, ingressType, injector, validator, failurePolicy, cpu, memory,
 memoryLimit, trustDomain, mtls, logLevel, caKeyType, caSigner, caSignerRoots,
 caSignerName
 Installing again changes only what --profile and --set name.")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, as people set them"
+)]
 pub(crate) struct Args {
     /// Where to
     #[arg(long, value_enum, default_value_t, value_name = "TARGET")]

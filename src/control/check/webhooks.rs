@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{PATIENCE, check};
@@ -17,6 +16,7 @@ use crate::api::check::{Check, CheckStatus};
 use crate::control::Control;
 use crate::control::cluster::Membership;
 use crate::install::{INJECTOR, VALIDATOR, of_revision};
+use crate::net::{ConnectOptions, connect};
 use crate::source::kubernetes::cluster::{Cluster, ObjectRef};
 use crate::tls;
 
@@ -118,7 +118,11 @@ async fn handshake(membership: &Membership, bundle: &str) -> Result<i64, String>
     let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
     let at = membership.webhooks;
     let address = SocketAddr::new(local(at.ip()), at.port());
-    let stream = TcpStream::connect(address)
+    let options = ConnectOptions {
+        timeout: PATIENCE,
+        ..ConnectOptions::default()
+    };
+    let stream = connect(address, options)
         .await
         .map_err(|error| format!("nothing answers at {address}: {error}"))?;
     let connected = TlsConnector::from(Arc::new(config))

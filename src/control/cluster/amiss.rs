@@ -12,6 +12,7 @@ use super::status::Told;
 use super::webhook::words;
 use crate::control::index::Index;
 use crate::mesh::{Finding, Severity};
+use crate::resource::json::set;
 use crate::resource::{Key, Object, codes};
 
 /// Condition of Istio's kinds (its name): false while what is written is not what is done.
@@ -93,7 +94,11 @@ impl Amiss {
         });
         if kind == RECONCILED {
             let messages = self.findings.iter().take(MOST).map(validation);
-            status["validationMessages"] = messages.collect();
+            set(
+                &mut status,
+                "validationMessages",
+                messages.collect::<Vec<_>>(),
+            );
         }
         Some(status)
     }
@@ -128,9 +133,8 @@ fn validation(finding: &Finding) -> Value {
     let mut message = json!({"type": {"name": name, "code": code}, "level": "ERROR"});
     if code.starts_with("IST") {
         let page = code.to_lowercase();
-        message["documentationUrl"] = json!(format!(
-            "https://istio.io/latest/docs/reference/config/analysis/{page}/"
-        ));
+        let page = format!("https://istio.io/latest/docs/reference/config/analysis/{page}/");
+        set(&mut message, "documentationUrl", page);
     }
     message
 }

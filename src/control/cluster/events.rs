@@ -18,6 +18,7 @@ use super::denied::Denied;
 use super::leader::{Leads, elected, moment, written_labels};
 use super::{CONTROLLER, Membership};
 use crate::control::Control;
+use crate::resource::json::set;
 use crate::rt::{Backoff, Tasks};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, Custom};
 
@@ -173,7 +174,7 @@ impl Teller {
     }
 
     async fn create(&self, at: &(String, String), amiss: &Amiss) -> Result<(), ClusterError> {
-        let event = event(at, amiss, &self.replica, &self.revision, self.now());
+        let event = event(at, amiss, &self.replica, &self.revision, &self.now());
         match self.cluster.create_custom(&event).await {
             // The one who wrote before told it.
             Ok(_) | Err(ClusterError::Conflict(_)) => Ok(()),
@@ -228,7 +229,7 @@ fn event(
     amiss: &Amiss,
     replica: &str,
     revision: &str,
-    now: String,
+    now: &str,
 ) -> Value {
     let kind = amiss.key.kind.split('.').next().unwrap_or_default();
     let mut regarding = json!({
@@ -238,7 +239,7 @@ fn event(
         "uid": amiss.uid,
     });
     if !amiss.key.namespace.is_empty() {
-        regarding["namespace"] = json!(amiss.key.namespace);
+        set(&mut regarding, "namespace", amiss.key.namespace.clone());
     }
     json!({
         "apiVersion": API,

@@ -147,7 +147,10 @@ fn line(stand: &Stand, text: &str) -> Option<(String, String)> {
 
 /// What was written since this was last asked: verb, resource and name.
 fn written(faults: &Arc<Faults>) -> Vec<(String, String, String)> {
-    let asked = faults.take().into_iter().filter(|asked| asked.writes());
+    let asked = faults
+        .take()
+        .into_iter()
+        .filter(cluster::faults::Asked::writes);
     let told = asked.filter(|asked| asked.ask.resource != "leases");
     told.map(|asked| {
         let ask = asked.ask;
