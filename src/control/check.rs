@@ -1,5 +1,7 @@
 //! What the control plane knows about its own health.
 
+mod webhooks;
+
 use std::time::Duration;
 
 use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
@@ -7,9 +9,12 @@ use crate::mesh::Severity;
 use crate::rt::{Tasks, now};
 use crate::source::State;
 use crate::source::kubernetes::cluster::Cluster;
+use crate::source::kubernetes::rights::Whose;
 use crate::source::kubernetes::{Standing, Status};
 
 use super::Control;
+use super::cluster::Membership;
+use super::cluster::rights::lacking;
 use super::index::analyses;
 
 /// A certificate authority with less than this left is a warning: 30 days.
@@ -34,10 +39,26 @@ pub async fn run(control: &Control) -> CheckReport {
     let now = control.wall.millis();
     let mut sources = Vec::new();
     if let Some(seen) = &control.kubernetes {
-        sources.push(kubernetes(&seen.borrow().clone(), now));
+        let seen = seen.borrow().clone();
+        sources.push(kubernetes(&seen, now));
+        sources.extend(unread(&seen));
     }
     if let Some(cluster) = &control.cluster {
-        sources.push(answers(cluster).await);
+        // Together: one that does not answer is waited for once.
+        let member = async {
+            let membership = control.membership.as_ref()?;
+            let (rights, shown) = tokio::join!(
+                rights(cluster, membership),
+                webhooks::shown(control, cluster, membership),
+            );
+            Some((rights, shown))
+        };
+        let (answers, member) = tokio::join!(answers(cluster), member);
+        sources.push(answers);
+        if let Some((rights, shown)) = member {
+            sources.push(rights);
+            sources.extend(shown);
+        }
     }
     for seen in &control.catalogues {
         sources.push(catalogue(&seen.borrow().clone(), now));
@@ -205,7 +226,13 @@ fn kubernetes(status: &Status, now_unix_ms: u64) -> Check {
         } else {
             (CheckStatus::Failed, "proxies are not served yet")
         };
-        let detail = format!("no answer for {kind} for {seconds} s: {reason}; {effect}");
+        let mut detail = format!("no answer for {kind} for {seconds} s: {reason}; {effect}");
+        let forbidden: Vec<&str> = status.forbidden().collect();
+        if !forbidden.is_empty() {
+            detail.push_str("; this account may not list and watch ");
+            detail.push_str(&forbidden.join(", "));
+            return check(&text, state, detail, RESTORE);
+        }
         let hint = "see whether the API server runs and whether this account may list and watch";
         return check(&text, state, detail, hint);
     }
@@ -223,11 +250,55 @@ fn kubernetes(status: &Status, now_unix_ms: u64) -> Check {
         .kinds
         .iter()
         .map(|kind| match &kind.standing {
-            Standing::Missing(reason) => reason.clone(),
+            Standing::Missing(reason) | Standing::Unread(reason) => reason.clone(),
             _ => format!("{} {}", kind.objects, kind.kind),
         })
         .collect();
     check(&text, CheckStatus::Ok, counts.join(", "), "")
+}
+
+/// Kinds that a newer release defined.
+fn unread(status: &Status) -> Option<Check> {
+    let unread: Vec<&str> = status.unread().collect();
+    let detail = format!(
+        "{}; what was known of them stays in force",
+        unread.join("; ")
+    );
+    let hint = "`meshctl upgrade` to the release that reads them, or serve the older version again";
+    (!unread.is_empty()).then(|| {
+        let text = "every kind is served in a version that is read here";
+        check(text, CheckStatus::Warning, detail, hint)
+    })
+}
+
+/// How rights are mended.
+const RESTORE: &str = "`meshctl install --target kubernetes` again restores the account, its roles and their bindings";
+
+/// Whether the API server lets this replica do what it does.
+async fn rights(cluster: &Cluster, membership: &Membership) -> Check {
+    let text = "its account may do what this release does";
+    let at = (membership.namespace.as_str(), membership.revision.as_str());
+    let asked = tokio::time::timeout(PATIENCE, lacking(cluster, at, Whose::Own)).await;
+    match asked {
+        Ok(Ok(lacking)) if lacking.rights.is_empty() => check(text, CheckStatus::Ok, "", ""),
+        Ok(Ok(lacking)) => {
+            let detail = format!("it may not {}", lacking.words().join("; "));
+            check(text, CheckStatus::Failed, detail, RESTORE)
+        }
+        Ok(Err(error)) => {
+            let detail = format!("not known: {error}");
+            check(text, CheckStatus::Warning, detail, RESTORE)
+        }
+        Err(_) => {
+            let detail = format!("not known: no answer in {} s", PATIENCE.as_secs());
+            check(
+                text,
+                CheckStatus::Warning,
+                detail,
+                "see whether the API server is busy",
+            )
+        }
+    }
 }
 
 /// Whether the API server answers what the control plane asks, and how soon.

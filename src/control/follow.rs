@@ -31,6 +31,9 @@ impl Index {
             configured |= state.followed.take(change, now);
         }
         state.rewritten |= configured;
+        let wrongs = state.followed.wrongs;
+        self.wrongs
+            .send_if_modified(|known| std::mem::replace(known, wrongs) != wrongs);
         let moved = state.take_running();
         if configured {
             let (world, findings) = self.lower(&state, &state.objects);

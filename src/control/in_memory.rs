@@ -41,6 +41,7 @@ impl Control {
             complete: watch::channel(true).1,
             gate: serve_api::Gate::default(),
             cluster: None,
+            membership: None,
             xds_address: nowhere,
             tls_address: nowhere,
             api_address: None,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::api::resources::{
     ApplyReport, ApplyRequest, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
@@ -39,6 +39,8 @@ pub struct Index {
     pub(super) attested: Published<Attested>,
     /// How key sets are fetched, once they are.
     pub(super) fetching: Fetching,
+    /// Changes with what is wrong with the cluster's objects in themselves, which need not make another world.
+    pub(super) wrongs: watch::Sender<u64>,
 }
 
 /// An object as it is kept.
@@ -162,6 +164,7 @@ impl Index {
             }),
             state: Mutex::new(state),
             fetching: Fetching::default(),
+            wrongs: watch::Sender::new(0),
         })
     }
 

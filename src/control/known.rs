@@ -114,10 +114,45 @@ pub(super) struct Followed {
     pub(super) stamps: BTreeMap<Key, Stamp>,
     /// What is wrong with each object in itself.
     findings: BTreeMap<Key, Vec<Finding>>,
+    /// Which objects cannot be read, as the cluster has them: the one in `objects` is an earlier one, if any.
+    unread: BTreeMap<Key, Unread>,
+    /// Grows with what is wrong with objects in themselves.
+    pub(super) wrongs: u64,
     pub(super) running: Running,
 }
 
+/// An object that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) api_version: String,
+    /// Of which object of that name.
+    pub(super) uid: String,
+    pub(super) generation: u64,
+}
+
+impl Unread {
+    fn of(value: &serde_json::Value) -> Self {
+        let text = |pointer: &str| value.pointer(pointer).and_then(serde_json::Value::as_str);
+        let generation = value.pointer("/metadata/generation");
+        Self {
+            api_version: text("/apiVersion").unwrap_or_default().to_owned(),
+            uid: text("/metadata/uid").unwrap_or_default().to_owned(),
+            generation: generation
+                .and_then(serde_json::Value::as_u64)
+                .unwrap_or_default(),
+        }
+    }
+}
+
 impl Followed {
+    /// Objects that cannot be read, and why.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&Key, &Unread, &[Finding])> {
+        self.unread.iter().map(|(key, unread)| {
+            let findings = self.findings.get(key).map_or(&[][..], Vec::as_slice);
+            (key, unread, findings)
+        })
+    }
+
     /// What is wrong with objects in themselves.
     pub(super) fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.values().flatten()
@@ -156,7 +191,10 @@ impl Followed {
             self.running.service(&key.namespace, &key.name);
         }
         let Some(text) = object else {
-            self.findings.remove(&key);
+            if self.findings.remove(&key).is_some() {
+                self.wrongs += 1;
+            }
+            self.unread.remove(&key);
             self.stamps.remove(&key);
             return self.objects.remove(&key).is_some();
         };
@@ -179,11 +217,20 @@ impl Followed {
                 tracing::debug!(%finding, generation, from, "followed");
             }
         }
+        let unread = object.is_none().then(|| Unread::of(&value));
+        let known = self.findings.get(&key).map_or(&[][..], Vec::as_slice);
+        if known != findings || self.unread.get(&key) != unread.as_ref() {
+            self.wrongs += 1;
+        }
         if findings.is_empty() {
             self.findings.remove(&key);
         } else {
             self.findings.insert(key.clone(), findings);
         }
+        match unread {
+            Some(unread) => self.unread.insert(key.clone(), unread),
+            None => self.unread.remove(&key),
+        };
         let Some(object) = object else { return false };
         let created = object
             .metadata

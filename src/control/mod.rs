@@ -186,6 +186,8 @@ pub struct Control {
     pub(crate) gate: serve_api::Gate,
     /// Where configuration is kept, for a replica in a cluster.
     pub(crate) cluster: Option<kubernetes::cluster::Cluster>,
+    /// The installation there that this replica is of.
+    pub(crate) membership: Option<cluster::Membership>,
     xds_address: SocketAddr,
     tls_address: SocketAddr,
     api_address: Option<SocketAddr>,
@@ -296,6 +298,7 @@ pub async fn run(
         complete,
         gate: serve_api::Gate::default(),
         cluster: member.as_ref().map(|member| member.cluster.clone()),
+        membership: member.as_ref().map(|member| member.membership.clone()),
         xds_address,
         tls_address,
         api_address: api_tcp.as_ref().map(|(_, options)| options.address),

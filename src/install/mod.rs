@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::resource::json::set;
 
+pub use rbac::{Permission, permissions};
 pub use settings::{KEYS, Profile, SettingError, Settings};
 
 /// The name of nearly everything that is installed.

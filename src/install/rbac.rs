@@ -114,7 +114,12 @@ fn cluster_rules(settings: &Settings) -> Vec<Rule> {
             &["ingresses/status"],
             &["patch", "update"],
         ),
-        rule(&["", "events.k8s.io"], &["events"], &["create", "patch"]),
+        // What is wrong with an object; what was said goes when it is mended.
+        rule(
+            &["events.k8s.io"],
+            &["events"],
+            &["create", "delete", "patch"],
+        ),
         // Whether a pod is who it says.
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
         // The roots that proxies believe, in every namespace. Creating cannot be bound to a name.
@@ -167,6 +172,53 @@ fn own_rules(settings: &Settings) -> Vec<Rule> {
             ..rule(&[""], &["configmaps"], READ)
         },
     ]
+}
+
+/// Something that the control plane does, and must be let.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permission {
+    /// Such as `list`.
+    pub verb: &'static str,
+    /// Empty for the core.
+    pub group: &'static str,
+    /// Such as `pods` or `*/status`.
+    pub resource: &'static str,
+    /// Where; none is everywhere.
+    pub namespace: Option<String>,
+    /// The only object that is meant.
+    pub name: Option<String>,
+}
+
+/// Everything that the control plane of `settings` does, as its roles have it.
+pub fn permissions(settings: &Settings) -> Vec<Permission> {
+    let own = Some(settings.namespace.clone());
+    let wide = cluster_rules(settings).into_iter().map(|rule| (rule, None));
+    let all = wide.chain(
+        own_rules(settings)
+            .into_iter()
+            .map(|rule| (rule, own.clone())),
+    );
+    let mut permissions = Vec::new();
+    for (rule, namespace) in all {
+        let mut names: Vec<Option<String>> = rule.names.iter().cloned().map(Some).collect();
+        if names.is_empty() {
+            names.push(None);
+        }
+        for group in rule.groups {
+            for resource in rule.resources {
+                for name in &names {
+                    permissions.extend(rule.verbs.iter().map(|verb| Permission {
+                        verb,
+                        group,
+                        resource,
+                        namespace: namespace.clone(),
+                        name: name.clone(),
+                    }));
+                }
+            }
+        }
+    }
+    permissions
 }
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {

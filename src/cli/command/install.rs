@@ -46,6 +46,10 @@ ingress, egress, ingressType, injector, validator, failurePolicy, cpu, memory,
 memoryLimit, trustDomain, mtls, logLevel, caKeyType, caSigner, caSignerRoots,
 caSignerName
 Installing again changes only what --profile and --set name.")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, as people set them"
+)]
 pub(crate) struct Args {
     /// Where to
     #[arg(long, value_enum, default_value_t, value_name = "TARGET")]
@@ -66,6 +70,9 @@ pub(crate) struct Args {
     /// until everything runs, at most five
     #[arg(long)]
     wait: bool,
+    /// In a cluster: also over what a newer release installed
+    #[arg(long)]
+    allow_downgrade: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -160,10 +167,16 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
             set: args.set,
             dry_run: args.dry_run,
             wait: args.wait,
+            allow_downgrade: args.allow_downgrade,
         };
         return cluster::install::run(wanted, cx).await;
     }
     args.cluster.only_for_clusters()?;
+    if args.allow_downgrade {
+        return Err(
+            CliError::usage("--allow-downgrade is for clusters").hint("add --target kubernetes")
+        );
+    }
     if args.wait && !args.service {
         return Err(CliError::usage(
             "--wait waits for the control plane of --service",

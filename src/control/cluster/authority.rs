@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Membership;
+use super::denied::Denied;
 use super::leader::written_labels;
 use crate::control::trust::{self, CaOptions, TrustError};
 use crate::install::{AUTHORITY, PLUGGED};
@@ -69,6 +70,16 @@ impl Shared {
         wall: &Wall,
     ) -> Result<CaOptions, TrustError> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+        let mut denied = Denied::default();
+        // The same again is nothing new.
+        let mut said = String::new();
+        let mut say = |error: ClusterError, what: &str| {
+            let words = format!("{what}: {error}");
+            if words != said {
+                tracing::error!(%error, "the control plane waits, as it cannot {what}");
+                said = words;
+            }
+        };
         let texts = loop {
             match self.fetch(cluster).await {
                 Ok(Some(texts)) => break texts,
@@ -76,13 +87,11 @@ impl Shared {
                     // Whether by us or by another replica, it is there now.
                     Ok(()) | Err(MakeError::Cluster(ClusterError::Conflict(_))) => continue,
                     Err(MakeError::Trust(error)) => return Err(error),
-                    Err(MakeError::Cluster(error)) => {
-                        tracing::error!(%error, "the Secret with the authority cannot be made");
-                    }
+                    Err(MakeError::Cluster(error)) if denied.is(MAKE, &error) => {}
+                    Err(MakeError::Cluster(error)) => say(error, MAKE),
                 },
-                Err(error) => {
-                    tracing::error!(%error, "the Secret with the authority cannot be read");
-                }
+                Err(error) if denied.is(READ, &error) => {}
+                Err(error) => say(error, READ),
             }
             tokio::time::sleep(backoff.next(fastrand::f64())).await;
         };
@@ -96,10 +105,15 @@ impl Shared {
     /// Goes on following it; ends with `tasks`.
     pub(in crate::control) fn follow(self, cluster: Cluster, tasks: &Tasks) {
         tasks.spawn("authority", async move {
+            let mut denied = Denied::default();
             loop {
                 tokio::time::sleep(WATCH).await;
                 let written = match self.fetch(&cluster).await {
-                    Ok(Some(texts)) => self.write(&texts).map_err(|error| error.to_string()),
+                    Ok(Some(texts)) => {
+                        denied.may(READ);
+                        self.write(&texts).map_err(|error| error.to_string())
+                    }
+                    Err(error) if denied.is(READ, &error) => continue,
                     // Gone: what is known goes on, and the next replica that starts makes another.
                     Ok(None) => Err("it is gone".to_owned()),
                     Err(error) => Err(error.to_string()),
@@ -181,6 +195,10 @@ impl Shared {
         Ok(())
     }
 }
+
+/// What is done with Secrets, for who must be let.
+const READ: &str = "read the Secret with the authority";
+const MAKE: &str = "make the Secret with the authority";
 
 enum MakeError {
     Trust(TrustError),

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Membership;
+use super::denied::Denied;
 use crate::install::{self, LEASE, NAME, REVISION, of_revision};
 use crate::resource::json::set;
 use crate::rt::{Tasks, UnixMillis, Wall};
@@ -25,6 +26,9 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(6);
 const RESIGN: Duration = Duration::from_secs(2);
 /// How often a record is looked at, or renewed.
 const ROUND: Duration = Duration::from_secs(2);
+
+/// What is done with it, for who must be let.
+const LEASE_WHAT: &str = "the Lease of the replica that writes";
 
 /// What one replica knows of the Lease.
 #[derive(Debug, Default)]
@@ -106,7 +110,7 @@ fn record(before: Option<&Value>, me: &str, wall: UnixMillis) -> Value {
 }
 
 /// As Kubernetes writes a `MicroTime`.
-fn moment(at: UnixMillis) -> String {
+pub(super) fn moment(at: UnixMillis) -> String {
     let at = i64::try_from(at).ok();
     let at = at.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
     let at = at.unwrap_or_default();
@@ -177,6 +181,7 @@ struct Candidate {
 impl Candidate {
     async fn run(self) {
         let mut election = Election::default();
+        let mut denied = Denied::default();
         let mut renewed: Option<Instant> = None;
         loop {
             // A request that hangs must not outlast the promise, which counts from before it was made: an answer
@@ -194,9 +199,14 @@ impl Candidate {
                     self.say(false);
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "the Lease cannot be read or written");
+                    if !denied.is(LEASE_WHAT, &error) {
+                        tracing::debug!(%error, "the Lease cannot be read or written");
+                    }
                 }
                 Err(_) => tracing::debug!("the Lease cannot be read or written in time"),
+            }
+            if renewed == Some(began) {
+                denied.may(LEASE_WHAT);
             }
             let overdue = renewed.is_none_or(|at| at.elapsed() >= RENEW_DEADLINE);
             let mut wait = ROUND;

@@ -4,9 +4,13 @@
 //! Owns what is kept in the cluster beside people's objects: the Secret with the authority, the Lease of who
 //! writes, the roots in every namespace, and the authority by which our webhooks are believed.
 
+mod amiss;
 mod authority;
+mod denied;
+mod events;
 mod leader;
 mod operators;
+pub mod rights;
 mod roots;
 mod status;
 mod webhook;
@@ -29,6 +33,9 @@ use crate::inject::InjectConfig;
 use crate::install::{NAME, of_revision};
 use crate::rt::Tasks;
 use crate::source::kubernetes::cluster::Cluster;
+
+/// Who says it, in events.
+const CONTROLLER: &str = "meshctl.dev/control-plane";
 
 /// Which installation a control plane belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +151,7 @@ impl Member {
         }
         let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
         status::start(control, &cluster, leads.clone(), tasks);
+        events::start(control, &cluster, &membership, leads.clone(), tasks);
         write::end_faults(control, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);
         Ok(Seat {

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Membership;
+use super::amiss::is_leaving;
+use super::denied::Denied;
 use super::leader::{Leads, elected, written_labels};
 use crate::control::Control;
 use crate::install::{INJECTOR, ROOT_KEY, ROOTS, VALIDATOR, of_revision};
@@ -34,6 +36,7 @@ pub(super) fn start(
         control: Arc::clone(control),
         cluster: cluster.clone(),
         revision: membership.revision.clone(),
+        denied: Denied::default(),
     };
     tasks.spawn("roots", keeper.run(leads));
 }
@@ -42,6 +45,7 @@ struct Keeper {
     control: Arc<Control>,
     cluster: Cluster,
     revision: String,
+    denied: Denied,
 }
 
 /// What is known to be in the cluster.
@@ -56,7 +60,7 @@ struct Kept {
 }
 
 impl Keeper {
-    async fn run(self, mut leads: Leads) {
+    async fn run(mut self, mut leads: Leads) {
         let mut kept = Kept::default();
         let mut led = false;
         let mut backoff = Backoff::new(LOOK, COMPARE);
@@ -76,6 +80,7 @@ impl Keeper {
                     LOOK
                 }
                 // What is known to be there stays known, so that nothing is written again for nothing.
+                Err(error) if self.denied.is("ConfigMaps with the roots", &error) => COMPARE,
                 Err(error) => {
                     tracing::debug!(%error, "the roots are compared with the cluster's later");
                     backoff.next(fastrand::f64())
@@ -85,7 +90,7 @@ impl Keeper {
         }
     }
 
-    async fn round(&self, kept: &mut Kept) -> Result<(), ClusterError> {
+    async fn round(&mut self, kept: &mut Kept) -> Result<(), ClusterError> {
         let roots = self.control.trust.authority().roots_pem();
         let overdue = kept.compared.is_none_or(|at| at.elapsed() >= COMPARE);
         if overdue || kept.roots != roots {
@@ -94,8 +99,12 @@ impl Keeper {
                 ("MutatingWebhookConfiguration", INJECTOR),
                 ("ValidatingWebhookConfiguration", VALIDATOR),
             ] {
-                if let Err(error) = self.webhooks(kind, name, &roots).await {
-                    tracing::warn!(%error, kind, "the authority of the webhooks was not written");
+                match self.webhooks(kind, name, &roots).await {
+                    Ok(()) => self.denied.may(kind),
+                    Err(error) if self.denied.is(kind, &error) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, kind, "the authority of the webhooks was not written");
+                    }
                 }
             }
             kept.compared = Some(Instant::now());
@@ -108,19 +117,21 @@ impl Keeper {
                         tracing::info!(%namespace, "roots written");
                     }
                 }
-                Err(error) if error.passes() => return Err(error),
-                // One that is being deleted takes nothing any more. It is tried again when all are compared.
+                Err(error) if error.passes() || error.lacks_rights() => return Err(error),
+                // One that is being deleted since a moment takes nothing any more. Tried again when all are compared.
                 Err(error) => tracing::debug!(%error, %namespace, "roots not written"),
             }
             kept.namespaces.insert(namespace.clone());
         }
+        self.denied.may("ConfigMaps with the roots");
         Ok(())
     }
 
-    /// Every namespace, as the watch knows them.
+    /// Every namespace that takes something, as the watch knows them: one that is being deleted does not.
     async fn namespaces(&self) -> BTreeSet<String> {
         let found = self.control.index.objects("Namespace", None, None).await;
-        found.into_iter().map(|found| found.name).collect()
+        let stays = found.into_iter().filter(|found| !is_leaving(&found.object));
+        stays.map(|found| found.name).collect()
     }
 
     fn name(&self) -> String {

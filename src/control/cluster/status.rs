@@ -1,4 +1,5 @@
-//! What became of people's objects, written back to them: the statuses of the Gateway API.
+//! What became of people's objects, written back to them: the statuses of the Gateway API, and conditions of
+//! what is wrong.
 //!
 //! A status is shared. Conditions that others wrote, and parents that other controllers serve, stay as they
 //! are, and a condition that holds as before keeps the time since when. What would say the same is not
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::denied::Denied;
 use super::leader::{Leads, elected};
 use crate::control::Control;
 use crate::resource::json::set;
@@ -44,6 +46,8 @@ pub(super) fn start(control: &Arc<Control>, cluster: &Cluster, leads: Leads, tas
 
 async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
     let mut worlds = control.index.reader().versions();
+    let mut wrongs = control.index.wrongs.subscribe();
+    let mut denied = Denied::default();
     loop {
         elected(&mut leads).await;
         // What was written while this replica leads; another may have written otherwise before.
@@ -51,7 +55,10 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
         let mut compare = tokio::time::interval(COMPARE);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         while *leads.borrow() {
-            let told = control.index.statuses(&moment(control.wall.millis())).await;
+            let since = moment(control.wall.millis());
+            let mut told = control.index.statuses(&since).await;
+            let amiss = control.index.amiss().await;
+            told.extend(control.index.said_of(&amiss, &since).await);
             let mut again = None;
             written.retain(|key, _| told.iter().any(|told| told.key == *key));
             for told in told {
@@ -59,8 +66,10 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
                 if written.get(&told.key) == Some(&mark) || !*leads.borrow() {
                     continue;
                 }
+                let what = format!("statuses of {}", told.key.kind);
                 match write(&cluster, &told).await {
                     Ok(()) => {
+                        denied.may(&what);
                         written.insert(told.key, mark);
                     }
                     // Changed meanwhile: it comes again, as it is now.
@@ -71,8 +80,12 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
                         again = Some(backoff.next(fastrand::f64()));
                         break;
                     }
+                    // Neither would be taken a moment later; all are tried again when all are compared.
                     Err(error) => {
-                        tracing::warn!(%error, key = ?told.key, "a status was not written");
+                        if !denied.is(&what, &error) {
+                            tracing::warn!(%error, key = ?told.key, "a status was not written");
+                        }
+                        written.insert(told.key, mark);
                     }
                 }
             }
@@ -81,6 +94,12 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
             }
             tokio::select! {
                 changed = worlds.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                changed = wrongs.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -137,6 +156,13 @@ fn merged(now: &Value, ours: &Value) -> Value {
     };
     for (name, value) in fields {
         let before = now.get(name);
+        // What is said no more goes.
+        if value.is_null() {
+            if let Value::Object(next) = &mut next {
+                next.shift_remove(name);
+            }
+            continue;
+        }
         let value = match name.as_str() {
             "conditions" => conditions(before, value),
             "listeners" => each(before, value, |a, b| a["name"] == b["name"], false),
@@ -187,9 +213,11 @@ fn conditions(before: Option<&Value>, ours: &Value) -> Value {
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
     let ours = ours.as_array().map_or(&[][..], Vec::as_slice);
+    // One without a status is said no more.
+    let said = |one: &&Value| one.get("status") != Some(&Value::Null);
     let is_ours = |was: &&Value| ours.iter().any(|one| one["type"] == was["type"]);
     let mut next: Vec<Value> = before.iter().filter(|was| !is_ours(was)).cloned().collect();
-    for one in ours {
+    for one in ours.iter().filter(said) {
         let mut one = one.clone();
         let was = before.iter().find(|was| was.get("type") == one.get("type"));
         if let Some(was) = was.filter(|was| was.get("status") == one.get("status"))

@@ -299,7 +299,7 @@ fn findings(object: &Value) -> Vec<Finding> {
 }
 
 /// A finding without its place: lines are of a text that nobody has seen.
-fn words(finding: &Finding) -> String {
+pub(super) fn words(finding: &Finding) -> String {
     let path = finding.path.as_str();
     let mut words = format!("{}: {}", finding.code, finding.message);
     if !path.is_empty() {

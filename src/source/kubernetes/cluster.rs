@@ -202,6 +202,12 @@ impl ClusterError {
             Self::Forbidden(_) | Self::Conflict(_) | Self::Kind(_) => false,
         }
     }
+
+    /// Whether it says that we may not: no role lets us. A namespace that is being deleted, quotas and admission
+    /// forbid, too, but are no matter of rights, and have other words.
+    pub fn lacks_rights(&self) -> bool {
+        matches!(self, Self::Forbidden(message) if message.contains("\" cannot "))
+    }
 }
 
 /// What applying came to.
@@ -447,6 +453,16 @@ impl Cluster {
         let path = custom_of(object, true);
         let path = format!("{path}?fieldManager={MANAGER}");
         self.ask(Method::PUT, &path, JSON, Some(object)).await
+    }
+
+    /// Changes an object of a kind that people define by a JSON merge patch.
+    pub async fn merge_custom(
+        &self,
+        which: Custom<'_>,
+        patch: &Value,
+    ) -> Result<Value, ClusterError> {
+        let path = format!("{}?fieldManager={MANAGER}", custom(which));
+        self.ask(Method::PATCH, &path, MERGE, Some(patch)).await
     }
 
     /// Deletes an object of a kind that people define; whether it was there.

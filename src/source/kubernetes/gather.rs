@@ -83,6 +83,7 @@ async fn until(due: Option<Instant>) {
 fn note(status: &channel::Sender<Status>, wall: &Wall, word: Word) -> Vec<Change> {
     let mut changes = Vec::new();
     let (mut lost, mut back, mut missing) = (None, false, None);
+    let (mut unread, mut forbidden) = (None, None);
     status.send_modify(|status| {
         let was_away = status.away().is_some();
         let Some(kind) = status.kinds.get_mut(word.kind) else {
@@ -126,12 +127,28 @@ fn note(status: &channel::Sender<Status>, wall: &Wall, word: Word) -> Vec<Change
                 }
                 kind.standing = standing;
             }
+            Said::Unread(reason) => {
+                kind.listed = true;
+                let standing = Standing::Unread(reason.clone());
+                if kind.standing != standing {
+                    unread = Some(reason);
+                }
+                kind.standing = standing;
+            }
             Said::Failed(reason) => {
-                let since_unix_ms = match &kind.standing {
-                    Standing::Away { since_unix_ms, .. } => *since_unix_ms,
-                    _ => wall.millis(),
+                let (since_unix_ms, known) = match &kind.standing {
+                    Standing::Away {
+                        since_unix_ms,
+                        reason,
+                    } => (*since_unix_ms, super::is_forbidden(reason)),
+                    _ => (wall.millis(), false),
                 };
-                if !was_away {
+                // Each kind may be forbidden by itself, so each is said, once.
+                if super::is_forbidden(&reason) {
+                    if !known {
+                        forbidden = Some((kind.kind, reason.clone()));
+                    }
+                } else if !was_away {
                     lost = Some((kind.kind, reason.clone()));
                 }
                 kind.standing = Standing::Away {
@@ -144,6 +161,18 @@ fn note(status: &channel::Sender<Status>, wall: &Wall, word: Word) -> Vec<Change
     });
     if let Some(reason) = missing {
         tracing::info!("{reason}; it is looked for now and then");
+    }
+    if let Some(reason) = unread {
+        tracing::warn!(
+            "{reason}; what was known of it stays in force, and a newer meshctl reads it"
+        );
+    }
+    if let Some((kind, reason)) = forbidden {
+        let cluster = &status.borrow().cluster;
+        tracing::warn!(
+            %cluster, kind, %reason,
+            "the control plane may not list and watch this kind; what is known stays in force. `meshctl install --target kubernetes` again restores its rights"
+        );
     }
     if let Some((kind, reason)) = lost {
         let status = status.borrow();

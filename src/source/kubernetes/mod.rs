@@ -11,6 +11,7 @@ mod kubeconfig;
 mod pace;
 pub mod reach;
 pub mod review;
+pub mod rights;
 mod watch;
 
 use std::path::PathBuf;
@@ -82,6 +83,8 @@ pub enum Standing {
     Following,
     /// The cluster does not have it (or does not show it), for this reason; it is looked for now and then.
     Missing(String),
+    /// The cluster has it in versions alone that this release does not read, as this says; what was known stays.
+    Unread(String),
     /// The server does not answer; what was known last stays.
     Away {
         /// What it says, or why it says nothing.
@@ -91,7 +94,28 @@ pub enum Standing {
     },
 }
 
+/// Whether the API server said that we may not, as [`watch`] has its words.
+fn is_forbidden(reason: &str) -> bool {
+    reason.ends_with("(403)")
+}
+
 impl Status {
+    /// Kinds that the cluster has and this release does not read, in words.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.kinds.iter().filter_map(|kind| match &kind.standing {
+            Standing::Unread(reason) => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Kinds that may not be listed and watched.
+    pub fn forbidden(&self) -> impl Iterator<Item = &'static str> {
+        self.kinds.iter().filter_map(|kind| match &kind.standing {
+            Standing::Away { reason, .. } if is_forbidden(reason) => Some(kind.kind),
+            _ => None,
+        })
+    }
+
     /// Whether everything has been listed once, so that nothing is missing from the world.
     pub fn complete(&self) -> bool {
         self.kinds.iter().all(|kind| kind.listed)

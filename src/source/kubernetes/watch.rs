@@ -56,6 +56,8 @@ pub(super) enum Said {
     OnlyListed(Vec<Change>, String),
     /// The server does not have it, and so these are gone.
     Missing(Vec<Change>, String),
+    /// The server has it in versions alone that are not read here; what is known stays.
+    Unread(String),
     /// It cannot be followed now; what is known stays.
     Failed(String),
 }
@@ -90,7 +92,11 @@ pub(super) async fn watch(
         for version in kind.versions {
             reason = watch.follow(version).await;
         }
-        watch.missing(reason).await;
+        if let Some(other) = watch.otherwise_served().await {
+            watch.unread(other).await;
+        } else {
+            watch.missing(reason).await;
+        }
         watch.pause().await;
     }
 }
@@ -270,11 +276,57 @@ impl Watch {
             Without::NotInstalled | Without::Less if status.code == 404 => {
                 Some(format!("{name} is not installed in the cluster"))
             }
-            Without::Less if status.code == 403 => {
+            // What is known already stays: a right that is taken away is no reason to forget.
+            Without::Less if status.code == 403 && self.known.is_empty() => {
                 Some(format!("{name} may not be read: {}", status.message))
             }
             _ => None,
         }
+    }
+
+    /// Which versions the server has of a kind that it has in none of ours: a newer definition than we know.
+    async fn otherwise_served(&self) -> Option<String> {
+        let group = self.kind.group;
+        // Only kinds that are defined by somebody are there in one version today and another tomorrow.
+        if self.kind.without == Without::Nothing || group.is_empty() {
+            return None;
+        }
+        let groups = self.client.list_api_groups().await.ok()?;
+        let found = groups
+            .groups
+            .into_iter()
+            .find(|found| found.name == group)?;
+        let mut served = Vec::new();
+        for version in found.versions {
+            let at = version.group_version.as_str();
+            let Ok(listed) = self.client.list_api_group_resources(at).await else {
+                continue;
+            };
+            if listed
+                .resources
+                .iter()
+                .any(|one| one.name == self.kind.plural)
+            {
+                served.push(version.version);
+            }
+        }
+        // One of ours may have come back meanwhile.
+        let ours = |version: &String| self.kind.versions.contains(&version.as_str());
+        if served.is_empty() || served.iter().any(ours) {
+            return None;
+        }
+        Some(format!(
+            "{} is served as {}, and this release reads {}",
+            self.kind.name,
+            served.join(", "),
+            self.kind.versions.join(", ")
+        ))
+    }
+
+    /// The server has it in versions that we do not read. What was known stays: the objects are there.
+    async fn unread(&mut self, reason: String) {
+        self.missing_since = None;
+        self.say(Said::Unread(reason)).await;
     }
 
     /// The server does not have the kind.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod applied;
+mod bad;
 mod failover;
 mod fake;
 mod faulty;

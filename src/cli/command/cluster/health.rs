@@ -6,16 +6,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::upgrade::is_newer;
 use crate::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use crate::cli::cluster::{Mesh, is_ready};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::control::cluster::rights;
 use crate::inject::PROXY;
-use crate::install::{
-    self, INJECTOR, NAME, Profile, REVISION, ROOT_KEY, ROOTS, Settings, VALIDATOR, of_revision,
-};
+use crate::install::{INJECTOR, NAME, REVISION, ROOT_KEY, ROOTS, VALIDATOR, of_revision};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError, ObjectRef};
+use crate::source::kubernetes::rights::Whose;
 use crate::tls;
+
+/// How rights are mended.
+const RESTORE: &str = "`meshctl install --target kubernetes` again, of the control plane's version, restores the account, its roles and their bindings";
 
 /// A root that ends sooner than this is a warning, in seconds: thirty days.
 const SOON: i64 = 30 * 24 * 3_600;
@@ -70,6 +74,7 @@ pub(crate) async fn report(mesh: &Mesh, cx: &Context) -> Result<CheckReport, Cli
     trust.extend(look.webhooks(root).await);
     sections.push(section("trust", trust));
     sections.push(section("rights", vec![look.rights().await]));
+    sections.push(section("kinds", vec![look.definitions().await]));
     sections.push(section(
         "sidecars",
         look.sidecars(deployed.as_deref()).await,
@@ -390,41 +395,66 @@ impl Look<'_> {
         checks
     }
 
-    /// Whether the control plane may do what this version does.
+    /// Whether the control plane may do what this version does, as the API server judges it.
     async fn rights(&self) -> Check {
         let name = "the control plane may do what it does";
-        let mut settings = Settings::new(Profile::Default);
-        self.revision.clone_into(&mut settings.revision);
-        self.namespace.clone_into(&mut settings.namespace);
-        let mut lack = Vec::new();
-        for wanted in install::objects(&settings) {
-            let which = ObjectRef::of(&wanted);
-            if !matches!(which.kind.as_str(), "ClusterRole" | "Role") {
-                continue;
+        let account = self.which("ServiceAccount", NAME, true);
+        match self.cluster.get(&account).await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                return check(
+                    name,
+                    CheckStatus::Failed,
+                    format!("there is no {account}, as which it would do it"),
+                    RESTORE,
+                );
             }
-            let found = match self.cluster.get(&which).await {
-                Ok(found) => found.unwrap_or_default(),
-                Err(error) => return unseen(name, &error),
-            };
-            let has = found.get("rules").and_then(Value::as_array);
-            let missing = wanted
-                .get("rules")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .any(|rule| !has.is_some_and(|has| has.contains(rule)));
-            if missing {
-                lack.push(which.to_string());
-            }
+            Err(error) => return unseen(name, &error),
         }
-        if lack.is_empty() {
+        let at = (self.namespace, self.revision);
+        let whose = Whose::Account(self.namespace, &account.name);
+        match rights::lacking(self.cluster, at, whose).await {
+            Ok(lacking) if lacking.rights.is_empty() => well(name),
+            Ok(lacking) => {
+                let words = lacking.words();
+                let detail = if lacking.rights.len() == lacking.of {
+                    format!("{account} may do nothing: no role is bound to it")
+                } else {
+                    format!("{account} may not {}", words.join("; "))
+                };
+                check(name, CheckStatus::Failed, detail, RESTORE)
+            }
+            Err(error) => unseen(name, &error),
+        }
+    }
+
+    /// Whether a newer release defined the kinds: what only that release knows is not read by this one.
+    async fn definitions(&self) -> Check {
+        let name = "kinds are defined as this release has them";
+        let selector = format!("app.kubernetes.io/managed-by={NAME}");
+        let found = self
+            .cluster
+            .list("CustomResourceDefinition", None, &selector);
+        let found = match found.await {
+            Ok(found) => found,
+            Err(error) => return unseen(name, &error),
+        };
+        let newer: BTreeSet<&str> = found
+            .iter()
+            .filter_map(|one| label(one, "app.kubernetes.io/version"))
+            .filter(|release| is_newer(release))
+            .collect();
+        if newer.is_empty() {
             return well(name);
         }
         check(
             name,
             CheckStatus::Warning,
-            format!("not as this version has it: {}", some_of(&lack)),
-            "`meshctl install --target kubernetes` with the control plane's version brings it up to date",
+            format!(
+                "a newer release defined them ({}); objects with what only that one knows are left out",
+                newer.into_iter().collect::<Vec<_>>().join(", ")
+            ),
+            "use the newer meshctl for the control plane, too: `meshctl upgrade`",
         )
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::rollout::wait;
+use super::upgrade::{OURS, is_newer};
 use super::{ClusterArgs, failed, preflight};
 use crate::api::check::{CheckReport, CheckStatus};
 use crate::cli::command::install::{Report, StepReport};
@@ -30,6 +31,8 @@ pub(crate) struct Wanted {
     pub(crate) set: Vec<(String, String)>,
     pub(crate) dry_run: bool,
     pub(crate) wait: bool,
+    /// Also over what a newer release installed.
+    pub(crate) allow_downgrade: bool,
 }
 
 pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> {
@@ -39,14 +42,25 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
         return print(&settings, cx);
     }
     let cluster = wanted.place.connect(cx).await?;
-    let before = installed(&cluster, &wanted.place).await?;
-    let settings = settings(&wanted, before)?;
+    let before = noted(&cluster, &wanted.place).await?;
+    if let Some((_, there)) = &before
+        && is_newer(there)
+        && !wanted.allow_downgrade
+    {
+        return Err(CliError::failed(format!(
+            "revision {:?} is of release {there}, which is newer than this one ({OURS})",
+            wanted.place.revision()
+        ))
+        .hint("use the newer meshctl, or insist with --allow-downgrade: what only the newer one knows is lost"));
+    }
+    let settings = settings(&wanted, before.map(|(settings, _)| settings))?;
     let progress = Progress::new(&cx.out);
 
     let step = progress.step("cluster");
     judged(&cluster, &settings, cx, step).await?;
 
-    let (mut steps, _) = apply(&cluster, &settings, &progress).await?;
+    let newer = wanted.allow_downgrade;
+    let (mut steps, _) = apply(&cluster, &settings, newer, &progress).await?;
     steps.extend(prune(&cluster, &settings, &progress).await?);
     if wanted.wait {
         wait(&cluster, &settings, &progress, PATIENCE).await?;
@@ -138,13 +152,7 @@ pub(super) fn print(settings: &Settings, cx: &Context) -> Result<Exit, CliError>
     Ok(Exit::Ok)
 }
 
-/// What was installed there before.
-async fn installed(cluster: &Cluster, place: &ClusterArgs) -> Result<Option<Settings>, CliError> {
-    let found = noted(cluster, place).await?;
-    Ok(found.map(|(settings, _)| settings))
-}
-
-/// The same, with the release that installed it.
+/// What was installed there before, and the release that installed it.
 pub(super) async fn noted(
     cluster: &Cluster,
     place: &ClusterArgs,
@@ -215,10 +223,12 @@ pub(super) fn wrong(error: SettingError) -> CliError {
 /// What was changed, and how it was before; none where it was not there.
 pub(super) type Undo = Vec<(ObjectRef, Option<Value>)>;
 
-/// Applies everything. What fails leaves the cluster as it was.
+/// Applies everything. What fails leaves the cluster as it was. Definitions of a newer release stay, unless
+/// `over_newer`: revisions share them, and objects may have what only that release knows.
 pub(super) async fn apply(
     cluster: &Cluster,
     settings: &Settings,
+    over_newer: bool,
     progress: &Progress<'_>,
 ) -> Result<(Vec<StepReport>, Undo), CliError> {
     let mut steps = Vec::new();
@@ -226,12 +236,14 @@ pub(super) async fn apply(
     for object in install::objects(settings) {
         let which = ObjectRef::of(&object);
         let step = progress.step(which.to_string());
-        if which.kind == "CustomResourceDefinition" && foreign(cluster, &which).await? {
+        if which.kind == "CustomResourceDefinition"
+            && let Some(detail) = kept(cluster, &which, over_newer).await?
+        {
             step.done("kept");
             steps.push(StepReport {
                 name: which.to_string(),
                 outcome: "kept",
-                detail: "somebody else defines this kind".to_owned(),
+                detail,
             });
             continue;
         }
@@ -257,13 +269,28 @@ pub(super) async fn apply(
     Ok((steps, undo))
 }
 
-/// Whether somebody else defined this kind already: an Istio that is there goes on with its own.
-async fn foreign(cluster: &Cluster, which: &ObjectRef) -> Result<bool, CliError> {
+/// Why the definition that is there stays: somebody else's, as an Istio that is there goes on with its own, or a
+/// newer release's.
+async fn kept(
+    cluster: &Cluster,
+    which: &ObjectRef,
+    over_newer: bool,
+) -> Result<Option<String>, CliError> {
     let found = cluster
         .get(which)
         .await
         .map_err(|error| failed(&format!("{which} cannot be read"), &error))?;
-    Ok(found.is_some_and(|found| !install::is_ours(&found)))
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    if !install::is_ours(&found) {
+        return Ok(Some("somebody else defines this kind".to_owned()));
+    }
+    let release = found
+        .pointer("/metadata/labels")
+        .and_then(|labels| labels.get("app.kubernetes.io/version")?.as_str());
+    let newer = release.filter(|release| !over_newer && is_newer(release));
+    Ok(newer.map(|release| format!("release {release}, which is newer, defines this kind")))
 }
 
 async fn one(

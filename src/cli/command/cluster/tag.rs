@@ -182,7 +182,7 @@ async fn change(
     let mut tags = settings.tags.clone();
     edit(&mut tags);
     settings.set("tags", &tags.join(",")).map_err(wrong)?;
-    apply(cluster, &settings, progress).await.map(drop)
+    apply(cluster, &settings, false, progress).await.map(drop)
 }
 
 /// The API server must believe whoever answers for the new name before the old one goes, so the authority

@@ -12,7 +12,7 @@ use crate::cli::progress::Progress;
 use crate::source::kubernetes::cluster::Cluster;
 
 /// This release.
-const OURS: &str = env!("CARGO_PKG_VERSION");
+pub(super) const OURS: &str = env!("CARGO_PKG_VERSION");
 
 /// What the command line asks for.
 pub(crate) struct Wanted {
@@ -58,7 +58,7 @@ pub(crate) async fn run(wanted: Wanted, cx: &Context) -> Result<Exit, CliError> 
     let step = progress.step("release");
     step.done(&format!("{version} to {OURS}"));
 
-    let (mut steps, undo) = apply(&cluster, &settings, &progress).await?;
+    let (mut steps, undo) = apply(&cluster, &settings, wanted.allow_downgrade, &progress).await?;
     if let Err(error) = wait(&cluster, &settings, &progress, wanted.patience).await {
         return Err(back(&cluster, undo, &progress, error).await);
     }
@@ -72,6 +72,11 @@ async fn back(cluster: &Cluster, undo: Undo, progress: &Progress<'_>, error: Cli
     let why = CliError::failed(format!("the upgrade was taken back: {error}"));
     let why = why.hint("see what `kubectl -n meshctl-system describe pods` says of the new pods; --timeout gives them more time");
     roll_back(cluster, undo, progress, why).await
+}
+
+/// Whether what release `there` installed is newer than this one; what is no release is not.
+pub(super) fn is_newer(there: &str) -> bool {
+    matches!((release(there), release(OURS)), (Some(there), Some(ours)) if there > ours)
 }
 
 /// Which way a change of releases goes.
