@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::resource::json::set;
 
 use super::{
-    AUTHORITY, INJECTOR, LEASE, NAME, OPERATOR, PLUGGED, ROOTS, Settings, VALIDATOR, VIEWER,
-    cluster_metadata, metadata, of_revision,
+    AUTHORITY, GATEWAY_DEPLOYMENTS, GATEWAY_SECRETS, INJECTOR, LEASE, NAME, OPERATOR, PLUGGED,
+    ROOTS, Settings, VALIDATOR, VIEWER, cluster_metadata, metadata, of_revision,
 };
 
 const READ: &[&str] = &["get", "list", "watch"];
@@ -169,6 +169,23 @@ fn own_rules(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
+/// What gateways show and hold callers against. Each is asked for by its name, which Gateways say; but names are not
+/// known here, and RBAC knows nothing between one name and all. So it is a role of its own, which need not be bound
+/// everywhere.
+fn secret_rules() -> Vec<Rule> {
+    vec![rule(&[""], &["configmaps", "secrets"], READ)]
+}
+
+/// What a Gateway of the Gateway API is given, in its namespace.
+fn deployment_rules() -> Vec<Rule> {
+    const WRITE: &[&str] = &["create", "delete", "get", "list", "patch"];
+    vec![
+        rule(&[""], &["serviceaccounts", "services"], WRITE),
+        rule(&["apps"], &["deployments"], WRITE),
+        rule(&["policy"], &["poddisruptionbudgets"], WRITE),
+    ]
+}
+
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
     let name = of_revision(NAME, &settings.revision);
     // Objects of the whole cluster have the namespace in their name: there may be two meshes.
@@ -214,6 +231,48 @@ pub(super) fn objects(settings: &Settings) -> Vec<Value> {
             "subjects": subject,
         }),
     ];
+    let bound = |kind: &str, role_name: &str, metadata: Value| {
+        json!({
+            "apiVersion": api,
+            "kind": kind,
+            "metadata": metadata,
+            "roleRef": role("ClusterRole", role_name),
+            "subjects": subject,
+        })
+    };
+    let wide_of = |base: &str| {
+        format!(
+            "{}-{}",
+            of_revision(base, &settings.revision),
+            settings.namespace
+        )
+    };
+    let cluster_role = |name: &str, own: Vec<Rule>| {
+        json!({
+            "apiVersion": api,
+            "kind": "ClusterRole",
+            "metadata": cluster_metadata(settings, name, NAME),
+            "rules": rules(own),
+        })
+    };
+    let secrets = wide_of(GATEWAY_SECRETS);
+    all.push(cluster_role(&secrets, secret_rules()));
+    let here = metadata(
+        settings,
+        &of_revision(GATEWAY_SECRETS, &settings.revision),
+        NAME,
+    );
+    all.push(bound("RoleBinding", &secrets, here));
+    if settings.gateway_secrets {
+        let everywhere = cluster_metadata(settings, &secrets, NAME);
+        all.push(bound("ClusterRoleBinding", &secrets, everywhere));
+    }
+    if settings.gateway_deployments {
+        let name = wide_of(GATEWAY_DEPLOYMENTS);
+        all.push(cluster_role(&name, deployment_rules()));
+        let everywhere = cluster_metadata(settings, &name, NAME);
+        all.push(bound("ClusterRoleBinding", &name, everywhere));
+    }
     all.extend(for_people(settings));
     all.extend(for_callers(settings));
     all

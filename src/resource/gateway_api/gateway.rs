@@ -171,8 +171,12 @@ pub(in crate::resource) fn gateway(fields: &Fields<'_>) -> Gateway {
     let mut parameters = false;
     if let Some(value) = spec.get("infrastructure") {
         let fields = value.fields();
+        // For what is made for it in a cluster; where proxies are started by hand they are started with --labels.
         for field in ["labels", "annotations"] {
-            fields.ignore(field, "it is for what runs a proxy for each Gateway; here proxies are started by `meshctl proxy --gateway`, with --labels");
+            let entries = fields.get(field);
+            for (_, value) in entries.iter().flat_map(Value::entries) {
+                value.text();
+            }
         }
         parameters = fields.get("parametersRef").is_some();
         fields.finish();

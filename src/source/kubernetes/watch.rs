@@ -62,16 +62,17 @@ pub(super) enum Said {
 
 type Known = BTreeMap<(String, String), Arc<Value>>;
 
-/// Follows one kind for ever.
+/// Follows one kind, or `only` the object of this namespace and name, for ever.
 pub(super) async fn watch(
     client: Client,
-    kind: &'static Kind,
+    (kind, only): (&'static Kind, Option<(String, String)>),
     index: usize,
     words: mpsc::Sender<Word>,
 ) {
     let mut watch = Watch {
         client,
         kind,
+        only,
         index,
         words,
         known: Known::new(),
@@ -93,6 +94,8 @@ pub(super) async fn watch(
 struct Watch {
     client: Client,
     kind: &'static Kind,
+    /// The one object that is followed, by namespace and name; all of them when absent.
+    only: Option<(String, String)>,
     index: usize,
     words: mpsc::Sender<Word>,
     known: Known,
@@ -110,7 +113,7 @@ impl Watch {
         let resource = self.kind.resource(version);
         let client = self.client.clone();
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
-        let api: Api<DynamicObject> = match self.kind.only {
+        let api: Api<DynamicObject> = match &self.only {
             None => Api::all_with(client, &resource),
             Some((namespace, name)) => {
                 config = config.fields(&format!("metadata.name={name}"));
@@ -231,7 +234,7 @@ impl Watch {
     async fn until_it_answers(&mut self, api: &Api<DynamicObject>) -> Result<(), String> {
         loop {
             let mut first = ListParams::default().limit(1);
-            if let Some((_, name)) = self.kind.only {
+            if let Some((_, name)) = &self.only {
                 first = first.fields(&format!("metadata.name={name}"));
             }
             match api.list(&first).await {
