@@ -174,10 +174,12 @@ fn asked(object: &Object, gateway: &Gateway) -> Option<Asked> {
         found.filter_map(own).collect::<BTreeMap<String, String>>()
     };
     let annotations = said("annotations");
-    let service = [&metadata.annotations, &annotations].map(|of| of.get(SERVICE_TYPE));
-    let service = service.into_iter().flatten().map(String::as_str);
-    let mut service = service.filter(|of| matches!(*of, "LoadBalancer" | "NodePort" | "ClusterIP"));
-    let service = service.next().unwrap_or("LoadBalancer").to_owned();
+    let kind = |of: &BTreeMap<String, String>| {
+        let kind = of.get(SERVICE_TYPE)?.as_str();
+        let known = ["LoadBalancer", "NodePort", "ClusterIP"];
+        known.contains(&kind).then(|| kind.to_owned())
+    };
+    let service = kind(&metadata.annotations).or_else(|| kind(&annotations));
     let spoken = |protocol: &Protocol| match protocol {
         Protocol::Http => Some("http"),
         Protocol::Https => Some("https"),
@@ -202,7 +204,7 @@ fn asked(object: &Object, gateway: &Gateway) -> Option<Asked> {
         api_version: object.api_version.clone(),
         labels: said("labels"),
         ports: ports.collect(),
-        service,
+        service: service.unwrap_or_else(|| "LoadBalancer".to_owned()),
         addresses: addresses.collect(),
         annotations,
     })

@@ -5,6 +5,7 @@ mod applied;
 mod failover;
 mod fake;
 mod faulty;
+mod gateways;
 mod installed;
 mod large;
 mod seen;
