@@ -30,7 +30,9 @@ impl Edge {
     async fn start(install: &[&str]) -> Self {
         let cluster = Cluster::start_with(Settings::default()).await.unwrap();
         let stand = Stand::of(cluster);
-        stand.install(install);
+        // Nobody answers webhooks here, and configuration comes before the control plane does.
+        let alone = ["--set", "validator=false", "--set", "injector=false"];
+        stand.install(&[&alone, install].concat());
         let faults = Faults::of(stand.cluster.server(), ACCOUNT);
         let edge = Self { stand, faults };
         for name in ["shop", "certs"] {
@@ -581,8 +583,10 @@ async fn an_ingress_says_where_its_gateway_is_reached() {
     let service = stand
         .object("services", "meshctl-system", "istio-ingressgateway")
         .unwrap();
-    assert_eq!(given, service["status"]["loadBalancer"]["ingress"]);
-    assert!(given[0]["ip"].is_string(), "{given}");
+    let own = service["status"]["loadBalancer"]["ingress"][0]["ip"]
+        .as_str()
+        .unwrap();
+    assert_eq!(given, json!([{"ip": own}]));
     assert_eq!(status("theirs"), Value::Null);
     // A gateway that moves is found again, and one that is gone is nowhere.
     edge.delete("/api/v1/namespaces/meshctl-system/services/istio-ingressgateway");
