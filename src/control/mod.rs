@@ -306,7 +306,8 @@ pub async fn run(
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     let names = member.as_ref().map(|member| member.membership.names());
     let seat = match member {
-        Some(member) => Some(member.begin(&control, &tasks).await?),
+        // It is large, and there is one.
+        Some(member) => Some(Box::pin(member.begin(&control, &tasks)).await?),
         None => None,
     };
     serve_plain(&control, xds, &tasks, ended.clone());

@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::index::Index;
-use crate::mesh::world::Config;
-use crate::resource::{self, Key};
+use crate::resource::{self, Key, Objects};
 use crate::source::Change;
 use crate::source::kubernetes::Named;
 
@@ -18,12 +17,25 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Changes of the world are gathered for so long.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Kinds that name them, or say who may. What Istio's kinds and Ingresses name is known of the world.
+const NAMING: [&str; 4] = [
+    "BackendTLSPolicy",
+    "Gateway.gateway.networking.k8s.io",
+    "GatewayClass",
+    "ReferenceGrant",
+];
+
 impl Index {
     /// What gateways name in the world as it is.
     async fn named(&self) -> BTreeSet<Key> {
         let state = self.state.lock().await;
-        let world = self.world();
-        resource::named(&state.union(&state.objects), &world)
+        // In the order in which they win.
+        let all = state.objects.iter().chain(&state.followed.objects);
+        let naming = all.filter(|(key, _)| NAMING.contains(&key.kind.as_str()));
+        let naming: Objects = naming
+            .map(|(key, object)| (key.clone(), Arc::clone(object)))
+            .collect();
+        resource::named(&naming, &self.world())
     }
 
     async fn has_all(&self, wanted: &BTreeSet<Key>, absent: &BTreeSet<Key>) -> bool {
@@ -68,34 +80,16 @@ impl Index {
     }
 }
 
-/// What an answer is made of: the configuration, and where gateways run.
-type Made = (Arc<Config>, BTreeSet<(String, String)>);
-
 /// Has followed what gateways name, for ever.
 pub(super) async fn keep(index: Arc<Index>, named: Named) {
     let mut worlds = index.reader();
-    // What the last answer was made of.
-    let mut made: Option<Made> = None;
     loop {
-        let world = index.world();
-        // Where gateways run decides whose Secrets are meant; other pods come and go without that.
-        let instances = world.instances.values();
-        let gateways = instances.filter_map(|one| {
-            let label = |name: &str| one.labels.get(name).cloned();
-            let api = || label("gateway.networking.k8s.io/gateway-name");
-            Some((one.namespace.clone(), label("istio").or_else(api)?))
+        let wanted = index.named().await;
+        named.wanted.send_if_modified(|before| {
+            let changed = *before != wanted;
+            *before = wanted;
+            changed
         });
-        let now: Made = (Arc::clone(&world.config), gateways.collect());
-        let same = |made: &Made| Arc::ptr_eq(&made.0, &now.0) && made.1 == now.1;
-        if !made.as_ref().is_some_and(same) {
-            let wanted = index.named().await;
-            named.wanted.send_if_modified(|before| {
-                let changed = *before != wanted;
-                *before = wanted;
-                changed
-            });
-            made = Some(now);
-        }
         if !worlds.changed().await {
             return;
         }

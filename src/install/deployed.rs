@@ -104,7 +104,7 @@ pub fn deployed(settings: &Settings, asked: &Asked, replicas: u32) -> Vec<Value>
     let selector = json!({GATEWAY_NAME: asked.name});
     let mut all = vec![
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata()}),
-        service(asked, metadata(), &selector),
+        service(asked, &metadata(), &selector),
     ];
     if replicas > 1 {
         all.push(json!({
@@ -128,7 +128,7 @@ pub fn deployed(settings: &Settings, asked: &Asked, replicas: u32) -> Vec<Value>
     all
 }
 
-fn service(asked: &Asked, metadata: Value, selector: &Value) -> Value {
+fn service(asked: &Asked, metadata: &Value, selector: &Value) -> Value {
     let mut seen = BTreeSet::from([READY_PORT]);
     let mut ports = vec![json!({
         "name": "status-port", "port": READY_PORT, "protocol": "TCP", "targetPort": READY_PORT,

@@ -171,11 +171,13 @@ pub(in crate::resource) fn gateway(fields: &Fields<'_>) -> Gateway {
     let mut parameters = false;
     if let Some(value) = spec.get("infrastructure") {
         let fields = value.fields();
-        // For what is made for it in a cluster; where proxies are started by hand they are started with --labels.
         for field in ["labels", "annotations"] {
-            let entries = fields.get(field);
-            for (_, value) in entries.iter().flat_map(Value::entries) {
-                value.text();
+            if let Some(value) = fields.get(field) {
+                value.warn(
+                    crate::resource::codes::IGNORED,
+                    format!("{field} are for what is made for a Gateway in a cluster"),
+                    "it is for what runs a proxy for each Gateway, in a cluster; elsewhere proxies are started by `meshctl proxy --gateway`, with --labels",
+                );
             }
         }
         parameters = fields.get("parametersRef").is_some();

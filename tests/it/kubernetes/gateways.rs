@@ -442,7 +442,8 @@ async fn a_gateway_is_given_proxies_and_a_service_and_takes_them_with_it() {
 
     // Another listener is another port of the Service, and no other pod. Then nothing is written any more.
     let template = made(deployments).unwrap()["spec"]["template"].clone();
-    web["spec"]["listeners"][1] = json!({"name": "more", "port": 8081, "protocol": "HTTP"});
+    let listeners = web["spec"]["listeners"].as_array_mut().unwrap();
+    listeners.push(json!({"name": "more", "port": 8081, "protocol": "HTTP"}));
     web["metadata"]["annotations"] = json!({"networking.istio.io/service-type": "ClusterIP"});
     edge.apply(&web);
     let service = stand

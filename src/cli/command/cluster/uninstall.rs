@@ -15,7 +15,7 @@ use crate::install::{self, AUTHORITY, INJECTOR, NAME, REVISION, VALIDATOR};
 use crate::source::kubernetes::cluster::{Cluster, ObjectRef, PLACES};
 
 /// A control plane has so long to end: longer than its pods' grace.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(500);
 
