@@ -210,7 +210,7 @@ impl Proxy {
         let from = text.find("-----BEGIN CERTIFICATE-----")?;
         let end = "-----END CERTIFICATE-----";
         let to = text.find(end)? + end.len();
-        Some(text[from..to].to_owned())
+        text.get(from..to).map(str::to_owned)
     }
 }
 
@@ -368,7 +368,7 @@ async fn secrets_of_other_namespaces_wait_until_their_owner_binds_the_role() {
     };
     stand
         .until("the Gateway to lack its certificate", || {
-            (resolved()? == false).then_some(())
+            (!resolved()?).then_some(())
         })
         .await;
     edge.apply(&json!({
@@ -383,9 +383,7 @@ async fn secrets_of_other_namespaces_wait_until_their_owner_binds_the_role() {
         "subjects": [{"kind": "ServiceAccount", "name": "meshctl", "namespace": "meshctl-system"}],
     }));
     stand
-        .until("the certificate to be read", || {
-            (resolved()? == true).then_some(())
-        })
+        .until("the certificate to be read", || resolved()?.then_some(()))
         .await;
 }
 
