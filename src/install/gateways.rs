@@ -150,7 +150,7 @@ pub(super) fn container(
         "--name=$(POD_NAME)".to_owned(),
         "--namespace=$(POD_NAMESPACE)".to_owned(),
         format!("--service-account={account}"),
-        // Of both families, where the cluster has two.
+        // Health and metrics are answered at all of them; Gateways are listened for at the first.
         "--address=$(POD_IPS)".to_owned(),
         format!(
             "--control-plane={}.{}.svc:15012",

@@ -424,7 +424,7 @@ async fn what_still_runs_ends_before_anything_of_it_is_removed() {
                 .then_some(())
         })
         .await;
-    // Meanwhile everything that it needs is there, and what somebody else takes away it would write anew.
+    // Meanwhile everything that it wrote is there.
     assert!(written().is_some());
     assert_eq!(stand.holder().as_deref(), Some("one"));
     assert_eq!(uninstall.try_wait().unwrap(), None);
