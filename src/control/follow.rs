@@ -17,8 +17,10 @@ use crate::mesh::{Finding, Severity, World};
 use crate::resource::{self, CONTROLLER, Key, Object, Objects, Statuses, has_status};
 use crate::rt::Tasks;
 use crate::source::Change;
+use crate::source::kubernetes::Named;
 
 use super::cluster::Told;
+use super::edge::is_ours;
 use super::index::{Edit, Index, brought, outcome_of, refuse_errors};
 
 impl Index {
@@ -138,14 +140,6 @@ impl Index {
         }
         let union = state.union(&state.objects);
         let statuses = Statuses::of(&union, &state.running());
-        let ours = |class: &str| {
-            let found = followed.values().find(|object| {
-                object.metadata.name == class && object.key().kind == "GatewayClass"
-            });
-            found.map_or(class == "meshctl", |class| {
-                class.raw.pointer("/spec/controllerName") == Some(&CONTROLLER.into())
-            })
-        };
         let text = |object: &Object, pointer: &str| {
             let text = object.raw.pointer(pointer).and_then(Value::as_str);
             text.unwrap_or_default().to_owned()
@@ -153,9 +147,9 @@ impl Index {
         let told = followed.iter().filter_map(|(key, object)| {
             let mut status = statuses.get(key, 0, since)?;
             let mine = match key.kind.as_str() {
-                "GatewayClass" => ours(&key.name),
+                "GatewayClass" => is_ours(followed, &key.name),
                 "Gateway.gateway.networking.k8s.io" => {
-                    ours(&text(object, "/spec/gatewayClassName"))
+                    is_ours(followed, &text(object, "/spec/gatewayClassName"))
                 }
                 _ => {
                     // An empty list goes, too: a parent that was served may be gone.
@@ -222,15 +216,22 @@ fn observed(status: &mut Value, generation: u64) {
     }
 }
 
-/// Takes in batches until they end. `complete` becomes true with the first, which has everything.
+/// Takes in batches until they end. `complete` becomes true with the first, which has everything but what is
+/// `named` in it, and that is waited for.
 pub(super) async fn run(
     index: Arc<Index>,
     source: String,
     mut batches: mpsc::Receiver<Vec<Change>>,
-    complete: watch::Sender<bool>,
+    (complete, mut named): (watch::Sender<bool>, Option<(Named, Tasks)>),
 ) {
     while let Some(changes) = batches.recv().await {
         index.follow(changes).await;
+        if let Some((named, tasks)) = named.take() {
+            if !index.settle(&named, &mut batches).await {
+                return;
+            }
+            tasks.spawn("named", super::named::keep(Arc::clone(&index), named));
+        }
         if !complete.send_replace(true) {
             tracing::info!(source, "it is known as a whole");
         }

@@ -14,6 +14,7 @@ use crate::api::registry::Lease;
 use crate::api::{Problem, Reason};
 use crate::mesh::jwt_authn::{KeySets, KeySource};
 use crate::mesh::{Finding, Instance, Severity, World};
+use crate::resource::codes;
 use crate::resource::{self, Instances, Key, Object, Objects, Running};
 use crate::source::{Change, MADE_FROM};
 
@@ -205,7 +206,10 @@ impl Followed {
                 return false;
             }
         };
-        let (object, findings) = resource::from_cluster(&value);
+        let (object, mut findings) = resource::from_cluster(&value);
+        // What has no effect on proxies that people start is for what is made here.
+        findings
+            .retain(|of| of.code != codes::IGNORED || !of.path.starts_with("spec.infrastructure."));
         let from = made_from(&value).unwrap_or("Kubernetes");
         let generation = value
             .pointer("/metadata/generation")

@@ -21,6 +21,7 @@ pub mod ca;
 pub mod canary;
 pub mod check;
 pub mod cluster;
+mod edge;
 mod enrolled;
 mod error;
 mod faults;
@@ -31,6 +32,7 @@ mod in_memory;
 pub mod index;
 pub mod key_sets;
 mod known;
+mod named;
 mod own_user;
 mod policies;
 pub mod preview;
@@ -307,7 +309,8 @@ pub async fn run(
     let (ended, mut end) = tokio::sync::mpsc::channel::<ControlError>(4);
     let names = member.as_ref().map(|member| member.membership.names());
     let seat = match member {
-        Some(member) => Some(member.begin(&control, &tasks).await?),
+        // It is large, and there is one.
+        Some(member) => Some(Box::pin(member.begin(&control, &tasks)).await?),
         None => None,
     };
     serve_plain(&control, xds, &tasks, ended.clone());

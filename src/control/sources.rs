@@ -54,10 +54,10 @@ pub(super) async fn follow(
     tasks: &Tasks,
 ) -> Result<Followed, ControlError> {
     let mut known = Vec::new();
-    let mut take_in = |name: &str, batches| {
+    let mut take_in = |name: &str, batches, named| {
         let (tell, told) = watch::channel(false);
         known.push(told);
-        let run = follow::run(Arc::clone(index), name.to_owned(), batches, tell);
+        let run = follow::run(Arc::clone(index), name.to_owned(), batches, (tell, named));
         tasks.spawn("follow", run);
     };
     let (mut status, mut reviewer) = (None, None);
@@ -65,7 +65,8 @@ pub(super) async fn follow(
         reviewer = Some(Arc::new(Reviewer::new(access).await?));
         let followed = kubernetes::follow(access, wall, tasks).await?;
         status = Some(followed.status);
-        take_in("Kubernetes", followed.batches);
+        let named = Some((followed.named, tasks.clone()));
+        take_in("Kubernetes", followed.batches, named);
     }
     let mut catalogues = Vec::new();
     for catalogue in &options.catalogues {
@@ -74,7 +75,7 @@ pub(super) async fn follow(
             Catalogue::Dns(options) => dns::follow(options, wall, tasks),
         };
         let name = followed.state.borrow().name.clone();
-        take_in(&name, followed.batches);
+        take_in(&name, followed.batches, None);
         catalogues.push(followed.state);
     }
     Ok(Followed {

@@ -1,6 +1,6 @@
 //! Gateways: proxies without an application, for callers from outside and calls to it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     NAME, ROOT_KEY, ROOTS, Settings, labels, metadata, of_revision, pod_security, restricted,
@@ -11,10 +11,10 @@ const HOME: &str = "/var/lib/meshctl";
 const TOKENS: &str = "/var/run/secrets/tokens";
 const ROOT_DIR: &str = "/var/run/secrets/istio";
 /// Where a proxy says whether it is ready (Istio's port).
-const READY_PORT: u16 = 15_021;
+pub(super) const READY_PORT: u16 = 15_021;
 const METRICS_PORT: u16 = 15_090;
 /// Longer than the proxy waits for its requests to end.
-const GRACE_SECONDS: u32 = 60;
+pub(super) const GRACE_SECONDS: u32 = 60;
 
 /// One gateway.
 struct Gateway {
@@ -95,18 +95,16 @@ fn gateway(settings: &Settings, gateway: &Gateway) -> Vec<Value> {
             "template": {
                 "metadata": {
                     "labels": pod_labels,
-                    "annotations": {
-                        "prometheus.io/scrape": "true",
-                        "prometheus.io/port": METRICS_PORT.to_string(),
-                        "prometheus.io/path": "/stats/prometheus",
-                    },
+                    "annotations": scraped(),
                 },
                 "spec": {
                     "serviceAccountName": name,
+                    // It asks the API server nothing.
+                    "automountServiceAccountToken": false,
                     "securityContext": pod_security(),
                     "affinity": spread(&selector),
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
-                    "containers": [container(settings, gateway, &name)],
+                    "containers": [container(settings, (gateway.name, &name), gateway.ports, Vec::new())],
                     "volumes": volumes(settings),
                 },
             },
@@ -115,7 +113,20 @@ fn gateway(settings: &Settings, gateway: &Gateway) -> Vec<Value> {
     all
 }
 
-fn volumes(settings: &Settings) -> Value {
+/// Annotations by which Prometheus finds metrics.
+pub(super) fn scraped() -> Map<String, Value> {
+    let port = METRICS_PORT.to_string();
+    [
+        ("prometheus.io/scrape", "true"),
+        ("prometheus.io/port", &port),
+        ("prometheus.io/path", "/stats/prometheus"),
+    ]
+    .map(|(key, value)| (key.to_owned(), json!(value)))
+    .into_iter()
+    .collect()
+}
+
+pub(super) fn volumes(settings: &Settings) -> Value {
     json!([
         {"name": "home", "emptyDir": {"medium": "Memory"}},
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": {
@@ -125,15 +136,22 @@ fn volumes(settings: &Settings) -> Value {
     ])
 }
 
-fn container(settings: &Settings, gateway: &Gateway, name: &str) -> Value {
+/// The proxy of gateway `gateway` as account `account`, which listens for `listens` only, or for all ports without.
+pub(super) fn container(
+    settings: &Settings,
+    (gateway, account): (&str, &str),
+    listens: &[(&str, u16, u16)],
+    more: Vec<String>,
+) -> Value {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut args = vec![
         "proxy".to_owned(),
-        format!("--gateway={}", gateway.name),
+        format!("--gateway={gateway}"),
         "--name=$(POD_NAME)".to_owned(),
         "--namespace=$(POD_NAMESPACE)".to_owned(),
-        format!("--service-account={name}"),
-        "--address=$(POD_IP)".to_owned(),
+        format!("--service-account={account}"),
+        // Health and metrics are answered at all of them; Gateways are listened for at the first.
+        "--address=$(POD_IPS)".to_owned(),
         format!(
             "--control-plane={}.{}.svc:15012",
             of_revision(NAME, &settings.revision),
@@ -145,15 +163,15 @@ fn container(settings: &Settings, gateway: &Gateway, name: &str) -> Value {
     if let Some(domain) = settings.values.get("trustDomain") {
         args.push(format!("--trust-domain={domain}"));
     }
-    let listens = gateway.ports.iter();
-    args.extend(listens.map(|(_, port, at)| format!("--listen={port}={at}")));
+    let told = listens.iter();
+    args.extend(told.map(|(_, port, at)| format!("--listen={port}={at}")));
+    args.extend(more);
     let mut ports = vec![
         json!({"name": "mesh-health", "containerPort": READY_PORT, "protocol": "TCP"}),
         json!({"name": "mesh-metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}),
     ];
     ports.extend(
-        gateway
-            .ports
+        listens
             .iter()
             .map(|(name, _, at)| json!({"name": name, "containerPort": at, "protocol": "TCP"})),
     );
@@ -166,7 +184,7 @@ fn container(settings: &Settings, gateway: &Gateway, name: &str) -> Value {
         "env": [
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
-            field("POD_IP", "status.podIP"),
+            field("POD_IPS", "status.podIPs"),
             {"name": "MESHCTL_HOME", "value": HOME},
         ],
         "ports": ports,

@@ -8,6 +8,7 @@
 
 mod control_plane;
 pub mod crd;
+pub mod deployed;
 mod gateways;
 mod rbac;
 mod settings;
@@ -50,6 +51,10 @@ pub const API_AUDIENCE: &str = "meshctl-api";
 pub const VIEWER: &str = "meshctl-viewer";
 /// Service account whose tokens let change.
 pub const OPERATOR: &str = "meshctl-operator";
+/// ClusterRole to read Secrets that gateways show; bound everywhere unless told otherwise.
+pub const GATEWAY_SECRETS: &str = "meshctl-gateway-secrets";
+/// ClusterRole to make Deployments of Gateways.
+pub const GATEWAY_DEPLOYMENTS: &str = "meshctl-gateway-deployments";
 /// Which revision an object is of (Istio's name).
 pub const REVISION: &str = "istio.io/rev";
 

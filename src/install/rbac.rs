@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::resource::json::set;
 
 use super::{
-    AUTHORITY, INJECTOR, LEASE, NAME, OPERATOR, PLUGGED, ROOTS, Settings, VALIDATOR, VIEWER,
-    cluster_metadata, metadata, of_revision,
+    AUTHORITY, GATEWAY_DEPLOYMENTS, GATEWAY_SECRETS, INJECTOR, LEASE, NAME, OPERATOR, PLUGGED,
+    ROOTS, Settings, VALIDATOR, VIEWER, cluster_metadata, metadata, of_revision,
 };
 
 const READ: &[&str] = &["get", "list", "watch"];
@@ -192,7 +192,13 @@ pub struct Permission {
 /// Everything that the control plane of `settings` does, as its roles have it.
 pub fn permissions(settings: &Settings) -> Vec<Permission> {
     let own = Some(settings.namespace.clone());
-    let wide = cluster_rules(settings).into_iter().map(|rule| (rule, None));
+    let secrets = settings.gateway_secrets.then(secret_rules);
+    let deployments = settings.gateway_deployments.then(deployment_rules);
+    let wide = cluster_rules(settings)
+        .into_iter()
+        .chain(secrets.into_iter().flatten())
+        .chain(deployments.into_iter().flatten());
+    let wide = wide.map(|rule| (rule, None));
     let all = wide.chain(
         own_rules(settings)
             .into_iter()
@@ -219,6 +225,23 @@ pub fn permissions(settings: &Settings) -> Vec<Permission> {
         }
     }
     permissions
+}
+
+/// What gateways show and hold callers against. Each is asked for by its name, which Gateways say; but names are not
+/// known here, and RBAC knows nothing between one name and all. So it is a role of its own, which need not be bound
+/// everywhere.
+fn secret_rules() -> Vec<Rule> {
+    vec![rule(&[""], &["configmaps", "secrets"], READ)]
+}
+
+/// What a Gateway of the Gateway API is given, in its namespace.
+fn deployment_rules() -> Vec<Rule> {
+    const WRITE: &[&str] = &["create", "delete", "get", "list", "patch"];
+    vec![
+        rule(&[""], &["serviceaccounts", "services"], WRITE),
+        rule(&["apps"], &["deployments"], WRITE),
+        rule(&["policy"], &["poddisruptionbudgets"], WRITE),
+    ]
 }
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
@@ -266,6 +289,48 @@ pub(super) fn objects(settings: &Settings) -> Vec<Value> {
             "subjects": subject,
         }),
     ];
+    let bound = |kind: &str, role_name: &str, metadata: Value| {
+        json!({
+            "apiVersion": api,
+            "kind": kind,
+            "metadata": metadata,
+            "roleRef": role("ClusterRole", role_name),
+            "subjects": subject,
+        })
+    };
+    let wide_of = |base: &str| {
+        format!(
+            "{}-{}",
+            of_revision(base, &settings.revision),
+            settings.namespace
+        )
+    };
+    let cluster_role = |name: &str, own: Vec<Rule>| {
+        json!({
+            "apiVersion": api,
+            "kind": "ClusterRole",
+            "metadata": cluster_metadata(settings, name, NAME),
+            "rules": rules(own),
+        })
+    };
+    let secrets = wide_of(GATEWAY_SECRETS);
+    all.push(cluster_role(&secrets, secret_rules()));
+    let here = metadata(
+        settings,
+        &of_revision(GATEWAY_SECRETS, &settings.revision),
+        NAME,
+    );
+    all.push(bound("RoleBinding", &secrets, here));
+    if settings.gateway_secrets {
+        let everywhere = cluster_metadata(settings, &secrets, NAME);
+        all.push(bound("ClusterRoleBinding", &secrets, everywhere));
+    }
+    if settings.gateway_deployments {
+        let name = wide_of(GATEWAY_DEPLOYMENTS);
+        all.push(cluster_role(&name, deployment_rules()));
+        let everywhere = cluster_metadata(settings, &name, NAME);
+        all.push(bound("ClusterRoleBinding", &name, everywhere));
+    }
     all.extend(for_people(settings));
     all.extend(for_callers(settings));
     all

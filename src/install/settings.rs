@@ -77,6 +77,11 @@ pub struct Settings {
     pub egress: bool,
     /// `LoadBalancer`, `NodePort` or `ClusterIP`, for the ingress gateway.
     pub ingress_type: String,
+    /// Secrets of every namespace may be read for gateways; else of the system namespace, and where somebody bound
+    /// the role.
+    pub gateway_secrets: bool,
+    /// Gateways of the Gateway API get a Deployment and a Service.
+    pub gateway_deployments: bool,
     /// Pods get their sidecar from a webhook.
     pub injector: bool,
     /// Wrong configuration is refused by a webhook.
@@ -117,6 +122,14 @@ pub const KEYS: &[(&str, &str)] = &[
     (
         "ingressType",
         "LoadBalancer, NodePort or ClusterIP (LoadBalancer)",
+    ),
+    (
+        "gatewaySecrets",
+        "gateways may show Secrets of all namespaces; else the role meshctl-gateway-secrets is to be bound where they are: true or false (true)",
+    ),
+    (
+        "gatewayDeployments",
+        "each Gateway of the Gateway API gets a Deployment and a Service: true or false (true)",
     ),
     (
         "injector",
@@ -267,6 +280,8 @@ impl Settings {
             ingress: profile != Profile::Minimal,
             egress: profile == Profile::Demo,
             ingress_type: "LoadBalancer".to_owned(),
+            gateway_secrets: true,
+            gateway_deployments: true,
             injector: true,
             validator: true,
             failure_policy: "Fail".to_owned(),
@@ -320,6 +335,8 @@ impl Settings {
                 let known = ["LoadBalancer", "NodePort", "ClusterIP"];
                 self.ingress_type = one_of(&known, "LoadBalancer, NodePort or ClusterIP")?;
             }
+            "gatewaySecrets" => self.gateway_secrets = flag()?,
+            "gatewayDeployments" => self.gateway_deployments = flag()?,
             "injector" => self.injector = flag()?,
             "validator" => self.validator = flag()?,
             "failurePolicy" => self.failure_policy = one_of(&["Fail", "Ignore"], "Fail or Ignore")?,

@@ -30,7 +30,7 @@ mod suggest;
 mod tree;
 
 pub use analysis::{Analysis, analyze};
-pub use lower::{CONTROLLER, Instances, lower, mesh_config};
+pub use lower::{CONTROLLER, Instances, lower, mesh_config, named, served_ingresses};
 pub use names::{kind_named, kinds, namespaced};
 pub use object::{Key, Kind, Metadata, Object, Objects};
 pub use parse::{collect, from_cluster, from_store, from_value, parse};

@@ -300,7 +300,21 @@ fn membership(
         system_namespaces: own,
         ..usual
     };
+    let note = match &args.settings {
+        Some(file) => std::fs::read_to_string(file).ok(),
+        None => None,
+    };
+    // An older note, or none: as the default profile has it.
+    let noted = note.as_deref().and_then(install::Settings::noted);
+    let mut settings = noted.unwrap_or_else(|| install::Settings::new(install::Profile::Default));
+    settings.namespace.clone_from(namespace);
+    settings.revision.clone_from(&args.revision);
+    settings.image.clone_from(&injection.image);
+    if let Some(policy) = &injection.image_pull_policy {
+        settings.pull_policy.clone_from(policy);
+    }
     Ok(Membership {
+        settings,
         injection,
         namespace: namespace.clone(),
         revision: args.revision.clone(),

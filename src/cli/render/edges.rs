@@ -11,7 +11,7 @@ impl Render for EdgesReport {
         // Two versions of a service would look like the same edge twice.
         let mut ends: Vec<_> = self.edges.iter().map(ends).collect();
         ends.sort_unstable();
-        let alike = ends.windows(2).any(|pair| pair[0] == pair[1]);
+        let alike = ends.iter().zip(ends.iter().skip(1)).any(|(a, b)| a == b);
         let mut grid = Grid::new([
             Column::long("SOURCE"),
             Column::long("DESTINATION"),

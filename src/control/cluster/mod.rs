@@ -8,15 +8,18 @@ mod amiss;
 mod authority;
 mod denied;
 mod events;
+mod gateways;
 mod leader;
 mod operators;
 pub mod rights;
 mod roots;
+mod standing;
 mod status;
 mod webhook;
 mod write;
 
 pub(super) use operators::Operators;
+pub(super) use standing::outside;
 pub(super) use status::Told;
 pub(super) use write::Changed;
 
@@ -30,7 +33,7 @@ use super::{Control, ControlError, ControlOptions, serve_api};
 use authority::Shared;
 
 use crate::inject::InjectConfig;
-use crate::install::{NAME, of_revision};
+use crate::install::{NAME, Settings, of_revision};
 use crate::rt::Tasks;
 use crate::source::kubernetes::cluster::Cluster;
 
@@ -52,6 +55,8 @@ pub struct Membership {
     pub api: SocketAddr,
     /// What is put beside applications.
     pub injection: InjectConfig,
+    /// What the installation was told.
+    pub settings: Settings,
 }
 
 impl Membership {
@@ -150,7 +155,8 @@ impl Member {
             shared.follow(cluster.clone(), tasks);
         }
         let leads = leader::start(&cluster, &membership, control.wall.clone(), tasks);
-        status::start(control, &cluster, leads.clone(), tasks);
+        let standings = gateways::start(control, &cluster, &membership, leads.clone(), tasks);
+        status::start(control, &cluster, (leads.clone(), standings), tasks);
         events::start(control, &cluster, &membership, leads.clone(), tasks);
         write::end_faults(control, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);

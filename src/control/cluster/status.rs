@@ -10,15 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::denied::Denied;
 use super::leader::{Leads, elected};
+use super::standing::Standings;
 use crate::control::Control;
 use crate::resource::json::set;
 use crate::resource::{CONTROLLER, Key};
 use crate::rt::{Backoff, Tasks};
 use crate::source::kubernetes::cluster::{Cluster, ClusterError};
 
+/// What Gateways of the Gateway API are filed under.
+const GATEWAY: &str = "Gateway.gateway.networking.k8s.io";
 /// Changes of the world are gathered for so long: a status is for people.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often everything is looked at, where somebody may have changed a status.
@@ -40,11 +44,44 @@ pub(in crate::control) struct Told {
 }
 
 /// Starts it; ends with `tasks`.
-pub(super) fn start(control: &Arc<Control>, cluster: &Cluster, leads: Leads, tasks: &Tasks) {
-    tasks.spawn("status", run(Arc::clone(control), cluster.clone(), leads));
+pub(super) fn start(
+    control: &Arc<Control>,
+    cluster: &Cluster,
+    about: (Leads, watch::Receiver<Standings>),
+    tasks: &Tasks,
+) {
+    tasks.spawn("status", run(Arc::clone(control), cluster.clone(), about));
 }
 
-async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
+/// What is to be said of everything now. Of a Gateway whose proxies are not known of yet it is said later.
+async fn everything(control: &Control, standings: &Standings) -> Vec<Told> {
+    let since = moment(control.wall.millis());
+    let mut told = control.index.statuses(&since).await;
+    let amiss = control.index.amiss().await;
+    told.extend(control.index.said_of(&amiss, &since).await);
+    let given = control.index.gateways().await;
+    told.retain_mut(|told| {
+        let key = (told.key.namespace.clone(), told.key.name.clone());
+        if told.key.kind != GATEWAY || !given.iter().any(|asked| asked.key() == key) {
+            return true;
+        }
+        let Some(standings) = standings else {
+            return false;
+        };
+        if let Some(standing) = standings.get(&key) {
+            standing.tell(&mut told.status);
+        }
+        true
+    });
+    told.extend(control.index.ingress_statuses().await);
+    told
+}
+
+async fn run(
+    control: Arc<Control>,
+    cluster: Cluster,
+    (mut leads, mut standings): (Leads, watch::Receiver<Standings>),
+) {
     let mut worlds = control.index.reader().versions();
     let mut wrongs = control.index.wrongs.subscribe();
     let mut denied = Denied::default();
@@ -55,10 +92,8 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
         let mut compare = tokio::time::interval(COMPARE);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         while *leads.borrow() {
-            let since = moment(control.wall.millis());
-            let mut told = control.index.statuses(&since).await;
-            let amiss = control.index.amiss().await;
-            told.extend(control.index.said_of(&amiss, &since).await);
+            let stand = standings.borrow_and_update().clone();
+            let told = everything(&control, &stand).await;
             let mut again = None;
             written.retain(|key, _| told.iter().any(|told| told.key == *key));
             for told in told {
@@ -105,6 +140,8 @@ async fn run(control: Arc<Control>, cluster: Cluster, mut leads: Leads) {
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
+                // Kept by who ends together with us.
+                Ok(()) = standings.changed() => {}
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
                 _ = compare.tick() => written.clear(),
                 _ = leads.changed() => {}

@@ -223,6 +223,8 @@ What was chosen over the profile, what that comes to, and what the installation 
   "ingress" (get $chosen "ingress" | default (eq $profile "minimal" | ternary "false" "true"))
   "egress" (get $chosen "egress" | default (eq $profile "demo" | ternary "true" "false"))
   "ingressType" (get $chosen "ingressType" | default "LoadBalancer")
+  "gatewaySecrets" (get $chosen "gatewaySecrets" | default "true")
+  "gatewayDeployments" (get $chosen "gatewayDeployments" | default "true")
   "injector" (get $chosen "injector" | default "true")
   "validator" (get $chosen "validator" | default "true")
   "failurePolicy" (get $chosen "failurePolicy" | default "Fail")
@@ -253,7 +255,8 @@ fn schema() -> Value {
             "replicas" | "gatewayReplicas" => {
                 json!({"type": ["integer", "null"], "minimum": 1, "maximum": 100})
             }
-            "ingress" | "egress" | "injector" | "validator" => json!({"type": ["boolean", "null"]}),
+            "ingress" | "egress" | "injector" | "validator" | "gatewaySecrets"
+            | "gatewayDeployments" => json!({"type": ["boolean", "null"]}),
             "imagePullPolicy" => one_of(&["Always", "IfNotPresent", "Never"]),
             "ingressType" => one_of(&["LoadBalancer", "NodePort", "ClusterIP"]),
             "failurePolicy" => one_of(&["Fail", "Ignore"]),
@@ -345,6 +348,14 @@ Namespaces get sidecars by their label:
     let conditions = [
         ("ingress", only_with(|settings| settings.ingress = false)),
         ("egress", only_with(|settings| settings.egress = false)),
+        (
+            "gatewaySecrets",
+            only_with(|settings| settings.gateway_secrets = false),
+        ),
+        (
+            "gatewayDeployments",
+            only_with(|settings| settings.gateway_deployments = false),
+        ),
         ("injector", only_with(|settings| settings.injector = false)),
         (
             "validator",

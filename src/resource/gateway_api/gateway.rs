@@ -172,7 +172,13 @@ pub(in crate::resource) fn gateway(fields: &Fields<'_>) -> Gateway {
     if let Some(value) = spec.get("infrastructure") {
         let fields = value.fields();
         for field in ["labels", "annotations"] {
-            fields.ignore(field, "it is for what runs a proxy for each Gateway; here proxies are started by `meshctl proxy --gateway`, with --labels");
+            if let Some(value) = fields.get(field) {
+                value.warn(
+                    crate::resource::codes::IGNORED,
+                    format!("{field} are for what is made for a Gateway in a cluster"),
+                    "it is for what runs a proxy for each Gateway, in a cluster; elsewhere proxies are started by `meshctl proxy --gateway`, with --labels",
+                );
+            }
         }
         parameters = fields.get("parametersRef").is_some();
         fields.finish();

@@ -14,6 +14,7 @@ mod gateways;
 mod imported;
 mod ingress;
 mod merge;
+mod named;
 mod policies;
 mod providers;
 mod routes;
@@ -36,6 +37,8 @@ use crate::mesh::world::Config;
 pub use crate::mesh::world::Instances;
 use crate::mesh::{Finding, Hostname, Service, World};
 pub use gateway_api::CONTROLLER;
+pub use ingress::served_ingresses;
+pub use named::named;
 
 /// The world that `objects` mean, with what runs.
 pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
@@ -81,9 +84,7 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     config.backend_security = lowered.backend_security;
     config.grpc = lowered.grpc;
     imported::add(objects, &mut config, &mut findings);
-    let served = mesh.ingress.as_deref().unwrap_or("ingressgateway");
-    let edge = [("istio".to_owned(), served.to_owned())];
-    ingress::add(objects, &mut config, edge.into(), &mut findings);
+    ingress::add(objects, &mut config, edge(&mesh), &mut findings);
     tunnels::check(&config, &mut findings);
     gateways::unreached(objects, &config, &mut findings);
     findings.sort_by(|a, b| {
@@ -127,6 +128,12 @@ pub fn mesh_config(objects: &Objects) -> MeshConfig {
         }
     });
     written.unwrap_or_default()
+}
+
+/// Labels of the proxies that serve Ingresses where no class says others.
+fn edge(mesh: &MeshConfig) -> BTreeMap<String, String> {
+    let served = mesh.ingress.as_deref().unwrap_or("ingressgateway");
+    [("istio".to_owned(), served.to_owned())].into()
 }
 
 fn baseline(mesh: &MeshConfig) -> Baseline {

@@ -99,6 +99,18 @@ pub(super) const KINDS: &[Kind] = &[
     policy("FaultInjection", "faultinjections"),
 ];
 
+/// What is followed one by one, as gateways name it. Of a cluster's Secrets no other is asked for.
+pub(super) static NAMED: [Kind; 2] = [
+    Kind {
+        without: Without::Less,
+        ..core("Secret", "secrets", credential)
+    },
+    Kind {
+        without: Without::Less,
+        ..core("ConfigMap", "configmaps", credential)
+    },
+];
+
 const fn core(name: &'static str, plural: &'static str, trim: fn(&mut Map<String, Value>)) -> Kind {
     Kind {
         name,
@@ -236,6 +248,32 @@ fn slice(object: &mut Map<String, Value>) {
     within(object, "metadata", &["name", "namespace", "labels"]);
 }
 
+/// What of it can be shown or held against others, and nothing else: tokens and passwords do not get here.
+fn credential(object: &mut Map<String, Value>) {
+    keep(object, &["apiVersion", "kind", "metadata", "type", "data"]);
+    // What kubectl notes in annotations is the object again.
+    let known = [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ];
+    within(object, "metadata", &known);
+    let texts = [
+        "tls.crt",
+        "tls.key",
+        "tls.ocsp-staple",
+        "ca.crt",
+        "ca.crl",
+        "cert",
+        "key",
+        "cacert",
+        "crl",
+    ];
+    within(object, "data", &texts);
+}
+
 fn node(object: &mut Map<String, Value>) {
     keep(object, &["apiVersion", "kind", "metadata"]);
     within(object, "metadata", &["name", "labels"]);
@@ -287,6 +325,19 @@ mod tests {
         );
         let node = |beat: &str| json!({"metadata": {"name": "n", "resourceVersion": beat}, "status": {"conditions": [beat]}});
         assert_eq!(of("Node").trimmed(node("1")), of("Node").trimmed(node("2")));
+    }
+
+    #[test]
+    fn of_a_secret_only_certificates_are_kept() {
+        let secret = json!({
+            "metadata": {"name": "a", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "s3cret"}},
+            "type": "Opaque",
+            "data": {"tls.crt": "Yw==", "tls.key": "aw==", "password": "s3cret", "token": "s3cret"},
+        });
+        assert_eq!(
+            NAMED[0].trimmed(secret),
+            json!({"metadata": {"name": "a"}, "type": "Opaque", "data": {"tls.crt": "Yw==", "tls.key": "aw=="}})
+        );
     }
 
     #[test]

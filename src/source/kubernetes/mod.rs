@@ -8,12 +8,14 @@ pub mod cluster;
 mod gather;
 mod kinds;
 mod kubeconfig;
+mod named;
 mod pace;
 pub mod reach;
 pub mod review;
 pub mod rights;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch as channel};
 
 pub use super::Change;
+use crate::resource::Key;
 use crate::rt::{Tasks, UnixMillis, Wall};
 
 /// How long one watch lasts before it is renewed. Kubernetes' clients take 290 s; a connection that
@@ -50,6 +53,17 @@ pub struct Followed {
     pub batches: mpsc::Receiver<Vec<Change>>,
     /// How things stand.
     pub status: channel::Receiver<Status>,
+    /// What is followed one by one.
+    pub named: Named,
+}
+
+/// Secrets and ConfigMaps that are followed one by one, because somebody names them.
+#[derive(Debug)]
+pub struct Named {
+    /// Which are to be followed.
+    pub wanted: channel::Sender<BTreeSet<Key>>,
+    /// Those of them of which it is known that they are not there, or may not be read.
+    pub absent: channel::Receiver<BTreeSet<Key>>,
 }
 
 /// How things stand between us and the API server.
@@ -196,9 +210,29 @@ pub async fn follow(
     for (index, kind) in kinds::KINDS.iter().enumerate() {
         tasks.spawn(
             "kubernetes",
-            watch::watch(client.clone(), kind, index, words.clone()),
+            watch::watch(
+                client.clone(),
+                (
+                    kind,
+                    kind.only
+                        .map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+                ),
+                index,
+                words.clone(),
+            ),
         );
     }
+    let (wanted, asked) = channel::channel(BTreeSet::new());
+    let (tell, absent) = channel::channel(BTreeSet::new());
+    let follower = named::Follower::new(client, kinds::KINDS.len(), words, tell, tasks.clone());
+    tasks.spawn("kubernetes", follower.run(asked));
+    // Nothing of it is wanted yet, so nothing is missing.
+    let one_by_one = KindStatus {
+        kind: kinds::NAMED[0].name,
+        objects: 0,
+        standing: Standing::Following,
+        listed: true,
+    };
     let status = channel::Sender::new(Status {
         cluster,
         kinds: kinds::KINDS
@@ -209,6 +243,7 @@ pub async fn follow(
                 standing: Standing::Listing,
                 listed: false,
             })
+            .chain([one_by_one])
             .collect(),
     });
     // One batch waits while one is being worked on; more gather before it.
@@ -216,6 +251,7 @@ pub async fn follow(
     let followed = Followed {
         batches,
         status: status.subscribe(),
+        named: Named { wanted, absent },
     };
     tasks.spawn(
         "kubernetes",

@@ -69,16 +69,17 @@ type Listed = BTreeMap<Name, Arc<str>>;
 /// Half of SHA-256 of an object's text: all that it takes to see that it is another.
 type Mark = [u8; 16];
 
-/// Follows one kind for ever.
+/// Follows one kind, or `only` the object of this namespace and name, for ever.
 pub(super) async fn watch(
     client: Client,
-    kind: &'static Kind,
+    (kind, only): (&'static Kind, Option<(String, String)>),
     index: usize,
     words: mpsc::Sender<Word>,
 ) {
     let mut watch = Watch {
         client,
         kind,
+        only,
         index,
         words,
         known: BTreeMap::new(),
@@ -104,6 +105,8 @@ pub(super) async fn watch(
 struct Watch {
     client: Client,
     kind: &'static Kind,
+    /// The one object that is followed, by namespace and name; all of them when absent.
+    only: Option<(String, String)>,
     index: usize,
     words: mpsc::Sender<Word>,
     known: BTreeMap<Name, Mark>,
@@ -121,7 +124,7 @@ impl Watch {
         let resource = self.kind.resource(version);
         let client = self.client.clone();
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
-        let api: Api<DynamicObject> = match self.kind.only {
+        let api: Api<DynamicObject> = match &self.only {
             None => Api::all_with(client, &resource),
             Some((namespace, name)) => {
                 config = config.fields(&format!("metadata.name={name}"));
@@ -242,7 +245,7 @@ impl Watch {
     async fn until_it_answers(&mut self, api: &Api<DynamicObject>) -> Result<(), String> {
         loop {
             let mut first = ListParams::default().limit(1);
-            if let Some((_, name)) = self.kind.only {
+            if let Some((_, name)) = &self.only {
                 first = first.fields(&format!("metadata.name={name}"));
             }
             match api.list(&first).await {

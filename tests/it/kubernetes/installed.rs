@@ -378,3 +378,66 @@ async fn replicas_do_their_work_with_the_account_that_is_installed() {
         assert!(!log.contains("forbidden"), "{replica}: {log}");
     }
 }
+
+/// The running replica would write the roots, the Lease and the rest anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_still_runs_ends_before_anything_of_it_is_removed() {
+    let stand = Stand::start().await;
+    stand.install(&[]);
+    let deployment = stand.object("deployments.apps", "meshctl-system", "meshctl");
+    let uid = deployment.unwrap()["metadata"]["uid"].clone();
+    // Its pod, which stays until its kubelet says that it has ended.
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "one",
+            "namespace": "meshctl-system",
+            "labels": {"app": "meshctl", "istio.io/rev": "default"},
+            "finalizers": ["example.com/kubelet"],
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "meshctl", "uid": uid}],
+        },
+        "spec": {
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "meshctl", "image": "meshctl",
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    });
+    stand.curl("POST", "/api/v1/namespaces/meshctl-system/pods", &pod);
+    let replica = Replica::start(&stand, "one");
+    let written = || stand.object("configmaps", "default", "meshctl-ca-root-cert");
+    stand.until("the roots", written).await;
+
+    let mut uninstall = command(
+        &stand.dir.path().join("home"),
+        &stand.admin,
+        &["uninstall", "--target", "kubernetes", "--purge"],
+    );
+    let mut uninstall = uninstall.stdout(Stdio::null()).spawn().unwrap();
+    stand
+        .until("the pod to be told to end", || {
+            let pod = stand.object("pods", "meshctl-system", "one")?;
+            pod["metadata"]["deletionTimestamp"]
+                .is_string()
+                .then_some(())
+        })
+        .await;
+    // Meanwhile everything that it wrote is there.
+    assert!(written().is_some());
+    assert_eq!(stand.holder().as_deref(), Some("one"));
+    assert_eq!(uninstall.try_wait().unwrap(), None);
+    replica.end();
+    let mut ended = stand.object("pods", "meshctl-system", "one").unwrap();
+    ended["metadata"]["finalizers"] = json!([]);
+    stand.curl("PUT", "/api/v1/namespaces/meshctl-system/pods/one", &ended);
+    assert!(uninstall.wait().unwrap().success());
+    assert_eq!(written(), None);
+    stand
+        .until("the namespace to be gone", || {
+            let left = stand.object("namespaces", "", "meshctl-system");
+            left.is_none().then_some(())
+        })
+        .await;
+}

@@ -6,6 +6,7 @@ mod bad;
 mod failover;
 mod fake;
 mod faulty;
+mod gateways;
 mod installed;
 mod large;
 mod seen;

@@ -5,7 +5,7 @@ What was chosen over the profile, what that comes to, and what the installation 
 {{- $profile := .Values.profile | default "default" -}}
 {{- $small := ne $profile "default" -}}
 {{- $chosen := dict -}}
-{{- range $key := list "image" "imagePullPolicy" "replicas" "gatewayReplicas" "ingress" "egress" "ingressType" "injector" "validator" "failurePolicy" "cpu" "memory" "memoryLimit" "tags" "trustDomain" "mtls" "logLevel" "caKeyType" "caSigner" "caSignerRoots" "caSignerName" -}}
+{{- range $key := list "image" "imagePullPolicy" "replicas" "gatewayReplicas" "ingress" "egress" "ingressType" "gatewaySecrets" "gatewayDeployments" "injector" "validator" "failurePolicy" "cpu" "memory" "memoryLimit" "tags" "trustDomain" "mtls" "logLevel" "caKeyType" "caSigner" "caSignerRoots" "caSignerName" -}}
 {{- $value := index $.Values $key -}}
 {{- if not (kindIs "invalid" $value) -}}
 {{- if ne (toString $value) "" -}}
@@ -37,6 +37,8 @@ What was chosen over the profile, what that comes to, and what the installation 
   "ingress" (get $chosen "ingress" | default (eq $profile "minimal" | ternary "false" "true"))
   "egress" (get $chosen "egress" | default (eq $profile "demo" | ternary "true" "false"))
   "ingressType" (get $chosen "ingressType" | default "LoadBalancer")
+  "gatewaySecrets" (get $chosen "gatewaySecrets" | default "true")
+  "gatewayDeployments" (get $chosen "gatewayDeployments" | default "true")
   "injector" (get $chosen "injector" | default "true")
   "validator" (get $chosen "validator" | default "true")
   "failurePolicy" (get $chosen "failurePolicy" | default "Fail")

@@ -91,11 +91,13 @@ fn obstacle(pod: &Value) -> Option<String> {
     let name = pod.pointer("/metadata/name")?.as_str()?;
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     let unmet = |kind: &str| {
-        let condition = conditions?.iter().find(|one| one["type"] == kind)?;
-        (condition["status"] != "True").then_some(condition)
+        let condition = conditions?
+            .iter()
+            .find(|one| one.pointer("/type").is_some_and(|is| is == kind))?;
+        (condition.pointer("/status").is_none_or(|is| is != "True")).then_some(condition)
     };
     let words = |of: &Value| {
-        let text = |key: &str| of[key].as_str().filter(|text| !text.is_empty());
+        let text = |key: &str| of.get(key)?.as_str().filter(|text| !text.is_empty());
         match (text("reason"), text("message")) {
             (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
             (one, other) => one.or(other).map(str::to_owned),
@@ -109,23 +111,27 @@ fn obstacle(pod: &Value) -> Option<String> {
         .filter_map(|key| pod.pointer("/status")?.get(key)?.as_array())
         .flatten();
     for container in containers {
-        let waiting = &container["state"]["waiting"];
+        let Some(waiting) = container.pointer("/state/waiting") else {
+            continue;
+        };
         // These two are said of every pod that begins.
         let begins = ["PodInitializing", "ContainerCreating"];
-        if waiting["reason"]
-            .as_str()
+        if waiting
+            .pointer("/reason")
+            .and_then(Value::as_str)
             .is_none_or(|reason| begins.contains(&reason))
         {
             continue;
         }
-        let ended = &container["lastState"]["terminated"]["exitCode"];
+        let ended = container.pointer("/lastState/terminated/exitCode");
         let ended = ended
-            .as_i64()
+            .and_then(Value::as_i64)
             .map(|code| format!("; it ended with {code} before"))
             .unwrap_or_default();
-        let container = container["name"].as_str().unwrap_or_default();
+        let container = container.pointer("/name").and_then(Value::as_str);
         return Some(format!(
-            "pod {name}, container {container}: {}{ended}",
+            "pod {name}, container {}: {}{ended}",
+            container.unwrap_or_default(),
             words(waiting)?
         ));
     }

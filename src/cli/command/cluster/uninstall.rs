@@ -1,5 +1,7 @@
 //! `uninstall --target kubernetes`: removes what an installation applied and what its control plane wrote.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::install::delete;
@@ -9,8 +11,13 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::progress::Progress;
-use crate::install::{self, AUTHORITY, NAME, REVISION};
+use crate::install::{self, AUTHORITY, INJECTOR, NAME, REVISION, VALIDATOR};
 use crate::source::kubernetes::cluster::{Cluster, ObjectRef, PLACES};
+
+/// A control plane has so long to end: longer than its pods' grace.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(
     place: ClusterArgs,
@@ -27,6 +34,9 @@ pub(crate) async fn run(
     };
     let last = others(&cluster, place.revision()).await?.is_empty();
     let progress = Progress::new(&cx.out);
+    if !dry_run {
+        quiet(&cluster, &place, &mut report, &progress).await?;
+    }
     // What others need goes last, so that webhooks are gone before who answers them.
     for kind in PLACES.iter().rev() {
         if kind.kind == "Pod" {
@@ -62,6 +72,54 @@ pub(crate) async fn run(
     }
     cx.out.report(&report)?;
     Ok(Exit::Ok)
+}
+
+/// Ends the control plane, and waits until none of it runs: it would write anew what is removed. Who asks its webhooks
+/// asks no more before that.
+async fn quiet(
+    cluster: &Cluster,
+    place: &ClusterArgs,
+    report: &mut Report,
+    progress: &Progress<'_>,
+) -> Result<(), CliError> {
+    let (namespace, revision) = (place.system_namespace(), place.revision());
+    let named = |kind: &str, namespace: Option<&str>, name: &str| ObjectRef {
+        kind: kind.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        name: install::of_revision(name, revision),
+    };
+    for which in [
+        named("ValidatingWebhookConfiguration", None, VALIDATOR),
+        named("MutatingWebhookConfiguration", None, INJECTOR),
+        named("Deployment", Some(namespace), NAME),
+    ] {
+        let found = cluster.get(&which).await;
+        let found = found.map_err(|error| failed(&format!("cannot read {which}"), &error))?;
+        if found.as_ref().is_some_and(install::is_ours) {
+            report.removed.push(which.to_string());
+            delete(cluster, &which, progress.step(which.to_string())).await?;
+        }
+    }
+    let selector = format!("app={NAME},{REVISION}={revision}");
+    let ended = async {
+        loop {
+            let pods = cluster.list("Pod", Some(namespace), &selector).await;
+            let pods = pods.map_err(|error| failed("cannot list pods", &error))?;
+            if pods.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended)
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            let message = format!("the control plane in {namespace} still runs after {seconds} s");
+            Err(CliError::failed(message).hint(format!(
+                "see `kubectl -n {namespace} get pods -l {selector}`, and run the command again"
+            )))
+        })
 }
 
 /// The authority's key: without it nobody believes the certificates that are in use.

@@ -28,6 +28,7 @@ use crate::mesh::gateway::{Attached, Gateway, GatewayName};
 use crate::mesh::world::{HostRoutes, Instances, RouteTarget, Rule, of_namespace, selects};
 use crate::mesh::{Finding, Hostname, Severity};
 use crate::resource::codes;
+use crate::resource::gateway_api::{GROUP, PolicyRoots};
 use crate::resource::object::{Kind, Object, Objects};
 use attach::{Attaching, Attachment, Route, Said};
 use backends::Backends;
@@ -40,7 +41,7 @@ pub use classes::CONTROLLER;
 pub(in crate::resource) use verdict::{Condition, ParentVerdict, Verdict, Verdicts};
 
 /// Label of the proxies that serve a Gateway.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// What there is besides.
 pub(super) struct Around<'a> {
@@ -218,6 +219,45 @@ pub(super) fn lower(
         verdicts,
         backend_security,
         grpc,
+    }
+}
+
+/// Tells of everything that Gateways of our classes, and policies for backends, name and may name: kind, namespace
+/// and name of Secrets and ConfigMaps.
+pub(super) fn named(objects: &Objects, tell: &mut dyn FnMut(&str, &str, &str)) {
+    let classes = Classes::of(objects);
+    let grants = Grants::of(objects);
+    let mut unsaid = Vec::new();
+    for object in objects.values() {
+        let own = object.metadata.namespace.as_str();
+        match &object.body {
+            Kind::ListeningGateway(gateway) => {
+                if classes.controller(object, gateway, &mut unsaid).is_none() {
+                    continue;
+                }
+                let listeners = gateway.listeners.iter();
+                let shown = listeners.filter_map(|one| one.tls.as_ref());
+                let shown = shown.flat_map(|tls| &tls.certificates);
+                let shown = shown.chain(&gateway.client_certificate);
+                let ports = gateway.ports.iter().map(|port| &port.validation);
+                let roots = ports.chain([&gateway.validation]).flatten();
+                let roots = roots.flat_map(|validation| &validation.roots);
+                for to in shown.filter(|to| to.is("", "Secret")).chain(roots) {
+                    let read = to.is("", "Secret") || to.is("", "ConfigMap");
+                    if read && grants.permit((GROUP, "Gateway", own), to) {
+                        tell(&to.kind, to.namespace(own), &to.name);
+                    }
+                }
+            }
+            Kind::BackendTlsPolicy(policy) => {
+                if let PolicyRoots::Named(roots) = &policy.roots {
+                    for to in roots.iter().filter(|to| to.is("", "ConfigMap")) {
+                        tell(&to.kind, own, &to.name);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 

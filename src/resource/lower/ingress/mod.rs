@@ -27,7 +27,7 @@ use crate::mesh::world::{Config, RouteTarget, Rule, SourceMatch};
 use crate::mesh::{Finding, Hostname, Origin, OwnTls, Route, Severity};
 use crate::resource::codes;
 use crate::resource::kube::{Ingress, IngressPath, IngressTls, PathType};
-use crate::resource::object::{Kind, Object, Objects};
+use crate::resource::object::{Key, Kind, Object, Objects};
 
 /// Where Ingresses are served: by no field of theirs, so always here (Kubernetes).
 const HTTP_PORT: u16 = 80;
@@ -68,6 +68,26 @@ pub(super) fn add(
         config.gateways.insert(name.clone(), Arc::new(gateway));
         config.bound.insert(name, bound);
     }
+}
+
+/// The Ingresses that are served here, with the labels of the proxies that do.
+pub fn served_ingresses(objects: &Objects, config: &Config) -> Vec<(Key, Selector)> {
+    let mut unsaid = Vec::new();
+    let mesh = super::mesh_config(objects);
+    let classes = Classes::new(objects, config, super::edge(&mesh), &mut unsaid);
+    let written = of_kind(objects, |kind| match kind {
+        Kind::Ingress(ingress) => Some(ingress),
+        _ => None,
+    });
+    let mut served = Vec::new();
+    for (object, ingress) in written {
+        if let Some(selector) = classes.of(object, ingress, &mut unsaid)
+            && !annotations::judged(object, &mut unsaid)
+        {
+            served.push((object.key(), selector));
+        }
+    }
+    served
 }
 
 fn lowered(

@@ -14,7 +14,11 @@ use super::{Replica, Stand};
 
 impl Stand {
     /// curl to the API server as its administrator.
-    fn curl(&self, method: &str, path: &str, body: &Value) -> Value {
+    pub(in super::super) fn curl(&self, method: &str, path: &str, body: &Value) -> Value {
+        let media = match method {
+            "PATCH" => "application/apply-patch+yaml",
+            _ => "application/json",
+        };
         let config = std::fs::read_to_string(&self.admin).unwrap();
         let keep = |key: &str| -> PathBuf {
             let found = config
@@ -34,7 +38,7 @@ impl Stand {
             .arg(keep("client-key-data:"))
             .args([
                 "-H",
-                "content-type: application/json",
+                &format!("content-type: {media}"),
                 "-d",
                 &body.to_string(),
             ])
@@ -46,7 +50,12 @@ impl Stand {
     }
 
     /// A token for `account` of namespace shop, as the kubelet asks for one.
-    fn requested(&self, account: &str, audience: &str, pod: Option<&Value>) -> String {
+    pub(in super::super) fn requested(
+        &self,
+        account: &str,
+        audience: &str,
+        pod: Option<&Value>,
+    ) -> String {
         let path = format!("/api/v1/namespaces/shop/serviceaccounts/{account}/token");
         let mut spec = json!({"audiences": [audience], "expirationSeconds": 900});
         if let Some(pod) = pod {
