@@ -115,8 +115,7 @@ spec: {selector: {app: shop}, ports: [{name: http, port: 80}]}
 
 /// A port that nobody has just now.
 pub(crate) fn free() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    cluster::ports::free()
 }
 
 #[test]

@@ -174,12 +174,9 @@ async fn envoy_judges_plain_requests_as_we_do() {
     let tasks = Tasks::new();
     let one = backend("v1", &tasks);
     let count = 2 * rules(1).len();
-    // Held all at once, so that no two are the same.
-    let held: Vec<_> = (0..2 * count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+    let binds: Vec<SocketAddr> = (0..2 * count)
+        .map(|_| cluster::ports::free_address())
         .collect();
-    let binds: Vec<SocketAddr> = held.iter().map(|own| own.local_addr().unwrap()).collect();
-    drop(held);
     let (theirs, ours) = binds.split_at(count);
     let stand = Stand::start(guarded(theirs, one), any_port(), None);
     let Some((_envoy, _dir)) = envoy(stand.address, "DELTA_GRPC") else {

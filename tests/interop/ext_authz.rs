@@ -379,12 +379,9 @@ async fn envoy_asks_as_we_do() {
     let Some(asked) = asked() else { return };
     let tasks = Tasks::new();
     let count = ways().len();
-    // Held all at once, so that no two are the same.
-    let held: Vec<_> = (0..2 * count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+    let binds: Vec<SocketAddr> = (0..2 * count)
+        .map(|_| cluster::ports::free_address())
         .collect();
-    let binds: Vec<SocketAddr> = held.iter().map(|own| own.local_addr().unwrap()).collect();
-    drop(held);
     let (theirs, ours) = binds.split_at(count);
     let stand = Stand::start(asking(theirs, &asked), any_port(), None);
     let Some((_envoy, _dir)) = envoy(stand.address, "DELTA_GRPC") else {
@@ -435,12 +432,10 @@ async fn envoy_asks_as_we_do() {
 async fn answers_that_cannot_be_honoured_let_nothing_pass() {
     let Some(asked) = asked() else { return };
     let tasks = Tasks::new();
-    let held: Vec<_> = ways()
+    let binds: Vec<SocketAddr> = ways()
         .iter()
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .map(|_| cluster::ports::free_address())
         .collect();
-    let binds: Vec<SocketAddr> = held.iter().map(|own| own.local_addr().unwrap()).collect();
-    drop(held);
     let (views, identities) = (Published::new(asking(&binds, &asked)), Published::new(None));
     let (_drain, signal) = Drain::new();
     let readers = (views.reader(), identities.reader());

@@ -123,11 +123,9 @@ async fn envoy_asks_about_bytes_as_we_do() {
     let tasks = Tasks::new();
     let (app, heard) = server(&tasks, true);
     let count = ways().len();
-    let held: Vec<_> = (0..2 * count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+    let binds: Vec<SocketAddr> = (0..2 * count)
+        .map(|_| cluster::ports::free_address())
         .collect();
-    let binds: Vec<SocketAddr> = held.iter().map(|own| own.local_addr().unwrap()).collect();
-    drop(held);
     let (theirs, ours) = binds.split_at(count);
     let stand = Stand::start(asking(theirs, app, asked.grpc), any_port(), None);
     let Some((_envoy, _dir)) = envoy(stand.address, "DELTA_GRPC") else {

@@ -1,6 +1,6 @@
 //! Other programs: where they are, and that they end with their test.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
@@ -46,6 +46,5 @@ impl Drop for Process {
 
 /// A loopback address that nobody listens on just now.
 pub(crate) fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    cluster::ports::free_address()
 }

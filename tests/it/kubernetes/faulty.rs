@@ -488,9 +488,7 @@ fn sidecar(stand: &Stand, replica: &Replica, roots: &str) -> (Process, SocketAdd
     let (file, root) = (home.join("token"), home.join("root.pem"));
     std::fs::write(&file, token.unwrap()).unwrap();
     std::fs::write(&root, roots).unwrap();
-    let free = bind(([127, 0, 0, 1], 0).into(), BindOptions::default()).unwrap();
-    let outbound = free.local_addr().unwrap();
-    drop(free);
+    let outbound = cluster::ports::free_address();
     let args = [
         "proxy",
         "--namespace=shop",

@@ -165,9 +165,7 @@ impl Proxy {
         let (root, token) = (home.join("root-cert.pem"), home.join("istio-token"));
         std::fs::write(&root, roots).unwrap();
         std::fs::write(&token, stand.requested(&account, "istio-ca", Some(&pod))).unwrap();
-        let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
-        let at = free.local_addr().unwrap().port();
-        drop(free);
+        let at = cluster::ports::free();
         // The arguments are the Deployment's own; only what a pod has for itself differs.
         let container = &pod["spec"]["containers"][0];
         let name = pod["metadata"]["name"].as_str().unwrap();

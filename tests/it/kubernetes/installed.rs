@@ -97,10 +97,7 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) fn start(stand: &Stand, name: &str) -> Self {
-        let ports = [(); 3].map(|()| {
-            let free = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
-            free.local_addr().unwrap().port()
-        });
+        let ports = [(); 3].map(|()| cluster::ports::free());
         Self::start_at(stand, name, ports)
     }
 

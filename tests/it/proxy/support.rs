@@ -43,7 +43,7 @@ pub(crate) fn listen() -> (TcpListener, SocketAddr) {
 
 /// An address that nobody listens on just now.
 pub(crate) fn free() -> SocketAddr {
-    listen().1
+    cluster::ports::free_address()
 }
 
 pub(crate) async fn connect(to: SocketAddr) -> TcpStream {

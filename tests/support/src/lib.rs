@@ -7,6 +7,7 @@
 //! | [`auth`], [`rbac`] | who asks, and what they may |
 //! | [`kinds`], [`discovery`], [`openapi`], [`table`] | what is served and how it is shown |
 //! | [`store`], [`read`], [`write`], [`delete`] | objects and their history |
+//! | [`ports`] | ports for what tests start |
 //! | [`pods`] | logs and ports of pods, where a test says what they are |
 //! | [`prepare`], [`defaults`], [`patch`], [`select`] | what a write makes of an object, and which are meant |
 //! | [`shapes`], [`schema`], [`validation`], [`check`] | what fields there are, and what is refused |
@@ -28,6 +29,7 @@ pub mod openapi;
 pub mod patch;
 pub mod path;
 pub mod pods;
+pub mod ports;
 pub mod prepare;
 pub mod protobuf;
 pub mod rbac;

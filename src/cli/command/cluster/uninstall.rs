@@ -12,6 +12,7 @@ use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::progress::Progress;
 use crate::install::{self, AUTHORITY, INJECTOR, NAME, REVISION, VALIDATOR};
+use crate::rt;
 use crate::source::kubernetes::cluster::{Cluster, ObjectRef, PLACES};
 
 /// A control plane has so long to end: longer than its pods' grace.
@@ -34,6 +35,8 @@ pub(crate) async fn run(
     };
     let last = others(&cluster, place.revision()).await?.is_empty();
     let progress = Progress::new(&cx.out);
+    // What takes a while to go: namespaces with all that is in them, kinds with all of their objects.
+    let mut going = Vec::new();
     if !dry_run {
         quiet(&cluster, &place, &mut report, &progress).await?;
     }
@@ -67,9 +70,13 @@ pub(crate) async fn run(
             report.removed.push(which.to_string());
             if !dry_run {
                 delete(&cluster, &which, progress.step(which.to_string())).await?;
+                if of_all {
+                    going.push(which);
+                }
             }
         }
     }
+    gone(&cluster, &going, &progress).await?;
     cx.out.report(&report)?;
     Ok(Exit::Ok)
 }
@@ -120,6 +127,42 @@ async fn quiet(
                 "see `kubectl -n {namespace} get pods -l {selector}`, and run the command again"
             )))
         })
+}
+
+/// Waits until nothing of `going` is there any more: an installation that follows would meet it.
+async fn gone(
+    cluster: &Cluster,
+    going: &[ObjectRef],
+    progress: &Progress<'_>,
+) -> Result<(), CliError> {
+    if going.is_empty() {
+        return Ok(());
+    }
+    let step = progress.step("all of it gone".to_owned());
+    let deadline = rt::now() + PATIENCE;
+    for which in going {
+        loop {
+            let found = cluster.get(which).await;
+            let found = found.map_err(|error| failed(&format!("cannot read {which}"), &error))?;
+            if found.is_none() {
+                break;
+            }
+            if rt::now() >= deadline {
+                step.failed();
+                let message = format!("{which} is deleted and still there");
+                let hint = format!(
+                    "`kubectl get {} {} -o yaml` says in its status what holds it",
+                    which.kind.to_lowercase(),
+                    which.name
+                );
+                return Err(CliError::failed(message).hint(hint));
+            }
+            step.update(&which.to_string());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    step.done("");
+    Ok(())
 }
 
 /// The authority's key: without it nobody believes the certificates that are in use.
