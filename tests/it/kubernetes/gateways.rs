@@ -1,7 +1,6 @@
 //! Gateways in a cluster: what is made for them, what is said of them, and the Secrets that they show. The real
 //! binaries, as the accounts that were installed, against an API server with controllers.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use cluster::Cluster;
 use cluster::controllers::Settings;
 use cluster::faults::{Asked, Faults};
-use meshctl::net::{BindOptions, bind};
 use serde_json::{Value, json};
 
 use super::command;

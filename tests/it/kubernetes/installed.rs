@@ -10,7 +10,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use cluster::Cluster;
-use meshctl::net::{BindOptions, bind};
 use serde_json::{Value, json};
 
 use super::command;
