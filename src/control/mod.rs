@@ -424,11 +424,17 @@ fn listen(
 
 type Ended = tokio::sync::mpsc::Sender<ControlError>;
 
+/// Until every source is known, and what is known is what proxies get: pushes lag a little behind the world.
+async fn known(control: &Control) {
+    follow::completed(control.complete.clone()).await;
+    control.hub.catch_up(control.index.reader().load());
+}
+
 fn serve_plain(control: &Arc<Control>, listener: TcpListener, tasks: &Tasks, ended: Ended) {
     let routes = Routes::new(ads::Ads::new(control.hub.clone()).into_service());
-    let complete = control.complete.clone();
+    let serving = Arc::clone(control);
     tasks.spawn("xds", async move {
-        follow::completed(complete).await;
+        known(&serving).await;
         let served = ads::server()
             .add_routes(routes)
             .serve_with_incoming(own_user::only(listener))
@@ -479,9 +485,9 @@ async fn serve_secure(
             control.numbers.clone(),
             control.index.reader(),
         )));
-    let complete = control.complete.clone();
+    let serving = Arc::clone(control);
     tasks.spawn("xds-tls", async move {
-        follow::completed(complete).await;
+        known(&serving).await;
         let served = ads::server()
             .add_routes(routes)
             .serve_with_incoming(incoming)

@@ -9,7 +9,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -158,6 +157,11 @@ impl Hub {
         }
     }
 
+    /// Serves `world` at once: who is let in from now on must not be told of an earlier one.
+    pub(super) fn catch_up(&self, world: Arc<Revised>) {
+        self.shared.pushed.send_replace(world);
+    }
+
     /// Computes everything again though the world stands: secrets were renewed.
     pub fn refresh(&self) {
         self.shared.pushed.send_modify(|_| {});
@@ -238,67 +242,6 @@ impl Hub {
     /// Clients that were turned away, the latest last.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.table().refusals.iter().cloned().collect()
-    }
-
-    /// Every connected client, by name.
-    pub fn status(&self) -> Vec<ProxySync> {
-        let revision = self.revision();
-        let mut all: Vec<ProxySync> = self
-            .table()
-            .clients
-            .values()
-            .map(|client| client.status(revision))
-            .collect();
-        all.sort_by(|a, b| {
-            (&a.namespace, &a.name, &a.proxy).cmp(&(&b.namespace, &b.name, &b.proxy))
-        });
-        all
-    }
-
-    /// Every connected client.
-    pub fn nodes(&self) -> Vec<Node> {
-        let table = self.table();
-        let clients = table.clients.values();
-        clients.map(|client| client.node.clone()).collect()
-    }
-
-    /// Identities that connected clients have proven.
-    pub fn proven(&self) -> BTreeSet<SpiffeId> {
-        let table = self.table();
-        let clients = table.clients.values();
-        clients.filter_map(Connected::proven).cloned().collect()
-    }
-
-    /// Clients that the mesh's roots are told, by name: whether each has acknowledged this version of
-    /// them, and the certificates that it showed.
-    pub fn believers(
-        &self,
-        version: &str,
-    ) -> BTreeMap<String, (bool, Arc<[CertificateDer<'static>]>)> {
-        let table = self.table();
-        let clients = table.clients.values();
-        clients
-            .filter(|client| client.node.client != Client::Grpc)
-            .filter_map(|client| {
-                let peer = client.peer.as_ref()?;
-                let believes = client.roots.as_deref() == Some(version);
-                let name = format!("{}.{}", client.node.name, client.node.namespace);
-                Some((name, (believes, Arc::clone(&peer.chain))))
-            })
-            .collect()
-    }
-
-    /// The client of this name (or node id) and the identity that it proved.
-    pub fn client(&self, name: &str) -> Option<(Node, Option<SpiffeId>)> {
-        self.table()
-            .clients
-            .values()
-            .find(|client| {
-                client.node.id == name
-                    || client.node.name == name
-                    || format!("{}.{}", client.node.name, client.node.namespace) == name
-            })
-            .map(|client| (client.node.clone(), client.proven().cloned()))
     }
 
     /// Waits until every client that is connected now took everything up to `revision`, refused
@@ -594,5 +537,6 @@ impl Drop for Session {
     }
 }
 
+mod clients;
 #[cfg(test)]
 mod tests;

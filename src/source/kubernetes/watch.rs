@@ -194,6 +194,10 @@ impl Watch {
                         }
                         continue;
                     }
+                    // Who may list and not watch would seem to be let in again by each list.
+                    if is_forbidden(&error) {
+                        self.doubted = Some((words_of(&error), now()));
+                    }
                     self.say(Said::Failed(words_of(&error))).await;
                     self.pause().await;
                     self.leave_alone(&error).await;
@@ -203,6 +207,9 @@ impl Watch {
                         && let Err(reason) = self.until_it_answers(&api).await
                     {
                         return reason;
+                    }
+                    if let Some((_, until)) = &mut self.doubted {
+                        *until = now() + STANDS;
                     }
                 }
             }
@@ -250,7 +257,9 @@ impl Watch {
             }
             match api.list(&first).await {
                 Ok(_) => {
-                    self.say(Said::Answers).await;
+                    if self.doubted.is_none() {
+                        self.say(Said::Answers).await;
+                    }
                     return Ok(());
                 }
                 Err(error) => {
@@ -429,6 +438,10 @@ fn mark(text: &str) -> Mark {
 }
 
 /// Whether our place in the server's history has expired, which only means to list again.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 403)
+}
+
 fn is_expired(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchError(status)

@@ -309,7 +309,9 @@ async fn a_gateway_shows_the_secrets_that_it_names_and_no_others_are_read() {
         .await;
     assert_eq!(
         proxy.shows("own.example").as_deref().map(str::trim),
-        Some(newer.chain.trim())
+        Some(newer.chain.trim()),
+        "{}",
+        std::fs::read_to_string(&replica.log).unwrap()
     );
     // A Secret that is gone is shown to nobody any more, as with files; others stay.
     edge.delete("/api/v1/namespaces/certs/secrets/lent");
