@@ -19,6 +19,7 @@
 
 mod args;
 mod authority;
+mod bench;
 mod client;
 mod cluster;
 mod command;
@@ -28,6 +29,7 @@ mod demo;
 mod error;
 mod exit;
 mod home;
+mod load;
 mod logging;
 mod out;
 mod parse;
@@ -36,6 +38,7 @@ mod remote;
 mod render;
 mod settings;
 mod systemd;
+mod throwaway;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -95,6 +98,7 @@ fn whole(cx: &Context, exit: Exit) -> Exit {
 fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
     match typed {
         Command::Demo(args) => many(c::demo::run(args, cx)),
+        Command::Bench(args) => many(c::bench::run(args, cx)),
         Command::Context(args) => c::context::run(args, cx),
         Command::Install(args) => one(cx, c::install::run(args, cx)),
         Command::Upgrade(args) => one(cx, c::upgrade::run(args, cx)),

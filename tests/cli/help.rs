@@ -19,6 +19,7 @@ const COMMANDS: &[&str] = &[
     "authz check",
     "authz default-deny",
     "authz suggest",
+    "bench",
     "canary",
     "canary list",
     "canary set",

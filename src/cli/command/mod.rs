@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod analyze;
 pub(crate) mod apply;
 pub(crate) mod authz;
+pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod canary;
 mod carry;
