@@ -13,6 +13,7 @@ pub mod links;
 pub mod report;
 pub mod sample;
 pub mod series;
+pub mod shadows;
 
 pub use edges::{Asked, edges};
 pub use ingest::Ingest;

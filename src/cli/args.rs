@@ -138,6 +138,7 @@ pub(crate) enum Command {
     Stats(c::stats::Args),
     Top(c::top::Args),
     Edges(c::edges::Args),
+    Shadow(c::shadow::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
     Register(Box<c::register::Args>),
@@ -180,7 +181,9 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Shift and watch traffic",
-        &["routes", "canary", "fault", "stats", "top", "edges"],
+        &[
+            "routes", "canary", "fault", "stats", "top", "edges", "shadow",
+        ],
     ),
     (
         "Look inside",

@@ -25,8 +25,10 @@ use crate::aggregate::edges::{Parts as Linked, parts as linked};
 use crate::aggregate::report::{Parts, parts};
 use crate::aggregate::sample::{Sample, samples};
 use crate::aggregate::series::{decode_slot, encode_slot};
+use crate::aggregate::shadows::Shadows;
 use crate::aggregate::{Asked, Ingest, Query, Series, edges, report, shares};
 use crate::api::edges::EdgesReport;
+use crate::api::shadow::ShadowReport;
 use crate::api::stats::StatsReport;
 use crate::mesh::{SpiffeId, World};
 use crate::rt::{Reader, Wall};
@@ -49,6 +51,8 @@ pub struct Numbers {
     store: Store,
     wall: Wall,
     inner: Arc<Mutex<Inner>>,
+    /// In memory only.
+    shadows: Arc<Mutex<Shadows>>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +80,7 @@ impl Numbers {
             store,
             wall,
             inner: Arc::new(Mutex::new(inner)),
+            shadows: Arc::default(),
         })
     }
 
@@ -94,6 +99,8 @@ impl Numbers {
         }
         let now = self.wall.millis();
         self.with(|inner| inner.ingest.push(node, &samples, now, &mut inner.series));
+        let mut shadows = self.shadows.lock().unwrap_or_else(PoisonError::into_inner);
+        shadows.push(node, &samples, now);
     }
 
     /// The signals of a window that ends now.
@@ -106,6 +113,12 @@ impl Numbers {
     pub fn parts(&self, query: &Query) -> Parts {
         let now = self.wall.millis();
         self.with(|inner| parts(&inner.series, query, now))
+    }
+
+    /// What came of comparing answers to copies, in a window that ends now.
+    pub fn shadows(&self, service: Option<&str>, window_ms: u64) -> ShadowReport {
+        let shadows = self.shadows.lock().unwrap_or_else(PoisonError::into_inner);
+        shadows.report(service, window_ms, self.wall.millis())
     }
 
     /// [`Self::edges`], still to be held against what other replicas were told.

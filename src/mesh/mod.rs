@@ -38,6 +38,7 @@ pub mod route;
 mod selection;
 pub mod service;
 pub mod session;
+pub mod shadow;
 mod sharing;
 pub mod shared_map;
 pub mod sidecar;

@@ -84,11 +84,12 @@ const GATEWAY_API: [(&str, &str, bool); 8] = [
     ("BackendTLSPolicy", "BackendTLSPolicy", true),
 ];
 /// The mesh's own kinds, of [`POLICY`].
-const OWN: [&str; 4] = [
+const OWN: [&str; 5] = [
     "CompressionPolicy",
     "FaultInjection",
     "HeaderPolicy",
     "RateLimitPolicy",
+    "ShadowDiff",
 ];
 /// Group of the mesh's own kinds.
 const POLICY: &str = "policy.meshctl.dev";

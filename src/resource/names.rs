@@ -108,6 +108,7 @@ const NAMES: &[Name] = &[
     name("CompressionPolicy", "compressionpolicies", &[], POLICIES),
     name("FaultInjection", "faultinjections", &[], POLICIES),
     name("HeaderPolicy", "headerpolicies", &[], POLICIES),
+    name("ShadowDiff", "shadowdiffs", &[], POLICIES),
     name("TrafficSplit", "trafficsplits", &["ts"], SPLITS),
     name("HTTPRouteGroup", "httproutegroups", &["htr"], SPECS),
     name("ServiceProfile", "serviceprofiles", &["sp"], LINKERD),

@@ -15,7 +15,7 @@ use super::kube::{
     ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
 };
 use super::linkerd::ServiceProfile;
-use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
+use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy, ShadowDiff};
 use super::smi::{HttpRouteGroup, TrafficSplit};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -154,6 +154,8 @@ pub enum Kind {
     FaultInjection(FaultInjection),
     /// `policy.meshctl.dev`.
     HeaderPolicy(HeaderPolicy),
+    /// `policy.meshctl.dev`.
+    ShadowDiff(ShadowDiff),
 }
 
 impl Object {

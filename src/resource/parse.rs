@@ -454,6 +454,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "CompressionPolicy" => Kind::CompressionPolicy(policy::compression_policy(fields)),
         "FaultInjection" => Kind::FaultInjection(policy::fault_injection(fields)),
         "HeaderPolicy" => Kind::HeaderPolicy(policy::header_policy(fields)),
+        "ShadowDiff" => Kind::ShadowDiff(policy::shadow_diff(fields)),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

@@ -14,6 +14,7 @@ pub mod names;
 pub mod openmetrics;
 pub mod recorder;
 pub mod registry;
+pub mod shadow;
 pub mod text;
 
 pub use access::{AccessRecord, LogFormat};

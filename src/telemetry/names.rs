@@ -111,6 +111,16 @@ pub const EDGE_SENT: Metric = counter(
     "meshctl_edge_sent_bytes_total",
     "Bytes sent to callers over TCP connections, by what protects these.",
 );
+/// Answers to copies of requests, by what came of comparing them with those that callers got.
+pub const SHADOW_COMPARED: Metric = counter(
+    "meshctl_shadow_compared_total",
+    "Answers to copies of requests that were held against those that callers got.",
+);
+/// Differences between them, by what differs and where.
+pub const SHADOW_DIFFERENCES: Metric = counter(
+    "meshctl_shadow_differences_total",
+    "Differences between answers to copies of requests and those that callers got.",
+);
 /// Events that were counted under `unknown`, because there were too many label sets.
 pub const OVERFLOW: Metric = counter(
     "meshctl_metrics_overflow_total",

@@ -9,6 +9,7 @@ use crate::mesh::cluster::ServiceRef;
 use super::event::ServiceLabels;
 use super::names::{self, BOUNDS_MILLI, Metric};
 use super::recorder::{HistogramCells, HttpCells, LinkCells, TcpCells};
+use super::shadow::Shadows;
 use super::{
     HttpKey, Link, LinkKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, ServiceId, TcpKey,
 };
@@ -36,6 +37,7 @@ struct Inner {
     links: BTreeMap<LinkKey, Vec<Arc<LinkCells>>>,
     /// By side and fault.
     http2_ended: BTreeMap<(&'static str, &'static str), u64>,
+    shadows: Shadows,
     cluster_id: String,
 }
 
@@ -160,6 +162,11 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the numbers are still usable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what came of comparing answers.
+    pub fn shadows<T>(&self, work: impl FnOnce(&mut Shadows) -> T) -> T {
+        work(&mut self.lock().shadows)
     }
 
     /// Interns a peer.
@@ -314,6 +321,7 @@ impl Registry {
             .into_iter()
             .filter(|(_, samples)| !samples.is_empty())
             .map(|(metric, samples)| Family { metric, samples })
+            .chain(inner.shadows.families())
             .collect()
     }
 }

@@ -66,6 +66,7 @@ const COMMANDS: &[&str] = &[
     "rollback",
     "routes",
     "services",
+    "shadow",
     "stats",
     "support-bundle",
     "tag",

@@ -191,6 +191,12 @@ const KINDS: &[Kind] = &[
         fields: include_str!("conformance/fault-injection.txt"),
     },
     Kind {
+        name: "ShadowDiff",
+        group: POLICY,
+        base: r#"{"service":"a"}"#,
+        fields: include_str!("conformance/shadow-diff.txt"),
+    },
+    Kind {
         name: "HeaderPolicy",
         group: POLICY,
         base: r#"{"response":{"set":{"x":"y"}}}"#,

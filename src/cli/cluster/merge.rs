@@ -4,7 +4,7 @@
 //! |---|---|
 //! | what changes something, tokens, who may use the API | the replica that writes |
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
-//! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | `stats`, `edges`, `shadow` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::aggregate::edges::Parts as Linked;
 use crate::aggregate::report::Parts;
 use crate::api::PREFIX;
+use crate::api::shadow::ShadowReport;
 use crate::cli::client::Asked;
 use crate::cli::error::CliError;
 
@@ -43,6 +44,8 @@ pub(super) enum How {
     Stats,
     /// What both ends of connections say is put together first.
     Edges,
+    /// Counts are added, as reports have them.
+    Shadows,
 }
 
 impl Whom {
@@ -61,6 +64,7 @@ impl Whom {
             ["proxies", _, "config", _] => Self::Every(How::Known),
             ["stats"] => Self::Every(How::Stats),
             ["edges"] => Self::Every(How::Edges),
+            ["shadows"] => Self::Every(How::Shadows),
             ["tokens" | "access"] => Self::Leader,
             _ => Self::Any,
         }
@@ -106,6 +110,7 @@ impl How {
                 let parts: Vec<Linked> = read(&bodies)?;
                 written(&Linked::sum(parts).report())?
             }
+            Self::Shadows => written(&ShadowReport::sum(read::<ShadowReport>(&bodies)?))?,
             Self::Known => Value::Null,
         };
         Ok((StatusCode::OK, Bytes::from(merged.to_string())))

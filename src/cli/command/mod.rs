@@ -40,6 +40,7 @@ pub(crate) mod rollback;
 mod rotate_root;
 pub(crate) mod routes;
 pub(crate) mod services;
+pub(crate) mod shadow;
 pub(crate) mod stats;
 pub(crate) mod tag;
 pub(crate) mod token;

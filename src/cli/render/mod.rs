@@ -22,6 +22,7 @@ mod proxies;
 pub(crate) mod registry;
 pub(crate) mod resources;
 pub(crate) mod routes;
+mod shadow;
 pub(crate) mod stats;
 pub(crate) mod sarif;
 mod wrap;

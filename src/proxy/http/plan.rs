@@ -23,6 +23,7 @@ use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
 use super::answer::Answer;
 use super::ask::{Asking, Leave};
+use super::call::compare;
 use super::control::Control;
 use super::decide::decide;
 use super::fields::{Fields, Scan};
@@ -187,6 +188,8 @@ pub(crate) struct Chosen {
 pub(crate) struct Rare {
     /// Copies to be sent when the request has gone up.
     pub(crate) mirrors: RefCell<Vec<MirrorOut>>,
+    /// Its end of a comparison of two answers.
+    pub(crate) compared: Option<compare::End>,
     /// What filters gave it.
     pub(crate) passed: Option<Passed>,
     /// Another protocol that is asked for.
@@ -238,6 +241,11 @@ impl Chosen {
         self.rare.as_ref()?.session.as_ref()
     }
 
+    /// Its end of a comparison of two answers.
+    pub(crate) fn compared(&self) -> Option<&compare::End> {
+        self.rare.as_ref()?.compared.as_ref()
+    }
+
     /// What filters gave it.
     pub(crate) fn passed(&self) -> Option<&Passed> {
         self.rare.as_ref()?.passed.as_ref()
@@ -272,17 +280,25 @@ pub(crate) struct MirrorOut {
     /// Cluster index.
     pub(crate) cluster: usize,
     pub(crate) head: HeadOut,
+    /// Its end of a comparison of two answers.
+    pub(crate) compared: Option<compare::End>,
 }
 
 impl Chosen {
     /// What a copy of a request is sent by.
     pub(crate) fn mirrored(at: RouteAt, out: MirrorOut) -> Self {
+        let rare = out.compared.map(|end| {
+            Box::new(Rare {
+                compared: Some(end),
+                ..Rare::default()
+            })
+        });
         Self {
             at,
             target: 0,
             cluster: out.cluster,
             head: out.head,
-            rare: None,
+            rare,
         }
     }
 }

@@ -70,7 +70,8 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     };
     let own = policies::lower(&mut around);
     let faults = policies::faults(&mut around);
-    (config.policies, config.faults) = (own, faults);
+    let comparisons = policies::comparisons(&mut around);
+    (config.policies, config.faults, config.comparisons) = (own, faults, comparisons);
     (config.routes, config.bound) =
         routes::lower(objects, &config, &mesh.route_export, &mut findings);
     let around = gateway_api::Around {

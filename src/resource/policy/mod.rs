@@ -7,6 +7,7 @@ mod compression;
 mod fault;
 mod header;
 mod rate_limit;
+mod shadow;
 mod target;
 
 use std::sync::Arc;
@@ -18,10 +19,12 @@ pub(super) use compression::compression_policy;
 pub(super) use fault::fault_injection;
 pub(super) use header::header_policy;
 pub(super) use rate_limit::rate_limit_policy;
+pub(super) use shadow::shadow_diff;
 pub(super) use target::target;
 
 use crate::mesh::filter::{Compressor, Fault, LocalRateLimit};
 use crate::mesh::route::HeaderEdits;
+use crate::mesh::shadow::Comparison;
 
 /// A RateLimitPolicy.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,6 +53,15 @@ pub struct FaultInjection {
     pub fault: Arc<Fault>,
     /// When that ends.
     pub until_unix_ms: u64,
+}
+
+/// A ShadowDiff.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShadowDiff {
+    /// Name of the Service, in the same namespace, whose calls are copied.
+    pub service: String,
+    /// What is compared; its service is filled in when it is lowered.
+    pub how: Arc<Comparison>,
 }
 
 /// A HeaderPolicy.

@@ -97,6 +97,7 @@ pub(super) const KINDS: &[Kind] = &[
     policy("CompressionPolicy", "compressionpolicies"),
     policy("HeaderPolicy", "headerpolicies"),
     policy("FaultInjection", "faultinjections"),
+    policy("ShadowDiff", "shadowdiffs"),
 ];
 
 /// What is followed one by one, as gateways name it. Of a cluster's Secrets no other is asked for.
