@@ -137,6 +137,7 @@ pub(crate) enum Command {
     Authz(c::authz::Args),
     Stats(c::stats::Args),
     Top(c::top::Args),
+    Tap(c::tap::Args),
     Edges(c::edges::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
@@ -179,7 +180,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Shift and watch traffic",
-        &["routes", "canary", "fault", "stats", "top", "edges"],
+        &["routes", "canary", "fault", "stats", "top", "tap", "edges"],
     ),
     (
         "Look inside",

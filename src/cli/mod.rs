@@ -28,6 +28,7 @@ mod demo;
 mod error;
 mod exit;
 mod home;
+mod lines;
 mod logging;
 mod out;
 mod parse;
@@ -123,6 +124,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Authz(args) => one(cx, c::authz::run(args, cx)),
         Command::Stats(args) => one(cx, c::stats::run(args, cx)),
         Command::Top(args) => one(cx, c::top::run(args, cx)),
+        Command::Tap(args) => one(cx, c::tap::run(args, cx)),
         Command::Edges(args) => one(cx, c::edges::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),
         Command::Endpoints(args) => one(cx, c::endpoints::run(args, cx)),

@@ -33,6 +33,7 @@ impl Control {
             hub,
             trust,
             numbers,
+            taps: super::tap::Taps::default(),
             started_unix_ms: wall.millis(),
             wall,
             opened: OpenReport::default(),

@@ -205,6 +205,16 @@ impl Admin {
                     .as_ref()
                     .map_or(0, super::access_log::LogSink::dropped),
             ),
+            gauge(
+                "meshctl_taps",
+                "Taps that this proxy tells of calls.",
+                u64::try_from(self.shared.options.taps.count()).unwrap_or(u64::MAX),
+            ),
+            gauge(
+                "meshctl_tap_dropped",
+                "Calls that were not told because too many waited.",
+                self.shared.options.taps.dropped(),
+            ),
         ]);
         let tables = self.tables.load();
         families.extend(super::stats::clusters(&tables));

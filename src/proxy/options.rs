@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,6 +12,7 @@ use crate::telemetry::LogFormat;
 
 use super::application::AppPages;
 use super::overload::OverloadOptions;
+use super::tap::Taps;
 
 /// How a proxy is started.
 #[derive(Debug, Clone)]
@@ -56,6 +58,8 @@ pub struct Options {
     pub name_servers: Vec<SocketAddr>,
     /// Told the [`Revision`](crate::mesh::Revision) of each view once all workers go by it.
     pub in_force: watch::Sender<u64>,
+    /// Who looks at calls while they happen.
+    pub taps: Arc<Taps>,
 }
 
 /// Where an access log goes.
@@ -89,6 +93,7 @@ impl Default for Options {
             drain_delay: Duration::ZERO,
             name_servers: Vec::new(),
             in_force: watch::Sender::new(0),
+            taps: Arc::default(),
         }
     }
 }

@@ -39,6 +39,7 @@ use super::push::{self, PushOptions};
 use super::registration::{self, RegistrationOptions};
 use super::replicas::Replicas;
 use super::run::{ProxyError, run_after};
+use super::tap::Taps;
 
 /// How often numbers are told: live views show them as they come.
 const PUSH: Duration = Duration::from_secs(2);
@@ -250,11 +251,13 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     tasks.spawn("roots", believed::follow(views, tell_roots));
 
     let registry = Arc::new(Registry::new("Kubernetes"));
+    let taps = Arc::<Taps>::default();
     let numbers = PushOptions {
         control_plane: options.control_plane.clone(),
         server: Some(server.clone()),
         node: node_to_proto(&node),
         interval: PUSH,
+        taps: Arc::clone(&taps),
     };
     tasks.spawn(
         "metrics-push",
@@ -326,6 +329,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     let serving = run_after(
         Options {
             in_force,
+            taps,
             ..data_path(&options, node_name)
         },
         registry,

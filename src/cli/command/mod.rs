@@ -41,6 +41,7 @@ pub(crate) mod routes;
 pub(crate) mod services;
 pub(crate) mod stats;
 pub(crate) mod tag;
+pub(crate) mod tap;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod uninstall;

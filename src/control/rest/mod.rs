@@ -13,6 +13,7 @@ mod faults;
 pub mod peer;
 mod registry;
 pub mod roles;
+mod tap;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -116,6 +117,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ),
         ("/stats", get(stats)),
         ("/edges", get(edges::edges)),
+        ("/tap", get(tap::tap)),
         ("/tokens", get(trust::tokens).post(trust::token)),
         ("/tokens/{id}", delete(trust::revoke_token)),
         ("/audit", get(trust::audit)),

@@ -90,6 +90,8 @@ pub const RULES: &[Rule] = &[
     change("DELETE", "/faults/{namespace}/{service}"),
     look("GET", "/stats"),
     look("GET", "/edges"),
+    // Fields and queries of requests are for operators, which the handler sees to.
+    look("GET", "/tap"),
     look("GET", "/tokens"),
     change_noted_there("POST", "/tokens"),
     change_noted_there("DELETE", "/tokens/{id}"),

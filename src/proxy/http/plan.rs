@@ -428,11 +428,10 @@ pub(crate) fn plan(
     }) {
         return Err(Failure::BodyTooLarge);
     }
-    let mut log = worker
-        .shared
-        .log
-        .is_some()
-        .then(|| Box::new(record(worker, conn, ask, authority)));
+    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
+        conn.learn(hint, &worker.shared.registry);
+    }
+    let mut log = record(worker, conn, ask, authority);
     let path = if connect {
         Cow::Borrowed(&b"/"[..])
     } else if let Some(leave) = ask.leave {
@@ -452,9 +451,6 @@ pub(crate) fn plan(
             Err(_) => return Err(Failure::Path),
         }
     };
-    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
-        conn.learn(hint, &worker.shared.registry);
-    }
     // All of a server is where its root is.
     let whole = *path == *b"*";
     let seen = Seen {
