@@ -78,6 +78,7 @@ mod stand;
 mod steady;
 mod stream;
 mod strict;
+mod tap;
 mod tcp_backends;
 mod tokens;
 mod traffic;
