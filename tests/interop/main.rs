@@ -81,6 +81,7 @@ mod strict;
 mod tap;
 mod tcp_backends;
 mod tokens;
+mod top;
 mod traffic;
 mod validated;
 mod websocket;

@@ -225,6 +225,7 @@ pub fn status(text: &str) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::report::caller;
     use super::*;
     use crate::mesh::expression::{Attribute, Attributes, Fields, Value};
 
@@ -247,8 +248,7 @@ mod tests {
     fn node(workload: &str) -> Node {
         Node {
             workload: workload.to_owned(),
-            namespace: "default".to_owned(),
-            ..Node::default()
+            ..caller(&World::default(), "", "default").unwrap()
         }
     }
 

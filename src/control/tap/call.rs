@@ -164,6 +164,7 @@ fn flags(flags: &accesslog::ResponseFlags) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::report::caller;
     use super::*;
 
     fn entry() -> accesslog::HttpAccessLogEntry {
@@ -200,8 +201,7 @@ mod tests {
     fn told(asked: &Asked) -> Call {
         let node = Node {
             workload: "productpage-v1".to_owned(),
-            namespace: "default".to_owned(),
-            ..Node::default()
+            ..caller(&World::default(), "", "default").unwrap()
         };
         call(entry(), &node, &World::default(), asked)
     }

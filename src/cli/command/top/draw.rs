@@ -111,7 +111,11 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
         u16::try_from(longest.unwrap_or(0).max(least)).unwrap_or(u16::MAX)
     };
     // Seven gaps of one column each and at least six for the sparkline.
-    let names = area.width.saturating_sub(FIGURES + 8 + 6);
+    let more = columns_more(area.width, state.wide);
+    let spark = if more > 0 { 0 } else { 6 };
+    let names = area
+        .width
+        .saturating_sub(FIGURES + 8 + spark + more * (MORE + 1));
     let parts = shown
         .iter()
         .map(|row| state.part(row).chars().count())
@@ -120,7 +124,6 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
     let version = version.min((names / 3).max(8));
     let service = widest(|row| &row.service, 8).min(names.saturating_sub(version).max(8));
     let spark = area.width.saturating_sub(FIGURES + 8 + version + service);
-    let more = if state.wide { 3 } else { 0 };
     let spark = spark.saturating_sub(more * (MORE + 1));
     let mut widths = vec![service, version, 6, 8, 6, 6, 6, 5];
     widths.extend((0..more).map(|_| MORE));
@@ -142,13 +145,13 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
     });
     let wide = ["REQUESTS", "RETRIES", "TIMEOUTS"]
         .into_iter()
-        .filter(|_| state.wide);
+        .take(usize::from(more));
     let wide = wide.map(|head| Cell::from(Line::from(head).right_aligned()));
     let heads = Row::new(heads.into_iter().chain(wide).chain([Cell::from("")]))
         .style(Style::new().add_modifier(Modifier::BOLD));
     let rows: Vec<Row<'_>> = shown
         .iter()
-        .map(|row| line(row, state, service, version, spark, colours))
+        .map(|row| line(row, state, (service, version), (spark, more), colours))
         .collect();
     let selected = Style::new().add_modifier(Modifier::REVERSED);
     let widget = Table::new(rows, widths)
@@ -174,12 +177,20 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
     frame.render_stateful_widget(widget, area, &mut position);
 }
 
+/// How many columns more there is room for.
+fn columns_more(width: u16, wide: bool) -> u16 {
+    if wide {
+        (width.saturating_sub(60) / (MORE + 1)).clamp(1, 3)
+    } else {
+        0
+    }
+}
+
 fn line<'a>(
     row: &StatsRow,
     state: &State,
-    service: u16,
-    version: u16,
-    spark: u16,
+    (service, version): (u16, u16),
+    (spark, more): (u16, u16),
     colours: bool,
 ) -> Row<'a> {
     let figure = |text: String, tone: Tone| {
@@ -199,7 +210,7 @@ fn line<'a>(
         None => figure("-".to_owned(), Tone::Faint),
     };
     let wide = [row.requests, row.retries, row.timeouts].into_iter();
-    let wide = wide.filter(|_| state.wide);
+    let wide = wide.take(usize::from(more));
     let cells = vec![
         Cell::from(cut(&row.service, service)),
         Cell::from(cut(state.part(row), version)),
