@@ -41,6 +41,7 @@ pub mod session;
 mod sharing;
 pub mod shared_map;
 pub mod sidecar;
+pub mod tracing;
 pub mod view;
 pub mod workload;
 pub mod world;
