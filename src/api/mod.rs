@@ -18,6 +18,7 @@ pub mod registry;
 pub mod resources;
 pub mod routes;
 pub mod stats;
+pub mod traces;
 
 use serde::{Deserialize, Serialize};
 

@@ -48,6 +48,7 @@ pub mod signer;
 mod sources;
 mod throttle;
 pub mod token;
+pub mod traces;
 pub mod trust;
 pub mod views;
 
@@ -176,6 +177,8 @@ pub struct Control {
     pub(crate) hub: Hub,
     pub(crate) trust: Arc<Trust>,
     pub(crate) numbers: Numbers,
+    /// Spans that proxies sent.
+    pub(crate) traces: traces::Kept,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
@@ -292,6 +295,7 @@ pub async fn run(
         hub,
         trust: Arc::clone(&trust),
         numbers: numbers.clone(),
+        traces: traces::Kept::default(),
         started_unix_ms: wall.millis(),
         wall,
         opened,
@@ -484,7 +488,11 @@ async fn serve_secure(
         .add_service(MetricsServiceServer::new(series::Metrics::new(
             control.numbers.clone(),
             control.index.reader(),
-        )));
+        )))
+        .add_service(traces::TraceServer::new(
+            control.traces.clone(),
+            control.index.reader(),
+        ));
     let serving = Arc::clone(control);
     tasks.spawn("xds-tls", async move {
         known(&serving).await;

@@ -63,6 +63,7 @@ mod taken;
 mod tcp;
 mod timer;
 mod tls;
+mod trace;
 mod tunnel;
 mod worker;
 
@@ -71,3 +72,4 @@ pub use fixed::{Side, SideProtocol, static_view};
 pub use options::{AccessLog, Options};
 pub use overload::OverloadOptions;
 pub use run::{ProxyError, run, run_after, run_with};
+pub use trace::{Collector, TraceOptions};

@@ -43,6 +43,7 @@ pub(crate) mod stats;
 pub(crate) mod tag;
 pub(crate) mod token;
 pub(crate) mod top;
+pub(crate) mod traces;
 pub(crate) mod uninstall;
 pub(crate) mod up;
 pub(crate) mod upgrade;

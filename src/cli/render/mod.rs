@@ -24,6 +24,7 @@ pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod stats;
 pub(crate) mod sarif;
+mod traces;
 mod wrap;
 
 use serde::Serialize;

@@ -13,6 +13,7 @@ mod faults;
 pub mod peer;
 mod registry;
 pub mod roles;
+mod traces;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -116,6 +117,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ),
         ("/stats", get(stats)),
         ("/edges", get(edges::edges)),
+        ("/traces", get(traces::list)),
+        ("/traces/{id}", get(traces::one)),
         ("/tokens", get(trust::tokens).post(trust::token)),
         ("/tokens/{id}", delete(trust::revoke_token)),
         ("/audit", get(trust::audit)),

@@ -90,6 +90,8 @@ pub const RULES: &[Rule] = &[
     change("DELETE", "/faults/{namespace}/{service}"),
     look("GET", "/stats"),
     look("GET", "/edges"),
+    look("GET", "/traces"),
+    look("GET", "/traces/{id}"),
     look("GET", "/tokens"),
     change_noted_there("POST", "/tokens"),
     change_noted_there("DELETE", "/tokens/{id}"),
