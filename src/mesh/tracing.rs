@@ -2,11 +2,15 @@
 //! are Envoy's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Origin;
+use super::destinations::ROOTS;
 use super::listener::is_default;
+use super::policy::Whom;
 use super::route::Share;
 
 /// Of a path, so many bytes are told (Envoy's default).
@@ -124,4 +128,55 @@ pub enum SpanFormat {
         /// Identifiers of traces that begin here have 128 bits; else 64.
         wide: bool,
     },
+}
+
+/// What is said of spans, and for whom.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rules {
+    /// For everybody, under all else.
+    pub base: Option<Rule>,
+    /// By Telemetries, the oldest first.
+    pub all: Vec<Arc<Told>>,
+}
+
+/// What one object says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// Where it was written.
+    pub namespace: String,
+    /// For whom.
+    pub whom: Whom,
+    /// In order: what comes later goes over what came before.
+    pub rules: Vec<Rule>,
+    /// The object.
+    pub origin: Origin,
+}
+
+impl Told {
+    /// Whether it is written for the whole mesh.
+    pub fn is_of_root(&self) -> bool {
+        ROOTS.contains(&self.namespace.as_str())
+    }
+}
+
+/// One thing that is said. What is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rule {
+    /// Of the calls of applications, and of gateways.
+    pub client: bool,
+    /// Of the calls to applications.
+    pub server: bool,
+    /// Who gets spans besides the control plane, and the longest path that it takes; nobody where whoever was
+    /// named is not there.
+    pub to: Option<Option<(SpanSink, Option<u32>)>>,
+    /// Of traces that begin here.
+    pub sampling: Option<Share>,
+    /// There are none.
+    pub off: Option<bool>,
+    /// Longest path.
+    pub max_path: Option<u32>,
+    /// Tags, which take the place of others that were said before.
+    pub tags: BTreeMap<String, CustomTag>,
+    /// Those of Istio's are set too.
+    pub istio_tags: Option<bool>,
 }

@@ -193,6 +193,12 @@ impl Passing {
     }
 }
 
+/// How calls are traced where nobody says.
+fn usual() -> &'static Arc<Tracing> {
+    static USUAL: LazyLock<Arc<Tracing>> = LazyLock::new(Arc::default);
+    &USUAL
+}
+
 /// Decides whether `ask` leaves a span. None: its context passes as it came.
 #[inline]
 pub(crate) fn begin(
@@ -201,11 +207,10 @@ pub(crate) fn begin(
     ask: &Ask<'_>,
     authority: &[u8],
 ) -> Option<Passing> {
-    static USUAL: LazyLock<Arc<Tracing>> = LazyLock::new(Arc::default);
     let spans = &worker.shared.spans;
     let how = match &conn.http().options.tracing {
         Some(how) => how,
-        None if spans.own => &*USUAL,
+        None if spans.own => usual(),
         None => return None,
     };
     if how.off || !(spans.own || how.to.is_some()) {

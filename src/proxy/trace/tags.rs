@@ -1,10 +1,14 @@
 //! What a span says: its name, and the tags that Envoy and Istio set.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::mesh::WorkloadRef;
 use crate::mesh::tracing::TagFrom;
 
 use super::super::options::Options;
 use super::span::Span;
+use super::usual;
 
 /// Who makes spans, in the words of whoever reads them.
 #[derive(Debug, Clone)]
@@ -13,7 +17,9 @@ pub(super) struct Maker {
     pub(super) node: String,
     pub(super) workload: WorkloadRef,
     pub(super) cluster: String,
-    pub(super) variables: std::sync::Arc<std::collections::BTreeMap<String, String>>,
+    /// The root of its identities.
+    pub(super) mesh: String,
+    pub(super) variables: Arc<BTreeMap<String, String>>,
 }
 
 impl Maker {
@@ -22,7 +28,13 @@ impl Maker {
             node: options.node.clone(),
             workload: options.workload.clone(),
             cluster: options.cluster_id.clone(),
-            variables: std::sync::Arc::clone(&options.tracing.variables),
+            mesh: options
+                .tracing
+                .control_plane
+                .as_ref()
+                .map(|to| to.server.trust_domain.clone())
+                .unwrap_or_default(),
+            variables: Arc::clone(&options.tracing.variables),
         }
     }
 
@@ -92,6 +104,15 @@ pub(super) fn tags(span: &Span, maker: &Maker) -> Vec<(String, String)> {
     }
     if span.failed() {
         put("error", "true".to_owned());
+    }
+    // Where somebody says how calls are traced, these are among what is said.
+    if Arc::ptr_eq(&span.how, usual()) {
+        let own = &maker.workload;
+        put("istio.canonical_service", own.service.clone());
+        put("istio.canonical_revision", own.version.clone());
+        put("istio.namespace", own.namespace.clone());
+        put("istio.cluster_id", maker.cluster.clone());
+        put("istio.mesh_id", maker.mesh.clone());
     }
     for (name, tag) in &span.how.tags {
         let found = match tag.from {

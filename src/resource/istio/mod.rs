@@ -26,6 +26,7 @@ mod security_target;
 mod retries;
 mod service_entry;
 mod sidecar;
+mod span_providers;
 mod stream_route;
 mod telemetry;
 mod virtual_service;
@@ -45,6 +46,7 @@ pub use proxy_config::{ProxyConfig, annotated as proxy_annotation};
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
+pub use span_providers::SpanProvider;
 pub use stream_route::{StreamMatch, StreamRoute};
 pub use telemetry::{
     AccessLogging, MetricsOverride, MetricsRule, Telemetry, TracingRule, WorkloadMode,
