@@ -19,6 +19,7 @@ pub mod resources;
 pub mod routes;
 pub mod stats;
 pub mod tap;
+pub mod traces;
 
 use serde::{Deserialize, Serialize};
 

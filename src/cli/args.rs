@@ -139,6 +139,7 @@ pub(crate) enum Command {
     Top(c::top::Args),
     Tap(c::tap::Args),
     Edges(c::edges::Args),
+    Traces(c::traces::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
     Register(Box<c::register::Args>),
@@ -180,7 +181,9 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Shift and watch traffic",
-        &["routes", "canary", "fault", "stats", "top", "tap", "edges"],
+        &[
+            "routes", "canary", "fault", "stats", "top", "tap", "edges", "traces",
+        ],
     ),
     (
         "Look inside",

@@ -126,6 +126,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Top(args) => one(cx, c::top::run(args, cx)),
         Command::Tap(args) => one(cx, c::tap::run(args, cx)),
         Command::Edges(args) => one(cx, c::edges::run(args, cx)),
+        Command::Traces(args) => one(cx, c::traces::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),
         Command::Endpoints(args) => one(cx, c::endpoints::run(args, cx)),
         Command::Register(args) => one(cx, c::register::run(*args, cx)),

@@ -49,6 +49,7 @@ mod sources;
 pub mod tap;
 mod throttle;
 pub mod token;
+pub mod traces;
 pub mod trust;
 pub mod views;
 
@@ -180,6 +181,8 @@ pub struct Control {
     pub(crate) trust: Arc<Trust>,
     pub(crate) numbers: Numbers,
     pub(crate) taps: tap::Taps,
+    /// Spans that proxies sent.
+    pub(crate) traces: traces::Kept,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
@@ -297,6 +300,7 @@ pub async fn run(
         trust: Arc::clone(&trust),
         numbers: numbers.clone(),
         taps: tap::Taps::default(),
+        traces: traces::Kept::default(),
         started_unix_ms: wall.millis(),
         wall,
         opened,
@@ -493,7 +497,11 @@ async fn serve_secure(
         .add_service(MetricsServiceServer::new(series::Metrics::new(
             control.numbers.clone(),
             control.index.reader(),
-        )));
+        )))
+        .add_service(traces::TraceServer::new(
+            control.traces.clone(),
+            control.index.reader(),
+        ));
     let serving = Arc::clone(control);
     tasks.spawn("xds-tls", async move {
         known(&serving).await;

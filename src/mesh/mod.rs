@@ -43,6 +43,7 @@ mod sharing;
 pub mod shared_map;
 pub mod sidecar;
 pub mod tap;
+pub mod tracing;
 pub mod view;
 pub mod workload;
 pub mod world;

@@ -18,6 +18,7 @@ use super::policy::{Injected, Policy};
 use super::route::{HashPolicy, Share};
 use super::shared_map::SharedMap;
 use super::sidecar::Sidecar;
+use super::tracing::Rules;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
 
 /// Immutable; a change makes a new one that shares what did not change.
@@ -74,6 +75,8 @@ pub struct Config {
     pub policies: Vec<Arc<Policy>>,
     /// Faults that are injected for a while, by service.
     pub faults: BTreeMap<Hostname, Arc<Injected>>,
+    /// What is said of spans.
+    pub tracing: Rules,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -99,6 +102,7 @@ impl Default for Config {
             authentication: Authentication::default(),
             policies: Vec::new(),
             faults: BTreeMap::new(),
+            tracing: Rules::default(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

@@ -64,6 +64,7 @@ mod tap;
 mod tcp;
 mod timer;
 mod tls;
+mod trace;
 mod tunnel;
 mod worker;
 
@@ -73,3 +74,4 @@ pub use options::{AccessLog, Options};
 pub use overload::OverloadOptions;
 pub use run::{ProxyError, run, run_after, run_with};
 pub use tap::Taps;
+pub use trace::{Collector, TraceOptions};

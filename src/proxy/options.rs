@@ -13,6 +13,7 @@ use crate::telemetry::LogFormat;
 use super::application::AppPages;
 use super::overload::OverloadOptions;
 use super::tap::Taps;
+use super::trace::TraceOptions;
 
 /// How a proxy is started.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Options {
     pub application: AppPages,
     /// Access log; off when absent.
     pub access_log: Option<AccessLog>,
+    /// Traces.
+    pub tracing: TraceOptions,
     /// How long requests may take to end once the proxy is told to. Default 45 s (Istio's).
     pub drain: Duration,
     /// When to protect the proxy from running out.
@@ -88,6 +91,7 @@ impl Default for Options {
             local: Vec::new(),
             application: AppPages::default(),
             access_log: None,
+            tracing: TraceOptions::default(),
             drain: Duration::from_secs(45),
             overload: OverloadOptions::default(),
             drain_delay: Duration::ZERO,

@@ -44,6 +44,7 @@ pub(crate) mod tag;
 pub(crate) mod tap;
 pub(crate) mod token;
 pub(crate) mod top;
+pub(crate) mod traces;
 pub(crate) mod uninstall;
 pub(crate) mod up;
 pub(crate) mod upgrade;

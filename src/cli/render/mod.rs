@@ -25,6 +25,7 @@ pub(crate) mod routes;
 pub(crate) mod stats;
 pub(crate) mod sarif;
 pub(crate) mod tap;
+mod traces;
 mod wrap;
 
 use serde::Serialize;

@@ -14,6 +14,7 @@ pub mod peer;
 mod registry;
 pub mod roles;
 mod tap;
+mod traces;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -118,6 +119,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/stats", get(stats)),
         ("/edges", get(edges::edges)),
         ("/tap", get(tap::tap)),
+        ("/traces", get(traces::list)),
+        ("/traces/{id}", get(traces::one)),
         ("/tokens", get(trust::tokens).post(trust::token)),
         ("/tokens/{id}", delete(trust::revoke_token)),
         ("/audit", get(trust::audit)),

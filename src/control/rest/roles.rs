@@ -92,6 +92,8 @@ pub const RULES: &[Rule] = &[
     look("GET", "/edges"),
     // Fields and queries of requests are for operators, which the handler sees to.
     look("GET", "/tap"),
+    look("GET", "/traces"),
+    look("GET", "/traces/{id}"),
     look("GET", "/tokens"),
     change_noted_there("POST", "/tokens"),
     change_noted_there("DELETE", "/tokens/{id}"),

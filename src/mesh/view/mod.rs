@@ -26,6 +26,7 @@ mod sessions;
 mod streams;
 mod termination;
 mod tokens;
+mod tracing;
 mod authorization;
 
 pub use common::{Common, Outlook, Scope};

@@ -95,6 +95,9 @@ impl Base {
         let before = &*self.config;
         // Faults are put over whole tables.
         let injected = !config.faults.is_empty() || !before.faults.is_empty();
+        if config.tracing != before.tracing {
+            return None;
+        }
         if config.outbound != before.outbound || config.baseline != before.baseline || injected {
             return None;
         }
