@@ -80,6 +80,7 @@ mod stream;
 mod strict;
 mod tcp_backends;
 mod tokens;
+mod traced;
 mod traffic;
 mod validated;
 mod websocket;
