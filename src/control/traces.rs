@@ -262,7 +262,10 @@ mod tests {
 
     fn export(namespace: &str, id: Option<SpiffeId>) -> (Kept, Result<i64, tonic::Code>) {
         let kept = Kept::default();
-        let world = crate::rt::Published::new(Revised::default());
+        let world = crate::rt::Published::new(Revised {
+            revision: 0,
+            world: Arc::default(),
+        });
         let server = TraceServer::new(kept.clone(), world.reader());
         let mut request = Request::new(ExportTraceServiceRequest {
             resource_spans: vec![group(namespace)],

@@ -82,6 +82,7 @@ mod tap;
 mod tcp_backends;
 mod tokens;
 mod top;
+mod traced;
 mod traffic;
 mod validated;
 mod websocket;

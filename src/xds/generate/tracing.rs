@@ -48,7 +48,7 @@ fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
     vec((word(), "[a-z%]{1,6}"), 0..3)
 }
 
-fn sink() -> impl Strategy<Value = SpanSink> {
+fn sink() -> BoxedStrategy<SpanSink> {
     let grpc = (word(), text(), headers(), duration(), text());
     let grpc = grpc.prop_map(|(cluster, authority, headers, timeout, service)| SpanSink {
         cluster,
@@ -81,11 +81,11 @@ fn sink() -> impl Strategy<Value = SpanSink> {
             },
         },
     );
-    prop_oneof![grpc, http]
+    prop_oneof![grpc, http].boxed()
 }
 
 /// Any tracing, mostly none.
-pub(super) fn tracing() -> impl Strategy<Value = Option<Arc<Tracing>>> {
+pub(super) fn tracing() -> BoxedStrategy<Option<Arc<Tracing>>> {
     let all = (
         any::<bool>(),
         share(),
@@ -102,5 +102,6 @@ pub(super) fn tracing() -> impl Strategy<Value = Option<Arc<Tracing>>> {
             to,
         })
     });
-    option::weighted(0.3, all)
+    // On the heap: what is made up of a listener is large on the stack already.
+    option::weighted(0.3, all).boxed()
 }

@@ -44,4 +44,5 @@ mod support;
 mod tcp;
 mod timeouts;
 mod tokens;
+mod traces;
 mod tunnels;
