@@ -109,7 +109,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
             "expected the end",
         ),
         ("(response.code == 1", 20, "expected `)`"),
-        ("request.method.lower() == 'get'", 21, "takes a string"),
+        ("request.method.lower() == 'get'", 22, "takes a string"),
         ("request.method.lower('x')", 16, "not known"),
         ("request.url_path.matches('(')", 18, "regular expression"),
         ("request.method == 'GET", 19, "no closing"),

@@ -21,10 +21,17 @@ pub(super) fn table(frame: &mut Frame<'_>, area: Rect, state: &State, colours: b
     let rows = state.shown_calls();
     // Eight gaps of one column; names and paths share what is left.
     let left = area.width.saturating_sub(FIGURES.iter().sum::<u16>() + 8);
-    let name = (left / 3).clamp(6, if state.wide { 60 } else { 30 });
-    let path = left.saturating_sub(2 * name);
+    let longest = |of: fn(&super::calls::Row) -> &str| {
+        let all = rows.iter().map(|row| of(row).chars().count()).max();
+        u16::try_from(all.unwrap_or(0).max(6)).unwrap_or(u16::MAX)
+    };
+    let path = longest(|row| &row.key.path).min(left.saturating_sub(2 * 12)).max(left / 4);
+    let both = left.saturating_sub(path);
+    let source = longest(|row| &row.key.source).max(11).min(both / 2);
+    let destination = longest(|row| &row.key.destination).max(12).min(both.saturating_sub(source));
+    let path = left.saturating_sub(source + destination);
     let [method, figures @ ..] = FIGURES;
-    let widths = [name, name, method, path].into_iter().chain(figures);
+    let widths = [source, destination, method, path].into_iter().chain(figures);
     let heads = By::ALL.map(|by| {
         let arrow = match (by == state.by, state.reverse) {
             (false, _) => "",
@@ -45,8 +52,8 @@ pub(super) fn table(frame: &mut Frame<'_>, area: Rect, state: &State, colours: b
         .iter()
         .map(|row| {
             Row::new([
-                Cell::from(cut(&safe(&row.key.source), name)),
-                Cell::from(cut(&safe(&row.key.destination), name)),
+                Cell::from(cut(&safe(&row.key.source), source)),
+                Cell::from(cut(&safe(&row.key.destination), destination)),
                 Cell::from(cut(&safe(&row.key.method), method)),
                 Cell::from(cut(&safe(&row.key.path), path)),
                 figure(row.count.to_string(), Tone::Plain),

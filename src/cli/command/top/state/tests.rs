@@ -160,7 +160,7 @@ fn one_looks_closer_and_comes_back() {
     assert_eq!(state.shown_calls().len(), 2);
     assert_eq!(press(&mut state, "\u{1b}"), Effect::Ask);
     assert_eq!(press(&mut state, "q"), Effect::Ask);
-    assert_eq!((state.level(), state.selected), (&Level::Services, 0));
+    assert_eq!((state.level(), state.selected), (&Level::Services, 1));
     assert_eq!(press(&mut state, "q"), Effect::Quit);
 }
 
