@@ -86,6 +86,8 @@ pub enum AuditEvent {
     AccessRefused,
     /// Something was asked of the API that changes the mesh.
     ApiWrite,
+    /// What requests may hold secrets in was asked of the API.
+    ApiRead,
 }
 
 impl AuditEvent {

@@ -19,6 +19,8 @@ pub mod resources;
 pub mod routes;
 pub mod shadow;
 pub mod stats;
+pub mod tap;
+pub mod traces;
 
 use serde::{Deserialize, Serialize};
 

@@ -137,8 +137,10 @@ pub(crate) enum Command {
     Authz(c::authz::Args),
     Stats(c::stats::Args),
     Top(c::top::Args),
+    Tap(c::tap::Args),
     Edges(c::edges::Args),
     Shadow(c::shadow::Args),
+    Traces(c::traces::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
     Register(Box<c::register::Args>),
@@ -182,7 +184,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     (
         "Shift and watch traffic",
         &[
-            "routes", "canary", "fault", "stats", "top", "edges", "shadow",
+            "routes", "canary", "fault", "stats", "top", "tap", "edges", "shadow", "traces",
         ],
     ),
     (

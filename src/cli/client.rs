@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -19,10 +20,12 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use crate::api::access::Role;
 use crate::api::{PREFIX, Problem, Reason};
 
 use super::cluster::{Answered, Mesh};
 use super::error::{CliError, Way};
+use super::lines;
 use super::remote::{self, Remote};
 
 /// Longest answer that is read.
@@ -129,6 +132,39 @@ impl Client {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
+    /// What it answers line by line, for as long as it goes on; several replicas at once. `role` is the least that may
+    /// ask for it.
+    pub(crate) async fn lines(
+        &self,
+        path: &str,
+        role: Role,
+    ) -> Result<BoxStream<'static, Result<Vec<u8>, CliError>>, CliError> {
+        if let Place::Cluster(mesh) = &self.place {
+            return Ok(lines::joined(mesh.lines(path, role).await?));
+        }
+        let (stream, host, bearer) = self.connected().await?;
+        let broken = |error| self.unreachable(error);
+        let lines = lines::open(stream, (host, bearer.as_ref()), path, &broken).await?;
+        Ok(lines::joined(vec![lines]))
+    }
+
+    /// A connection, the name of its other end, and what proves who asks; not in a cluster.
+    async fn connected(&self) -> Result<(Pin<Box<dyn Wire>>, &str, Option<HeaderValue>), CliError> {
+        match &self.place {
+            Place::Socket(socket) => {
+                let stream = UnixStream::connect(socket).await;
+                let stream = stream.map_err(|source| self.no_connection(socket, source))?;
+                Ok((Box::pin(stream), "meshctl", None))
+            }
+            Place::Remote(remote) => {
+                let stream = remote.connect().await;
+                let stream = stream.map_err(|source| self.unreachable(source))?;
+                Ok((Box::pin(stream), remote.address(), remote.bearer()))
+            }
+            Place::Cluster(_) => Err(CliError::failed("a cluster has several")),
+        }
+    }
+
     /// Whether the control plane is ready to serve; unreachable is an error.
     pub(crate) async fn ready(&self) -> Result<bool, CliError> {
         let (status, _) = self.exchange(Method::GET, "/ready", None).await?;
@@ -203,19 +239,10 @@ impl Client {
             path: path.into(),
             body,
         };
-        let (stream, host, bearer): (Pin<Box<dyn Wire>>, _, _) = match &self.place {
-            Place::Cluster(mesh) => return mesh.ask(&asked).await,
-            Place::Socket(socket) => {
-                let stream = UnixStream::connect(socket).await;
-                let stream = stream.map_err(|source| self.no_connection(socket, source))?;
-                (Box::pin(stream), "meshctl", None)
-            }
-            Place::Remote(remote) => {
-                let stream = remote.connect().await;
-                let stream = stream.map_err(|source| self.unreachable(source))?;
-                (Box::pin(stream), remote.address(), remote.bearer())
-            }
-        };
+        if let Place::Cluster(mesh) = &self.place {
+            return mesh.ask(&asked).await;
+        }
+        let (stream, host, bearer) = self.connected().await?;
         let broken = |error| self.unreachable(error);
         speak(stream, (host, bearer.as_ref()), &asked, &broken).await
     }

@@ -30,6 +30,7 @@ mod error;
 mod exit;
 mod home;
 mod load;
+mod lines;
 mod logging;
 mod out;
 mod parse;
@@ -127,8 +128,10 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Authz(args) => one(cx, c::authz::run(args, cx)),
         Command::Stats(args) => one(cx, c::stats::run(args, cx)),
         Command::Top(args) => one(cx, c::top::run(args, cx)),
+        Command::Tap(args) => one(cx, c::tap::run(args, cx)),
         Command::Edges(args) => one(cx, c::edges::run(args, cx)),
         Command::Shadow(args) => one(cx, c::shadow::run(args, cx)),
+        Command::Traces(args) => one(cx, c::traces::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),
         Command::Endpoints(args) => one(cx, c::endpoints::run(args, cx)),
         Command::Register(args) => one(cx, c::register::run(*args, cx)),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::mesh::route::Share;
 use crate::mesh::{Hostname, Locality};
 
 /// Go's durations: `300ms`, `30s`, `5m`, `1h30m`, `7d`; `0` alone needs no unit.
@@ -49,6 +50,19 @@ pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?} is not KEY=VALUE")),
     }
+}
+
+/// A share of requests, in percent, in steps of a ten-thousandth.
+pub(crate) fn percent(text: &str) -> Result<Share, String> {
+    let number: Option<f64> = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    let parts = number
+        .filter(|number| (0.0..=100.0).contains(number))
+        .and_then(|number| format!("{:.0}", number * 10_000.0).parse().ok());
+    let parts = parts.ok_or_else(|| format!("{text:?} is not a percentage from 0 to 100"))?;
+    Ok(Share {
+        of: 1_000_000,
+        parts,
+    })
 }
 
 /// `header:NAME=VALUE`.

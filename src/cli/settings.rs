@@ -244,6 +244,15 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var_os(name)?.into_string().ok()
 }
 
+/// All variables, for tags of spans that name one. Not our own: some of those are secrets, and who may say
+/// what spans tell may not know them.
+pub(crate) fn variables() -> std::collections::BTreeMap<String, String> {
+    let all = std::env::vars_os();
+    all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| !name.starts_with("MESHCTL_"))
+        .collect()
+}
+
 /// What every process that `up` starts gets of our environment.
 pub(crate) fn handed_on() -> Vec<(String, String)> {
     named(&["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"])

@@ -10,7 +10,7 @@ use super::index::Index;
 use super::push::Hub;
 use super::series::Numbers;
 use super::trust::{self, Trust};
-use super::{Control, ControlError, hub_options, serve_api};
+use super::{Control, ControlError, hub_options, serve_api, traces};
 use crate::rt::{Tasks, Wall};
 use crate::source::store::{OpenReport, Store, StoreError};
 
@@ -33,6 +33,8 @@ impl Control {
             hub,
             trust,
             numbers,
+            taps: super::tap::Taps::default(),
+            traces: traces::Kept::default(),
             started_unix_ms: wall.millis(),
             wall,
             opened: OpenReport::default(),

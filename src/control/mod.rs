@@ -46,8 +46,10 @@ pub mod serve_api;
 pub mod serve_tls;
 pub mod signer;
 mod sources;
+pub mod tap;
 mod throttle;
 pub mod token;
+pub mod traces;
 pub mod trust;
 pub mod views;
 
@@ -57,6 +59,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
+use envoy_types::pb::envoy::service::extension::v3::extension_config_discovery_service_server::ExtensionConfigDiscoveryServiceServer;
 use envoy_types::pb::envoy::service::metrics::v3::metrics_service_server::MetricsServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -176,6 +180,9 @@ pub struct Control {
     pub(crate) hub: Hub,
     pub(crate) trust: Arc<Trust>,
     pub(crate) numbers: Numbers,
+    pub(crate) taps: tap::Taps,
+    /// Spans that proxies sent.
+    pub(crate) traces: traces::Kept,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
@@ -292,6 +299,8 @@ pub async fn run(
         hub,
         trust: Arc::clone(&trust),
         numbers: numbers.clone(),
+        taps: tap::Taps::default(),
+        traces: traces::Kept::default(),
         started_unix_ms: wall.millis(),
         wall,
         opened,
@@ -478,13 +487,21 @@ async fn serve_secure(
         audit: trust.audit_fn(),
         wall: control.wall.clone(),
     });
+    let reader = control.index.reader();
+    let taps = tap::serve::TapServer::new(control.taps.clone(), reader, tasks.clone());
     let routes = Routes::from(rest::registry_routes(Arc::clone(control)))
         .add_service(ads::Ads::new(control.hub.clone()).into_service())
         .add_service(ca)
+        .add_service(ExtensionConfigDiscoveryServiceServer::new(taps.clone()))
+        .add_service(AccessLogServiceServer::new(taps))
         .add_service(MetricsServiceServer::new(series::Metrics::new(
             control.numbers.clone(),
             control.index.reader(),
-        )));
+        )))
+        .add_service(traces::TraceServer::new(
+            control.traces.clone(),
+            control.index.reader(),
+        ));
     let serving = Arc::clone(control);
     tasks.spawn("xds-tls", async move {
         known(&serving).await;

@@ -201,26 +201,25 @@ impl Metrics {
     pub fn new(numbers: Numbers, world: Reader<Revised>) -> Self {
         Self { numbers, world }
     }
+}
 
-    /// Why `id` may not speak for `node`.
-    fn refuses(&self, node: &str, id: &SpiffeId) -> Option<String> {
-        let SpiffeId {
-            namespace,
-            service_account,
-            ..
-        } = id;
-        let Some((name, of)) = id_name(node).filter(|(_, of)| of == namespace) else {
-            return Some(format!(
-                "{node} is not of namespace {namespace}, which the certificate is for"
-            ));
-        };
-        let key = (of.to_owned(), name.to_owned());
-        let world = &self.world.load().world;
-        let owner = &world.instances.get(&key)?.service_account;
-        (owner != service_account).then(|| {
-            format!("{node} is of account {owner}, and the certificate is for {service_account}")
-        })
-    }
+/// Why `id` may not speak for `node`.
+pub(super) fn refuses(world: &World, node: &str, id: &SpiffeId) -> Option<String> {
+    let SpiffeId {
+        namespace,
+        service_account,
+        ..
+    } = id;
+    let Some((name, of)) = id_name(node).filter(|(_, of)| of == namespace) else {
+        return Some(format!(
+            "{node} is not of namespace {namespace}, which the certificate is for"
+        ));
+    };
+    let key = (of.to_owned(), name.to_owned());
+    let owner = &world.instances.get(&key)?.service_account;
+    (owner != service_account).then(|| {
+        format!("{node} is of account {owner}, and the certificate is for {service_account}")
+    })
 }
 
 #[tonic::async_trait]
@@ -245,10 +244,10 @@ impl MetricsService for Metrics {
                     "the first message must say which node it is from",
                 ));
             }
-            if let Some(reason) = self.refuses(&node, &proven) {
+            let world = Arc::clone(&self.world.load().world);
+            if let Some(reason) = refuses(&world, &node, &proven) {
                 return Err(Status::permission_denied(reason));
             }
-            let world = Arc::clone(&self.world.load().world);
             self.numbers.push(&node, &message, &proven, &world);
         }
         Ok(Response::new(StreamMetricsResponse {}))

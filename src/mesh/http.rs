@@ -2,12 +2,14 @@
 //! them, and how long it waits. The fields are those of Envoy's `HttpConnectionManager`; the
 //! defaults are what a sidecar does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::http2::Http2Options;
+use super::tracing::Tracing;
 
 /// Options of a chain that serves HTTP.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct HttpOptions {
     /// Protocols that a caller may switch to.
     #[serde(skip_serializing_if = "is_default")]
     pub upgrades: Upgrades,
+    /// What calls leave spans; where nothing is said, the usual ones, for the control plane alone.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

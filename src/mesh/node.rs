@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::workload::{canonical_revision, canonical_service};
 use super::{Locality, Protocol};
 
 /// A client of the control plane, as it describes itself. The control plane holds what it says
@@ -40,6 +41,18 @@ pub struct Node {
     pub transparent: bool,
     /// Ports of its application.
     pub applications: Vec<Application>,
+}
+
+impl Node {
+    /// Istio's canonical service, of its labels; else the workload.
+    pub fn canonical_service(&self) -> &str {
+        canonical_service(&self.labels).unwrap_or(&self.workload)
+    }
+
+    /// Istio's canonical revision, of its labels; else `latest`.
+    pub fn canonical_revision(&self) -> &str {
+        canonical_revision(&self.labels).unwrap_or("latest")
+    }
 }
 
 /// One port of the application behind a sidecar.

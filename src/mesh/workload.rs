@@ -49,6 +49,31 @@ pub struct Instance {
     pub mtls: bool,
 }
 
+fn first<'l>(labels: &'l BTreeMap<String, String>, of: [&str; 3]) -> Option<&'l str> {
+    let found = of.iter().find_map(|label| labels.get(*label));
+    found.map(String::as_str)
+}
+
+/// Istio's canonical service, where labels say it.
+pub(super) fn canonical_service(labels: &BTreeMap<String, String>) -> Option<&str> {
+    let names = [
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ];
+    first(labels, names)
+}
+
+/// Istio's canonical revision, where labels say it.
+pub(super) fn canonical_revision(labels: &BTreeMap<String, String>) -> Option<&str> {
+    let names = [
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ];
+    first(labels, names)
+}
+
 fn one() -> u32 {
     1
 }
@@ -73,26 +98,12 @@ impl Instance {
 
     /// Istio's canonical service name: its label, else `app`, else the workload.
     pub fn canonical_service(&self) -> &str {
-        [
-            "service.istio.io/canonical-name",
-            "app.kubernetes.io/name",
-            "app",
-        ]
-        .iter()
-        .find_map(|label| self.labels.get(*label))
-        .map_or(self.workload.as_str(), String::as_str)
+        canonical_service(&self.labels).unwrap_or(&self.workload)
     }
 
     /// Istio's canonical revision: its label, else `version`, else `latest`.
     pub fn canonical_revision(&self) -> &str {
-        [
-            "service.istio.io/canonical-revision",
-            "app.kubernetes.io/version",
-            "version",
-        ]
-        .iter()
-        .find_map(|label| self.labels.get(*label))
-        .map_or("latest", String::as_str)
+        canonical_revision(&self.labels).unwrap_or("latest")
     }
 
     /// Its identity under `trust_domain`.

@@ -19,6 +19,7 @@ use super::route::{HashPolicy, Share};
 use super::shadow::Comparison;
 use super::shared_map::SharedMap;
 use super::sidecar::Sidecar;
+use super::tracing::Rules;
 use super::{Balancing, Hostname, Instance, LoadBalancer, Origin, Route, Service, SpiffeId};
 
 /// Immutable; a change makes a new one that shares what did not change.
@@ -77,6 +78,8 @@ pub struct Config {
     pub faults: BTreeMap<Hostname, Arc<Injected>>,
     /// What answers to copies of calls are compared by, by service.
     pub comparisons: BTreeMap<Hostname, Arc<Comparison>>,
+    /// What is said of spans.
+    pub tracing: Rules,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -103,6 +106,7 @@ impl Default for Config {
             policies: Vec::new(),
             faults: BTreeMap::new(),
             comparisons: BTreeMap::new(),
+            tracing: Rules::default(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

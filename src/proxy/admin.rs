@@ -199,12 +199,42 @@ impl Admin {
                 self.sum(|stats| stats.pooled.load(Ordering::Relaxed)),
             ),
             gauge(
+                "meshctl_spans_sent",
+                "Spans that those who get them have taken.",
+                self.shared.spans.counts.sent.load(Ordering::Relaxed),
+            ),
+            gauge(
+                "meshctl_spans_dropped",
+                "Spans dropped because a queue was full.",
+                self.shared.spans.counts.dropped.load(Ordering::Relaxed),
+            ),
+            gauge(
+                "meshctl_spans_failed",
+                "Spans that were refused, or given up.",
+                self.shared.spans.counts.failed.load(Ordering::Relaxed),
+            ),
+            gauge(
+                "meshctl_spans_limited",
+                "Sampled calls without a span, as there were too many in a second.",
+                self.shared.spans.counts.limited.load(Ordering::Relaxed),
+            ),
+            gauge(
                 "meshctl_access_log_dropped",
                 "Access-log records dropped because the queue was full.",
                 self.shared
                     .log
                     .as_ref()
                     .map_or(0, super::access_log::LogSink::dropped),
+            ),
+            gauge(
+                "meshctl_taps",
+                "Taps that this proxy tells of calls.",
+                u64::try_from(self.shared.options.taps.count()).unwrap_or(u64::MAX),
+            ),
+            gauge(
+                "meshctl_tap_dropped",
+                "Calls that were not told because too many waited.",
+                self.shared.options.taps.dropped(),
             ),
         ]);
         let tables = self.tables.load();

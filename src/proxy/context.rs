@@ -28,12 +28,15 @@ use super::tables::http::HttpTable;
 use super::tables::{Surroundings, Tables};
 use super::taken::{Taken, Today};
 use super::tls::Identity;
+use super::trace::{Lane, Spans};
 
 /// What all threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) registry: Arc<Registry>,
+    /// Spans on their way out.
+    pub(crate) spans: Spans,
     /// Where access logs go; nowhere when off.
     pub(crate) log: Option<LogSink>,
     pub(crate) wall: Wall,
@@ -50,6 +53,7 @@ impl Shared {
     pub(crate) fn new(options: Options, registry: Arc<Registry>, log: Option<LogSink>) -> Self {
         Self {
             gateway: options.node.starts_with("router~"),
+            spans: Spans::new(&options.tracing),
             options,
             registry,
             log,
@@ -158,6 +162,8 @@ pub(crate) struct Worker {
     live: RefCell<Rc<Live>>,
     pub(crate) pools: Pools,
     pub(crate) recorder: Recorder,
+    /// Where it puts spans.
+    pub(crate) spans: Lane,
     connections: RefCell<HashMap<u64, Entry>>,
     next: Cell<u64>,
     /// No new requests are to be started on connections.
@@ -290,6 +296,7 @@ impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, live: Live) -> Rc<Self> {
         Rc::new(Self {
             recorder: Recorder::new(Arc::clone(&shared.registry)),
+            spans: shared.spans.lane(),
             shared,
             live: RefCell::new(Rc::new(live)),
             pools: Pools::default(),

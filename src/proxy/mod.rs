@@ -60,9 +60,11 @@ mod stats;
 mod stream;
 mod tables;
 mod taken;
+mod tap;
 mod tcp;
 mod timer;
 mod tls;
+mod trace;
 mod tunnel;
 mod worker;
 
@@ -71,3 +73,5 @@ pub use fixed::{Side, SideProtocol, static_view};
 pub use options::{AccessLog, Options};
 pub use overload::OverloadOptions;
 pub use run::{ProxyError, run, run_after, run_with};
+pub use tap::Taps;
+pub use trace::{Collector, TraceOptions};

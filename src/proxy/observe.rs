@@ -115,7 +115,7 @@ pub(crate) fn request(
         head_bytes + ended.received,
         ended.sent,
     );
-    let (Some(mut record), Some(log)) = (log, &worker.shared.log) else {
+    let Some(mut record) = log else {
         return;
     };
     record.code = ended.status;
@@ -134,7 +134,19 @@ pub(crate) fn request(
     if let Some(address) = ended.upstream_local {
         record.upstream_local = address.to_string();
     }
-    log.write(&record);
+    if let Some(log) = &worker.shared.log {
+        log.write(&record);
+    }
+    if record.tapped {
+        record.grpc = grpc;
+        record.grpc_status = key.grpc_status;
+        (record.source, record.destination) = (source, destination);
+        record.service = ended.service;
+        record.mtls |= ended.mtls;
+        let now = worker.shared.millis(rt::now());
+        let taps = &worker.shared.options.taps;
+        taps.offer(record, now, &worker.shared.registry);
+    }
 }
 
 /// Counts a TCP connection while it lasts, and logs it at its end.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,6 +12,8 @@ use crate::telemetry::LogFormat;
 
 use super::application::AppPages;
 use super::overload::OverloadOptions;
+use super::tap::Taps;
+use super::trace::TraceOptions;
 
 /// How a proxy is started.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Options {
     pub application: AppPages,
     /// Access log; off when absent.
     pub access_log: Option<AccessLog>,
+    /// Traces.
+    pub tracing: TraceOptions,
     /// How long requests may take to end once the proxy is told to. Default 45 s (Istio's).
     pub drain: Duration,
     /// When to protect the proxy from running out.
@@ -56,6 +61,8 @@ pub struct Options {
     pub name_servers: Vec<SocketAddr>,
     /// Told the [`Revision`](crate::mesh::Revision) of each view once all workers go by it.
     pub in_force: watch::Sender<u64>,
+    /// Who looks at calls while they happen.
+    pub taps: Arc<Taps>,
 }
 
 /// Where an access log goes.
@@ -84,11 +91,13 @@ impl Default for Options {
             local: Vec::new(),
             application: AppPages::default(),
             access_log: None,
+            tracing: TraceOptions::default(),
             drain: Duration::from_secs(45),
             overload: OverloadOptions::default(),
             drain_delay: Duration::ZERO,
             name_servers: Vec::new(),
             in_force: watch::Sender::new(0),
+            taps: Arc::default(),
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::tls::Material;
 
 use super::control_link::Caller;
 use super::replicas::Replicas;
+use super::tap::{self, Taps};
 
 /// Where numbers go, and how often.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct PushOptions {
     pub node: Node,
     /// Default 5 s.
     pub interval: Duration,
+    /// Asked for, and told of, over the same connection.
+    pub taps: Arc<Taps>,
 }
 
 /// Pushes what `registry` has counted until cancelled.
@@ -65,6 +68,7 @@ async fn stream(
     backoff: &mut Backoff,
 ) -> Result<(), String> {
     let channel = channel(options, identities).await?;
+    let told = tap::follow(channel.clone(), &options.node, (&options.taps, registry));
     let mut client = MetricsServiceClient::new(channel);
     let (messages, sent) = mpsc::channel(1);
     let feed = async {
@@ -89,6 +93,7 @@ async fn stream(
             answer.map(drop).map_err(|status| status.to_string())
         }
         () = feed => Ok(()),
+        () = told => Ok(()),
     }
 }
 

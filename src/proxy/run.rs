@@ -21,7 +21,7 @@ use super::context::Shared;
 use super::control::Control;
 use super::handover::{self, Event, Giver, Restart};
 use super::options::Options;
-use super::{credentials, health, overload, resolve};
+use super::{credentials, health, overload, resolve, trace};
 
 /// A listener that could not be opened is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -184,6 +184,7 @@ pub async fn run_after(
         tasks.clone(),
     );
     tasks.spawn("health-checks", checks);
+    let spans = trace::deliver::start(&shared, control.tables.reader(), identities.clone(), &tasks);
     tasks.spawn("memory", async {
         for started in STARTED {
             tokio::time::sleep(started).await;
@@ -260,6 +261,7 @@ pub async fn run_after(
         tokio::time::sleep(delay).await;
     }
     control.drain(drain).await;
+    trace::deliver::flush(&spans).await;
     endpoints.end().await;
     tasks.end().await;
     if let Some(Restart {

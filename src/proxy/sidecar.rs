@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Problem;
 use crate::mesh::node::Application;
+use crate::mesh::route::Share;
 use crate::mesh::{
     self, Client, Health, Instance, Locality, Node, NodeKind, Protocol, SpiffeId, WorkloadRef,
 };
@@ -39,6 +40,8 @@ use super::push::{self, PushOptions};
 use super::registration::{self, RegistrationOptions};
 use super::replicas::Replicas;
 use super::run::{ProxyError, run_after};
+use super::tap::Taps;
+use super::trace::{Collector, TraceOptions};
 
 /// How often numbers are told: live views show them as they come.
 const PUSH: Duration = Duration::from_secs(2);
@@ -111,6 +114,10 @@ pub struct SidecarOptions {
     pub pages: AppPages,
     /// Off when absent.
     pub access_log: Option<AccessLog>,
+    /// Of traces that begin here, whatever the configuration says.
+    pub trace_sampling: Option<Share>,
+    /// The environment, for tags of spans that come from it.
+    pub variables: Arc<BTreeMap<String, String>>,
     /// How long a drain may take.
     pub drain: Duration,
     /// How long it takes connections while it says already that it is not ready.
@@ -250,11 +257,13 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     tasks.spawn("roots", believed::follow(views, tell_roots));
 
     let registry = Arc::new(Registry::new("Kubernetes"));
+    let taps = Arc::<Taps>::default();
     let numbers = PushOptions {
         control_plane: options.control_plane.clone(),
         server: Some(server.clone()),
         node: node_to_proto(&node),
         interval: PUSH,
+        taps: Arc::clone(&taps),
     };
     tasks.spawn(
         "metrics-push",
@@ -326,6 +335,7 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
     let serving = run_after(
         Options {
             in_force,
+            taps,
             ..data_path(&options, node_name)
         },
         registry,
@@ -512,6 +522,14 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
         local,
         application: pages,
         access_log: options.access_log.clone(),
+        tracing: TraceOptions {
+            control_plane: Some(Collector {
+                at: options.control_plane.clone(),
+                server: tls::control_plane_id(&options.trust_domain),
+            }),
+            sampling: options.trace_sampling,
+            variables: Arc::clone(&options.variables),
+        },
         drain: options.drain,
         drain_delay: options.drain_delay,
         ..Options::default()

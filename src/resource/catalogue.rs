@@ -39,7 +39,7 @@ const CORE: [&str; 6] = [
 ];
 /// Kinds for callers from outside, and whether they live in a namespace.
 const INGRESS: [(&str, bool); 2] = [("Ingress", true), ("IngressClass", false)];
-const ISTIO: [(&str, &str); 11] = [
+const ISTIO: [(&str, &str); 12] = [
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("ServiceEntry", "networking.istio.io"),
@@ -51,6 +51,7 @@ const ISTIO: [(&str, &str); 11] = [
     ("RequestAuthentication", "security.istio.io"),
     ("AuthorizationPolicy", "security.istio.io"),
     ("ProxyConfig", "networking.istio.io"),
+    ("Telemetry", "telemetry.istio.io"),
 ];
 
 /// Kinds of other meshes that are read: kind, group, versions.
@@ -137,13 +138,8 @@ const UDP: &str = "meshctl carries no UDP; let callers reach the service without
 const ROUTES: &str = "write a VirtualService (networking.istio.io/v1) with the same matches";
 
 /// Kinds of meshes that are refused, with what to do instead.
-const REFUSED: [(&str, &str, &str); 32] = [
+const REFUSED: [(&str, &str, &str); 31] = [
     ("EnvoyFilter", "networking.istio.io", ENVOY),
-    (
-        "Telemetry",
-        "telemetry.istio.io",
-        "every proxy reports Istio's standard metrics without it",
-    ),
     ("WasmPlugin", "extensions.istio.io", ENVOY),
     ("TrafficExtension", "extensions.istio.io", ENVOY),
     (
@@ -276,7 +272,11 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
         };
     }
     if let Some((known, _)) = ISTIO.iter().find(|known| **known == (kind, group)) {
-        return version_of(&["v1", "v1beta1", "v1alpha3"], known, true);
+        let versions: &[&str] = match *known {
+            "Telemetry" => &["v1", "v1alpha1"],
+            _ => &["v1", "v1beta1", "v1alpha3"],
+        };
+        return version_of(versions, known, true);
     }
     if let Some((_, filed, namespaced)) = GATEWAY_API.iter().find(|(known, ..)| *known == kind)
         && group == GROUP

@@ -63,6 +63,8 @@ pub const INGRESS_PATH: &str = "MSH0404";
 pub const PROVIDER_UNKNOWN: &str = "MSH0510";
 /// Somebody who lets pass what it does not answer to.
 pub const PROVIDER_FAILS_OPEN: &str = "MSH0513";
+/// Telemetry names somebody who gets nothing.
+pub const TELEMETRY_PROVIDER: &str = "IST0157";
 /// Keys of an issuer that are fetched without TLS.
 pub const KEYS_UNPROTECTED: &str = "MSH0530";
 /// Keys of an issuer that verify no tokens here.
@@ -256,6 +258,13 @@ pub const ALL: &[Code] = &[
         "DeploymentConflictingPorts",
         "two containers of a pod have one port",
         "Give each container a port of its own.",
+    ),
+    code(
+        Severity::Warning,
+        TELEMETRY_PROVIDER,
+        "InvalidTelemetryProvider",
+        "a Telemetry, or defaultProviders of the MeshConfig, names a provider that gets nothing",
+        "Write the provider into extensionProviders of the MeshConfig, with a service and a port that there are.",
     ),
     code(
         Severity::Warning,

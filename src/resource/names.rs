@@ -42,6 +42,7 @@ const SPECS: &str = "specs.smi-spec.io";
 const LINKERD: &str = "linkerd.io";
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
+const TELEMETRY: &str = "telemetry.istio.io";
 const GATEWAYS: &str = crate::resource::gateway_api::GROUP;
 const POLICIES: &str = "policy.meshctl.dev";
 
@@ -86,6 +87,7 @@ const NAMES: &[Name] = &[
         &["ap"],
         SECURITY,
     ),
+    name("Telemetry", "telemetries", &["telemetry"], TELEMETRY),
     cluster(name("GatewayClass", "gatewayclasses", &["gc"], GATEWAYS)),
     name(
         "Gateway.gateway.networking.k8s.io",

@@ -9,7 +9,8 @@ use super::gateway_api::{
 };
 use super::istio::{
     AuthorizationPolicy, DestinationRule, Gateway, PeerAuthentication, ProxyConfig,
-    RequestAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry, WorkloadGroup,
+    RequestAuthentication, ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntry,
+    WorkloadGroup,
 };
 use super::kube::{
     ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
@@ -128,6 +129,8 @@ pub enum Kind {
     PeerAuthentication(PeerAuthentication),
     /// `security.istio.io`.
     RequestAuthentication(RequestAuthentication),
+    /// `telemetry.istio.io`.
+    Telemetry(Telemetry),
     /// Who may call whom.
     AuthorizationPolicy(AuthorizationPolicy),
     /// `gateway.networking.k8s.io`.

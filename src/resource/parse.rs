@@ -442,6 +442,7 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
             Kind::RequestAuthentication(istio::request_authentication(fields))
         }
         "AuthorizationPolicy" => Kind::AuthorizationPolicy(istio::authorization_policy(fields)),
+        "Telemetry" => Kind::Telemetry(istio::telemetry(fields)),
         "GatewayClass" => Kind::GatewayClass(gateway_api::gateway_class(fields)),
         "Gateway.gateway.networking.k8s.io" => Kind::ListeningGateway(gateway_api::gateway(fields)),
         "HTTPRoute" => Kind::HttpRoute(gateway_api::http_route(fields)),

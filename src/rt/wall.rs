@@ -26,17 +26,26 @@ impl Wall {
     /// Now, in milliseconds since the epoch.
     pub fn millis(&self) -> UnixMillis {
         match self {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one place that reads the clock"
-            )]
-            Self::System => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| {
-                    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-                }),
+            Self::System => u64::try_from(Self::since_epoch().as_millis()).unwrap_or(u64::MAX),
             Self::Fixed(millis) => millis.load(Ordering::Relaxed),
         }
+    }
+
+    /// Now, in microseconds since the epoch.
+    pub fn micros(&self) -> u64 {
+        match self {
+            Self::System => u64::try_from(Self::since_epoch().as_micros()).unwrap_or(u64::MAX),
+            Self::Fixed(millis) => millis.load(Ordering::Relaxed).saturating_mul(1_000),
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the clock"
+    )]
+    fn since_epoch() -> Duration {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.unwrap_or(Duration::ZERO)
     }
 
     /// Now, as the standard library's type.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::rt::UnixMillis;
 
-use super::Flag;
+use super::{Flag, PeerId, ServiceId};
 
 /// Details of a call that policies refuse (Envoy's).
 pub const DENIED: &str = "rbac_access_denied";
@@ -73,6 +73,26 @@ pub struct AccessRecord {
     pub server_name: String,
     /// Route's name.
     pub route: String,
+    /// Towards the application.
+    pub inbound: bool,
+    /// The other end has proven who it is.
+    pub mtls: bool,
+    /// The caller's proven name.
+    pub principal: String,
+    /// It is gRPC.
+    pub grpc: bool,
+    /// `grpc-status`.
+    pub grpc_status: Option<u8>,
+    /// Who called.
+    pub source: PeerId,
+    /// Who answered.
+    pub destination: PeerId,
+    /// What was called.
+    pub service: ServiceId,
+    /// Fields of the request that somebody asks about, by their names in lower case.
+    pub request_headers: Vec<(String, String)>,
+    /// Somebody who taps may be told of it.
+    pub tapped: bool,
 }
 
 impl AccessRecord {

@@ -12,6 +12,7 @@ pub mod flag;
 pub mod link;
 pub mod names;
 pub mod openmetrics;
+pub mod otlp;
 pub mod recorder;
 pub mod registry;
 pub mod shadow;

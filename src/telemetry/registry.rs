@@ -179,6 +179,11 @@ impl Registry {
         self.lock().peers.get(id.0)
     }
 
+    /// The labels of an interned service.
+    pub fn service_labels(&self, id: ServiceId) -> ServiceLabels {
+        self.lock().services.get(id.0)
+    }
+
     /// Interns a service.
     pub fn service(&self, service: &ServiceRef) -> ServiceId {
         self.named_service(service.host.as_str(), &service.name, &service.namespace)

@@ -11,6 +11,7 @@ mod jwt_authn;
 mod rbac;
 mod origination;
 mod route;
+mod tracing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

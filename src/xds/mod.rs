@@ -19,6 +19,7 @@ mod pb;
 pub mod snapshot;
 mod structs;
 pub mod subscription;
+pub mod tap;
 
 pub use decode::{Decoded, Rejected, decode};
 pub use encode::encode;

@@ -10,6 +10,7 @@ pub(crate) use envoy_types::pb::envoy::config::core::v3 as core;
 pub(crate) use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub(crate) use envoy_types::pb::envoy::config::listener::v3 as listener;
 pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
+pub(crate) use envoy_types::pb::envoy::config::trace::v3 as trace;
 pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as ratelimit;
 pub(crate) use envoy_types::pb::envoy::extensions::compression::gzip::compressor::v3::Gzip;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_delay;
@@ -41,6 +42,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 pub(crate) use envoy_types::pb::envoy::r#type::http::v3 as http_cookie;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub(crate) use envoy_types::pb::envoy::r#type::tracing::v3 as custom_tag;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as int32_range;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::fractional_percent as percent;
 pub(crate) use envoy_types::pb::envoy::r#type::v3::{
@@ -103,6 +105,11 @@ pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
 /// Whether `any` says that it is an `M`. Only what follows the last slash counts.
 pub(crate) fn is<M: Name>(any: &Any) -> bool {
     any.type_url.rsplit('/').next() == Some(M::full_name().as_str())
+}
+
+/// What it says that it is.
+pub(crate) fn any_name(any: &Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
 pub(crate) fn u32_value(value: u32) -> Option<UInt32Value> {

@@ -70,6 +70,7 @@ const COMMANDS: &[&str] = &[
     "stats",
     "support-bundle",
     "tag",
+    "tap",
     "tag list",
     "tag remove",
     "tag set",

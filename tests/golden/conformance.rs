@@ -125,6 +125,12 @@ const KINDS: &[Kind] = &[
         fields: include_str!("conformance/authorization-policy.txt"),
     },
     Kind {
+        name: "Telemetry",
+        group: "telemetry.istio.io",
+        base: r#"{"tracing":[{"randomSamplingPercentage":1}]}"#,
+        fields: include_str!("conformance/telemetry.txt"),
+    },
+    Kind {
         name: "GatewayClass",
         group: GATEWAY_API,
         base: r#"{"controllerName":"meshctl.dev/gateway-controller"}"#,

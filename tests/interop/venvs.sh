@@ -4,7 +4,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 target=${CARGO_TARGET_DIR:-$here/../../target}
-for name in envoy grpc fuse websocket kubernetes; do
+for name in envoy grpc fuse websocket kubernetes otlp; do
     venv=$target/interop/$name
     wanted=$here/requirements-$name.txt
     if cmp -s "$wanted" "$venv/requirements.txt"; then

@@ -4,6 +4,7 @@
 //! goes through it, and the token in it is one that the API server gave to who asks. What several replicas must be
 //! asked for, and how their answers become one, is left to [`merge`].
 
+mod lines;
 mod merge;
 pub(crate) mod objects;
 
@@ -21,7 +22,6 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 use crate::api::access::Role;
 use crate::api::{PREFIX, Problem, Reason};
@@ -307,33 +307,10 @@ impl Mesh {
         asked: &Asked<'_>,
         bearer: &HeaderValue,
     ) -> Result<Answered, CliError> {
-        let namespace = &self.place.system_namespace;
+        let stream = self.reach(session, pod).await?;
         let of_pod = |words: String| self.unreachable(io::Error::other(format!("{pod}: {words}")));
-        let reached = async {
-            let stream = session
-                .cluster
-                .dial(namespace, pod, API_PORT)
-                .await
-                .map_err(|error| match error {
-                    error @ ClusterError::Refused { .. } => of_pod(error.to_string()),
-                    error => self.failed(&format!("reach pod {pod}"), Role::Viewer, error),
-                })?;
-            TlsConnector::from(Arc::clone(&session.tls))
-                .connect(session.server.clone(), stream)
-                .await
-                .map_err(|error| of_pod(tls::explain(&error)))
-        };
-        let stream = tokio::time::timeout(PATIENCE, reached)
-            .await
-            .map_err(|_| of_pod("it took too long to reach it".to_owned()))??;
         let broken = |error: io::Error| of_pod(error.to_string());
-        speak(
-            Box::pin(stream),
-            (&session.host, Some(bearer)),
-            asked,
-            &broken,
-        )
-        .await
+        speak(stream, (&session.host, Some(bearer)), asked, &broken).await
     }
 
     /// Asks whom the question is for, and makes one answer of theirs.

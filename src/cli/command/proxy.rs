@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -11,7 +12,8 @@ use super::carry;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
-use crate::cli::{logging, parse};
+use crate::cli::{logging, parse, settings};
+use crate::mesh::route::Share;
 use crate::mesh::{self, Locality};
 use crate::proxy::identity::TokenSource;
 use crate::proxy::replicas::Replicas;
@@ -129,6 +131,9 @@ pub(crate) struct Args {
     /// Log every request to standard output
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     access_log: LogForm,
+    /// Percent of traces that begin here, whatever the configuration says
+    #[arg(long, value_name = "PERCENT", value_parser = parse::percent)]
+    trace_sampling: Option<Share>,
     /// How long requests may take to end after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = parse::duration)]
     drain: Duration,
@@ -235,6 +240,8 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) pages: proxy::AppPages,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) trace_sampling: Option<Share>,
+    pub(crate) variables: Arc<BTreeMap<String, String>>,
     pub(crate) drain: Duration,
     pub(crate) drain_delay: Duration,
     pub(crate) hot_restart: bool,
@@ -365,6 +372,8 @@ fn options(args: Args, cx: &Context) -> Result<Options, CliError> {
             .access_log
             .format()
             .map(|format| AccessLog { format, path: None }),
+        trace_sampling: args.trace_sampling,
+        variables: Arc::new(settings::variables()),
         drain: args.drain,
         drain_delay: args.drain_delay,
         hot_restart: args.hot_restart,
@@ -483,6 +492,8 @@ fn sidecar_options(options: Options) -> SidecarOptions {
         workers: options.workers,
         pages: options.pages,
         access_log: options.access_log,
+        trace_sampling: options.trace_sampling,
+        variables: options.variables,
         drain: options.drain,
         drain_delay: options.drain_delay,
         hot_restart: options.hot_restart,

@@ -66,6 +66,8 @@ pub(crate) struct Query {
     pub(crate) from: Option<String>,
     pub(crate) to: Option<String>,
     pub(crate) by: Option<By>,
+    /// Of all namespaces, whatever `-n` says.
+    pub(crate) everywhere: bool,
 }
 
 /// Asks for the signals.
@@ -73,6 +75,7 @@ pub(crate) async fn fetch(cx: &Context, query: &Query) -> Result<StatsReport, Cl
     let window = query.window.as_secs().to_string();
     let (service, namespace) = match &query.service {
         Some((service, namespace)) => (Some(service.as_str()), Some(namespace.as_str())),
+        None if query.everywhere => (None, None),
         None => (None, cx.only_namespace()),
     };
     let query = path(
@@ -101,6 +104,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         from: args.from,
         to: args.to,
         by: args.by,
+        everywhere: false,
     };
     let report = fetch(cx, &query).await?;
     cx.out.report(&report)?;

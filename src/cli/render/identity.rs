@@ -137,6 +137,7 @@ fn event(event: AuditEvent) -> &'static str {
         AuditEvent::AccessRevoked => "access revoked",
         AuditEvent::AccessRefused => "access refused",
         AuditEvent::ApiWrite => "api write",
+        AuditEvent::ApiRead => "api read",
     }
 }
 

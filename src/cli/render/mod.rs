@@ -25,6 +25,8 @@ pub(crate) mod routes;
 mod shadow;
 pub(crate) mod stats;
 pub(crate) mod sarif;
+pub(crate) mod tap;
+mod traces;
 mod wrap;
 
 use serde::Serialize;

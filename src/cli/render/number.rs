@@ -125,6 +125,12 @@ pub(crate) fn until(then: UnixMillis, now: UnixMillis) -> String {
     }
 }
 
+/// `08:00:00.123`, in UTC.
+pub(crate) fn moment_of_day(then: UnixMillis) -> Option<String> {
+    let moment = jiff::Timestamp::from_millisecond(i64::try_from(then).ok()?).ok()?;
+    Some(moment.strftime("%H:%M:%S%.3f").to_string())
+}
+
 /// A moment in UTC: `2026-01-31T12:00:00Z`.
 pub(crate) fn moment(then: UnixMillis) -> String {
     i64::try_from(then)

@@ -14,6 +14,8 @@ pub mod peer;
 mod registry;
 pub mod roles;
 mod shadows;
+mod tap;
+mod traces;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -118,6 +120,9 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/stats", get(stats)),
         ("/edges", get(edges::edges)),
         ("/shadows", get(shadows::shadows)),
+        ("/tap", get(tap::tap)),
+        ("/traces", get(traces::list)),
+        ("/traces/{id}", get(traces::one)),
         ("/tokens", get(trust::tokens).post(trust::token)),
         ("/tokens/{id}", delete(trust::revoke_token)),
         ("/audit", get(trust::audit)),

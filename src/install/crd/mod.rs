@@ -6,7 +6,7 @@
 //! what is not read here: the objects of an Istio that comes later survive.
 //!
 //! Defined are all kinds that `resource` reads and Kubernetes does not have. Of the kinds that are
-//! refused by name, `EnvoyFilter`, `Telemetry` and `WasmPlugin` are defined too: charts bring them, and whoever
+//! refused by name, `EnvoyFilter` and `WasmPlugin` are defined too: charts bring them, and whoever
 //! applies one is told the native way, where a cluster without the kind says only that it has no match
 //! for it. The others are gone from where they came from, or too young for anybody to bring them.
 

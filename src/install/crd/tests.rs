@@ -30,7 +30,7 @@ const BUILT_IN: [&str; 13] = [
     "IngressClass",
 ];
 /// Kinds that are defined and not read.
-const REFUSED: [&str; 3] = ["EnvoyFilter", "Telemetry", "WasmPlugin"];
+const REFUSED: [&str; 2] = ["EnvoyFilter", "WasmPlugin"];
 /// How many objects are made up for each kind.
 const SAMPLES: u64 = 300;
 

@@ -27,6 +27,7 @@ mod shadows;
 mod streams;
 mod termination;
 mod tokens;
+mod tracing;
 mod authorization;
 
 pub use common::{Common, Outlook, Scope};

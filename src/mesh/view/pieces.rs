@@ -1,6 +1,7 @@
 //! What a view is put together from.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::common::{Common, Outlook, Scope};
@@ -8,6 +9,7 @@ use super::inbound::Facts;
 use super::routing::{Base, Routing};
 use super::{
     View, backend_tls, credentials, faults, gateway, inbound, node, routing, scope, shadows,
+    tracing,
 };
 use crate::mesh::sidecar::{self, Sidecar};
 use crate::mesh::world::Config;
@@ -113,6 +115,7 @@ impl Pieces<'_> {
             && config.policies == before.policies
             && config.trust_domain == before.trust_domain
             && config.baseline == before.baseline
+            && config.tracing == before.tracing
             && credentials::same((config, before), &self.node)
             && sidecar == self.sidecar.map(|(_, own)| own)
             && common.keeps_choosing((config, before), &self.node)
@@ -122,6 +125,17 @@ impl Pieces<'_> {
     fn shape(&self, view: &mut View) {
         for listener in view.listeners.values_mut() {
             self.world.config.baseline.shape(listener);
+        }
+        let own: BTreeSet<String> = view.clusters.keys().cloned().collect();
+        let knows = |cluster: &str| {
+            let shared = self.scopes.iter();
+            own.contains(cluster)
+                || shared
+                    .map(|scope| &scope.clusters)
+                    .any(|all| all.get(cluster).is_some())
+        };
+        for listener in view.listeners.values_mut() {
+            tracing::shape(&self.world.config, &self.node, listener, &knows);
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) enum Kept {
 
 /// Why a check did not come to an answer.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(crate) enum Broken {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
@@ -124,7 +124,7 @@ async fn ask(
 }
 
 /// A connection for requests.
-enum Sender {
+pub(crate) enum Sender {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
 }
@@ -148,30 +148,42 @@ impl Sender {
         }
         let speak = if http2 { Speak::Http2 } else { Speak::Http1 };
         let io = TokioIo::new(connect(target, speak).await?);
+        Self::over(io, http2, tasks).await
+    }
+
+    /// On a connection that is there.
+    pub(crate) async fn over(
+        io: TokioIo<Box<dyn Io>>,
+        http2: bool,
+        tasks: &Tasks,
+    ) -> Result<Self, Broken> {
         if http2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
-            tasks.spawn("health-check connection", async move {
+            tasks.spawn("own connection", async move {
                 // The request that it was for has failed too, and says so.
                 let _ended = connection.await;
             });
             Ok(Self::Http2(sender))
         } else {
             let (sender, connection) = http1::handshake(io).await?;
-            tasks.spawn("health-check connection", async move {
+            tasks.spawn("own connection", async move {
                 let _ended = connection.await;
             });
             Ok(Self::Http1(sender))
         }
     }
 
-    async fn is_ready(&mut self) -> bool {
+    pub(crate) async fn is_ready(&mut self) -> bool {
         match self {
             Self::Http1(sender) => sender.ready().await.is_ok(),
             Self::Http2(sender) => sender.ready().await.is_ok(),
         }
     }
 
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
         match self {
             Self::Http1(sender) => {
                 let (mut head, body) = request.into_parts();
@@ -199,7 +211,7 @@ impl Sender {
     }
 }
 
-async fn connect(target: &Target, speak: Speak) -> Result<Box<dyn Io>, Broken> {
+pub(crate) async fn connect(target: &Target, speak: Speak) -> Result<Box<dyn Io>, Broken> {
     let cluster = &target.policy;
     let tls = cluster.tls.as_ref().filter(|_| target.mtls);
     if tls.is_none() && cluster.tls.as_ref().is_some_and(|tls| tls.required) {
@@ -266,7 +278,7 @@ fn authority<'t>(target: &'t Target, named: &'t str) -> &'t str {
 
 /// The URI of `path` at `host`. A cluster's name, with its bars, is a host to Envoy and none to
 /// anybody else; an HTTP/1 head carries it, an HTTP/2 one gets the address instead.
-fn uri(target: &Target, host: &str, path: &str) -> Result<http::Uri, http::Error> {
+pub(crate) fn uri(target: &Target, host: &str, path: &str) -> Result<http::Uri, http::Error> {
     let path = if path.is_empty() { "/" } else { path };
     let plain: Result<http::uri::Authority, _> = host.parse();
     let authority = match plain {

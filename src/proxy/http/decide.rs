@@ -15,6 +15,7 @@ use super::super::context::{Conn, Live, Worker};
 use super::super::filter::{self, Filter, Filters, Passed, Refusal};
 use super::super::tables::route::ForwardTable;
 use super::super::tables::{ClusterTable, RouteAction};
+use super::super::trace::Passing;
 use super::Version;
 use super::answer::Answer;
 use super::call::compare;
@@ -39,7 +40,7 @@ pub(super) fn decide(
     conn: &Conn,
     routes: Option<usize>,
     seen: &Seen<'_>,
-    (facts, text): (Facts, Vec<u8>),
+    (facts, text, trace): (Facts, Vec<u8>, Option<&Passing>),
     delay: &mut Duration,
 ) -> Result<Then, Failure> {
     let table_index = routes.ok_or(Failure::NoRoute)?;
@@ -128,6 +129,9 @@ pub(super) fn decide(
                 if seen.ask.leave.is_some() {
                     marks.keep_request_id();
                 }
+                if let Some(sampled) = trace.filter(|trace| trace.span.is_some()) {
+                    marks.name_request(|| sampled.request_id());
+                }
                 Box::new(marks)
             });
             let control = (seen.ask.scan.controlled || table.looks_at_heads).then(|| {
@@ -155,6 +159,7 @@ pub(super) fn decide(
                     .as_ref()
                     .and_then(|passed| passed.compressing.as_ref())
                     .is_some_and(|how| how.policy.hide_accept_encoding),
+                trace,
             };
             let mut mirrors = if forward.mirrors.is_empty() || facts.upgrade || facts.connect {
                 Vec::new()
@@ -261,6 +266,8 @@ struct Out<'o, 'm> {
     added: &'o [(String, String)],
     /// The endpoint does not learn which codings the caller takes.
     hides_encoding: bool,
+    /// What is said of its trace.
+    trace: Option<&'o Passing>,
 }
 
 impl Out<'_, '_> {
@@ -295,6 +302,7 @@ impl Out<'_, '_> {
                 && self.forward.timeout.is_none()
                 && (conn.principal.is_some() || control::is_trusted(conn, seen.ask.fields)),
             tells_grpc: self.control.is_some_and(|control| control.tell_grpc),
+            trace: self.trace,
         };
         // Every server knows how to be asked for another protocol by HTTP/1.1, few by HTTP/2.
         let only_http2 = cluster.config.protocol == UpstreamProtocol::Http2;

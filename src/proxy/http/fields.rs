@@ -101,6 +101,10 @@ pub(crate) struct Scan<'m> {
     pub(crate) grpc: bool,
     pub(crate) grpc_status: Option<u8>,
     pub(crate) has_request_id: bool,
+    /// It is part of a trace.
+    pub(crate) traced: bool,
+    /// It asks to be traced.
+    pub(crate) forces_trace: bool,
     pub(crate) has_forwarded_proto: bool,
     pub(crate) peer: Option<&'m [u8]>,
     /// The peer's proxy says that its application never got the request.
@@ -206,7 +210,10 @@ pub(crate) fn scan(fields: Fields<'_>) -> Result<Scan<'_>, BadFields> {
         | Name::Expect
         | Name::AttemptCount
         | Name::ServiceTime
+        | Name::TraceState
         | Name::GrpcTimeout => {}
+        Name::Trace => scan.traced = true,
+        Name::ForceTrace => scan.forces_trace = true,
         Name::ExpectedTimeout => scan.expected_timeout = true,
         Name::Control => scan.controlled = true,
         Name::IdempotencyKey => scan.idempotency_key = true,
@@ -407,6 +414,8 @@ mod tests {
             ("x-envoy-upstream-rq-per-try-timeout-ms", Name::Control),
             ("x-envoy-expected-rq-timeout-ms", Name::ExpectedTimeout),
             ("grpc-timeout", Name::GrpcTimeout),
+            ("X-Envoy-Force-Trace", Name::ForceTrace),
+            ("X-B3-Sampled", Name::Trace),
             ("x-envoy-force-tracx", Name::Other),
         ] {
             assert_eq!(classify(name.as_bytes()), expected, "{name}");

@@ -4,6 +4,7 @@
 //! the next), and edits apply while it passes. Fields of one connection only never pass.
 
 use super::super::jwt::Told;
+use super::super::trace::Passing;
 use super::edits::Edits;
 use super::fields::{Fields, Name, Scan, classify};
 use super::h2::block::{Block, is_field};
@@ -135,6 +136,8 @@ pub(crate) struct RequestOut<'r> {
     pub(crate) web: bool,
     /// The endpoint does not learn which codings the caller takes.
     pub(crate) hides_encoding: bool,
+    /// What it says of the trace that it is part of, where that is not what came.
+    pub(crate) trace: Option<&'r Passing>,
 }
 
 impl RequestOut<'_> {
@@ -170,7 +173,11 @@ impl RequestOut<'_> {
             | Name::ForwardedFor
             | Name::ForwardedProto
             | Name::RequestId
+            | Name::ForceTrace
             | Name::Via => passes(name) && marks.is_none_or(|marks| !marks.replaces(known, name)),
+            Name::Trace | Name::TraceState => {
+                passes(name) && self.trace.is_none_or(|trace| !trace.replaces(known))
+            }
             Name::ContentType if self.web => false,
             Name::Cookie
             | Name::ContentType
@@ -187,13 +194,22 @@ impl RequestOut<'_> {
                     sink.put(b"x-forwarded-proto", proto(self.tls));
                 }
                 if !self.scan.has_request_id {
-                    sink.put(b"x-request-id", &request_id());
+                    let sampled = self.trace.filter(|trace| trace.span.is_some());
+                    let id = sampled.map_or_else(request_id, Passing::request_id);
+                    sink.put(b"x-request-id", &id);
                 }
                 if let Some(certificate) = self.client_cert {
                     sink.put(b"x-forwarded-client-cert", certificate);
                 }
             }
             Some(marks) => marks.each(|name, value| sink.put(name.as_bytes(), value)),
+        }
+        if let Some(trace) = self.trace {
+            trace.each(|name, value| {
+                if !self.edits.touches(name.as_bytes()) {
+                    sink.put(name.as_bytes(), value);
+                }
+            });
         }
         if self.web {
             sink.put(b"content-type", b"application/grpc");
@@ -344,6 +360,9 @@ impl ResponseOut<'_> {
             | Name::ExpectedTimeout
             | Name::GrpcTimeout
             | Name::IdempotencyKey
+            | Name::Trace
+            | Name::TraceState
+            | Name::ForceTrace
             | Name::AttemptCount => passes(name),
         });
         if informational {
@@ -463,6 +482,7 @@ mod tests {
             tells_grpc: false,
             web: false,
             hides_encoding: false,
+            trace: None,
         }
         .write_text(&mut out);
         String::from_utf8(out).unwrap()

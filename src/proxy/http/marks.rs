@@ -165,6 +165,13 @@ impl RequestMarks {
         marks
     }
 
+    /// The request is sent on with `id`, where it gets a new one.
+    pub(crate) fn name_request(&mut self, id: impl FnOnce() -> [u8; 36]) {
+        if let Some(new) = &mut self.new_request_id {
+            *new = id();
+        }
+    }
+
     /// The request has its id already.
     pub(crate) fn keep_request_id(&mut self) {
         self.new_request_id = None;
@@ -231,7 +238,7 @@ pub(crate) fn request_id() -> [u8; 36] {
 }
 
 /// The lowest 32 bits as hexadecimal digits, all eight at once.
-fn digits(bits: u128) -> [u8; 8] {
+pub(crate) fn digits(bits: u128) -> [u8; 8] {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let mut spread = u64::try_from(bits & 0xffff_ffff).unwrap_or(0);
     spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;

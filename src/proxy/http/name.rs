@@ -29,6 +29,12 @@ pub(crate) enum Name {
     Server,
     Expect,
     RequestId,
+    /// The trace that a request is part of: `traceparent`, `b3`, `x-b3-…`.
+    Trace,
+    /// `tracestate`: what others say of that trace.
+    TraceState,
+    /// `x-envoy-force-trace`.
+    ForceTrace,
     AttemptCount,
     ServiceTime,
     /// A caller's wish about the limits of its request.
@@ -114,6 +120,8 @@ fn envoy(name: &[u8]) -> Name {
         Name::AttemptCount
     } else if is("x-envoy-internal") {
         Name::Internal
+    } else if is("x-envoy-force-trace") {
+        Name::ForceTrace
     } else if is(EXPECTED_TIMEOUT) {
         Name::ExpectedTimeout
     } else if CONTROLS.into_iter().any(is) {
@@ -126,6 +134,7 @@ fn envoy(name: &[u8]) -> Name {
 /// What `name` is. By length first: most names differ from all of these in it.
 pub(crate) fn classify(name: &[u8]) -> Name {
     let (found, is_it) = match (name.len(), name.first().map(|first| first | 0x20)) {
+        (2, Some(b'b')) => (Name::Trace, is(name, b"b3")),
         (2, _) => (Name::Te, is(name, b"te")),
         (3, _) => (Name::Via, is(name, b"via")),
         (4, _) => (Name::Host, is(name, b"host")),
@@ -134,9 +143,17 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         (6, _) => (Name::Cookie, is(name, b"cookie")),
         (7, _) => (Name::Upgrade, is(name, b"upgrade")),
         (10, Some(b'k')) => (Name::Hop, is(name, b"keep-alive")),
+        (10, Some(b't')) => (Name::TraceState, is(name, b"tracestate")),
+        (10, Some(b'x')) => (Name::Trace, is(name, b"x-b3-flags")),
         (10, _) => (Name::Connection, is(name, b"connection")),
+        (11, Some(b't')) => (Name::Trace, is(name, b"traceparent")),
+        (11, Some(b'x')) => (Name::Trace, is(name, b"x-b3-spanid")),
         (11, _) => (Name::GrpcStatus, is(name, b"grpc-status")),
-        (12, Some(b'x')) => (Name::RequestId, is(name, b"x-request-id")),
+        (12, Some(b'x')) if is(name, b"x-request-id") => (Name::RequestId, true),
+        (12, Some(b'x')) => (
+            Name::Trace,
+            is(name, b"x-b3-traceid") || is(name, b"x-b3-sampled"),
+        ),
         (12, Some(b'g')) => (Name::GrpcTimeout, is(name, b"grpc-timeout")),
         (12, _) => (Name::ContentType, is(name, b"content-type")),
         (14, Some(b'x')) => (Name::Peer, is(name, b"x-meshctl-peer")),
@@ -145,6 +162,7 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         (15, Some(b'x')) => (Name::ForwardedFor, is(name, b"x-forwarded-for")),
         (15, _) => (Name::IdempotencyKey, is(name, b"idempotency-key")),
         (16, Some(b'p')) => (Name::Hop, is(name, b"proxy-connection")),
+        (17, Some(b'x')) if is(name, b"x-b3-parentspanid") => (Name::Trace, true),
         (17, Some(b'x')) => (Name::ForwardedProto, is(name, b"x-forwarded-proto")),
         (17, _) => (Name::TransferEncoding, is(name, b"transfer-encoding")),
         (23, _) => (Name::ClientCert, is(name, b"x-forwarded-client-cert")),
@@ -193,6 +211,13 @@ mod tests {
             UNDELIVERED,
             EXPECTED_TIMEOUT,
             CONTROLS[0],
+            "b3",
+            "traceparent",
+            "tracestate",
+            "x-b3-spanid",
+            "x-b3-flags",
+            "x-b3-parentspanid",
+            "x-envoy-force-trace",
         ] {
             let kind = classify(known.as_bytes());
             assert_ne!(kind, Name::Other, "{known}");

@@ -21,6 +21,7 @@ use super::super::jwt::Told;
 use super::super::tables::RouteAction;
 use super::super::tables::http::HttpTable;
 use super::super::tables::route::ForwardTable;
+use super::super::trace::{self, Passing, Span};
 use super::answer::Answer;
 use super::ask::{Asking, Leave};
 use super::call::compare;
@@ -107,6 +108,8 @@ pub(crate) struct Plan {
     /// Size of the head as it came.
     pub(crate) head_bytes: u64,
     pub(crate) log: Option<Box<AccessRecord>>,
+    /// What its trace will be told, where it is sampled.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 impl Plan {
@@ -117,6 +120,7 @@ impl Plan {
             then: Then::Fail(failure, None),
             head_bytes: 0,
             log: None,
+            span: None,
         }
     }
 }
@@ -444,11 +448,10 @@ pub(crate) fn plan(
     }) {
         return Err(Failure::BodyTooLarge);
     }
-    let mut log = worker
-        .shared
-        .log
-        .is_some()
-        .then(|| Box::new(record(worker, conn, ask, authority)));
+    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
+        conn.learn(hint, &worker.shared.registry);
+    }
+    let mut log = record(worker, conn, ask, authority);
     let path = if connect {
         Cow::Borrowed(&b"/"[..])
     } else if let Some(leave) = ask.leave {
@@ -463,14 +466,12 @@ pub(crate) fn plan(
                     then: Then::Answer(Answer::elsewhere(path), None),
                     head_bytes: 0,
                     log,
+                    span: None,
                 });
             }
             Err(_) => return Err(Failure::Path),
         }
     };
-    if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
-        conn.learn(hint, &worker.shared.registry);
-    }
     // All of a server is where its root is.
     let whole = *path == *b"*";
     let seen = Seen {
@@ -483,12 +484,13 @@ pub(crate) fn plan(
     };
     let overload = &worker.shared.overload;
     facts.keep &= !overload.ends_connections() || facts.version == Version::Http2;
+    let passing = trace::begin(worker, conn, ask, authority);
     let mut delay = Duration::ZERO;
     let then = if overload.refuses() {
         overload.refused.fetch_add(1, Ordering::Relaxed);
         Then::Fail(Failure::Overloaded, None)
     } else {
-        let out = (facts, text);
+        let out = (facts, text, passing.as_ref());
         let told = filters.and_then(|filters| filters.jwt.as_deref());
         let told = told.map(|jwt| match ask.leave {
             Some(leave) => leave.told(),
@@ -520,6 +522,12 @@ pub(crate) fn plan(
             })
             .unwrap_or_else(|failure| Then::Fail(failure, None))
     };
+    let mut span = passing.and_then(Passing::into_span);
+    if let (Some(span), Some((_, cluster))) = (&mut span, then.meant())
+        && let Some(cluster) = live.tables.cluster(cluster)
+    {
+        span.to(&cluster.config);
+    }
     if let (Some(record), Some((at, cluster))) = (&mut log, then.meant()) {
         record.route = at
             .route(live)
@@ -541,6 +549,7 @@ pub(crate) fn plan(
         then,
         head_bytes: 0,
         log,
+        span,
     })
 }
 

@@ -1,17 +1,60 @@
-//! What the access log says of a request, as far as its head tells.
+//! What is noted of a request for logs and taps, as far as its head tells.
 
 use crate::telemetry::AccessRecord;
 
 use super::super::context::{Conn, Worker};
+use super::super::tap::{Head, Taps};
 use super::plan::Ask;
 
-/// The beginning of a line of log.
+/// The beginning of a line of log; none where nobody wants one.
 pub(super) fn record(
     worker: &Worker,
     conn: &Conn,
     ask: &Ask<'_>,
     authority: &[u8],
-) -> AccessRecord {
+) -> Option<Box<AccessRecord>> {
+    let taps = &worker.shared.options.taps;
+    if worker.shared.log.is_none() && !taps.on() {
+        return None;
+    }
+    let wanted = taps.on() && tapped(taps, worker, conn, ask, authority);
+    if worker.shared.log.is_none() && !wanted {
+        return None;
+    }
+    let mut record = begun(worker, conn, ask, authority);
+    if wanted {
+        record.tapped = true;
+        record.inbound = conn.inbound();
+        record.mtls = conn.inbound() && conn.principal.is_some();
+        record.principal = conn.principal.clone().unwrap_or_default();
+        record.request_headers = taps
+            .headers()
+            .into_iter()
+            .filter_map(|name| {
+                let value = String::from_utf8_lossy(ask.fields.first(&name)?).into_owned();
+                Some((name, value))
+            })
+            .collect();
+    }
+    Some(Box::new(record))
+}
+
+/// Whether somebody may want to be told of it.
+#[cold]
+fn tapped(taps: &Taps, worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> bool {
+    taps.may_want(&Head {
+        conn,
+        registry: &worker.shared.registry,
+        fields: ask.fields,
+        method: ask.method,
+        target: ask.target,
+        authority,
+        protocol: ask.version.name(),
+    })
+}
+
+#[cold]
+fn begun(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> AccessRecord {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let field = |name: &str| ask.fields.first(name).map_or_else(String::new, text);
     AccessRecord {

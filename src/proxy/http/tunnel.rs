@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::mesh::ClusterKind;
 use crate::mesh::route::Missing;
 use crate::rt;
-use crate::telemetry::{Flag, Linked, Protocol};
+use crate::telemetry::{Flag, Linked, Protection, Protocol};
 
 use super::super::balance::Wish;
 use super::super::connect::{self, dial};
@@ -62,6 +62,7 @@ pub(crate) async fn connect(
             ended.status = 200;
             ended.flag = Flag::None;
             ended.upstream_local = dialed.local;
+            ended.mtls = dialed.link.protection == Protection::MutualTls;
             let link = observe::dialed(worker, live, cluster, (&dialed, Protocol::Tcp));
             (ended, Some((dialed.stream, link)))
         }

@@ -14,14 +14,12 @@ use crate::resource::reader::{Fields, Value};
 const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Fields of an entry whose providers only report.
-const REPORTING: [&str; 12] = [
-    "zipkin",
+const REPORTING: [&str; 10] = [
     "lightstep",
     "datadog",
     "stackdriver",
     "opencensus",
     "skywalking",
-    "opentelemetry",
     "prometheus",
     "envoyFileAccessLog",
     "envoyHttpAls",
@@ -65,6 +63,8 @@ pub(super) fn providers(fields: &Fields<'_>) -> Providers {
                 "every proxy reports Istio's standard metrics without it",
             );
         }
+        // Read by `span_providers`.
+        entry.accept(&["opentelemetry", "zipkin"]);
         entry.refuse(
             "sds",
             "remove it: credentials of gateways are Secrets, or files beside the proxy",

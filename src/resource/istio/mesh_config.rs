@@ -8,6 +8,7 @@ use super::extension_providers::{Providers, providers};
 use super::locality;
 use super::proxy_config::{ProxyConfig, started};
 use super::retries::retries;
+use super::span_providers::{SpanProviders, span_providers};
 use crate::mesh::cluster::OutlierDetection;
 use crate::mesh::destinations::ROOTS;
 use crate::mesh::http::{EscapedSlashes, PathOptions};
@@ -54,19 +55,23 @@ pub struct MeshConfig {
     pub destination_export: Vec<String>,
     /// Who can be asked whether requests may be made, by name; none for those that only report.
     pub providers: Providers,
+    /// Who can get spans, by name.
+    pub span_providers: SpanProviders,
+    /// Names of those who do where no Telemetry says; the first counts.
+    pub span_defaults: Vec<String>,
+    /// Whether there are spans where no Telemetry says.
+    pub enable_tracing: Option<bool>,
     /// How proxies of pods are started, where nothing says otherwise.
     pub proxies: ProxyConfig,
 }
 
 /// Fields that only tune or report, and what does the same.
-const IGNORED: [(&str, &str); 23] = [
+const IGNORED: [(&str, &str); 21] = [
     ("accessLogFile", LOG),
     ("accessLogFormat", LOG),
     ("accessLogEncoding", LOG),
     ("disableEnvoyListenerLog", LOG),
     ("enableEnvoyAccessLogService", LOG),
-    ("enableTracing", "remove it: proxies make no spans"),
-    ("defaultProviders", METRICS),
     ("enablePrometheusMerge", METRICS),
     ("inboundClusterStatName", METRICS),
     ("outboundClusterStatName", METRICS),
@@ -242,6 +247,12 @@ fn config(fields: Fields<'_>) -> MeshConfig {
         route_export: export("defaultVirtualServiceExportTo"),
         destination_export: export("defaultDestinationRuleExportTo"),
         providers: providers(&fields),
+        span_providers: span_providers(&fields),
+        span_defaults: fields
+            .get("defaultProviders")
+            .map(|value| defaults(&value))
+            .unwrap_or_default(),
+        enable_tracing: fields.boolean("enableTracing"),
         proxies: fields
             .get("defaultConfig")
             .map(|value| started(&value))
@@ -249,6 +260,16 @@ fn config(fields: Fields<'_>) -> MeshConfig {
     };
     fields.finish();
     config
+}
+
+/// Who gets spans.
+fn defaults(value: &Value<'_>) -> Vec<String> {
+    let fields = value.fields();
+    fields.ignore("metrics", METRICS);
+    fields.ignore("accessLogging", LOG);
+    let spans = fields.text_list("tracing");
+    fields.finish();
+    spans
 }
 
 fn traffic(value: &Value<'_>) -> (Option<ConnectionPool>, Option<Ejection>) {

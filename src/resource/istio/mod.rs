@@ -26,7 +26,9 @@ mod security_target;
 mod retries;
 mod service_entry;
 mod sidecar;
+mod span_providers;
 mod stream_route;
+mod telemetry;
 mod virtual_service;
 mod workload_entry;
 
@@ -44,7 +46,11 @@ pub use proxy_config::{ProxyConfig, annotated as proxy_annotation};
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
+pub use span_providers::SpanProvider;
 pub use stream_route::{StreamMatch, StreamRoute};
+pub use telemetry::{
+    AccessLogging, MetricsOverride, MetricsRule, Telemetry, TracingRule, WorkloadMode,
+};
 pub use virtual_service::VirtualService;
 pub use workload_entry::{About, WorkloadEntry, WorkloadGroup};
 
@@ -60,5 +66,6 @@ pub(super) use proxy_config::proxy_config;
 pub(super) use request_authentication::request_authentication;
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;
+pub(super) use telemetry::telemetry;
 pub(super) use virtual_service::virtual_service;
 pub(super) use workload_entry::{workload_entry, workload_group};

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::telemetry::tag;
+use crate::mesh::route::Share;
+use crate::mesh::tracing::CustomTag;
 use crate::mesh::{Finding, Origin, Severity};
 use crate::resource::codes;
 use crate::resource::reader::{Fields, Report, Value};
@@ -24,6 +27,21 @@ pub struct ProxyConfig {
     pub drain: Option<Duration>,
     /// Where the proxy answers for the application; 0 is nowhere. Not of the kind.
     pub status_port: Option<u16>,
+    /// What is said of spans; of a MeshConfig's alone.
+    pub tracing: Option<ProxyTracing>,
+}
+
+/// What is said of spans.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyTracing {
+    /// Of traces that begin there.
+    pub sampling: Option<Share>,
+    /// Further tags.
+    pub tags: BTreeMap<String, CustomTag>,
+    /// Longest path in a tag, in bytes.
+    pub max_path: Option<u32>,
+    /// Tags `istio.*` are set.
+    pub istio_tags: Option<bool>,
 }
 
 pub(in crate::resource) fn proxy_config(fields: &Fields<'_>) -> ProxyConfig {
@@ -62,15 +80,17 @@ fn image(fields: &Fields<'_>) {
 }
 
 /// Fields of the annotation that say nothing to our proxy, and what does the same.
-const IGNORED: [(&str, &str); 27] = [
+const IGNORED: [(&str, &str); 26] = [
     ("discoveryAddress", "`meshctl inject --control-plane`"),
     (
         "controlPlaneAuthPolicy",
         "proxies and the control plane speak mTLS always",
     ),
     ("parentShutdownDuration", DRAIN),
-    ("tracing", "proxies make no spans"),
-    ("tracingServiceName", "proxies make no spans"),
+    (
+        "tracingServiceName",
+        "spans are those of NAME.NAMESPACE, of the canonical service",
+    ),
     ("proxyStatsMatcher", METRICS),
     ("statNameLength", METRICS),
     ("statsdUdpAddress", METRICS),
@@ -93,7 +113,10 @@ const IGNORED: [(&str, &str); 27] = [
     ("runtimeValues", NOTHING),
     ("extraStatTags", METRICS),
     ("proxyBootstrapTemplatePath", NOTHING),
-    ("zipkinAddress", "proxies make no spans"),
+    (
+        "zipkinAddress",
+        "an extensionProvider of the MeshConfig, with zipkin",
+    ),
     ("connectionSettings", NOTHING),
     ("proxyHeaders", "headers of a VirtualService"),
 ];
@@ -117,7 +140,15 @@ pub fn annotated(text: &str, origin: &Origin) -> (Option<ProxyConfig>, Vec<Findi
         }
     };
     let report = Report::new(origin.clone());
-    let config = started(&Value::root(&tree, &report));
+    let root = Value::root(&tree, &report);
+    let config = started(&root);
+    if config.tracing.is_some() {
+        root.warn(
+            codes::IGNORED,
+            "spans of single pods are not said here",
+            "write a Telemetry with a selector, or tracing into defaultConfig of the MeshConfig",
+        );
+    }
     let failed = report.failed();
     // The text has lines of its own, which are those of no file.
     let mut findings = report.into_findings();
@@ -151,6 +182,7 @@ pub(super) fn started(value: &Value<'_>) -> ProxyConfig {
         "remove it: keys are made by the proxy and stay with it",
     );
     image(&fields);
+    let tracing = fields.get("tracing").map(|value| tracing(&value));
     let config = ProxyConfig {
         selector: BTreeMap::new(),
         concurrency: concurrency(&fields),
@@ -162,9 +194,46 @@ pub(super) fn started(value: &Value<'_>) -> ProxyConfig {
             .get("statusPort")
             .and_then(|port| port.integer(0, i64::from(u16::MAX)))
             .and_then(|port| u16::try_from(port).ok()),
+        tracing,
     };
     fields.finish();
     config
+}
+
+/// Fields that name who gets spans, which extensionProviders do here.
+const TRACERS: [&str; 5] = [
+    "zipkin",
+    "lightstep",
+    "datadog",
+    "stackdriver",
+    "openCensusAgent",
+];
+
+fn tracing(value: &Value<'_>) -> ProxyTracing {
+    let fields = value.fields();
+    for name in TRACERS {
+        fields.ignore(
+            name,
+            "an extensionProvider of the MeshConfig with zipkin or opentelemetry, named in defaultProviders.tracing",
+        );
+    }
+    fields.ignore(
+        "tlsSettings",
+        "a DestinationRule for the provider's service",
+    );
+    let tags = fields.get("customTags").map(|value| {
+        let entries = value.entries().into_iter();
+        let tags = entries.filter_map(|(name, value)| Some((name.to_owned(), tag(name, &value)?)));
+        tags.collect()
+    });
+    let tracing = ProxyTracing {
+        sampling: fields.get("sampling").and_then(|value| value.percent()),
+        tags: tags.unwrap_or_default(),
+        max_path: fields.count("maxPathTagLength", u32::MAX),
+        istio_tags: fields.boolean("enableIstioTags"),
+    };
+    fields.finish();
+    tracing
 }
 
 fn drain(fields: &Fields<'_>) -> Option<Duration> {

@@ -21,6 +21,7 @@ mod routes;
 mod services;
 mod streams;
 mod sidecars;
+mod tracing;
 mod tunnels;
 mod workloads;
 
@@ -71,7 +72,9 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let own = policies::lower(&mut around);
     let faults = policies::faults(&mut around);
     let comparisons = policies::comparisons(&mut around);
+    let spans = tracing::lower(&mut around);
     (config.policies, config.faults, config.comparisons) = (own, faults, comparisons);
+    config.tracing = spans;
     (config.routes, config.bound) =
         routes::lower(objects, &config, &mesh.route_export, &mut findings);
     let around = gateway_api::Around {

@@ -308,7 +308,7 @@ impl Around<'_> {
     }
 
     /// `of_requests`: it says nothing of bytes.
-    fn whom(&mut self, object: &Object, targets: &Targets, of_requests: bool) -> Whom {
+    pub(super) fn whom(&mut self, object: &Object, targets: &Targets, of_requests: bool) -> Whom {
         let targets = match targets {
             Targets::All => return Whom::All,
             Targets::Workloads(labels) => return Whom::Workloads(labels.clone()),

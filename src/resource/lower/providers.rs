@@ -64,28 +64,11 @@ fn host(written: &AuthzProvider) -> &str {
 
 /// How it is asked, with the cluster that its service is; else why not, and what to do.
 fn ask(around: &Around<'_>, written: &AuthzProvider) -> Result<ExtAuthz, (String, String)> {
-    let service = find(around, written).ok_or_else(|| {
-        (
-            format!(
-                "the provider's service {:?} does not exist",
-                written.service
-            ),
-            "write NAMESPACE/HOST of a Service or a ServiceEntry that there is".to_owned(),
-        )
-    })?;
-    let port = service.ports.iter().find(|port| port.port == written.port);
-    let port = port.ok_or_else(|| {
-        let ports = service.ports.iter().map(|port| port.port.to_string());
-        let ports: Vec<String> = ports.collect();
-        (
-            format!(
-                "the provider's service {} has no port {}",
-                service.host, written.port
-            ),
-            format!("one of {}", ports.join(", ")),
-        )
-    })?;
-    let cluster = Cluster::outbound_name(port.port, "", &service.host);
+    let service = service(around, &written.service, written.port)?;
+    let ports = &service.ports;
+    let protocol = ports.iter().find(|port| port.port == written.port);
+    let protocol = protocol.map(|port| port.protocol).unwrap_or_default();
+    let cluster = Cluster::outbound_name(written.port, "", &service.host);
     let mut how = written.how.clone();
     match &mut how.asks {
         Asks::Http(http) => {
@@ -93,11 +76,11 @@ fn ask(around: &Around<'_>, written: &AuthzProvider) -> Result<ExtAuthz, (String
             http.cluster = cluster;
         }
         Asks::Grpc { .. } => {
-            if !matches!(port.protocol, Protocol::Grpc | Protocol::Http2) {
+            if !matches!(protocol, Protocol::Grpc | Protocol::Http2) {
                 return Err((
                     format!(
                         "port {} of the provider's service {} does not say that it speaks gRPC",
-                        port.port, service.host
+                        written.port, service.host
                     ),
                     "name the port grpc, or write appProtocol: grpc".to_owned(),
                 ));
@@ -113,11 +96,34 @@ fn ask(around: &Around<'_>, written: &AuthzProvider) -> Result<ExtAuthz, (String
     Ok(how)
 }
 
-fn find<'a>(around: &'a Around<'_>, written: &AuthzProvider) -> Option<&'a Arc<Service>> {
+/// The service that a provider is, which has that port; else why there is none, and what to do.
+pub(super) fn service<'a>(
+    around: &'a Around<'_>,
+    named: &str,
+    port: u16,
+) -> Result<&'a Arc<Service>, (String, String)> {
+    let service = find(around, named).ok_or_else(|| {
+        (
+            format!("the provider's service {named:?} does not exist"),
+            "write NAMESPACE/HOST of a Service or a ServiceEntry that there is".to_owned(),
+        )
+    })?;
+    if service.ports.iter().any(|own| own.port == port) {
+        return Ok(service);
+    }
+    let ports = service.ports.iter().map(|port| port.port.to_string());
+    let ports: Vec<String> = ports.collect();
+    Err((
+        format!("the provider's service {} has no port {port}", service.host),
+        format!("one of {}", ports.join(", ")),
+    ))
+}
+
+fn find<'a>(around: &'a Around<'_>, named: &str) -> Option<&'a Arc<Service>> {
     let services = &around.config.services;
-    let (namespace, host) = match written.service.split_once('/') {
+    let (namespace, host) = match named.split_once('/') {
         Some((namespace, host)) => (Some(namespace), host),
-        None => (None, written.service.as_str()),
+        None => (None, named),
     };
     let is = |service: &&Arc<Service>| namespace.is_none_or(|of| service.namespace == of);
     let full: Option<Hostname> = host.parse().ok();

@@ -82,6 +82,10 @@ pub(super) const KINDS: &[Kind] = &[
         "authorizationpolicies",
         "security.istio.io",
     ),
+    Kind {
+        versions: &["v1", "v1alpha1"],
+        ..istio("Telemetry", "telemetries", "telemetry.istio.io")
+    },
     gateways("GatewayClass", "gatewayclasses"),
     Kind {
         filed: "Gateway.gateway.networking.k8s.io",

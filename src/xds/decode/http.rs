@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::pb::{Any, Buffer, PbDuration, Router, UInt32Value, core, hcm, is, is_ads};
 use super::fields::Fields;
 use super::listener::range;
-use super::{Fault, duration_or, filter, http2, route, unpack};
+use super::{Fault, duration_or, filter, http2, route, tracing, unpack};
 use crate::mesh::RouteTable;
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::http::{
@@ -29,6 +29,7 @@ const MANAGER: Fields = Fields {
         (3, "rds"),
         (4, "route_config"),
         (5, "http_filters"),
+        (7, "tracing"),
         (8, "http_protocol_options"),
         (9, "http2_protocol_options"),
         (10, "server_name"),
@@ -61,7 +62,6 @@ const MANAGER: Fields = Fields {
     ],
     tuning: &[
         (6, "add_user_agent"),
-        (7, "tracing"),
         (13, "access_log"),
         (26, "delayed_close_timeout"),
         (36, "request_id_extension"),
@@ -301,6 +301,10 @@ fn options(
         http1: http1(from, ignored)?,
         http2: http2::options(from.http2_protocol_options.as_ref(), ignored)?,
         upgrades: upgrades(&from.upgrade_configs, ignored)?,
+        tracing: from
+            .tracing
+            .as_ref()
+            .map(|from| Arc::new(tracing::decode(from, ignored))),
     })
 }
 

@@ -31,6 +31,7 @@ mod session;
 mod sockets;
 mod mtls;
 pub mod support;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

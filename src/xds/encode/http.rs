@@ -33,6 +33,8 @@ pub(super) fn manager(
         http1,
         http2,
         upgrades,
+        // What is said of it depends on the client.
+        tracing: _,
     } = options;
     hcm::HttpConnectionManager {
         stat_prefix,

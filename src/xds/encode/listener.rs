@@ -9,7 +9,7 @@ use super::super::pb::{
     tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{ext_authz, filter as http_filter, http, mtls, rbac, sockets};
+use super::{ext_authz, filter as http_filter, http, mtls, rbac, sockets, tracing};
 use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, HttpOptions, Listener};
@@ -368,6 +368,10 @@ fn http(
     let mut manager = http::manager(prefix(&chain.name), routes, codec, options);
     let filters = chain.filters.iter().map(|filter| of(filter, client));
     manager.http_filters.splice(0..0, filters);
+    manager.tracing = options
+        .tracing
+        .as_deref()
+        .and_then(|from| tracing::encode(from, client));
     filter("http_connection_manager", any(&manager))
 }
 

@@ -30,6 +30,7 @@ mod server_tls;
 mod session;
 mod sockets;
 mod tables;
+mod tracing;
 mod mtls;
 
 pub use tables::{Table, Tables, tables};

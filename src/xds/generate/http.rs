@@ -25,7 +25,10 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
         request_id(),
         server(),
         (http1(), super::http2::options()),
-        vec(select(vec!["websocket", "connect", "other"]), 0..3),
+        (
+            vec(select(vec!["websocket", "connect", "other"]), 0..3),
+            super::tracing::tracing(),
+        ),
     )
         .prop_map(
             |(
@@ -38,7 +41,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
                 request_id,
                 server,
                 (http1, http2),
-                upgrades,
+                (upgrades, tracing),
             )| HttpOptions {
                 path,
                 host,
@@ -51,6 +54,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
                 http1,
                 http2,
                 upgrades: Upgrades(upgrades.into_iter().map(str::to_owned).collect()),
+                tracing,
             },
         );
     prop_oneof![Just(HttpOptions::default()), all]

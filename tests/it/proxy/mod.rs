@@ -45,4 +45,5 @@ mod support;
 mod tcp;
 mod timeouts;
 mod tokens;
+mod traces;
 mod tunnels;

@@ -9,10 +9,13 @@ use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
 use crate::api::stats::StatsRow;
 use crate::cli::render::{Tone, number, stats};
 
-use super::state::{Sort, State};
+use super::live;
+use super::state::{Level, Sort, State};
 
 /// Width of the columns with figures; the names and the sparkline share the rest.
 const FIGURES: u16 = 6 + 8 + 6 + 6 + 6 + 5;
+/// Width of each column more of a wide table.
+const MORE: u16 = 8;
 
 /// Paints all of it. `colours` off uses only bold, dim and reverse.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, colours: bool) {
@@ -23,14 +26,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, colours: bool) {
     ])
     .areas(frame.area());
     header(frame, head, state, colours);
-    table(frame, body, state, colours);
+    match state.level() {
+        Level::Services | Level::Sources(_) => table(frame, body, state, colours),
+        Level::Calls(_) => live::table(frame, body, state, colours),
+        Level::Recent(..) => live::recent(frame, body, state, colours),
+    }
+    state.page = usize::from(body.height.saturating_sub(1)).max(1);
     footer(frame, foot, state);
     if state.help {
-        help(frame);
+        help(frame, state);
     }
 }
 
-fn paint(tone: Tone, colours: bool) -> Style {
+pub(super) fn paint(tone: Tone, colours: bool) -> Style {
     let style = Style::new();
     match tone {
         Tone::Plain => style,
@@ -61,14 +69,25 @@ fn header(frame: &mut Frame<'_>, area: Rect, state: &State, colours: bool) {
         format!("  {} rps", number::rate(state.total())),
         paint(Tone::Strong, colours),
     ));
+    let shown = match state.level() {
+        Level::Services => format!("window {}", number::duration(state.window)),
+        Level::Sources(service) => {
+            format!(
+                "callers of {service}  window {}",
+                number::duration(state.window)
+            )
+        }
+        Level::Calls(None) => "live calls".to_owned(),
+        Level::Calls(Some(service)) => format!("live calls of {service}"),
+        Level::Recent(_, key) => format!("{} {} {}", key.source, key.method, key.path),
+    };
     let mut second = vec![Span::styled(
-        format!(
-            "window {}  every {}",
-            number::duration(state.window),
-            number::duration(state.interval)
-        ),
+        format!("{shown}  every {}", number::duration(state.interval)),
         paint(Tone::Faint, colours),
     )];
+    if state.all_namespaces {
+        second.push(Span::raw("  all namespaces"));
+    }
     if state.paused {
         second.push(Span::styled("  PAUSED", paint(Tone::Warn, colours)));
     }
@@ -92,11 +111,24 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
         u16::try_from(longest.unwrap_or(0).max(least)).unwrap_or(u16::MAX)
     };
     // Seven gaps of one column each and at least six for the sparkline.
-    let names = area.width.saturating_sub(FIGURES + 8 + 6);
-    let version = widest(|row| &row.version, 8).min((names / 3).max(8));
+    let more = columns_more(area.width, state.wide);
+    let spark = if more > 0 { 0 } else { 6 };
+    let names = area
+        .width
+        .saturating_sub(FIGURES + 8 + spark + more * (MORE + 1));
+    let parts = shown
+        .iter()
+        .map(|row| state.part(row).chars().count())
+        .max();
+    let version = u16::try_from(parts.unwrap_or(0).max(8)).unwrap_or(u16::MAX);
+    let version = version.min((names / 3).max(8));
     let service = widest(|row| &row.service, 8).min(names.saturating_sub(version).max(8));
     let spark = area.width.saturating_sub(FIGURES + 8 + version + service);
-    let widths = [service, version, 6, 8, 6, 6, 6, 5, spark].map(Constraint::Length);
+    let spark = spark.saturating_sub(more * (MORE + 1));
+    let mut widths = vec![service, version, 6, 8, 6, 6, 6, 5];
+    widths.extend((0..more).map(|_| MORE));
+    widths.push(spark);
+    let widths = widths.into_iter().map(Constraint::Length);
 
     let heads = Sort::ALL.map(|sort| {
         let arrow = match (sort == state.sort, state.reverse) {
@@ -104,18 +136,22 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
             (true, false) => "▼",
             (true, true) => "▲",
         };
-        let text = format!("{}{arrow}", sort.header());
+        let text = format!("{}{arrow}", state.head(sort));
         let line = Line::from(text);
         match sort {
             Sort::Service | Sort::Version => Cell::from(line),
             _ => Cell::from(line.right_aligned()),
         }
     });
-    let heads = Row::new(heads.into_iter().chain([Cell::from("")]))
+    let wide = ["REQUESTS", "RETRIES", "TIMEOUTS"]
+        .into_iter()
+        .take(usize::from(more));
+    let wide = wide.map(|head| Cell::from(Line::from(head).right_aligned()));
+    let heads = Row::new(heads.into_iter().chain(wide).chain([Cell::from("")]))
         .style(Style::new().add_modifier(Modifier::BOLD));
     let rows: Vec<Row<'_>> = shown
         .iter()
-        .map(|row| line(row, state, service, version, spark, colours))
+        .map(|row| line(row, state, (service, version), (spark, more), colours))
         .collect();
     let selected = Style::new().add_modifier(Modifier::REVERSED);
     let widget = Table::new(rows, widths)
@@ -139,15 +175,22 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
         frame.render_widget(Paragraph::new(words).centered(), middle);
     }
     frame.render_stateful_widget(widget, area, &mut position);
-    state.page = usize::from(area.height.saturating_sub(1)).max(1);
+}
+
+/// How many columns more there is room for.
+fn columns_more(width: u16, wide: bool) -> u16 {
+    if wide {
+        (width.saturating_sub(60) / (MORE + 1)).clamp(1, 3)
+    } else {
+        0
+    }
 }
 
 fn line<'a>(
     row: &StatsRow,
     state: &State,
-    service: u16,
-    version: u16,
-    spark: u16,
+    (service, version): (u16, u16),
+    (spark, more): (u16, u16),
     colours: bool,
 ) -> Row<'a> {
     let figure = |text: String, tone: Tone| {
@@ -166,21 +209,26 @@ fn line<'a>(
         Some(percent) => figure(format!("{:.0}%", percent.min(99.0)), Tone::Warn),
         None => figure("-".to_owned(), Tone::Faint),
     };
-    Row::new([
+    let wide = [row.requests, row.retries, row.timeouts].into_iter();
+    let wide = wide.take(usize::from(more));
+    let cells = vec![
         Cell::from(cut(&row.service, service)),
-        Cell::from(cut(&row.version, version)),
+        Cell::from(cut(state.part(row), version)),
         figure(number::rate(row.requests_per_second), Tone::Plain),
         success,
         maybe(row.latency_p50_ms),
         maybe(row.latency_p95_ms),
         maybe(row.latency_p99_ms),
         mtls,
-        Cell::from(state.sparkline(row, usize::from(spark))).style(paint(Tone::Hint, colours)),
-    ])
+    ];
+    let bars =
+        Cell::from(state.sparkline(row, usize::from(spark))).style(paint(Tone::Hint, colours));
+    let wide = wide.map(|count| figure(count.to_string(), Tone::Plain));
+    Row::new(cells.into_iter().chain(wide).chain([bars]))
 }
 
 /// A text that is too long ends in an ellipsis.
-fn cut(text: &str, width: u16) -> String {
+pub(super) fn cut(text: &str, width: u16) -> String {
     let width = usize::from(width);
     if text.chars().count() <= width {
         return text.to_owned();
@@ -194,7 +242,19 @@ fn footer(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let text = if state.typing {
         format!("/{}█", state.filter)
     } else if state.filter.is_empty() {
-        "q leave  ? help  / filter  s sort  r reverse  p pause  +/- interval  j/k move".to_owned()
+        match state.level() {
+            Level::Services => {
+                "q leave  ? help  Enter callers  t live calls  / filter  s sort  p pause  0 all"
+            }
+            Level::Sources(_) => {
+                "q back  ? help  Enter, t live calls  / filter  s sort  p pause  +/- interval"
+            }
+            Level::Calls(_) => {
+                "q back  ? help  Enter last calls  / filter  s sort  r reverse  p pause"
+            }
+            Level::Recent(..) => "q back  ? help  j/k move  w wide  p pause",
+        }
+        .to_owned()
     } else {
         format!("filter /{}  (Esc clears)", state.filter)
     };
@@ -202,25 +262,32 @@ fn footer(frame: &mut Frame<'_>, area: Rect, state: &State) {
     frame.render_widget(Paragraph::new(text).style(style), area);
 }
 
-fn help(frame: &mut Frame<'_>) {
+fn help(frame: &mut Frame<'_>, state: &State) {
     let mut lines = vec![
         Line::from("j k ↓ ↑ g G PgDn PgUp   move"),
-        Line::from("/                       filter by name; ! in front inverts"),
-        Line::from("s                       sort by the next column"),
-        Line::from("r                       turn the order round"),
+        Line::from("Enter                   look closer: callers, live calls, last calls"),
+        Line::from("t                       live calls of what is selected"),
+        Line::from("/                       filter, a regular expression; ! inverts it"),
+        Line::from("s, r                    sort by the next column, turn the order"),
+        Line::from("w                       more columns"),
+        Line::from("0                       all namespaces, or as -n says"),
         Line::from("p, space                pause"),
         Line::from("+ -                     look more, less often"),
-        Line::from("q, Esc, Ctrl-C          leave"),
+        Line::from("q, Esc                  back, and leave; Ctrl-C leaves"),
         Line::from(""),
     ];
-    lines.extend(
-        Sort::ALL.map(|sort| Line::from(format!("{}   sort by {}", sort.letter(), sort.header()))),
-    );
+    let columns = state.columns();
+    for pair in columns.chunks(2) {
+        let words = pair
+            .iter()
+            .map(|(letter, head)| format!("{:<24}", format!("{letter}   sort by {head}")));
+        lines.push(Line::from(words.collect::<String>()));
+    }
     let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX);
     let [area] = Layout::vertical([Constraint::Length(height)])
         .flex(Flex::Center)
         .areas(frame.area());
-    let [area] = Layout::horizontal([Constraint::Length(62)])
+    let [area] = Layout::horizontal([Constraint::Length(70)])
         .flex(Flex::Center)
         .areas(area);
     frame.render_widget(Clear, area);
@@ -233,6 +300,9 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
+    use crossterm::event::KeyCode;
+
+    use super::super::calls::tests::call;
     use super::super::state::tests::state;
     use super::*;
 
@@ -280,5 +350,41 @@ mod tests {
             state.help = !state.help;
             painted(&mut state, width, height, true);
         }
+    }
+
+    #[test]
+    fn live_calls_fit_into_eighty_columns() {
+        let mut state = calling();
+        let terminal = painted(&mut state, 80, 12, false);
+        insta::assert_snapshot!(terminal.backend());
+    }
+
+    #[test]
+    fn the_last_calls_of_a_row_are_lines() {
+        let mut state = calling();
+        state.key(KeyCode::Enter.into());
+        let terminal = painted(&mut state, 80, 12, false);
+        insta::assert_snapshot!(terminal.backend());
+    }
+
+    #[test]
+    fn a_wide_screen_shows_more() {
+        let mut state = state();
+        state.key(KeyCode::Char('w').into());
+        let terminal = painted(&mut state, 200, 12, false);
+        insta::assert_snapshot!(terminal.backend());
+    }
+
+    fn calling() -> State {
+        let mut state = state();
+        state.begin(Level::Calls(Some("reviews.default".to_owned())));
+        for (path, status, ms) in [
+            ("/reviews/1", 200, 3.0),
+            ("/reviews/1", 503, 120.0),
+            ("/", 404, 0.5),
+        ] {
+            state.call(call(path, status, ms));
+        }
+        state
     }
 }

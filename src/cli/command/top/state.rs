@@ -5,9 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use regex::RegexBuilder;
 
 use crate::api::Version;
 use crate::api::stats::{StatsReport, StatsRow};
+use crate::api::tap::Call;
+
+use super::super::stats::{self, Query};
+use super::calls::{By, Calls, Key, Row};
 
 /// Points of a sparkline that are kept.
 const HISTORY: usize = 60;
@@ -78,8 +83,23 @@ impl Sort {
 pub(super) enum Effect {
     /// Draw again.
     Redraw,
+    /// Something else is looked at: ask anew.
+    Ask,
     /// Leave.
     Quit,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Level {
+    /// Services and their versions.
+    Services,
+    /// Who calls a service.
+    Sources(String),
+    /// Live calls around a service, or all.
+    Calls(Option<String>),
+    /// The last calls that are alike.
+    Recent(Option<String>, Key),
 }
 
 /// Everything that is on the screen.
@@ -106,6 +126,13 @@ pub(super) struct State {
     pub(super) window: Duration,
     /// Rows that fit, as last drawn; for page up and down.
     pub(super) page: usize,
+    /// What is looked at, and what that was reached from.
+    levels: Vec<(Level, usize)>,
+    pub(super) calls: Calls,
+    pub(super) by: By,
+    pub(super) wide: bool,
+    /// Rows of all namespaces, whatever `-n` says.
+    pub(super) all_namespaces: bool,
 }
 
 impl State {
@@ -127,6 +154,198 @@ impl State {
             interval: interval.clamp(Duration::from_millis(100), Duration::from_mins(1)),
             window,
             page: 10,
+            levels: vec![(Level::Services, 0)],
+            calls: Calls::default(),
+            by: By::Count,
+            wide: false,
+            all_namespaces: false,
+        }
+    }
+
+    /// Begins with something else.
+    pub(super) fn begin(&mut self, level: Level) {
+        self.levels = vec![(level, 0)];
+    }
+
+    /// What is looked at.
+    pub(super) fn level(&self) -> &Level {
+        self.levels
+            .last()
+            .map_or(&Level::Services, |(level, _)| level)
+    }
+
+    /// Takes a call; ignored while paused.
+    pub(super) fn call(&mut self, call: Call) {
+        if !self.paused {
+            self.calls.add(call);
+        }
+    }
+
+    /// Whether calls are looked at, and around what.
+    pub(super) fn tapped(&self) -> Option<Option<&str>> {
+        match self.level() {
+            Level::Calls(of) | Level::Recent(of, _) => Some(of.as_deref()),
+            Level::Services | Level::Sources(_) => None,
+        }
+    }
+
+    /// What is asked for by who looks at figures, where `first` is what it began with.
+    pub(super) fn asked(&self, first: &Query) -> Option<Query> {
+        let query = Query {
+            everywhere: self.all_namespaces,
+            ..first.clone()
+        };
+        match self.level() {
+            Level::Services => Some(query),
+            Level::Sources(service) => {
+                let service = service.split_once('.');
+                Some(Query {
+                    service: service.map(|(name, of)| (name.to_owned(), of.to_owned())),
+                    by: Some(stats::By::Source),
+                    ..query
+                })
+            }
+            Level::Calls(_) | Level::Recent(..) => None,
+        }
+    }
+
+    fn enter(&mut self, level: Level) -> Effect {
+        let tapped = |level: &Level| match level {
+            Level::Calls(of) | Level::Recent(of, _) => Some(of.clone()),
+            _ => None,
+        };
+        if tapped(&level) != tapped(self.level()) {
+            self.calls = Calls::default();
+        }
+        if let Some((_, selected)) = self.levels.last_mut() {
+            *selected = self.selected;
+        }
+        self.levels.push((level, 0));
+        self.selected = 0;
+        self.turned()
+    }
+
+    /// Back to what this was reached from.
+    fn back(&mut self) -> Effect {
+        if self.levels.len() < 2 {
+            return Effect::Quit;
+        }
+        self.levels.pop();
+        self.selected = self.levels.last().map_or(0, |(_, selected)| *selected);
+        self.turned()
+    }
+
+    /// Figures of something else are not those of this.
+    fn turned(&mut self) -> Effect {
+        if self.tapped().is_none() {
+            self.rows.clear();
+            self.rates.clear();
+        }
+        self.filter.clear();
+        self.trouble = None;
+        Effect::Ask
+    }
+
+    /// Looks closer at the selected row.
+    fn closer(&mut self) -> Effect {
+        let next = match self.level() {
+            Level::Services => {
+                let rows = self.shown();
+                rows.get(self.selected)
+                    .map(|row| Level::Sources(row.service.clone()))
+            }
+            Level::Sources(service) => Some(Level::Calls(Some(service.clone()))),
+            Level::Calls(of) => {
+                let rows = self.shown_calls();
+                let of = of.clone();
+                rows.get(self.selected)
+                    .map(|row| Level::Recent(of, row.key.clone()))
+            }
+            Level::Recent(..) => None,
+        };
+        next.map_or(Effect::Redraw, |next| self.enter(next))
+    }
+
+    /// Live calls of what is selected.
+    fn tap(&mut self) -> Effect {
+        let next = match self.level() {
+            Level::Services => {
+                let rows = self.shown();
+                Level::Calls(rows.get(self.selected).map(|row| row.service.clone()))
+            }
+            Level::Sources(service) => Level::Calls(Some(service.clone())),
+            Level::Calls(_) | Level::Recent(..) => return Effect::Redraw,
+        };
+        self.enter(next)
+    }
+
+    /// Rows of calls that pass the filter, in order.
+    pub(super) fn shown_calls(&self) -> Vec<&Row> {
+        let passes = self.passes();
+        let backwards = self.by.descending() != self.reverse;
+        self.calls.shown(&passes, self.by, backwards)
+    }
+
+    /// The last calls that are alike, newest first.
+    pub(super) fn recent(&self) -> Vec<&Call> {
+        match self.level() {
+            Level::Recent(_, key) => {
+                let row = self.calls.get(key);
+                row.map_or_else(Vec::new, |row| row.recent.iter().rev().collect())
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Rows of what is looked at.
+    fn count(&self) -> usize {
+        match self.level() {
+            Level::Services | Level::Sources(_) => self.shown().len(),
+            Level::Calls(_) => self.shown_calls().len(),
+            Level::Recent(..) => self.recent().len(),
+        }
+    }
+
+    /// Columns of what is looked at that rows can be sorted by, with their letters.
+    pub(super) fn columns(&self) -> Vec<(char, &'static str)> {
+        match self.level() {
+            Level::Services | Level::Sources(_) => Sort::ALL
+                .map(|sort| (sort.letter(), self.head(sort)))
+                .into(),
+            Level::Calls(_) => By::ALL.map(|by| (by.letter(), by.header())).into(),
+            Level::Recent(..) => Vec::new(),
+        }
+    }
+
+    /// The head of a column of figures.
+    pub(super) fn head(&self, sort: Sort) -> &'static str {
+        match (self.level(), sort) {
+            (Level::Sources(_), Sort::Version) => "SOURCE",
+            _ => sort.header(),
+        }
+    }
+
+    /// The column by which rows of a service are told apart.
+    pub(super) fn part<'r>(&self, row: &'r StatsRow) -> &'r str {
+        match self.level() {
+            Level::Sources(_) => &row.source,
+            _ => &row.version,
+        }
+    }
+
+    /// What the filter says of a text: a regular expression, or the text itself where it is none.
+    fn passes(&self) -> impl Fn(&str) -> bool + use<> {
+        let (wanted, invert) = match self.filter.strip_prefix('!') {
+            Some(rest) => (rest, true),
+            None => (self.filter.as_str(), false),
+        };
+        let compiled = |text: &str| RegexBuilder::new(text).case_insensitive(true).build().ok();
+        let pattern = compiled(wanted).or_else(|| compiled(&regex::escape(wanted)));
+        let any = wanted.is_empty();
+        move |text| {
+            any || pattern
+                .as_ref()
+                .is_some_and(|pattern| pattern.is_match(text) != invert)
         }
     }
 
@@ -136,7 +355,11 @@ impl State {
             return;
         }
         self.trouble = None;
-        let key = |row: &StatsRow| (row.service.clone(), row.version.clone());
+        let by_source = matches!(self.level(), Level::Sources(_));
+        let key = |row: &StatsRow| {
+            let part = if by_source { &row.source } else { &row.version };
+            (row.service.clone(), part.clone())
+        };
         for row in &report.rows {
             self.rates.entry(key(row)).or_default();
         }
@@ -156,17 +379,11 @@ impl State {
 
     /// Rows that pass the filter, in order.
     pub(super) fn shown(&self) -> Vec<&StatsRow> {
-        let (wanted, invert) = match self.filter.strip_prefix('!') {
-            Some(rest) => (rest, true),
-            None => (self.filter.as_str(), false),
-        };
+        let passes = self.passes();
         let mut rows: Vec<&StatsRow> = self
             .rows
             .iter()
-            .filter(|row| {
-                let name = format!("{} {}", row.service, row.version);
-                wanted.is_empty() || name.contains(wanted) != invert
-            })
+            .filter(|row| passes(&format!("{} {}", row.service, self.part(row))))
             .collect();
         rows.sort_by(|a, b| {
             let order = self.compare(a, b);
@@ -175,7 +392,7 @@ impl State {
             } else {
                 order
             };
-            order.then_with(|| (&a.service, &a.version).cmp(&(&b.service, &b.version)))
+            order.then_with(|| (&a.service, self.part(a)).cmp(&(&b.service, self.part(b))))
         });
         rows
     }
@@ -200,7 +417,7 @@ impl State {
         };
         match self.sort {
             Sort::Service => a.service.cmp(&b.service),
-            Sort::Version => a.version.cmp(&b.version),
+            Sort::Version => self.part(a).cmp(self.part(b)),
             Sort::Rate => a.requests_per_second.total_cmp(&b.requests_per_second),
             Sort::Success => figure(a.success_percent, b.success_percent),
             Sort::P50 => figure(a.latency_p50_ms, b.latency_p50_ms),
@@ -218,7 +435,10 @@ impl State {
     /// The last `width` rates of a row as bars, oldest first.
     pub(super) fn sparkline(&self, row: &StatsRow, width: usize) -> String {
         const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-        let Some(rates) = self.rates.get(&(row.service.clone(), row.version.clone())) else {
+        let Some(rates) = self
+            .rates
+            .get(&(row.service.clone(), self.part(row).to_owned()))
+        else {
             return String::new();
         };
         let top = rates.iter().copied().fold(0.0, f64::max);
@@ -249,10 +469,17 @@ impl State {
             self.help = false;
             return Effect::Redraw;
         }
-        let last = self.shown().len().saturating_sub(1);
+        let last = self.count().saturating_sub(1);
         match key.code {
-            KeyCode::Char('q') => return Effect::Quit,
-            KeyCode::Esc if self.filter.is_empty() => return Effect::Quit,
+            KeyCode::Char('q') => return self.back(),
+            KeyCode::Esc if self.filter.is_empty() => return self.back(),
+            KeyCode::Enter => return self.closer(),
+            KeyCode::Char('t') => return self.tap(),
+            KeyCode::Char('w') => self.wide = !self.wide,
+            KeyCode::Char('0') => {
+                self.all_namespaces = !self.all_namespaces;
+                return Effect::Ask;
+            }
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char('?' | 'h') => self.help = true,
             KeyCode::Char('/') => self.typing = true,
@@ -263,31 +490,49 @@ impl State {
             KeyCode::Char('G') | KeyCode::End => self.selected = last,
             KeyCode::PageDown => self.selected = self.selected.saturating_add(self.page),
             KeyCode::PageUp => self.selected = self.selected.saturating_sub(self.page),
-            KeyCode::Char('s') => {
-                let at = Sort::ALL
-                    .iter()
-                    .position(|sort| *sort == self.sort)
-                    .unwrap_or(0);
-                self.sort_by(
-                    Sort::ALL
-                        .into_iter()
-                        .cycle()
-                        .nth(at + 1)
-                        .unwrap_or(Sort::Rate),
-                );
-            }
+            KeyCode::Char('s') => self.sort_by_next(),
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Char('+' | '=') => self.step_interval(false),
             KeyCode::Char('-') => self.step_interval(true),
-            KeyCode::Char(letter) => {
-                if let Some(sort) = Sort::ALL.into_iter().find(|sort| sort.letter() == letter) {
-                    self.sort_by(sort);
-                }
-            }
+            KeyCode::Char(letter) => self.sort_by_letter(letter),
             _ => {}
         }
         self.clamp();
         Effect::Redraw
+    }
+
+    fn sort_by_next(&mut self) {
+        let now = match self.level() {
+            Level::Services | Level::Sources(_) => self.sort.letter(),
+            Level::Calls(_) | Level::Recent(..) => self.by.letter(),
+        };
+        let columns = self.columns();
+        let at = columns
+            .iter()
+            .position(|(letter, _)| *letter == now)
+            .unwrap_or(0);
+        if let Some((next, _)) = columns.iter().cycle().nth(at + 1) {
+            self.sort_by_letter(*next);
+        }
+    }
+
+    fn sort_by_letter(&mut self, letter: char) {
+        match self.level() {
+            Level::Services | Level::Sources(_) => {
+                let sort = Sort::ALL.into_iter().find(|sort| sort.letter() == letter);
+                if let Some(sort) = sort {
+                    self.sort_by(sort);
+                }
+            }
+            Level::Calls(_) => {
+                if let Some(by) = By::ALL.into_iter().find(|by| by.letter() == letter) {
+                    self.reverse = self.by == by && !self.reverse;
+                    self.by = by;
+                    self.selected = 0;
+                }
+            }
+            Level::Recent(..) => {}
+        }
     }
 
     /// The same column again turns the order round.
@@ -326,126 +571,9 @@ impl State {
     }
 
     fn clamp(&mut self) {
-        self.selected = self.selected.min(self.shown().len().saturating_sub(1));
+        self.selected = self.selected.min(self.count().saturating_sub(1));
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    pub(in super::super) fn row(
-        service: &str,
-        version: &str,
-        rate: f64,
-        p99: Option<f64>,
-    ) -> StatsRow {
-        StatsRow {
-            service: service.to_owned(),
-            version: version.to_owned(),
-            requests_per_second: rate,
-            requests: 10,
-            success_percent: p99.map(|_| 100.0),
-            latency_p50_ms: p99.map(|p99| p99 / 4.0),
-            latency_p95_ms: p99.map(|p99| p99 / 2.0),
-            latency_p99_ms: p99,
-            mtls_percent: p99.map(|_| 100.0),
-            ..StatsRow::default()
-        }
-    }
-
-    pub(in super::super) fn state() -> State {
-        let mut state = State::new("default", Duration::from_secs(10), Duration::from_secs(1));
-        for step in 1..=8 {
-            state.update(StatsReport {
-                window_seconds: 10,
-                at_unix_ms: 0,
-                rows: vec![
-                    row("reviews.default", "v1", 10.0 * f64::from(step), Some(12.0)),
-                    row("reviews.default", "v3", 5.0, Some(40.0)),
-                    row("details.default", "v1", 0.0, None),
-                ],
-            });
-        }
-        state
-    }
-
-    fn press(state: &mut State, keys: &str) -> Effect {
-        let mut effect = Effect::Redraw;
-        for letter in keys.chars() {
-            let code = match letter {
-                '\n' => KeyCode::Enter,
-                '\u{1b}' => KeyCode::Esc,
-                letter => KeyCode::Char(letter),
-            };
-            effect = state.key(KeyEvent::new(code, KeyModifiers::NONE));
-        }
-        effect
-    }
-
-    fn names(state: &State) -> Vec<String> {
-        state
-            .shown()
-            .iter()
-            .map(|row| format!("{}/{}", row.service.split('.').next().unwrap(), row.version))
-            .collect()
-    }
-
-    #[test]
-    fn rows_are_sorted_as_asked_and_without_a_figure_last() {
-        let mut state = state();
-        assert_eq!(names(&state), ["reviews/v1", "reviews/v3", "details/v1"]);
-        press(&mut state, "H");
-        assert_eq!(names(&state), ["reviews/v3", "reviews/v1", "details/v1"]);
-        press(&mut state, "H");
-        assert_eq!(names(&state), ["reviews/v1", "reviews/v3", "details/v1"]);
-        press(&mut state, "N");
-        assert_eq!(names(&state), ["details/v1", "reviews/v1", "reviews/v3"]);
-        press(&mut state, "s");
-        assert_eq!(state.sort, Sort::Version);
-    }
-
-    #[test]
-    fn a_filter_is_typed_kept_and_cleared() {
-        let mut state = state();
-        press(&mut state, "/v3q\n");
-        assert!(names(&state).is_empty());
-        press(&mut state, "\u{1b}/v3\n");
-        assert_eq!(names(&state), ["reviews/v3"]);
-        press(&mut state, "\u{1b}/!v3\n");
-        assert_eq!(names(&state), ["reviews/v1", "details/v1"]);
-        assert_eq!(press(&mut state, "\u{1b}"), Effect::Redraw);
-        assert_eq!(press(&mut state, "\u{1b}"), Effect::Quit);
-    }
-
-    #[test]
-    fn moving_stays_inside_and_pausing_keeps_the_figures() {
-        let mut state = state();
-        press(&mut state, "jjjjj");
-        assert_eq!(state.selected, 2);
-        press(&mut state, "kkkkk");
-        assert_eq!(state.selected, 0);
-        press(&mut state, "Gp");
-        assert_eq!(state.selected, 2);
-        state.update(StatsReport {
-            window_seconds: 1,
-            at_unix_ms: 0,
-            rows: vec![],
-        });
-        assert_eq!(names(&state).len(), 3);
-        press(&mut state, "++");
-        assert_eq!(state.interval, Duration::from_millis(250));
-        press(&mut state, "-----");
-        assert_eq!(state.interval, Duration::from_secs(10));
-        assert_eq!(press(&mut state, "q"), Effect::Quit);
-    }
-
-    #[test]
-    fn a_sparkline_shows_the_last_rates() {
-        let state = state();
-        let shown = state.shown();
-        assert_eq!(state.sparkline(shown[0], 8), "▁▂▃▄▅▆▇█");
-        assert_eq!(state.sparkline(shown[0], 3), "▆▇█");
-        assert_eq!(state.sparkline(shown[2], 3), "▁▁▁");
-    }
-}
+pub(super) mod tests;

@@ -38,6 +38,7 @@ use super::super::jwt::Told;
 use super::super::tables::RouteAction;
 use super::super::tables::route::RouteTable;
 use super::super::timer::Alarm;
+use super::super::trace::Span;
 use super::Framing;
 use super::leg::Leg;
 use super::plan::{Facts, Plan, Rare, Seen, Then};
@@ -217,6 +218,7 @@ pub(super) struct Planned<'p> {
     pub(super) facts: &'p mut Facts,
     pub(super) then: &'p mut Then,
     pub(super) log: &'p mut Option<Box<AccessRecord>>,
+    pub(super) span: &'p mut Option<Box<Span>>,
 }
 
 fn count(counter: &AtomicU64) {
@@ -230,7 +232,12 @@ pub(super) async fn ask(
     alarm: &mut Alarm,
     planned: Planned<'_>,
 ) -> bool {
-    let Planned { facts, then, log } = planned;
+    let Planned {
+        facts,
+        then,
+        log,
+        span,
+    } = planned;
     let mut body = Vec::new();
     let mut rounds = 0;
     while let Then::Ask(asking) = then {
@@ -281,6 +288,7 @@ pub(super) async fn ask(
                 let held = facts.held;
                 *facts = Facts { held, ..plan.facts };
                 *then = plan.then;
+                *span = plan.span;
                 let begun = log.as_ref().map(|log| log.start);
                 *log = plan.log;
                 if let (Some(log), Some(begun)) = (log.as_mut(), begun) {

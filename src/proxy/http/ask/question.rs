@@ -83,6 +83,7 @@ impl Question {
             key: false,
             passes_deadline: false,
             tells_grpc: false,
+            trace: None,
         };
         let mut fields = Vec::new();
         out.to_block(conn.tls).each(|known, name, value| {

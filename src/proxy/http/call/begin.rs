@@ -117,6 +117,7 @@ impl Calling<'_> {
         leg.push(&self.replay.kept);
         let (reused, mtls) = (tag.used(), tag.mtls);
         self.ended.upstream_local = tag.local;
+        self.ended.mtls = tag.mtls;
         Up {
             leg: Leg::H1(leg),
             tag: Some(tag),
@@ -142,6 +143,7 @@ impl Calling<'_> {
         let stream = opened.map_err(h2_failure)?;
         shared.used();
         self.ended.upstream_local = shared.local;
+        self.ended.mtls = shared.mtls;
         let mut leg = H2Leg::new(stream, end);
         if !self.replay.kept.is_empty() {
             leg.push(&self.replay.kept);

@@ -33,6 +33,8 @@ pub(crate) struct Ended {
     pub(crate) retries: u32,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
+    /// The endpoint has proven who it is.
+    pub(crate) mtls: bool,
     pub(crate) upstream_time: Option<Duration>,
     /// Both sides speak another protocol from here on: the endpoint's, and its connection if shared.
     pub(crate) switched: Option<(Leg, Option<Rc<Multiplexed>>)>,
@@ -56,6 +58,7 @@ impl Ended {
             retries: 0,
             upstream: None,
             upstream_local: None,
+            mtls: false,
             upstream_time: None,
             switched: None,
         }

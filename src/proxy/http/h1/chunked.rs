@@ -225,6 +225,8 @@ fn may_trail(line: &[u8]) -> bool {
                 | Name::GrpcStatus
                 | Name::RequestId
                 | Name::ServiceTime
+                | Name::Trace
+                | Name::TraceState
                 | Name::Server
                 | Name::Via
         )

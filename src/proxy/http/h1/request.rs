@@ -1,5 +1,6 @@
 //! One HTTP/1 request: read, answered, reported.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -16,6 +17,7 @@ use super::super::super::context::{Conn, Live, Worker};
 use super::super::super::filter::cors::Granted;
 use super::super::super::observe;
 use super::super::super::timer::Alarm;
+use super::super::super::trace::{self, Span};
 use super::super::answer::Answer;
 use super::super::ask;
 use super::super::call::{self, Call, Ended};
@@ -70,6 +72,8 @@ pub(super) struct Request<'r> {
     pub(super) begun: Instant,
     /// The connection takes no further request.
     pub(super) last: bool,
+    /// What its trace will be told at its end.
+    pub(super) span: Cell<Option<Box<Span>>>,
 }
 
 impl Request<'_> {
@@ -81,6 +85,7 @@ impl Request<'_> {
                 mut facts,
                 mut then,
                 mut log,
+                mut span,
                 ..
             },
             length,
@@ -110,6 +115,7 @@ impl Request<'_> {
                 facts: &mut facts,
                 then: &mut then,
                 log: &mut log,
+                span: &mut span,
             };
             if !Box::pin(ask::ask(&around, down, alarm, planned)).await {
                 let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
@@ -117,6 +123,7 @@ impl Request<'_> {
                 return After::End;
             }
         }
+        self.span.set(span);
         let delayed = matches!(then, Then::Delayed(_));
         if delayed && !Box::pin(hold(down, alarm, &mut then)).await {
             let gone = Ended::new(ServiceId::default()).fail(Failure::CallerGone);
@@ -420,6 +427,7 @@ impl Request<'_> {
         log: Option<Box<AccessRecord>>,
         ended: &Ended,
     ) {
+        trace::end(self.worker, self.span.take(), self.begun, ended);
         observe::request(
             self.worker,
             self.live,

@@ -1,6 +1,6 @@
 //! Serving an HTTP/1 connection: one request after the other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
@@ -130,6 +130,7 @@ impl Serving {
             routes,
             begun,
             last,
+            span: Cell::default(),
         };
         let running = request.run(&mut self.leg, &mut self.alarm, &mut self.text);
         self.after = running.await;

@@ -21,6 +21,7 @@ use super::super::super::context::{Conn, Live, Worker};
 use super::super::super::observe;
 use super::super::super::stream::Stream;
 use super::super::super::timer::Alarm;
+use super::super::super::trace;
 use super::super::answer::Answer;
 use super::super::ask;
 use super::super::call::{self, Call, Ended};
@@ -239,6 +240,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
             facts: &mut plan.facts,
             then: &mut plan.then,
             log: &mut plan.log,
+            span: &mut plan.span,
         };
         kept = Box::pin(ask::ask(&around, &mut down, alarm, planned)).await;
     }
@@ -313,6 +315,7 @@ async fn one(shared: &Rc<Shared>, mut arrived: Arrived, alarm: &mut Alarm) {
     if delayed {
         ended.delayed();
     }
+    trace::end(worker, plan.span, begun, &ended);
     observe::request(
         worker,
         &live,

@@ -74,7 +74,12 @@ pub(crate) enum Broken {
 fn may_trail(name: Name) -> bool {
     matches!(
         name,
-        Name::Other | Name::GrpcStatus | Name::RequestId | Name::ServiceTime
+        Name::Other
+            | Name::GrpcStatus
+            | Name::RequestId
+            | Name::ServiceTime
+            | Name::Trace
+            | Name::TraceState
     )
 }
 

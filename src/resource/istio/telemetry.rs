@@ -1,0 +1,346 @@
+//! Telemetry: what proxies tell of the calls that they carry. Spans and access logs are honoured; metrics
+//! are Istio's standard ones for everybody.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::header_edits::header_name;
+use super::security_target::targets;
+use crate::mesh::route::Share;
+use crate::mesh::tracing::{CustomTag, TagFrom};
+use crate::resource::codes;
+use crate::resource::policy::Targets;
+use crate::resource::reader::{Fields, Value};
+
+/// A Telemetry.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Telemetry {
+    /// For whom.
+    pub targets: Targets,
+    /// Spans; what comes later goes over what came before.
+    pub tracing: Vec<TracingRule>,
+    /// Metrics.
+    pub metrics: Vec<MetricsRule>,
+    /// Access logs.
+    pub access_logging: Vec<AccessLogging>,
+}
+
+/// On which side of a call something holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WorkloadMode {
+    /// On both.
+    #[default]
+    Both,
+    /// On the caller's, which gateways are too.
+    Client,
+    /// On that of the application which is called.
+    Server,
+}
+
+impl WorkloadMode {
+    /// Whether something holds on the side of callers (`client`), or on the other.
+    pub fn holds(self, client: bool) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Client => client,
+            Self::Server => !client,
+        }
+    }
+}
+
+/// One entry of `tracing`. What is not written is `None`, and stays as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TracingRule {
+    /// On which side.
+    pub mode: WorkloadMode,
+    /// Names of `extensionProviders`; the first counts.
+    pub providers: Vec<String>,
+    /// Of traces that begin here.
+    pub sampling: Option<Share>,
+    /// No spans are made, and contexts are passed as they came.
+    pub disabled: Option<bool>,
+    /// Further tags of each span, by name.
+    pub custom_tags: BTreeMap<String, CustomTag>,
+    /// Tags `istio.*` are left out where it is false.
+    pub istio_tags: Option<bool>,
+}
+
+/// One entry of `metrics`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MetricsRule {
+    /// Names of `extensionProviders`.
+    pub providers: Vec<String>,
+    /// What is otherwise than usual.
+    pub overrides: Vec<MetricsOverride>,
+    /// How often open connections are reported.
+    pub interval: Option<Duration>,
+}
+
+/// What is otherwise than usual with some metrics.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MetricsOverride {
+    /// Istio's word for the metric, such as `REQUEST_COUNT`, or the name of another; empty is all of them.
+    pub metric: String,
+    /// On which side.
+    pub mode: WorkloadMode,
+    /// It is not reported.
+    pub disabled: Option<bool>,
+    /// Labels that are removed (`None`), or the expression (CEL) that they come from.
+    pub tags: BTreeMap<String, Option<String>>,
+}
+
+/// One entry of `accessLogging`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AccessLogging {
+    /// On which side.
+    pub mode: WorkloadMode,
+    /// Names of `extensionProviders`.
+    pub providers: Vec<String>,
+    /// Nothing is logged.
+    pub disabled: Option<bool>,
+    /// The expression (CEL) that holds for what is logged, as written.
+    pub filter: Option<String>,
+}
+
+pub(in crate::resource) fn telemetry(fields: &Fields<'_>) -> Telemetry {
+    let Some(spec) = fields.get("spec") else {
+        return Telemetry::default();
+    };
+    let spec = spec.fields();
+    let telemetry = Telemetry {
+        targets: targets(&spec, ("a Telemetry", "telemetry is not changed")),
+        tracing: spec.list("tracing").iter().map(tracing).collect(),
+        metrics: spec.list("metrics").iter().map(metrics).collect(),
+        access_logging: spec.list("accessLogging").iter().map(logging).collect(),
+    };
+    if !telemetry.metrics.is_empty()
+        && let Some(written) = spec.get("metrics")
+    {
+        written.warn(
+            codes::IGNORED,
+            "metrics cannot be changed by meshctl yet: every proxy reports Istio's standard metrics with all of their labels",
+            "remove it; drop series and labels where they are scraped (metric_relabel_configs)",
+        );
+    }
+    spec.finish();
+    telemetry
+}
+
+fn mode(fields: &Fields<'_>) -> WorkloadMode {
+    let written = fields.get("mode").and_then(|value| {
+        value.choice(&[
+            ("CLIENT_AND_SERVER", WorkloadMode::Both),
+            ("CLIENT", WorkloadMode::Client),
+            ("SERVER", WorkloadMode::Server),
+        ])
+    });
+    written.unwrap_or_default()
+}
+
+fn matched(fields: &Fields<'_>) -> WorkloadMode {
+    fields
+        .get("match")
+        .map_or_else(WorkloadMode::default, |value| {
+            let fields = value.fields();
+            let mode = mode(&fields);
+            fields.finish();
+            mode
+        })
+}
+
+fn providers(fields: &Fields<'_>) -> Vec<String> {
+    let named = |value: &Value<'_>| {
+        let fields = value.fields();
+        let name = fields.require("name").and_then(|name| name.text());
+        fields.finish();
+        name
+    };
+    fields.list("providers").iter().filter_map(named).collect()
+}
+
+fn tracing(value: &Value<'_>) -> TracingRule {
+    let fields = value.fields();
+    let named = providers(&fields);
+    if named.len() > 1
+        && let Some(written) = fields.get("providers")
+    {
+        written.warn(
+            codes::IGNORED,
+            "spans go to one provider, the first",
+            "leave one; a collector passes spans on to others",
+        );
+    }
+    fields.ignore(
+        "useRequestIdForTraceSampling",
+        "remove it: whether a trace is sampled is told by its own headers",
+    );
+    fields.ignore(
+        "disableContextPropagation",
+        "remove it: a trace that is not passed on ends here",
+    );
+    let tags = fields.get("customTags").map(|value| {
+        let entries = value.entries().into_iter();
+        let tags = entries.filter_map(|(name, value)| Some((name.to_owned(), tag(name, &value)?)));
+        tags.collect()
+    });
+    let rule = TracingRule {
+        mode: matched(&fields),
+        providers: named,
+        sampling: fields
+            .get("randomSamplingPercentage")
+            .and_then(|value| value.percent()),
+        disabled: fields.boolean("disableSpanReporting"),
+        custom_tags: tags.unwrap_or_default(),
+        istio_tags: fields.boolean("enableIstioTags"),
+    };
+    fields.finish();
+    rule
+}
+
+/// Reads a tag that spans get besides the usual ones.
+pub(super) fn tag(name: &str, value: &Value<'_>) -> Option<CustomTag> {
+    let fields = value.fields();
+    if name.is_empty() {
+        value.error("a tag needs a name");
+    }
+    let written = [
+        fields.get("literal"),
+        fields.get("environment"),
+        fields.get("header"),
+        fields.get("formatter"),
+    ];
+    fields.finish();
+    if let Some(second) = written.iter().flatten().nth(1) {
+        second.error_hint(
+            "a tag has one of literal, environment and header",
+            "remove the others",
+        );
+        return None;
+    }
+    let [literal, environment, header, formatter] = written;
+    if let Some(formatter) = formatter {
+        let fields = formatter.fields();
+        fields.require("value");
+        fields.finish();
+        formatter.warn(
+            codes::IGNORED,
+            "tags are not written by formats yet, so spans are without this one",
+            "header: {name: …} for the value of a header",
+        );
+        return None;
+    }
+    if let Some(literal) = literal {
+        let fields = literal.fields();
+        let text = fields.require("value").and_then(|value| value.text());
+        fields.finish();
+        return Some(CustomTag {
+            from: TagFrom::Literal,
+            value: text?,
+            default: String::new(),
+        });
+    }
+    let (from, source) = match (environment, header) {
+        (Some(source), None) => (TagFrom::Environment, source),
+        (None, Some(source)) => (TagFrom::Header, source),
+        _ => {
+            value.error_hint(
+                "a tag needs to come from somewhere",
+                "literal: {value: …}, environment: {name: …} or header: {name: …}",
+            );
+            return None;
+        }
+    };
+    let fields = source.fields();
+    let name = fields.require("name");
+    let default = fields.text("defaultValue").unwrap_or_default();
+    fields.finish();
+    let name = name?;
+    let text = name.text()?;
+    Some(CustomTag {
+        from,
+        value: match from {
+            TagFrom::Header => header_name(&name, &text)?,
+            TagFrom::Literal | TagFrom::Environment => text,
+        },
+        default,
+    })
+}
+
+fn metrics(value: &Value<'_>) -> MetricsRule {
+    let fields = value.fields();
+    let rule = MetricsRule {
+        providers: providers(&fields),
+        overrides: fields.list("overrides").iter().map(overridden).collect(),
+        interval: fields.duration("reportingInterval"),
+    };
+    fields.finish();
+    rule
+}
+
+/// Istio's words for its metrics.
+const METRICS: [&str; 11] = [
+    "ALL_METRICS",
+    "REQUEST_COUNT",
+    "REQUEST_DURATION",
+    "REQUEST_SIZE",
+    "RESPONSE_SIZE",
+    "TCP_OPENED_CONNECTIONS",
+    "TCP_CLOSED_CONNECTIONS",
+    "TCP_SENT_BYTES",
+    "TCP_RECEIVED_BYTES",
+    "GRPC_REQUEST_MESSAGES",
+    "GRPC_RESPONSE_MESSAGES",
+];
+
+fn overridden(value: &Value<'_>) -> MetricsOverride {
+    let fields = value.fields();
+    let mut to = MetricsOverride {
+        disabled: fields.boolean("disabled"),
+        ..MetricsOverride::default()
+    };
+    if let Some(matches) = fields.get("match") {
+        let fields = matches.fields();
+        to.mode = mode(&fields);
+        let standard = fields.get("metric").and_then(|value| {
+            let choices = METRICS.map(|name| (name, name));
+            value.choice(&choices)
+        });
+        let custom = fields.text("customMetric");
+        fields.finish();
+        let all = |name: &&str| *name != "ALL_METRICS";
+        to.metric = custom
+            .or(standard.filter(all).map(str::to_owned))
+            .unwrap_or_default();
+    }
+    let tags = fields.get("tagOverrides");
+    for (name, value) in tags.iter().flat_map(Value::entries) {
+        let fields = value.fields();
+        let removes = fields
+            .get("operation")
+            .and_then(|value| value.choice(&[("UPSERT", false), ("REMOVE", true)]));
+        let expression = fields.text("value");
+        fields.finish();
+        let expression = expression.filter(|_| removes != Some(true));
+        to.tags.insert(name.to_owned(), expression);
+    }
+    fields.finish();
+    to
+}
+
+fn logging(value: &Value<'_>) -> AccessLogging {
+    let fields = value.fields();
+    let filter = fields.get("filter").and_then(|value| {
+        let fields = value.fields();
+        let expression = fields.text("expression");
+        fields.finish();
+        expression.filter(|text| !text.trim().is_empty())
+    });
+    let rule = AccessLogging {
+        mode: matched(&fields),
+        providers: providers(&fields),
+        disabled: fields.boolean("disabled"),
+        filter,
+    };
+    fields.finish();
+    rule
+}
