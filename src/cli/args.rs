@@ -138,6 +138,7 @@ pub(crate) enum Command {
     Stats(c::stats::Args),
     Top(c::top::Args),
     Edges(c::edges::Args),
+    Dashboard(c::dashboard::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
     Register(Box<c::register::Args>),
@@ -179,7 +180,15 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Shift and watch traffic",
-        &["routes", "canary", "fault", "stats", "top", "edges"],
+        &[
+            "routes",
+            "canary",
+            "fault",
+            "stats",
+            "top",
+            "edges",
+            "dashboard",
+        ],
     ),
     (
         "Look inside",

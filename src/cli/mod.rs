@@ -124,6 +124,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Stats(args) => one(cx, c::stats::run(args, cx)),
         Command::Top(args) => one(cx, c::top::run(args, cx)),
         Command::Edges(args) => one(cx, c::edges::run(args, cx)),
+        Command::Dashboard(args) => many(c::dashboard::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),
         Command::Endpoints(args) => one(cx, c::endpoints::run(args, cx)),
         Command::Register(args) => one(cx, c::register::run(*args, cx)),

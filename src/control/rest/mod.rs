@@ -87,7 +87,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/ready", get(ready)),
         ("/version", get(version)),
         ("/metrics", get(super::series::metrics)),
-        ("/resources", post(apply)),
+        ("/resources", get(list_all).post(apply)),
         ("/resources/{kind}", get(list)),
         ("/resources/{kind}/{namespace}/{name}", delete(remove)),
         ("/convergence", post(changes::convergence)),
@@ -103,6 +103,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/routes", get(list_routes)),
         ("/routes/explain", post(explain)),
         ("/authz/check", post(authz::check)),
+        ("/authz/matrix", get(authz::matrix)),
         ("/authz/suggest", get(authz::suggest)),
         ("/canaries", get(canaries::canaries)),
         (
@@ -284,12 +285,31 @@ async fn list(
     let namespace = parameter("namespace").filter(|_| resource::namespaced(kind));
     let found = control.index.objects(kind, namespace, parameter("name"));
     let mut found = found.await;
-    if kind == "Secret" && peer.role() < Role::Owner {
-        for report in &mut found {
+    hide(&peer, &mut found);
+    Ok(Json(found))
+}
+
+/// Every object, by kind.
+async fn list_all(
+    State(control): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Json<Vec<crate::api::resources::ResourceReport>> {
+    let mut all = Vec::new();
+    for kind in resource::kinds() {
+        all.extend(control.index.objects(kind, None, None).await);
+    }
+    hide(&peer, &mut all);
+    Json(all)
+}
+
+/// Leaves values of Secrets to who owns the control plane.
+fn hide(peer: &Peer, found: &mut [crate::api::resources::ResourceReport]) {
+    if peer.role() < Role::Owner {
+        let secrets = found.iter_mut().filter(|report| report.kind == "Secret");
+        for report in secrets {
             without_secrets(&mut report.object);
         }
     }
-    Ok(Json(found))
 }
 
 /// Takes the values out of a Secret: keys of gateways do not leave the machine by the API.

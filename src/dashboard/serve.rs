@@ -1,0 +1,178 @@
+//! The listener of the page, on loopback: files, and requests that are handed on to the API.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::response::IntoResponse as _;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::bundle;
+use super::guard::{self, Secret};
+use crate::api::{Problem, Reason};
+use crate::rt::Tasks;
+
+/// What the listener says of itself.
+pub const SESSION: &str = "/session";
+/// Connections at once: a browser keeps six a window, and each stream has one.
+const MOST_CONNECTIONS: usize = 64;
+/// A connection that says nothing for so long is closed; browsers open another.
+const IDLE: Duration = Duration::from_mins(2);
+/// The largest head, in bytes.
+const MOST_HEAD: usize = 16 << 10;
+/// The largest body, in bytes: that of the API.
+const MOST_BODY: usize = 16 << 20;
+
+/// A request that is handed on.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Its method.
+    pub method: Method,
+    /// Path with the API's prefix, and query.
+    pub path: String,
+    /// Empty: none.
+    pub body: Bytes,
+}
+
+/// What the page is told of the mesh that it shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct About {
+    /// The context's name.
+    pub context: String,
+    /// Where the control plane is, in words.
+    pub place: String,
+    /// Flags by which a command reaches the same mesh; empty where none is needed.
+    pub flags: String,
+    /// Version of the program that serves the page.
+    pub version: String,
+    /// Nothing may be changed by this page, whoever opened it.
+    pub read_only: bool,
+    /// Configuration is kept by the API server of a cluster, so that it is changed there.
+    pub in_cluster: bool,
+}
+
+/// Hands requests on to the API.
+pub trait Relay: Send + Sync + 'static {
+    /// The API's answer; what went wrong on the way as a problem with its status.
+    fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Response<Body>> + Send + '_>>;
+    /// Whether a request changes nothing.
+    fn looks(&self, method: &Method, path: &str) -> bool;
+}
+
+/// What every connection is served with.
+struct Server<R> {
+    relay: R,
+    about: About,
+    secret: Secret,
+    port: u16,
+}
+
+/// Serves the page on `listener`, which is on loopback, to who shows `secret`, for as long as the future is polled.
+pub async fn serve<R: Relay>(
+    listener: TcpListener,
+    relay: R,
+    about: About,
+    secret: Secret,
+) -> io::Result<()> {
+    let server = Arc::new(Server {
+        port: listener.local_addr()?.port(),
+        relay,
+        about,
+        secret,
+    });
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let connections = Tasks::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return Ok(());
+        };
+        let tcp = match listener.accept().await {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                // Mostly out of file descriptors; a tight loop would not help anybody.
+                tracing::warn!(%error, "cannot accept on the dashboard's port");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let server = Arc::clone(&server);
+        connections.spawn("dashboard", async move {
+            let _place = place;
+            // Whoever leaves is no error of ours.
+            let _ended = answer(tcp, server).await.is_ok();
+        });
+    }
+}
+
+async fn answer<R: Relay>(tcp: TcpStream, server: Arc<Server<R>>) -> hyper::Result<()> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let server = Arc::clone(&server);
+        async move { Ok::<_, Infallible>(respond(&server, request).await) }
+    });
+    // A browser that leaves closes, and with the connection goes the answer that was under way.
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(MOST_HEAD)
+        .serve_connection(TokioIo::new(tcp), service)
+        .await
+}
+
+async fn respond<R: Relay>(server: &Server<R>, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let refused = guard::refusal(
+        &head.method,
+        &head.uri,
+        &head.headers,
+        server.port,
+        &server.secret,
+    );
+    let path = head.uri.path();
+    let mut response = match refused {
+        Some((status, why)) => (status, Json(Problem::new(Reason::Denied, why))).into_response(),
+        None if path == SESSION => Json(&server.about).into_response(),
+        None if guard::is_relayed(path) => hand_on(server, &head, body).await,
+        None => bundle::answer(&head.method, path, &head.headers),
+    };
+    guard::close(response.headers_mut());
+    response
+}
+
+async fn hand_on<R: Relay>(
+    server: &Server<R>,
+    head: &http::request::Parts,
+    body: Incoming,
+) -> Response<Body> {
+    let path = head.uri.path();
+    if server.about.read_only && !server.relay.looks(&head.method, path) {
+        let problem = Problem::new(Reason::Denied, "this dashboard is read-only")
+            .hint("start it without --read-only to change something");
+        return (StatusCode::FORBIDDEN, Json(problem)).into_response();
+    }
+    let Ok(body) = Limited::new(body, MOST_BODY).collect().await else {
+        let problem = Problem::new(Reason::Invalid, "the body is too large, or did not come");
+        return (StatusCode::PAYLOAD_TOO_LARGE, Json(problem)).into_response();
+    };
+    let whole = head.uri.path_and_query();
+    let question = Question {
+        method: head.method.clone(),
+        path: whole.map_or_else(|| path.to_owned(), |whole| whole.as_str().to_owned()),
+        body: body.to_bytes(),
+    };
+    server.relay.ask(question).await
+}
