@@ -118,7 +118,12 @@ mod tests {
     #[test]
     fn paths_of_the_page_are_the_page_and_files_that_are_not_there_are_not() {
         let asked = HeaderMap::new();
-        for path in ["/", "/graph", "/service/reviews.default", "/config/Service/default/a.b"] {
+        for path in [
+            "/",
+            "/graph",
+            "/service/reviews.default",
+            "/config/Service/default/a.b",
+        ] {
             let response = answer(&Method::GET, path, &asked);
             assert_eq!(response.status(), 200, "{path}");
             assert_eq!(

@@ -1,5 +1,6 @@
 //! The listener of the page, on loopback: files, and requests that are handed on to the API.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -11,6 +12,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -23,11 +25,21 @@ use tokio::sync::Semaphore;
 
 use super::bundle;
 use super::guard::{self, Secret};
-use crate::api::{Problem, Reason};
+use crate::api::{PREFIX, Problem, Reason};
 use crate::rt::Tasks;
 
 /// What the listener says of itself.
 pub const SESSION: &str = "/session";
+/// Parts of the API that control planes of other versions lack, with a question that costs nothing: what is answered
+/// otherwise than by 404 is there.
+const PARTS: &[(&str, &str)] = &[
+    ("series", "/series?window=none"),
+    ("tap", "/tap?rate=none"),
+    ("traces", "/traces?limit=1"),
+    ("rollouts", "/rollouts"),
+    ("matrix", "/authz/matrix?path=none"),
+    ("resources", "/resources"),
+];
 /// Connections at once: a browser keeps six a window, and each stream has one.
 const MOST_CONNECTIONS: usize = 64;
 /// A connection that says nothing for so long is closed; browsers open another.
@@ -64,6 +76,16 @@ pub struct About {
     pub read_only: bool,
     /// Configuration is kept by the API server of a cluster, so that it is changed there.
     pub in_cluster: bool,
+}
+
+/// The answer to [`SESSION`].
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Session<'a> {
+    #[serde(flatten)]
+    about: &'a About,
+    /// Of [`PARTS`].
+    has: BTreeMap<&'a str, bool>,
 }
 
 /// Hands requests on to the API.
@@ -145,12 +167,35 @@ async fn respond<R: Relay>(server: &Server<R>, request: Request<Incoming>) -> Re
     let path = head.uri.path();
     let mut response = match refused {
         Some((status, why)) => (status, Json(Problem::new(Reason::Denied, why))).into_response(),
-        None if path == SESSION => Json(&server.about).into_response(),
+        None if path == SESSION => session(server).await,
         None if guard::is_relayed(path) => hand_on(server, &head, body).await,
         None => bundle::answer(&head.method, path, &head.headers),
     };
     guard::close(response.headers_mut());
     response
+}
+
+/// What the page is told of itself, and what there is to be shown.
+async fn session<R: Relay>(server: &Server<R>) -> Response<Body> {
+    let asking = PARTS.iter().map(|(part, path)| async move {
+        let question = Question {
+            method: Method::GET,
+            path: format!("{PREFIX}{path}"),
+            body: Bytes::new(),
+        };
+        // The body is dropped unread, which ends a stream that began.
+        let status = server.relay.ask(question).await.status();
+        (
+            *part,
+            status != StatusCode::NOT_FOUND && status != StatusCode::BAD_GATEWAY,
+        )
+    });
+    let has: BTreeMap<&str, bool> = join_all(asking).await.into_iter().collect();
+    Json(Session {
+        about: &server.about,
+        has,
+    })
+    .into_response()
 }
 
 async fn hand_on<R: Relay>(

@@ -193,7 +193,7 @@ export async function serve(mesh) {
     };
     if (url.pathname === "/session" || url.pathname.startsWith("/api/")) {
       if (request.headers["x-meshctl-session"] !== SECRET) return json(401, { reason: "denied", message: "not the link" });
-      if (url.pathname === "/session") return json(200, mesh.about);
+      if (url.pathname === "/session") return json(200, { ...mesh.about, has: Object.fromEntries(["series", "tap", "traces", "rollouts", "resources"].map((part) => [part, !mesh.absent.has(part)]).concat([["matrix", !mesh.absent.has("authz")]])) });
       const path = url.pathname.slice("/api/v1".length);
       if (path === "/tap" && !mesh.absent.has("tap")) {
         response.writeHead(200, { "content-type": "application/x-ndjson" });

@@ -103,31 +103,16 @@ export async function begin(): Promise<void> {
     return;
   }
   try {
-    about.value = await (await send("GET", "/session")).json() as About;
+    const told = await (await send("GET", "/session")).json() as About & { has: typeof has.value };
+    has.value = told.has;
+    about.value = told;
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) locked.value = "secret";
     return;
   }
   document.title = `${about.value.context} · meshctl`;
-  const there = async (path: string): Promise<boolean> => {
-    const stop = new AbortController();
-    try {
-      await send("GET", PREFIX + path, undefined, stop.signal);
-      return true;
-    } catch (error) {
-      // Refused for another reason than that it is not there.
-      return error instanceof ApiError && error.status !== 404 && error.status !== 0;
-    } finally {
-      stop.abort();
-    }
-  };
-  const [who, series, tap, traces, rollouts, matrix, resources] = await Promise.all([
-    get<{ role: Role }>("/access/self").catch(() => ({ role: "viewer" as Role })),
-    there("/series?window=60&step=10"), there("/tap?max=1&rate=1&service=none.none"), there("/traces?limit=1"),
-    there("/rollouts"), there("/authz/matrix"), there("/resources"),
-  ]);
+  const who = await get<{ role: Role }>("/access/self").catch(() => ({ role: "viewer" as Role }));
   role.value = who.role;
-  has.value = { series, tap, traces, rollouts, matrix, resources };
 }
 
 export interface Asked<T> { data?: T; error?: ApiError; reload: () => void }

@@ -203,7 +203,6 @@ export class View {
       drawn.sub.textContent = sub;
       drawn.group.classList.remove("ok", "warn", "bad", "idle");
       drawn.group.classList.add(tone);
-      drawn.group.setAttribute("aria-label", `${node.label}${node.namespace ? ` in ${node.namespace}` : ""}, ${sub}`);
     }
     for (const call of graph.calls) {
       const drawn = this.calls.get(call.id);
