@@ -221,3 +221,122 @@ async fn hand_on<R: Relay>(
     };
     server.relay.ask(question).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use futures_util::StreamExt as _;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::net::{BindOptions, bind};
+
+    /// Tells when it is dropped.
+    struct Told(mpsc::UnboundedSender<()>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _told = self.0.send(()).is_ok();
+        }
+    }
+
+    /// Answers `/api/v1/tap` with a line and no end, and knows nothing else.
+    struct Endless(mpsc::UnboundedSender<()>);
+
+    impl Relay for Endless {
+        fn ask(
+            &self,
+            question: Question,
+        ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send + '_>> {
+            let told = Told(self.0.clone());
+            Box::pin(async move {
+                if question.path != "/api/v1/tap?service=a" {
+                    return StatusCode::NOT_FOUND.into_response();
+                }
+                let first = stream::once(async { Ok::<_, Infallible>("{\"n\":1}\n") });
+                let rest = stream::pending().map(move |line| {
+                    let _kept = &told;
+                    line
+                });
+                Body::from_stream(first.chain(rest)).into_response()
+            })
+        }
+
+        fn looks(&self, method: &Method, _path: &str) -> bool {
+            *method == Method::GET
+        }
+    }
+
+    async fn stage(read_only: bool) -> (u16, mpsc::UnboundedReceiver<()>, Tasks) {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (told, ended) = mpsc::unbounded_channel();
+        let about = About {
+            context: "default".to_owned(),
+            place: String::new(),
+            flags: String::new(),
+            version: String::new(),
+            read_only,
+            in_cluster: false,
+        };
+        let tasks = Tasks::new();
+        tasks.spawn("page", async move {
+            let secret = Secret::new([7; 32]);
+            let _ended = serve(listener, Endless(told), about, secret).await.is_ok();
+        });
+        (port, ended, tasks)
+    }
+
+    async fn send(port: u16, method: &str, path: &str) -> TcpStream {
+        let mut tcp = crate::net::connect(
+            (Ipv4Addr::LOCALHOST, port).into(),
+            crate::net::ConnectOptions::default(),
+        )
+        .await
+        .unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n{}: {}\r\ncontent-length: 0\r\n\r\n",
+            guard::SHOWN,
+            "07".repeat(32)
+        );
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        tcp
+    }
+
+    async fn until(tcp: &mut TcpStream, words: &str) -> String {
+        let mut said = String::new();
+        while !said.contains(words) {
+            let mut part = [0; 1024];
+            let length = tcp.read(&mut part).await.unwrap();
+            assert_ne!(length, 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&part[..length]));
+        }
+        said
+    }
+
+    #[tokio::test]
+    async fn a_stream_passes_at_once_and_ends_with_who_reads_it() {
+        let (port, mut ended, tasks) = stage(false).await;
+        let mut tcp = send(port, "GET", "/api/v1/tap?service=a").await;
+        until(&mut tcp, "{\"n\":1}").await;
+        assert!(ended.try_recv().is_err());
+        drop(tcp);
+        let late = Duration::from_secs(20);
+        tokio::time::timeout(late, ended.recv()).await.unwrap();
+        tasks.end().await;
+    }
+
+    #[tokio::test]
+    async fn the_page_is_told_what_the_control_plane_has() {
+        let (port, _ended, tasks) = stage(true).await;
+        let mut tcp = send(port, "GET", SESSION).await;
+        let said = until(&mut tcp, "\"readOnly\":true").await;
+        assert!(said.contains("\"tap\":false"), "{said}");
+        let mut tcp = send(port, "POST", "/api/v1/tap").await;
+        until(&mut tcp, "403 Forbidden").await;
+        tasks.end().await;
+    }
+}

@@ -37,6 +37,7 @@ const COMMANDS: &[&str] = &[
     "deregister",
     "diff",
     "down",
+    "dashboard",
     "edges",
     "endpoints",
     "fault",
