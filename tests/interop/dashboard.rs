@@ -193,6 +193,18 @@ fn every_view_shows_a_real_mesh_and_every_change_reaches_it() {
     let (_dashboard, link) = mesh.dashboard(&[]);
     let said = script("real.test.mjs", &[("LINK", &link)]);
     assert!(said.contains("# fail 0"), "{said}");
+    // What the page says that one could type can be typed.
+    let commands: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split_once("command: meshctl ")?.1.into())
+        .collect();
+    assert!(commands.len() > 10, "{said}");
+    for command in commands {
+        if !command.contains("CALLER") {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            mesh.run(&words);
+        }
+    }
     drop(load);
 }
 

@@ -32,10 +32,11 @@ test("two hundred services move without stutter", async () => {
   const server = await serve(mesh);
   const it = await open(browser, server.link);
   const begun = Date.now();
-  await it.page.goto(`${it.origin}/graph?replay=3600`);
+  await it.page.goto(`${it.origin}/graph?replay=3600&group=service`);
   await it.page.locator(".graph .node").nth(199).waitFor({ timeout: 30_000, state: "attached" });
   console.log(`drawn after ${Date.now() - begun} ms: ${await it.page.locator(".graph .node").count()} nodes, ${await it.page.locator(".graph .edge").count()} calls`);
   await it.shot("fake-graph-200");
+  assert.equal(await it.page.locator(".graph .node").count() >= 200, true);
   const box = await it.page.locator(".graph > svg").boundingBox();
   const [x, y] = [box.x + box.width / 2, box.y + 40];
   const told = {};

@@ -41,6 +41,7 @@ test("every view shows what is there", async () => {
   for (const [name, [path, words]] of Object.entries(VIEWS)) {
     await it.visit(path);
     await it.page.locator("main").getByText(words).first().waitFor({ timeout: 15_000 });
+    console.log(`command: ${await it.page.locator(".command code").textContent()}`);
     await it.shot(`real-${name}`);
     await accessible(it.page, name);
   }

@@ -9,7 +9,7 @@ function place(question: Question, boxes: boolean, down: boolean): Answer {
   const graph = new graphlib.Graph({ compound: boxes, multigraph: false });
   graph.setGraph({
     rankdir: down ? "TB" : "LR", nodesep: 26, // Boxes bring ranks of their own, which are gaps as well.
-    ranksep: (down ? 74 : 112) * (boxes ? 0.55 : 1), edgesep: 14, marginx: 20, marginy: 20, ranker: question.nodes.length > 120 ? "longest-path" : "network-simplex",
+    ranksep: (down ? 74 : 126) * (boxes ? 0.55 : 1), edgesep: 14, marginx: 20, marginy: 20, ranker: question.nodes.length > 120 ? "longest-path" : "network-simplex",
   });
   graph.setDefaultEdgeLabel(() => ({}));
   const spaces = new Set(question.nodes.map((node) => node.namespace));

@@ -1,7 +1,10 @@
 // Who calls whom, as nodes and edges: what connections say of themselves, joined with what was measured.
 import type { Edge, Series, StatsRow } from "../types";
 
-export interface Node { id: string; label: string; namespace: string; service: boolean; rps: number; success?: number }
+export interface Node { id: string; label: string; namespace: string; service: boolean; rps: number; success?: number;
+  /// Stands for a namespace.
+  box?: boolean;
+}
 export interface Call {
   id: string; from: string; to: string; rps: number; success?: number; p99?: number;
   /// All, some or none of the connections are mTLS; empty where nobody has said.
@@ -111,4 +114,29 @@ export function only(graph: Graph, calls: (call: Call) => boolean, nodes: (node:
   const chosen = graph.calls.filter((one) => kept.has(one.from) && kept.has(one.to) && calls(one));
   const linked = new Set(chosen.flatMap((one) => [one.from, one.to]));
   return { nodes: graph.nodes.filter((node) => linked.has(node.id)), calls: chosen };
+}
+
+/// The same with a node a namespace; calls within one are not drawn.
+export function grouped(graph: Graph): Graph {
+  const of = new Map(graph.nodes.map((node) => [node.id, node.namespace || node.id]));
+  const boxes = new Set(graph.nodes.filter((node) => node.namespace).map((node) => node.namespace));
+  const parts = graph.calls.map((one) => ({
+    from: of.get(one.from) ?? one.from, to: of.get(one.to) ?? one.to, source: "", rps: one.rps, p99: one.p99,
+    // In proportion: what counts of requests is their share.
+    requests: one.success === undefined ? 0 : one.rps, failures: one.rps * (100 - (one.success ?? 100)) / 100,
+  }));
+  const told = made(parts.filter((part) => part.from !== part.to), [], new Map());
+  const secure = new Map<string, Call["secure"]>();
+  for (const one of graph.calls) {
+    const id = `${of.get(one.from)}>${of.get(one.to)}`;
+    const before = secure.get(id);
+    if (one.secure) secure.set(id, !before ? one.secure : before === one.secure ? before : "some");
+  }
+  for (const one of told.calls) one.secure = secure.get(one.id) ?? "";
+  for (const node of told.nodes) {
+    node.namespace = "";
+    node.label = node.id;
+    node.box = boxes.has(node.id);
+  }
+  return told;
 }

@@ -84,6 +84,7 @@ export class View {
     this.update(graph);
     this.pick(this.picked);
     if (fit) this.fit();
+    this.reveal();
     if (focused) this.nodes.get(focused)?.group.focus();
   }
 
@@ -208,7 +209,7 @@ export class View {
       const drawn = this.calls.get(call.id);
       if (!drawn) continue;
       const tone = call.rps > 0 ? call.success === undefined ? "ok" : health(call.success) : "idle";
-      const text = call.rps > 0 ? `${count(call.rps)}/s${call.p99 === undefined ? "" : `  ${ms(call.p99)}`}${call.success !== undefined && call.success < 99.95 ? `  ${percent(call.success)}` : ""}` : "";
+      const text = call.rps > 0 ? `${count(call.rps)}/s${call.p99 === undefined ? "" : `  ${ms(call.p99)}`}${call.success !== undefined && call.success < 99.5 ? `  ${percent(call.success)}` : ""}` : "";
       const said = `${tone}|${text}|${call.secure}`;
       if (drawn.said === said) continue;
       drawn.said = said;
@@ -224,7 +225,9 @@ export class View {
   }
 
   pick(picked: Picked): void {
+    const other = picked.node !== this.picked.node;
     this.picked = picked;
+    if (other) this.reveal();
     const call = picked.call ? this.calls.get(picked.call)?.call : undefined;
     const lit = new Set<string>();
     if (picked.node) lit.add(picked.node);
@@ -240,6 +243,17 @@ export class View {
       drawn.group.classList.toggle("picked", id === picked.call);
       drawn.group.classList.toggle("dim", some && !near);
     }
+  }
+
+  /// Brings what is picked out from below the panel that tells of it.
+  private reveal(): void {
+    const at = this.nodes.get(this.picked.node ?? "")?.at;
+    const { clientWidth: width } = this.svg;
+    if (!at || width < 700) return;
+    const beyond = at[0] * this.scale + this.offset[0] - (width - 440);
+    if (beyond <= 0) return;
+    this.offset = [this.offset[0] - beyond, this.offset[1]];
+    this.show();
   }
 
   /// Shows everything.

@@ -20,10 +20,10 @@ export function Authz() {
     calls.set(key, (calls.get(key) ?? 0) + edge.requestsPerSecond);
   }
   const shown = picked && matrix.data?.cells.find((cell) => cell.from === picked.from && cell.to === picked.to);
-  const flags = (cell: MatrixCell): string => `authz check --from ${word(cell.from || "")} --to ${word(cell.to)}${method === "GET" ? "" : ` --method ${method}`}${path === "/" ? "" : ` --path ${word(path)}`}`;
+  const flags = (cell: MatrixCell): string => `authz check ${method === "GET" && path === "/" ? "" : `${method} ${word(path)} `}${cell.from ? `--from ${word(cell.from)} ` : ""}--to ${word(cell.to)}`;
   return (
     <>
-      <Head title="Authorization" command={shown ? flags(shown).replace("--from '' ", "") : "authz check --from CALLER --to SERVICE"}>
+      <Head title="Authorization" command={shown ? flags(shown) : `authz check ${method === "GET" && path === "/" ? "" : `${method} ${word(path)} `}--from CALLER --to SERVICE`}>
         <select aria-label="Method" value={method} onChange={(event) => ask({ method: event.currentTarget.value === "GET" ? undefined : event.currentTarget.value })}>{METHODS.map((one) => <option>{one}</option>)}</select>
         <form onSubmit={(event) => { event.preventDefault(); ask({ path: typed === "/" ? undefined : typed }); }}><input aria-label="Path" value={typed} onInput={(event) => type(event.currentTarget.value)} onBlur={() => ask({ path: typed === "/" ? undefined : typed })} /></form>
         {to && <button type="button" onClick={() => ask({ to: undefined })}>to {to} ✕</button>}

@@ -32,7 +32,7 @@ export function Canaries() {
   const several = (services.data ?? []).filter((service) => Object.keys(service.versions).length > 1);
   return (
     <>
-      <Head title="Canaries" command="canary status" />
+      <Head title="Canaries" command="canary list" />
       {has.value.rollouts && (
         <Panel title="Rollouts" flush>
           <Ready of={rollouts} rows={3}>{({ rollouts: list }) => list.length === 0 ? <Empty title="No rollout yet">{several.length > 0 ? "Start one below." : "A service with two versions can have one."}</Empty> : (

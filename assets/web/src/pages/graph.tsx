@@ -4,13 +4,15 @@ import { has, url, useApi } from "../api";
 import { Spark } from "../chart";
 import { clock, health, ms, percent, rate, span, stamp } from "../format";
 import type { Answer, Question } from "../graph/layout.worker";
-import { around, live, moments, only, past, type Graph } from "../graph/model";
+import { around, grouped, live, moments, only, past, type Graph } from "../graph/model";
 import { HEIGHT, View, widthOf, type Picked } from "../graph/view";
 import { ask, asked } from "../route";
 import { even, perSecond, sum, useSeries } from "../series";
 import type { Edges, Series, Stats } from "../types";
 import { A, Choice, Empty, Failure, Head, Loading, Mark, Success } from "../ui";
 
+/// Nodes from which on namespaces are shown first.
+const MANY = 60;
 const BACK: Record<string, [number, number]> = { "900": [900, 10], "3600": [3600, 30], "21600": [21_600, 300], "86400": [86_400, 900] };
 
 export function GraphPage() {
@@ -42,12 +44,16 @@ export function GraphPage() {
     const time = times[at];
     return series.data && (time === undefined ? { nodes: [], calls: [] } : past(series.data, edges.data.edges, time));
   }, [edges.data, stats.data, series.data, times, at, back]);
+  const spaces = [...new Set(whole?.nodes.map((node) => node.namespace).filter(Boolean))].sort();
+  // A drawing of hundreds is a texture; of namespaces it says something.
+  const many = (whole?.nodes.length ?? 0) > MANY && spaces.length > 1 && !focus && !namespace;
+  const together = !namespace && (asked("group") || (many ? "namespace" : "service")) === "namespace";
   const graph = useMemo(() => {
     if (!whole) return undefined;
     const near = focus ? around(whole, focus) : whole;
-    return only(near, (call) => !insecure || call.secure === "none" || call.secure === "some", (node) => !namespace || node.namespace === namespace || node.namespace === "");
-  }, [whole, focus, namespace, insecure]);
-  const spaces = [...new Set(whole?.nodes.map((node) => node.namespace).filter(Boolean))].sort();
+    const chosen = only(near, (call) => !insecure || call.secure === "none" || call.secure === "some", (node) => !namespace || node.namespace === namespace || node.namespace === "");
+    return together ? grouped(chosen) : chosen;
+  }, [whole, focus, namespace, insecure, together]);
   const pick = (chosen: Picked): void => ask({ node: chosen.node, edge: chosen.call });
   const error = edges.error ?? stats.error ?? series.error;
   return (
@@ -55,9 +61,13 @@ export function GraphPage() {
       <Head title="Graph" command={`edges${insecure ? " --insecure" : ""}${window === "60" || back ? "" : ` --window ${span(Number(window) * 1000)}`}${focus ? ` ${focus}` : ""}`}>
         {focus && <button type="button" onClick={() => ask({ focus: undefined })}>around {focus} ✕</button>}
         {spaces.length > 1 && (
-          <select aria-label="Namespace" value={namespace} onChange={(event) => ask({ namespace: event.currentTarget.value })}>
-            <option value="">all namespaces</option>
-            {spaces.map((space) => <option value={space}>{space}</option>)}
+          <select aria-label="What is drawn" value={together ? "*" : namespace} onChange={(event) => {
+            const value = event.currentTarget.value;
+            ask({ group: value === "*" ? "namespace" : value ? undefined : "service", namespace: value === "*" ? undefined : value, node: undefined, edge: undefined });
+          }}>
+            <option value="">all services</option>
+            <option value="*">namespaces</option>
+            {spaces.map((space) => <option value={space}>services of {space}</option>)}
           </select>
         )}
         <Choice label="Calls" value={insecure ? "1" : ""} onPick={(value) => ask({ insecure: value })} options={[["", "All calls"], ["1", "Plaintext"]]} />
@@ -73,8 +83,8 @@ export function GraphPage() {
         )}
       </Head>
       {!graph && error ? <Failure error={error} retry={() => { edges.reload(); stats.reload(); }} /> : (
-        <div class="graph">
-          {graph ? graph.nodes.length > 0 ? <Drawn graph={graph} picked={picked} pick={pick} /> : <Empty title={insecure ? "No call is in plaintext" : "No calls in this window"}>{insecure ? "Every connection that was seen is encrypted." : "Calls between services appear here as soon as there are any."}</Empty> : <Loading />}
+        <div class="stage">
+          <div class="graph">{graph ? graph.nodes.length > 0 ? <Drawn graph={graph} picked={picked} pick={pick} /> : <Empty title={insecure ? "No call is in plaintext" : "No calls in this window"}>{insecure ? "Every connection that was seen is encrypted." : "Calls between services appear here as soon as there are any."}</Empty> : <Loading />}</div>
           {graph && (picked.node || picked.call) && <Side graph={graph} picked={picked} close={() => pick({})} />}
         </div>
       )}
@@ -148,7 +158,7 @@ function Drawn({ graph, picked, pick }: { graph: Graph; picked: Picked; pick: (p
 function Side({ graph, picked, close }: { graph: Graph; picked: Picked; close: () => void }) {
   const node = graph.nodes.find((one) => one.id === picked.node);
   const call = graph.calls.find((one) => one.id === picked.call);
-  const series = useSeries({ window: 900, step: 15, service: node?.service ? node.id : call?.to, by: "service" });
+  const series = useSeries({ window: 900, step: 15, service: node?.service && !node.box ? node.id : call?.to, by: "service" });
   const points = series.data ? even(series.data, sum(series.data.rows)) : [];
   const title = node?.id ?? (call ? `${call.from} → ${call.to}` : "Gone");
   const table = (list: Graph["calls"], end: "from" | "to") => list.length === 0 ? <p class="muted">nobody in this window</p> : (
@@ -159,8 +169,9 @@ function Side({ graph, picked, close }: { graph: Graph; picked: Picked; close: (
       <div class="row" style={{ justifyContent: "space-between", flexWrap: "nowrap", alignItems: "start" }}><h2>{title}</h2><button type="button" onClick={close} aria-label="Close">✕</button></div>
       {node && (
         <>
-          <p class="muted">{node.service ? "service" : "caller"}{node.namespace ? ` in ${node.namespace}` : ""}</p>
-          {node.service && (
+          <p class="muted">{node.box ? "namespace" : node.service ? "service" : "caller"}{node.namespace ? ` in ${node.namespace}` : ""}</p>
+          {node.box && <p style={{ marginTop: "8px" }}>{rate(node.rps)} <Success value={node.success} /> <button type="button" class="link" onClick={() => ask({ namespace: node.id, node: undefined, group: undefined })}>Show its services</button></p>}
+          {node.service && !node.box && (
             <>
               <p style={{ marginTop: "8px" }}>{rate(node.rps)} <Success value={node.success} /></p>
               <Spark values={points.map((point) => perSecond(point, series.data?.stepSeconds ?? 1))} />

@@ -23,7 +23,7 @@ export function History() {
   const newest = history.data?.[0]?.revision;
   return (
     <>
-      <Head title="History" command={`history${kind ? ` ${kind} ${name}${namespace && namespace !== "default" ? ` -n ${namespace}` : ""}` : ""}${open ? ` --revision ${open} --diff` : ""}`}>
+      <Head title="History" command={`history${kind ? ` ${kind} ${name}${namespace && namespace !== "default" ? ` -n ${namespace}` : ""}` : ""}${open ? ` --diff ${open}` : ""}`}>
         {kind && <button type="button" onClick={() => ask({ kind: undefined, namespace: undefined, name: undefined })}>{kind} {name} ✕</button>}
       </Head>
       {error && <Panel><Failure error={error} /></Panel>}

@@ -4,7 +4,7 @@ import { url, useApi } from "../api";
 import { ago, ms, stamp, word } from "../format";
 import { ask, asked, go } from "../route";
 import type { Span, TraceRow } from "../types";
-import { A, Choice, Empty, Head, Mark, Panel, Ready, Table } from "../ui";
+import { A, Choice, Empty, Head, Mark, Panel, Ready, Table, Tag } from "../ui";
 
 export function Traces() {
   const service = asked("service"), slow = asked("minDurationMs"), errors = asked("errors") === "true";
@@ -12,7 +12,7 @@ export function Traces() {
   const [id, setId] = useState("");
   return (
     <>
-      <Head title="Traces" command={`traces${service ? ` ${word(service)}` : ""}${slow ? ` --min-duration ${slow}ms` : ""}${errors ? " --errors" : ""}`}>
+      <Head title="Traces" command={`traces${service ? ` --service ${word(service)}` : ""}${slow ? ` --min-duration ${slow}ms` : ""}${errors ? " --errors" : ""}`}>
         <input aria-label="Service" placeholder="Service" value={service} onChange={(event) => ask({ service: event.currentTarget.value.trim() })} />
         <input aria-label="Longer than, in milliseconds" placeholder="Longer than, ms" size={14} inputMode="numeric" value={slow} onChange={(event) => ask({ minDurationMs: event.currentTarget.value.replace(/\D/g, "") })} />
         <Choice label="Which" value={errors ? "true" : ""} onPick={(value) => ask({ errors: value })} options={[["", "All"], ["true", "With errors"]]} />
@@ -88,7 +88,7 @@ export function Trace({ id }: { id: string }) {
                 return (
                   <>
                     <button type="button" class={span.error ? "line error" : "line"} aria-expanded={shown} onClick={() => { setOpen(shown ? "" : span.spanId); ask({ span: shown ? "" : span.spanId }); }}>
-                      <span class="label" style={{ paddingLeft: `${Math.min(depth, 12) * 14}px` }}>{span.error && <><Mark tone="bad"><span class="sr">failed</span></Mark> </>}<span class="strong">{span.service}</span> <span class="muted">{span.name} ({span.kind.toLowerCase()})</span></span>
+                      <span class="label" style={{ paddingLeft: `${Math.min(depth, 12) * 14}px` }}>{span.error && <><Tag tone="bad">failed</Tag> </>}<span class="strong">{span.service}</span> <span class="muted">{span.name} ({span.kind.toLowerCase()})</span></span>
                       <svg role="img" aria-label={`begins after ${ms((span.startUnixUs - from) / 1000)}, takes ${ms(span.durationUs / 1000)}`}>
                         <rect x={`${left}%`} y="6" width={`${width}%`} height="8" rx="2" />
                       </svg>
