@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    async fn stage(read_only: bool) -> (u16, mpsc::UnboundedReceiver<()>, Tasks) {
+    fn stage(read_only: bool) -> (u16, mpsc::UnboundedReceiver<()>, Tasks) {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), BindOptions::default()).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (told, ended) = mpsc::unbounded_channel();
@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_passes_at_once_and_ends_with_who_reads_it() {
-        let (port, mut ended, tasks) = stage(false).await;
+        let (port, mut ended, tasks) = stage(false);
         let mut tcp = send(port, "GET", "/api/v1/tap?service=a").await;
         until(&mut tcp, "{\"n\":1}").await;
         assert!(ended.try_recv().is_err());
@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_page_is_told_what_the_control_plane_has() {
-        let (port, _ended, tasks) = stage(true).await;
+        let (port, _ended, tasks) = stage(true);
         let mut tcp = send(port, "GET", SESSION).await;
         let said = until(&mut tcp, "\"readOnly\":true").await;
         assert!(said.contains("\"tap\":false"), "{said}");

@@ -223,11 +223,6 @@ export function Canary({ service }: { service: string }) {
 function last(rollout: Rollout): Measure[] {
   return rollout.steps.filter((step) => step.measures.length > 0).at(-1)?.measures ?? [];
 }
-const bound = (rollout: Rollout | undefined, metric: RegExp): number | undefined => {
-  const found = rollout && last(rollout).find((measure) => metric.test(measure.metric));
-  return typeof found?.bound === "number" ? found.bound : undefined;
-};
-
 /// Each metric over time, a line a version, with the bound of the rollout.
 function Figures({ service, rollout, versions }: { service: string; rollout: Rollout | undefined; versions: string[] }) {
   const series = useSeries({ window: 900, step: 10, service, by: "version" });
@@ -237,10 +232,14 @@ function Figures({ service, rollout, versions }: { service: string; rollout: Rol
   const rows = versions.map((version) => even(data, data.rows.find((row) => row.version === version)?.points ?? []));
   const times = rows[0]?.map((point) => point.atUnixMs) ?? [];
   const lines = (of: (point: (typeof rows)[0][0]) => number | null | undefined) => versions.map((version, at) => ({ label: version, ink: inks[at % inks.length] ?? "accent", dash: at === 1, values: rows[at]?.map(of) ?? [] }));
+  const judged = new Map((rollout ? last(rollout) : []).map((measure) => [measure.metric, typeof measure.bound === "number" ? measure.bound : undefined]));
+  const quantiles = { p50: "latencyP50Ms", p95: "latencyP95Ms", p99: "latencyP99Ms" } as const;
   return (
     <div class="grid three">
-      <Panel title="Success"><Chart label="Success by version" times={times} format={percent} most={100} bound={bound(rollout, /success/i)} lines={lines(success)} /></Panel>
-      <Panel title="p99"><Chart label="p99 by version" times={times} format={ms} bound={bound(rollout, /p99/i)} lines={lines((point) => point.latencyP99Ms ?? null)} /></Panel>
+      <Panel title="Success"><Chart label="Success by version" times={times} format={percent} most={100} bound={judged.get("success-rate")} lines={lines(success)} /></Panel>
+      {Object.entries(quantiles).filter(([name]) => name === "p99" || judged.has(name)).map(([name, key]) => (
+        <Panel key={name} title={name}><Chart label={`${name} by version`} times={times} format={ms} bound={judged.get(name)} lines={lines((point) => point[key] ?? null)} /></Panel>
+      ))}
       <Panel title="Requests a second"><Chart label="Requests a second by version" times={times} format={count} lines={lines((point) => perSecond(point, data.stepSeconds))} /></Panel>
     </div>
   );
