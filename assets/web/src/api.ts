@@ -134,7 +134,7 @@ export function useApi<T>(path: string | undefined, everyMs = 5000): Asked<T> {
         } catch (error) {
           if (stop.signal.aborted) return;
           const known = error instanceof ApiError ? error : new ApiError(0, { reason: "internal", message: String(error) });
-          set((last) => ({ path, data: last.path === path ? last.data : undefined, error: known }));
+          set((last) => ({ path, data: last.path?.split("?")[0] === path.split("?")[0] ? last.data : undefined, error: known }));
         }
       }
       if (everyMs > 0 && !stop.signal.aborted) timer = setTimeout(run, everyMs);
@@ -149,5 +149,8 @@ export function useApi<T>(path: string | undefined, everyMs = 5000): Asked<T> {
       document.removeEventListener("visibilitychange", seen);
     };
   }, [path, everyMs]);
-  return { data: state.path === path ? state.data : undefined, error: state.path === path ? state.error : undefined, reload: () => again.current() };
+  // What another window of time said stays until the new one is there, so that nothing jumps.
+  const base = (of: string | undefined): string | undefined => of?.split("?")[0];
+  const fits = path !== undefined && base(state.path) === base(path);
+  return { data: fits ? state.data : undefined, error: fits ? state.error : undefined, reload: () => again.current() };
 }

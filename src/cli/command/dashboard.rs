@@ -83,7 +83,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         cx.out.data(&format!("{told}\n"))?;
     }
     let door = (!args.no_browser && cx.settings.stdout_terminal)
-        .then(|| Door::open(cx, &link))
+        .then(|| Door::open(cx, &link, address.port()))
         .flatten();
     let relay = ToApi(cx.client.clone());
     let serving = dashboard::serve(listener, relay, about, secret);
@@ -131,8 +131,8 @@ fn flags(cx: &Context) -> String {
 struct Door(PathBuf);
 
 impl Door {
-    fn open(cx: &Context, link: &str) -> Option<Self> {
-        let path = cx.settings.base.join("dashboard.html");
+    fn open(cx: &Context, link: &str, port: u16) -> Option<Self> {
+        let path = cx.settings.base.join(format!("dashboard-{port}.html"));
         let page = format!(
             "<!doctype html><meta charset=\"utf-8\"><title>meshctl</title><script>location.replace(\"{link}\")</script>\n"
         );

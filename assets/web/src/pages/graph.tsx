@@ -85,7 +85,7 @@ export function GraphPage() {
       {!graph && error ? <Failure error={error} retry={() => { edges.reload(); stats.reload(); }} /> : (
         <div class="stage">
           <div class="graph">{graph ? graph.nodes.length > 0 ? <Drawn graph={graph} picked={picked} pick={pick} /> : <Empty title={insecure ? "No call is in plaintext" : "No calls in this window"}>{insecure ? "Every connection that was seen is encrypted." : "Calls between services appear here as soon as there are any."}</Empty> : <Loading />}</div>
-          {graph && (picked.node || picked.call) && <Side graph={graph} picked={picked} close={() => pick({})} />}
+          {graph && (picked.node || picked.call) && <Side key={picked.node ?? picked.call} graph={graph} picked={picked} close={() => pick({})} />}
         </div>
       )}
       {back && times.length > 0 && (
