@@ -70,6 +70,10 @@ export function written(object: Record<string, unknown>): Record<string, unknown
   const { apiVersion, kind, metadata, status: _kept, ...rest } = object;
   const { name, namespace, labels, annotations, ...more } = (metadata ?? {}) as Record<string, unknown>;
   for (const own of ["managedFields", "uid", "resourceVersion", "generation", "creationTimestamp", "selfLink"]) delete more[own];
+  if (kind === "Secret") {
+    // Not for screens that others see, whoever asked.
+    for (const part of ["data", "stringData"]) if (rest[part]) rest[part] = Object.fromEntries(Object.keys(rest[part]).map((key) => [key, "***"]));
+  }
   const told = (value: unknown): boolean => value !== undefined;
   const pick = (pairs: [string, unknown][]): Record<string, unknown> => Object.fromEntries(pairs.filter(([, value]) => told(value)));
   return {
