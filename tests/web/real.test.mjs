@@ -33,7 +33,7 @@ test("the first picture is there within a second, and the bundle is small", asyn
 
 const VIEWS = {
   overview: ["/", "reviews.default"], graph: ["/graph", "productpage"], services: ["/services", "ratings.default"], service: ["/service/reviews.default", "VirtualService reviews"],
-  canaries: ["/canaries", "reviews.default"], canary: ["/canaries/reviews.default", "v1"], config: ["/config", "VirtualService"], object: ["/config/VirtualService/default/reviews", "subset: v1"],
+  canaries: ["/canaries", "reviews.default"], canary: ["/canaries/reviews.default", "v1"], config: ["/config", "default/reviews"], object: ["/config/VirtualService/default/reviews", "subset: v1"],
   history: ["/history", "apply"], authz: ["/authz", "productpage-v1.default"], proxies: ["/proxies", "ends in"], check: ["/check", "the store takes writes"],
 };
 

@@ -135,7 +135,8 @@ function Locked() {
 
 function App() {
   if (locked.value === "secret") return <Locked />;
-  if (!started.value) return null;
+  // As the file has it, until it is known what there is to show.
+  if (!started.value) return <div class="frame"><div class="side"><div class="brand"><b>meshctl</b></div></div><main /></div>;
   if (!about.value) return <main><Panel><Empty title="meshctl dashboard does not answer">It may have been ended; start it again and open its link.</Empty></Panel></main>;
   return <Frame />;
 }
