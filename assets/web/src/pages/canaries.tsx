@@ -161,16 +161,17 @@ const ACTS: Record<string, { title: string; verb: string; words: string; danger?
 
 export function Canary({ service }: { service: string }) {
   const there = has.value.rollouts;
-  const rollout = useApi<Rollout>(there ? `/rollouts/${path(service)}` : undefined, 2000);
-  const past = useApi<{ rollouts?: Rollout[] } | Rollout[]>(there ? `/rollouts/${path(service)}/history` : undefined, 15_000);
+  // Of all, since to ask for one that is not there is an error.
+  const rollout = useRollouts(2000);
+  const one = rollout.data?.rollouts.find((each) => called(each) === service);
+  const past = useApi<{ rollouts: Rollout[] }>(one ? `/rollouts/${path(service)}/history` : undefined, 15_000);
   const shares = useApi<Split[]>("/canaries", 3000);
   const [doing, setDoing] = useState("");
   const [shift, setShift] = useState(false);
-  const one = rollout.data;
   const share = shares.data?.find((each) => each.service === service);
   const act = ACTS[doing];
   const { name, namespace } = split(service);
-  const earlier = (Array.isArray(past.data) ? past.data : past.data?.rollouts) ?? [];
+  const earlier = past.data?.rollouts.filter((each) => each.startedUnixMs !== one?.startedUnixMs) ?? [];
   return (
     <>
       <Head title={service} crumb={<A href="/canaries">Canaries</A>} command={`canary status ${word(name)}${namespace === "default" ? "" : ` -n ${namespace}`}`}>
@@ -178,7 +179,7 @@ export function Canary({ service }: { service: string }) {
         {mayChange() && share && (!one || ended(one)) && <button type="button" onClick={() => setShift(true)}>Shift…</button>}
         {mayChange() && one && Object.entries(ACTS).filter(([, each]) => each.fits(one)).map(([key, each]) => <button type="button" class={each.danger ? "danger" : key === "promote" ? "primary" : ""} onClick={() => setDoing(key)}>{each.title}</button>)}
       </Head>
-      {rollout.error && rollout.error.status !== 404 && <Failure error={rollout.error} retry={rollout.reload} />}
+      {rollout.error && <Failure error={rollout.error} retry={rollout.reload} />}
       {one && (
         <Panel title={<>{one.stable} → {one.canary} <Mark tone={tone(one)}>{said(one)}</Mark></>} aside={`${one.strategy}, every ${span(one.intervalSeconds * 1000)}, ${one.failures} of ${one.maxFailures} failed looks, began ${ago(one.startedUnixMs)}`}>
           <ol class="steps" aria-label="Steps">
@@ -207,7 +208,7 @@ export function Canary({ service }: { service: string }) {
           </Table>
         </Panel>
       )}
-      {!one && !share && (rollout.error || !there) && shares.data && <Panel><Empty title="This service is not split">There is no rollout of it and no split of its requests.</Empty></Panel>}
+      {!one && !share && (rollout.data || !there) && shares.data && <Panel><Empty title="This service is not split">There is no rollout of it and no split of its requests.</Empty></Panel>}
       {act && one && (
         <Confirm title={`${act.title} the rollout of ${service}?`} verb={act.verb} danger={act.danger} close={() => { setDoing(""); rollout.reload(); }} act={async () => { await post(`/rollouts/${path(service)}/${doing}`); }}>
           <p>{act.words}</p>
@@ -246,7 +247,7 @@ function Figures({ service, rollout, versions }: { service: string; rollout: Rol
 }
 
 function Measures({ rollout }: { rollout: Rollout }) {
-  const figure = (measure: Measure, value: number | undefined): string => value === undefined ? "–" : /success|percent/i.test(measure.metric) ? percent(value) : /^p\d|latency|duration/i.test(measure.metric) ? ms(value) : count(value);
+  const figure = (measure: Measure, value: number | undefined): string => value === undefined ? "–" : /success|^rate:/.test(measure.metric) ? percent(value) : /^p\d/.test(measure.metric) ? ms(value) : count(value);
   const verdict: Record<string, Tone> = { pass: "ok", passed: "ok", fail: "bad", failed: "bad", unproven: "idle", nodata: "idle" };
   return (
     <Panel title="Measured, step by step" flush>

@@ -158,8 +158,8 @@ function Drawn({ graph, picked, pick }: { graph: Graph; picked: Picked; pick: (p
 function Side({ graph, picked, close }: { graph: Graph; picked: Picked; close: () => void }) {
   const node = graph.nodes.find((one) => one.id === picked.node);
   const call = graph.calls.find((one) => one.id === picked.call);
-  const series = useSeries({ window: 900, step: 15, service: node?.service && !node.box ? node.id : call?.to, by: "service" });
-  const points = series.data ? even(series.data, sum(series.data.rows)) : [];
+  const series = useSeries({ window: 900, step: 15, by: "service" });
+  const points = series.data ? even(series.data, sum(series.data.rows.filter((row) => row.service === node?.id))) : [];
   const title = node?.id ?? (call ? `${call.from} → ${call.to}` : "Gone");
   const table = (list: Graph["calls"], end: "from" | "to") => list.length === 0 ? <p class="muted">nobody in this window</p> : (
     <table><tbody>{list.map((one) => <tr><td style={{ paddingLeft: 0 }}><button type="button" class="link" onClick={() => ask({ node: one[end], edge: undefined })}>{one[end]}</button></td><td class="num">{rate(one.rps)}</td><td class="num" style={{ paddingRight: 0 }}>{percent(one.success)}</td></tr>)}</tbody></table>
