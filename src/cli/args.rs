@@ -141,6 +141,7 @@ pub(crate) enum Command {
     Edges(c::edges::Args),
     Shadow(c::shadow::Args),
     Traces(c::traces::Args),
+    Dashboard(c::dashboard::Args),
     Services(c::services::Args),
     Endpoints(c::endpoints::Args),
     Register(Box<c::register::Args>),
@@ -184,7 +185,16 @@ const GROUPS: &[(&str, &[&str])] = &[
     (
         "Shift and watch traffic",
         &[
-            "routes", "canary", "fault", "stats", "top", "tap", "edges", "shadow", "traces",
+            "routes",
+            "canary",
+            "fault",
+            "stats",
+            "top",
+            "tap",
+            "edges",
+            "shadow",
+            "traces",
+            "dashboard",
         ],
     ),
     (

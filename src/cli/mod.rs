@@ -132,6 +132,7 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Edges(args) => one(cx, c::edges::run(args, cx)),
         Command::Shadow(args) => one(cx, c::shadow::run(args, cx)),
         Command::Traces(args) => one(cx, c::traces::run(args, cx)),
+        Command::Dashboard(args) => many(c::dashboard::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),
         Command::Endpoints(args) => one(cx, c::endpoints::run(args, cx)),
         Command::Register(args) => one(cx, c::register::run(*args, cx)),

@@ -29,6 +29,8 @@ use super::views::{Served, Views};
 const QUIET: Duration = Duration::from_millis(10);
 /// But no later than this after the first.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Characters that are kept of what a client says its version is.
+const MOST_VERSION: usize = 64;
 /// Refusals that are remembered.
 const MOST_REFUSALS: usize = 64;
 /// Clients whose unfinished business is remembered after they went.
@@ -105,6 +107,8 @@ struct Table {
 struct Connected {
     node: Node,
     peer: Option<PeerIdentity>,
+    /// Of its program, as it says.
+    version: String,
     protocol: &'static str,
     since: UnixMillis,
     standing: Vec<Standing>,
@@ -202,6 +206,7 @@ impl Hub {
                 node: node.clone(),
                 peer,
                 protocol,
+                version: String::new(),
                 since: self.shared.options.wall.millis(),
                 standing: Vec::new(),
                 roots: None,
@@ -325,6 +330,7 @@ impl Connected {
             workload: self.node.workload.clone(),
             identity: self.proven().map(ToString::to_string),
             client: client_name(self.node.client).to_owned(),
+            version: self.version.clone(),
             protocol: self.protocol.to_owned(),
             connected_since_unix_ms: self.since,
             revision_acked: self.acked,
@@ -388,6 +394,13 @@ struct Judged {
 }
 
 impl Session {
+    /// Notes which version of its program the client says that it is.
+    pub(crate) fn is_version(&self, version: &str) {
+        if let Some(client) = self.hub.table().clients.get_mut(&self.id) {
+            client.version = version.chars().take(MOST_VERSION).collect();
+        }
+    }
+
     /// Whether this client may have Secrets of `revised`; why it may have nothing at all.
     fn judge(&mut self, revised: &Revised) -> Result<bool, String> {
         // What a caller says of itself is only held against a certificate.

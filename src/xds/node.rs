@@ -77,6 +77,22 @@ pub fn node_to_proto(node: &Node) -> core::Node {
     }
 }
 
+/// The version of the client's program, as it says: ours in one text, Envoy's as three numbers.
+pub fn version_of(node: &core::Node) -> String {
+    match &node.user_agent_version_type {
+        Some(core::node::UserAgentVersionType::UserAgentVersion(text)) => text.clone(),
+        Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            build.version.as_ref().map_or_else(String::new, |number| {
+                format!(
+                    "{}.{}.{}",
+                    number.major_number, number.minor_number, number.patch
+                )
+            })
+        }
+        None => String::new(),
+    }
+}
+
 /// Istio's node id.
 pub fn node_id(kind: NodeKind, address: IpAddr, name: &str, namespace: &str) -> String {
     let kind = match kind {

@@ -651,6 +651,7 @@ pub(crate) fn proxies() -> Vec<ProxySync> {
         workload: "reviews-v1".to_owned(),
         identity: Some("spiffe://cluster.local/ns/default/sa/reviews".to_owned()),
         client: "meshctl".to_owned(),
+        version: "0.1.0".to_owned(),
         protocol: "delta".to_owned(),
         connected_since_unix_ms: days(),
         revision_acked: 17,

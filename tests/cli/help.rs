@@ -33,6 +33,7 @@ const COMMANDS: &[&str] = &[
     "context remove",
     "context use",
     "control-plane",
+    "dashboard",
     "delete",
     "demo",
     "deregister",

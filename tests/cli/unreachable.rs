@@ -33,6 +33,7 @@ const ASKING: &[&[&str]] = &[
     &["stats"],
     &["edges"],
     &["top"],
+    &["dashboard", "--no-browser"],
     &["identity", "issue", "--service-account", "a"],
     &["identity", "show", "a"],
     &["identity", "audit"],

@@ -24,6 +24,7 @@ mod backend;
 mod changed;
 mod changed_gateway;
 mod consul;
+mod dashboard;
 mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;

@@ -14,6 +14,7 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod control_plane;
+pub(crate) mod dashboard;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod deregister;

@@ -10,6 +10,7 @@ mod canaries;
 mod changes;
 mod edges;
 mod faults;
+mod objects;
 pub mod peer;
 mod registry;
 pub mod roles;
@@ -32,7 +33,6 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::aggregate::{self, GroupBy};
-use crate::api::access::Role;
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
 use crate::api::{PREFIX, Problem, Reason, Version, proxies};
@@ -90,8 +90,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/ready", get(ready)),
         ("/version", get(version)),
         ("/metrics", get(super::series::metrics)),
-        ("/resources", post(apply)),
-        ("/resources/{kind}", get(list)),
+        ("/resources", get(objects::all).post(apply)),
+        ("/resources/{kind}", get(objects::of_kind)),
         ("/resources/{kind}/{namespace}/{name}", delete(remove)),
         ("/convergence", post(changes::convergence)),
         ("/history", get(changes::history)),
@@ -106,6 +106,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/routes", get(list_routes)),
         ("/routes/explain", post(explain)),
         ("/authz/check", post(authz::check)),
+        ("/authz/matrix", get(authz::matrix)),
         ("/authz/suggest", get(authz::suggest)),
         ("/canaries", get(canaries::canaries)),
         (
@@ -272,46 +273,6 @@ fn kind_of(text: &str) -> Result<&'static str, Problem> {
         )
         .hint(format!("one of {}", resource::kinds().join(", ")))
     })
-}
-
-async fn list(
-    State(control): Shared,
-    Path(kind): Path<String>,
-    Query(parameters): Parameters,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-) -> Answer<Vec<crate::api::resources::ResourceReport>> {
-    let kind = kind_of(&kind)?;
-    let parameter = |name: &str| {
-        parameters
-            .get(name)
-            .map(String::as_str)
-            .filter(|v| !v.is_empty())
-    };
-    // A name is looked up in a namespace also where the kind has none.
-    let namespace = parameter("namespace").filter(|_| resource::namespaced(kind));
-    let found = control.index.objects(kind, namespace, parameter("name"));
-    let mut found = found.await;
-    if kind == "Secret" && peer.role() < Role::Owner {
-        for report in &mut found {
-            without_secrets(&mut report.object);
-        }
-    }
-    Ok(Json(found))
-}
-
-/// Takes the values out of a Secret: keys of gateways do not leave the machine by the API.
-fn without_secrets(object: &mut serde_json::Value) {
-    for part in ["data", "stringData"] {
-        let values = object.get_mut(part).and_then(|part| part.as_object_mut());
-        for (_, value) in values.into_iter().flatten() {
-            *value = "***".into();
-        }
-    }
-    // What kubectl notes of an object is the object again.
-    let noted = object.pointer_mut("/metadata/annotations");
-    if let Some(noted) = noted.and_then(|noted| noted.as_object_mut()) {
-        noted.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
 }
 
 async fn remove(
