@@ -40,6 +40,7 @@ pub mod push;
 pub mod registry;
 pub mod report;
 pub mod rest;
+mod rollouts;
 mod rotation;
 pub mod series;
 pub mod serve_api;
@@ -176,6 +177,7 @@ pub struct Control {
     pub(crate) hub: Hub,
     pub(crate) trust: Arc<Trust>,
     pub(crate) numbers: Numbers,
+    pub(crate) rollouts: rollouts::Rollouts,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
@@ -292,6 +294,7 @@ pub async fn run(
         hub,
         trust: Arc::clone(&trust),
         numbers: numbers.clone(),
+        rollouts: rollouts::Rollouts::open(store.clone(), &tasks).map_err(failed)?,
         started_unix_ms: wall.millis(),
         wall,
         opened,

@@ -21,6 +21,7 @@ mod paint;
 mod proxies;
 pub(crate) mod registry;
 pub(crate) mod resources;
+pub(crate) mod rollouts;
 pub(crate) mod routes;
 pub(crate) mod stats;
 pub(crate) mod sarif;
