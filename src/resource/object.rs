@@ -15,7 +15,7 @@ use super::kube::{
     ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
 };
 use super::linkerd::ServiceProfile;
-use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
+use super::policy::{Canary, CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
 use super::smi::{HttpRouteGroup, TrafficSplit};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -154,6 +154,8 @@ pub enum Kind {
     FaultInjection(FaultInjection),
     /// `policy.meshctl.dev`.
     HeaderPolicy(HeaderPolicy),
+    /// `policy.meshctl.dev` and `flagger.app`; run by the control plane, and no part of the world.
+    Canary(Box<Canary>),
 }
 
 impl Object {

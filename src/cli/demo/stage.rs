@@ -27,6 +27,10 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../../examples/bookinfo/bookinfo.yaml"),
     ),
     (
+        "reviews-v4.yaml",
+        include_str!("../../../examples/reviews-v4.yaml"),
+    ),
+    (
         "destination-rule-reviews.yaml",
         include_str!("../../../examples/bookinfo/destination-rule-reviews.yaml"),
     ),
@@ -98,6 +102,7 @@ impl Stage {
         let file = self.path("bookinfo.yaml");
         self.command(&["install"]).await?;
         let file = file.display().to_string();
+        let bad = self.path("reviews-v4.yaml").display().to_string();
         self.command(&[
             "-n",
             namespace,
@@ -109,6 +114,7 @@ impl Stage {
             "--access-log",
             "off",
             &file,
+            &bad,
         ])
         .await?;
         self.all_ready().await?;

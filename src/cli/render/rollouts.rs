@@ -63,7 +63,10 @@ pub(crate) fn tree(rollout: &Rollout, page: &Page) -> String {
         // Writing into a String cannot fail.
         let _infallible = writeln!(out, "{name:<10} {value}").is_ok();
     };
-    line("Name:", &format!("{}.{}", rollout.service, rollout.namespace));
+    line(
+        "Name:",
+        &format!("{}.{}", rollout.service, rollout.namespace),
+    );
     line("Status:", &phase);
     line("Reason:", &rollout.reason);
     if !rollout.message.is_empty() {
@@ -71,7 +74,10 @@ pub(crate) fn tree(rollout: &Rollout, page: &Page) -> String {
     }
     line(
         "Canary:",
-        &format!("{} beside {}, {} %", rollout.canary, rollout.stable, rollout.weight),
+        &format!(
+            "{} beside {}, {} %",
+            rollout.canary, rollout.stable, rollout.weight
+        ),
     );
     line("Strategy:", &strategy(rollout));
     line(
@@ -84,7 +90,11 @@ pub(crate) fn tree(rollout: &Rollout, page: &Page) -> String {
         &format!(
             "{} ago by {}, {}",
             number::age(rollout.started_unix_ms, page.now_unix_ms),
-            if rollout.who.is_empty() { "?" } else { &rollout.who },
+            if rollout.who.is_empty() {
+                "?"
+            } else {
+                &rollout.who
+            },
             if rollout.ended_unix_ms.is_some() {
                 format!("took {}", number::age(rollout.started_unix_ms, end))
             } else {
@@ -117,7 +127,11 @@ fn strategy(rollout: &Rollout) -> String {
 }
 
 fn branch(out: &mut String, (number, last): (usize, bool), step: &RolloutStep, page: &Page) {
-    let (arm, trunk) = if last { ("└──", "   ") } else { ("├──", "│  ") };
+    let (arm, trunk) = if last {
+        ("└──", "   ")
+    } else {
+        ("├──", "│  ")
+    };
     let (mark, word, tone) = step_sign(step.state);
     let share = if step.mirror {
         "copies".to_owned()
@@ -138,7 +152,11 @@ fn branch(out: &mut String, (number, last): (usize, bool), step: &RolloutStep, p
     .is_ok();
     let leaves = step.measures.len();
     for (at, measure) in step.measures.iter().enumerate() {
-        let arm = if at + 1 == leaves { "└──" } else { "├──" };
+        let arm = if at + 1 == leaves {
+            "└──"
+        } else {
+            "├──"
+        };
         let _infallible = writeln!(out, "{trunk}  {arm}{}", figures(measure, page)).is_ok();
     }
 }
@@ -154,7 +172,10 @@ fn figures(measure: &Measure, page: &Page) -> String {
     let unit = &measure.unit;
     let show = |value: f64| {
         let text = format!("{value:.2}");
-        format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
+        format!(
+            "{} {unit}",
+            text.trim_end_matches('0').trim_end_matches('.')
+        )
     };
     let mut words = vec![measure.value.map_or_else(|| "-".to_owned(), show)];
     if let Some(bound) = measure.bound {
@@ -229,6 +250,8 @@ impl Render for RolloutList {
     }
 
     fn empty(&self) -> Option<&'static str> {
-        self.rollouts.is_empty().then_some("No canary was ever begun")
+        self.rollouts
+            .is_empty()
+            .then_some("No canary was ever begun")
     }
 }

@@ -238,15 +238,15 @@ fn conditions(matches: &[String]) -> Result<Value, Problem> {
             (Some((name, value)), _) if !name.is_empty() => {
                 (name.to_ascii_lowercase(), json!({ "exact": value }))
             }
-            (_, Some((name, value))) if !name.is_empty() => (
-                "cookie".to_owned(),
-                json!({ "regex": cookie(name, value) }),
-            ),
+            (_, Some((name, value))) if !name.is_empty() => {
+                ("cookie".to_owned(), json!({ "regex": cookie(name, value) }))
+            }
             _ => {
-                return Err(
-                    Problem::new(Reason::Invalid, format!("{condition:?} is not a condition"))
-                        .hint("write header:NAME=VALUE or cookie:NAME=VALUE"),
-                );
+                return Err(Problem::new(
+                    Reason::Invalid,
+                    format!("{condition:?} is not a condition"),
+                )
+                .hint("write header:NAME=VALUE or cookie:NAME=VALUE"));
             }
         };
         if headers.insert(name.clone(), value).is_some() {

@@ -9,7 +9,7 @@ use super::{Answer, Shared, known};
 use crate::api::rollouts::{COMMANDS, Order, Rollout, RolloutList, Start};
 use crate::api::{Problem, Reason};
 use crate::control::index;
-use crate::control::rollouts::{Other, order, start};
+use crate::control::rollouts::{Other, order, start, write};
 
 pub(super) async fn list(State(control): Shared) -> Json<RolloutList> {
     Json(RolloutList {
@@ -44,7 +44,12 @@ pub(super) async fn begin(
     let world = control.index.world();
     let service = known(&world, &name, &namespace)?;
     request.who = peer.for_whom(&request.who);
-    let begun = start(&control, (&world, service), request, None, Other::Stays).await?;
+    let service = (&*world, service);
+    let begun = if control.cluster.is_some() {
+        write(&control, service, &request).await?
+    } else {
+        start(&control, service, request, None, Other::Stays).await?
+    };
     Ok(Json(begun))
 }
 

@@ -61,7 +61,10 @@ pub(super) fn ask(control: &Control, driven: &Driven, number: u64) {
     let Some(hook) = call.and_then(|call| run.spec.hooks.get(call.hook)) else {
         return;
     };
-    let mut calling = driven.calling.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut calling = driven
+        .calling
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     if !calling.insert(number) {
         return;
     }
@@ -120,12 +123,16 @@ async fn tries(hook: &Hook, body: &[u8]) -> Result<(), String> {
 /// One question; nobody follows where it redirects to.
 async fn post(url: &str, body: &[u8]) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
-    let authority = uri.authority().ok_or_else(|| format!("{url:?} names no host"))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| format!("{url:?} names no host"))?;
     let host = authority.host();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let port = authority.port_u16().unwrap_or(80);
     let unreachable = |error: std::io::Error| format!("cannot connect to {authority}: {error}");
-    let found = tokio::net::lookup_host((bare, port)).await.map_err(unreachable)?;
+    let found = tokio::net::lookup_host((bare, port))
+        .await
+        .map_err(unreachable)?;
     let addresses: Vec<_> = found.collect();
     let tcp = connect_any(&addresses, ConnectOptions::default())
         .await
@@ -149,9 +156,12 @@ async fn post(url: &str, body: &[u8]) -> Result<(), String> {
     if status.is_success() {
         return Ok(());
     }
-    let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
-    let text = body.map_or_else(|_| String::new(), |body| {
-        String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()
-    });
+    let body = Limited::new(answer.into_body(), LONGEST_ANSWER)
+        .collect()
+        .await;
+    let text = body.map_or_else(
+        |_| String::new(),
+        |body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
+    );
     Err(format!("{} {text}", status.as_u16()).trim().to_owned())
 }

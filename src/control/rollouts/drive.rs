@@ -43,7 +43,7 @@ pub(super) async fn drive(
         }
         if changed || driven.unkept {
             driven.unkept = true;
-            let kept = keep::keep(&control.rollouts.store, &driven.run, None).await;
+            let kept = keep::keep(control, &driven.run, None).await;
             if let Err(problem) = kept {
                 // Nothing is done that would be forgotten; it is tried again with the next turn.
                 tracing::error!(error = %problem.message, "the state of a canary cannot be kept");

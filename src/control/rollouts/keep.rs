@@ -1,9 +1,9 @@
 //! Runs in the store: the newest of each service, and some before it.
 
 use super::{Name, Run};
-use crate::api::Problem;
-use crate::api::Reason;
-use crate::control::index;
+use crate::api::{Problem, Reason};
+use crate::control::cluster::canaries;
+use crate::control::{Control, index};
 use crate::source::store::{Batch, Store, StoreError, Tree};
 
 /// Runs of a service that are known beside the newest.
@@ -39,8 +39,20 @@ pub(super) fn past(store: &Store, name: &Name) -> Result<Vec<(Vec<u8>, Run)>, St
     Ok(read.collect())
 }
 
-/// Keeps a run as the newest of its service; `before` is moved to the past in the same write.
-pub(super) async fn keep(store: &Store, run: &Run, before: Option<&Run>) -> Result<(), Problem> {
+/// Keeps a run as the newest of its service; `before` is moved to the past in the same write. Where configuration is
+/// the API server's, that has where it stands, and what is past is what this replica saw.
+pub(super) async fn keep(
+    control: &Control,
+    run: &Run,
+    before: Option<&Run>,
+) -> Result<(), Problem> {
+    let store = &control.rollouts.store;
+    if let Some(cluster) = &control.cluster {
+        canaries::keep(control, cluster, run).await?;
+        if before.is_none() {
+            return Ok(());
+        }
+    }
     let mut batch = Batch::new();
     let name = run.name();
     batch.put(Tree::Canaries, key(&name), encode(run)?);

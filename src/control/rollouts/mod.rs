@@ -7,9 +7,11 @@
 mod call;
 mod drive;
 mod keep;
+mod objects;
 mod route;
 mod start;
 
+pub(in crate::control) use objects::{origin_of, write};
 pub(in crate::control) use start::{Other, order, start};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,9 @@ pub(in crate::control) struct Run {
     /// The object that asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::control) origin: Option<String>,
+    /// What that asked for, before the serving version was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::control) asked: Option<Box<Spec>>,
 }
 
 impl Run {
@@ -111,6 +116,7 @@ pub(crate) struct Rollouts {
 impl Rollouts {
     /// Reads what was kept.
     pub(in crate::control) fn open(store: Store, tasks: &Tasks) -> Result<Self, StoreError> {
+        // In a cluster these are of no weight: they are read from the objects before anything is done.
         let runs = keep::current(&store)?
             .into_iter()
             .map(|run| (run.name(), Arc::new(Mutex::new(Driven::new(run)))))
@@ -120,6 +126,14 @@ impl Rollouts {
             runs: Arc::new(Mutex::new(runs)),
             tasks: tasks.clone(),
         })
+    }
+
+    /// Has these runs in place of all others.
+    pub(in crate::control) async fn instead(&self, all: Vec<Run>) {
+        let all = all
+            .into_iter()
+            .map(|run| (run.name(), Arc::new(Mutex::new(Driven::new(run)))));
+        *self.runs.lock().await = all.collect();
     }
 
     async fn find(&self, name: &Name) -> Option<Arc<Mutex<Driven>>> {
@@ -144,7 +158,10 @@ impl Rollouts {
     }
 
     /// All runs of a service that are still known, the newest first.
-    pub(in crate::control) async fn history(&self, name: &Name) -> Result<Vec<Rollout>, StoreError> {
+    pub(in crate::control) async fn history(
+        &self,
+        name: &Name,
+    ) -> Result<Vec<Rollout>, StoreError> {
         let mut all: Vec<Rollout> = self.get(name).await.into_iter().collect();
         let past = keep::past(&self.store, name)?;
         all.extend(past.iter().rev().map(|(_, run)| run.report()));
@@ -155,14 +172,27 @@ impl Rollouts {
 /// Drives all runs, for ever.
 pub(in crate::control) async fn run(control: Arc<Control>) {
     loop {
-        tick(&control).await;
-        tokio::time::sleep(TICK).await;
+        turn(&control).await;
     }
 }
 
+/// One turn of all runs, and the time until the next.
+pub(in crate::control) async fn turn(control: &Control) {
+    objects::follow(control).await;
+    tick(control).await;
+    tokio::time::sleep(TICK).await;
+}
+
 /// Looks at every run once.
-pub(in crate::control) async fn tick(control: &Control) {
-    let all: Vec<_> = control.rollouts.runs.lock().await.values().cloned().collect();
+async fn tick(control: &Control) {
+    let all: Vec<_> = control
+        .rollouts
+        .runs
+        .lock()
+        .await
+        .values()
+        .cloned()
+        .collect();
     let each = all.into_iter().map(|driven| async move {
         let mut driven = driven.lock().await;
         if driven.unkept || !driven.run.state.is_done() {

@@ -34,12 +34,8 @@ pub(in crate::control) async fn start(
 ) -> Result<Rollout, Problem> {
     let (world, service) = service;
     let Start { mut spec, who } = start;
-    let found = route::current(control, world, service).await;
-    let versions = services::versions(world, service);
-    if spec.stable.is_empty() {
-        spec.stable = serving(service, found.as_deref(), &versions, &spec.canary)?;
-    }
-    check(service, &spec, &versions)?;
+    let asked = origin.is_some().then(|| Box::new(spec.clone()));
+    let found = complete(control, world, service, &mut spec).await?;
     let name: Name = (service.namespace.clone(), service.name.clone());
     let now = control.wall.millis();
     let mut run = Run {
@@ -50,10 +46,14 @@ pub(in crate::control) async fn start(
         who,
         events: Vec::new(),
         origin,
+        asked,
     };
     run.tell(
         now,
-        format!("{} began it: {} to {}", run.who, run.spec.stable, run.spec.canary),
+        format!(
+            "{} began it: {} to {}",
+            run.who, run.spec.stable, run.spec.canary
+        ),
     );
     // The map stays locked, so that of two who begin at once one is second.
     let mut runs = control.rollouts.runs.lock().await;
@@ -63,7 +63,7 @@ pub(in crate::control) async fn start(
             let mut there = there.lock().await;
             if !there.run.state.phase.is_end() {
                 if other == Other::Stays {
-                    return Err(busy(&there.run));
+                    return Err(busy(&there.run.report()));
                 }
                 let superseded = Some((Command::Abort, format!("a newer canary ({})", run.who)));
                 if let Some(problem) = drive::drive(control, &mut there, superseded).await {
@@ -73,14 +73,19 @@ pub(in crate::control) async fn start(
             if !there.run.state.applied {
                 return Err(Problem::new(
                     Reason::Conflict,
-                    format!("the last canary of {} is still being taken back", short(service)),
+                    format!(
+                        "the last canary of {} is still being taken back",
+                        short(service)
+                    ),
                 )
-                .hint("try again in a moment; `meshctl canary status` says what stands in its way"));
+                .hint(
+                    "try again in a moment; `meshctl canary status` says what stands in its way",
+                ));
             }
             Some(there.run.clone())
         }
     };
-    keep::keep(&control.rollouts.store, &run, before.as_ref()).await?;
+    keep::keep(control, &run, before.as_ref()).await?;
     let driven = Arc::new(Mutex::new(Driven::new(run)));
     // Whoever looks from now on finds the new one; nobody else has its lock.
     let mut locked = driven.lock().await;
@@ -92,16 +97,32 @@ pub(in crate::control) async fn start(
     }
 }
 
-fn busy(run: &Run) -> Problem {
+/// Finds the version that serves, and says what makes no sense. Gives the split as it is.
+pub(super) async fn complete(
+    control: &Control,
+    world: &World,
+    service: &Service,
+    spec: &mut Spec,
+) -> Result<Option<Vec<(String, u32)>>, Problem> {
+    let found = route::current(control, world, service).await;
+    let versions = services::versions(world, service);
+    if spec.stable.is_empty() {
+        spec.stable = serving(service, found.as_deref(), &versions, &spec.canary)?;
+    }
+    check(service, spec, &versions)?;
+    Ok(found)
+}
+
+pub(super) fn busy(run: &Rollout) -> Problem {
     Problem::new(
         Reason::Conflict,
         format!(
             "a canary of {}.{} to {} is under way ({}, {} %)",
             run.service,
             run.namespace,
-            run.spec.canary,
-            run.state.phase.name(),
-            run.state.weight(&run.spec)
+            run.canary,
+            run.phase.name(),
+            run.weight
         ),
     )
     .hint(format!(
@@ -123,7 +144,10 @@ fn serving(
         .filter(|(version, weight)| *weight > 0 && version != canary && !version.is_empty())
         .map(|(version, _)| version)
         .collect();
-    let running: Vec<&String> = versions.keys().filter(|version| *version != canary).collect();
+    let running: Vec<&String> = versions
+        .keys()
+        .filter(|version| *version != canary)
+        .collect();
     match (with_weight.as_slice(), running.as_slice()) {
         ([only], _) | ([], [only]) => Ok((*only).clone()),
         (several, running) => {
@@ -132,10 +156,13 @@ fn serving(
             let message = if names.is_empty() {
                 format!("no version of {} runs beside {canary}", short(service))
             } else {
-                format!("several versions of {} serve: {}", short(service), names.join(", "))
+                format!(
+                    "several versions of {} serve: {}",
+                    short(service),
+                    names.join(", ")
+                )
             };
-            Err(Problem::new(Reason::Invalid, message)
-                .hint("say which one serves: --from v1"))
+            Err(Problem::new(Reason::Invalid, message).hint("say which one serves: --from v1"))
         }
     }
 }
@@ -152,8 +179,10 @@ fn check(
         port.protocol.is_http() || port.protocol == Protocol::Auto
     };
     if !service.ports.iter().any(speaks) {
-        return Err(invalid(format!("no port of {} speaks HTTP", short(service)))
-            .hint("name the port of the Service http, http2 or grpc"));
+        return Err(
+            invalid(format!("no port of {} speaks HTTP", short(service)))
+                .hint("name the port of the Service http, http2 or grpc"),
+        );
     }
     for version in [&spec.stable, &spec.canary] {
         if !versions.contains_key(version) {
@@ -176,8 +205,10 @@ fn check(
     if let Some(cookie) = &spec.affinity
         && !is_name(cookie)
     {
-        return Err(invalid(format!("{cookie:?} cannot be the name of a cookie"))
-            .hint("letters, digits, - and _, such as shop-version"));
+        return Err(
+            invalid(format!("{cookie:?} cannot be the name of a cookie"))
+                .hint("letters, digits, - and _, such as shop-version"),
+        );
     }
     Ok(())
 }
@@ -194,7 +225,10 @@ pub(in crate::control) async fn order(
             Reason::NotFound,
             format!("there is no canary of {}.{}", name.1, name.0),
         )
-        .hint(format!("begin one: `meshctl canary start {} --to VERSION`", name.1))
+        .hint(format!(
+            "begin one: `meshctl canary start {} --to VERSION`",
+            name.1
+        ))
     };
     let driven = control.rollouts.find(name).await.ok_or_else(none)?;
     let mut driven = driven.lock().await;
@@ -208,13 +242,15 @@ pub(in crate::control) async fn order(
 /// Whether a command means something where the run is.
 fn allowed(command: Command, run: &Run) -> Result<(), Problem> {
     let phase = run.state.phase;
-    let refused = |message: String, hint: String| {
-        Err(Problem::new(Reason::Conflict, message).hint(hint))
-    };
+    let refused =
+        |message: String, hint: String| Err(Problem::new(Reason::Conflict, message).hint(hint));
     let service = &run.service;
     match command {
         Command::Undo if phase != Phase::Succeeded => refused(
-            format!("the canary of {service} did not succeed ({}), so there is nothing to undo", phase.name()),
+            format!(
+                "the canary of {service} did not succeed ({}), so there is nothing to undo",
+                phase.name()
+            ),
             format!("`meshctl canary abort {service}` ends one that is under way"),
         ),
         Command::Undo => Ok(()),
@@ -227,7 +263,10 @@ fn allowed(command: Command, run: &Run) -> Result<(), Problem> {
             format!("`meshctl canary resume {service}` lets it go on"),
         ),
         Command::Resume if !matches!(phase, Phase::Paused | Phase::Waiting) => refused(
-            format!("the canary of {service} waits for nobody ({})", phase.name()),
+            format!(
+                "the canary of {service} waits for nobody ({})",
+                phase.name()
+            ),
             format!("see `meshctl canary status {service}`"),
         ),
         _ => Ok(()),

@@ -16,8 +16,10 @@
 //! What "worse" means is in [`judge`]: an exact test, so that a few unlucky requests prove nothing.
 
 mod counts;
+mod going;
 mod hooks;
 pub mod judge;
+mod looking;
 mod machine;
 mod routing;
 mod spec;

@@ -62,8 +62,12 @@ impl Of {
         if let Some(name) = text.strip_prefix("rate:") {
             return (!name.is_empty()).then(|| Self::Rate(name.to_owned()));
         }
-        let (whole, tenth) = text.strip_prefix('p')?.split_once('.').unwrap_or((text.strip_prefix('p')?, "0"));
-        let whole: u16 = whole.parse().ok().filter(|whole| (1..100).contains(whole))?;
+        let number = text.strip_prefix('p')?;
+        let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
+        let whole: u16 = whole
+            .parse()
+            .ok()
+            .filter(|whole| (1..100).contains(whole))?;
         let tenth: u16 = tenth.parse().ok().filter(|tenth| *tenth < 10)?;
         Some(Self::Quantile(whole * 10 + tenth))
     }
@@ -298,7 +302,10 @@ impl Spec {
     /// Steps of `size` percent up to 100.
     pub fn by_size(size: u32) -> Vec<Stage> {
         let size = size.clamp(1, 100);
-        let mut weights: Vec<u32> = (1..).map(|n: u32| n * size).take_while(|w| *w < 100).collect();
+        let mut weights: Vec<u32> = (1..)
+            .map(|n: u32| n * size)
+            .take_while(|w| *w < 100)
+            .collect();
         weights.push(100);
         weights
             .into_iter()
@@ -365,7 +372,11 @@ impl Spec {
                 "1s at least, since proxies report once a second, and 30 days at most",
             ));
         }
-        for given in [self.bake_ms, self.patience_ms, self.deadline_ms.unwrap_or(0)] {
+        for given in [
+            self.bake_ms,
+            self.patience_ms,
+            self.deadline_ms.unwrap_or(0),
+        ] {
             if given > LONGEST_MS {
                 return Err((format!("{given} ms is too long"), "30 days at most"));
             }
@@ -398,7 +409,10 @@ impl Spec {
         for hook in &self.hooks {
             if !hook.url.starts_with("http://") {
                 return Err((
-                    format!("webhook {} is at {:?}, which is no http:// URL", hook.name, hook.url),
+                    format!(
+                        "webhook {} is at {:?}, which is no http:// URL",
+                        hook.name, hook.url
+                    ),
                     "the control plane speaks HTTP to webhooks; put TLS before it by a sidecar",
                 ));
             }

@@ -32,7 +32,10 @@ pub enum Phase {
 impl Phase {
     /// Whether the run is over.
     pub const fn is_end(self) -> bool {
-        matches!(self, Self::Succeeded | Self::RolledBack | Self::Inconclusive)
+        matches!(
+            self,
+            Self::Succeeded | Self::RolledBack | Self::Inconclusive
+        )
     }
 
     /// Its name.

@@ -3,6 +3,7 @@
 //! Each is for workloads by labels or for targets by name, never both; for neither, it is for its
 //! namespace, and in the root of the mesh for all of it.
 
+mod canary;
 mod compression;
 mod fault;
 mod header;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub use fault::{grpc_name, grpc_status};
 pub use target::{Target, Targets};
 
+pub use canary::canary_object;
+pub(super) use canary::{canary, finish, millis};
 pub(super) use compression::compression_policy;
 pub(super) use fault::fault_injection;
 pub(super) use header::header_policy;
@@ -21,6 +24,7 @@ pub(super) use rate_limit::rate_limit_policy;
 pub(super) use target::target;
 
 use crate::mesh::filter::{Compressor, Fault, LocalRateLimit};
+use crate::mesh::rollout::Spec;
 use crate::mesh::route::HeaderEdits;
 
 /// A RateLimitPolicy.
@@ -50,6 +54,19 @@ pub struct FaultInjection {
     pub fault: Arc<Fault>,
     /// When that ends.
     pub until_unix_ms: u64,
+}
+
+/// A Canary, of the mesh's own kind or of Flagger's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Canary {
+    /// Name of the Service, in the same namespace.
+    pub service: String,
+    /// The workload whose version is tried, where the version itself is not named.
+    pub workload: String,
+    /// Nothing is begun while it is so.
+    pub suspended: bool,
+    /// What is wanted. Versions may still be unknown.
+    pub spec: Spec,
 }
 
 /// A HeaderPolicy.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
+use crate::api::Reason;
 use crate::api::canary::{CanaryReport, CanarySet, CanaryStatus};
 use crate::api::rollouts::{Order, Rollout, RolloutList};
-use crate::api::Reason;
 use crate::cli::client::path;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -215,7 +215,10 @@ async fn order(service: &str, word: &str, cx: &Context) -> Result<Exit, CliError
     };
     let told: Rollout = cx
         .client
-        .post(&path(&["rollouts", &namespace, &service, word], &[]), &request)
+        .post(
+            &path(&["rollouts", &namespace, &service, word], &[]),
+            &request,
+        )
         .await?;
     cx.out.report(&told)?;
     Ok(Exit::Ok)
@@ -259,11 +262,14 @@ async fn status(service: &str, cx: &Context) -> Result<Exit, CliError> {
 
 async fn list(cx: &Context) -> Result<Exit, CliError> {
     let splits: Vec<CanaryStatus> = cx.client.get(&path(&["canaries"], &[])).await?;
-    let RolloutList { mut rollouts } = cx.client.get(&path(&["rollouts"], &[])).await?;
+    // A control plane of an earlier version has none.
+    let found: Result<RolloutList, CliError> = maybe(cx, &path(&["rollouts"], &[])).await?;
+    let mut rollouts = found.map_or_else(|_| Vec::new(), |list| list.rollouts);
     let mut all: Vec<Listed> = splits
         .into_iter()
         .map(|split| {
-            let is_its = |run: &Rollout| split.service == format!("{}.{}", run.service, run.namespace);
+            let is_its =
+                |run: &Rollout| split.service == format!("{}.{}", run.service, run.namespace);
             let at = rollouts.iter().position(is_its);
             Listed {
                 rollout: at.map(|at| rollouts.swap_remove(at)),

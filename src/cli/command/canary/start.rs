@@ -150,7 +150,11 @@ fn millis(time: Duration) -> u64 {
 fn spec(args: &Args) -> Result<Spec, CliError> {
     let mut matches = Vec::new();
     for (kind, pairs) in [("header", &args.header), ("cookie", &args.cookie)] {
-        matches.extend(pairs.iter().map(|(name, value)| format!("{kind}:{name}={value}")));
+        matches.extend(
+            pairs
+                .iter()
+                .map(|(name, value)| format!("{kind}:{name}={value}")),
+        );
     }
     if args.blue_green && matches.is_empty() {
         return Err(CliError::usage(
@@ -164,7 +168,10 @@ fn spec(args: &Args) -> Result<Spec, CliError> {
     let (strategy, mut steps) = if args.blue_green {
         (Strategy::BlueGreen, vec![plain(0), plain(100)])
     } else if !args.steps.is_empty() {
-        (Strategy::Weight, args.steps.iter().copied().map(plain).collect())
+        (
+            Strategy::Weight,
+            args.steps.iter().copied().map(plain).collect(),
+        )
     } else if !matches.is_empty() && args.step.is_none() {
         (Strategy::AbTest, vec![plain(0)])
     } else {
@@ -186,7 +193,9 @@ fn spec(args: &Args) -> Result<Spec, CliError> {
             continue;
         }
         let weight: Option<u32> = gate.parse().ok();
-        let stage = steps.iter_mut().find(|stage| Some(stage.weight) == weight && !stage.mirror);
+        let stage = steps
+            .iter_mut()
+            .find(|stage| Some(stage.weight) == weight && !stage.mirror);
         let Some(stage) = stage else {
             return Err(CliError::usage(format!(
                 "no step is of {gate} %, and a gate is before one or before promotion"
@@ -231,7 +240,11 @@ fn metrics(args: &Args) -> Result<Vec<Metric>, CliError> {
         bound: Some(args.min_success_rate),
         compare: false,
     }];
-    for (thousandths, bound) in [(500, args.max_p50), (950, args.max_p95), (990, args.max_p99)] {
+    for (thousandths, bound) in [
+        (500, args.max_p50),
+        (950, args.max_p95),
+        (990, args.max_p99),
+    ] {
         all.extend(bound.map(|bound| Metric {
             metric: Of::Quantile(thousandths),
             bound: Some(bound.as_secs_f64() * 1_000.0),
