@@ -157,7 +157,7 @@ fn branch(out: &mut String, (number, last): (usize, bool), step: &RolloutStep, p
         } else {
             "├──"
         };
-        let _infallible = writeln!(out, "{trunk}  {arm}{}", figures(measure, page)).is_ok();
+        let _infallible = writeln!(out, "{trunk} {arm}{}", figures(measure, page)).is_ok();
     }
 }
 
@@ -169,15 +169,12 @@ fn figures(measure: &Measure, page: &Page) -> String {
         Verdict::Unproven => ("?", "unproven", Tone::Warn),
         Verdict::NoData => ("·", "too few", Tone::Faint),
     };
-    let unit = &measure.unit;
     let show = |value: f64| {
         let text = format!("{value:.2}");
-        format!(
-            "{} {unit}",
-            text.trim_end_matches('0').trim_end_matches('.')
-        )
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
     };
-    let mut words = vec![measure.value.map_or_else(|| "-".to_owned(), show)];
+    let with_unit = |value: f64| format!("{} {}", show(value), measure.unit);
+    let mut words = vec![measure.value.map_or_else(|| "-".to_owned(), with_unit)];
     if let Some(bound) = measure.bound {
         words.push(format!("{} {}", measure.bound_is, show(bound)));
     }

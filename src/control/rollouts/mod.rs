@@ -111,6 +111,8 @@ pub(crate) struct Rollouts {
     store: Store,
     runs: Arc<Mutex<BTreeMap<Name, Arc<Mutex<Driven>>>>>,
     tasks: Tasks,
+    /// Why objects do not begin, as it was said last.
+    held_up: Arc<std::sync::Mutex<BTreeMap<String, String>>>,
 }
 
 impl Rollouts {
@@ -125,7 +127,17 @@ impl Rollouts {
             store,
             runs: Arc::new(Mutex::new(runs)),
             tasks: tasks.clone(),
+            held_up: Arc::default(),
         })
+    }
+
+    /// Says why an object does not begin, once for each reason.
+    fn held_up(&self, origin: &str, why: &str) {
+        let mut said = self.held_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = said.insert(origin.to_owned(), why.to_owned());
+        if before.as_deref() != Some(why) {
+            tracing::warn!(%origin, %why, "a canary does not begin");
+        }
     }
 
     /// Has these runs in place of all others.

@@ -162,7 +162,7 @@ pub(super) async fn follow(control: &Control) {
         )
         .await;
         if let Err(problem) = begun {
-            tracing::debug!(origin = %one.origin, error = %problem.message, "a canary does not begin yet");
+            control.rollouts.held_up(&one.origin, &problem.message);
         }
     }
     for (name, run) in &runs {

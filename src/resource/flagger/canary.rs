@@ -19,7 +19,7 @@ pub(in crate::resource) fn canary(fields: &Fields<'_>) -> Canary {
     };
     let fields = value.fields();
     if let Some(target) = fields.require("targetRef") {
-        canary.workload = target_of(&target);
+        (canary.workload_kind, canary.workload) = target_of(&target);
     }
     canary.suspended = fields.boolean("suspend").unwrap_or_default();
     let mut spec = Spec {
@@ -61,16 +61,16 @@ pub(in crate::resource) fn canary(fields: &Fields<'_>) -> Canary {
     canary
 }
 
-fn target_of(value: &Value<'_>) -> String {
-    const KINDS: [(&str, ()); 2] = [("Deployment", ()), ("DaemonSet", ())];
+/// What the target is, and its name.
+fn target_of(value: &Value<'_>) -> (String, String) {
+    const KINDS: [(&str, &str); 2] = [("Deployment", "Deployment"), ("DaemonSet", "DaemonSet")];
     let fields = value.fields();
-    fields.accept(&["apiVersion"]);
-    if let Some(kind) = fields.require("kind") {
-        let _known = kind.choice(&KINDS);
-    }
+    let version = fields.text("apiVersion").unwrap_or_default();
+    let kind = fields.require("kind").and_then(|kind| kind.choice(&KINDS));
     let name = fields.require("name").and_then(|name| name.text());
     fields.finish();
-    name.unwrap_or_default()
+    let kind = format!("{version} {}", kind.unwrap_or_default());
+    (kind.trim().to_owned(), name.unwrap_or_default())
 }
 
 fn service_of(value: &Value<'_>) -> String {

@@ -63,6 +63,8 @@ pub struct Canary {
     pub service: String,
     /// The workload whose version is tried, where the version itself is not named.
     pub workload: String,
+    /// What that is, as it is written: `apps/v1 Deployment`.
+    pub workload_kind: String,
     /// Nothing is begun while it is so.
     pub suspended: bool,
     /// What is wanted. Versions may still be unknown.

@@ -87,8 +87,8 @@ Examples:
   meshctl canary watch reviews --timeout 10m
   meshctl canary watch reviews -o json        a line for each change
 
-Exits 0 when the new version has everything, 1 when it was rolled back or nothing
-could be said, and 3 when --timeout passed.")]
+Exits 0 when the new version has everything, 1 when it was rolled back or
+nothing could be said, and 3 when --timeout passed.")]
 struct Watch {
     /// NAME or NAME.NAMESPACE
     #[arg(value_name = "SERVICE")]

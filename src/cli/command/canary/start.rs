@@ -21,10 +21,11 @@ Examples:
   meshctl canary start reviews --to v3 --header x-tester=yes      A/B
   meshctl canary start reviews --to v3 --blue-green --header x-preview=yes
 
-A bound that is broken is proven by an exact test, so that a few unlucky requests
-stop nothing; so is being worse than the stable version. Until there are
---min-requests a step goes on. What is neither good nor bad within --patience ends
-Inconclusive. The stable version gets everything back then, as after a rollback.")]
+A bound that is broken is proven by an exact test, so that a few unlucky
+requests stop nothing; so is being worse than the stable version. Until there
+are --min-requests a step goes on. What is neither good nor bad within
+--patience ends Inconclusive: the stable version gets everything back then,
+as after a rollback.")]
 pub(super) struct Args {
     /// NAME or NAME.NAMESPACE
     #[arg(value_name = "SERVICE")]
