@@ -42,6 +42,11 @@ impl Histogram {
         }
     }
 
+    /// Observations by the upper bound of their bucket, in thousandths of the unit; `u64::MAX` is the open one.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.counts.iter().map(|(bound, count)| (*bound, *count))
+    }
+
     /// All observations.
     pub fn count(&self) -> u64 {
         self.counts.values().sum()

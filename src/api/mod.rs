@@ -16,6 +16,7 @@ pub mod local;
 pub mod proxies;
 pub mod registry;
 pub mod resources;
+pub mod rollouts;
 pub mod routes;
 pub mod shadow;
 pub mod stats;

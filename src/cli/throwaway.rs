@@ -64,24 +64,23 @@ impl Throwaway {
         self.home.join(name)
     }
 
-    /// Brings up what `manifest`, a file in the home, says in `namespace`, without root and without access logs (what
+    /// Brings up what `manifests`, files in the home, say in `namespace`, without root and without access logs (what
     /// is measured is the mesh, not how fast lines are written), and waits until all of it is ready.
-    pub(crate) async fn start(&mut self, manifest: &str, namespace: &str) -> Result<(), CliError> {
+    pub(crate) async fn start(
+        &mut self,
+        manifests: &[&str],
+        namespace: &str,
+    ) -> Result<(), CliError> {
         self.started = true;
         self.command(&["install"]).await?;
-        let file = self.path(manifest).display().to_string();
-        self.command(&[
-            "-n",
-            namespace,
-            "up",
-            "--detach",
-            "--isolation",
-            "process",
-            "--access-log",
-            "off",
-            &file,
-        ])
-        .await?;
+        let files = manifests
+            .iter()
+            .map(|name| self.path(name).display().to_string());
+        let files: Vec<String> = files.collect();
+        let mut args = vec!["-n", namespace, "up", "--detach"];
+        args.extend(["--isolation", "process", "--access-log", "off"]);
+        args.extend(files.iter().map(String::as_str));
+        self.command(&args).await?;
         self.all_ready().await?;
         Ok(())
     }

@@ -40,6 +40,7 @@ pub mod push;
 pub mod registry;
 pub mod report;
 pub mod rest;
+mod rollouts;
 mod rotation;
 pub mod series;
 pub mod serve_api;
@@ -183,6 +184,7 @@ pub struct Control {
     pub(crate) taps: tap::Taps,
     /// Spans that proxies sent.
     pub(crate) traces: traces::Kept,
+    pub(crate) rollouts: rollouts::Rollouts,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
@@ -301,6 +303,7 @@ pub async fn run(
         numbers: numbers.clone(),
         taps: tap::Taps::default(),
         traces: traces::Kept::default(),
+        rollouts: rollouts::Rollouts::open(store.clone(), &tasks).map_err(failed)?,
         started_unix_ms: wall.millis(),
         wall,
         opened,

@@ -133,6 +133,12 @@ impl Numbers {
         self.with(|inner| edges(&inner.series.links, asked, now))
     }
 
+    /// What `read` makes of all series, as of now.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Series, u64) -> T) -> T {
+        let now = self.wall.millis();
+        self.with(|inner| read(&inner.series, now))
+    }
+
     /// Requests of the last minute by version, for each of `services` (`name.namespace`).
     pub fn measured(
         &self,

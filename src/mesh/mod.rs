@@ -35,6 +35,7 @@ pub mod outlier;
 pub mod path;
 pub mod policy;
 pub mod rbac;
+pub mod rollout;
 pub mod route;
 mod selection;
 pub mod service;

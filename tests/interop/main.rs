@@ -66,6 +66,7 @@ mod processes;
     reason = "shared with tests within the process, which use all of it"
 )]
 mod raw_http2;
+mod rollouts;
 mod scoped;
 mod shaken;
 mod short_of_files;

@@ -109,7 +109,7 @@ impl Stand {
         }
         let file = self.mesh.path("bench.yaml");
         std::fs::write(&file, manifest).map_err(CliError::file("write", &file))?;
-        self.mesh.start("bench.yaml", NAMESPACE).await?;
+        self.mesh.start(&["bench.yaml"], NAMESPACE).await?;
         let caller = self.mesh.pod("caller").await?;
         let caller_ip: IpAddr = address(&caller.address)?;
         let server = match there {

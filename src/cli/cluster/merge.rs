@@ -5,6 +5,7 @@
 //! | what changes something, tokens, who may use the API | the replica that writes |
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
 //! | `stats`, `edges`, `shadow` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | rollouts | the writer, which drives them |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
@@ -65,7 +66,7 @@ impl Whom {
             ["stats"] => Self::Every(How::Stats),
             ["edges"] => Self::Every(How::Edges),
             ["shadows"] => Self::Every(How::Shadows),
-            ["tokens" | "access"] => Self::Leader,
+            ["tokens" | "access"] | ["rollouts", ..] => Self::Leader,
             _ => Self::Any,
         }
     }

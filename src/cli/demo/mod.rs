@@ -3,6 +3,7 @@
 //! Owns the story and its figures. Everything is done through the commands and the API that a user
 //! has; the mesh lives in a throw-away home, in namespace `prod`.
 
+mod canaries;
 mod outside;
 mod report;
 mod stage;
@@ -83,7 +84,7 @@ async fn tell(
     let progress = Progress::new(&cx.out);
     let mut figures = Vec::new();
 
-    let step = progress.step("Start a mesh: control plane, six pods, a sidecar each");
+    let step = progress.step("Start a mesh: control plane, seven pods, a sidecar each");
     let begun = now();
     stage.start(NAMESPACE).await?;
     let pods = stage.pods().await?;
@@ -92,6 +93,7 @@ async fn tell(
         pods.len(),
         begun.elapsed().as_secs_f64()
     ));
+    canaries::good_ones_serve(stage).await?;
     if let Some((listener, tasks)) = window {
         window::open(listener, stage.application("productpage").await?, tasks);
     }
@@ -114,6 +116,10 @@ async fn tell(
 
     let step = progress.step(format!("Shift: {SHIFTS} changes of weight under load"));
     figures.extend(shift(stage, &through).await?);
+    step.done("");
+
+    let step = progress.step("Canaries: a good version goes on, a bad one goes back");
+    figures.extend(canaries::run(stage, &through).await?);
     step.done("");
 
     let step = progress.step("Break: kill the control plane and a backend");

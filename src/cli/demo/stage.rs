@@ -21,6 +21,10 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../../examples/bookinfo/bookinfo.yaml"),
     ),
     (
+        "reviews-v4.yaml",
+        include_str!("../../../examples/reviews-v4.yaml"),
+    ),
+    (
         "destination-rule-reviews.yaml",
         include_str!("../../../examples/bookinfo/destination-rule-reviews.yaml"),
     ),
@@ -56,7 +60,8 @@ impl Stage {
             let path = self.mesh.path(name);
             std::fs::write(&path, text).map_err(CliError::file("write", &path))?;
         }
-        self.mesh.start("bookinfo.yaml", namespace).await
+        let manifests = ["bookinfo.yaml", "reviews-v4.yaml"];
+        self.mesh.start(&manifests, namespace).await
     }
 
     /// Asks `question` until it has an answer.

@@ -21,6 +21,7 @@ mod paint;
 mod proxies;
 pub(crate) mod registry;
 pub(crate) mod resources;
+pub(crate) mod rollouts;
 pub(crate) mod routes;
 mod shadow;
 pub(crate) mod stats;

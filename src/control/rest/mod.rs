@@ -17,6 +17,7 @@ pub mod roles;
 mod shadows;
 mod tap;
 mod traces;
+mod rollouts;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,19 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         (
             "/canaries/{namespace}/{service}",
             get(canaries::canary_status).post(canaries::canary_set),
+        ),
+        ("/rollouts", get(rollouts::list)),
+        (
+            "/rollouts/{namespace}/{service}",
+            get(rollouts::get).post(rollouts::begin),
+        ),
+        (
+            "/rollouts/{namespace}/{service}/history",
+            get(rollouts::history),
+        ),
+        (
+            "/rollouts/{namespace}/{service}/{what}",
+            post(rollouts::tell),
         ),
         ("/faults", get(faults::list)),
         (
