@@ -6,6 +6,8 @@
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
 //! | `stats`, `edges`, `shadow` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
 //! | rollouts | the writer, which drives them |
+//! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | `tap` | every replica: each tells what its proxies tell, for as long as all of them are there |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
