@@ -24,7 +24,12 @@ await build({
   logLevel: "warning",
 });
 
-const files = ["index.html", "icon.svg", "app.js", "app.css", "layout.js"];
+// What others wrote is passed on with their terms.
+const { dependencies } = JSON.parse(readFileSync(join(here, "package.json")));
+const terms = Object.entries(dependencies).map(([name, version]) => `${name} ${version}\n\n${readFileSync(join(here, "node_modules", name, "LICENSE"), "utf8").trim()}\n`);
+writeFileSync(join(dist, "licenses.txt"), terms.join("\n----\n\n"));
+
+const files = ["index.html", "icon.svg", "app.js", "app.css", "layout.js", "licenses.txt"];
 for (const name of ["index.html", "icon.svg"]) writeFileSync(join(dist, name), readFileSync(join(here, name)));
 
 let sum = 0;
@@ -39,7 +44,8 @@ for (const name of files) {
   }
   if (!kept) writeFileSync(twin, await zopfli.gzipAsync(plain, { numiterations: 15 }));
   const size = readFileSync(twin).length;
-  sum += size;
+  // The page does not load it.
+  if (name !== "licenses.txt") sum += size;
   console.log(`${name.padEnd(12)} ${String(plain.length).padStart(8)} ${String(size).padStart(8)} gzip`);
 }
 console.log(`${"all".padEnd(12)} ${"".padStart(8)} ${String(sum).padStart(8)} gzip`);

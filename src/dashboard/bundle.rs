@@ -38,6 +38,7 @@ const FILES: &[File] = &[
     file!("app.css", "text/css; charset=utf-8"),
     file!("layout.js", "text/javascript; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
+    file!("licenses.txt", "text/plain; charset=utf-8"),
 ];
 
 /// What tells one build of a file from another, in the order of [`FILES`].
@@ -111,7 +112,8 @@ mod tests {
 
     #[test]
     fn the_bundle_is_at_most_eighty_kilobytes_compressed() {
-        let sum: usize = FILES.iter().map(|file| file.gzip.len()).sum();
+        let loaded = FILES.iter().filter(|file| file.path != "/licenses.txt");
+        let sum: usize = loaded.map(|file| file.gzip.len()).sum();
         assert!(sum <= 80 << 10, "{sum} bytes");
     }
 

@@ -364,7 +364,7 @@ fn the_committed_page_is_what_its_sources_make() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     names.sort();
-    assert_eq!(names.len(), 10, "{names:?}");
+    assert_eq!(names.len(), 12, "{names:?}");
     for name in names {
         let same = std::fs::read(committed.join(&name)).unwrap()
             == std::fs::read(fresh.path().join(&name)).unwrap();

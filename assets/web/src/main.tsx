@@ -100,7 +100,7 @@ function Frame() {
         </nav>
         <footer>
           <Choice label="Colours" value={theme.value} onPick={pick} options={[["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]]} />
-          <span>meshctl {about.value?.version}</span>
+          <span>meshctl {about.value?.version}, <a href="/licenses.txt">licences</a></span>
         </footer>
       </div>
       <main id="main" tabIndex={-1}>
