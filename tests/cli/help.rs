@@ -76,6 +76,7 @@ const COMMANDS: &[&str] = &[
     "token list",
     "token revoke",
     "top",
+    "traces",
     "uninstall",
     "up",
     "upgrade",

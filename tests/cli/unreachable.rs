@@ -32,6 +32,7 @@ const ASKING: &[&[&str]] = &[
     &["fault", "list"],
     &["stats"],
     &["edges"],
+    &["traces"],
     &["top"],
     &["identity", "issue", "--service-account", "a"],
     &["identity", "show", "a"],
