@@ -5,6 +5,7 @@
 //! | what changes something, tokens, who may use the API | the replica that writes |
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
 //! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | `traces` | every replica: each keeps the spans of its own proxies, and a trace is put together from all |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::aggregate::edges::Parts as Linked;
 use crate::aggregate::report::Parts;
+use crate::aggregate::traces;
 use crate::api::PREFIX;
 use crate::cli::client::Asked;
 use crate::cli::error::CliError;
@@ -43,6 +45,10 @@ pub(super) enum How {
     Stats,
     /// What both ends of connections say is put together first.
     Edges,
+    /// What each has of a trace is put together.
+    Traces,
+    /// The spans of one trace.
+    Trace,
 }
 
 impl Whom {
@@ -61,6 +67,8 @@ impl Whom {
             ["proxies", _, "config", _] => Self::Every(How::Known),
             ["stats"] => Self::Every(How::Stats),
             ["edges"] => Self::Every(How::Edges),
+            ["traces"] => Self::Every(How::Traces),
+            ["traces", _] => Self::Every(How::Trace),
             ["tokens" | "access"] => Self::Leader,
             _ => Self::Any,
         }
@@ -106,6 +114,8 @@ impl How {
                 let parts: Vec<Linked> = read(&bodies)?;
                 written(&Linked::sum(parts).report())?
             }
+            Self::Traces => written(&traces::sum(read(&bodies)?))?,
+            Self::Trace => written(&traces::whole(read(&bodies)?))?,
             Self::Known => Value::Null,
         };
         Ok((StatusCode::OK, Bytes::from(merged.to_string())))

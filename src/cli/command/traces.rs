@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// The trace to show, by its number
     #[arg(value_name = "ID")]
     id: Option<String>,
-    /// Only traces that NAME or NAME.NAMESPACE has a part in
+    /// Only traces that this service has a part in
     #[arg(long, value_name = "SERVICE", conflicts_with = "id")]
     service: Option<String>,
     /// Only traces in which something failed
