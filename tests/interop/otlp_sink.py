@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
+        body = self.body()
         if self.path == "/v1/traces":
             assert self.headers["content-type"] == "application/x-protobuf"
             take(service.ExportTraceServiceRequest.FromString(body), "http")
@@ -81,6 +81,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(202, "text/plain", b"")
         else:
             self.answer(404, "text/plain", b"")
+
+    def body(self):
+        if self.headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers["content-length"]))
+        whole = b""
+        while size := int(self.rfile.readline(), 16):
+            whole += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return whole
 
     def answer(self, status, kind, body):
         self.send_response(status)
