@@ -224,7 +224,9 @@ pub fn sum(reports: Vec<TracesReport>) -> TracesReport {
         all.max_bytes += report.max_bytes;
         for row in report.traces {
             match rows.entry(row.trace_id.clone()) {
-                Entry::Vacant(place) => drop(place.insert(row)),
+                Entry::Vacant(place) => {
+                    place.insert(row);
+                }
                 Entry::Occupied(mut place) => join(place.get_mut(), row),
             }
         }
