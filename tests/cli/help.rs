@@ -88,6 +88,7 @@ const COMMANDS: &[&str] = &[
     "token list",
     "token revoke",
     "top",
+    "traces",
     "uninstall",
     "up",
     "upgrade",

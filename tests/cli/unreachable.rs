@@ -40,6 +40,7 @@ const ASKING: &[&[&str]] = &[
     &["fault", "list"],
     &["stats"],
     &["edges"],
+    &["traces"],
     &["top"],
     &["dashboard", "--no-browser"],
     &["identity", "issue", "--service-account", "a"],

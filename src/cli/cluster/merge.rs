@@ -8,6 +8,7 @@
 //! | rollouts | the writer, which drives them |
 //! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
 //! | `tap` | every replica: each tells what its proxies tell, for as long as all of them are there |
+//! | `traces` | every replica: each keeps the spans of its own proxies, and a trace is put together from all |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::aggregate::edges::Parts as Linked;
 use crate::aggregate::report::Parts;
+use crate::aggregate::traces;
 use crate::api::PREFIX;
 use crate::api::shadow::ShadowReport;
 use crate::cli::client::Asked;
@@ -49,6 +51,10 @@ pub(super) enum How {
     Edges,
     /// Counts are added, as reports have them.
     Shadows,
+    /// What each has of a trace is put together.
+    Traces,
+    /// The spans of one trace.
+    Trace,
 }
 
 impl Whom {
@@ -69,6 +75,9 @@ impl Whom {
             ["edges"] => Self::Every(How::Edges),
             ["shadows"] => Self::Every(How::Shadows),
             ["tokens" | "access"] | ["rollouts", ..] => Self::Leader,
+            ["traces"] => Self::Every(How::Traces),
+            ["traces", _] => Self::Every(How::Trace),
+            ["tokens" | "access"] => Self::Leader,
             _ => Self::Any,
         }
     }
@@ -114,6 +123,8 @@ impl How {
                 written(&Linked::sum(parts).report())?
             }
             Self::Shadows => written(&ShadowReport::sum(read::<ShadowReport>(&bodies)?))?,
+            Self::Traces => written(&traces::sum(read(&bodies)?))?,
+            Self::Trace => written(&traces::whole(read(&bodies)?))?,
             Self::Known => Value::Null,
         };
         Ok((StatusCode::OK, Bytes::from(merged.to_string())))
