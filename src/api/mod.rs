@@ -17,6 +17,7 @@ pub mod proxies;
 pub mod registry;
 pub mod resources;
 pub mod routes;
+pub mod series;
 pub mod stats;
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! Numbers to the control plane: Envoy's MetricsService, cumulative counters and histograms.
 //!
-//! What is missed while the control plane is away is in the next message's sums. Nothing here is
+//! Every second, so that series in the control plane are of seconds; the first message of a stream has all there is and
+//! the others what has changed since. What is missed while the control plane is away is in the next message's sums. Nothing here is
 //! on the path of a request, and nothing that fails here is one's failure.
 
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::mesh::SpiffeId;
 use crate::rt::{Backoff, Reader, Wall};
-use crate::telemetry::names::{BOUNDS_MILLI, Kind};
+use crate::telemetry::names::Kind;
 use crate::telemetry::registry::to_float;
-use crate::telemetry::{Family, Registry, Value};
+use crate::telemetry::{Family, Registry, Told, Value};
 use crate::tls::Material;
+use crate::xds::node::tell;
 
 use super::control_link::Caller;
 use super::replicas::Replicas;
@@ -35,7 +37,7 @@ pub struct PushOptions {
     pub server: Option<SpiffeId>,
     /// This node, sent once on each stream.
     pub node: Node,
-    /// Default 5 s.
+    /// How often.
     pub interval: Duration,
 }
 
@@ -46,9 +48,21 @@ pub async fn run(
     identities: Reader<Option<Arc<Material>>>,
     wall: Wall,
 ) {
+    let mut began = Began {
+        started_unix_ms: wall.millis(),
+        told: false,
+    };
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     loop {
-        match stream(&options, &registry, &identities, &wall, &mut backoff).await {
+        match stream(
+            &options,
+            &registry,
+            (&identities, &wall),
+            &mut began,
+            &mut backoff,
+        )
+        .await
+        {
             Ok(()) => {}
             Err(error) => tracing::debug!(error, "metrics are not delivered; will try again"),
         }
@@ -56,31 +70,40 @@ pub async fn run(
     }
 }
 
+/// Since when this process counts, and whether it has told anybody.
+struct Began {
+    started_unix_ms: u64,
+    told: bool,
+}
+
 /// One stream, until it breaks.
 async fn stream(
     options: &PushOptions,
     registry: &Registry,
-    identities: &Reader<Option<Arc<Material>>>,
-    wall: &Wall,
+    (identities, wall): (&Reader<Option<Arc<Material>>>, &Wall),
+    began: &mut Began,
     backoff: &mut Backoff,
 ) -> Result<(), String> {
     let channel = channel(options, identities).await?;
     let mut client = MetricsServiceClient::new(channel);
     let (messages, sent) = mpsc::channel(1);
     let feed = async {
-        let mut identifier = Some(Identifier {
-            node: Some(options.node.clone()),
-        });
+        let mut node = options.node.clone();
+        tell(&mut node, began.started_unix_ms, began.told);
+        let mut identifier = Some(Identifier { node: Some(node) });
+        let mut told = Told::default();
         let mut tick = tokio::time::interval(options.interval);
         loop {
             tick.tick().await;
+            // Also when there is nothing new: who says nothing for long has no connections any more.
             let message = StreamMetricsMessage {
                 identifier: identifier.take(),
-                envoy_metrics: families(&registry.gather(), wall.millis()),
+                envoy_metrics: families(&registry.tell(&mut told), wall.millis()),
             };
             if messages.send(message).await.is_err() {
                 return;
             }
+            began.told = true;
             backoff.reset();
         }
     };
@@ -184,6 +207,7 @@ fn fill(metric: &mut pb::Metric, value: &Value) {
             });
         }
         Value::Histogram {
+            bounds,
             cumulative,
             count,
             sum,
@@ -196,7 +220,7 @@ fn fill(metric: &mut pb::Metric, value: &Value) {
             metric.histogram = Some(pb::Histogram {
                 sample_count: Some(*count),
                 sample_sum: Some(*sum),
-                bucket: BOUNDS_MILLI
+                bucket: bounds
                     .iter()
                     .map(|bound| to_float(*bound) / 1000.0)
                     .chain([f64::INFINITY])

@@ -41,7 +41,7 @@ use super::replicas::Replicas;
 use super::run::{ProxyError, run_after};
 
 /// How often numbers are told: live views show them as they come.
-const PUSH: Duration = Duration::from_secs(2);
+const PUSH: Duration = Duration::from_secs(1);
 /// How long the instance has to leave the registry before the data path drains.
 const LEAVE: Duration = Duration::from_millis(500);
 

@@ -15,6 +15,7 @@ pub mod openmetrics;
 pub mod recorder;
 pub mod registry;
 pub mod text;
+pub mod told;
 
 pub use access::{AccessRecord, LogFormat};
 pub use event::{
@@ -24,3 +25,4 @@ pub use flag::Flag;
 pub use link::{Link, LinkKey, Linked, Protection, Why};
 pub use recorder::{Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};
+pub use told::Told;

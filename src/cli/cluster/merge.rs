@@ -4,7 +4,7 @@
 //! |---|---|
 //! | what changes something, tokens, who may use the API | the replica that writes |
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
-//! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | `stats`, `series`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::aggregate::edges::Parts as Linked;
-use crate::aggregate::report::Parts;
+use crate::aggregate::query::Parts;
 use crate::api::PREFIX;
 use crate::cli::client::Asked;
 use crate::cli::error::CliError;
@@ -41,6 +41,8 @@ pub(super) enum How {
     Known,
     /// Counts are added.
     Stats,
+    /// The same, point by point.
+    Series,
     /// What both ends of connections say is put together first.
     Edges,
 }
@@ -60,6 +62,7 @@ impl Whom {
             ["proxies" | "audit"] | ["registry", "instances"] => Self::Every(How::Lists),
             ["proxies", _, "config", _] => Self::Every(How::Known),
             ["stats"] => Self::Every(How::Stats),
+            ["series"] => Self::Every(How::Series),
             ["edges"] => Self::Every(How::Edges),
             ["tokens" | "access"] => Self::Leader,
             _ => Self::Any,
@@ -71,7 +74,7 @@ impl How {
     /// What each replica is asked.
     pub(super) fn question<'a>(self, asked: &Asked<'a>) -> Asked<'a> {
         let mut asked = asked.clone();
-        if matches!(self, Self::Stats | Self::Edges) {
+        if matches!(self, Self::Stats | Self::Series | Self::Edges) {
             let separator = if asked.path.contains('?') { '&' } else { '?' };
             asked.path = format!("{}{separator}parts=true", asked.path).into();
         }
@@ -101,6 +104,10 @@ impl How {
             Self::Stats => {
                 let parts: Vec<Parts> = read(&bodies)?;
                 written(&Parts::sum(parts).report())?
+            }
+            Self::Series => {
+                let parts: Vec<Parts> = read(&bodies)?;
+                written(&Parts::sum(parts).points())?
             }
             Self::Edges => {
                 let parts: Vec<Linked> = read(&bodies)?;

@@ -89,6 +89,7 @@ pub const RULES: &[Rule] = &[
     change("POST", "/faults/{namespace}/{service}"),
     change("DELETE", "/faults/{namespace}/{service}"),
     look("GET", "/stats"),
+    look("GET", "/series"),
     look("GET", "/edges"),
     look("GET", "/tokens"),
     change_noted_there("POST", "/tokens"),

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         service: args
             .service
             .map(|service| parse::qualified(&service, cx.settings.namespace())),
-        by: Some(By::Version),
+        by: vec![By::Version],
         ..Query::default()
     };
     let full_screen =
