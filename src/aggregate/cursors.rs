@@ -81,7 +81,8 @@ impl Totals {
     /// Reads [`Self::packed`]; none when it is something else.
     pub(super) fn unpack(packed: &[u8]) -> Option<Self> {
         let (mut rest, mut entries, mut last) = (packed, 0, None);
-        while let Some(hash) = next_hash(&mut rest)? {
+        while !rest.is_empty() {
+            let hash = next_hash(&mut rest)?;
             if last.is_some_and(|last| last >= hash) {
                 return None;
             }
@@ -139,7 +140,7 @@ impl Totals {
         loop {
             let mut after = rest;
             // What does not make sense was written by nobody, as it is looked at when it is read.
-            let kept = next_hash(&mut after).flatten();
+            let kept = next_hash(&mut after);
             let next = told.peek().map(|(hash, _)| *hash);
             let hash = match (kept, next) {
                 (Some(kept), Some(next)) => kept.min(next),
@@ -186,13 +187,10 @@ impl Totals {
     }
 }
 
-/// The hash of the next entry, none at the end; nothing where there is only part of one.
-fn next_hash(from: &mut &[u8]) -> Option<Option<u64>> {
-    if from.is_empty() {
-        return Some(None);
-    }
+/// The hash of the next entry; none at the end, and where there is only part of one.
+fn next_hash(from: &mut &[u8]) -> Option<u64> {
     let bytes = take_bytes(from, 8)?;
-    Some(Some(u64::from_le_bytes(bytes.try_into().ok()?)))
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
 fn put_total(out: &mut Vec<u8>, total: &Total) {

@@ -100,6 +100,7 @@ impl Edge {
 
     /// Where this edge is counted when there is no room for it. What decides how counts are read stays: which
     /// side told, whether the caller is of the mesh, how it was answered; and the service, while it may.
+    #[must_use]
     pub fn folded(&self, keep_service: bool) -> Self {
         let other = |text: &str| if text.is_empty() { "" } else { OTHER }.to_owned();
         Self {

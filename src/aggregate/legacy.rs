@@ -150,7 +150,7 @@ mod tests {
         ingest.push((&process, false), true, &[sample], 130_000, &mut series);
         let mut counted = Vec::new();
         series.each(0, u64::MAX, |span, _, cell| {
-            counted.push((span.from, cell.requests))
+            counted.push((span.from, cell.requests));
         });
         assert_eq!(counted, [(10_000, 7), (120_000, 7), (130_000, 2)]);
     }

@@ -180,7 +180,7 @@ pub fn parts(series: &Series, query: &Query, now_unix_ms: u64) -> Parts {
 /// The shortest of [`STEPS`] that is not shorter.
 fn fitting(step: u64) -> u64 {
     let fits = STEPS.into_iter().find(|known| *known >= step);
-    fits.unwrap_or(STEPS[STEPS.len() - 1])
+    fits.or(STEPS.last().copied()).unwrap_or(step)
 }
 
 impl Query {

@@ -33,7 +33,7 @@ impl Sample<'_> {
 }
 
 /// Counters and histograms of those families that `wanted` names; gauges and summaries are not series here.
-pub fn samples<'m>(families: &'m [MetricFamily], wanted: impl Fn(&str) -> bool) -> Vec<Sample<'m>> {
+pub fn samples(families: &[MetricFamily], wanted: impl Fn(&str) -> bool) -> Vec<Sample<'_>> {
     let mut out = Vec::new();
     for family in families.iter().filter(|family| wanted(family.name())) {
         let kind = family.r#type();

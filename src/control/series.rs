@@ -79,6 +79,23 @@ impl Size {
     }
 }
 
+/// The same in short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Bytes now.
+    pub bytes: u64,
+    /// At most.
+    pub most_bytes: u64,
+    /// Edges that are told apart.
+    pub edges: u64,
+    /// Label sets that are followed.
+    pub label_sets: u64,
+    /// Increments that were counted under `(other)`.
+    pub folded: u64,
+    /// Times that a label set was told of which nothing is counted.
+    pub unfollowed: u64,
+}
+
 impl Numbers {
     /// Reads what was written down, and keeps to `bytes` from then on: five eighths for slots and edges, a quarter
     /// for where counters stand, and the rest, at most [`links::MOST_BYTES`], for what protects connections.
@@ -222,6 +239,20 @@ impl Numbers {
                 Some((service, counts))
             })
             .collect()
+    }
+
+    /// How much is kept, in short.
+    pub fn kept(&self) -> Report {
+        let size = self.size();
+        let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        Report {
+            bytes: wide(size.bytes()),
+            most_bytes: wide(size.most_bytes),
+            edges: wide(size.kept.edges),
+            label_sets: wide(size.followed.label_sets),
+            folded: size.kept.folded.increments,
+            unfollowed: size.followed.unfollowed,
+        }
     }
 
     /// How much is kept.

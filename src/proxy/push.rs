@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::mesh::SpiffeId;
-use crate::rt::{Backoff, Reader, Wall};
+use crate::rt::{Backoff, DrainSignal, Reader, Wall};
 use crate::telemetry::names::Kind;
 use crate::telemetry::registry::to_float;
 use crate::telemetry::{Family, Registry, Told, Value};
@@ -41,12 +41,13 @@ pub struct PushOptions {
     pub interval: Duration,
 }
 
-/// Pushes what `registry` has counted until cancelled.
+/// Pushes what `registry` has counted, and once more when `end` says so: what was counted last is told, too.
 pub async fn run(
     options: PushOptions,
     registry: Arc<Registry>,
     identities: Reader<Option<Arc<Material>>>,
     wall: Wall,
+    mut end: DrainSignal,
 ) {
     let mut began = Began {
         started_unix_ms: wall.millis(),
@@ -54,19 +55,24 @@ pub async fn run(
     };
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     loop {
-        match stream(
+        let stream = stream(
             &options,
             &registry,
             (&identities, &wall),
             &mut began,
-            &mut backoff,
-        )
-        .await
-        {
+            (&mut backoff, &mut end),
+        );
+        match stream.await {
+            Ok(()) if end.draining() => return,
             Ok(()) => {}
             Err(error) => tracing::debug!(error, "metrics are not delivered; will try again"),
         }
-        tokio::time::sleep(backoff.next(fastrand::f64())).await;
+        // At the end there is no time for it; who waits for us sets a limit.
+        let soon = end.draining();
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next(fastrand::f64())) => {}
+            () = end.wait(), if !soon => {}
+        }
     }
 }
 
@@ -76,43 +82,51 @@ struct Began {
     told: bool,
 }
 
-/// One stream, until it breaks.
+/// One stream, until it breaks or everything is told.
 async fn stream(
     options: &PushOptions,
     registry: &Registry,
     (identities, wall): (&Reader<Option<Arc<Material>>>, &Wall),
     began: &mut Began,
-    backoff: &mut Backoff,
+    (backoff, end): (&mut Backoff, &mut DrainSignal),
 ) -> Result<(), String> {
     let channel = channel(options, identities).await?;
     let mut client = MetricsServiceClient::new(channel);
     let (messages, sent) = mpsc::channel(1);
     let feed = async {
+        // Dropped at the end, which closes the stream.
+        let messages = messages;
         let mut node = options.node.clone();
         tell(&mut node, began.started_unix_ms, began.told);
         let mut identifier = Some(Identifier { node: Some(node) });
         let mut told = Told::default();
         let mut tick = tokio::time::interval(options.interval);
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = end.wait() => {}
+            }
+            let last = end.draining();
             // Also when there is nothing new: who says nothing for long has no connections any more.
             let message = StreamMetricsMessage {
                 identifier: identifier.take(),
                 envoy_metrics: families(&registry.tell(&mut told), wall.millis()),
             };
-            if messages.send(message).await.is_err() {
+            if messages.send(message).await.is_err() || last {
                 return;
             }
             began.told = true;
             backoff.reset();
         }
     };
-    tokio::select! {
-        answer = client.stream_metrics(ReceiverStream::new(sent)) => {
-            answer.map(drop).map_err(|status| status.to_string())
-        }
-        () = feed => Ok(()),
-    }
+    let answer = client.stream_metrics(ReceiverStream::new(sent));
+    tokio::pin!(answer);
+    let answered = tokio::select! {
+        answered = &mut answer => answered,
+        // The answer says that all of it was taken.
+        () = feed => answer.await,
+    };
+    answered.map(drop).map_err(|status| status.to_string())
 }
 
 async fn channel(

@@ -20,7 +20,7 @@ Examples:
   meshctl stats --from productpage-v1 --window 5m
   meshctl stats reviews --by backend         what each route's versions answer
   meshctl stats reviews --by source,code     several at a time
-  meshctl stats -o wide                      tries, retries, timeouts, breakers, codes, TCP
+  meshctl stats -o wide                      tries, timeouts, breakers, codes
 
 Success counts answers below 500 (gRPC: status 0); TRIES, of -o wide, is success
 before trying again. Windows reach back a week, by the second for the last hour.

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::super::recorder::HistogramCells;
 use super::super::{Flag, Protection, Recorder, Security, Why, text};
 use super::*;
 
