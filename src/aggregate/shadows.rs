@@ -43,7 +43,7 @@ struct Cursor {
 
 impl Shadows {
     /// Adds what `node` counted since its last push; one that was never heard of began at zero.
-    pub fn push(&mut self, node: &str, samples: &[Sample], now_unix_ms: u64) {
+    pub fn push(&mut self, node: &str, samples: &[Sample<'_>], now_unix_ms: u64) {
         let ours = samples
             .iter()
             .filter_map(|sample| Some((key(sample)?, total(sample)?)));
@@ -128,8 +128,12 @@ impl Shadows {
     }
 }
 
-fn key(sample: &Sample) -> Option<(String, What)> {
-    let label = |name: &str| sample.labels.get(name).cloned();
+fn key(sample: &Sample<'_>) -> Option<(String, What)> {
+    let label = |name: &str| {
+        let mut labels = sample.labels.iter();
+        let found = labels.find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
     let what = if sample.name == SHADOW_COMPARED.name {
         What::Outcome(label(OUTCOME)?)
     } else if sample.name == SHADOW_DIFFERENCES.name {
@@ -140,7 +144,7 @@ fn key(sample: &Sample) -> Option<(String, What)> {
     Some((label(SERVICE)?, what))
 }
 
-fn total(sample: &Sample) -> Option<u64> {
+fn total(sample: &Sample<'_>) -> Option<u64> {
     match sample.value {
         Value::Counter(total) => Some(total),
         Value::Histogram(_) => None,
@@ -153,19 +157,19 @@ mod tests {
     use crate::telemetry::shadow::{Example, Outcome, Shadows as Counted};
     use crate::telemetry::{Family, Value as Told};
 
-    fn samples(families: Vec<Family>) -> Vec<Sample> {
+    /// The families as they are pushed.
+    fn pushed(families: &[Family]) -> Vec<Sample<'_>> {
         let mut all = Vec::new();
         for family in families {
-            for sample in family.samples {
+            for sample in &family.samples {
                 let Told::Counter(total) = sample.value else {
                     panic!("counters only")
                 };
+                let labels = sample.labels.iter();
                 all.push(Sample {
-                    name: family.metric.name.to_owned(),
-                    labels: sample
-                        .labels
-                        .into_iter()
-                        .map(|(name, value)| (name.to_owned(), value))
+                    name: family.metric.name,
+                    labels: labels
+                        .map(|(name, value)| (*name, value.as_str()))
                         .collect(),
                     value: Value::Counter(total),
                 });
@@ -174,7 +178,7 @@ mod tests {
         all
     }
 
-    fn counted(same: u64, different: u64) -> Vec<Sample> {
+    fn counted(same: u64, different: u64) -> Vec<Family> {
         let mut counted = Counted::default();
         for _ in 0..same {
             counted.compared("a.b", Outcome::Same);
@@ -191,18 +195,18 @@ mod tests {
             });
         }
         counted.compared("a.b", Outcome::Unanswered);
-        samples(counted.families())
+        counted.families()
     }
 
     #[test]
     fn what_was_counted_is_told_once_by_window() {
         let mut shadows = Shadows::default();
-        shadows.push("one", &counted(10, 1), 60_000);
-        shadows.push("one", &counted(10, 1), 65_000);
-        shadows.push("two", &counted(9, 0), 65_000);
-        shadows.push("one", &counted(12, 2), 185_000);
+        shadows.push("one", &pushed(&counted(10, 1)), 60_000);
+        shadows.push("one", &pushed(&counted(10, 1)), 65_000);
+        shadows.push("two", &pushed(&counted(9, 0)), 65_000);
+        shadows.push("one", &pushed(&counted(12, 2)), 185_000);
         // It has restarted.
-        shadows.push("one", &counted(1, 0), 190_000);
+        shadows.push("one", &pushed(&counted(1, 0)), 190_000);
         let row = |window: u64| {
             shadows
                 .report(Some("a.b"), window, 200_000)
@@ -230,7 +234,7 @@ mod tests {
     fn an_hour_is_kept() {
         let mut shadows = Shadows::default();
         for minute in 0..200 {
-            shadows.push("one", &counted(minute + 1, 0), minute * SLOT_MS);
+            shadows.push("one", &pushed(&counted(minute + 1, 0)), minute * SLOT_MS);
         }
         assert!(shadows.slots.len() <= 61, "{}", shadows.slots.len());
     }

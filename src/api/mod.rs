@@ -18,6 +18,7 @@ pub mod registry;
 pub mod resources;
 pub mod rollouts;
 pub mod routes;
+pub mod series;
 pub mod shadow;
 pub mod stats;
 pub mod tap;

@@ -73,11 +73,13 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
     }
     let numbers = control.numbers.clone();
     tasks.spawn("series", async move {
+        let mut wait = series::WRITE;
         loop {
-            tokio::time::sleep(series::WRITE).await;
+            tokio::time::sleep(wait).await;
+            wait = series::WRITE;
             let numbers = numbers.clone();
             match Tasks::blocking(move || numbers.write()).await {
-                Some(Ok(())) => {}
+                Some(Ok(next)) => wait = next,
                 Some(Err(error)) => tracing::warn!(%error, "numbers were not written"),
                 None => tracing::error!("writing numbers panicked"),
             }

@@ -289,6 +289,17 @@ fn arguments_become_questions() {
             "stats", "reviews", "--window", "5m", "--from", "a b", "--by", "version",
         ],
         &["stats", "--to", "reviews"],
+        &[
+            "stats",
+            "--by",
+            "source,code",
+            "--version",
+            "v1",
+            "--route",
+            "jason",
+            "--code",
+            "5xx",
+        ],
         &["edges", "reviews", "--from", "a b", "-n", "shop"],
         &[
             "canary",

@@ -36,6 +36,7 @@ mod envoy_chains;
 mod ext_authz;
 mod ext_authz_bytes;
 mod faults;
+mod figures;
 mod forged;
 mod gate;
 mod gateway;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::aggregate::Series;
-use crate::aggregate::series::Cell;
+use crate::aggregate::{Cell, Series};
 use crate::mesh::rollout::Counts;
 
 /// Counts of one version.
@@ -18,8 +17,11 @@ pub struct Seen {
 /// Series whose rates can be judged, besides success and durations.
 pub const NAMED: [&str; 4] = ["failures", "retries", "timeouts", "overflows"];
 
-/// Counts by version of `service` (`name.namespace`) in all slots from that of `since` on. A slot is counted as a
-/// whole, so what a window brought is the difference of two of these with the same `since`.
+/// Slots of every length begin with an hour.
+const HOUR_MS: u64 = 3_600_000;
+
+/// Counts by version of `service` (`name.namespace`) from the hour of `since` on, so what a window brought is the difference
+/// of two of these with the same `since`: fine slots become coarse ones meanwhile, none of which begins in two hours.
 pub fn observe(
     series: &Series,
     service: &str,
@@ -27,10 +29,11 @@ pub fn observe(
     now_unix_ms: u64,
 ) -> BTreeMap<String, Seen> {
     let mut found: BTreeMap<String, Seen> = BTreeMap::new();
-    for (edge, cell) in series.window(since_unix_ms, now_unix_ms) {
-        if edge.service != service {
-            continue;
-        }
+    let from = since_unix_ms / HOUR_MS * HOUR_MS;
+    series.each(from, now_unix_ms, |_, id, cell| {
+        let Some(edge) = series.edge(id).filter(|edge| edge.service == service) else {
+            return;
+        };
         let seen = found.entry(edge.version.clone()).or_default();
         if edge.by_source || edge.source.is_empty() {
             add(&mut seen.called, cell);
@@ -38,7 +41,7 @@ pub fn observe(
         if !edge.by_source {
             add(&mut seen.arrived, cell);
         }
-    }
+    });
     found
 }
 
@@ -50,7 +53,7 @@ fn add(counts: &mut Counts, cell: &Cell) {
         *counts.named.entry((*name).to_owned()).or_default() += count;
     }
     for (bound, count) in cell.latency.buckets() {
-        *counts.durations.entry(bound).or_default() += count;
+        *counts.durations.entry(*bound).or_default() += count;
     }
 }
 

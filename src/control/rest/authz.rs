@@ -111,8 +111,8 @@ pub(super) async fn suggest(
     let report = control.numbers.report(&Asked {
         window_ms: window.saturating_mul(1_000),
         service,
-        from: None,
-        by: GroupBy::Source,
+        by: vec![GroupBy::Source],
+        ..Asked::default()
     });
     let only = parameters
         .contains_key("namespace")

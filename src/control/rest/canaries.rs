@@ -166,8 +166,8 @@ impl Control {
         let query = aggregate::Query {
             window_ms: 60_000,
             service: Some(short(service)),
-            from: None,
-            by: GroupBy::Version,
+            by: vec![GroupBy::Version],
+            ..aggregate::Query::default()
         };
         let rows = self.numbers.report(&query).rows;
         let total: u64 = rows.iter().map(|row| row.requests).sum();

@@ -14,10 +14,11 @@ mod objects;
 pub mod peer;
 mod registry;
 pub mod roles;
+mod rollouts;
 mod shadows;
+mod stats;
 mod tap;
 mod traces;
-mod rollouts;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,6 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::aggregate::{self, GroupBy};
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
 use crate::api::{PREFIX, Problem, Reason, Version, proxies};
@@ -90,7 +90,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
     vec![
         ("/ready", get(ready)),
         ("/version", get(version)),
-        ("/metrics", get(super::series::metrics)),
+        ("/metrics", get(super::metrics::metrics)),
         ("/resources", get(objects::all).post(apply)),
         ("/resources/{kind}", get(objects::of_kind)),
         ("/resources/{kind}/{namespace}/{name}", delete(remove)),
@@ -132,7 +132,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
             "/faults/{namespace}/{service}",
             post(faults::inject).delete(faults::clear),
         ),
-        ("/stats", get(stats)),
+        ("/stats", get(stats::stats)),
+        ("/series", get(stats::series)),
         ("/edges", get(edges::edges)),
         ("/shadows", get(shadows::shadows)),
         ("/tap", get(tap::tap)),
@@ -491,74 +492,9 @@ async fn explain(
     Ok(Json(report))
 }
 
-async fn stats(State(control): Shared, Query(parameters): Parameters) -> Answer<serde_json::Value> {
-    let world = control.index.world();
-    let service = named(&world, &parameters)?.map(short);
-    let seconds = seconds(&parameters)?;
-    let by = match parameters.get("by").map(String::as_str) {
-        None | Some("" | "service") => GroupBy::Service,
-        Some("version") => GroupBy::Version,
-        Some("source") => GroupBy::Source,
-        Some("route") => GroupBy::Route,
-        Some(other) => {
-            return Err(Problem::new(
-                Reason::Invalid,
-                format!("rows cannot be told apart by {other:?}"),
-            )
-            .hint("one of service, version, source, route")
-            .into());
-        }
-    };
-    let qualified = |name: &String| {
-        if name.contains('.') {
-            name.clone()
-        } else {
-            format!("{name}.{}", space(&parameters))
-        }
-    };
-    let to = parameters
-        .get("to")
-        .filter(|to| !to.is_empty())
-        .map(qualified);
-    let query = aggregate::Query {
-        window_ms: seconds.saturating_mul(1_000),
-        service: service.or(to),
-        from: parameters
-            .get("from")
-            .filter(|from| !from.is_empty())
-            .map(qualified),
-        by,
-    };
-    let mut parts = control.numbers.parts(&query);
-    if let (None, Some(namespace)) = (&query.service, parameters.get("namespace")) {
-        parts.retain(|service| is_of(&world, service, namespace));
-    }
-    // Who asks several replicas adds up what each counted.
-    let answer = if in_parts(&parameters) {
-        encode(&parts)
-    } else {
-        encode(&parts.report())
-    };
-    Ok(Json(answer?))
-}
-
 /// Whether counts are asked for, rather than what they come to.
 fn in_parts(parameters: &BTreeMap<String, String>) -> bool {
     parameters.get("parts").is_some_and(|on| on == "true")
-}
-
-/// Length of the window.
-fn seconds(parameters: &BTreeMap<String, String>) -> Result<u64, Problem> {
-    let Some(text) = parameters.get("window") else {
-        return Ok(60);
-    };
-    let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
-    seconds.ok_or_else(|| {
-        Problem::new(
-            Reason::Invalid,
-            format!("{text:?} is not a number of seconds"),
-        )
-    })
 }
 
 async fn run_check(State(control): Shared) -> Json<crate::api::check::CheckReport> {

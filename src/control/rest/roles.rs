@@ -96,6 +96,7 @@ pub const RULES: &[Rule] = &[
     change("POST", "/faults/{namespace}/{service}"),
     change("DELETE", "/faults/{namespace}/{service}"),
     look("GET", "/stats"),
+    look("GET", "/series"),
     look("GET", "/edges"),
     look("GET", "/shadows"),
     // Fields and queries of requests are for operators, which the handler sees to.

@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::{Query, State};
 
-use super::{Answer, Parameters, Shared, named, seconds, short};
+use super::stats::seconds;
+use super::{Answer, Parameters, Shared, named, short};
 use crate::aggregate::shadows::MOST_MS;
 use crate::api::shadow::ShadowReport;
 use crate::api::{Problem, Reason};
