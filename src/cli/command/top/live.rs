@@ -25,13 +25,19 @@ pub(super) fn table(frame: &mut Frame<'_>, area: Rect, state: &State, colours: b
         let all = rows.iter().map(|row| of(row).chars().count()).max();
         u16::try_from(all.unwrap_or(0).max(6)).unwrap_or(u16::MAX)
     };
-    let path = longest(|row| &row.key.path).min(left.saturating_sub(2 * 12)).max(left / 4);
+    let path = longest(|row| &row.key.path)
+        .min(left.saturating_sub(2 * 12))
+        .max(left / 4);
     let both = left.saturating_sub(path);
     let source = longest(|row| &row.key.source).max(11).min(both / 2);
-    let destination = longest(|row| &row.key.destination).max(12).min(both.saturating_sub(source));
+    let destination = longest(|row| &row.key.destination)
+        .max(12)
+        .min(both.saturating_sub(source));
     let path = left.saturating_sub(source + destination);
     let [method, figures @ ..] = FIGURES;
-    let widths = [source, destination, method, path].into_iter().chain(figures);
+    let widths = [source, destination, method, path]
+        .into_iter()
+        .chain(figures);
     let heads = By::ALL.map(|by| {
         let arrow = match (by == state.by, state.reverse) {
             (false, _) => "",
