@@ -1,244 +1,406 @@
 //! Cumulative values in, increments out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use crate::telemetry::names::{
+    EDGE_CLOSED, EDGE_OPENED, EDGE_RECEIVED, EDGE_REQUESTS, EDGE_SENT, LATENCY_MICROS,
+    REQUEST_DURATION, REQUESTS, RETRIES, SHADOW_COMPARED, SHADOW_DIFFERENCES, TCP_OPENED,
+    TCP_RECEIVED, TCP_SENT,
+};
 
-use crate::telemetry::names::{REQUEST_DURATION, RETRIES};
-
+use super::cell::Cell;
+use super::coding::{put, take};
+use super::cursors::{Bucket, More, Told, Totals, hash};
+use super::edge::Edge;
 use super::histogram::Histogram;
 use super::links::{Counted, Link};
-use super::sample::{Sample, Value};
-use super::series::{Cell, Edge, Series};
+use super::sample::Sample;
+use super::series::Series;
 
-/// Where each proxy's counters stood when they were last seen. A proxy that was never seen starts at
-/// zero, so nothing that it did is lost; one whose counters fell has restarted.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Ingest {
-    nodes: BTreeMap<String, Cursor>,
+/// Processes of one name that are remembered: the one that serves, and those that drain or have just ended.
+const MOST_OF_NODE: usize = 8;
+/// A process that has said nothing for so long, while a newer one of its name has, is gone: a quarter of an hour.
+const SUPERSEDED_MS: u64 = 15 * 60_000;
+/// A process that has said nothing for so long may be forgotten to make room: five minutes.
+const SILENT_MS: u64 = 5 * 60_000;
+/// What a process takes beside its totals, in bytes.
+const PROCESS_BYTES: usize = 256;
+
+/// Which process tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Its node's id.
+    pub node: String,
+    /// When it started, in milliseconds since the epoch; 0 when it does not say. Two processes of one node count
+    /// from 0 each, also when the second has counted more than the first had when it is heard.
+    pub started_unix_ms: u64,
 }
 
-/// The last values of one proxy.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+impl Process {
+    /// As text, which is also how it is written down.
+    pub fn name(&self) -> String {
+        format!("{}@{:x}", self.node, self.started_unix_ms)
+    }
+
+    /// Reads [`Self::name`].
+    pub fn parse(name: &str) -> Option<Self> {
+        let (node, started) = name.rsplit_once('@')?;
+        Some(Self {
+            node: node.to_owned(),
+            started_unix_ms: u64::from_str_radix(started, 16).ok()?,
+        })
+    }
+}
+
+/// Where each process's counters stood when they were last told. One that was never heard starts at zero, so
+/// nothing that it did is lost; see [`Ingest::push`] for the exceptions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ingest {
+    processes: BTreeMap<Process, Cursor>,
+    /// Totals of all, in bytes.
+    bytes: usize,
+    most_bytes: usize,
+    /// What changed since it was written down.
+    dirty: BTreeSet<Process>,
+    /// The last moment in which one was heard that had to be forgotten though it may be alive.
+    forgot_unix_ms: u64,
+    /// Of what label sets nothing is counted, as often as they were told.
+    unfollowed: u64,
+}
+
+/// The last values of one process.
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Cursor {
     seen_unix_ms: u64,
-    counters: BTreeMap<String, u64>,
-    histograms: BTreeMap<String, Vec<(u64, u64)>>,
+    totals: Totals,
 }
 
-/// Series of one proxy that are followed; more are folded into what is known.
-const MAX_SERIES_PER_NODE: usize = 20_000;
+/// What is remembered of processes, and what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// Processes.
+    pub processes: usize,
+    /// Label sets.
+    pub label_sets: usize,
+    /// Bytes now.
+    pub bytes: usize,
+    /// At most.
+    pub most_bytes: usize,
+    /// Times that a label set was told for which there was no room: nothing of it is counted.
+    pub unfollowed: u64,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self::new(32 << 20)
+    }
+}
+
+/// Metrics that are looked at.
+pub fn is_wanted(name: &str) -> bool {
+    const WANTED: [&str; 13] = [
+        SHADOW_COMPARED.name,
+        SHADOW_DIFFERENCES.name,
+        REQUESTS.name,
+        RETRIES.name,
+        TCP_OPENED.name,
+        TCP_RECEIVED.name,
+        TCP_SENT.name,
+        REQUEST_DURATION.name,
+        EDGE_OPENED.name,
+        EDGE_CLOSED.name,
+        EDGE_REQUESTS.name,
+        EDGE_RECEIVED.name,
+        EDGE_SENT.name,
+    ];
+    WANTED.contains(&name)
+}
 
 impl Ingest {
-    /// Adds what `node` did since its last push to `series` at `now`.
-    pub fn push(&mut self, node: &str, samples: &[Sample], now_unix_ms: u64, series: &mut Series) {
-        let cursor = self.nodes.entry(node.to_owned()).or_default();
-        cursor.seen_unix_ms = now_unix_ms;
-        series.links.hear(node, now_unix_ms);
-        for sample in samples {
-            let Some(edge) = Edge::of(sample) else {
-                continue;
-            };
-            let key = key(sample);
-            match &sample.value {
-                Value::Counter(total) => {
-                    let full = cursor.counters.len() >= MAX_SERIES_PER_NODE
-                        && !cursor.counters.contains_key(&key);
-                    if full {
-                        continue;
-                    }
-                    let last = cursor.counters.insert(key, *total).unwrap_or(0);
-                    let more = total.checked_sub(last).unwrap_or(*total);
-                    if let Some(what) = Counted::of(&sample.name) {
-                        let link = Link::of(sample, edge);
-                        series
-                            .links
-                            .add((node, now_unix_ms), link, what, (*total, more));
-                    } else if more > 0 {
-                        count(series.cell(now_unix_ms, edge), sample, more);
-                    }
-                }
-                // Sizes are pushed as histograms too; among durations they would be nonsense.
-                Value::Histogram(buckets) if sample.name == REQUEST_DURATION.name => {
-                    let last = cursor
-                        .histograms
-                        .insert(key, buckets.clone())
-                        .unwrap_or_default();
-                    let added = difference(&last, buckets);
-                    if added.count() > 0 {
-                        series.cell(now_unix_ms, edge).latency.merge(&added);
-                    }
-                }
-                Value::Histogram(_) => {}
-            }
+    /// Remembers processes in at most `most_bytes`.
+    pub fn new(most_bytes: usize) -> Self {
+        Self {
+            processes: BTreeMap::new(),
+            bytes: 0,
+            most_bytes,
+            dirty: BTreeSet::new(),
+            forgot_unix_ms: 0,
+            unfollowed: 0,
         }
     }
 
-    /// Forgets proxies that have not pushed since `before_unix_ms`.
-    pub fn forget(&mut self, before_unix_ms: u64) {
-        self.nodes
-            .retain(|_, cursor| cursor.seen_unix_ms >= before_unix_ms);
+    /// Adds to `series` at `now` what `process` did since its last push. `told` says that it has told its counts to
+    /// somebody before, and `alone` that this can only have been here: where there are several control planes, a
+    /// process that comes from another begins with what it says first. So does one that was forgotten for lack of
+    /// room.
+    pub fn push(
+        &mut self,
+        (process, told): (&Process, bool),
+        alone: bool,
+        samples: &[Sample<'_>],
+        now_unix_ms: u64,
+        series: &mut Series,
+    ) {
+        let known = self.processes.contains_key(process);
+        let forgotten = process.started_unix_ms <= self.forgot_unix_ms && self.forgot_unix_ms > 0;
+        let baseline = !known && told && (!alone || forgotten);
+        if !known {
+            self.make_room(process, now_unix_ms);
+            self.bytes += PROCESS_BYTES;
+        }
+        let cursor = self.processes.entry(process.clone()).or_default();
+        cursor.seen_unix_ms = now_unix_ms;
+        let name = process.name();
+        series.links.hear(&name, now_unix_ms);
+        let mut all: Told = samples
+            .iter()
+            .enumerate()
+            .filter(|(_, sample)| is_wanted(sample.name))
+            .map(|(at, sample)| (hash(sample), at))
+            .collect();
+        if all.is_empty() {
+            return;
+        }
+        let before = cursor.totals.bytes();
+        // One that tells without end leaves room for others.
+        let room = self
+            .most_bytes
+            .saturating_sub(self.bytes)
+            .min((self.most_bytes / 4).saturating_sub(before));
+        let unfollowed = cursor
+            .totals
+            .update(samples, &mut all, room, |sample, more| {
+                if baseline {
+                    return;
+                }
+                let Some(edge) = Edge::of(sample) else {
+                    return;
+                };
+                match more {
+                    More::Count(more) => {
+                        if let Some(what) = Counted::of(sample.name) {
+                            let total = match sample.value {
+                                super::sample::Value::Counter(total) => total,
+                                super::sample::Value::Histogram(_) => more,
+                            };
+                            let link = Link::of(sample, edge);
+                            series
+                                .links
+                                .add((&name, now_unix_ms), link, what, (total, more));
+                        } else if more > 0 {
+                            count(series.cell(now_unix_ms, edge), sample, more);
+                        }
+                    }
+                    More::Buckets(buckets) if !buckets.is_empty() => {
+                        let latency = &mut series.cell(now_unix_ms, edge).latency;
+                        for bucket in buckets {
+                            spread(latency, bucket);
+                        }
+                    }
+                    More::Buckets(_) => {}
+                }
+            });
+        self.bytes = (self.bytes + cursor.totals.bytes()).saturating_sub(before);
+        self.unfollowed += unfollowed;
+        self.dirty.insert(process.clone());
+    }
+
+    /// Forgets processes that have not pushed since `before_unix_ms`, and those that a newer one of their name has
+    /// taken the place of.
+    pub fn forget(&mut self, before_unix_ms: u64, now_unix_ms: u64) {
+        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+        for process in self.processes.keys() {
+            let newest = newest.entry(&process.node).or_default();
+            *newest = (*newest).max(process.started_unix_ms);
+        }
+        let gone: Vec<Process> = self
+            .processes
+            .iter()
+            .filter(|(process, cursor)| {
+                let superseded = newest
+                    .get(process.node.as_str())
+                    .is_some_and(|newest| process.started_unix_ms < *newest);
+                cursor.seen_unix_ms < before_unix_ms
+                    || (superseded && cursor.seen_unix_ms + SUPERSEDED_MS < now_unix_ms)
+            })
+            .map(|(process, _)| process.clone())
+            .collect();
+        for process in gone {
+            self.remove(&process);
+        }
+    }
+
+    fn remove(&mut self, process: &Process) {
+        if let Some(cursor) = self.processes.remove(process) {
+            let bytes = cursor.totals.bytes() + PROCESS_BYTES;
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.dirty.insert(process.clone());
+        }
+    }
+
+    /// Makes room for a process that is new.
+    fn make_room(&mut self, new: &Process, now: u64) {
+        let of_node = |process: &&Process| process.node == new.node;
+        if self.processes.keys().filter(of_node).count() >= MOST_OF_NODE {
+            let own = self
+                .processes
+                .iter()
+                .filter(|(process, _)| of_node(process));
+            let silent = own.min_by_key(|(_, cursor)| cursor.seen_unix_ms);
+            if let Some(silent) = silent.map(|(process, _)| process.clone()) {
+                self.remove(&silent);
+            }
+        }
+        while self.bytes + PROCESS_BYTES > self.most_bytes / 16 * 15 {
+            let silent = self
+                .processes
+                .iter()
+                .min_by_key(|(_, cursor)| cursor.seen_unix_ms)
+                .filter(|(_, cursor)| cursor.seen_unix_ms + SILENT_MS < now);
+            let Some((silent, seen)) = silent.map(|(p, cursor)| (p.clone(), cursor.seen_unix_ms))
+            else {
+                break;
+            };
+            self.forgot_unix_ms = self.forgot_unix_ms.max(seen);
+            self.remove(&silent);
+        }
+    }
+
+    /// What is remembered, and what it takes.
+    pub fn followed(&self) -> Followed {
+        let totals = self.processes.values().map(|cursor| cursor.totals.len());
+        Followed {
+            processes: self.processes.len(),
+            label_sets: totals.sum(),
+            bytes: self.bytes,
+            most_bytes: self.most_bytes,
+            unfollowed: self.unfollowed,
+        }
+    }
+
+    /// What is to be written down or, where there is nothing any more, removed.
+    pub fn changes(&mut self) -> Vec<(Process, Option<Vec<u8>>)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let bytes = |process: &Process| {
+            let cursor = self.processes.get(process)?;
+            let mut out = Vec::with_capacity(cursor.totals.bytes() + 8);
+            put(&mut out, cursor.seen_unix_ms);
+            out.extend_from_slice(cursor.totals.packed());
+            Some(out)
+        };
+        dirty
+            .into_iter()
+            .map(|process| {
+                let bytes = bytes(&process);
+                (process, bytes)
+            })
+            .collect()
+    }
+
+    /// Takes back changes that could not be written.
+    pub fn unwritten(&mut self, processes: impl Iterator<Item = Process>) {
+        self.dirty.extend(processes);
+    }
+
+    /// Puts back what was written down. Gives whether it made sense.
+    pub fn restore(&mut self, process: Process, mut bytes: &[u8]) -> bool {
+        let Some(seen_unix_ms) = take(&mut bytes) else {
+            return false;
+        };
+        let Some(totals) = Totals::unpack(bytes) else {
+            return false;
+        };
+        self.bytes += totals.bytes() + PROCESS_BYTES;
+        let cursor = Cursor {
+            seen_unix_ms,
+            totals,
+        };
+        self.processes.insert(process, cursor);
+        true
+    }
+}
+
+impl Ingest {
+    /// Puts back a process as it was written down at first: totals by name and labels, counters as `Err`.
+    pub(super) fn restore_old(
+        &mut self,
+        process: Process,
+        seen_unix_ms: u64,
+        old: impl Iterator<Item = (String, Result<Vec<(u64, u64)>, u64>)>,
+    ) {
+        let old = old.filter(|(key, _)| key.split('\u{1}').next().is_some_and(is_wanted));
+        let totals = Totals::from_old(old);
+        self.bytes += totals.bytes() + PROCESS_BYTES;
+        self.dirty.insert(process.clone());
+        let cursor = Cursor {
+            seen_unix_ms,
+            totals,
+        };
+        self.processes.insert(process, cursor);
+    }
+}
+
+/// Adds what lies between two bounds. A proxy of somebody else has coarser ones than we: its observations are taken
+/// to lie evenly between, as they are for a percentile.
+fn spread(latency: &mut Histogram, bucket: Bucket) {
+    let Bucket {
+        lower,
+        upper,
+        count,
+    } = bucket;
+    let from = LATENCY_MICROS.partition_point(|bound| *bound <= lower);
+    let to = LATENCY_MICROS.partition_point(|bound| *bound < upper);
+    let between = LATENCY_MICROS.get(from..to).unwrap_or_default();
+    if between.is_empty() || upper == u64::MAX {
+        latency.add(upper, count);
+        return;
+    }
+    let width = u128::from(upper - lower);
+    let mut given = 0;
+    for bound in between.iter().chain([&upper]) {
+        let below = u128::from(count) * u128::from(bound - lower) / width;
+        let below = u64::try_from(below).unwrap_or(count);
+        latency.add(*bound, below - given);
+        given = below;
     }
 }
 
 /// Which counters matter to the golden signals, and how.
-fn count(cell: &mut Cell, sample: &Sample, more: u64) {
-    match sample.name.as_str() {
-        "istio_requests_total" => {
-            cell.requests += more;
+fn count(cell: &mut Cell, sample: &Sample<'_>, more: u64) {
+    let add = |to: &mut u64| *to = to.saturating_add(more);
+    match sample.name {
+        name if name == REQUESTS.name => {
+            add(&mut cell.requests);
             let grpc = sample.label("grpc_response_status");
             let failed = sample.label("response_code").starts_with('5')
                 || sample.label("response_code") == "0"
                 || (sample.label("request_protocol") == "grpc"
                     && !matches!(grpc, "0" | "" | "unknown"));
             if failed {
-                cell.failures += more;
+                add(&mut cell.failures);
             }
             if sample.label("connection_security_policy") == "mutual_tls" {
-                cell.mtls += more;
+                add(&mut cell.mtls);
             }
             match sample.label("response_flags") {
-                "UT" => cell.timeouts += more,
-                "UO" => cell.overflows += more,
+                "UT" => add(&mut cell.timeouts),
+                "UO" => add(&mut cell.overflows),
                 _ => {}
             }
         }
-        name if name == RETRIES.name => cell.retries += more,
-        "istio_tcp_connections_opened_total" => {
-            cell.tcp_opened += more;
+        name if name == RETRIES.name => add(&mut cell.retries),
+        name if name == TCP_OPENED.name => {
+            add(&mut cell.tcp_opened);
             if sample.label("connection_security_policy") == "mutual_tls" {
-                cell.tcp_mtls += more;
+                add(&mut cell.tcp_mtls);
             }
         }
         // Istio names these from the destination's side: it receives what callers send.
-        "istio_tcp_received_bytes_total" => cell.tcp_to += more,
-        "istio_tcp_sent_bytes_total" => cell.tcp_from += more,
+        name if name == TCP_RECEIVED.name => add(&mut cell.tcp_to),
+        name if name == TCP_SENT.name => add(&mut cell.tcp_from),
         _ => {}
     }
 }
 
-fn key(sample: &Sample) -> String {
-    let mut key = sample.name.clone();
-    for (name, value) in &sample.labels {
-        key.push('\u{1}');
-        key.push_str(name);
-        key.push('=');
-        key.push_str(value);
-    }
-    key
-}
-
-/// Observations by bucket that `now` has and `last` had not; both cumulative over bounds.
-fn difference(last: &[(u64, u64)], now: &[(u64, u64)]) -> Histogram {
-    let total = |buckets: &[(u64, u64)]| buckets.last().map_or(0, |(_, count)| *count);
-    let restarted = total(now) < total(last);
-    let at = |bound: u64| {
-        if restarted {
-            return 0;
-        }
-        last.iter()
-            .take_while(|(upper, _)| *upper <= bound)
-            .last()
-            .map_or(0, |(_, count)| *count)
-    };
-    let mut added = Histogram::default();
-    let mut below = 0;
-    for (bound, count) in now {
-        let since = count.saturating_sub(at(*bound));
-        added.add(*bound, since.saturating_sub(below));
-        below = below.max(since);
-    }
-    added
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn requests(total: u64, code: &str) -> Sample {
-        Sample {
-            name: "istio_requests_total".to_owned(),
-            labels: [
-                ("reporter", "source"),
-                ("source_workload", "productpage-v1"),
-                ("source_workload_namespace", "default"),
-                ("destination_service_name", "reviews"),
-                ("destination_service_namespace", "default"),
-                ("destination_canonical_revision", "v1"),
-                ("response_code", code),
-            ]
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
-            value: Value::Counter(total),
-        }
-    }
-
-    fn totals(series: &Series) -> (u64, u64) {
-        series
-            .window(0, u64::MAX)
-            .fold((0, 0), |(requests, failures), (_, cell)| {
-                (requests + cell.requests, failures + cell.failures)
-            })
-    }
-
-    #[test]
-    fn increments_are_counted_once_and_restarts_are_seen() {
-        let (mut ingest, mut series) = (Ingest::default(), Series::default());
-        ingest.push("a", &[requests(10, "200")], 1_000, &mut series);
-        ingest.push("a", &[requests(10, "200")], 2_000, &mut series);
-        ingest.push(
-            "a",
-            &[requests(15, "200"), requests(2, "503")],
-            3_000,
-            &mut series,
-        );
-        assert_eq!(totals(&series), (17, 2));
-        ingest.push("a", &[requests(4, "200")], 4_000, &mut series);
-        assert_eq!(totals(&series), (21, 2));
-    }
-
-    #[test]
-    fn cursors_survive_a_restart_of_the_reader() {
-        let (mut ingest, mut series) = (Ingest::default(), Series::default());
-        ingest.push("a", &[requests(10, "200")], 1_000, &mut series);
-        let kept = serde_json::to_vec(&ingest).unwrap();
-        let mut ingest: Ingest = serde_json::from_slice(&kept).unwrap();
-        ingest.push("a", &[requests(12, "200")], 2_000, &mut series);
-        assert_eq!(totals(&series), (12, 0));
-    }
-
-    #[test]
-    fn only_durations_are_latencies() {
-        let (mut ingest, mut series) = (Ingest::default(), Series::default());
-        for (name, bound) in [
-            ("istio_request_duration_milliseconds", 5_000),
-            ("istio_request_bytes", 500_000),
-            ("istio_response_bytes", 2_500_000),
-        ] {
-            let sample = Sample {
-                name: name.to_owned(),
-                value: Value::Histogram(vec![(bound, 10), (u64::MAX, 10)]),
-                ..requests(0, "200")
-            };
-            ingest.push("a", &[sample], 1_000, &mut series);
-        }
-        let (_, cell) = series.window(0, u64::MAX).next().unwrap();
-        assert_eq!(cell.latency.count(), 10);
-        assert_eq!(cell.latency.quantile(1.0), Some(5.0));
-    }
-
-    #[test]
-    fn histograms_differ_bucket_by_bucket() {
-        let added = difference(
-            &[(1_000, 5), (5_000, 8), (u64::MAX, 8)],
-            &[(1_000, 6), (5_000, 10), (u64::MAX, 11)],
-        );
-        let mut expected = Histogram::default();
-        for (bound, count) in [(1_000, 1), (5_000, 1), (u64::MAX, 1)] {
-            expected.add(bound, count);
-        }
-        assert_eq!(added, expected);
-        assert_eq!(difference(&[(1_000, 9)], &[(1_000, 3)]).count(), 3);
-    }
-}
+mod tests;

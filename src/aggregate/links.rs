@@ -1,6 +1,6 @@
 //! What protected connections between two ends, as each end says, within a fixed bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,17 +8,27 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry::link;
 use crate::telemetry::names;
 
+use super::edge::{Edge, OTHER};
 use super::sample::Sample;
-use super::series::{Edge, FINE_MS};
 
+/// Length of a slot, in milliseconds.
+const SLOT_MS: u64 = 5_000;
 /// Slots that are kept: a quarter of an hour.
 const SLOTS: u64 = 180;
 /// How far back can be asked, in milliseconds.
-pub const MOST_MS: u64 = SLOTS * FINE_MS;
+pub const MOST_MS: u64 = SLOTS * SLOT_MS;
 /// Links in one slot; more are counted under [`Link::overflow`].
-const MAX_LINKS: usize = 2_000;
+const MAX_LINKS: usize = 500;
+/// Links that are known at a time; more are counted under [`Link::overflow`].
+const MAX_KNOWN: usize = 4_096;
+/// Proxies whose open connections are known; those of more are not told.
+const MAX_NODES: usize = 4_096;
+/// Most that links take, in bytes: what was measured of the slots and names at their bounds.
+pub const MOST_BYTES: usize = 24 << 20;
 /// Links of which one proxy's open connections are known; those of more are not told.
 const MAX_OF_NODE: usize = 1_000;
+/// The same of all proxies together.
+const MAX_HELD: usize = 65_536;
 /// A proxy that has said nothing for this long has no connections any more.
 const SILENT_MS: u64 = 30_000;
 
@@ -54,7 +64,7 @@ pub struct Link {
 
 impl Link {
     /// The link of a sample that is one of `edge`.
-    pub fn of(sample: &Sample, edge: Edge) -> Self {
+    pub fn of(sample: &Sample<'_>, edge: Edge) -> Self {
         let known = |label: &str| match sample.label(label) {
             "unknown" => String::new(),
             value => value.to_owned(),
@@ -85,7 +95,7 @@ impl Link {
     /// Where links are counted that a full slot has no room for.
     pub fn overflow() -> Self {
         Self {
-            service: Edge::overflow().service,
+            service: OTHER.to_owned(),
             ..Self::default()
         }
     }
@@ -164,8 +174,12 @@ struct Held {
 /// open is told again at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Links {
+    /// Each link once, however many slots count it.
+    known: BTreeSet<Arc<Link>>,
     slots: BTreeMap<u64, BTreeMap<Arc<Link>, Traffic>>,
     nodes: BTreeMap<String, Held>,
+    /// Links of open connections, over all proxies.
+    held: usize,
 }
 
 impl Links {
@@ -173,6 +187,9 @@ impl Links {
     pub fn hear(&mut self, node: &str, now_unix_ms: u64) {
         if let Some(held) = self.nodes.get_mut(node) {
             held.heard_unix_ms = now_unix_ms;
+            return;
+        }
+        if self.nodes.len() >= MAX_NODES {
             return;
         }
         let held = Held {
@@ -190,10 +207,14 @@ impl Links {
         what: Counted,
         (total, more): (u64, u64),
     ) {
-        let link = Arc::new(link);
+        let link = self.known(link);
         if let (Counted::Opened | Counted::Closed, Some(held)) = (what, self.nodes.get_mut(node))
-            && (held.links.len() < MAX_OF_NODE || held.links.contains_key(&link))
+            && (held.links.contains_key(&link)
+                || (held.links.len() < MAX_OF_NODE && self.held < MAX_HELD))
         {
+            if !held.links.contains_key(&link) {
+                self.held += 1;
+            }
             let (opened, closed) = held.links.entry(Arc::clone(&link)).or_default();
             match what {
                 Counted::Opened => {
@@ -209,12 +230,17 @@ impl Links {
         if more == 0 {
             return;
         }
-        let slot = self.slots.entry(now_unix_ms / FINE_MS).or_default();
-        let link = if slot.len() >= MAX_LINKS && !slot.contains_key(&link) {
-            Arc::new(Link::overflow())
+        let number = now_unix_ms / SLOT_MS;
+        let full = self
+            .slots
+            .get(&number)
+            .is_some_and(|slot| slot.len() >= MAX_LINKS && !slot.contains_key(&link));
+        let link = if full {
+            self.known(Link::overflow())
         } else {
             link
         };
+        let slot = self.slots.entry(number).or_default();
         let traffic = slot.entry(link).or_default();
         match what {
             Counted::Opened => traffic.opened += more,
@@ -227,15 +253,31 @@ impl Links {
 
     /// Drops what is too old.
     pub fn turn(&mut self, now_unix_ms: u64) {
-        let oldest = (now_unix_ms / FINE_MS).saturating_sub(SLOTS);
+        let oldest = (now_unix_ms / SLOT_MS).saturating_sub(SLOTS);
         self.slots = self.slots.split_off(&oldest);
         let heard = now_unix_ms.saturating_sub(SILENT_MS);
         self.nodes.retain(|_, held| held.heard_unix_ms >= heard);
+        self.held = self.nodes.values().map(|held| held.links.len()).sum();
+        // Nobody else has those.
+        self.known.retain(|link| Arc::strong_count(link) > 1);
+    }
+
+    /// The one of `link` that is shared, or of what stands for it.
+    fn known(&mut self, link: Link) -> Arc<Link> {
+        if let Some(known) = self.known.get(&link) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= MAX_KNOWN && link != Link::overflow() {
+            return self.known(Link::overflow());
+        }
+        let link = Arc::new(link);
+        self.known.insert(Arc::clone(&link));
+        link
     }
 
     /// What each link carried in slots that overlap the window that ends at `now`, with what is open.
     pub fn window(&self, window_ms: u64, now_unix_ms: u64) -> BTreeMap<&Link, Traffic> {
-        let from = now_unix_ms.saturating_sub(window_ms) / FINE_MS;
+        let from = now_unix_ms.saturating_sub(window_ms) / SLOT_MS;
         let mut all: BTreeMap<&Link, Traffic> = BTreeMap::new();
         for (link, traffic) in self.slots.range(from..).flat_map(|(_, slot)| slot) {
             all.entry(link).or_default().merge(traffic);
@@ -293,14 +335,16 @@ mod tests {
     fn links_are_bounded() {
         let mut links = Links::default();
         links.hear("a", 0);
-        let all = MAX_LINKS + 50;
+        let all = MAX_OF_NODE + 50;
         for number in 0..all {
             let link = link(&number.to_string());
             links.add(("a", 0), link.clone(), Counted::Opened, (1, 1));
             links.add(("a", 0), link, Counted::Requests, (1, 1));
         }
         assert_eq!(links.slots[&0].len(), MAX_LINKS + 1);
-        assert_eq!(links.slots[&0][&Link::overflow()].requests, 50);
+        let told_apart = u64::try_from(MAX_LINKS).unwrap();
+        let rest = u64::try_from(all).unwrap() - told_apart;
+        assert_eq!(links.slots[&0][&Link::overflow()].requests, rest);
         assert_eq!(links.nodes["a"].links.len(), MAX_OF_NODE);
         for minute in 0..60 {
             links.add(("a", minute * 60_000), link("db"), Counted::To, (9, 9));

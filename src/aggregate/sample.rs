@@ -1,18 +1,16 @@
 //! What a proxy pushed, as plain values.
 
-use std::collections::BTreeMap;
-
 use envoy_types::pb::io::prometheus::client::{MetricFamily, MetricType};
 
 use super::histogram::bound;
 
 /// One cumulative value with its labels.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
+pub struct Sample<'m> {
     /// Metric name, such as `istio_requests_total`.
-    pub name: String,
-    /// Labels by name.
-    pub labels: BTreeMap<String, String>,
+    pub name: &'m str,
+    /// Names and values of labels, by name.
+    pub labels: Vec<(&'m str, &'m str)>,
     /// The value since the proxy started.
     pub value: Value,
 }
@@ -26,17 +24,18 @@ pub enum Value {
     Histogram(Vec<(u64, u64)>),
 }
 
-impl Sample {
+impl Sample<'_> {
     /// A label, or `unknown` as Istio writes it.
     pub fn label(&self, name: &str) -> &str {
-        self.labels.get(name).map_or("unknown", String::as_str)
+        let found = self.labels.iter().find(|(known, _)| *known == name);
+        found.map_or("unknown", |(_, value)| value)
     }
 }
 
-/// Counters and histograms of `families`; gauges and summaries are not series here.
-pub fn samples(families: &[MetricFamily]) -> Vec<Sample> {
+/// Counters and histograms of those families that `wanted` names; gauges and summaries are not series here.
+pub fn samples(families: &[MetricFamily], wanted: impl Fn(&str) -> bool) -> Vec<Sample<'_>> {
     let mut out = Vec::new();
-    for family in families {
+    for family in families.iter().filter(|family| wanted(family.name())) {
         let kind = family.r#type();
         for metric in &family.metric {
             let value = match kind {
@@ -58,13 +57,15 @@ pub fn samples(families: &[MetricFamily]) -> Vec<Sample> {
                 _ => None,
             };
             if let Some(value) = value {
+                let mut labels: Vec<(&str, &str)> = metric
+                    .label
+                    .iter()
+                    .map(|pair| (pair.name(), pair.value()))
+                    .collect();
+                labels.sort_unstable();
                 out.push(Sample {
-                    name: family.name().to_owned(),
-                    labels: metric
-                        .label
-                        .iter()
-                        .map(|pair| (pair.name().to_owned(), pair.value().to_owned()))
-                        .collect(),
+                    name: family.name(),
+                    labels,
                     value,
                 });
             }

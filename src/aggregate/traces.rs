@@ -1,5 +1,6 @@
 //! Spans of all proxies, put together by trace, within a fixed number of bytes.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -213,6 +214,57 @@ impl Trace {
     }
 }
 
+/// What several say that have each a part of the traces: their rows, the newest first.
+pub fn sum(reports: Vec<TracesReport>) -> TracesReport {
+    let mut all = TracesReport::default();
+    let mut rows: BTreeMap<String, TraceRow> = BTreeMap::new();
+    for report in reports {
+        all.kept_traces = all.kept_traces.max(report.kept_traces);
+        all.kept_bytes += report.kept_bytes;
+        all.max_bytes += report.max_bytes;
+        for row in report.traces {
+            match rows.entry(row.trace_id.clone()) {
+                Entry::Vacant(place) => {
+                    place.insert(row);
+                }
+                Entry::Occupied(mut place) => join(place.get_mut(), row),
+            }
+        }
+    }
+    all.traces = rows.into_values().collect();
+    all.traces
+        .sort_by_key(|row| std::cmp::Reverse(row.started_unix_ms));
+    all
+}
+
+fn join(one: &mut TraceRow, mut other: TraceRow) {
+    if other.started_unix_ms < one.started_unix_ms {
+        std::mem::swap(one, &mut other);
+    }
+    let later = other.started_unix_ms - one.started_unix_ms;
+    let later = std::time::Duration::from_millis(later).as_secs_f64() * 1_000.0;
+    one.duration_ms = one.duration_ms.max(later + other.duration_ms);
+    one.spans += other.spans;
+    one.errors += other.errors;
+    one.services.append(&mut other.services);
+    one.services.sort_unstable();
+    one.services.dedup();
+}
+
+/// One trace of the parts that several have.
+pub fn whole(parts: Vec<TraceReport>) -> TraceReport {
+    let mut parts = parts.into_iter();
+    let mut whole = parts.next().unwrap_or_default();
+    whole.spans.extend(parts.flat_map(|part| part.spans));
+    whole
+        .spans
+        .sort_by_key(|span| (span.start_unix_us, u64::MAX - span.duration_us));
+    whole
+        .spans
+        .dedup_by(|one, other| one.span_id == other.span_id);
+    whole
+}
+
 /// Microseconds as milliseconds.
 fn millis(us: u64) -> f64 {
     std::time::Duration::from_micros(us).as_secs_f64() * 1_000.0
@@ -321,6 +373,31 @@ mod tests {
             ..all()
         };
         assert_eq!(ids(one), [3, 1]);
+    }
+
+    #[test]
+    fn what_two_have_of_a_trace_is_one() {
+        let (mut one, mut other) = (Traces::default(), Traces::default());
+        one.add(span(7, 1, None, (1_000_000, 9_000)));
+        other.add(Spanned {
+            error: true,
+            ..span(7, 2, Some(1), (1_004_000, 7_000))
+        });
+        other.add(span(8, 3, None, (2_000_000, 1_000)));
+        let both = sum(vec![other.list(&all()), one.list(&all())]);
+        let [newest, joined] = both.traces.as_slice() else {
+            panic!("{both:?}")
+        };
+        assert_eq!(newest.root_service, "s3.default");
+        assert_eq!(
+            (joined.root_service.as_str(), joined.spans, joined.errors),
+            ("s1.default", 2, 1)
+        );
+        assert_eq!(joined.services, ["s1.default", "s2.default"]);
+        assert!((joined.duration_ms - 11.0).abs() < 1e-9, "{joined:?}");
+        let trace = whole(vec![other.get(7).unwrap(), one.get(7).unwrap()]);
+        let ids: Vec<&str> = trace.spans.iter().map(|span| &*span.service).collect();
+        assert_eq!(ids, ["s1.default", "s2.default"]);
     }
 
     proptest! {

@@ -73,3 +73,52 @@ pub struct Uncovered {
     /// Why.
     pub reason: String,
 }
+
+/// `GET /authz/matrix?method=&path=`: every caller against every service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AuthzMatrix {
+    /// Calling workloads, `name.namespace`; empty is somebody without an identity.
+    pub callers: Vec<String>,
+    /// Called, `name.namespace`; those that no instance stands behind are not judged.
+    pub services: Vec<String>,
+    /// Upper case.
+    pub method: String,
+    /// As it is judged.
+    pub path: String,
+    /// Judged calls.
+    pub cells: Vec<AuthzCell>,
+    /// Calls that were not judged, because there are too many.
+    pub left_out: usize,
+}
+
+/// One judged call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AuthzCell {
+    /// Caller.
+    pub from: String,
+    /// Service.
+    pub to: String,
+    /// What would come of it.
+    pub verdict: Verdict,
+    /// A policy that audits holds for it.
+    pub audited: bool,
+    /// Why, in words.
+    pub because: String,
+    /// Policies that are asked there, `ACTION name.namespace`.
+    pub policies: Vec<String>,
+}
+
+/// What comes of a call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// It passes.
+    Allowed,
+    /// It does not.
+    #[default]
+    Denied,
+    /// It passes if an outside authority lets it.
+    Asked,
+}

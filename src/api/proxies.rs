@@ -19,6 +19,9 @@ pub struct ProxySync {
     pub identity: Option<String>,
     /// `meshctl`, `envoy` or `grpc`.
     pub client: String,
+    /// Of that program, as it says; empty where it says none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
     /// `delta` or `sotw`.
     pub protocol: String,
     /// Since when this stream stands.

@@ -1,8 +1,10 @@
 //! Golden signals.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-/// `GET /stats?window=60&service=&from=&to=&by=`.
+/// `GET /stats?window=60&service=&from=&to=&version=&route=&code=&by=`; `by` is a list, with commas between.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatsReport {
@@ -27,6 +29,9 @@ pub struct StatsRow {
     /// The caller's route: its name, else its conditions in words; empty when rows are not by route,
     /// and for callers outside the mesh.
     pub route: String,
+    /// Such as `5xx`; empty when rows are not by code.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub code_class: String,
     /// Requests a second.
     pub requests_per_second: f64,
     /// All requests in the window.
@@ -34,6 +39,9 @@ pub struct StatsRow {
     /// Answers below 500 (gRPC: status 0), in percent; absent without requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success_percent: Option<f64>,
+    /// Tries that were answered so, of all: without what trying again has mended. Absent without requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub try_success_percent: Option<f64>,
     /// Median.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_p50_ms: Option<f64>,
@@ -52,6 +60,8 @@ pub struct StatsRow {
     pub timeouts: u64,
     /// Requests refused by a circuit breaker (`UO`).
     pub overflows: u64,
+    /// Requests by class of their status, such as `5xx`; `none` for those that nobody answered.
+    pub code_classes: BTreeMap<String, u64>,
     /// TCP connections opened.
     pub tcp_opened: u64,
     /// TCP bytes to the service.

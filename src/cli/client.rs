@@ -3,6 +3,8 @@
 //! One connection a request: the socket is local mostly, and a control plane that was restarted between
 //! two questions is then no special case.
 
+mod open;
+
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -75,7 +77,8 @@ impl Client {
         }
     }
 
-    fn name(&self) -> String {
+    /// Where it is, in words.
+    pub(crate) fn name(&self) -> String {
         match &self.place {
             Place::Socket(path) => path.display().to_string(),
             Place::Remote(remote) => remote.address().to_owned(),

@@ -19,6 +19,7 @@
 
 mod args;
 mod authority;
+mod bench;
 mod client;
 mod cluster;
 mod command;
@@ -28,6 +29,7 @@ mod demo;
 mod error;
 mod exit;
 mod home;
+mod load;
 mod lines;
 mod logging;
 mod out;
@@ -37,6 +39,7 @@ mod remote;
 mod render;
 mod settings;
 mod systemd;
+mod throwaway;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -96,6 +99,7 @@ fn whole(cx: &Context, exit: Exit) -> Exit {
 fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
     match typed {
         Command::Demo(args) => many(c::demo::run(args, cx)),
+        Command::Bench(args) => many(c::bench::run(args, cx)),
         Command::Context(args) => c::context::run(args, cx),
         Command::Install(args) => one(cx, c::install::run(args, cx)),
         Command::Upgrade(args) => one(cx, c::upgrade::run(args, cx)),
@@ -126,7 +130,9 @@ fn dispatch(typed: Command, cx: &Context) -> Result<Exit, CliError> {
         Command::Top(args) => one(cx, c::top::run(args, cx)),
         Command::Tap(args) => one(cx, c::tap::run(args, cx)),
         Command::Edges(args) => one(cx, c::edges::run(args, cx)),
+        Command::Shadow(args) => one(cx, c::shadow::run(args, cx)),
         Command::Traces(args) => one(cx, c::traces::run(args, cx)),
+        Command::Dashboard(args) => many(c::dashboard::run(args, cx)),
         Command::Services(args) => one(cx, c::services::run(args, cx)),
         Command::Endpoints(args) => one(cx, c::endpoints::run(args, cx)),
         Command::Register(args) => one(cx, c::register::run(*args, cx)),

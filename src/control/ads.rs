@@ -24,7 +24,7 @@ use super::serve_tls::PeerIdentity;
 use crate::mesh::{Node, SpiffeId};
 use crate::xds::Kind;
 use crate::xds::encode::ROOTS;
-use crate::xds::node::claims;
+use crate::xds::node::{claims, version_of};
 use crate::xds::node_from_proto;
 use crate::xds::subscription::{DeltaServer, Server, SotwServer};
 
@@ -156,8 +156,10 @@ where
         return Ok(());
     };
     let proven = peer.as_ref().and_then(|peer| peer.id.as_ref());
+    let version = node(&first).map(version_of).unwrap_or_default();
     let node = introduce(&hub, node(&first), proven)?;
     let mut session = hub.connect(node, peer, protocol);
+    session.is_version(&version);
     let revised = Arc::clone(&session.pushed.borrow_and_update());
     let mut revision = revised.revision;
     let first_view = session.snapshot(&revised);

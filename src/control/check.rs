@@ -1,5 +1,6 @@
 //! What the control plane knows about its own health.
 
+mod numbers;
 mod webhooks;
 
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub async fn run(control: &Control) -> CheckReport {
         section("identity", identity(control).await),
         section("configuration", configuration(control).await),
         section("proxies", proxies(control)),
+        section("numbers", numbers::all(control)),
     ];
     let now = control.wall.millis();
     let mut sources = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::policies::apply;
-use super::{Control, ControlOptions, registry, series};
+use super::{Control, ControlOptions, registry, rollouts, series};
 use crate::rt::Tasks;
 use crate::source::files::{Texts, Watched};
 
@@ -67,13 +67,19 @@ pub(super) fn start(control: &Arc<Control>, options: &ControlOptions, tasks: &Ta
             }
         }
     });
+    // In a cluster the replica that writes does.
+    if control.cluster.is_none() {
+        tasks.spawn("rollouts", rollouts::run(Arc::clone(control)));
+    }
     let numbers = control.numbers.clone();
     tasks.spawn("series", async move {
+        let mut wait = series::WRITE;
         loop {
-            tokio::time::sleep(series::WRITE).await;
+            tokio::time::sleep(wait).await;
+            wait = series::WRITE;
             let numbers = numbers.clone();
             match Tasks::blocking(move || numbers.write()).await {
-                Some(Ok(())) => {}
+                Some(Ok(next)) => wait = next,
                 Some(Err(error)) => tracing::warn!(%error, "numbers were not written"),
                 None => tracing::error!("writing numbers panicked"),
             }

@@ -8,7 +8,8 @@ use tokio::sync::watch;
 
 use super::index::Index;
 use super::push::Hub;
-use super::series::Numbers;
+use super::rollouts::Rollouts;
+use super::series::{BYTES, Numbers};
 use super::trust::{self, Trust};
 use super::{Control, ControlError, hub_options, serve_api, traces};
 use crate::rt::{Tasks, Wall};
@@ -23,7 +24,8 @@ impl Control {
         };
         let store = Store::memory();
         let index = Arc::new(Index::open(store.clone(), wall.clone()).map_err(failed)?);
-        let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
+        let numbers = Numbers::open(store.clone(), wall.clone(), BYTES, true).map_err(failed)?;
+        let rollouts = Rollouts::open(store.clone(), tasks).map_err(failed)?;
         let ca = trust::CaOptions::default();
         let trust = Arc::new(Trust::open(store, dir, "cluster.local", &ca, wall.clone())?);
         let hub = Hub::start(hub_options(&index, &trust, &wall), index.reader(), tasks);
@@ -35,6 +37,7 @@ impl Control {
             numbers,
             taps: super::tap::Taps::default(),
             traces: traces::Kept::default(),
+            rollouts,
             started_unix_ms: wall.millis(),
             wall,
             opened: OpenReport::default(),

@@ -32,6 +32,7 @@ mod in_memory;
 pub mod index;
 pub mod key_sets;
 mod known;
+mod metrics;
 mod named;
 mod own_user;
 mod policies;
@@ -40,6 +41,7 @@ pub mod push;
 pub mod registry;
 pub mod report;
 pub mod rest;
+mod rollouts;
 mod rotation;
 pub mod series;
 pub mod serve_api;
@@ -123,6 +125,8 @@ pub struct ControlOptions {
     /// How long a connection to the TLS port may last on which no certificate was shown. Default
     /// [`serve_tls::STRANGERS`].
     pub strangers: Duration,
+    /// Most bytes that numbers of proxies take. Default [`series::BYTES`].
+    pub numbers_bytes: usize,
     /// The clock.
     pub wall: Wall,
 }
@@ -148,6 +152,7 @@ impl ControlOptions {
             membership: None,
             told_at: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ca: trust::CaOptions::default(),
+            numbers_bytes: series::BYTES,
             wall: Wall::System,
         }
     }
@@ -183,6 +188,7 @@ pub struct Control {
     pub(crate) taps: tap::Taps,
     /// Spans that proxies sent.
     pub(crate) traces: traces::Kept,
+    pub(crate) rollouts: rollouts::Rollouts,
     pub(crate) wall: Wall,
     pub(crate) opened: OpenReport,
     /// How things stand with the cluster, if there is one.
@@ -242,7 +248,9 @@ pub async fn run(
     if let Err(problem) = index.end_faults().await {
         tracing::error!(error = %problem.message, "cannot end faults");
     }
-    let numbers = Numbers::open(store.clone(), wall.clone()).map_err(failed)?;
+    let alone = options.membership.is_none();
+    let numbers = Numbers::open(store.clone(), wall.clone(), options.numbers_bytes, alone);
+    let numbers = numbers.map_err(failed)?;
 
     // Pods without namespaces have loopback addresses of their own, and so has their control plane.
     let loopback = if options.listen.is_loopback() {
@@ -301,6 +309,7 @@ pub async fn run(
         numbers: numbers.clone(),
         taps: tap::Taps::default(),
         traces: traces::Kept::default(),
+        rollouts: rollouts::Rollouts::open(store.clone(), &tasks).map_err(failed)?,
         started_unix_ms: wall.millis(),
         wall,
         opened,
@@ -332,7 +341,7 @@ pub async fn run(
     }
     serve_http(
         "metrics",
-        series::metrics_routes(Arc::clone(&control)),
+        metrics::metrics_routes(Arc::clone(&control)),
         metrics,
         &tasks,
         ended.clone(),

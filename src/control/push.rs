@@ -24,11 +24,14 @@ use crate::xds::{Kind, Snapshot};
 use super::attest::Verdict;
 use super::serve_tls::PeerIdentity;
 use super::views::{Served, Views};
+use figures::Figures;
 
 /// Changes are pushed when none came for this long.
 const QUIET: Duration = Duration::from_millis(10);
 /// But no later than this after the first.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Characters that are kept of what a client says its version is.
+const MOST_VERSION: usize = 64;
 /// Refusals that are remembered.
 const MOST_REFUSALS: usize = 64;
 /// Clients whose unfinished business is remembered after they went.
@@ -89,6 +92,7 @@ struct Shared {
     pushed: watch::Sender<Arc<Revised>>,
     /// Counts what clients said.
     progress: watch::Sender<u64>,
+    figures: Figures,
     tasks: Tasks,
 }
 
@@ -105,6 +109,8 @@ struct Table {
 struct Connected {
     node: Node,
     peer: Option<PeerIdentity>,
+    /// Of its program, as it says.
+    version: String,
     protocol: &'static str,
     since: UnixMillis,
     standing: Vec<Standing>,
@@ -132,6 +138,7 @@ impl Hub {
                 table: Mutex::default(),
                 pushed: watch::Sender::new(world.load()),
                 progress: watch::Sender::new(0),
+                figures: Figures::new(),
                 tasks: tasks.clone(),
             }),
         };
@@ -144,6 +151,7 @@ impl Hub {
         // What was published between `start` and now.
         self.shared.pushed.send_replace(world.load());
         while world.changed().await {
+            let since = crate::rt::now();
             let latest = tokio::time::sleep(PATIENCE);
             tokio::pin!(latest);
             loop {
@@ -153,8 +161,15 @@ impl Hub {
                     () = &mut latest => break,
                 }
             }
-            self.shared.pushed.send_replace(world.load());
+            let newest = world.load();
+            self.shared.figures.revised(newest.revision, since);
+            self.shared.pushed.send_replace(newest);
         }
+    }
+
+    /// What pushing takes.
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.shared.figures
     }
 
     /// Serves `world` at once: who is let in from now on must not be told of an earlier one.
@@ -202,6 +217,7 @@ impl Hub {
                 node: node.clone(),
                 peer,
                 protocol,
+                version: String::new(),
                 since: self.shared.options.wall.millis(),
                 standing: Vec::new(),
                 roots: None,
@@ -325,6 +341,7 @@ impl Connected {
             workload: self.node.workload.clone(),
             identity: self.proven().map(ToString::to_string),
             client: client_name(self.node.client).to_owned(),
+            version: self.version.clone(),
             protocol: self.protocol.to_owned(),
             connected_since_unix_ms: self.since,
             revision_acked: self.acked,
@@ -388,6 +405,13 @@ struct Judged {
 }
 
 impl Session {
+    /// Notes which version of its program the client says that it is.
+    pub(crate) fn is_version(&self, version: &str) {
+        if let Some(client) = self.hub.table().clients.get_mut(&self.id) {
+            client.version = version.chars().take(MOST_VERSION).collect();
+        }
+    }
+
     /// Whether this client may have Secrets of `revised`; why it may have nothing at all.
     fn judge(&mut self, revised: &Revised) -> Result<bool, String> {
         // What a caller says of itself is only held against a certificate.
@@ -442,7 +466,9 @@ impl Session {
         let proved = self.proven.is_some();
         let options = &self.hub.shared.options;
         let views = &options.views;
+        let since = crate::rt::now();
         let mut snapshot = views.serve(&revised.world, &self.node, secrets, &mut self.served);
+        self.hub.shared.figures.computed(since.elapsed());
         if self.node.client == Client::Envoy {
             for (name, bytes) in (options.secrets)(&self.node, self.proven.as_ref()) {
                 snapshot.insert(Kind::Secret, name, bytes);
@@ -455,6 +481,7 @@ impl Session {
 
     /// Notes that a response of `kind` was sent.
     pub(crate) fn sent(&self, kind: Kind) {
+        self.hub.shared.figures.sent(kind);
         let now = self.hub.shared.options.wall.millis();
         self.change(|client| client.times.entry(kind).or_default().sent = Some(now));
     }
@@ -482,6 +509,7 @@ impl Session {
                         reason,
                         resources,
                     } => {
+                        self.hub.shared.figures.rejected(kind);
                         warn!(%proxy, kind = kind.short(), %reason, "proxy refused its configuration");
                         client.times.entry(kind).or_default().rejected = Some(Rejection {
                             reason,
@@ -500,6 +528,7 @@ impl Session {
             client.standing = standing;
             client.roots = roots;
             if let Some(acked) = acked.filter(|acked| *acked > client.acked) {
+                self.hub.shared.figures.acked(client.acked, acked);
                 client.acked = acked;
                 if client.history.len() == MOST_ACKNOWLEDGED {
                     client.history.pop_front();
@@ -538,5 +567,6 @@ impl Drop for Session {
 }
 
 mod clients;
+pub(super) mod figures;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,7 @@ const CONFIGURATION: &[&str] = &[
     "telemetry.istio.io",
     "extensions.istio.io",
     "gateway.networking.k8s.io",
+    "flagger.app",
     "split.smi-spec.io",
     "specs.smi-spec.io",
     "linkerd.io",
@@ -89,7 +90,7 @@ fn cluster_rules(settings: &Settings) -> Vec<Rule> {
         ),
         rule(
             &["policy.meshctl.dev"],
-            &["faultinjections"],
+            &["canaries", "faultinjections"],
             &["create", "delete", "update"],
         ),
         // What became of it.
@@ -100,6 +101,7 @@ fn cluster_rules(settings: &Settings) -> Vec<Rule> {
                 "telemetry.istio.io",
                 "extensions.istio.io",
                 "policy.meshctl.dev",
+                "flagger.app",
             ],
             &["*/status"],
             &["patch", "update"],

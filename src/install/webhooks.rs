@@ -139,6 +139,7 @@ fn validator(settings: &Settings) -> Value {
             "rules": [
                 rule("networking.istio.io", &["*"]),
                 rule("security.istio.io", &["*"]),
+                rule("telemetry.istio.io", &["*"]),
                 rule("gateway.networking.k8s.io", &["*"]),
                 rule("policy.meshctl.dev", &["*"]),
             ],

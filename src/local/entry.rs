@@ -35,6 +35,15 @@ pub fn run(args: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Opti
     }
 }
 
+/// Arguments of this program before the command line of another, which then ends with this process.
+pub fn ends_with_us() -> Vec<OsString> {
+    let enter = Enter {
+        parent: Some(std::process::id()),
+        ..Enter::default()
+    };
+    enter.arguments()
+}
+
 /// Before the program runs, in this order.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Enter {

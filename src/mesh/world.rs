@@ -16,6 +16,7 @@ use super::locality::LocalitySetting;
 use super::origination::Origination;
 use super::policy::{Injected, Policy};
 use super::route::{HashPolicy, Share};
+use super::shadow::Comparison;
 use super::shared_map::SharedMap;
 use super::sidecar::Sidecar;
 use super::tracing::Rules;
@@ -75,6 +76,8 @@ pub struct Config {
     pub policies: Vec<Arc<Policy>>,
     /// Faults that are injected for a while, by service.
     pub faults: BTreeMap<Hostname, Arc<Injected>>,
+    /// What answers to copies of calls are compared by, by service.
+    pub comparisons: BTreeMap<Hostname, Arc<Comparison>>,
     /// What is said of spans.
     pub tracing: Rules,
     /// What happens to calls to hosts outside the mesh.
@@ -102,6 +105,7 @@ impl Default for Config {
             authentication: Authentication::default(),
             policies: Vec::new(),
             faults: BTreeMap::new(),
+            comparisons: BTreeMap::new(),
             tracing: Rules::default(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),

@@ -89,6 +89,7 @@ pub(crate) fn start(
         .route("/clusters", get(clusters))
         .route("/listeners", get(listeners))
         .route("/certs", get(certs))
+        .route("/shadow", get(shadow))
         .route("/server_info", get(server_info))
         .route("/logging", get(logging).post(logging))
         .route("/drain_listeners", post(drain_listeners))
@@ -264,6 +265,12 @@ async fn config_dump(State(admin): Shares) -> Response {
         Ok(view) => json(&view),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// Values that differed in answers to copies of requests, the newest last.
+async fn shadow(State(admin): Shares) -> Response {
+    let examples = admin.shared.registry.shadows(|shadows| shadows.examples());
+    json(&json!({ "examples": examples }))
 }
 
 /// Envoy's text: `CLUSTER::ADDRESS::KEY::VALUE`.

@@ -288,6 +288,11 @@ impl Drop for Registered {
 }
 
 impl Worker {
+    /// Where what comes of comparing answers is counted, and when that is.
+    pub(crate) fn comparing(&self) -> (&Arc<Registry>, &Wall) {
+        (&self.shared.registry, &self.shared.wall)
+    }
+
     pub(crate) fn new(shared: Arc<Shared>, live: Live) -> Rc<Self> {
         Rc::new(Self {
             recorder: Recorder::new(Arc::clone(&shared.registry)),

@@ -1,6 +1,7 @@
 //! Numbers to the control plane: Envoy's MetricsService, cumulative counters and histograms.
 //!
-//! What is missed while the control plane is away is in the next message's sums. Nothing here is
+//! Every second, so that series in the control plane are of seconds; the first message of a stream has all there is and
+//! the others what has changed since. What is missed while the control plane is away is in the next message's sums. Nothing here is
 //! on the path of a request, and nothing that fails here is one's failure.
 
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::mesh::SpiffeId;
-use crate::rt::{Backoff, Reader, Wall};
-use crate::telemetry::names::{BOUNDS_MILLI, Kind};
+use crate::rt::{Backoff, DrainSignal, Reader, Wall};
+use crate::telemetry::names::Kind;
 use crate::telemetry::registry::to_float;
-use crate::telemetry::{Family, Registry, Value};
+use crate::telemetry::{Family, Registry, Told, Value};
 use crate::tls::Material;
+use crate::xds::node::tell;
 
 use super::control_link::Caller;
 use super::replicas::Replicas;
@@ -36,65 +38,100 @@ pub struct PushOptions {
     pub server: Option<SpiffeId>,
     /// This node, sent once on each stream.
     pub node: Node,
-    /// Default 5 s.
+    /// How often.
     pub interval: Duration,
     /// Asked for, and told of, over the same connection.
     pub taps: Arc<Taps>,
 }
 
-/// Pushes what `registry` has counted until cancelled.
+/// Pushes what `registry` has counted, and once more when `end` says so: what was counted last is told, too.
 pub async fn run(
     options: PushOptions,
     registry: Arc<Registry>,
     identities: Reader<Option<Arc<Material>>>,
     wall: Wall,
+    mut end: DrainSignal,
 ) {
+    let mut began = Began {
+        started_unix_ms: wall.millis(),
+        told: false,
+    };
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     loop {
-        match stream(&options, &registry, &identities, &wall, &mut backoff).await {
+        let stream = stream(
+            &options,
+            &registry,
+            (&identities, &wall),
+            &mut began,
+            (&mut backoff, &mut end),
+        );
+        match stream.await {
+            Ok(()) if end.draining() => return,
             Ok(()) => {}
             Err(error) => tracing::debug!(error, "metrics are not delivered; will try again"),
         }
-        tokio::time::sleep(backoff.next(fastrand::f64())).await;
+        // At the end there is no time for it; who waits for us sets a limit.
+        let soon = end.draining();
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next(fastrand::f64())) => {}
+            () = end.wait(), if !soon => {}
+        }
     }
 }
 
-/// One stream, until it breaks.
+/// Since when this process counts, and whether it has told anybody.
+struct Began {
+    started_unix_ms: u64,
+    told: bool,
+}
+
+/// One stream, until it breaks or everything is told.
 async fn stream(
     options: &PushOptions,
     registry: &Registry,
-    identities: &Reader<Option<Arc<Material>>>,
-    wall: &Wall,
-    backoff: &mut Backoff,
+    (identities, wall): (&Reader<Option<Arc<Material>>>, &Wall),
+    began: &mut Began,
+    (backoff, end): (&mut Backoff, &mut DrainSignal),
 ) -> Result<(), String> {
     let channel = channel(options, identities).await?;
     let told = tap::follow(channel.clone(), &options.node, (&options.taps, registry));
     let mut client = MetricsServiceClient::new(channel);
     let (messages, sent) = mpsc::channel(1);
     let feed = async {
-        let mut identifier = Some(Identifier {
-            node: Some(options.node.clone()),
-        });
+        // Dropped at the end, which closes the stream.
+        let messages = messages;
+        let mut node = options.node.clone();
+        tell(&mut node, began.started_unix_ms, began.told);
+        let mut identifier = Some(Identifier { node: Some(node) });
+        let mut told = Told::default();
         let mut tick = tokio::time::interval(options.interval);
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = end.wait() => {}
+            }
+            let last = end.draining();
+            // Also when there is nothing new: who says nothing for long has no connections any more.
             let message = StreamMetricsMessage {
                 identifier: identifier.take(),
-                envoy_metrics: families(&registry.gather(), wall.millis()),
+                envoy_metrics: families(&registry.tell(&mut told), wall.millis()),
             };
-            if messages.send(message).await.is_err() {
+            if messages.send(message).await.is_err() || last {
                 return;
             }
+            began.told = true;
             backoff.reset();
         }
     };
-    tokio::select! {
-        answer = client.stream_metrics(ReceiverStream::new(sent)) => {
-            answer.map(drop).map_err(|status| status.to_string())
-        }
-        () = feed => Ok(()),
-        () = told => Ok(()),
-    }
+    let answer = client.stream_metrics(ReceiverStream::new(sent));
+    tokio::pin!(answer);
+    let answered = tokio::select! {
+        answered = &mut answer => answered,
+        // The answer says that all of it was taken.
+        () = feed => answer.await,
+        () = told => return Ok(()),
+    };
+    answered.map(drop).map_err(|status| status.to_string())
 }
 
 async fn channel(
@@ -189,6 +226,7 @@ fn fill(metric: &mut pb::Metric, value: &Value) {
             });
         }
         Value::Histogram {
+            bounds,
             cumulative,
             count,
             sum,
@@ -201,7 +239,7 @@ fn fill(metric: &mut pb::Metric, value: &Value) {
             metric.histogram = Some(pb::Histogram {
                 sample_count: Some(*count),
                 sample_sum: Some(*sum),
-                bucket: BOUNDS_MILLI
+                bucket: bounds
                     .iter()
                     .map(|bound| to_float(*bound) / 1000.0)
                     .chain([f64::INFINITY])

@@ -44,7 +44,9 @@ use super::tap::Taps;
 use super::trace::{Collector, TraceOptions};
 
 /// How often numbers are told: live views show them as they come.
-const PUSH: Duration = Duration::from_secs(2);
+const PUSH: Duration = Duration::from_secs(1);
+/// How long the last numbers have to be told.
+const TELL: Duration = Duration::from_secs(1);
 /// How long the instance has to leave the registry before the data path drains.
 const LEAVE: Duration = Duration::from_millis(500);
 
@@ -265,13 +267,16 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
         interval: PUSH,
         taps: Arc::clone(&taps),
     };
-    tasks.spawn(
+    // Beside the others: it outlasts the data path, as that counts until it ends.
+    let (telling, (tell, told)) = (Tasks::new(), Drain::new());
+    telling.spawn(
         "metrics-push",
         push::run(
             numbers,
             Arc::clone(&registry),
             material.clone(),
             Wall::System,
+            told,
         ),
     );
     let mut more = Vec::new();
@@ -363,6 +368,8 @@ pub async fn run(options: SidecarOptions, mut shutdown: DrainSignal) -> Result<(
             serving.await
         }
     };
+    tell.finish(TELL).await;
+    telling.end().await;
     tasks.end().await;
     match refused {
         None => Ok(served?),

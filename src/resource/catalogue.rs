@@ -55,7 +55,8 @@ const ISTIO: [(&str, &str); 12] = [
 ];
 
 /// Kinds of other meshes that are read: kind, group, versions.
-const IMPORTED: [(&str, &str, &[&str]); 3] = [
+const IMPORTED: [(&str, &str, &[&str]); 4] = [
+    ("Canary.flagger.app", "flagger.app", &["v1beta1"]),
     (
         "TrafficSplit",
         "split.smi-spec.io",
@@ -85,11 +86,13 @@ const GATEWAY_API: [(&str, &str, bool); 8] = [
     ("BackendTLSPolicy", "BackendTLSPolicy", true),
 ];
 /// The mesh's own kinds, of [`POLICY`].
-const OWN: [&str; 4] = [
+const OWN: [&str; 6] = [
+    "Canary",
     "CompressionPolicy",
     "FaultInjection",
     "HeaderPolicy",
     "RateLimitPolicy",
+    "ShadowDiff",
 ];
 /// Group of the mesh's own kinds.
 const POLICY: &str = "policy.meshctl.dev";
@@ -293,7 +296,7 @@ pub(crate) fn standing(api_version: &str, kind: &str) -> Standing {
     }
     let imported = IMPORTED
         .iter()
-        .find(|(known, of, _)| *known == kind && *of == group);
+        .find(|(known, of, _)| known.split('.').next() == Some(kind) && *of == group);
     if let Some((known, of, versions)) = imported {
         return if versions.contains(&version) {
             Standing::Read {

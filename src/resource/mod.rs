@@ -11,6 +11,7 @@ mod catalogue;
 pub mod codes;
 pub mod document;
 mod duration;
+mod flagger;
 pub mod gateway_api;
 pub mod istio;
 pub mod json;

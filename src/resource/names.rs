@@ -37,6 +37,7 @@ const fn cluster(name: Name) -> Name {
 const CORE: &str = "";
 const APPS: &str = "apps";
 const EDGE: &str = "networking.k8s.io";
+const FLAGGER: &str = "flagger.app";
 const SPLITS: &str = "split.smi-spec.io";
 const SPECS: &str = "specs.smi-spec.io";
 const LINKERD: &str = "linkerd.io";
@@ -110,6 +111,9 @@ const NAMES: &[Name] = &[
     name("CompressionPolicy", "compressionpolicies", &[], POLICIES),
     name("FaultInjection", "faultinjections", &[], POLICIES),
     name("HeaderPolicy", "headerpolicies", &[], POLICIES),
+    name("ShadowDiff", "shadowdiffs", &[], POLICIES),
+    name("Canary", "canaries", &[], POLICIES),
+    name("Canary.flagger.app", "canaries", &[], FLAGGER),
     name("TrafficSplit", "trafficsplits", &["ts"], SPLITS),
     name("HTTPRouteGroup", "httproutegroups", &["htr"], SPECS),
     name("ServiceProfile", "serviceprofiles", &["sp"], LINKERD),

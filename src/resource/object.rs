@@ -16,7 +16,9 @@ use super::kube::{
     ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Pod, Service, Workload,
 };
 use super::linkerd::ServiceProfile;
-use super::policy::{CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy};
+use super::policy::{
+    Canary, CompressionPolicy, FaultInjection, HeaderPolicy, RateLimitPolicy, ShadowDiff,
+};
 use super::smi::{HttpRouteGroup, TrafficSplit};
 use super::tree::{Node, Place, Tree, join};
 use crate::mesh::{Finding, Origin, Severity};
@@ -157,6 +159,10 @@ pub enum Kind {
     FaultInjection(FaultInjection),
     /// `policy.meshctl.dev`.
     HeaderPolicy(HeaderPolicy),
+    /// `policy.meshctl.dev`.
+    ShadowDiff(ShadowDiff),
+    /// `policy.meshctl.dev` and `flagger.app`; run by the control plane, and no part of the world.
+    Canary(Box<Canary>),
 }
 
 impl Object {

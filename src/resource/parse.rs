@@ -10,7 +10,7 @@ use super::object::{Key, Kind, Metadata, Object, Objects, places};
 use super::reader::{Fields, Report, Value};
 use super::status::has_status;
 use super::tree::{Node, Tree};
-use super::{codes, gateway_api, istio, linkerd, policy, smi};
+use super::{codes, flagger, gateway_api, istio, linkerd, policy, smi};
 use crate::mesh::destinations::ROOTS;
 use crate::mesh::{Finding, Origin, Severity};
 
@@ -455,6 +455,9 @@ fn body(kind: &str, fields: &Fields<'_>, metadata: &Metadata, old: bool) -> Kind
         "CompressionPolicy" => Kind::CompressionPolicy(policy::compression_policy(fields)),
         "FaultInjection" => Kind::FaultInjection(policy::fault_injection(fields)),
         "HeaderPolicy" => Kind::HeaderPolicy(policy::header_policy(fields)),
+        "ShadowDiff" => Kind::ShadowDiff(policy::shadow_diff(fields)),
+        "Canary" => Kind::Canary(Box::new(policy::canary(fields))),
+        "Canary.flagger.app" => Kind::Canary(Box::new(flagger::canary(fields))),
         _ => Kind::Workload(kinds::workload(kind, fields, old)),
     }
 }

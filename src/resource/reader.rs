@@ -182,6 +182,14 @@ impl<'a> Value<'a> {
             .and_then(|n| u32::try_from(n).ok())
     }
 
+    /// A number, of any kind; nothing is said where it is none.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match &self.tree.node {
+            Node::Number(number) => number.as_f64(),
+            _ => None,
+        }
+    }
+
     /// A number above 0, in thousandths.
     pub(crate) fn thousandths(&self) -> Option<u32> {
         let number = match &self.tree.node {

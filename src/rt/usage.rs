@@ -1,14 +1,34 @@
-//! How much of its memory and files this process uses, as the kernel says.
+//! What this process, or another, uses of memory, files and CPU, as the kernel says.
 
 use std::fs;
+use std::time::Duration;
 
 const PAGE: u64 = 4096;
 
 /// Bytes of memory that the process keeps resident.
 pub fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    resident_of(std::process::id())
+}
+
+/// Bytes of memory that process `pid` keeps resident.
+pub fn resident_of(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * PAGE)
+}
+
+/// Time that all threads of process `pid` have been on a CPU, by the scheduler's clock; threads that
+/// ended count no more.
+pub fn cpu_of(pid: u32) -> Option<Duration> {
+    let mut nanos = 0_u64;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        // A thread that ends while it is looked at.
+        let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
+            continue;
+        };
+        nanos += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    (nanos > 0).then(|| Duration::from_nanos(nanos))
 }
 
 /// Bytes of memory used by and allowed to the process's control group; `None` without a limit.
@@ -60,6 +80,18 @@ mod tests {
             files_limit("Max open files  unlimited  unlimited  files"),
             None
         );
+    }
+
+    #[test]
+    fn work_takes_time_on_a_cpu() {
+        let own = std::process::id();
+        let before = cpu_of(own).unwrap();
+        let mut sum = 0_u64;
+        while cpu_of(own).unwrap() < before + Duration::from_millis(5) {
+            sum = sum.wrapping_add(std::hint::black_box(1));
+        }
+        assert!(sum > 0);
+        assert_eq!(cpu_of(u32::MAX), None);
     }
 
     #[test]

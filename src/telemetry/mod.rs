@@ -15,7 +15,9 @@ pub mod openmetrics;
 pub mod otlp;
 pub mod recorder;
 pub mod registry;
+pub mod shadow;
 pub mod text;
+pub mod told;
 
 pub use access::{AccessRecord, LogFormat};
 pub use event::{
@@ -25,3 +27,4 @@ pub use flag::Flag;
 pub use link::{Link, LinkKey, Linked, Protection, Why};
 pub use recorder::{Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};
+pub use told::Told;

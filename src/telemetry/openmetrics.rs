@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry as Collectors;
 
-use super::names::{BOUNDS_MILLI, Kind};
+use super::names::Kind;
 use super::registry::to_float;
 use super::{Family, Value};
 
@@ -53,13 +53,14 @@ impl Collector for Gathered {
                             .encode(labelled)?;
                     }
                     Value::Histogram {
+                        bounds,
                         cumulative,
                         count,
                         sum,
                     } => {
                         let mut labelled = labelled;
                         let mut before = 0;
-                        let buckets: Vec<(f64, u64)> = BOUNDS_MILLI
+                        let buckets: Vec<(f64, u64)> = bounds
                             .iter()
                             .map(|bound| to_float(*bound) / 1000.0)
                             .chain([f64::INFINITY])
@@ -81,6 +82,8 @@ impl Collector for Gathered {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::super::{Sample, names};
     use super::*;
 
@@ -99,6 +102,7 @@ mod tests {
                 samples: vec![Sample {
                     labels: vec![("reporter", "source".to_owned())],
                     value: Value::Histogram {
+                        bounds: Cow::Borrowed(&names::BOUNDS_MILLI),
                         cumulative: vec![1; 19],
                         count: 2,
                         sum: 1.5,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::rt::HashMap;
 
-use super::names::BOUNDS_MILLI;
+use super::names::{BOUNDS_MILLI, LATENCY_MICROS};
 use super::registry::MAX_SERIES;
 use super::{HttpKey, LinkKey, Linked, Registry, TcpKey};
 
@@ -51,6 +51,35 @@ impl HistogramCells {
     }
 }
 
+/// Durations that one thread writes, by bounds that are fine enough for percentiles. In microseconds.
+#[derive(Debug)]
+pub struct DurationCells {
+    /// By bucket, not cumulative; the last one is what exceeds every bound.
+    pub buckets: [Cell; LATENCY_MICROS.len() + 1],
+    /// Sum of durations.
+    pub sum_micros: Cell,
+}
+
+impl Default for DurationCells {
+    fn default() -> Self {
+        Self {
+            buckets: std::array::from_fn(|_| Cell::default()),
+            sum_micros: Cell::default(),
+        }
+    }
+}
+
+impl DurationCells {
+    /// Counts one duration.
+    pub fn record(&self, micros: u64) {
+        let at = LATENCY_MICROS.partition_point(|bound| *bound < micros);
+        if let Some(bucket) = self.buckets.get(at) {
+            bucket.add(1);
+        }
+        self.sum_micros.add(micros);
+    }
+}
+
 /// The cells of one HTTP label set on one worker.
 #[derive(Debug, Default)]
 pub struct HttpCells {
@@ -58,8 +87,8 @@ pub struct HttpCells {
     pub requests: Cell,
     /// Tries after the first.
     pub retries: Cell,
-    /// In microseconds.
-    pub duration: HistogramCells,
+    /// From the first byte of the request to the last of the response.
+    pub duration: DurationCells,
     /// In thousandths of a byte.
     pub request_bytes: HistogramCells,
     /// In thousandths of a byte.

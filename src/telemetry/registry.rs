@@ -1,5 +1,6 @@
 //! All label sets of a process, and their sums over workers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::mesh::cluster::ServiceRef;
 
 use super::event::ServiceLabels;
-use super::names::{self, BOUNDS_MILLI, Metric};
-use super::recorder::{HistogramCells, HttpCells, LinkCells, TcpCells};
+use super::names::{self, Metric};
+use super::recorder::{HttpCells, LinkCells, TcpCells};
+use super::shadow::Shadows;
+use super::told::Told;
 use super::{
     HttpKey, Link, LinkKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, ServiceId, TcpKey,
 };
+
+use sums::{fine, merged, standard};
 
 /// Distinct label sets of a kind; what comes after is counted under `unknown`.
 pub const MAX_SERIES: usize = 4096;
@@ -36,6 +41,7 @@ struct Inner {
     links: BTreeMap<LinkKey, Vec<Arc<LinkCells>>>,
     /// By side and fault.
     http2_ended: BTreeMap<(&'static str, &'static str), u64>,
+    shadows: Shadows,
     cluster_id: String,
 }
 
@@ -109,7 +115,9 @@ pub enum Value {
     Gauge(u64),
     /// A histogram: cumulative counts by bound, the count of all, the sum.
     Histogram {
-        /// Cumulative, one for each of [`BOUNDS_MILLI`].
+        /// Upper bounds in thousandths of the unit, ascending.
+        bounds: Cow<'static, [u64]>,
+        /// Cumulative, one for each bound.
         cumulative: Vec<u64>,
         /// All values.
         count: u64,
@@ -160,6 +168,11 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the numbers are still usable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what came of comparing answers.
+    pub fn shadows<T>(&self, work: impl FnOnce(&mut Shadows) -> T) -> T {
+        work(&mut self.lock().shadows)
     }
 
     /// Interns a peer.
@@ -237,6 +250,16 @@ impl Registry {
 
     /// Everything counted so far, added up over workers.
     pub fn gather(&self) -> Vec<Family> {
+        self.collect(None)
+    }
+
+    /// What has changed since it was last told, or all of it to a [`Told`] that is new, with durations by
+    /// [`LATENCY_MICROS`] and without sizes, of which the control plane keeps nothing.
+    pub fn tell(&self, told: &mut Told) -> Vec<Family> {
+        self.collect(Some(told))
+    }
+
+    fn collect(&self, mut told: Option<&mut Told>) -> Vec<Family> {
         let inner = self.lock();
         let mut requests = Vec::new();
         let mut retries = Vec::new();
@@ -244,18 +267,33 @@ impl Registry {
         let mut request_bytes = Vec::new();
         let mut response_bytes = Vec::new();
         for (key, cells) in &inner.http {
+            let sum = |read: fn(&HttpCells) -> u64| cells.iter().map(|cells| read(cells)).sum();
+            // Before the counts: what is missing in them changes this the next time.
+            let micros = sum(|cells| cells.duration.sum_micros.get());
+            let (count, again) = (
+                sum(|cells| cells.requests.get()),
+                sum(|cells| cells.retries.get()),
+            );
+            if let Some(told) = &mut told
+                && !told.http.is_news(*key, [count, again, micros, 0, 0])
+            {
+                continue;
+            }
             let labels = inner.http_labels(key);
             let sample = |value| Sample {
                 labels: labels.clone(),
                 value,
             };
-            let count = cells.iter().map(|cells| cells.requests.get()).sum();
             requests.push(sample(Value::Counter(count)));
-            let again = cells.iter().map(|cells| cells.retries.get()).sum();
             if again > 0 {
                 retries.push(sample(Value::Counter(again)));
             }
-            duration.push(sample(merged(cells.iter().map(|cells| &cells.duration))));
+            let durations = cells.iter().map(|cells| &cells.duration);
+            if told.is_some() {
+                duration.push(sample(fine(durations)));
+                continue;
+            }
+            duration.push(sample(standard(durations)));
             request_bytes.push(sample(merged(
                 cells.iter().map(|cells| &cells.request_bytes),
             )));
@@ -263,7 +301,22 @@ impl Registry {
                 cells.iter().map(|cells| &cells.response_bytes),
             )));
         }
-        let connections = inner.connections();
+        let mut connections = inner.connections();
+        let mut edges = inner.edges();
+        if let Some(told) = &mut told {
+            connections.retain(|(key, cells)| {
+                let sum = |read: fn(&TcpCells) -> u64| cells.iter().map(|cells| read(cells)).sum();
+                let counts = [
+                    sum(|cells| cells.opened.get()),
+                    sum(|cells| cells.closed.get()),
+                    sum(|cells| cells.sent.get()),
+                    sum(|cells| cells.received.get()),
+                    0,
+                ];
+                told.tcp.is_news(*key, counts)
+            });
+            edges.retain(|edge| told.links.is_news(edge.key, edge.counts()));
+        }
         let tcp = |read: fn(&TcpCells) -> u64| {
             connections
                 .iter()
@@ -273,13 +326,12 @@ impl Registry {
                 })
                 .collect::<Vec<_>>()
         };
-        let edges = inner.edges();
         let edge = |read: fn(&Edge) -> u64| {
             let counted = edges.iter().map(|edge| (edge, read(edge)));
             counted
                 .filter(|(_, count)| *count > 0)
                 .map(|(edge, count)| Sample {
-                    labels: edge.labels.clone(),
+                    labels: inner.link_labels(edge.key),
                     value: Value::Counter(count),
                 })
                 .collect::<Vec<_>>()
@@ -319,32 +371,8 @@ impl Registry {
             .into_iter()
             .filter(|(_, samples)| !samples.is_empty())
             .map(|(metric, samples)| Family { metric, samples })
+            .chain(inner.shadows.families())
             .collect()
-    }
-}
-
-fn merged<'a>(parts: impl Iterator<Item = &'a HistogramCells>) -> Value {
-    let mut counts = [0_u64; BOUNDS_MILLI.len() + 1];
-    let mut sum = 0_u64;
-    for part in parts {
-        for (total, cell) in counts.iter_mut().zip(&part.buckets) {
-            *total += cell.get();
-        }
-        sum = sum.wrapping_add(part.sum_milli.get());
-    }
-    let mut running = 0;
-    let mut cumulative: Vec<u64> = counts
-        .iter()
-        .map(|count| {
-            running += count;
-            running
-        })
-        .collect();
-    let count = cumulative.pop().unwrap_or(0);
-    Value::Histogram {
-        cumulative,
-        count,
-        sum: to_float(sum) / 1000.0,
     }
 }
 
@@ -364,12 +392,24 @@ fn known(text: &str) -> String {
 
 /// What is counted of connections that are protected alike.
 struct Edge {
-    labels: Vec<(&'static str, String)>,
+    key: LinkKey,
     opened: u64,
     closed: u64,
     requests: u64,
     received: u64,
     sent: u64,
+}
+
+impl Edge {
+    fn counts(&self) -> [u64; 5] {
+        [
+            self.opened,
+            self.closed,
+            self.requests,
+            self.received,
+            self.sent,
+        ]
+    }
 }
 
 impl Inner {
@@ -391,7 +431,7 @@ impl Inner {
         let http = self.links.iter().map(|(key, cells)| {
             let sum = |read: fn(&LinkCells) -> u64| cells.iter().map(|cells| read(cells)).sum();
             Edge {
-                labels: self.link_labels(*key),
+                key: *key,
                 opened: sum(|cells| cells.opened.get()),
                 closed: sum(|cells| cells.closed.get()),
                 requests: sum(|cells| cells.requests.get()),
@@ -412,7 +452,7 @@ impl Inner {
                 link,
             };
             let edge = bytes.entry(as_link).or_insert_with(|| Edge {
-                labels: self.link_labels(as_link),
+                key: as_link,
                 opened: 0,
                 closed: 0,
                 requests: 0,
@@ -512,5 +552,6 @@ impl Inner {
     }
 }
 
+mod sums;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::names::{BOUNDS_TEXT, Kind};
+use super::names::Kind;
+use super::registry::to_float;
 use super::{Family, Sample, Value};
 
 /// The content type of [`render`]'s result.
@@ -45,15 +46,22 @@ fn write_sample(out: &mut String, name: &str, sample: &Sample) {
             line(out, format_args!(" {value}"));
         }
         Value::Histogram {
+            bounds,
             cumulative,
             count,
             sum,
         } => {
-            let bounds = BOUNDS_TEXT.iter().copied().zip(cumulative.iter());
-            for (bound, value) in bounds.chain([("+Inf", count)]) {
+            let bounds = bounds.iter().map(|bound| to_float(*bound) / 1000.0);
+            let bounds = bounds.zip(cumulative.iter());
+            for (bound, value) in bounds.chain([(f64::INFINITY, count)]) {
+                let bound = if bound.is_finite() {
+                    bound.to_string()
+                } else {
+                    "+Inf".to_owned()
+                };
                 out.push_str(name);
                 out.push_str("_bucket");
-                write_labels(out, sample, Some(bound));
+                write_labels(out, sample, Some(&bound));
                 line(out, format_args!(" {value}"));
             }
             out.push_str(name);

@@ -77,6 +77,58 @@ pub fn node_to_proto(node: &Node) -> core::Node {
     }
 }
 
+/// The version of the client's program, as it says: ours in one text, Envoy's as three numbers.
+pub fn version_of(node: &core::Node) -> String {
+    match &node.user_agent_version_type {
+        Some(core::node::UserAgentVersionType::UserAgentVersion(text)) => text.clone(),
+        Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            build.version.as_ref().map_or_else(String::new, |number| {
+                format!(
+                    "{}.{}.{}",
+                    number.major_number, number.minor_number, number.patch
+                )
+            })
+        }
+        None => String::new(),
+    }
+}
+
+/// Who tells numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Teller {
+    /// Its node's id.
+    pub node: String,
+    /// When it began to count, in milliseconds since the epoch; 0 when it does not say.
+    pub started_unix_ms: u64,
+    /// Whether it has told somebody of what it counted.
+    pub told: bool,
+}
+
+/// Adds to an introduction what is said before numbers.
+pub fn tell(node: &mut core::Node, started_unix_ms: u64, told: bool) {
+    let metadata = node.metadata.get_or_insert_default();
+    let counts = object([
+        // As text: a number of this kind is a float.
+        ("started", text(started_unix_ms.to_string())),
+        ("told", boolean(told)),
+    ]);
+    metadata.fields.insert("COUNTS".to_owned(), nested(counts));
+}
+
+/// Reads what [`tell`] added, where something was.
+pub fn teller(node: &core::Node) -> Teller {
+    let counts = node
+        .metadata
+        .as_ref()
+        .and_then(|metadata| as_object(metadata, "COUNTS"));
+    let started = counts.and_then(|counts| as_text(counts, "started"));
+    Teller {
+        node: node.id.clone(),
+        started_unix_ms: started.and_then(|text| text.parse().ok()).unwrap_or(0),
+        told: counts.and_then(|counts| as_bool(counts, "told")) == Some(true),
+    }
+}
+
 /// Istio's node id.
 pub fn node_id(kind: NodeKind, address: IpAddr, name: &str, namespace: &str) -> String {
     let kind = match kind {
@@ -254,6 +306,22 @@ fn application(fields: &super::pb::Struct) -> Option<Application> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_tells_numbers_says_since_when() {
+        let mut node = core::Node {
+            id: "sidecar~10.0.0.1~a.b~c".to_owned(),
+            ..core::Node::default()
+        };
+        let mut expected = Teller {
+            node: node.id.clone(),
+            ..Teller::default()
+        };
+        assert_eq!(teller(&node), expected);
+        tell(&mut node, 1_800_000_000_123, true);
+        (expected.started_unix_ms, expected.told) = (1_800_000_000_123, true);
+        assert_eq!(teller(&node), expected);
+    }
     use crate::xds::generate;
 
     #[test]

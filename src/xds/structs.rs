@@ -24,6 +24,9 @@ pub(crate) const RESPONSE_TIME: &str = "outlierResponseTime";
 /// What [`MESHCTL`] metadata of a route says of the least wait before another try.
 pub(crate) const RETRY_MIN_INTERVAL: &str = "retryMinInterval";
 
+/// What [`MESHCTL`] metadata of a route says of how answers to copies are compared, as JSON.
+pub(crate) const COMPARE: &str = "compare";
+
 /// Key and expression of the caller's proven identity, among the values of a rate limit.
 pub(crate) const SOURCE_PRINCIPAL: (&str, &str) =
     ("source_principal", "connection.uri_san_peer_certificate");

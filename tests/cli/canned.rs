@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use meshctl::api::Version;
 use meshctl::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 use meshctl::api::check::{Check, CheckReport, CheckSection, CheckStatus};
 use meshctl::api::edges::{EdgeDifference, EdgeRow, EdgeSecurity, EdgesReport, ReportedBy};
@@ -16,11 +15,14 @@ use meshctl::api::registry::{EndpointReport, InstanceReport, Lease, PortReport, 
 use meshctl::api::resources::{
     ApplyReport, Convergence, HistoryEntry, ObjectOutcome, Outcome, ResourceReport,
 };
+use meshctl::api::rollouts::{Rollout, RolloutList, RolloutStep};
 use meshctl::api::routes::{
     BackendReport, CandidateReport, ExplainReport, Fact, FaultReport, MirrorReport, RouteReport,
     SentReport, SourceReport,
 };
 use meshctl::api::stats::{StatsReport, StatsRow};
+use meshctl::api::{Problem, Reason, Version};
+use meshctl::mesh::rollout::{Measure, Phase, StepState, Verdict};
 use meshctl::mesh::route::explain::{Condition, RouteTrace};
 use meshctl::mesh::{Finding, Health, Instance, Locality, Origin, Severity};
 use serde_json::{Value, json};
@@ -409,6 +411,75 @@ pub(crate) fn canary() -> CanaryStatus {
     }
 }
 
+pub(crate) fn no_rollout() -> Problem {
+    Problem::new(Reason::NotFound, "there is no canary of ratings.default")
+}
+
+/// One that was rolled back in its second step.
+pub(crate) fn rollout() -> Rollout {
+    let measure = |metric: &str, unit: &str, value: f64, verdict: Verdict| Measure {
+        metric: metric.to_owned(),
+        value: Some(value),
+        bound: (unit == "%").then_some(99.0),
+        bound_is: if unit == "%" { "min" } else { "max" }.to_owned(),
+        unit: unit.to_owned(),
+        baseline: Some(if unit == "%" { 99.98 } else { 12.4 }),
+        verdict,
+        requests: 1_204,
+        chance: 1.0,
+        why: String::new(),
+    };
+    let step = |weight: u32, state: StepState, success: Option<f64>| RolloutStep {
+        weight,
+        state,
+        started_unix_ms: success.map(|_| days()),
+        ended_unix_ms: success.map(|_| days() + 30_000),
+        measures: success.map_or_else(Vec::new, |success| {
+            let verdict = if success < 99.0 {
+                Verdict::Fail
+            } else {
+                Verdict::Pass
+            };
+            vec![
+                measure("success-rate", "%", success, verdict),
+                measure("p99", "ms", 13.0, Verdict::Pass),
+            ]
+        }),
+        ..RolloutStep::default()
+    };
+    Rollout {
+        service: "reviews".to_owned(),
+        namespace: "default".to_owned(),
+        stable: "v1".to_owned(),
+        canary: "v3".to_owned(),
+        strategy: "weight".to_owned(),
+        phase: Phase::RolledBack,
+        reason: "success-rate is 95.1 %, below 99 % (1204 requests)".to_owned(),
+        step: 2,
+        steps: vec![
+            step(10, StepState::Passed, Some(99.92)),
+            step(50, StepState::Failed, Some(95.1)),
+            step(100, StepState::Pending, None),
+        ],
+        applied: true,
+        failures: 2,
+        max_failures: 2,
+        interval_seconds: 30.0,
+        min_requests: 100,
+        started_unix_ms: days(),
+        updated_unix_ms: days() + 60_000,
+        ended_unix_ms: Some(days() + 60_000),
+        who: "anna".to_owned(),
+        ..Rollout::default()
+    }
+}
+
+pub(crate) fn rollouts() -> RolloutList {
+    RolloutList {
+        rollouts: vec![rollout()],
+    }
+}
+
 fn object(kind: &str, name: &str, outcome: Outcome) -> ObjectOutcome {
     ObjectOutcome {
         kind: kind.to_owned(),
@@ -651,6 +722,7 @@ pub(crate) fn proxies() -> Vec<ProxySync> {
         workload: "reviews-v1".to_owned(),
         identity: Some("spiffe://cluster.local/ns/default/sa/reviews".to_owned()),
         client: "meshctl".to_owned(),
+        version: "0.1.0".to_owned(),
         protocol: "delta".to_owned(),
         connected_since_unix_ms: days(),
         revision_acked: 17,

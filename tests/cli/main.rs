@@ -11,6 +11,7 @@
 )]
 
 mod analyze;
+mod bench;
 mod canned;
 mod changes;
 mod fake;

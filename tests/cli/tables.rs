@@ -24,6 +24,13 @@ pub(crate) fn everything(home: &Home) -> Fake {
         .on("GET /canaries", &[canned::canary()])
         .on("GET /canaries/default/reviews", &canned::canary())
         .on("POST /canaries/default/reviews", &canned::shifted())
+        .on("GET /canaries/default/ratings", &canned::canary())
+        .status("GET /rollouts/default/ratings", 404, &canned::no_rollout())
+        .on("GET /rollouts", &canned::rollouts())
+        .on("GET /rollouts/default/reviews", &canned::rollout())
+        .on("GET /rollouts/default/reviews/history", &canned::rollouts())
+        .on("POST /rollouts/default/reviews", &canned::rollout())
+        .on("POST /rollouts/default/reviews/abort", &canned::rollout())
         .on("GET /faults", &[canned::fault()])
         .on(
             "POST /faults/default/reviews",
@@ -88,7 +95,11 @@ snapshots! {
     routes: ["routes"];
     explain: ["routes", "--explain", "GET", "reviews:9080/reviews/1"];
     canary_list: ["canary", "list"];
-    canary_status: ["canary", "status", "reviews"];
+    canary_status: ["canary", "status", "ratings"];
+    canary_status_rollout: ["canary", "status", "reviews"];
+    canary_history: ["canary", "history", "reviews"];
+    canary_abort: ["canary", "abort", "reviews"];
+    canary_start: ["canary", "start", "reviews", "--to", "v3", "--steps", "10,100"];
     canary_set: ["canary", "set", "reviews", "v1=50", "v3=50"];
     fault_inject: ["fault", "inject", "reviews", "--delay", "2s", "--abort", "503", "--percent", "10", "--for", "5m"];
     fault_list: ["fault", "list"];
@@ -278,6 +289,17 @@ fn arguments_become_questions() {
             "stats", "reviews", "--window", "5m", "--from", "a b", "--by", "version",
         ],
         &["stats", "--to", "reviews"],
+        &[
+            "stats",
+            "--by",
+            "source,code",
+            "--version",
+            "v1",
+            "--route",
+            "jason",
+            "--code",
+            "5xx",
+        ],
         &["edges", "reviews", "--from", "a b", "-n", "shop"],
         &[
             "canary",

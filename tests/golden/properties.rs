@@ -22,7 +22,7 @@ proptest! {
 
     #[test]
     fn no_manifest_makes_reading_panic(
-        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "Gateway", "RateLimitPolicy", "CompressionPolicy", "FaultInjection", "HeaderPolicy", "Ingress", "IngressClass", "TrafficSplit", "HTTPRouteGroup", "ServiceProfile", "ProxyConfig", "EnvoyFilter", "GatewayClass", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "List", "Policy"]),
+        kind in select(vec!["Service", "Pod", "Deployment", "VirtualService", "DestinationRule", "PeerAuthentication", "ServiceEntry", "Sidecar", "WorkloadEntry", "WorkloadGroup", "Gateway", "RateLimitPolicy", "CompressionPolicy", "FaultInjection", "HeaderPolicy", "Canary", "Ingress", "IngressClass", "TrafficSplit", "HTTPRouteGroup", "ServiceProfile", "ProxyConfig", "EnvoyFilter", "GatewayClass", "HTTPRoute", "GRPCRoute", "ReferenceGrant", "List", "Policy"]),
         body in "([a-z]{1,8}: ?|- |\n {0,6}|[0-9]{1,3}|\\{|\\}|\\[|\\]|, |spec: |http: |ports: |hosts: |limits: |rules: |routes: |condition: |\"|x){0,40}",
     ) {
         for version in ["v1", "apps/v1", "networking.istio.io/v1", "security.istio.io/v1", "gateway.networking.k8s.io/v1", "policy.meshctl.dev/v1alpha1", "networking.k8s.io/v1", "split.smi-spec.io/v1alpha1", "specs.smi-spec.io/v1alpha4", "linkerd.io/v1alpha2"] {

@@ -24,6 +24,7 @@ mod backend;
 mod changed;
 mod changed_gateway;
 mod consul;
+mod dashboard;
 mod definitions;
 #[path = "../it/proxy/corpus.rs"]
 mod corpus;
@@ -35,6 +36,7 @@ mod envoy_chains;
 mod ext_authz;
 mod ext_authz_bytes;
 mod faults;
+mod figures;
 mod forged;
 mod gate;
 mod gateway;
@@ -65,6 +67,7 @@ mod processes;
     reason = "shared with tests within the process, which use all of it"
 )]
 mod raw_http2;
+mod rollouts;
 mod scoped;
 mod shaken;
 mod short_of_files;

@@ -1,4 +1,4 @@
-//! The pages under `examples/canary`: each is run as it stands, with the real program, and what it says
+//! The pages under `examples/canary` and `examples/canary-shop`: each is run as it stands, with the real program, and what it says
 //! that one sees is what came.
 
 use std::fmt::Write as _;
@@ -142,6 +142,11 @@ fn blue_and_green() {
 #[test]
 fn by_copies() {
     run("mirror");
+}
+
+#[test]
+fn by_itself() {
+    run("../canary-shop");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod elsewhere;
 mod identity;
 mod kubernetes;
 mod local;
+mod numbers;
 mod proxy;
 mod sample_app;
 #[path = "../interop/stand.rs"]

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | what changes something, tokens, who may use the API | the replica that writes |
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
-//! | `stats`, `edges` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | `stats`, `series`, `edges`, `shadow` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
+//! | rollouts | the writer, which drives them |
 //! | `tap` | every replica: each tells what its proxies tell, for as long as all of them are there |
+//! | `traces` | every replica: each keeps the spans of its own proxies, and a trace is put together from all |
 //! | canaries | the writer; what was measured is put in from all, as for `stats` |
 //! | everything else (services, endpoints, routes, resources, findings, …) | any: all replicas follow the same cluster |
 //!
@@ -18,8 +20,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::aggregate::edges::Parts as Linked;
-use crate::aggregate::report::Parts;
+use crate::aggregate::query::Parts;
+use crate::aggregate::traces;
 use crate::api::PREFIX;
+use crate::api::shadow::ShadowReport;
 use crate::cli::client::Asked;
 use crate::cli::error::CliError;
 
@@ -42,8 +46,16 @@ pub(super) enum How {
     Known,
     /// Counts are added.
     Stats,
+    /// The same, point by point.
+    Series,
     /// What both ends of connections say is put together first.
     Edges,
+    /// Counts are added, as reports have them.
+    Shadows,
+    /// What each has of a trace is put together.
+    Traces,
+    /// The spans of one trace.
+    Trace,
 }
 
 impl Whom {
@@ -61,8 +73,12 @@ impl Whom {
             ["proxies" | "audit"] | ["registry", "instances"] => Self::Every(How::Lists),
             ["proxies", _, "config", _] => Self::Every(How::Known),
             ["stats"] => Self::Every(How::Stats),
+            ["series"] => Self::Every(How::Series),
             ["edges"] => Self::Every(How::Edges),
-            ["tokens" | "access"] => Self::Leader,
+            ["shadows"] => Self::Every(How::Shadows),
+            ["tokens" | "access"] | ["rollouts", ..] => Self::Leader,
+            ["traces"] => Self::Every(How::Traces),
+            ["traces", _] => Self::Every(How::Trace),
             _ => Self::Any,
         }
     }
@@ -72,7 +88,7 @@ impl How {
     /// What each replica is asked.
     pub(super) fn question<'a>(self, asked: &Asked<'a>) -> Asked<'a> {
         let mut asked = asked.clone();
-        if matches!(self, Self::Stats | Self::Edges) {
+        if matches!(self, Self::Stats | Self::Series | Self::Edges) {
             let separator = if asked.path.contains('?') { '&' } else { '?' };
             asked.path = format!("{}{separator}parts=true", asked.path).into();
         }
@@ -103,10 +119,17 @@ impl How {
                 let parts: Vec<Parts> = read(&bodies)?;
                 written(&Parts::sum(parts).report())?
             }
+            Self::Series => {
+                let parts: Vec<Parts> = read(&bodies)?;
+                written(&Parts::sum(parts).points())?
+            }
             Self::Edges => {
                 let parts: Vec<Linked> = read(&bodies)?;
                 written(&Linked::sum(parts).report())?
             }
+            Self::Shadows => written(&ShadowReport::sum(read::<ShadowReport>(&bodies)?))?,
+            Self::Traces => written(&traces::sum(read(&bodies)?))?,
+            Self::Trace => written(&traces::whole(read(&bodies)?))?,
             Self::Known => Value::Null,
         };
         Ok((StatusCode::OK, Bytes::from(merged.to_string())))

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::api::access::Role;
 use crate::api::{PREFIX, Problem, Reason};
-use crate::control::rest::roles::RULES;
+use crate::control::rest::roles::{RULES, Rule};
 use crate::install::{
     API_AUDIENCE, API_PORT, LEASE, NAME, OPERATOR, REVISION, ROOT_KEY, ROOTS, VIEWER, of_revision,
 };
@@ -532,6 +532,12 @@ pub(crate) fn is_ready(pod: &Value) -> bool {
 fn role_of(method: &Method, path: &str) -> Role {
     let path = path.split('?').next().unwrap_or_default();
     let path = path.strip_prefix(PREFIX).unwrap_or(path);
+    // What only the socket's owner may is refused by the control plane, in its words.
+    rule_of(method, path).map_or(Role::Viewer, |rule| rule.role.min(Role::Operator))
+}
+
+/// The control plane's rule for `method` of `path`, which is below the API's prefix and without a query.
+pub(crate) fn rule_of(method: &Method, path: &str) -> Option<&'static Rule> {
     let is = |route: &str| {
         let (mut route, mut path) = (route.split('/'), path.split('/'));
         loop {
@@ -542,10 +548,9 @@ fn role_of(method: &Method, path: &str) -> Role {
             }
         }
     };
-    let mut rules = RULES.iter();
-    let rule = rules.find(|rule| rule.method == method.as_str() && is(rule.path));
-    // What only the socket's owner may is refused by the control plane, in its words.
-    rule.map_or(Role::Viewer, |rule| rule.role.min(Role::Operator))
+    RULES
+        .iter()
+        .find(|rule| rule.method == method.as_str() && is(rule.path))
 }
 
 #[cfg(test)]

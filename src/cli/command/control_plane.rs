@@ -81,6 +81,10 @@ pub(crate) struct Args {
     /// joiners ask for theirs once, and come back with it
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = join_timeout)]
     join_timeout: Duration,
+    /// Most memory for numbers of proxies, and as much on disk; what finds no room is put
+    /// together, oldest and finest first, and `meshctl check` says so
+    #[arg(long, value_name = "MIB", default_value = "128", value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    numbers_memory: u32,
     /// It is a replica of the control plane in the cluster that it follows, in the pod
     /// POD_NAME of POD_NAMESPACE: shares the authority, serves webhooks, writes roots
     #[arg(long, requires = "source")]
@@ -171,6 +175,8 @@ pub(crate) struct Options {
     pub(crate) key_grace: Duration,
     /// How long who shows no certificate may stay.
     pub(crate) join_timeout: Duration,
+    /// Most bytes for numbers of proxies.
+    pub(crate) numbers_bytes: usize,
 }
 
 pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
@@ -210,6 +216,9 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         membership,
         key_grace: args.key_set_grace,
         join_timeout: args.join_timeout,
+        numbers_bytes: usize::try_from(args.numbers_memory)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(1 << 20),
         home: cx.settings.home.clone(),
         trust_domain: installed
             .value("trustDomain")
@@ -371,6 +380,7 @@ async fn serve(options: Options, end: impl Future<Output = ()>) -> Result<(), Cl
         ca: options.ca,
         key_grace: options.key_grace,
         strangers: options.join_timeout,
+        numbers_bytes: options.numbers_bytes,
         wall: Wall::System,
     };
     let serving = control::run(control, signal, |_| {});

@@ -18,9 +18,13 @@ Examples:
   meshctl stats
   meshctl stats reviews --by version
   meshctl stats --from productpage-v1 --window 5m
-  meshctl stats -o wide                      retries, timeouts, breakers, TCP
+  meshctl stats reviews --by backend         what each route's versions answer
+  meshctl stats reviews --by source,code     several at a time
+  meshctl stats -o wide                      tries, timeouts, breakers, codes
 
-Success counts answers below 500 (gRPC: status 0).
+Success counts answers below 500 (gRPC: status 0); TRIES, of -o wide, is success
+before trying again. Windows reach back a week, by the second for the last hour.
+Percentiles are within 14.3% of the true ones from 0.05 ms to 10 s.
 `meshctl top` shows the same live.")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of the service (or workload) that is called
@@ -35,9 +39,18 @@ pub(crate) struct Args {
     /// Only calls to this service or workload
     #[arg(long, value_name = "SERVICE")]
     to: Option<String>,
-    /// A row for each version, source or route
-    #[arg(long, value_enum, value_name = "GROUP")]
-    by: Option<By>,
+    /// A row for each version, source, route, backend or code; several with commas
+    #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
+    by: Vec<By>,
+    /// Only what this version answered
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// Only what took this route
+    #[arg(long, value_name = "ROUTE")]
+    route: Option<String>,
+    /// Only answers of this class: 1xx to 5xx, or none
+    #[arg(long, value_name = "CLASS")]
+    code: Option<String>,
 }
 
 /// What a row is.
@@ -46,6 +59,8 @@ pub(crate) enum By {
     Version,
     Source,
     Route,
+    Backend,
+    Code,
 }
 
 impl By {
@@ -54,6 +69,8 @@ impl By {
             Self::Version => "version",
             Self::Source => "source",
             Self::Route => "route",
+            Self::Backend => "backend",
+            Self::Code => "code",
         }
     }
 }
@@ -65,7 +82,10 @@ pub(crate) struct Query {
     pub(crate) service: Option<(String, String)>,
     pub(crate) from: Option<String>,
     pub(crate) to: Option<String>,
-    pub(crate) by: Option<By>,
+    pub(crate) by: Vec<By>,
+    pub(crate) version: Option<String>,
+    pub(crate) route: Option<String>,
+    pub(crate) code: Option<String>,
     /// Of all namespaces, whatever `-n` says.
     pub(crate) everywhere: bool,
 }
@@ -78,6 +98,8 @@ pub(crate) async fn fetch(cx: &Context, query: &Query) -> Result<StatsReport, Cl
         None if query.everywhere => (None, None),
         None => (None, cx.only_namespace()),
     };
+    let by: Vec<&str> = query.by.iter().copied().map(By::name).collect();
+    let by = by.join(",");
     let query = path(
         &["stats"],
         &[
@@ -86,7 +108,10 @@ pub(crate) async fn fetch(cx: &Context, query: &Query) -> Result<StatsReport, Cl
             ("namespace", namespace),
             ("from", query.from.as_deref()),
             ("to", query.to.as_deref()),
-            ("by", query.by.map(By::name)),
+            ("version", query.version.as_deref()),
+            ("route", query.route.as_deref()),
+            ("code", query.code.as_deref()),
+            ("by", (!by.is_empty()).then_some(by.as_str())),
         ],
     );
     cx.client.get(&query).await
@@ -105,6 +130,9 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         to: args.to,
         by: args.by,
         everywhere: false,
+        version: args.version,
+        route: args.route,
+        code: args.code,
     };
     let report = fetch(cx, &query).await?;
     cx.out.report(&report)?;

@@ -18,14 +18,15 @@ Examples:
   meshctl traces --min-duration 100ms
   meshctl traces 4bf92f3577b34da6a3ce929d0e0e4736
 
-One call in a hundred is sampled unless a Telemetry resource says otherwise, and every call whose own
-trace context says so. Hops become one trace where the application passes traceparent (or its B3
-fields) on. The control plane keeps the newest 16 MiB of spans in memory.")]
+One call in a hundred is sampled unless a Telemetry says otherwise, and every
+call whose own trace context says so. Hops become one trace where the
+application passes traceparent (or its B3 fields) on. The control plane keeps
+the newest 16 MiB of spans in memory.")]
 pub(crate) struct Args {
     /// The trace to show, by its number
     #[arg(value_name = "ID")]
     id: Option<String>,
-    /// Only traces that NAME or NAME.NAMESPACE has a part in
+    /// Only traces that this service has a part in
     #[arg(long, value_name = "SERVICE", conflicts_with = "id")]
     service: Option<String>,
     /// Only traces in which something failed

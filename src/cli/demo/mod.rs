@@ -3,7 +3,7 @@
 //! Owns the story and its figures. Everything is done through the commands and the API that a user
 //! has; the mesh lives in a throw-away home, in namespace `prod`.
 
-mod load;
+mod canaries;
 mod outside;
 mod report;
 mod stage;
@@ -19,10 +19,11 @@ use crate::api::identity::{IdentityReport, IdentityRequest};
 use crate::api::stats::StatsReport;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::load::{self, Plan, Tally};
 use crate::cli::progress::Progress;
+use crate::cli::throwaway::interrupted;
 use crate::rt::{Tasks, now};
 
-use load::{Plan, Tally};
 use report::{DemoReport, Figure, interval};
 use stage::Stage;
 
@@ -48,7 +49,7 @@ pub(crate) async fn run(
         told = tokio::time::timeout(limit, story) => told.unwrap_or_else(|_| {
             Err(CliError::Timeout { what: "the demo".to_owned(), after: limit })
         }),
-        () = stage::interrupted() => Err(CliError::failed("interrupted")),
+        () = interrupted() => Err(CliError::failed("interrupted")),
     };
     window.end().await;
     let step = Progress::new(&cx.out).step("Clean up");
@@ -83,7 +84,7 @@ async fn tell(
     let progress = Progress::new(&cx.out);
     let mut figures = Vec::new();
 
-    let step = progress.step("Start a mesh: control plane, six pods, a sidecar each");
+    let step = progress.step("Start a mesh: control plane, seven pods, a sidecar each");
     let begun = now();
     stage.start(NAMESPACE).await?;
     let pods = stage.pods().await?;
@@ -92,6 +93,7 @@ async fn tell(
         pods.len(),
         begun.elapsed().as_secs_f64()
     ));
+    canaries::good_ones_serve(stage).await?;
     if let Some((listener, tasks)) = window {
         window::open(listener, stage.application("productpage").await?, tasks);
     }
@@ -114,6 +116,10 @@ async fn tell(
 
     let step = progress.step(format!("Shift: {SHIFTS} changes of weight under load"));
     figures.extend(shift(stage, &through).await?);
+    step.done("");
+
+    let step = progress.step("Canaries: a good version goes on, a bad one goes back");
+    figures.extend(canaries::run(stage, &through).await?);
     step.done("");
 
     let step = progress.step("Break: kill the control plane and a backend");
@@ -360,9 +366,7 @@ async fn cost(stage: &Stage, through: &Plan) -> Result<Figure, CliError> {
     for _ in 0..4 {
         for (plan, sum) in [(&direct, &mut plain), (&meshed, &mut mesh)] {
             let tally = load::burst(plan, 500).await;
-            sum.requests += tally.requests;
-            sum.failed += tally.failed;
-            sum.micros.extend(tally.micros);
+            sum.merge(tally);
         }
     }
     let (before, after) = (plain.percentile_ms(50), mesh.percentile_ms(50));

@@ -1,30 +1,28 @@
-//! The throw-away home and what runs in it.
+//! What the demo does to its mesh: applies, asks, kills.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Version;
-use crate::api::local::{LocalStatus, PodStatus};
-use crate::api::registry::InstanceReport;
+use crate::api::local::PodStatus;
 use crate::api::resources::{ApplyReport, ApplyRequest, SourceText};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
+use crate::cli::throwaway::Throwaway;
 use crate::local;
-use crate::rt::now;
 
 /// The manifests, so that the demo needs no files beside the program.
 const FILES: &[(&str, &str)] = &[
     (
         "bookinfo.yaml",
         include_str!("../../../examples/bookinfo/bookinfo.yaml"),
+    ),
+    (
+        "reviews-v4.yaml",
+        include_str!("../../../examples/reviews-v4.yaml"),
     ),
     (
         "destination-rule-reviews.yaml",
@@ -39,103 +37,49 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../../examples/strict-mtls.yaml"),
     ),
 ];
-/// How long anything that was asked for may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A home of its own, and the supervisor in it.
+/// The throw-away mesh that the demo runs in.
 #[derive(Debug)]
 pub(super) struct Stage {
-    home: PathBuf,
-    client: Client,
-    started: bool,
-}
-
-/// Resolves when the user wants to stop.
-pub(super) async fn interrupted() {
-    let (Ok(mut int), Ok(mut term)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-    }
+    mesh: Throwaway,
 }
 
 impl Stage {
     /// Makes the home.
     pub(super) fn new() -> Result<Self, CliError> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let home = std::env::temp_dir().join(format!("meshctl-demo-{}", std::process::id()));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&home)
-            .map_err(CliError::file("make", &home))?;
-        Ok(Self {
-            client: Client::new(crate::control::api_socket(&home)),
-            home,
-            started: false,
-        })
+        let mesh = Throwaway::new("demo")?;
+        Ok(Self { mesh })
     }
 
     pub(super) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.join(name)
+        self.mesh.client()
     }
 
     /// Brings the shop up in `namespace` and waits until all of it is ready.
     pub(super) async fn start(&mut self, namespace: &str) -> Result<(), CliError> {
         for (name, text) in FILES {
-            let path = self.path(name);
+            let path = self.mesh.path(name);
             std::fs::write(&path, text).map_err(CliError::file("write", &path))?;
         }
-        self.started = true;
-        let file = self.path("bookinfo.yaml");
-        self.command(&["install"]).await?;
-        let file = file.display().to_string();
-        self.command(&[
-            "-n",
-            namespace,
-            "up",
-            "--detach",
-            "--isolation",
-            "process",
-            // What is measured is the mesh, not how fast lines are written.
-            "--access-log",
-            "off",
-            &file,
-        ])
-        .await?;
-        self.all_ready().await?;
-        Ok(())
+        let manifests = ["bookinfo.yaml", "reviews-v4.yaml"];
+        self.mesh.start(&manifests, namespace).await
     }
 
-    /// Runs one of our own commands on this home.
-    async fn command(&self, args: &[&str]) -> Result<(), CliError> {
-        let program = std::env::current_exe().map_err(CliError::file("find", "meshctl"))?;
-        let output = Command::new(program)
-            .arg("--home")
-            .arg(&self.home)
-            .args(args)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(CliError::file("run", "meshctl"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let words = String::from_utf8_lossy(&output.stderr);
-        Err(CliError::failed(format!(
-            "`meshctl {}` failed: {}",
-            args.join(" "),
-            words.trim()
-        )))
+    /// Asks `question` until it has an answer.
+    pub(super) async fn eventually<T>(
+        &self,
+        question: impl AsyncFnMut() -> Result<Option<T>, CliError>,
+    ) -> Result<T, CliError> {
+        self.mesh.eventually(question).await
+    }
+
+    /// All pods.
+    pub(super) async fn pods(&self) -> Result<Vec<PodStatus>, CliError> {
+        self.mesh.pods().await
+    }
+
+    /// Ends everything and removes the home.
+    pub(super) async fn clear(&mut self) -> Result<(), CliError> {
+        self.mesh.clear().await
     }
 
     /// Applies manifests of the demo.
@@ -159,72 +103,21 @@ impl Stage {
             dry_run: false,
             who: "demo".to_owned(),
         };
-        self.client.post("/resources", &request).await
-    }
-
-    /// Asks `question` until it has an answer.
-    pub(super) async fn eventually<T>(
-        &self,
-        mut question: impl AsyncFnMut() -> Result<Option<T>, CliError>,
-    ) -> Result<T, CliError> {
-        let begun = now();
-        loop {
-            match question().await {
-                Ok(Some(answer)) => return Ok(answer),
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error),
-                Ok(None) if begun.elapsed() > PATIENCE => {
-                    return Err(CliError::Timeout {
-                        what: "a step of the demo".to_owned(),
-                        after: PATIENCE,
-                    });
-                }
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-    }
-
-    async fn status(&self) -> Result<LocalStatus, CliError> {
-        local::client::ps(&self.home)
-            .await
-            .map_err(|error| CliError::failed(error.to_string()))
-    }
-
-    /// All pods.
-    pub(super) async fn pods(&self) -> Result<Vec<PodStatus>, CliError> {
-        Ok(self.status().await?.pods)
-    }
-
-    /// Waits until every pod is ready, for the registry too.
-    pub(super) async fn all_ready(&self) -> Result<(), CliError> {
-        self.eventually(async || {
-            let pods = self.pods().await?;
-            let instances: Vec<InstanceReport> = self.client.get("/registry/instances").await?;
-            let healthy = instances
-                .iter()
-                .filter(|report| report.instance.health == crate::mesh::Health::Healthy)
-                .count();
-            let ready = pods.iter().all(|pod| pod.ready) && healthy >= pods.len();
-            Ok(ready.then_some(()))
-        })
-        .await
+        self.client().post("/resources", &request).await
     }
 
     /// The address of a pod of `service`.
     pub(super) async fn pod(&self, service: &str) -> Result<IpAddr, CliError> {
-        let pods = self.pods().await?;
-        pods.iter()
-            .find(|pod| pod.service == service)
-            .and_then(|pod| pod.address.parse().ok())
-            .ok_or_else(|| CliError::failed(format!("no pod of {service} runs")))
+        let pod = self.mesh.pod(service).await?;
+        let address = pod.address.parse();
+        address.map_err(|_| CliError::failed(format!("{} has no address", pod.name)))
     }
 
     /// Where the application of `service` itself listens, behind its sidecar.
     pub(super) async fn application(&self, service: &str) -> Result<SocketAddr, CliError> {
-        let pods = self.pods().await?;
-        let pod = pods.iter().find(|pod| pod.service == service);
-        let name = pod.map_or("", |pod| pod.name.as_str());
+        let name = self.mesh.pod(service).await?.name;
         let clusters: Value = self
-            .client
+            .client()
             .get(&format!("/proxies/{name}/config/clusters"))
             .await?;
         clusters
@@ -238,20 +131,20 @@ impl Stage {
 
     /// Ends the control plane without a word.
     pub(super) async fn kill_control_plane(&self) -> Result<(), CliError> {
-        let version: Version = self.client.get("/version").await?;
+        let version: Version = self.client().get("/version").await?;
         end(version.pid)
     }
 
     /// Waits until a control plane answers again and knows everybody.
     pub(super) async fn control_plane_back(&self) -> Result<(), CliError> {
         self.eventually(async || {
-            let _: Version = self.client.get("/version").await?;
+            let _: Version = self.client().get("/version").await?;
             Ok(Some(()))
         })
         .await?;
         let expected = self.pods().await?.len();
         self.eventually(async || {
-            let proxies: Vec<Value> = self.client.get("/proxies").await?;
+            let proxies: Vec<Value> = self.client().get("/proxies").await?;
             Ok((proxies.len() >= expected).then_some(()))
         })
         .await
@@ -271,7 +164,7 @@ impl Stage {
             Ok(now.filter(|pid| *pid != killed).map(drop))
         })
         .await?;
-        self.all_ready().await
+        self.mesh.all_ready().await
     }
 
     /// The process of the application of `workload`, while it runs.
@@ -284,34 +177,6 @@ impl Stage {
                 .find(|container| container.name != local::plan::SIDECAR)
         });
         Ok(application.and_then(|container| container.pid))
-    }
-
-    /// Ends everything and removes the home.
-    pub(super) async fn clear(&mut self) -> Result<(), CliError> {
-        if self.started {
-            local::client::down(&self.home, PATIENCE)
-                .await
-                .map_err(|error| CliError::failed(error.to_string()))?;
-            self.started = false;
-        }
-        remove(&self.home)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if self.home.exists() && !self.started {
-            drop(remove(&self.home));
-        }
-    }
-}
-
-fn remove(home: &Path) -> Result<(), CliError> {
-    match std::fs::remove_dir_all(home) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(CliError::file("remove", home)(error))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Splits: before and after a shift, and how they stand.
 
-use crate::api::canary::{CanaryReport, CanaryStatus, VersionWeight};
+use crate::api::canary::{CanaryReport, CanaryStatus, VersionStatus, VersionWeight};
 
+use super::rollouts::{Listed, sign};
 use super::{Cell, Column, Grid, Page, Render, Tone, number};
 
 impl Render for CanaryReport {
@@ -59,31 +60,36 @@ impl Render for CanaryReport {
     }
 }
 
+/// What each version got.
+pub(super) fn versions(all: &[VersionStatus], page: &Page) -> String {
+    let mut grid = Grid::new([
+        Column::long("VERSION"),
+        Column::number("WEIGHT"),
+        Column::number("SHARE"),
+        Column::number("MEASURED"),
+        Column::number("READY"),
+        Column::number("RPS"),
+        Column::number("SUCCESS"),
+        Column::number("P99"),
+    ]);
+    for version in all {
+        let weight = &version.weight;
+        grid.row([
+            weight.version.as_str().into(),
+            weight.weight.to_string().into(),
+            number::share(weight.share_percent).into(),
+            Cell::maybe(version.measured_percent, number::share),
+            weight.ready.to_string().into(),
+            number::rate(version.requests_per_second).into(),
+            super::stats::success(version.success_percent),
+            Cell::maybe(version.latency_p99_ms, number::latency),
+        ]);
+    }
+    grid.draw(page)
+}
+
 impl Render for CanaryStatus {
     fn text(&self, page: &Page) -> String {
-        let mut grid = Grid::new([
-            Column::long("VERSION"),
-            Column::number("WEIGHT"),
-            Column::number("SHARE"),
-            Column::number("MEASURED"),
-            Column::number("READY"),
-            Column::number("RPS"),
-            Column::number("SUCCESS"),
-            Column::number("P99"),
-        ]);
-        for version in &self.versions {
-            let weight = &version.weight;
-            grid.row([
-                weight.version.as_str().into(),
-                weight.weight.to_string().into(),
-                number::share(weight.share_percent).into(),
-                Cell::maybe(version.measured_percent, number::share),
-                weight.ready.to_string().into(),
-                number::rate(version.requests_per_second).into(),
-                super::stats::success(version.success_percent),
-                Cell::maybe(version.latency_p99_ms, number::latency),
-            ]);
-        }
         let origin = if self.origin.is_empty() {
             "no split"
         } else {
@@ -97,7 +103,7 @@ impl Render for CanaryStatus {
             "{}  {}\n{}",
             page.paint.strong(&self.service),
             page.paint.faint(format!("{origin}{changed}")),
-            grid.draw(page)
+            versions(&self.versions, page)
         )
     }
 
@@ -106,17 +112,22 @@ impl Render for CanaryStatus {
     }
 }
 
-impl Render for Vec<CanaryStatus> {
+impl Render for Vec<Listed> {
     fn text(&self, page: &Page) -> String {
         let mut grid = Grid::new([
             Column::long("SERVICE"),
             Column::long("WEIGHTS"),
             Column::long("MEASURED"),
             Column::number("RPS"),
+            Column::text("CANARY").when(self.iter().any(|row| row.rollout.is_some())),
             Column::number("CHANGED"),
             Column::long("ORIGIN").when(page.wide),
         ]);
-        for row in self {
+        for Listed {
+            split: row,
+            rollout,
+        } in self
+        {
             let weights: Vec<String> = row
                 .versions
                 .iter()
@@ -136,6 +147,13 @@ impl Render for Vec<CanaryStatus> {
                 weights.join(" ").into(),
                 Cell::or_dash(&measured.join(" ")),
                 number::rate(rate).into(),
+                match rollout {
+                    Some(run) => {
+                        let (mark, tone) = sign(run.phase);
+                        Cell::new(format!("{mark} {}", run.phase.name()), tone)
+                    }
+                    None => Cell::or_dash(""),
+                },
                 number::age(row.changed_unix_ms, page.now_unix_ms).into(),
                 Cell::or_dash(&row.origin),
             ]);
@@ -144,7 +162,7 @@ impl Render for Vec<CanaryStatus> {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter().map(|row| row.service.clone()).collect()
+        self.iter().map(|row| row.split.service.clone()).collect()
     }
 
     fn empty(&self) -> Option<&'static str> {

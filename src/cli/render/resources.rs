@@ -225,6 +225,10 @@ fn about(kind: &str, object: &Value) -> String {
             named("hosts", list(spec("/rules"), "host")),
         ],
         "IngressClass" => vec![named("controller", vec![text(spec("/controller"))])],
+        "Canary" => vec![
+            named("service", vec![text(spec("/service"))]),
+            named("to", vec![text(spec("/to"))]),
+        ],
         "TrafficSplit" => vec![
             named("service", vec![text(spec("/service"))]),
             named("backends", list(spec("/backends"), "service")),

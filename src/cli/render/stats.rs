@@ -13,8 +13,10 @@ impl Render for StatsReport {
             Column::long("SERVICE"),
             Column::long("VERSION").when(any(|row| !row.version.is_empty())),
             Column::long("ROUTE").when(any(|row| !row.route.is_empty())),
+            Column::text("CODE").when(any(|row| !row.code_class.is_empty())),
             Column::number("RPS"),
             Column::number("SUCCESS"),
+            Column::number("TRIES").when(page.wide),
             Column::number("P50"),
             Column::number("P95"),
             Column::number("P99"),
@@ -23,18 +25,29 @@ impl Render for StatsReport {
             Column::number("RETRIES").when(page.wide),
             Column::number("TIMEOUTS").when(page.wide),
             Column::number("OVERFLOWS").when(page.wide),
+            Column::number("2XX").when(page.wide),
+            Column::number("3XX").when(page.wide),
+            Column::number("4XX").when(page.wide),
+            Column::number("5XX").when(page.wide),
+            Column::number("NONE").when(page.wide),
             Column::number("TCP").when(page.wide || tcp),
             Column::number("SENT").when(page.wide),
             Column::number("RECEIVED").when(page.wide),
         ]);
         for row in &self.rows {
+            let class = |name: &str| -> Cell {
+                let count = row.code_classes.get(name).copied().unwrap_or(0);
+                count.to_string().into()
+            };
             grid.row([
                 Cell::or_dash(&row.source),
                 row.service.as_str().into(),
                 Cell::or_dash(&row.version),
                 Cell::or_dash(&row.route),
+                Cell::or_dash(&row.code_class),
                 number::rate(row.requests_per_second).into(),
                 success(row.success_percent),
+                success(row.try_success_percent),
                 Cell::maybe(row.latency_p50_ms, number::latency),
                 Cell::maybe(row.latency_p95_ms, number::latency),
                 Cell::maybe(row.latency_p99_ms, number::latency),
@@ -43,6 +56,11 @@ impl Render for StatsReport {
                 row.retries.to_string().into(),
                 row.timeouts.to_string().into(),
                 row.overflows.to_string().into(),
+                class("2xx"),
+                class("3xx"),
+                class("4xx"),
+                class("5xx"),
+                class("none"),
                 row.tcp_opened.to_string().into(),
                 number::bytes(row.tcp_sent_bytes).into(),
                 number::bytes(row.tcp_received_bytes).into(),

@@ -152,7 +152,7 @@ fn headers(matches: &[(String, String)]) -> Value {
 }
 
 /// The rule for requests that meet exactly `matches`; without any, the first rule without conditions.
-fn position(rules: &[Value], matches: &[(String, String)]) -> Option<usize> {
+pub(super) fn position(rules: &[Value], matches: &[(String, String)]) -> Option<usize> {
     let wanted = headers(matches);
     rules.iter().position(|rule| {
         let conditions = rule.get("match").and_then(Value::as_array);

@@ -6,6 +6,7 @@
 
 mod amiss;
 mod authority;
+pub(in crate::control) mod canaries;
 mod denied;
 mod events;
 mod gateways;
@@ -159,6 +160,7 @@ impl Member {
         status::start(control, &cluster, (leads.clone(), standings), tasks);
         events::start(control, &cluster, &membership, leads.clone(), tasks);
         write::end_faults(control, leads.clone(), tasks);
+        canaries::start(control, leads.clone(), tasks);
         roots::start(control, &cluster, &membership, leads, tasks);
         Ok(Seat {
             cluster,

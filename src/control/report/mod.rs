@@ -7,6 +7,7 @@ pub mod authz;
 pub mod diff;
 pub mod explain;
 mod fields;
+pub mod matrix;
 pub mod routes;
 pub mod services;
 

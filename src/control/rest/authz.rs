@@ -7,11 +7,13 @@ use axum::extract::{Query, State};
 
 use super::{Answer, Shared, named, short, space};
 use crate::aggregate::{GroupBy, Query as Asked};
-use crate::api::authz::{AuthzCheck, AuthzReport, AuthzSuggestion};
+use crate::api::authz::{AuthzCheck, AuthzMatrix, AuthzReport, AuthzSuggestion};
 use crate::api::routes::{ExplainReport, ExplainRequest, Fact};
 use crate::api::{Problem, Reason};
 use crate::control::report::authz::{self, CheckError};
+use crate::control::report::matrix;
 use crate::mesh::World;
+use crate::rt::Tasks;
 
 pub(super) async fn check(
     State(control): Shared,
@@ -78,6 +80,24 @@ pub(super) fn judge(world: &World, request: &ExplainRequest, report: &mut Explai
     }
 }
 
+pub(super) async fn matrix(
+    State(control): Shared,
+    Query(parameters): Query<BTreeMap<String, String>>,
+) -> Answer<AuthzMatrix> {
+    let parameter = |key: &str, usual: &str| {
+        let given = parameters.get(key).filter(|value| !value.is_empty());
+        given.map_or_else(|| usual.to_owned(), Clone::clone)
+    };
+    let (method, path) = (parameter("method", "GET"), parameter("path", "/"));
+    let world = control.index.world();
+    // Thousands of judgements, which others need not wait for.
+    let judged = Tasks::blocking(move || matrix::matrix(&world, &method, &path)).await;
+    let judged =
+        judged.ok_or_else(|| Problem::new(Reason::Internal, "judging all calls failed"))?;
+    let judged = judged.map_err(|error| Problem::new(Reason::Invalid, error.to_string()))?;
+    Ok(Json(judged))
+}
+
 pub(super) async fn suggest(
     State(control): Shared,
     Query(parameters): Query<BTreeMap<String, String>>,
@@ -91,8 +111,8 @@ pub(super) async fn suggest(
     let report = control.numbers.report(&Asked {
         window_ms: window.saturating_mul(1_000),
         service,
-        from: None,
-        by: GroupBy::Source,
+        by: vec![GroupBy::Source],
+        ..Asked::default()
     });
     let only = parameters
         .contains_key("namespace")

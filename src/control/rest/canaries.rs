@@ -127,13 +127,14 @@ pub(super) async fn canary_status(
 
 impl Control {
     /// Routes of the Gateway API for requests.
-    async fn splitting(&self) -> Vec<serde_json::Value> {
+    pub(in crate::control) async fn splitting(&self) -> Vec<serde_json::Value> {
         let mut routes = self.raw("HTTPRoute").await;
         routes.extend(self.raw("GRPCRoute").await);
         routes
     }
 
-    async fn raw(&self, kind: &str) -> Vec<serde_json::Value> {
+    /// Objects of `kind`, as they were written.
+    pub(in crate::control) async fn raw(&self, kind: &str) -> Vec<serde_json::Value> {
         let objects = self.index.objects(kind, None, None).await;
         objects.into_iter().map(|report| report.object).collect()
     }
@@ -165,8 +166,8 @@ impl Control {
         let query = aggregate::Query {
             window_ms: 60_000,
             service: Some(short(service)),
-            from: None,
-            by: GroupBy::Version,
+            by: vec![GroupBy::Version],
+            ..aggregate::Query::default()
         };
         let rows = self.numbers.report(&query).rows;
         let total: u64 = rows.iter().map(|row| row.requests).sum();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Query, State};
 
-use super::{Answer, Parameters, Shared, encode, find_service, in_parts, seconds, short, space};
+use super::stats::seconds;
+use super::{Answer, Parameters, Shared, encode, find_service, in_parts, short, space};
 use crate::aggregate::Asked;
 use crate::aggregate::links::MOST_MS;
 use crate::api::{Problem, Reason};

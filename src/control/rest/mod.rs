@@ -10,9 +10,13 @@ mod canaries;
 mod changes;
 mod edges;
 mod faults;
+mod objects;
 pub mod peer;
 mod registry;
 pub mod roles;
+mod rollouts;
+mod shadows;
+mod stats;
 mod tap;
 mod traces;
 mod trust;
@@ -30,8 +34,6 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::aggregate::{self, GroupBy};
-use crate::api::access::Role;
 use crate::api::resources::{ApplyReport, ApplyRequest, Convergence};
 use crate::api::routes::ExplainRequest;
 use crate::api::{PREFIX, Problem, Reason, Version, proxies};
@@ -88,9 +90,9 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
     vec![
         ("/ready", get(ready)),
         ("/version", get(version)),
-        ("/metrics", get(super::series::metrics)),
-        ("/resources", post(apply)),
-        ("/resources/{kind}", get(list)),
+        ("/metrics", get(super::metrics::metrics)),
+        ("/resources", get(objects::all).post(apply)),
+        ("/resources/{kind}", get(objects::of_kind)),
         ("/resources/{kind}/{namespace}/{name}", delete(remove)),
         ("/convergence", post(changes::convergence)),
         ("/history", get(changes::history)),
@@ -105,19 +107,35 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/routes", get(list_routes)),
         ("/routes/explain", post(explain)),
         ("/authz/check", post(authz::check)),
+        ("/authz/matrix", get(authz::matrix)),
         ("/authz/suggest", get(authz::suggest)),
         ("/canaries", get(canaries::canaries)),
         (
             "/canaries/{namespace}/{service}",
             get(canaries::canary_status).post(canaries::canary_set),
         ),
+        ("/rollouts", get(rollouts::list)),
+        (
+            "/rollouts/{namespace}/{service}",
+            get(rollouts::get).post(rollouts::begin),
+        ),
+        (
+            "/rollouts/{namespace}/{service}/history",
+            get(rollouts::history),
+        ),
+        (
+            "/rollouts/{namespace}/{service}/{what}",
+            post(rollouts::tell),
+        ),
         ("/faults", get(faults::list)),
         (
             "/faults/{namespace}/{service}",
             post(faults::inject).delete(faults::clear),
         ),
-        ("/stats", get(stats)),
+        ("/stats", get(stats::stats)),
+        ("/series", get(stats::series)),
         ("/edges", get(edges::edges)),
+        ("/shadows", get(shadows::shadows)),
         ("/tap", get(tap::tap)),
         ("/traces", get(traces::list)),
         ("/traces/{id}", get(traces::one)),
@@ -270,46 +288,6 @@ fn kind_of(text: &str) -> Result<&'static str, Problem> {
         )
         .hint(format!("one of {}", resource::kinds().join(", ")))
     })
-}
-
-async fn list(
-    State(control): Shared,
-    Path(kind): Path<String>,
-    Query(parameters): Parameters,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-) -> Answer<Vec<crate::api::resources::ResourceReport>> {
-    let kind = kind_of(&kind)?;
-    let parameter = |name: &str| {
-        parameters
-            .get(name)
-            .map(String::as_str)
-            .filter(|v| !v.is_empty())
-    };
-    // A name is looked up in a namespace also where the kind has none.
-    let namespace = parameter("namespace").filter(|_| resource::namespaced(kind));
-    let found = control.index.objects(kind, namespace, parameter("name"));
-    let mut found = found.await;
-    if kind == "Secret" && peer.role() < Role::Owner {
-        for report in &mut found {
-            without_secrets(&mut report.object);
-        }
-    }
-    Ok(Json(found))
-}
-
-/// Takes the values out of a Secret: keys of gateways do not leave the machine by the API.
-fn without_secrets(object: &mut serde_json::Value) {
-    for part in ["data", "stringData"] {
-        let values = object.get_mut(part).and_then(|part| part.as_object_mut());
-        for (_, value) in values.into_iter().flatten() {
-            *value = "***".into();
-        }
-    }
-    // What kubectl notes of an object is the object again.
-    let noted = object.pointer_mut("/metadata/annotations");
-    if let Some(noted) = noted.and_then(|noted| noted.as_object_mut()) {
-        noted.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
 }
 
 async fn remove(
@@ -514,74 +492,9 @@ async fn explain(
     Ok(Json(report))
 }
 
-async fn stats(State(control): Shared, Query(parameters): Parameters) -> Answer<serde_json::Value> {
-    let world = control.index.world();
-    let service = named(&world, &parameters)?.map(short);
-    let seconds = seconds(&parameters)?;
-    let by = match parameters.get("by").map(String::as_str) {
-        None | Some("" | "service") => GroupBy::Service,
-        Some("version") => GroupBy::Version,
-        Some("source") => GroupBy::Source,
-        Some("route") => GroupBy::Route,
-        Some(other) => {
-            return Err(Problem::new(
-                Reason::Invalid,
-                format!("rows cannot be told apart by {other:?}"),
-            )
-            .hint("one of service, version, source, route")
-            .into());
-        }
-    };
-    let qualified = |name: &String| {
-        if name.contains('.') {
-            name.clone()
-        } else {
-            format!("{name}.{}", space(&parameters))
-        }
-    };
-    let to = parameters
-        .get("to")
-        .filter(|to| !to.is_empty())
-        .map(qualified);
-    let query = aggregate::Query {
-        window_ms: seconds.saturating_mul(1_000),
-        service: service.or(to),
-        from: parameters
-            .get("from")
-            .filter(|from| !from.is_empty())
-            .map(qualified),
-        by,
-    };
-    let mut parts = control.numbers.parts(&query);
-    if let (None, Some(namespace)) = (&query.service, parameters.get("namespace")) {
-        parts.retain(|service| is_of(&world, service, namespace));
-    }
-    // Who asks several replicas adds up what each counted.
-    let answer = if in_parts(&parameters) {
-        encode(&parts)
-    } else {
-        encode(&parts.report())
-    };
-    Ok(Json(answer?))
-}
-
 /// Whether counts are asked for, rather than what they come to.
 fn in_parts(parameters: &BTreeMap<String, String>) -> bool {
     parameters.get("parts").is_some_and(|on| on == "true")
-}
-
-/// Length of the window.
-fn seconds(parameters: &BTreeMap<String, String>) -> Result<u64, Problem> {
-    let Some(text) = parameters.get("window") else {
-        return Ok(60);
-    };
-    let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
-    seconds.ok_or_else(|| {
-        Problem::new(
-            Reason::Invalid,
-            format!("{text:?} is not a number of seconds"),
-        )
-    })
 }
 
 async fn run_check(State(control): Shared) -> Json<crate::api::check::CheckReport> {

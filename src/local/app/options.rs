@@ -76,6 +76,9 @@ pub struct Options {
     pub reviews: String,
     /// Where ratings is.
     pub ratings: String,
+    /// Every so manieth request fails, from `FAIL_EACH`: a bad version, to show what a mesh does about one.
+    /// Zero is none.
+    pub fail_each: u64,
 }
 
 impl Options {
@@ -119,6 +122,14 @@ impl Options {
                 expected: "http://HOST:PORT",
             })?),
         };
+        let fail_each = match variable("FAIL_EACH") {
+            None => 0,
+            Some(value) => value.parse().map_err(|_| AppError::Setting {
+                what: "FAIL_EACH",
+                value,
+                expected: "a whole number: of so many requests one fails",
+            })?,
+        };
         let neighbour = |key: &str, service: &str| {
             variable(key).unwrap_or_else(|| format!("http://{service}:9080"))
         };
@@ -133,6 +144,7 @@ impl Options {
             details: neighbour("DETAILS_URL", "details"),
             reviews: neighbour("REVIEWS_URL", "reviews"),
             ratings: neighbour("RATINGS_URL", "ratings"),
+            fail_each,
         })
     }
 }
@@ -190,6 +202,8 @@ mod tests {
             error.to_string(),
             "PORT is \"many\", expected a port between 0 and 65535"
         );
+        assert!(with(&[("FAIL_EACH", "seldom")]).is_err());
+        assert_eq!(with(&[("FAIL_EACH", "20")]).unwrap().fail_each, 20);
         assert!(with(&[("HTTP_PROXY", "socks5://x:1")]).is_err());
         assert!(Options::new("shop", None, |_| None).is_err());
     }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -48,7 +49,7 @@ pub async fn run(options: Options) -> Result<(), AppError> {
 /// Serves on `listener` until `end` resolves, then drains for at most 5 s.
 pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Output = ()>) {
     let caller = Caller::new(options.proxy.clone());
-    let state = Arc::new((options, caller));
+    let state = Arc::new((options, caller, AtomicU64::new(0)));
     let tasks = Tasks::new();
     let graceful = GracefulShutdown::new();
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -76,7 +77,7 @@ pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Out
         let state = Arc::clone(&state);
         let service = service_fn(move |request| {
             let state = Arc::clone(&state);
-            async move { Ok::<_, Infallible>(answer(&state.0, &state.1, request).await) }
+            async move { Ok::<_, Infallible>(answer(&state.0, (&state.1, &state.2), request).await) }
         });
         let connection = server
             .serve_connection(TokioIo::new(stream), service)
@@ -98,10 +99,21 @@ pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Out
     tasks.end().await;
 }
 
-async fn answer(options: &Options, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    options: &Options,
+    (caller, asked): (&Caller, &AtomicU64),
+    request: Request<Incoming>,
+) -> Response<Body> {
     let path = request.uri().path();
     if path == "/health" {
         return text(StatusCode::OK, "ok\n");
+    }
+    if options.fail_each > 0 {
+        let asked = asked.fetch_add(1, Ordering::Relaxed) + 1;
+        if asked.is_multiple_of(options.fail_each) {
+            let words = format!("{} fails as FAIL_EACH asks\n", options.pod);
+            return text(StatusCode::INTERNAL_SERVER_ERROR, words);
+        }
     }
     if path == "/slow" {
         let wait = match millis(request.uri().query()) {

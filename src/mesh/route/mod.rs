@@ -14,12 +14,14 @@ pub mod rewrite;
 pub mod router;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::filter::{HttpFilter, RateLimitRule};
+use super::shadow::Comparison;
 pub use claim::ClaimMatch;
 pub use hash::{HashCookie, HashOf, HashPolicy};
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Request, TextMatch};
@@ -114,6 +116,9 @@ pub struct Forward {
     /// Where copies of requests go, whose answers nobody gets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mirrors: Vec<Mirror>,
+    /// What their answers are compared by with those that callers get; `None` compares nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compare: Option<Arc<Comparison>>,
     /// Whose share of the clusters' limits requests take.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: Priority,

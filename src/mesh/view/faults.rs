@@ -38,7 +38,7 @@ fn forwards(table: &RouteTable) -> impl Iterator<Item = &Forward> {
 }
 
 /// The service that a cluster is of, of the clusters of callers.
-fn host(cluster: &str) -> Option<&str> {
+pub(super) fn host(cluster: &str) -> Option<&str> {
     cluster.strip_prefix("outbound|")?.splitn(3, '|').nth(2)
 }
 

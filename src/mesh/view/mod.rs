@@ -23,6 +23,7 @@ mod policies;
 mod routing;
 mod scope;
 mod sessions;
+mod shadows;
 mod streams;
 mod termination;
 mod tokens;

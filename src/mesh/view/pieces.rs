@@ -8,7 +8,8 @@ use super::common::{Common, Outlook, Scope};
 use super::inbound::Facts;
 use super::routing::{Base, Routing};
 use super::{
-    View, backend_tls, credentials, faults, gateway, inbound, node, routing, scope, tracing,
+    View, backend_tls, credentials, faults, gateway, inbound, node, routing, scope, shadows,
+    tracing,
 };
 use crate::mesh::sidecar::{self, Sidecar};
 use crate::mesh::world::Config;
@@ -63,6 +64,7 @@ impl Pieces<'_> {
         );
         let mut routing = routing::held_against(base, config, &self.node, common.asked(&self.node));
         faults::inject(&world.faults, &mut routing.view);
+        shadows::compare(&world.comparisons, &mut routing.view);
         self.shape(&mut routing.view);
         Some(routing)
     }
@@ -74,6 +76,7 @@ impl Pieces<'_> {
             NodeKind::Gateway => {
                 gateway::add(self.world, &self.node, &mut view);
                 faults::inject(&self.world.config.faults, &mut view);
+                shadows::compare(&self.world.config.comparisons, &mut view);
                 if self.world.secures(&self.node) {
                     backend_tls::keep_passing(&self.scopes, &mut view);
                 }

@@ -93,8 +93,9 @@ impl Base {
     /// What holds under `config`; nothing where anything may differ.
     fn under<'a>(&'a self, config: &'a Config) -> Option<Held<'a>> {
         let before = &*self.config;
-        // Faults are put over whole tables.
-        let injected = !config.faults.is_empty() || !before.faults.is_empty();
+        // Faults and comparisons are put over whole tables.
+        let over = |config: &Config| !config.faults.is_empty() || !config.comparisons.is_empty();
+        let injected = over(config) || over(before);
         if config.tracing != before.tracing {
             return None;
         }

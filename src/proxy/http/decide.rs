@@ -18,6 +18,7 @@ use super::super::tables::{ClusterTable, RouteAction};
 use super::super::trace::Passing;
 use super::Version;
 use super::answer::Answer;
+use super::call::compare;
 use super::control::{self, Control};
 use super::edits::Edits;
 use super::hash;
@@ -160,10 +161,19 @@ pub(super) fn decide(
                     .is_some_and(|how| how.policy.hide_accept_encoding),
                 trace,
             };
-            let mirrors = if forward.mirrors.is_empty() || facts.upgrade || facts.connect {
+            let mut mirrors = if forward.mirrors.is_empty() || facts.upgrade || facts.connect {
                 Vec::new()
             } else {
                 out.mirrors(live, table, authority)
+            };
+            // The first copy is the one that is compared.
+            let compared = match (&forward.compare, mirrors.first_mut()) {
+                (Some(how), Some(copy)) if how.share.takes(fastrand::u32(..)) => {
+                    let (primary, shadow) = compare::pair(how);
+                    copy.compared = Some(shadow);
+                    Some(primary)
+                }
+                _ => None,
             };
             let head = out.head(cluster, authority, text);
             let hashed = match forward.hash.as_slice() {
@@ -188,6 +198,7 @@ pub(super) fn decide(
                 rare: rare.then(|| {
                     Box::new(Rare {
                         mirrors: RefCell::new(mirrors),
+                        compared,
                         passed,
                         upgrade: upgrade.map(|wanted| Upgrade::new(wanted, seen.ask.fields)),
                         authority: if asked {
@@ -322,6 +333,7 @@ impl Out<'_, '_> {
             all.push(MirrorOut {
                 cluster: index,
                 head: self.head(found, &authority, take_text()),
+                compared: None,
             });
         }
         all

@@ -8,6 +8,7 @@ use crate::rt;
 use crate::telemetry::Flag;
 
 use super::call::again::{Again, Chance, No};
+use super::call::compare::Kept;
 use super::edits::Edits;
 use super::fields::{self, BadFields, Fields, Scan};
 use super::h1::body::BodyReader;
@@ -44,6 +45,8 @@ pub(crate) struct Drive<'d, 't> {
     pub(crate) asking: &'d mut Option<Box<Recoding>>,
     /// What the answer's body goes through.
     pub(crate) answering: Option<Box<Recoding>>,
+    /// What is kept of the answer, where it is compared with another.
+    pub(crate) keeping: Option<Box<Kept>>,
     /// Body bytes up.
     pub(crate) received: u64,
     /// Body bytes down.
@@ -134,7 +137,10 @@ impl<'t> Drive<'_, 't> {
             }
         }
         let moved = match &mut self.answering {
-            None => pump(cx, self.up, self.down, &mut self.sent, None),
+            None => {
+                let keeping = self.keeping.as_mut().map(|kept| kept.body());
+                pump(cx, self.up, self.down, &mut self.sent, keeping)
+            }
             Some(recoding) => {
                 let legs = (&mut *self.up, &mut *self.down);
                 pump_recoded(cx, legs, recoding, &mut self.sent, None)
@@ -244,6 +250,7 @@ impl<'t> Drive<'_, 't> {
             up,
             relay,
             replay,
+            keeping,
             ..
         } = self;
         let whole = replay.is_whole();
@@ -268,7 +275,10 @@ impl<'t> Drive<'_, 't> {
                         text: true,
                         reusable,
                     };
-                    Ok::<_, BadFields>((relay.pass(down, &parts, whole), head.length))
+                    Ok::<_, BadFields>((
+                        relay.pass(down, &parts, whole, keeping.as_deref_mut()),
+                        head.length,
+                    ))
                 })?;
                 if let Some(read) = read {
                     let (head, length) = read.map_err(|_| Failure::BadResponse)?;
@@ -309,7 +319,9 @@ impl<'t> Drive<'_, 't> {
             text: false,
             reusable: true,
         };
-        Poll::Ready(self.relay.pass(self.down, &parts, self.replay.is_whole()))
+        let whole = self.replay.is_whole();
+        let keeping = self.keeping.as_deref_mut();
+        Poll::Ready(self.relay.pass(self.down, &parts, whole, keeping))
     }
 }
 
@@ -347,7 +359,13 @@ struct Parts<'p> {
 impl<'t> Relay<'t> {
     /// Passes a head on to the caller, or says that it is not for the caller. `whole` says that
     /// the request could be sent again.
-    fn pass(&self, down: &mut Leg, parts: &Parts<'_>, whole: bool) -> Result<Head<'t>, Failure> {
+    fn pass(
+        &self,
+        down: &mut Leg,
+        parts: &Parts<'_>,
+        whole: bool,
+        keeping: Option<&mut Kept>,
+    ) -> Result<Head<'t>, Failure> {
         let now = rt::now();
         let status = parts.status;
         let switch = self.switch(parts);
@@ -379,7 +397,8 @@ impl<'t> Relay<'t> {
             .filter(|_| !matches!(parts.framing, Framing::None | Framing::Length(0)))
             .and_then(Coded::recoder)
             .map(|how| Box::new(Recoding::new(how)));
-        let (framing, writer) = self.framing(down, parts, recoding.is_some());
+        // A body that is kept is read, not only passed.
+        let (framing, writer) = self.framing(down, parts, recoding.is_some(), keeping.is_some());
         let close = self.close || framing == Framing::Close;
         let out = ResponseOut {
             // To a caller by HTTP/1.1, whatever the endpoint called its success.
@@ -426,10 +445,14 @@ impl<'t> Relay<'t> {
         };
         let raw = parts.text
             && recoding.is_none()
+            && keeping.is_none()
             && matches!(down, Leg::H1(_))
             && writer == Writer::Plain
             && parts.framing == Framing::Chunked
             && framing == Framing::Chunked;
+        if let Some(kept) = keeping {
+            kept.head(status, parts.fields, recoding.is_some());
+        }
         let body = Body {
             framing: parts.framing,
             raw,
@@ -458,14 +481,20 @@ impl<'t> Relay<'t> {
     }
 
     /// How the caller gets the body, and how it is written.
-    fn framing(&self, down: &Leg, parts: &Parts<'_>, recodes: bool) -> (Framing, Writer) {
+    fn framing(
+        &self,
+        down: &Leg,
+        parts: &Parts<'_>,
+        recodes: bool,
+        keeps: bool,
+    ) -> (Framing, Writer) {
         match (parts.framing, down, self.facts.version) {
             (framing @ (Framing::None | Framing::Length(_)), ..) if !recodes => {
                 (framing, Writer::Plain)
             }
             (_, Leg::H2(_) | Leg::Nobody, _) => (Framing::Chunked, Writer::Plain),
             (_, Leg::H1(_), Version::Http10) => (Framing::Close, Writer::Plain),
-            (Framing::Chunked, Leg::H1(_), _) if parts.text && !recodes => {
+            (Framing::Chunked, Leg::H1(_), _) if parts.text && !recodes && !keeps => {
                 (Framing::Chunked, Writer::Plain)
             }
             (_, Leg::H1(_), _) => (Framing::Chunked, Writer::Chunked),

@@ -13,6 +13,7 @@ pub(crate) mod control;
 mod decide;
 pub(crate) mod drive;
 mod edits;
+pub(crate) mod facts;
 pub(crate) mod fields;
 pub(crate) mod h1;
 pub(crate) mod h2;

@@ -24,14 +24,17 @@ use super::super::tables::route::ForwardTable;
 use super::super::trace::{self, Passing, Span};
 use super::answer::Answer;
 use super::ask::{Asking, Leave};
+use super::call::compare;
 use super::control::Control;
 use super::decide::decide;
+pub(crate) use super::facts::Facts;
+use super::facts::facts;
 use super::fields::{Fields, Scan};
 use super::h2::block::Block;
 use super::hash::Hashed;
 use super::judge::judged;
 use super::marks::{AnswerMarks, RequestMarks};
-use super::recode::{Answering, Web, WebCall};
+use super::recode::{Answering, WebCall};
 use super::record::record;
 use super::respond::Failure;
 use super::session::Session;
@@ -55,48 +58,6 @@ pub(crate) struct Ask<'m> {
     pub(crate) upgrade: Option<&'m [u8]>,
     /// Somebody who was asked about it lets it pass.
     pub(crate) leave: Option<&'m Leave>,
-}
-
-/// What stays known of a request.
-#[derive(Debug, Clone, Copy)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts of a request, each asked for by name"
-)]
-pub(crate) struct Facts {
-    pub(crate) version: Version,
-    pub(crate) framing: Framing,
-    /// HEAD: the answer has no body.
-    pub(crate) head: bool,
-    /// Doing it twice does what doing it once does (RFC 9110, 9.2.2), or the application has a key
-    /// to tell.
-    pub(crate) idempotent: bool,
-    pub(crate) grpc: bool,
-    /// It is gRPC as a browser speaks it, and how the answer is wanted.
-    pub(crate) web: Option<WebCall>,
-    pub(crate) connect: bool,
-    /// Asks for another protocol.
-    pub(crate) upgrade: bool,
-    /// The connection may carry another request.
-    pub(crate) keep: bool,
-    /// Some of its body was read already, and waits to be sent on.
-    pub(crate) held: bool,
-}
-
-impl Facts {
-    /// The body is sent on otherwise than it came.
-    pub(crate) fn recodes(&self) -> bool {
-        self.web.is_some_and(|web| web.body == Web::Text) && self.framing != Framing::None
-    }
-
-    /// How the end of the body is told to the endpoint.
-    pub(crate) fn goes(&self) -> Framing {
-        if self.recodes() {
-            Framing::Chunked
-        } else {
-            self.framing
-        }
-    }
 }
 
 /// A checked request and what will be done with it.
@@ -191,6 +152,8 @@ pub(crate) struct Chosen {
 pub(crate) struct Rare {
     /// Copies to be sent when the request has gone up.
     pub(crate) mirrors: RefCell<Vec<MirrorOut>>,
+    /// Its end of a comparison of two answers.
+    pub(crate) compared: Option<compare::End>,
     /// What filters gave it.
     pub(crate) passed: Option<Passed>,
     /// Another protocol that is asked for.
@@ -242,6 +205,11 @@ impl Chosen {
         self.rare.as_ref()?.session.as_ref()
     }
 
+    /// Its end of a comparison of two answers.
+    pub(crate) fn compared(&self) -> Option<&compare::End> {
+        self.rare.as_ref()?.compared.as_ref()
+    }
+
     /// What filters gave it.
     pub(crate) fn passed(&self) -> Option<&Passed> {
         self.rare.as_ref()?.passed.as_ref()
@@ -276,17 +244,25 @@ pub(crate) struct MirrorOut {
     /// Cluster index.
     pub(crate) cluster: usize,
     pub(crate) head: HeadOut,
+    /// Its end of a comparison of two answers.
+    pub(crate) compared: Option<compare::End>,
 }
 
 impl Chosen {
     /// What a copy of a request is sent by.
     pub(crate) fn mirrored(at: RouteAt, out: MirrorOut) -> Self {
+        let rare = out.compared.map(|end| {
+            Box::new(Rare {
+                compared: Some(end),
+                ..Rare::default()
+            })
+        });
         Self {
             at,
             target: 0,
             cluster: out.cluster,
             head: out.head,
-            rare: None,
+            rare,
         }
     }
 }
@@ -552,30 +528,6 @@ fn switchable(ask: &Ask<'_>, facts: Facts, http: &HttpTable) -> Result<(), Failu
         Ok(())
     } else {
         Err(Failure::Upgrade)
-    }
-}
-
-fn facts(ask: &Ask<'_>, connect: bool) -> Facts {
-    let connection = &ask.scan.connection;
-    let keep = match ask.version {
-        Version::Http10 => connection.keep_alive && !connection.close,
-        Version::Http11 => !connection.close,
-        Version::Http2 => true,
-    };
-    Facts {
-        version: ask.version,
-        framing: ask.framing,
-        head: ask.method == b"HEAD",
-        idempotent: matches!(
-            ask.method,
-            b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
-        ) || ask.scan.idempotency_key,
-        grpc: ask.scan.grpc,
-        web: None,
-        connect,
-        upgrade: ask.upgrade.is_some(),
-        keep,
-        held: false,
     }
 }
 

@@ -249,7 +249,8 @@ async fn answer(response: Response<Incoming>, format: SpanFormat) -> hyper::Resu
             .map(str::to_owned)
     };
     let status = told("grpc-status");
-    if let Some(outcome) = judge(head.status, status.filter(|_| grpc), grpc, || {
+    let status = status.as_deref().filter(|_| grpc);
+    if let Some(outcome) = judge(head.status, status, grpc, || {
         told("grpc-message").unwrap_or_default()
     }) {
         return Ok(outcome);
@@ -274,11 +275,11 @@ async fn answer(response: Response<Incoming>, format: SpanFormat) -> hyper::Resu
 /// specification.
 fn judge(
     status: StatusCode,
-    grpc_status: Option<String>,
+    grpc_status: Option<&str>,
     grpc: bool,
     message: impl FnOnce() -> String,
 ) -> Option<Outcome> {
-    match (grpc, grpc_status.as_deref(), status.as_u16()) {
+    match (grpc, grpc_status, status.as_u16()) {
         (true, Some("0"), 200) | (false, _, 200..=299) => None,
         // Cancelled, deadline exceeded, resource exhausted, aborted, out of range, unavailable, data loss.
         (true, Some(told @ ("1" | "4" | "8" | "10" | "11" | "14" | "15")), _) => {
@@ -302,7 +303,7 @@ mod tests {
     fn only_what_may_help_is_tried_again() {
         let of = |status: u16, grpc: Option<&str>, is_grpc: bool| {
             let status = StatusCode::from_u16(status).unwrap();
-            judge(status, grpc.map(str::to_owned), is_grpc, String::new)
+            judge(status, grpc, is_grpc, String::new)
         };
         let later = |outcome| matches!(outcome, Some(Outcome::Later(_)));
         let refused = |outcome| matches!(outcome, Some(Outcome::Refused(_)));

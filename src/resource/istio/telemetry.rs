@@ -122,6 +122,15 @@ pub(in crate::resource) fn telemetry(fields: &Fields<'_>) -> Telemetry {
             "remove it; drop series and labels where they are scraped (metric_relabel_configs)",
         );
     }
+    if !telemetry.access_logging.is_empty()
+        && let Some(written) = spec.get("accessLogging")
+    {
+        written.warn(
+            codes::IGNORED,
+            "access logs are not said by a Telemetry yet",
+            "`meshctl proxy --access-log json` logs requests",
+        );
+    }
     spec.finish();
     telemetry
 }

@@ -71,8 +71,9 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     };
     let own = policies::lower(&mut around);
     let faults = policies::faults(&mut around);
+    let comparisons = policies::comparisons(&mut around);
     let spans = tracing::lower(&mut around);
-    (config.policies, config.faults) = (own, faults);
+    (config.policies, config.faults, config.comparisons) = (own, faults, comparisons);
     config.tracing = spans;
     (config.routes, config.bound) =
         routes::lower(objects, &config, &mesh.route_export, &mut findings);

@@ -7,8 +7,9 @@ use super::{Services, of_kind, providers, similar};
 use crate::mesh::authorization::{Authorization, PolicyAction};
 use crate::mesh::gateway::{GatewayName, Serves};
 use crate::mesh::policy::{Attached, AttachedTo, Injected, Policy, Says, Whom};
+use crate::mesh::shadow::Comparison;
 use crate::mesh::world::Config;
-use crate::mesh::{Finding, Hostname, Protocol, Severity};
+use crate::mesh::{Finding, Hostname, Origin, Protocol, Severity};
 use crate::resource::codes;
 use crate::resource::gateway_api::{GROUP, Listener, ParentRef, Protocol as Speaks};
 use crate::resource::istio::MeshConfig;
@@ -143,6 +144,41 @@ pub(super) fn faults(around: &mut Around<'_>) -> BTreeMap<Hostname, Arc<Injected
         all.insert(host, Arc::new(injected));
     }
     all
+}
+
+/// How answers to copies are compared, by service.
+pub(super) fn comparisons(around: &mut Around<'_>) -> BTreeMap<Hostname, Arc<Comparison>> {
+    let written = of_kind(around.objects, |kind| match kind {
+        Kind::ShadowDiff(diff) => Some(diff),
+        _ => None,
+    });
+    let mut all: BTreeMap<Hostname, (Arc<Comparison>, &Origin)> = BTreeMap::new();
+    for (object, diff) in written {
+        let namespace = &object.metadata.namespace;
+        let host = Hostname::service(&diff.service, namespace);
+        around.service(object, &host, "spec.service", true);
+        if let Some((_, other)) = all.get(&host) {
+            let message = format!(
+                "{} {}/{} is for the same Service and older, so this one has no effect",
+                object.kind, other.namespace, other.name
+            );
+            around.report(
+                object,
+                (codes::POLICY_WITHOUT_EFFECT, "spec.service"),
+                message,
+                || "put both into one, or delete one of them".to_owned(),
+            );
+            continue;
+        }
+        let how = Comparison {
+            service: format!("{}.{namespace}", diff.service),
+            ..(*diff.how).clone()
+        };
+        all.insert(host, (Arc::new(how), &object.origin));
+    }
+    all.into_iter()
+        .map(|(host, (how, _))| (host, how))
+        .collect()
 }
 
 /// The older `other` where it leaves nothing to `policy`, and the target that both are for, if they are

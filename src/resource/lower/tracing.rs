@@ -31,6 +31,20 @@ pub(super) fn lower(around: &mut Around<'_>) -> Rules {
         });
         let entries = entries.collect();
         let whom = around.whom(object, &telemetry.targets, false);
+        let namespace = &object.metadata.namespace;
+        let mut before = rules.all.iter();
+        let same = before.find(|told| told.namespace == *namespace && told.whom == whom);
+        if let Some(older) = same {
+            let message = format!(
+                "Telemetry {namespace}/{} is for the same and older, so spans are as that one says",
+                older.origin.name
+            );
+            let code = codes::POLICY_WITHOUT_EFFECT;
+            let finding = object.finding(Severity::Warning, code, "spec", message);
+            around.findings.push(
+                finding.hint("put both into one Telemetry, or choose workloads by other labels"),
+            );
+        }
         rules.all.push(Arc::new(Told {
             namespace: object.metadata.namespace.clone(),
             whom,

@@ -101,6 +101,13 @@ pub(super) const KINDS: &[Kind] = &[
     policy("CompressionPolicy", "compressionpolicies"),
     policy("HeaderPolicy", "headerpolicies"),
     policy("FaultInjection", "faultinjections"),
+    policy("ShadowDiff", "shadowdiffs"),
+    policy("Canary", "canaries"),
+    Kind {
+        filed: "Canary.flagger.app",
+        versions: &["v1beta1"],
+        ..other("Canary", "canaries", "flagger.app")
+    },
 ];
 
 /// What is followed one by one, as gateways name it. Of a cluster's Secrets no other is asked for.

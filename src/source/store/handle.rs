@@ -285,6 +285,15 @@ impl Store {
         self.handle.shared.put_soon(key, Some(value))
     }
 
+    /// The same of several records, `None` for those that go: after a crash all of them are there or none.
+    /// [`StoreError::Busy`] when there is no room for all, and then none is.
+    pub fn put_all_soon(&self, records: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        for (key, value) in &records {
+            write_fits(key, value.as_deref())?;
+        }
+        self.handle.shared.put_all_soon(records)
+    }
+
     /// Removes a record of [`Tree::Series`] without waiting for the disk.
     pub fn remove_soon(&self, key: impl Into<Vec<u8>>) -> Result<(), StoreError> {
         let key = key.into();

@@ -82,17 +82,29 @@ impl Shared {
     }
 
     pub(super) fn put_soon(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.put_all_soon(vec![(key, value)])
+    }
+
+    /// Under one lock, and whoever drains takes all: so they reach the engine in one transaction.
+    pub(super) fn put_all_soon(
+        &self,
+        records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    ) -> Result<(), StoreError> {
         if let Some(error) = self.read_only() {
             return Err(error);
         }
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
-        if series.bytes + bytes > SERIES_MAX_BYTES {
+        let bytes = records
+            .iter()
+            .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
+            .sum::<usize>();
+        // What is more than the buffer at once has it alone.
+        if series.bytes > 0 && series.bytes + bytes > SERIES_MAX_BYTES {
             return Err(StoreError::Busy);
         }
         // What is replaced stays counted until the buffer empties: it only errs towards Busy.
         series.bytes += bytes;
-        series.pending.insert(key, value);
+        series.pending.extend(records);
         Ok(())
     }
 

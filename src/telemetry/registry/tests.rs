@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::super::recorder::HistogramCells;
 use super::super::{Flag, Protection, Recorder, Security, Why, text};
 use super::*;
 
@@ -31,6 +32,7 @@ fn workers_are_added_up() {
         cumulative,
         count,
         sum,
+        ..
     } = &families[1].samples[0].value
     else {
         panic!("not a histogram");
@@ -186,4 +188,56 @@ fn a_size_equal_to_a_bound_is_inside() {
     let cells = HistogramCells::default();
     cells.record(1_000);
     assert_eq!(cells.buckets[1].get(), 1);
+}
+
+#[test]
+fn who_was_told_is_told_what_is_new_by_finer_buckets() {
+    let registry = Arc::new(Registry::new(""));
+    let recorder = Recorder::new(Arc::clone(&registry));
+    recorder.http(key(200), (Duration::from_micros(1_700), 0), 10, 0);
+    recorder.http(key(503), (Duration::from_hours(2), 1), 10, 0);
+    let mut told = Told::default();
+    let names = |families: &[Family]| -> Vec<&str> {
+        families.iter().map(|family| family.metric.name).collect()
+    };
+    let codes = |families: &[Family]| -> usize { families[0].samples.len() };
+    let first = registry.tell(&mut told);
+    assert_eq!(codes(&first), 2);
+    let sizes = names(&first).iter().any(|name| name.ends_with("_bytes"));
+    assert!(!sizes, "{:?}", names(&first));
+    let durations = first.iter().find(|f| f.metric == names::REQUEST_DURATION);
+    let values: Vec<&Value> = durations
+        .unwrap()
+        .samples
+        .iter()
+        .map(|s| &s.value)
+        .collect();
+    let Value::Histogram {
+        bounds,
+        cumulative,
+        count,
+        ..
+    } = values[0]
+    else {
+        panic!("{values:?}")
+    };
+    assert_eq!(
+        (bounds.as_ref(), cumulative.as_slice(), *count),
+        ([1_600, 1_800].as_slice(), [0, 1].as_slice(), 1)
+    );
+    let Value::Histogram { bounds, count, .. } = values[1] else {
+        panic!("{values:?}")
+    };
+    assert_eq!((bounds.len(), *count), (0, 1));
+    registry.tell(&mut told);
+    assert_eq!(
+        names(&registry.tell(&mut told)),
+        ["meshctl_metrics_overflow_total"]
+    );
+    recorder.http(key(200), (Duration::from_millis(3), 0), 10, 0);
+    let third = registry.tell(&mut told);
+    assert_eq!(codes(&third), 1);
+    assert_eq!(third[0].samples[0].value, Value::Counter(2));
+    // Another stream begins with everything.
+    assert_eq!(codes(&registry.tell(&mut Told::default())), 2);
 }

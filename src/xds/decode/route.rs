@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::pb::{BoolValue, core, matcher, route};
 use super::super::structs::{
-    MESHCTL, RETRY_MIN_INTERVAL, as_number, as_object, as_span, as_text, part,
+    COMPARE, MESHCTL, RETRY_MIN_INTERVAL, as_number, as_object, as_span, as_text, part,
 };
 use super::{Fault, duration_or, hash, jwt_authn};
 use crate::mesh::route::{
@@ -87,6 +87,11 @@ fn one(
             let least = part(metadata, MESHCTL).and_then(|own| as_span(own, RETRY_MIN_INTERVAL));
             if let (Some(least), Some(retry)) = (least, &mut forward.retry) {
                 retry.min_interval = least;
+            }
+            if let Some(how) = ours(COMPARE) {
+                let how = serde_json::from_str(&how);
+                let how = how.map_err(|error| Fault::Invalid(format!("{COMPARE}: {error}")))?;
+                forward.compare = Some(Arc::new(how));
             }
             if let Some(path) = ours("fullPath") {
                 forward.rewrite.path = Some(PathRewrite::Full(path));
@@ -320,6 +325,8 @@ fn forward(from: &route::RouteAction, ignored: &mut Vec<String>) -> Result<Forwa
             .transpose()?
             .unwrap_or_default(),
         mirrors: mirrors(&from.request_mirror_policies, ignored)?,
+        // Of ours alone, and said by the route.
+        compare: None,
         priority: match core::RoutingPriority::try_from(from.priority) {
             Ok(core::RoutingPriority::High) => Priority::High,
             _ => Priority::Default,

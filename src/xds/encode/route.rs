@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::pb::{Any, bool_value, core, duration, matcher, route, u32_value, u64_value};
 use super::super::structs::{
-    ISTIO, MESHCTL, RETRY_MIN_INTERVAL, metadata, nested, number, object, span, text,
+    COMPARE, ISTIO, MESHCTL, RETRY_MIN_INTERVAL, metadata, nested, number, object, span, text,
 };
 use super::hash;
 use super::route_policy::{again, bound, mirror};
@@ -192,6 +192,9 @@ fn below(
                 let least = retry.map(|retry| retry.min_interval);
                 let least = least.filter(|least| !least.is_zero());
                 ours.extend(least.map(|least| (RETRY_MIN_INTERVAL, span(least))));
+                // Plain values are always JSON.
+                let compare = forward.compare.as_deref().map(serde_json::to_string);
+                ours.extend(compare.and_then(Result::ok).map(|how| (COMPARE, text(how))));
             }
             forwarded(forward, &from.matches, edits.host.as_ref(), client)
         }

@@ -15,6 +15,7 @@ use crate::mesh::route::{
     ResetHeader, Respond, Retry, RetryOn, Rewrite, Route, Share, TextMatch, VirtualHost,
     WeightedCluster,
 };
+use crate::mesh::shadow::Comparison;
 use crate::mesh::{Origin, RouteTable};
 
 fn pattern() -> impl Strategy<Value = Pattern> {
@@ -219,7 +220,7 @@ fn forward() -> impl Strategy<Value = Forward> {
         option::of(retry()),
         (option::of(path), option::of(text())),
         (deadlines(), any::<bool>(), option::of(any::<u64>())),
-        vec(mirror(), 0..2),
+        (vec(mirror(), 0..2), option::of(comparison())),
         (
             select(vec![Priority::Default, Priority::High]),
             vec(hash_policy(), 0..3),
@@ -238,7 +239,7 @@ fn forward() -> impl Strategy<Value = Forward> {
                 retry,
                 (path, authority),
                 (deadlines, hedge, replay_limit),
-                mirrors,
+                (mirrors, compare),
                 (priority, hash, missing),
                 (filters, rate_limits),
             )| Forward {
@@ -252,11 +253,35 @@ fn forward() -> impl Strategy<Value = Forward> {
                 deadlines,
                 hedge,
                 mirrors,
+                compare,
                 priority,
                 replay_limit,
                 rewrite: Rewrite { path, authority },
             },
         )
+}
+
+fn comparison() -> impl Strategy<Value = Arc<Comparison>> {
+    let ignored = select(vec!["$.at", "$..id", "$.items[*]['a b']"]);
+    let ignore = vec(ignored.prop_map(|path| path.parse().unwrap()), 0..3);
+    (
+        word(),
+        share(),
+        vec(word(), 0..2),
+        ignore,
+        any::<bool>(),
+        any::<u32>(),
+    )
+        .prop_map(|(service, share, headers, ignore, body, body_limit)| {
+            Arc::new(Comparison {
+                service,
+                share,
+                headers,
+                ignore,
+                body,
+                body_limit,
+            })
+        })
 }
 
 fn hash_policy() -> impl Strategy<Value = HashPolicy> {

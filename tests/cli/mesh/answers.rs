@@ -94,7 +94,8 @@ pub(super) fn before(mesh: &Mesh) {
             "store",
             "identity",
             "configuration",
-            "proxies"
+            "proxies",
+            "numbers"
         ]
     );
     for section in checked["sections"].as_array().unwrap() {

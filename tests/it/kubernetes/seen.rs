@@ -497,6 +497,85 @@ async fn what_is_shifted_is_kept_by_the_api_server_and_is_with_the_proxies_of_bo
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_an_object_there_and_the_next_replica_goes_on_with_it() {
+    let (stand, [one, two]) = start().await;
+    apply(&stand, "shop.yaml", SHOP);
+    let _sidecars = [
+        Sidecar::start(&stand, &one, "cart-1", "v1"),
+        Sidecar::start(&stand, &two, "cart-2", "v2"),
+    ];
+    slice(&stand, &["cart-1", "cart-2"]);
+    let olga = Person::new(&stand, "olga", Some("meshctl-operator"));
+    olga.until(&["endpoints"], |rows| {
+        (rows.as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    let begun = olga.json(&[
+        "canary",
+        "start",
+        "cart",
+        "-n",
+        "shop",
+        "--to",
+        "v2",
+        "--from",
+        "v1",
+        "--steps",
+        "10,50",
+        "--interval",
+        "1s",
+        "--deadline",
+        "25s",
+    ]);
+    assert_eq!(begun["canary"], "v2", "{begun}");
+    let canary = || stand.object("canaries.policy.meshctl.dev", "shop", "cart");
+    let weights = || -> Option<Vec<u64>> {
+        let rules = "virtualservices.networking.istio.io";
+        let rule = stand.object(rules, "shop", "cart")?;
+        let routes = rule["spec"]["http"][0]["route"].as_array()?.iter();
+        Some(routes.filter_map(|to| to["weight"].as_u64()).collect())
+    };
+    stand
+        .until("the first step in the object's status", || {
+            let canary = canary()?;
+            let there = canary["status"]["phase"] == "Progressing"
+                && canary["status"]["run"]["state"]["applied"] == true;
+            there.then_some(())
+        })
+        .await;
+    assert_eq!(weights(), Some(vec![90, 10]));
+    assert_eq!(canary().unwrap()["status"]["weight"], 10);
+    let started = canary().unwrap()["status"]["run"]["state"]["startedUnixMs"].clone();
+    assert!(started.is_u64(), "{started}");
+    // Whoever wrote is gone; the other one ends it at its time.
+    let (dead, heir, name) = match stand.holder().as_deref() {
+        Some("one") => (one, two, "two"),
+        _ => (two, one, "one"),
+    };
+    drop(dead);
+    heir.serve_webhooks(&stand).await;
+    stand
+        .until("another to write", || {
+            (stand.holder().as_deref() == Some(name)).then_some(())
+        })
+        .await;
+    stand
+        .until("the canary to be over", || {
+            (canary()?["status"]["phase"] == "RolledBack").then_some(())
+        })
+        .await;
+    stand
+        .until("the weights to be back", || {
+            (weights()? == [100, 0]).then_some(())
+        })
+        .await;
+    let after = canary().unwrap();
+    assert_eq!(after["status"]["run"]["state"]["startedUnixMs"], started);
+    let reason = after["status"]["reason"].as_str().unwrap();
+    assert!(reason.contains("not over after 25 s"), "{reason}");
+}
+
 const ROUTE: &str = "\
 apiVersion: networking.istio.io/v1
 kind: VirtualService

@@ -10,6 +10,7 @@ mod changed;
 mod checked;
 mod choice;
 mod corpus;
+mod compared;
 mod compressed;
 mod cors;
 mod detection;

@@ -388,3 +388,59 @@ async fn spans_of_the_last_moment_are_delivered_at_the_end() {
     proxy.stop().await.unwrap();
     assert_eq!(sink.spans(0).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_call_of_grpc_is_told_as_one() {
+    let (app, sink, bind) = (App::start("app"), Sink::start(), free());
+    let tracing = always(SpanFormat::OtlpHttp, "/v1/traces");
+    let proxy = Proxy::start(view(bind, app.address, sink.address, tracing)).await;
+    let fields = [
+        ("content-type", "application/grpc+proto"),
+        ("grpc-timeout", "3S"),
+        ("te", "trailers"),
+    ];
+    assert_eq!(seen(bind, &fields, "traceparent").await.len(), 1);
+    let spans = sink.spans(0).await;
+    for (name, value) in [
+        ("grpc.path", "/a?b=c"),
+        ("grpc.authority", "app"),
+        ("grpc.content_type", "application/grpc+proto"),
+        ("grpc.timeout", "3S"),
+    ] {
+        assert_eq!(tag(&spans[0], name), Some(value), "{name}");
+    }
+    proxy.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn more_calls_than_may_leave_a_span_in_a_second_pass_without_one() {
+    let (app, sink, bind) = (App::start("app"), Sink::start(), free());
+    let tracing = always(SpanFormat::OtlpHttp, "/v1/traces");
+    let options = meshctl::proxy::Options {
+        workers: 1,
+        ..meshctl::proxy::Options::default()
+    };
+    let view = view(bind, app.address, sink.address, tracing);
+    let proxy = Proxy::with(options, view, None).await;
+    let tasks = Tasks::new();
+    let since = meshctl::rt::now();
+    let calls = (0..8).map(|_| async {
+        let mut caller = Caller::new(&tasks, bind).await;
+        let mut sampled = 0_u64;
+        for _ in 0..500 {
+            let (status, body) = caller.get("/").await.unwrap();
+            assert_eq!(status, 200);
+            // One way or the other it is said to everybody after.
+            let told = body.lines().find(|line| line.starts_with("traceparent: "));
+            sampled += u64::from(told.unwrap().ends_with("-01"));
+        }
+        sampled
+    });
+    let sampled: u64 = futures_util::future::join_all(calls)
+        .await
+        .into_iter()
+        .sum();
+    let seconds = since.elapsed().as_secs() + 2;
+    assert!(sampled <= seconds * 500, "{sampled} in {seconds} s");
+    proxy.stop().await.unwrap();
+}

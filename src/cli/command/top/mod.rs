@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let query = Query {
         window: args.window,
         service: (!all).then_some((service, namespace)),
-        by: Some(By::Version),
+        by: vec![By::Version],
         ..Query::default()
     };
     let full_screen = !args.batch

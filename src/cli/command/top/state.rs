@@ -209,7 +209,7 @@ impl State {
                 let service = service.split_once('.');
                 Some(Query {
                     service: service.map(|(name, of)| (name.to_owned(), of.to_owned())),
-                    by: Some(stats::By::Source),
+                    by: vec![stats::By::Source],
                     ..query
                 })
             }

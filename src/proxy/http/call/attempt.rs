@@ -25,8 +25,8 @@ use super::super::respond::{Failure, http_status};
 use super::begin::Up;
 use super::clock::{Late, Progress};
 use super::hedge::Racer;
-use super::mirror;
 use super::tries::{Calling, Tried};
+use super::{compare, mirror};
 
 /// A try that is on its way.
 pub(super) struct Flight<'c> {
@@ -94,6 +94,7 @@ impl<'c> Calling<'c> {
             informed: 0,
             asking: &mut self.recoding,
             answering: None,
+            keeping: call.chosen.compared().map(compare::End::keeping),
             received: 0,
             sent: 0,
         };
@@ -126,6 +127,11 @@ impl<'c> Calling<'c> {
         let uploaded = drive.uploaded && !drive.upload_broke;
         if uploaded && !self.clock.is_off() {
             self.clock.complete(rt::now());
+        }
+        if let (End::Done, Some(kept), Some(end)) =
+            (&end, drive.keeping.take(), call.chosen.compared())
+        {
+            end.answered(kept, call.worker.comparing());
         }
         let seen = drive.seen;
         self.ended.received += drive.received;

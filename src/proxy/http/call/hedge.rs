@@ -86,6 +86,7 @@ impl<'c> Racer<'c> {
             // It went up whole before there were several.
             asking: &mut None,
             answering: self.answering.take(),
+            keeping: None,
             received: 0,
             sent: self.sent,
         };

@@ -83,6 +83,7 @@ impl Copy {
             return;
         };
         count(&stats.upstream_rq_mirrored);
+        let compared = out.compared.clone();
         let chosen = Chosen::mirrored(self.at, out);
         let call = Call {
             worker: &self.worker,
@@ -122,6 +123,9 @@ impl Copy {
             mirrored: true,
         };
         let ended = calling.run(&mut Leg::Nobody, &mut Alarm::default()).await;
+        if let Some(end) = compared {
+            end.over(self.worker.comparing());
+        }
         tracing::trace!(status = ended.status, "copy of a request ended");
     }
 }

@@ -15,6 +15,7 @@ mod begin;
 mod clock;
 mod ended;
 mod hedge;
+pub(crate) mod compare;
 mod mirror;
 mod target;
 mod tries;

@@ -136,7 +136,7 @@ fn one_looks_closer_and_comes_back() {
         asked.service,
         Some(("reviews".to_owned(), "default".to_owned()))
     );
-    assert!(matches!(asked.by, Some(stats::By::Source)));
+    assert!(matches!(asked.by.as_slice(), [stats::By::Source]));
     // Figures of the level before are not shown as those of this one.
     assert!(state.shown().is_empty());
     let from = |source: &str| StatsRow {

@@ -1,4 +1,4 @@
-//! Load: keep-alive connections through a sidecar, every answer counted.
+//! Load: keep-alive connections, every answer counted; as fast as answers come, or at a pace.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,40 +11,42 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::net::{ConnectOptions, connect};
 use crate::rt::{Tasks, now};
 
 /// What is called, and how hard.
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Where connections go: a sidecar's outbound port, or a server itself.
-    pub(super) to: SocketAddr,
+    pub(crate) to: SocketAddr,
     /// The request target: absolute for a sidecar, a path for a server.
-    pub(super) target: String,
+    pub(crate) target: String,
     /// The `Host` header.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// Connections at once.
-    pub(super) connections: usize,
+    pub(crate) connections: usize,
 }
 
 /// What came back.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Requests.
-    pub(super) requests: u64,
-    /// Answers that were not 200, or none at all.
-    pub(super) failed: u64,
+    pub(crate) requests: u64,
+    /// Answers that were not of 200 to 299, or none at all.
+    pub(crate) failed: u64,
     /// Why, by status or error.
-    pub(super) reasons: BTreeMap<String, u64>,
+    pub(crate) reasons: BTreeMap<String, u64>,
     /// Answers by version of the service.
-    pub(super) versions: BTreeMap<String, u64>,
+    pub(crate) versions: BTreeMap<String, u64>,
     /// Of each request, in microseconds.
-    pub(super) micros: Vec<u64>,
+    pub(crate) micros: Vec<u64>,
 }
 
 impl Tally {
-    fn merge(&mut self, other: Self) {
+    /// Adds all of `other`.
+    pub(crate) fn merge(&mut self, other: Self) {
         self.requests += other.requests;
         self.failed += other.failed;
         for (reason, count) in other.reasons {
@@ -57,7 +59,7 @@ impl Tally {
     }
 
     /// The latency below which `percent` of the requests lie, in milliseconds.
-    pub(super) fn percentile_ms(&self, percent: usize) -> f64 {
+    pub(crate) fn percentile_ms(&self, percent: usize) -> f64 {
         let mut sorted = self.micros.clone();
         sorted.sort_unstable();
         let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
@@ -66,7 +68,7 @@ impl Tally {
     }
 
     /// The reasons in words.
-    pub(super) fn why(&self) -> String {
+    pub(crate) fn why(&self) -> String {
         let words: Vec<String> = self
             .reasons
             .iter()
@@ -77,7 +79,7 @@ impl Tally {
 }
 
 /// Sends `count` requests in all.
-pub(super) async fn burst(plan: &Plan, count: u64) -> Tally {
+pub(crate) async fn burst(plan: &Plan, count: u64) -> Tally {
     let left = Arc::new(AtomicU64::new(count));
     run(plan, move || {
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -90,13 +92,59 @@ pub(super) async fn burst(plan: &Plan, count: u64) -> Tally {
 
 /// Sends requests until it is stopped.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     stop: Arc<AtomicBool>,
     work: JoinSet<Tally>,
 }
 
+/// Sends `rate` requests a second for `length`, however long answers take: what waited behind a slow one is counted
+/// from when it was due, so that a stall is not hidden.
+pub(crate) async fn paced(plan: &Plan, rate: u32, length: Duration) -> Tally {
+    let begun = now();
+    let each = Duration::from_secs(1) / rate.max(1);
+    let connections = u32::try_from(plan.connections).unwrap_or(1).max(1);
+    let mut work = JoinSet::new();
+    for number in 0..connections {
+        let plan = plan.clone();
+        work.spawn(async move {
+            let pace = Pace {
+                due: begun + each * number,
+                each: each * connections,
+                end: begun + length,
+            };
+            client(plan, Some(pace), || true).await
+        });
+    }
+    sum(work).await
+}
+
+/// When requests of one connection are due.
+#[derive(Debug, Clone)]
+struct Pace {
+    due: Instant,
+    each: Duration,
+    end: Instant,
+}
+
+impl Pace {
+    /// Waits until the next request is due, and says since when it has been: none at the end.
+    async fn next(&mut self) -> Option<Instant> {
+        if self.due >= self.end {
+            return None;
+        }
+        let due = self.due;
+        self.due += self.each;
+        if now() >= due {
+            return Some(due);
+        }
+        tokio::time::sleep_until(due).await;
+        // Timers are late by up to a millisecond, which is not the answer's time.
+        Some(now())
+    }
+}
+
 /// Starts load that goes on in the background.
-pub(super) fn start(plan: Plan) -> Running {
+pub(crate) fn start(plan: Plan) -> Running {
     let stop = Arc::new(AtomicBool::new(false));
     let go_on = Arc::clone(&stop);
     let mut work = JoinSet::new();
@@ -106,7 +154,7 @@ pub(super) fn start(plan: Plan) -> Running {
 
 impl Running {
     /// Ends the load and gives what came back.
-    pub(super) async fn stop(mut self) -> Tally {
+    pub(crate) async fn stop(mut self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         match self.work.join_next().await {
             Some(Ok(tally)) => tally,
@@ -118,8 +166,12 @@ impl Running {
 async fn run(plan: &Plan, more: impl Fn() -> bool + Clone + Send + 'static) -> Tally {
     let mut work = JoinSet::new();
     for _ in 0..plan.connections {
-        work.spawn(client(plan.clone(), more.clone()));
+        work.spawn(client(plan.clone(), None, more.clone()));
     }
+    sum(work).await
+}
+
+async fn sum(mut work: JoinSet<Tally>) -> Tally {
     let mut all = Tally::default();
     while let Some(one) = work.join_next().await {
         all.merge(one.unwrap_or_default());
@@ -127,12 +179,18 @@ async fn run(plan: &Plan, more: impl Fn() -> bool + Clone + Send + 'static) -> T
     all
 }
 
-async fn client(plan: Plan, more: impl Fn() -> bool) -> Tally {
+async fn client(plan: Plan, mut pace: Option<Pace>, more: impl Fn() -> bool) -> Tally {
     let mut tally = Tally::default();
     let tasks = Tasks::new();
     let mut open: Option<SendRequest<Empty<Bytes>>> = None;
     while more() {
-        let begun = now();
+        let begun = match &mut pace {
+            None => now(),
+            Some(pace) => match pace.next().await {
+                Some(since) => since,
+                None => break,
+            },
+        };
         let outcome = tokio::time::timeout(Duration::from_secs(10), call(&plan, &mut open, &tasks));
         let outcome = outcome
             .await
@@ -171,7 +229,7 @@ async fn call(
             let (sender, connection) = http1::handshake(TokioIo::new(stream))
                 .await
                 .map_err(words)?;
-            tasks.spawn("demo-connection", async move {
+            tasks.spawn("load-connection", async move {
                 // The request that was under way tells the error.
                 drop(connection.await);
             });
@@ -187,7 +245,7 @@ async fn call(
     let status = response.status();
     let body = response.into_body().collect().await.map_err(words)?;
     *open = Some(sender);
-    if status != http::StatusCode::OK {
+    if !status.is_success() {
         return Err(status.as_u16().to_string());
     }
     let version = serde_json::from_slice::<serde_json::Value>(&body.to_bytes())

@@ -1,0 +1,3 @@
+//! The numbers of proxies in a control plane.
+
+mod large;

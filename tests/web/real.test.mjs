@@ -1,0 +1,124 @@
+// The page over a real mesh under load: LINK is what `meshctl dashboard` printed.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { accessible, launch, open, settled } from "./browser.mjs";
+
+const link = process.env.LINK;
+let browser, it;
+before(async () => {
+  browser = await launch();
+  it = await open(browser, link);
+});
+after(async () => {
+  await it?.close();
+  await browser.close();
+});
+
+test("the first picture is there within a second, and the bundle is small", async () => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  let size = 0;
+  page.on("response", async (response) => {
+    const path = new URL(response.url()).pathname;
+    if (!path.startsWith("/api") && path !== "/session") size += Number(response.headers()["content-length"] ?? 0);
+  });
+  await page.goto(link);
+  await page.locator("h1").waitFor();
+  const painted = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Infinity);
+  console.log(`first contentful paint after ${painted.toFixed(0)} ms; ${size} bytes of files`);
+  assert.ok(painted < 1000, `${painted} ms`);
+  assert.ok(size > 10_000 && size <= 80 * 1024, `${size} bytes`);
+  await context.close();
+});
+
+const VIEWS = {
+  overview: ["/", "reviews.default"], graph: ["/graph", "productpage"], services: ["/services", "ratings.default"], service: ["/service/reviews.default", "VirtualService reviews"],
+  canaries: ["/canaries", "reviews.default"], canary: ["/canaries/reviews.default", "v1"], config: ["/config", "default/reviews"], object: ["/config/VirtualService/default/reviews", "subset: v1"],
+  history: ["/history", "apply"], authz: ["/authz", "productpage-v1.default"], proxies: ["/proxies", "ends in"], check: ["/check", "the store takes writes"],
+};
+
+test("every view shows what is there", async () => {
+  for (const [name, [path, words]] of Object.entries(VIEWS)) {
+    await it.visit(path);
+    await it.page.locator("main").getByText(words).first().waitFor({ timeout: 15_000 });
+    console.log(`command: ${await it.page.locator(".command code").textContent()}`);
+    await it.shot(`real-${name}`);
+    await accessible(it.page, name);
+  }
+  it.fine();
+});
+
+test("the graph has the calls that are made, with their protection", async () => {
+  await it.visit("/graph");
+  const edge = it.page.locator('.graph .edge[data-call="productpage.default>reviews.default"]');
+  await edge.waitFor({ state: "attached" });
+  assert.match(await edge.locator("text").textContent(), /\d+(\.\d+)?\/s .* ms/);
+  assert.equal(await edge.locator("path.lock").count(), 1);
+  await it.page.locator('.graph .node[data-node="reviews.default"]').click();
+  await it.page.locator(".sidepanel").getByText("ratings.default").waitFor();
+  await it.shot("real-graph-node");
+  it.fine();
+});
+
+test("weights are shifted, and the page shows it", async () => {
+  await it.visit("/canaries");
+  await it.page.getByRole("button", { name: "Shift…" }).click();
+  const dialog = it.page.getByRole("dialog");
+  await dialog.getByLabel("v1").fill("30");
+  await dialog.getByLabel("v2").fill("70");
+  await dialog.getByRole("button", { name: "Shift now" }).click();
+  await dialog.waitFor({ state: "detached", timeout: 15_000 });
+  await it.page.getByText("70 (70.0%)").first().waitFor({ timeout: 15_000 });
+  it.fine();
+});
+
+test("an object is edited, compared, applied, and taken back", async () => {
+  await it.visit("/config/VirtualService/default/reviews");
+  await it.page.getByRole("button", { name: "Edit" }).click();
+  const text = it.page.getByLabel("YAML");
+  const before_ = await text.inputValue();
+  // A subset that is not there is found while it is typed, and refused.
+  await text.fill(before_.replace("subset: v2", "subset: v9"));
+  await it.page.locator(".findings").getByText(/v9/).first().waitFor();
+  await it.page.getByRole("button", { name: "Review changes" }).click();
+  await it.page.getByText("This change would be refused").waitFor();
+  assert.ok(await it.page.getByRole("button", { name: "Apply" }).isDisabled());
+  await text.fill(before_.replace("subset: v2", "subset: v3"));
+  await it.page.getByRole("button", { name: "Review changes" }).click();
+  await it.page.locator(".difference .plus").getByText("v3").first().waitFor();
+  await it.shot("real-review");
+  await it.page.getByRole("button", { name: "Apply" }).click();
+  await it.page.locator(".yaml").getByText("subset: v3").waitFor({ timeout: 15_000 });
+  await it.visit("/history");
+  await it.page.getByRole("button", { name: "Go back…" }).first().click();
+  const dialog = it.page.getByRole("dialog");
+  await dialog.locator(".difference").first().waitFor();
+  await dialog.getByRole("button", { name: "Go back" }).click();
+  await dialog.waitFor({ state: "detached", timeout: 15_000 });
+  await it.visit("/config/VirtualService/default/reviews");
+  await it.page.locator(".yaml").getByText("subset: v2").waitFor();
+  it.fine();
+});
+
+test("an object is created and deleted", async () => {
+  await it.visit("/config/new");
+  await it.page.getByLabel("YAML").fill("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: nobody\n  namespace: default\nspec:\n  selector:\n    matchLabels:\n      app: details\n  action: DENY\n  rules:\n  - to:\n    - operation:\n        paths: [\"/secret*\"]\n");
+  await it.page.getByRole("button", { name: "Review changes" }).click();
+  await it.page.getByText("created").first().waitFor();
+  await it.page.getByRole("button", { name: "Apply" }).click();
+  await it.page.getByRole("button", { name: "Delete…" }).waitFor({ timeout: 15_000 });
+  await it.visit("/authz?path=/secret/1");
+  const cell = it.page.getByTitle(/^productpage-v1\.default → details\.default/);
+  await cell.waitFor();
+  assert.match(await cell.textContent(), /denied/);
+  await cell.click();
+  await it.page.getByText("DENY nobody.default").first().waitFor();
+  await it.shot("real-denied");
+  await it.visit("/config/AuthorizationPolicy/default/nobody");
+  await it.page.getByRole("button", { name: "Delete…" }).click();
+  await it.page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+  await it.page.getByRole("heading", { name: "Configuration" }).waitFor({ timeout: 15_000 });
+  await settled(it.page);
+  assert.equal(await it.page.getByText("nobody").count(), 0);
+  it.fine();
+});
