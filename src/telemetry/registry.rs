@@ -9,9 +9,8 @@ use crate::mesh::cluster::ServiceRef;
 
 use super::event::ServiceLabels;
 use super::names::{self, Metric};
-use super::recorder::{HttpCells, LinkCells, TcpCells};
-use super::shadow::Shadows;
 use super::recorder::{Exemplar, HttpCells, LinkCells, TcpCells};
+use super::shadow::Shadows;
 use super::told::Told;
 use super::{
     HttpKey, Link, LinkKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, ServiceId, TcpKey,
