@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::series::{SeriesPoint, SeriesReport, SeriesRow};
-use crate::api::stats::{StatsReport, StatsRow};
+use crate::api::stats::{CodeCount, StatsReport, StatsRow};
 use crate::telemetry::names::LATENCY_MICROS;
 
 use super::query::{Group, GroupBy, Parts, Query, Signals, parts};
@@ -49,7 +49,11 @@ impl Parts {
                 retries: cell.retries,
                 timeouts: cell.timeouts,
                 overflows: cell.overflows,
-                code_classes: all.classes,
+                codes: all
+                    .classes
+                    .into_iter()
+                    .map(|(class, requests)| CodeCount { class, requests })
+                    .collect(),
                 tcp_opened: cell.tcp_opened,
                 tcp_sent_bytes: cell.tcp_to,
                 tcp_received_bytes: cell.tcp_from,

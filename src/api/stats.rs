@@ -1,7 +1,5 @@
 //! Golden signals.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 /// `GET /stats?window=60&service=&from=&to=&version=&route=&code=&by=`; `by` is a list, with commas between.
@@ -60,12 +58,22 @@ pub struct StatsRow {
     pub timeouts: u64,
     /// Requests refused by a circuit breaker (`UO`).
     pub overflows: u64,
-    /// Requests by class of their status, such as `5xx`; `none` for those that nobody answered.
-    pub code_classes: BTreeMap<String, u64>,
+    /// Requests by class of their status.
+    pub codes: Vec<CodeCount>,
     /// TCP connections opened.
     pub tcp_opened: u64,
     /// TCP bytes to the service.
     pub tcp_sent_bytes: u64,
     /// TCP bytes from the service.
     pub tcp_received_bytes: u64,
+}
+
+/// Requests that were answered alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CodeCount {
+    /// Such as `5xx`; `none` where nobody answered.
+    pub class: String,
+    /// How many.
+    pub requests: u64,
 }

@@ -101,13 +101,13 @@ pub struct Report {
 }
 
 impl Numbers {
-    /// Reads what was written down, and keeps to `bytes` from then on: five eighths for slots and edges, a quarter
-    /// for where counters stand, and the rest, at most [`links::MOST_BYTES`], for what protects connections.
+    /// Reads what was written down, and keeps to `bytes` from then on: [`links::MOST_BYTES`] for what protects
+    /// connections, and of the rest five parts for slots and edges, and two for where counters stand.
     pub fn open(store: Store, wall: Wall, bytes: usize, alone: bool) -> Result<Self, StoreError> {
-        let bytes = bytes.max(links::MOST_BYTES * 2);
+        let rest = bytes.max(links::MOST_BYTES * 2) - links::MOST_BYTES;
         let mut inner = Inner {
-            series: Series::new(Limits::of(bytes / 8 * 5)),
-            ingest: Ingest::new(bytes / 4),
+            series: Series::new(Limits::of(rest / 7 * 5)),
+            ingest: Ingest::new(rest / 7 * 2),
             told: false,
         };
         if let Some(head) = store.get(Tree::Series, format!("{PREFIX}head").as_bytes())?

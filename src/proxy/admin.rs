@@ -22,7 +22,7 @@ use crate::mesh::route::Priority;
 use crate::net::pages::Names;
 use crate::net::{self, BindOptions};
 use crate::rt::{self, Reader, Tasks};
-use crate::telemetry::{Family, Gauge, names, openmetrics, text};
+use crate::telemetry::{Family, Gauge, Sample, Value, names, openmetrics, text};
 use crate::tls::Material;
 
 use super::ProxyError;
@@ -155,7 +155,7 @@ async fn metrics(State(admin): Shares, headers: HeaderMap) -> Response {
         .is_some_and(|accept| accept.contains("application/openmetrics-text"));
     if open {
         let content = [(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)];
-        (content, openmetrics::render(families)).into_response()
+        (content, openmetrics::render(&families)).into_response()
     } else {
         let content = [(header::CONTENT_TYPE, text::CONTENT_TYPE)];
         (content, text::render(&families)).into_response()
@@ -237,6 +237,16 @@ impl Admin {
                 self.shared.options.taps.dropped(),
             ),
         ]);
+        families.push(Family {
+            metric: names::gauge("istio_build", "Version of this program."),
+            samples: vec![Sample {
+                labels: vec![
+                    ("component", "proxy".to_owned()),
+                    ("tag", env!("CARGO_PKG_VERSION").to_owned()),
+                ],
+                value: Value::Gauge(1),
+            }],
+        });
         let tables = self.tables.load();
         families.extend(super::stats::clusters(&tables));
         families.extend(super::stats::filters(tables.filters()));

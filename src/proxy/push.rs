@@ -230,6 +230,7 @@ fn fill(metric: &mut pb::Metric, value: &Value) {
             cumulative,
             count,
             sum,
+            ..
         } => {
             let bucket = |(bound, count): (f64, &u64)| pb::Bucket {
                 cumulative_count: Some(*count),

@@ -25,6 +25,6 @@ pub use event::{
 };
 pub use flag::Flag;
 pub use link::{Link, LinkKey, Linked, Protection, Why};
-pub use recorder::{Recorder, TcpCells};
+pub use recorder::{Exemplar, Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};
 pub use told::Told;

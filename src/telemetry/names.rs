@@ -127,6 +127,12 @@ pub const OVERFLOW: Metric = counter(
     "Events counted under unknown because there were too many label sets.",
 );
 
+/// Label sets, by kind, that a worker asked for when there were too many: they are counted under `unknown`.
+pub const FOLDED: Metric = counter(
+    "meshctl_metrics_folded_label_sets_total",
+    "Label sets of a worker counted under unknown because there were too many.",
+);
+
 /// HTTP/2 connections that were ended over what the peer did, by side and by what it was.
 pub const HTTP2_ENDED: Metric = counter(
     "meshctl_http2_connections_ended_total",

@@ -1,8 +1,9 @@
 //! Counting on the data path: cells that one worker writes and anybody may read.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::rt::HashMap;
@@ -80,6 +81,36 @@ impl DurationCells {
     }
 }
 
+/// A request that is an example of those in its bucket, and whose trace was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exemplar {
+    /// The id of its trace.
+    pub trace: u128,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// When it ended, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+}
+
+/// The last example of each of Istio's buckets, by its place. Empty, and never looked at, while nothing is sampled.
+#[derive(Debug, Default)]
+pub struct Exemplars(Mutex<BTreeMap<usize, Exemplar>>);
+
+impl Exemplars {
+    fn put(&self, exemplar: Exemplar) {
+        let at = BOUNDS_MILLI.partition_point(|bound| *bound < exemplar.micros);
+        // Nothing panics while it is held.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(at, exemplar);
+    }
+
+    /// Those that there are, by the place of their bucket.
+    pub fn get(&self) -> Vec<(usize, Exemplar)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(at, exemplar)| (*at, *exemplar)).collect()
+    }
+}
+
 /// The cells of one HTTP label set on one worker.
 #[derive(Debug, Default)]
 pub struct HttpCells {
@@ -89,6 +120,8 @@ pub struct HttpCells {
     pub retries: Cell,
     /// From the first byte of the request to the last of the response.
     pub duration: DurationCells,
+    /// Requests whose traces were kept.
+    pub exemplars: Exemplars,
     /// In thousandths of a byte.
     pub request_bytes: HistogramCells,
     /// In thousandths of a byte.
@@ -174,6 +207,15 @@ impl Recorder {
         cells
             .response_bytes
             .record(response_bytes.saturating_mul(1000));
+    }
+
+    /// Keeps a request that was counted under `key` as an example of its bucket: for those alone whose trace is
+    /// kept, which are few, as it takes a lock.
+    pub fn exemplar(&self, key: HttpKey, exemplar: Exemplar) {
+        let known = self.http.borrow();
+        if let Some(cells) = known.get(&key).or_else(|| known.get(&key.folded())) {
+            cells.exemplars.put(exemplar);
+        }
     }
 
     /// The cells of a TCP label set, to be kept for a connection.

@@ -9,7 +9,7 @@ use crate::mesh::cluster::ServiceRef;
 
 use super::event::ServiceLabels;
 use super::names::{self, Metric};
-use super::recorder::{HttpCells, LinkCells, TcpCells};
+use super::recorder::{Exemplar, HttpCells, LinkCells, TcpCells};
 use super::shadow::Shadows;
 use super::told::Told;
 use super::{
@@ -39,6 +39,8 @@ struct Inner {
     http: BTreeMap<HttpKey, Vec<Arc<HttpCells>>>,
     tcp: BTreeMap<TcpKey, Vec<Arc<TcpCells>>>,
     links: BTreeMap<LinkKey, Vec<Arc<LinkCells>>>,
+    /// By kind: label sets that there was no room for.
+    folded: BTreeMap<&'static str, u64>,
     /// By side and fault.
     http2_ended: BTreeMap<(&'static str, &'static str), u64>,
     shadows: Shadows,
@@ -123,6 +125,8 @@ pub enum Value {
         count: u64,
         /// Sum of values, in the metric's unit.
         sum: f64,
+        /// Examples of what is in a bucket, by its place.
+        exemplars: Vec<(usize, Exemplar)>,
     },
 }
 
@@ -213,6 +217,7 @@ impl Registry {
     pub fn http_cells(&self, key: HttpKey) -> Arc<HttpCells> {
         let mut inner = self.lock();
         let key = if inner.http.len() >= MAX_SERIES && !inner.http.contains_key(&key) {
+            inner.folds("http");
             key.folded()
         } else {
             key
@@ -226,6 +231,7 @@ impl Registry {
     pub fn tcp_cells(&self, key: TcpKey) -> Arc<TcpCells> {
         let mut inner = self.lock();
         let key = if inner.tcp.len() >= MAX_SERIES && !inner.tcp.contains_key(&key) {
+            inner.folds("tcp");
             key.folded()
         } else {
             key
@@ -239,6 +245,7 @@ impl Registry {
     pub fn link_cells(&self, key: LinkKey) -> Arc<LinkCells> {
         let mut inner = self.lock();
         let key = if inner.links.len() >= MAX_SERIES && !inner.links.contains_key(&key) {
+            inner.folds("edge");
             key.folded()
         } else {
             key
@@ -293,7 +300,8 @@ impl Registry {
                 duration.push(sample(fine(durations)));
                 continue;
             }
-            duration.push(sample(standard(durations)));
+            let exemplars = cells.iter().flat_map(|cells| cells.exemplars.get());
+            duration.push(sample(standard(durations, exemplars)));
             request_bytes.push(sample(merged(
                 cells.iter().map(|cells| &cells.request_bytes),
             )));
@@ -343,6 +351,10 @@ impl Registry {
                 labels: vec![("side", (*side).to_owned()), ("fault", (*fault).to_owned())],
                 value: Value::Counter(*count),
             });
+        let folded = inner.folded.iter().map(|(kind, count)| Sample {
+            labels: vec![("kind", (*kind).to_owned())],
+            value: Value::Counter(*count),
+        });
         let families = [
             (names::REQUESTS, requests),
             (names::REQUEST_DURATION, duration),
@@ -359,6 +371,7 @@ impl Registry {
             (names::EDGE_RECEIVED, edge(|edge| edge.received)),
             (names::EDGE_SENT, edge(|edge| edge.sent)),
             (names::HTTP2_ENDED, ended.collect()),
+            (names::FOLDED, folded.collect()),
             (
                 names::OVERFLOW,
                 vec![Sample {
@@ -413,6 +426,10 @@ impl Edge {
 }
 
 impl Inner {
+    fn folds(&mut self, kind: &'static str) {
+        *self.folded.entry(kind).or_default() += 1;
+    }
+
     /// The cells of TCP label sets as Istio has them: it does not tell how connections are protected.
     fn connections(&self) -> Vec<(TcpKey, Vec<&TcpCells>)> {
         let mut all: Vec<(TcpKey, Vec<&TcpCells>)> = Vec::new();

@@ -31,7 +31,7 @@ pub fn render(families: &[Family]) -> String {
     out
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     if out.write_fmt(text).is_ok() {
         out.push('\n');
@@ -50,6 +50,7 @@ fn write_sample(out: &mut String, name: &str, sample: &Sample) {
             cumulative,
             count,
             sum,
+            ..
         } => {
             let bounds = bounds.iter().map(|bound| to_float(*bound) / 1000.0);
             let bounds = bounds.zip(cumulative.iter());
@@ -76,7 +77,7 @@ fn write_sample(out: &mut String, name: &str, sample: &Sample) {
     }
 }
 
-fn write_labels(out: &mut String, sample: &Sample, bound: Option<&str>) {
+pub(super) fn write_labels(out: &mut String, sample: &Sample, bound: Option<&str>) {
     if sample.labels.is_empty() && bound.is_none() {
         return;
     }

@@ -161,11 +161,15 @@ impl Load {
         let going = Arc::new(AtomicBool::new(true));
         let told = Arc::clone(&going);
         let thread = std::thread::spawn(move || {
-            while told.load(Ordering::Relaxed) {
-                let (status, _) = ask(
-                    at,
-                    "GET /productpage HTTP/1.1\r\nhost: productpage:9080\r\nconnection: close\r\n\r\n",
+            for number in 1_u128.. {
+                if !told.load(Ordering::Relaxed) {
+                    break;
+                }
+                let request = format!(
+                    "GET /productpage HTTP/1.1\r\nhost: productpage:9080\r\nconnection: close\r\n\
+                     traceparent: 00-{number:032x}-00000000000000a1-01\r\n\r\n"
                 );
+                let (status, _) = ask(at, &request);
                 assert_eq!(status, 200);
             }
         });

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use meshctl::net::{BindOptions, bind};
 use meshctl::rt::Tasks;
+use meshctl::telemetry::registry::to_float;
 use serde_json::Value;
 
 use crate::backend::Caller;
 use crate::load::Load;
-use crate::mesh::{App, Mesh, Sidecar, program, service};
+use crate::mesh::{App, Mesh, program, service};
 use crate::processes::Process;
 use crate::stand::until;
 
@@ -158,14 +159,14 @@ async fn whoever_counts_says_the_same_whatever_is_killed_meanwhile() {
         .sum();
     assert_eq!((source, arrived), (sent.requests, sent.requests));
     let all = row(&mesh, &[]).unwrap();
-    let good = (sent.requests - sent.bad) as f64 / sent.requests as f64 * 100.0;
+    let good = 100.0 * to_float(sent.requests - sent.bad) / to_float(sent.requests);
     assert!(
         (all["successPercent"].as_f64().unwrap() - good).abs() < 1e-9,
         "{all}"
     );
     // The slow 4 % are above the 96th percentile.
     let (said, real) = (all["latencyP99Ms"].as_f64().unwrap(), sent.p99());
-    println!(
+    eprintln!(
         "p99 of stats {said:.1} ms, of who sent {real:.1} ms, off by {:.1} %",
         (said / real - 1.0) * 100.0
     );
@@ -242,19 +243,33 @@ fn echo() -> SocketAddr {
     address
 }
 
+/// Leads bytes at the port of a gateway to `db`.
+const BYTES: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: shop-edge}
+spec:
+  selector: {istio: shop-edge}
+  servers:
+  - port: {number: 18090, name: bytes, protocol: TCP}
+    hosts: ['*']
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: bytes}
+spec:
+  hosts: [db.example.com]
+  gateways: [shop-edge]
+  tcp:
+  - route: [{destination: {host: db, port: {number: 5432}}}]
+";
+
 /// Connections of bytes, one after the other, until the mesh is gone.
-fn bytes_through(sidecar: SocketAddr, to: &'static str) {
+fn bytes_through(gateway: SocketAddr) {
     std::thread::spawn(move || {
         let once = || -> std::io::Result<()> {
-            let mut stream = TcpStream::connect(sidecar)?;
+            let mut stream = TcpStream::connect(gateway)?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")?;
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte)?;
-                head.extend_from_slice(&byte);
-            }
             for _ in 0..20 {
                 stream.write_all(&[7; 1_000])?;
                 stream.read_exact(&mut [0; 1_000])?;
@@ -274,7 +289,7 @@ struct Prometheus {
 
 impl Prometheus {
     /// Scrapes every second. None where there is no Prometheus, which is said.
-    fn start(dir: &Path, control_plane: SocketAddr, proxies: &[&Sidecar]) -> Option<Self> {
+    fn start(dir: &Path, control_plane: SocketAddr, proxies: &[IpAddr]) -> Option<Self> {
         let program = ["/usr/bin/prometheus", "prometheus"]
             .into_iter()
             .find(|name| {
@@ -298,7 +313,7 @@ impl Prometheus {
         std::fs::write(dir.join("prometheus.yaml"), config).unwrap();
         let targets: Vec<String> = proxies
             .iter()
-            .map(|proxy| format!("{}:15090", proxy.address))
+            .map(|proxy| format!("{proxy}:15090"))
             .collect();
         let file = serde_json::json!([{"targets": targets}]).to_string();
         std::fs::write(dir.join("meshctl-proxies.json"), file).unwrap();
@@ -406,7 +421,9 @@ async fn prometheus_answers_what_the_boards_ask() {
     let db = mesh.sidecar(&app("db", "v1", 5432, echo())).await;
     mesh.settled().await;
     let control_plane = SocketAddr::new(Mesh::xds().ip(), 15_014);
-    let all = [&v1, &v2, &shop, &db];
+    mesh.apply(BYTES);
+    let (_gateway, edge) = mesh.gateway("shop-edge", &[18_090]).await;
+    let all = [v1.address, v2.address, shop.address, db.address, edge];
     let Some(prometheus) = Prometheus::start(mesh.path(), control_plane, &all) else {
         assert!(
             std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
@@ -418,7 +435,7 @@ async fn prometheus_answers_what_the_boards_ask() {
     let load = Load::start(shop.outbound(), "web:9080", 2);
     // Somebody who is not of the mesh, in plaintext.
     let stranger = Load::start(v1.inbound(9080), "web:9080", 1);
-    bytes_through(shop.outbound(), "db:5432");
+    bytes_through(SocketAddr::new(edge, 18_090));
     let expressions = expressions();
     assert!(expressions.len() > 90, "{}", expressions.len());
     let mut round = 0;
@@ -443,7 +460,7 @@ async fn prometheus_answers_what_the_boards_ask() {
         })
         .collect();
     assert!(open.is_empty(), "no data for\n{}", why.join("\n"));
-    println!(
+    eprintln!(
         "{} expressions of boards answered, {} of them Istio's",
         expressions.len(),
         expressions
@@ -470,5 +487,5 @@ async fn prometheus_answers_what_the_boards_ask() {
         (usize::try_from(told).unwrap() == sent).then_some(())
     })
     .await;
-    println!("{sent} requests by who sent them, {sent} by Prometheus, {told} by stats");
+    eprintln!("{sent} requests by who sent them, {sent} by Prometheus, {told} by stats");
 }

@@ -69,6 +69,7 @@ mod processes;
 mod raw_http2;
 mod rollouts;
 mod scoped;
+mod shadows;
 mod shaken;
 mod short_of_files;
 mod sidecars;

@@ -45,7 +45,7 @@ fn version(name: &'static str, knobs: &Arc<Knobs>, tasks: &Tasks) -> SocketAddr 
                 tokio::time::sleep(Duration::from_millis(delay)).await;
             }
             let each = knobs.fails_each.load(Ordering::Relaxed);
-            let status = if each > 0 && asked % each == 0 {
+            let status = if each > 0 && asked.is_multiple_of(each) {
                 500
             } else {
                 200

@@ -1,6 +1,7 @@
 //! Traces of a mesh of real processes, as others read them: OpenTelemetry's own messages, Zipkin, a real Envoy.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ fn application(
                     let mut told = String::new();
                     for name in fields {
                         if let Some(value) = request.headers().get(*name) {
-                            told.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
+                            write!(told, "{name}: {}\r\n", value.to_str().unwrap()).unwrap();
                         }
                     }
                     let answer = match next {

@@ -68,7 +68,7 @@ export function world(options = {}) {
       return { atUnixMs: at, requests, failures: Math.round(requests * (100 - success(name) + bad * 3) / 100), latencyP50Ms: 3 + wave, latencyP95Ms: 9 + 4 * wave + bad * 8, latencyP99Ms: 18 + 11 * wave + bad * 30 };
     };
     const times = [];
-    for (let at = from + step * 1000; at <= to; at += step * 1000) times.push(at);
+    for (let at = from; at < to; at += step * 1000) times.push(at);
     const make = (name, more, bad = 0) => ({ service: name, version: "", source: "", route: "", ...more, points: times.map((at) => point(name, at, bad)) });
     let rows;
     if (by === "source") rows = calls.map(([from_, to_]) => make(to_, { source: workload(from_) }, Math.floor(now() / 60_000) % 2));

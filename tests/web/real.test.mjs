@@ -122,3 +122,53 @@ test("an object is created and deleted", async () => {
   assert.equal(await it.page.getByText("nobody").count(), 0);
   it.fine();
 });
+
+test("tapped calls are those of the mesh", async () => {
+  await it.visit("/tap");
+  await it.page.getByLabel("Service").fill("reviews.default");
+  await it.page.getByRole("button", { name: "Start" }).click();
+  await it.page.locator(".live tbody tr").nth(3).waitFor({ timeout: 20_000 });
+  assert.match(await it.page.locator(".live tbody tr").first().textContent(), /productpage-v1.*reviews.*GET/);
+  console.log(`command: ${await it.page.locator(".command code").textContent()} --max 1`);
+  await it.shot("real-tap");
+  await accessible(it.page, "tap");
+  await it.page.getByRole("button", { name: "Stop" }).click();
+  it.fine();
+});
+
+test("a trace of the mesh is shown hop by hop", async () => {
+  await it.visit("/traces");
+  console.log(`command: ${await it.page.locator(".command code").textContent()}`);
+  const first = it.page.locator("tbody a").first();
+  await first.waitFor({ timeout: 30_000 });
+  await it.shot("real-traces");
+  await first.click();
+  await it.page.locator(".waterfall .line").first().waitFor();
+  await it.page.locator(".waterfall .line").first().click();
+  await it.page.locator(".tags-of").waitFor();
+  console.log(`command: ${await it.page.locator(".command code").textContent()}`);
+  await it.shot("real-trace");
+  await accessible(it.page, "trace");
+  it.fine();
+});
+
+test("a rollout is started, paused, and aborted", async () => {
+  await it.visit("/canaries");
+  await it.page.locator("tr", { hasText: "v1 × 1v2 × 1v3 × 1" }).getByRole("button", { name: "Start a rollout…" }).click();
+  const dialog = it.page.getByRole("dialog");
+  await dialog.getByLabel("Stable").selectOption("v1");
+  await dialog.getByLabel("Canary").selectOption("v2");
+  await dialog.getByLabel("Interval, in seconds").fill("60");
+  await dialog.getByRole("button", { name: "Start" }).click();
+  await dialog.waitFor({ state: "detached", timeout: 15_000 });
+  await it.visit("/canaries/reviews.default");
+  for (const [name, phase] of [["Pause", "paused"], ["Abort", "rolled back"]]) {
+    await it.page.locator(".head").getByRole("button", { name, exact: true }).click({ timeout: 15_000 });
+    await dialog.getByRole("button", { name, exact: true }).click();
+    await dialog.waitFor({ state: "detached", timeout: 15_000 });
+    await it.page.locator(".panel-head").getByText(phase).first().waitFor({ timeout: 20_000 });
+    await it.shot(`real-rollout-${phase.replace(" ", "-")}`);
+  }
+  await accessible(it.page, "rollout");
+  it.fine();
+});

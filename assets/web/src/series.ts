@@ -57,13 +57,19 @@ export function useSeries(query: { window: number; step: number; service?: strin
   return there ? kept : { data: local, reload: () => {} };
 }
 
-/// The steps between two times, one value each; a step without a point has no requests.
+/// What is counted reaches the control plane so much later, in milliseconds.
+const LATE = 15_000;
+
+/// The whole steps of a series, one value each; a step without a point has no requests.
 export function even(series: Series, points: Point[]): Point[] {
   if (!has.value.series) return points;
   const step = series.stepSeconds * 1000;
-  const at = new Map(points.map((point) => [Math.round(point.atUnixMs / step), point]));
+  const at = new Map(points.map((point) => [point.atUnixMs, point]));
+  // The newest steps of which nobody has told yet are not steps without requests.
+  const newest = Math.max(0, ...series.rows.map((row) => row.points.at(-1)?.atUnixMs ?? 0));
+  const end = series.toUnixMs - newest < LATE + step ? newest + step : series.toUnixMs;
   const out: Point[] = [];
-  for (let n = Math.floor(series.fromUnixMs / step) + 1; n * step <= series.toUnixMs; n++) out.push(at.get(n) ?? { atUnixMs: n * step, requests: 0, failures: 0 });
+  for (let time = series.fromUnixMs; time + step <= Math.min(end, series.toUnixMs); time += step) out.push(at.get(time) ?? { atUnixMs: time, requests: 0, failures: 0 });
   return out;
 }
 

@@ -1,21 +1,26 @@
 //! Answers that are handed on as they come, for who shows them elsewhere.
 
-use std::time::Duration;
+use std::io;
+use std::pin::Pin;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 
 use super::{Asked, Client, PATIENCE, Place, Wire};
+use crate::api::PREFIX;
+use crate::api::access::Role;
+use crate::cli::cluster::rule_of;
 use crate::cli::error::CliError;
 use crate::cli::remote;
 use crate::rt::Tasks;
 
-use std::io;
-use std::pin::Pin;
+/// The question whose answer has no end.
+const TAP: &str = "/tap";
 
 impl Client {
     /// Asks, and gives the answer when its head is there; its body comes as the control plane sends it. Dropping the
@@ -24,33 +29,43 @@ impl Client {
         let opened = tokio::time::timeout(PATIENCE, self.open_patiently(asked)).await;
         opened.map_err(|_| CliError::Timeout {
             what: format!("{} {}", asked.method, asked.path),
-            after: Duration::from_secs(PATIENCE.as_secs()),
+            after: PATIENCE,
         })?
     }
 
     async fn open_patiently(&self, asked: &Asked<'_>) -> Result<Response<Body>, CliError> {
-        let broken = |error| self.unreachable(error);
-        match &self.place {
-            Place::Socket(socket) => {
-                let stream = tokio::net::UnixStream::connect(socket).await;
-                let stream = stream.map_err(|source| self.no_connection(socket, source))?;
-                begin(Box::pin(stream), ("meshctl", None), asked, &broken).await
-            }
-            Place::Remote(remote) => {
-                let stream = remote.connect().await.map_err(broken)?;
-                let who = (remote.address(), remote.bearer());
-                begin(Box::pin(stream), (who.0, who.1.as_ref()), asked, &broken).await
-            }
+        let Place::Cluster(mesh) = &self.place else {
+            let (stream, host, bearer) = self.connected().await?;
+            let broken = |error| self.unreachable(error);
+            return begin(stream, (host, bearer.as_ref()), asked, &broken).await;
+        };
+        let path = asked.path.strip_prefix(PREFIX).unwrap_or(&asked.path);
+        let route = path.split('?').next().unwrap_or_default();
+        let (body, kind) = if route == TAP {
+            let rule = rule_of(&asked.method, route);
+            let role = rule.map_or(Role::Viewer, |rule| rule.role);
+            let lines = self.lines(path, role).await?.map(|line| {
+                line.map(|mut line| {
+                    line.push(b'\n');
+                    Bytes::from(line)
+                })
+                .map_err(|error| io::Error::other(error.chain()))
+            });
+            (Body::from_stream(lines), "application/x-ndjson")
+        } else {
             // Answers of several replicas are put together, so they come whole.
-            Place::Cluster(mesh) => {
-                let (status, body) = mesh.ask(asked).await?;
+            let (status, body) = mesh.ask(asked).await?;
+            if !status.is_success() {
                 let mut response = Response::new(Body::from(body));
                 *response.status_mut() = status;
-                let json = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
-                Ok(response)
+                return Ok(response);
             }
-        }
+            (Body::from(body), "application/json")
+        };
+        let mut response = Response::new(body);
+        let kind = HeaderValue::from_static(kind);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        Ok(response)
     }
 }
 

@@ -262,6 +262,10 @@ mod tests {
             whom(Method::GET, "/stats?window=9"),
             Whom::Every(How::Stats)
         );
+        assert_eq!(
+            whom(Method::GET, "/series?window=9"),
+            Whom::Every(How::Series)
+        );
     }
 
     #[test]

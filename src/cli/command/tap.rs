@@ -25,11 +25,12 @@ Examples:
   meshctl tap --from productpage-v1 --to reviews
   meshctl tap reviews --status 5xx -o json | jq .path
   meshctl tap --path /cart --min-latency 100ms --max 20
-  meshctl tap --show-header x-user --query          for operators; is in the audit log
+  meshctl tap --show-header x-user --query          for operators, and noted
 
-Each call is told once, by the caller's sidecar where it has one. Queries of paths and fields
-of requests may hold secrets and are shown only when asked for. Proxies tell of at most --rate
-calls a second each; what is beyond that is left out.")]
+Each call is told once, by the caller's sidecar where it has one. Queries of
+paths and fields of requests may hold secrets: they are shown when asked for
+only, to operators, and the audit log says so. Calls beyond --rate are left
+out.")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of a service or workload at either end
     #[arg(value_name = "SERVICE")]

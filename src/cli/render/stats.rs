@@ -36,8 +36,8 @@ impl Render for StatsReport {
         ]);
         for row in &self.rows {
             let class = |name: &str| -> Cell {
-                let count = row.code_classes.get(name).copied().unwrap_or(0);
-                count.to_string().into()
+                let count = row.codes.iter().find(|count| count.class == name);
+                count.map_or(0, |count| count.requests).to_string().into()
             };
             grid.row([
                 Cell::or_dash(&row.source),

@@ -66,14 +66,14 @@ fn beside(rules: &mut Vec<Value>, service: &Service, routing: &Routing) -> Resul
     let Some(split) = rules.get_mut(at).and_then(Value::as_object_mut) else {
         return Ok(());
     };
-    copies(split, service, routing.mirror.as_deref());
+    copies(split, service, routing.mirror.as_deref())?;
     cookies(split, routing)?;
     let model = split.clone();
     let mut added = Vec::new();
     let canary = routing.weights.last().map(|(version, _)| version.as_str());
     if let (Some(canary), false) = (canary, routing.matches.is_empty()) {
         let conditions = conditions(&routing.matches)?;
-        added.push(for_one(&model, "chosen", conditions, canary));
+        added.push(for_one(&model, "chosen", &conditions, canary));
     }
     if let Some((name, run)) = &routing.affinity {
         for (version, _) in &routing.weights {
@@ -82,7 +82,7 @@ fn beside(rules: &mut Vec<Value>, service: &Service, routing: &Routing) -> Resul
             added.push(for_one(
                 &model,
                 &format!("stays-{version}"),
-                conditions,
+                &conditions,
                 version,
             ));
         }
@@ -93,7 +93,7 @@ fn beside(rules: &mut Vec<Value>, service: &Service, routing: &Routing) -> Resul
 }
 
 /// The rule of the split with all requests for one version, for those that meet `headers`.
-fn for_one(model: &Map<String, Value>, name: &str, headers: Value, version: &str) -> Value {
+fn for_one(model: &Map<String, Value>, name: &str, headers: &Value, version: &str) -> Value {
     let mut rule = model.clone();
     for field in ["mirror", "mirrors", "mirrorPercentage", "mirror_percentage"] {
         rule.remove(field);
@@ -116,8 +116,20 @@ fn for_one(model: &Map<String, Value>, name: &str, headers: Value, version: &str
 }
 
 /// Puts copies to `mirror` into the rule, or takes out those that a rollout put there.
-fn copies(rule: &mut Map<String, Value>, service: &Service, mirror: Option<&str>) {
+fn copies(
+    rule: &mut Map<String, Value>,
+    service: &Service,
+    mirror: Option<&str>,
+) -> Result<(), Problem> {
+    let ours = text_of(rule, "name").ends_with(COPIED);
     match mirror {
+        Some(_) if !ours && (rule.contains_key("mirror") || rule.contains_key("mirrors")) => {
+            return Err(Problem::new(
+                Reason::Invalid,
+                "the route mirrors requests already, and that would be lost",
+            )
+            .hint("take mirror out of the VirtualService, or start without --mirror"));
+        }
         Some(version) => {
             rule.insert(
                 "mirrors".to_owned(),
@@ -128,7 +140,7 @@ fn copies(rule: &mut Map<String, Value>, service: &Service, mirror: Option<&str>
             );
             rule.insert("name".to_owned(), json!(named(rule, true)));
         }
-        None if text_of(rule, "name").ends_with(COPIED) => {
+        None if ours => {
             rule.remove("mirrors");
             let name = named(rule, false);
             if name.is_empty() {
@@ -139,6 +151,7 @@ fn copies(rule: &mut Map<String, Value>, service: &Service, mirror: Option<&str>
         }
         None => {}
     }
+    Ok(())
 }
 
 /// What the name of a rule ends with whose copies are a rollout's.
@@ -274,4 +287,148 @@ fn literal(text: &str) -> String {
         out.push(letter);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::{Hostname, Origin};
+
+    fn shop() -> Service {
+        Service {
+            host: Hostname::service("shop", "default"),
+            name: "shop".to_owned(),
+            namespace: "default".to_owned(),
+            ports: Vec::new(),
+            selector: BTreeMap::new(),
+            addresses: Vec::new(),
+            headless: false,
+            export: std::collections::BTreeSet::new(),
+            distribution: None,
+            session: None,
+            external: None,
+            origin: Origin::default(),
+        }
+    }
+
+    /// What stands there once requests go as `routing` says.
+    fn after(before: &Value, routing: &Routing) -> Value {
+        let versions = [("v1".to_owned(), 1), ("v2".to_owned(), 1)].into();
+        let all = std::slice::from_ref(before);
+        let shift = route(&shop(), all, &[], &versions, routing).unwrap();
+        shift.objects.last().unwrap().clone()
+    }
+
+    fn during(weight: u32) -> Routing {
+        Routing {
+            weights: vec![("v1".to_owned(), 100 - weight), ("v2".to_owned(), weight)],
+            matches: vec![
+                "header:x-tester=yes".to_owned(),
+                "cookie:group=b.c".to_owned(),
+            ],
+            mirror: Some("v2".to_owned()),
+            affinity: Some(("side".to_owned(), "7f".to_owned())),
+        }
+    }
+
+    fn only(weight: u32) -> Routing {
+        Routing {
+            matches: Vec::new(),
+            mirror: None,
+            affinity: None,
+            ..during(weight)
+        }
+    }
+
+    fn written() -> Value {
+        json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "VirtualService",
+            "metadata": { "name": "shop", "namespace": "default" },
+            "spec": { "hosts": ["shop"], "http": [
+                { "match": [{ "uri": { "prefix": "/admin" } }],
+                  "route": [{ "destination": { "host": "shop", "subset": "v1" } }] },
+                { "name": "all", "timeout": "3s", "route": [
+                    { "destination": { "host": "shop", "subset": "v1" }, "weight": 100,
+                      "headers": { "response": { "add": { "x-by": "shop" } } } },
+                ] },
+            ] },
+        })
+    }
+
+    #[test]
+    fn what_a_rollout_added_goes_with_it_and_all_else_stays() {
+        let plain = after(&written(), &only(30));
+        let busy = after(&plain, &during(30));
+        assert_eq!(after(&busy, &only(30)), plain);
+        // Done twice it is as done once.
+        assert_eq!(after(&busy, &during(30)), busy);
+        let rules = busy["spec"]["http"].as_array().unwrap();
+        let names: Vec<&str> = rules.iter().map(|rule| text(rule, "/name")).collect();
+        assert_eq!(
+            names,
+            [
+                "",
+                "meshctl-canary-chosen",
+                "meshctl-canary-stays-v1",
+                "meshctl-canary-stays-v2",
+                "all+meshctl-copies",
+            ]
+        );
+        assert!(
+            rules.iter().skip(1).all(|rule| rule["timeout"] == "3s"),
+            "{busy}"
+        );
+        let cookie = &rules[4]["route"][1]["headers"]["response"]["add"]["set-cookie"];
+        assert!(
+            cookie.as_str().unwrap().starts_with("side=v2.7f; "),
+            "{cookie}"
+        );
+        assert_eq!(
+            rules[4]["route"][0]["headers"]["response"]["add"]["x-by"],
+            "shop"
+        );
+        // Who stays is not given the cookie again, and is not mirrored.
+        assert_eq!(
+            rules[3]["route"],
+            json!([{ "destination": {
+            "host": "shop.default.svc.cluster.local", "subset": "v2" } }])
+        );
+        assert!(rules[3].get("mirrors").is_none());
+        let chosen = &rules[1]["match"][0]["headers"];
+        assert_eq!(chosen["x-tester"]["exact"], "yes");
+        assert_eq!(chosen["cookie"]["regex"], "(.*; ?)?group=b\\.c(;.*)?");
+    }
+
+    #[test]
+    fn what_would_be_lost_is_refused() {
+        let versions: BTreeMap<String, usize> = [("v1".to_owned(), 1), ("v2".to_owned(), 1)].into();
+        let refused = |change: fn(&mut Value), routing: &Routing| {
+            let mut route_there = written();
+            change(&mut route_there["spec"]["http"][1]);
+            let all = [route_there];
+            route(&shop(), &all, &[], &versions, routing)
+                .unwrap_err()
+                .hint
+                .is_some()
+        };
+        assert!(refused(
+            |rule| rule["mirror"] = json!({ "host": "audit" }),
+            &during(10)
+        ));
+        assert!(refused(
+            |rule| rule["route"][0]["headers"]["response"]["add"]["set-cookie"] = json!("a=b"),
+            &during(10)
+        ));
+        let twice = Routing {
+            matches: vec!["header:a=1".to_owned(), "header:a=2".to_owned()],
+            ..only(10)
+        };
+        assert!(refused(|_| {}, &twice));
+        let strange = Routing {
+            matches: vec!["path:/x".to_owned()],
+            ..only(10)
+        };
+        assert!(refused(|_| {}, &strange));
+    }
 }

@@ -74,7 +74,7 @@ async fn kept(control: &Control, cluster: &Cluster) -> Result<Vec<Run>, ClusterE
         match serde_json::from_value(run.clone()) {
             Ok(run) => runs.push(run),
             Err(error) => {
-                tracing::error!(%key, %error, "a canary cannot be read by this version; it begins anew")
+                tracing::error!(%key, %error, "a canary cannot be read by this version; it begins anew");
             }
         }
     }

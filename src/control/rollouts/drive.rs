@@ -83,12 +83,23 @@ pub(super) async fn drive(
 }
 
 /// What is seen of the mesh for a run.
-async fn look(control: &Control, driven: &Driven) -> Observation {
+async fn look(control: &Control, driven: &mut Driven) -> Observation {
+    let revised = control.index.reader().load();
+    let (revision, world) = (revised.revision, Arc::clone(&revised.world));
     let run = &driven.run;
-    let world = control.index.world();
     let Some(service) = find_service(&world, &run.service, &run.namespace) else {
         return Observation::default();
     };
+    // All routes are read for it, so it is asked for with each world, not with each turn.
+    let weights = match &driven.split {
+        Some((known, split)) if *known == revision => split.clone(),
+        _ => {
+            let split = super::route::current(control, &world, service).await;
+            driven.split = Some((revision, split.clone()));
+            split
+        }
+    };
+    let run = &driven.run;
     let since = run.state.counted_since_unix_ms;
     let read = |series: &Series, now| observe(series, &short(service), since, now);
     let mut seen = control.numbers.read(read);
@@ -105,7 +116,7 @@ async fn look(control: &Control, driven: &Driven) -> Observation {
         },
         stable: ready(&world, service, &run.spec.stable),
         canary: ready(&world, service, &run.spec.canary),
-        weights: super::route::current(control, &world, service).await,
+        weights,
         ..Observation::default()
     }
 }

@@ -35,6 +35,9 @@ const MOST_EVENTS: usize = 100;
 /// Namespace and name of a Service.
 pub(in crate::control) type Name = (String, String);
 
+/// Versions and weights; none where requests are not split.
+type Split = Option<Vec<(String, u32)>>;
+
 /// One run, as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -88,6 +91,8 @@ struct Driven {
     calling: Arc<std::sync::Mutex<BTreeSet<u64>>>,
     /// Routes are not tried again before.
     routed_again_at: UnixMillis,
+    /// The split in force, and the world that it was read in.
+    split: Option<(u64, Split)>,
     /// Whether what is kept is older than what is here.
     unkept: bool,
 }

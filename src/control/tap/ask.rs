@@ -54,9 +54,10 @@ impl End {
                     .is_some_and(|service| {
                         let by_name = node.labels.get("app") == Some(&service.name);
                         service.namespace == node.namespace
-                            && match service.selector.is_empty() {
-                                true => by_name,
-                                false => selects(&service.selector, &node.labels),
+                            && if service.selector.is_empty() {
+                                by_name
+                            } else {
+                                selects(&service.selector, &node.labels)
                             }
                     })
             }

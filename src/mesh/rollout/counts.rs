@@ -34,6 +34,7 @@ impl Counts {
     }
 
     /// What is in these that was not in `earlier`; nothing where counts fell, which is a restart of the counter.
+    #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let map = |now: &BTreeMap<u64, u64>, then: &BTreeMap<u64, u64>| {
             now.iter()
@@ -138,6 +139,7 @@ impl Sides {
     }
 
     /// What is in these that was not in `earlier`.
+    #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             stable: self.stable.since(&earlier.stable),

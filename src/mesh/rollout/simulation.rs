@@ -270,6 +270,7 @@ fn wanted(name: &str, usual: u64) -> u64 {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "the rates are what it is for")]
 fn rollouts_by_chance_end_and_are_right() {
     let (count, first) = (wanted("ROLLOUTS", 400), wanted("ROLLOUT_SEED", 1));
     let mut by: BTreeMap<(Truth, &str), u64> = BTreeMap::new();

@@ -302,8 +302,8 @@ impl Spec {
     /// Steps of `size` percent up to 100.
     pub fn by_size(size: u32) -> Vec<Stage> {
         let size = size.clamp(1, 100);
-        let mut weights: Vec<u32> = (1..)
-            .map(|n: u32| n * size)
+        let mut weights: Vec<u32> = (1..=100_u32)
+            .map(|n| n * size)
             .take_while(|w| *w < 100)
             .collect();
         weights.push(100);

@@ -121,6 +121,10 @@ impl Spans {
     }
 
     /// What workers have put there.
+    #[expect(
+        clippy::vec_box,
+        reason = "each is in a box since its request began, and is handed on in it"
+    )]
     fn take(&self) -> Vec<Box<Span>> {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.iter().flat_map(Receiver::try_iter).collect()

@@ -82,6 +82,10 @@ fn base(around: &mut Around<'_>) -> Option<Rule> {
     })
 }
 
+#[expect(
+    clippy::option_option,
+    reason = "nothing said, somebody who is not there, or somebody"
+)]
 fn rule(from: &TracingRule, to: Option<Option<(SpanSink, Option<u32>)>>) -> Rule {
     Rule {
         client: from.mode.holds(true),
@@ -102,22 +106,22 @@ fn resolve(
     object: &Object,
     path: &str,
 ) -> Option<(SpanSink, Option<u32>)> {
-    let found = match around.mesh.span_providers.get(name) {
-        Some(provider) => sink(around, provider),
-        None => {
-            let mut known = around.mesh.span_providers.keys().map(String::as_str);
-            let hint = match suggest::nearest(name, known.clone()) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None if known.next().is_none() => {
-                    "write it into extensionProviders of the MeshConfig, with opentelemetry or zipkin".to_owned()
-                }
-                None => "name one with opentelemetry or zipkin".to_owned(),
-            };
-            Err((
-                format!("the MeshConfig has no extensionProvider {name:?} that gets spans"),
-                hint,
-            ))
-        }
+    let found = if let Some(provider) = around.mesh.span_providers.get(name) {
+        sink(around, provider)
+    } else {
+        let mut known = around.mesh.span_providers.keys().map(String::as_str);
+        let hint = match suggest::nearest(name, known.clone()) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None if known.next().is_none() => {
+                "write it into extensionProviders of the MeshConfig, with opentelemetry or zipkin"
+                    .to_owned()
+            }
+            None => "name one with opentelemetry or zipkin".to_owned(),
+        };
+        Err((
+            format!("the MeshConfig has no extensionProvider {name:?} that gets spans"),
+            hint,
+        ))
     };
     match found {
         Ok(found) => Some(found),

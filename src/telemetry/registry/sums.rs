@@ -1,9 +1,10 @@
 //! Histograms of several workers as one.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::super::names::{BOUNDS_MILLI, LATENCY_MICROS};
-use super::super::recorder::{DurationCells, HistogramCells};
+use super::super::recorder::{DurationCells, Exemplar, HistogramCells};
 use super::{Value, to_float};
 
 /// By bounds of Istio's.
@@ -30,6 +31,7 @@ pub(super) fn merged<'a>(parts: impl Iterator<Item = &'a HistogramCells>) -> Val
         cumulative,
         count,
         sum: to_float(sum) / 1000.0,
+        exemplars: Vec::new(),
     }
 }
 
@@ -49,7 +51,18 @@ fn added<'a>(
 }
 
 /// Durations by Istio's buckets.
-pub(super) fn standard<'a>(parts: impl Iterator<Item = &'a DurationCells>) -> Value {
+pub(super) fn standard<'a>(
+    parts: impl Iterator<Item = &'a DurationCells>,
+    exemplars: impl Iterator<Item = (usize, Exemplar)>,
+) -> Value {
+    // Of several workers the latest.
+    let mut latest: BTreeMap<usize, Exemplar> = BTreeMap::new();
+    for (at, exemplar) in exemplars {
+        let known = latest.entry(at).or_insert(exemplar);
+        if known.at_unix_ms < exemplar.at_unix_ms {
+            *known = exemplar;
+        }
+    }
     let (counts, sum) = added(parts);
     let mut cumulative = Vec::with_capacity(BOUNDS_MILLI.len());
     let (mut running, mut next) = (0, BOUNDS_MILLI.iter().peekable());
@@ -65,6 +78,7 @@ pub(super) fn standard<'a>(parts: impl Iterator<Item = &'a DurationCells>) -> Va
         cumulative,
         count: counts.iter().sum(),
         sum: to_float(sum) / 1000.0,
+        exemplars: latest.into_iter().collect(),
     }
 }
 
@@ -90,5 +104,6 @@ pub(super) fn fine<'a>(parts: impl Iterator<Item = &'a DurationCells>) -> Value 
         cumulative,
         count: counts.iter().sum(),
         sum: to_float(sum) / 1000.0,
+        exemplars: Vec::new(),
     }
 }

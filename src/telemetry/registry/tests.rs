@@ -241,3 +241,51 @@ fn who_was_told_is_told_what_is_new_by_finer_buckets() {
     // Another stream begins with everything.
     assert_eq!(codes(&registry.tell(&mut Told::default())), 2);
 }
+
+#[test]
+fn a_request_whose_trace_was_kept_is_an_example_of_its_bucket() {
+    let registry = Arc::new(Registry::new(""));
+    let recorder = Recorder::new(Arc::clone(&registry));
+    let example = |trace, micros| Exemplar {
+        trace,
+        micros,
+        at_unix_ms: 1_000 + micros,
+    };
+    // Of a label set that nothing was counted for there is none.
+    recorder.exemplar(key(404), example(1, 3_000));
+    recorder.http(key(200), (Duration::from_millis(3), 0), 0, 0);
+    recorder.exemplar(key(200), example(2, 3_000));
+    recorder.exemplar(key(200), example(3, 3_100));
+    let families = registry.gather();
+    let Value::Histogram { exemplars, .. } = &families[1].samples[0].value else {
+        panic!("not a histogram");
+    };
+    assert_eq!(exemplars.as_slice(), [(2, example(3, 3_100))]);
+}
+
+#[test]
+fn label_sets_of_a_worker_that_find_no_room_are_told() {
+    let registry = Arc::new(Registry::new(""));
+    let (one, other) = (
+        Recorder::new(Arc::clone(&registry)),
+        Recorder::new(Arc::clone(&registry)),
+    );
+    let of = |peer| HttpKey {
+        source: PeerId(peer),
+        ..key(200)
+    };
+    for peer in 0..u32::try_from(MAX_SERIES).unwrap() {
+        one.http(of(peer), (Duration::ZERO, 0), 0, 0);
+    }
+    for peer in 0..10 {
+        // Of these four are known.
+        let peer = u32::try_from(MAX_SERIES).unwrap() - 4 + peer;
+        other.http(of(peer), (Duration::ZERO, 0), 0, 0);
+        other.http(of(peer), (Duration::ZERO, 0), 0, 0);
+    }
+    let text = text::render(&registry.gather());
+    assert!(
+        text.contains("meshctl_metrics_folded_label_sets_total{kind=\"http\"} 6\n"),
+        "{text}"
+    );
+}

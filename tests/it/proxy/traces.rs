@@ -1,6 +1,7 @@
 //! Traces: what heads say on, and what spans tell whoever gets them.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -151,7 +152,7 @@ fn always(speaks: SpanFormat, path: &str) -> Tracing {
 async fn seen(bind: SocketAddr, fields: &[(&str, &str)], name: &str) -> Vec<String> {
     let mut request = "GET /a?b=c HTTP/1.1\r\nHost: app\r\nConnection: close\r\n".to_owned();
     for (name, value) in fields {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        write!(request, "{name}: {value}\r\n").unwrap();
     }
     let answer = exchange(bind, request + "\r\n").await;
     assert_eq!(status(&answer), 200, "{answer}");

@@ -33,10 +33,11 @@ const RATE: u32 = 1_000;
 Examples:
   meshctl top
   meshctl top reviews --interval 500ms
-  meshctl top --calls reviews              calls as they happen, alike ones in a row
+  meshctl top --calls reviews              live calls, those alike in a row
   meshctl top --batch --count 3            three tables, as for a pipe
 
-Keys: q leave, ? help, Enter look closer, t live calls, / filter, s sort, p pause, + - interval")]
+Keys: q leave, ? help, Enter look closer, t live calls, / filter, s sort,
+p pause, + - interval")]
 pub(crate) struct Args {
     /// NAME or NAME.NAMESPACE of one service; all without it
     #[arg(value_name = "SERVICE")]

@@ -20,7 +20,7 @@ use crate::cli::error::CliError;
 use crate::cli::logging;
 use crate::rt;
 
-use super::state::{Effect, Level, State};
+use super::state::{Around, Effect, Level, State};
 use super::{draw, tapped};
 
 /// The header changes rarely, so it is asked for rarely.
@@ -84,7 +84,7 @@ pub(super) async fn run(
         }
         hurry = true;
         let asked = state.asked(&query);
-        let wanted = state.tapped().map(|of| of.map(str::to_owned));
+        let wanted = state.tapped();
         let ask = async {
             tokio::time::sleep_until(look).await;
             let header = if rt::now() >= header_due {
@@ -139,7 +139,7 @@ type Opened = BoxStream<'static, Result<Vec<u8>, CliError>>;
 /// The tap of what is looked at.
 struct Listening<'c> {
     cx: &'c Context,
-    of: Option<String>,
+    of: Around,
     /// Goes on though something else is looked at meanwhile: it may take longer than an interval.
     opening: Option<BoxFuture<'c, Result<Opened, CliError>>>,
     open: Option<Opened>,
@@ -150,7 +150,7 @@ impl<'c> Listening<'c> {
     fn new(cx: &'c Context) -> Self {
         Self {
             cx,
-            of: None,
+            of: Around::default(),
             opening: None,
             open: None,
             again: None,
@@ -162,7 +162,7 @@ impl<'c> Listening<'c> {
     }
 
     /// The calls that came meanwhile; never any where none are `wanted`.
-    async fn calls(&mut self, wanted: Option<Option<String>>) -> Result<Vec<Call>, CliError> {
+    async fn calls(&mut self, wanted: Option<Around>) -> Result<Vec<Call>, CliError> {
         let Some(wanted) = wanted else {
             self.close();
             return std::future::pending().await;
@@ -178,7 +178,7 @@ impl<'c> Listening<'c> {
             let (cx, of) = (self.cx, self.of.clone());
             let opening = self.opening.get_or_insert_with(|| {
                 Box::pin(async move {
-                    let asked = tapped(of);
+                    let asked = tapped(of.0);
                     cx.client.lines(&asked.path(cx), asked.role()).await
                 })
             });

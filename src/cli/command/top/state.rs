@@ -102,6 +102,17 @@ pub(super) enum Level {
     Recent(Option<String>, Key),
 }
 
+/// Calls around a service, or all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Around(pub(super) Option<String>);
+
+fn tapped(level: &Level) -> Option<Around> {
+    match level {
+        Level::Calls(of) | Level::Recent(of, _) => Some(Around(of.clone())),
+        Level::Services | Level::Sources(_) => None,
+    }
+}
+
 /// Everything that is on the screen.
 #[expect(
     clippy::struct_excessive_bools,
@@ -181,12 +192,9 @@ impl State {
         }
     }
 
-    /// Whether calls are looked at, and around what.
-    pub(super) fn tapped(&self) -> Option<Option<&str>> {
-        match self.level() {
-            Level::Calls(of) | Level::Recent(of, _) => Some(of.as_deref()),
-            Level::Services | Level::Sources(_) => None,
-        }
+    /// Which calls are looked at, if any are.
+    pub(super) fn tapped(&self) -> Option<Around> {
+        tapped(self.level())
     }
 
     /// What is asked for by who looks at figures, where `first` is what it began with.
@@ -210,11 +218,7 @@ impl State {
     }
 
     fn enter(&mut self, level: Level) -> Effect {
-        let tapped = |level: &Level| match level {
-            Level::Calls(of) | Level::Recent(of, _) => Some(of.clone()),
-            _ => None,
-        };
-        if tapped(&level) != tapped(self.level()) {
+        if tapped(&level) != self.tapped() {
             self.calls = Calls::default();
         }
         if let Some((_, selected)) = self.levels.last_mut() {
