@@ -285,7 +285,7 @@ fn a_viewer_taps_without_what_may_hold_secrets() {
         let said = stand.ask("GET", &format!("{PREFIX}/tap{query}"), &operator, None);
         assert_eq!(
             (said.0, &said.1["reason"]),
-            (400, &json!("invalid")),
+            (422, &json!("invalid")),
             "{query} {said:?}"
         );
     }
