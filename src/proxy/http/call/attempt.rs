@@ -177,6 +177,7 @@ impl<'c> Calling<'c> {
             marks: call.chosen.marks(),
             attempts: self.routed.attempts.response.then_some(self.tries),
             answering: call.chosen.answering(&call.facts),
+            telling: call.chosen.telling(),
         }
     }
 
