@@ -86,7 +86,7 @@ pub enum Filter {
     /// By response flags: one of these, or any where none are named.
     Flags(Vec<String>),
     /// By gRPC status: one of these, or (`except`) none of these. What is no gRPC is judged by the status that its HTTP
-    /// status stands for.
+    /// status stands for, where 200 is unknown (Envoy's reading).
     Grpc {
         /// Numbers.
         statuses: Vec<u8>,

@@ -132,10 +132,8 @@ fn passes(filter: &Filter, seen: &Seen<'_>) -> bool {
             name != "-" && (flags.is_empty() || flags.iter().any(|flag| flag == name))
         }
         Filter::Grpc { statuses, except } => {
-            let status = record.grpc_status.unwrap_or_else(|| match record.code {
-                200 => 0,
-                code => grpc_status(code),
-            });
+            let status = record.grpc_status;
+            let status = status.unwrap_or_else(|| grpc_status(record.code));
             statuses.contains(&status) != *except
         }
         Filter::Expression(expression) => expression.holds(seen) == Some(true),
