@@ -67,9 +67,8 @@ impl Writer<'_> {
                 Piece::Literal(text) => out.push_str(text),
                 Piece::Operator(operator, most) => match self.said(operator) {
                     Said::Nothing => out.push('-'),
-                    Said::Text(text) => out.push_str(cut(&text, *most)),
                     Said::Foreign(text) if line => out.push_str(&clean(cut(&text, *most))),
-                    Said::Foreign(text) => out.push_str(cut(&text, *most)),
+                    Said::Text(text) | Said::Foreign(text) => out.push_str(cut(&text, *most)),
                     Said::Figure(figure) => {
                         let text = figure.to_string();
                         out.push_str(cut(&text, *most));

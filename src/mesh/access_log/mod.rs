@@ -110,7 +110,9 @@ impl Filter {
                 found.extend(expression.request_fields().into_iter().map(str::to_owned));
             }
             Self::All(parts) | Self::Any(parts) => {
-                parts.iter().for_each(|part| part.request_fields(found));
+                for part in parts {
+                    part.request_fields(found);
+                }
             }
             _ => {}
         }
@@ -123,7 +125,9 @@ impl Filter {
                 found.extend(expression.response_fields().into_iter().map(str::to_owned));
             }
             Self::All(parts) | Self::Any(parts) => {
-                parts.iter().for_each(|part| part.response_fields(found));
+                for part in parts {
+                    part.response_fields(found);
+                }
             }
             _ => {}
         }

@@ -13,9 +13,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::mesh::access_log::format::Compiled;
 use crate::mesh::access_log::{STDERR, STDOUT};
-use crate::rt::Wall;
+use crate::rt::{self, Wall};
 use crate::telemetry::{AccessRecord, LogFormat, Place};
 
 /// Records in a queue at most.
@@ -82,6 +84,7 @@ impl Writers {
             target: Target::new(path),
             batch: String::with_capacity(BATCH),
             lines: 0,
+            due: rt::now(),
             lost: Arc::clone(&self.lost),
             place: Arc::clone(&self.place),
             wall: Wall::System,
@@ -202,6 +205,8 @@ struct Writing {
     target: Target,
     batch: String,
     lines: u64,
+    /// When the batch is written at the latest.
+    due: Instant,
     lost: Arc<AtomicU64>,
     place: Arc<Place>,
     wall: Wall,
@@ -213,7 +218,7 @@ impl Writing {
             let next = if self.batch.is_empty() {
                 messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                messages.recv_timeout(WAIT)
+                messages.recv_timeout(self.due.saturating_duration_since(rt::now()))
             };
             match next {
                 Ok(Message::Line(format, record)) => {
@@ -242,8 +247,13 @@ impl Writing {
     }
 
     fn added(&mut self) {
+        let now = rt::now();
+        if self.lines == 0 {
+            self.due = now + WAIT;
+        }
         self.lines += 1;
-        if self.batch.len() >= BATCH {
+        // Where lines never cease there is no pause to write in.
+        if self.batch.len() >= BATCH || now >= self.due {
             self.put();
         }
     }
@@ -313,6 +323,22 @@ mod tests {
                 .unwrap()
                 .starts_with("/201\n")
         );
+    }
+
+    #[test]
+    fn lines_that_never_cease_are_written_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let writers = Writers::default();
+        let writer = writers.open(path.to_str().unwrap()).unwrap();
+        let format = Arc::new(Format::Text("%PATH%\n".to_owned()).compile().unwrap());
+        let written = (0..WAIT.as_millis()).any(|_| {
+            writer.line(&format, &record("/"));
+            // Less than a batch in all of the time, and never a pause as long as the longest wait.
+            std::thread::sleep(Duration::from_millis(10));
+            std::fs::metadata(&path).is_ok_and(|file| file.len() > 0)
+        });
+        assert!(written);
     }
 
     #[test]
