@@ -24,6 +24,10 @@ pub enum LogFormat {
 
 /// Everything that is logged about one request or connection. Empty text is logged as `-`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about one call"
+)]
 pub struct AccessRecord {
     /// When the request began.
     pub start: UnixMillis,

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration};
 
 use meshctl::rt::Tasks;
 use serde_json::Value;
@@ -298,7 +298,7 @@ async fn a_tap_under_load_keeps_to_its_rate_and_its_filter() {
     let some = Tapper::start(&mesh, &["-o", "json", "--rate", "20"]);
     let none = Tapper::start(&mesh, &["-o", "json", "--path", "/nowhere"]);
     taps(&[&shop], 2).await;
-    let began = Instant::now();
+    let began = meshctl::rt::now();
     let mut calls = 0;
     while began.elapsed() < Duration::from_secs(3) {
         assert_eq!(caller.get("web:9080", "/load").await.unwrap().0, 200);

@@ -266,7 +266,8 @@ fn conditions(matches: &[String]) -> Result<Value, Problem> {
             return Err(Problem::new(
                 Reason::Invalid,
                 format!("{name} is asked for twice, which no request fulfils"),
-            ));
+            )
+            .hint("name each header once; of cookies, one"));
         }
     }
     Ok(Value::Object(headers))

@@ -253,8 +253,8 @@ mod tests {
         }
     }
 
-    fn workload(name: &str) -> Option<End> {
-        Some(End::Workload(name.to_owned(), "default".to_owned()))
+    fn workload(name: &str) -> End {
+        End::Workload(name.to_owned(), "default".to_owned())
     }
 
     /// An outbound or inbound call of a proxy.
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn each_call_is_told_by_one_proxy() {
         let around = Asked {
-            around: workload("b"),
+            around: Some(workload("b")),
             ..Asked::default()
         };
         assert!(tells(&around, "a", &Call(2, "b")));
@@ -293,8 +293,8 @@ mod tests {
         assert!(tells(&around, "b", &Call(1, "")));
         assert!(!tells(&around, "a", &Call(1, "")));
         let between = Asked {
-            from: workload("a"),
-            to: workload("b"),
+            from: Some(workload("a")),
+            to: Some(workload("b")),
             ..Asked::default()
         };
         assert!(tells(&between, "a", &Call(2, "b")));
@@ -310,7 +310,7 @@ mod tests {
                 .is_none()
         );
         let to = Asked {
-            to: workload("b"),
+            to: Some(workload("b")),
             ..Asked::default()
         };
         assert!(tells(&to, "c", &Call(2, "b")));

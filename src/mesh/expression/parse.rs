@@ -62,7 +62,9 @@ impl Node {
                 inner.fields(of, found);
             }
             Self::And(parts) | Self::Or(parts) => {
-                parts.iter().for_each(|part| part.fields(of, found));
+                for part in parts {
+                    part.fields(of, found);
+                }
             }
             Self::Compare(_, left, right) => {
                 left.fields(of, found);
@@ -70,7 +72,9 @@ impl Node {
             }
             Self::In(left, list) => {
                 left.fields(of, found);
-                list.iter().for_each(|part| part.fields(of, found));
+                for part in list {
+                    part.fields(of, found);
+                }
             }
             _ => {}
         }

@@ -9,13 +9,12 @@ use super::{ABSENT, Comparison, Found, Part};
 pub(super) fn compare(how: &Comparison, primary: &[u8], shadow: &[u8], found: &mut Found) {
     let both = serde_json::from_slice::<Value>(primary).ok();
     let both = both.zip(serde_json::from_slice::<Value>(shadow).ok());
-    match both {
-        Some((one, other)) => walk(how, &one, &other, &mut Vec::new(), found),
-        None => {
-            let size = |body: &[u8]| format!("{} bytes", body.len());
-            found.add(Part::Body, "", &size(primary), &size(shadow));
-        }
+    if let Some((one, other)) = both {
+        walk(how, &one, &other, &mut Vec::new(), found);
+        return;
     }
+    let size = |body: &[u8]| format!("{} bytes", body.len());
+    found.add(Part::Body, "", &size(primary), &size(shadow));
 }
 
 /// Reading limits how deep a value is, and so how deep this goes.

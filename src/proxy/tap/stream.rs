@@ -37,7 +37,7 @@ use super::{Running, Taps};
 /// Calls in one message at most.
 const BATCH: usize = 64;
 /// How long until a control plane that knows of no taps is asked again.
-const NOT_KNOWN: Duration = Duration::from_secs(300);
+const NOT_KNOWN: Duration = Duration::from_mins(5);
 
 /// Takes taps away when the stream that they came by has ended.
 struct Following<'t>(&'t Taps);

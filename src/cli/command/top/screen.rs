@@ -114,7 +114,9 @@ pub(super) async fn run(
             },
             calls = listening.calls(wanted) => match calls {
                 Ok(calls) => {
-                    calls.into_iter().for_each(|call| state.call(call));
+                    for call in calls {
+                        state.call(call);
+                    }
                     hurry = false;
                 }
                 Err(error) => state.trouble = Some(words(&error)),

@@ -26,7 +26,7 @@ use super::begin::Up;
 use super::clock::{Late, Progress};
 use super::hedge::Racer;
 use super::tries::{Calling, Tried};
-use super::{compare, mirror};
+use super::mirror;
 
 /// A try that is on its way.
 pub(super) struct Flight<'c> {
@@ -94,7 +94,7 @@ impl<'c> Calling<'c> {
             informed: 0,
             asking: &mut self.recoding,
             answering: None,
-            keeping: call.chosen.compared().map(compare::End::keeping),
+            keeping: call.chosen.compared().map(|end| Box::new(end.keeping())),
             received: 0,
             sent: 0,
         };

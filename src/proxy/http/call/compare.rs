@@ -157,8 +157,8 @@ pub(crate) fn pair(how: &Arc<Comparison>) -> (End, End) {
 
 impl End {
     /// Room for an answer.
-    pub(crate) fn keeping(&self) -> Box<Kept> {
-        Box::new(Kept::new(&self.pair.how))
+    pub(crate) fn keeping(&self) -> Kept {
+        Kept::new(&self.pair.how)
     }
 
     /// The answer that went through whole.

@@ -111,8 +111,8 @@ fn a_sparkline_shows_the_last_rates() {
     assert_eq!(state.sparkline(shown[2], 3), "▁▁▁");
 }
 
-fn around(service: &str) -> Option<Around> {
-    Some(Around(Some(service.to_owned())))
+fn around(service: &str) -> Around {
+    Around(Some(service.to_owned()))
 }
 
 fn rows(state: &mut State, rows: Vec<StatsRow>) {
@@ -151,7 +151,7 @@ fn one_looks_closer_and_comes_back() {
     assert_eq!(state.shown().len(), 1);
     press(&mut state, "\u{1b}");
     assert_eq!(press(&mut state, "\n"), Effect::Ask);
-    assert_eq!(state.tapped(), around("reviews.default"));
+    assert_eq!(state.tapped(), Some(around("reviews.default")));
     assert_eq!(state.asked(&first).map(|_| ()), None);
     state.call(call("/a", 200, 1.0));
     state.call(call("/b", 503, 9.0));
@@ -172,7 +172,7 @@ fn one_looks_closer_and_comes_back() {
 fn live_calls_are_of_what_is_selected() {
     let mut state = state();
     assert_eq!(press(&mut state, "t"), Effect::Ask);
-    assert_eq!(state.tapped(), around("reviews.default"));
+    assert_eq!(state.tapped(), Some(around("reviews.default")));
     state.call(call("/a", 200, 1.0));
     press(&mut state, "p");
     state.call(call("/a", 200, 1.0));
@@ -181,7 +181,7 @@ fn live_calls_are_of_what_is_selected() {
     press(&mut state, "pq");
     rows(&mut state, vec![row("details.default", "v1", 1.0, None)]);
     press(&mut state, "t");
-    assert_eq!(state.tapped(), around("details.default"));
+    assert_eq!(state.tapped(), Some(around("details.default")));
     assert!(state.shown_calls().is_empty());
 }
 
