@@ -25,8 +25,8 @@ use super::super::respond::{Failure, http_status};
 use super::begin::Up;
 use super::clock::{Late, Progress};
 use super::hedge::Racer;
-use super::tries::{Calling, Tried};
 use super::mirror;
+use super::tries::{Calling, Tried};
 
 /// A try that is on its way.
 pub(super) struct Flight<'c> {
