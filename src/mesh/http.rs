@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access_log::Logger;
 use super::http2::Http2Options;
 use super::tracing::Tracing;
 
@@ -51,6 +52,9 @@ pub struct HttpOptions {
     /// What calls leave spans; where nothing is said, the usual ones, for the control plane alone.
     #[serde(skip_serializing_if = "is_default")]
     pub tracing: Option<Arc<Tracing>>,
+    /// What calls are logged; where nothing is said, what the proxy was started with.
+    #[serde(skip_serializing_if = "is_default")]
+    pub access_log: Option<Arc<Vec<Logger>>>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

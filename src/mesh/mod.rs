@@ -5,6 +5,7 @@
 //! `resource`; a [`World`] gives each proxy its [`View`]; `xds` carries views. Route matching is
 //! here because the proxy, `routes --explain` and the shadowed-rule check must agree.
 
+pub mod access_log;
 pub mod authorization;
 pub mod backend_tls;
 pub mod balancing;

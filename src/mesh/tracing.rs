@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use super::destinations::ROOTS;
 use super::listener::is_default;
 use super::policy::Whom;
 use super::route::Share;
@@ -150,13 +149,6 @@ pub struct Told {
     pub rules: Vec<Rule>,
     /// The object.
     pub origin: Origin,
-}
-
-impl Told {
-    /// Whether it is written for the whole mesh.
-    pub fn is_of_root(&self) -> bool {
-        ROOTS.contains(&self.namespace.as_str())
-    }
 }
 
 /// One thing that is said. What is `None` stays as it is.

@@ -80,6 +80,8 @@ pub struct Config {
     pub comparisons: BTreeMap<Hostname, Arc<Comparison>>,
     /// What is said of spans.
     pub tracing: Rules,
+    /// What is said of access logs.
+    pub access_log: super::access_log::rules::Rules,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -107,6 +109,7 @@ impl Default for Config {
             faults: BTreeMap::new(),
             comparisons: BTreeMap::new(),
             tracing: Rules::default(),
+            access_log: super::access_log::rules::Rules::default(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

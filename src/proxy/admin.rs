@@ -93,6 +93,7 @@ pub(crate) fn start(
         .route("/server_info", get(server_info))
         .route("/logging", get(logging).post(logging))
         .route("/drain_listeners", post(drain_listeners))
+        .route("/reopen_logs", post(reopen_logs))
         .route("/healthcheck/fail", post(health_fail))
         .route("/healthcheck/ok", post(health_ok))
         .route("/quitquitquit", post(quit));
@@ -220,11 +221,8 @@ impl Admin {
             ),
             gauge(
                 "meshctl_access_log_dropped",
-                "Access-log records dropped because the queue was full.",
-                self.shared
-                    .log
-                    .as_ref()
-                    .map_or(0, super::access_log::LogSink::dropped),
+                "Lines of access logs that were not written: their queue was full, or their file cannot be written.",
+                self.shared.options.logs.dropped(),
             ),
             gauge(
                 "meshctl_taps",
@@ -411,6 +409,12 @@ async fn drain_listeners(State(admin): Shares, RawQuery(query): RawQuery) -> &'s
     };
     // Nobody listens only while the proxy ends anyway.
     let _told = admin.asks.send(ask).is_ok();
+    "OK\n"
+}
+
+/// Files of logs that were moved away are left, and opened again by their names; as SIGUSR1 does.
+async fn reopen_logs(State(admin): State<Arc<Admin>>) -> &'static str {
+    admin.shared.options.logs.reopen();
     "OK\n"
 }
 

@@ -15,7 +15,7 @@ use crate::mesh::listener::Direction;
 use crate::rt::{self, HashMap, Wall};
 use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId};
 
-use super::access_log::LogSink;
+use super::access_log::Started;
 use super::ext_authz::Provider;
 use super::filter::{self, Filters};
 use super::jwt;
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     /// Spans on their way out.
     pub(crate) spans: Spans,
     /// Where access logs go; nowhere when off.
-    pub(crate) log: Option<LogSink>,
+    pub(crate) log: Option<Started>,
     pub(crate) wall: Wall,
     /// What is done against running out.
     pub(crate) overload: Overload,
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(options: Options, registry: Arc<Registry>, log: Option<LogSink>) -> Self {
+    pub(crate) fn new(options: Options, registry: Arc<Registry>, log: Option<Started>) -> Self {
         Self {
             gateway: options.node.starts_with("router~"),
             spans: Spans::new(&options.tracing),
@@ -479,6 +479,11 @@ impl Conn {
 }
 
 impl Conn {
+    /// Whoever connected; of whom a PROXY header speaks has another port.
+    pub(crate) fn direct_remote(&self) -> SocketAddr {
+        SocketAddr::new(self.direct, self.remote.port())
+    }
+
     pub(crate) fn inbound(&self) -> bool {
         self.direction == Direction::Inbound
     }

@@ -68,6 +68,7 @@ mod trace;
 mod tunnel;
 mod worker;
 
+pub use access_log::Writers;
 pub use application::{AppPages, Metrics};
 pub use fixed::{Side, SideProtocol, static_view};
 pub use options::{AccessLog, Options};

@@ -16,6 +16,7 @@ use super::context::{Conn, Live, Worker};
 use super::http::call::Ended;
 use super::http::plan::Facts;
 use super::tables::ClusterTable;
+use super::tap::Seen;
 
 /// Who is who on `conn`, as the reporter sees it.
 fn ends(live: &Live, conn: &Conn, destination: PeerId) -> (Reporter, PeerId, PeerId, Security) {
@@ -134,18 +135,27 @@ pub(crate) fn request(
     if let Some(address) = ended.upstream_local {
         record.upstream_local = address.to_string();
     }
-    if let Some(log) = &worker.shared.log {
-        log.write(&record);
+    record.grpc = grpc;
+    record.grpc_status = key.grpc_status;
+    (record.source, record.destination) = (source, destination);
+    record.service = ended.service;
+    record.mtls |= ended.mtls;
+    record.attempts = ended.retries + u32::from(ended.upstream.is_some());
+    record.response_headers.clone_from(&ended.told);
+    tell(worker, conn, &Arc::from(record));
+}
+
+/// Writes a call where it is logged, and tells whoever looks.
+fn tell(worker: &Worker, conn: &Conn, record: &Arc<AccessRecord>) {
+    let (shared, registry) = (&worker.shared, &worker.shared.registry);
+    match (&conn.http().log, &shared.log) {
+        (Some(table), _) => table.write(record, &Seen { record, registry }, &shared.options.logs),
+        (None, Some(log)) => log.write(record),
+        (None, None) => {}
     }
     if record.tapped {
-        record.grpc = grpc;
-        record.grpc_status = key.grpc_status;
-        (record.source, record.destination) = (source, destination);
-        record.service = ended.service;
-        record.mtls |= ended.mtls;
-        let now = worker.shared.millis(rt::now());
-        let taps = &worker.shared.options.taps;
-        taps.offer(record, now, &worker.shared.registry);
+        let now = shared.millis(rt::now());
+        shared.options.taps.offer(record, now, registry);
     }
 }
 
@@ -202,7 +212,7 @@ impl TcpReport {
             record.downstream_local = conn.meant.unwrap_or(conn.local).to_string();
             record.downstream_remote = conn.remote.to_string();
             record.server_name = conn.server_name.clone().unwrap_or_default();
-            log.write(&record);
+            log.write(&Arc::new(record));
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::mesh::{Locality, WorkloadRef};
 use crate::telemetry::LogFormat;
 
+use super::access_log::Writers;
 use super::application::AppPages;
 use super::overload::OverloadOptions;
 use super::tap::Taps;
@@ -63,6 +64,8 @@ pub struct Options {
     pub in_force: watch::Sender<u64>,
     /// Who looks at calls while they happen.
     pub taps: Arc<Taps>,
+    /// Files of access logs.
+    pub logs: Arc<Writers>,
 }
 
 /// Where an access log goes.
@@ -98,6 +101,7 @@ impl Default for Options {
             name_servers: Vec::new(),
             in_force: watch::Sender::new(0),
             taps: Arc::default(),
+            logs: Arc::default(),
         }
     }
 }

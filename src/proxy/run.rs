@@ -15,7 +15,7 @@ use crate::rt::{self, DrainSignal, Reader, Tasks, memory};
 use crate::telemetry::Registry;
 use crate::tls::Material;
 
-use super::access_log::LogSink;
+use super::access_log::{Started, Writers};
 use super::admin::{self, Admin, Ask};
 use super::context::Shared;
 use super::control::Control;
@@ -126,7 +126,8 @@ pub async fn run_after(
 ) -> Result<(), ProxyError> {
     let log = match &options.access_log {
         Some(log) => {
-            Some(LogSink::start(log.format, log.path.as_deref()).map_err(ProxyError::AccessLog)?)
+            let started = Started::new(&options.logs, log.format, log.path.as_deref());
+            Some(started.map_err(ProxyError::AccessLog)?)
         }
         None => None,
     };
@@ -172,6 +173,7 @@ pub async fn run_after(
     });
     let views = credentials::stage(views, &tasks);
     let mut views = resolve::stage(views, shared.options.name_servers.clone(), &tasks);
+    tasks.spawn("reopen-logs", reopen_logs(Arc::clone(&shared.options.logs)));
     tasks.spawn("overload", overload::watch(Arc::clone(&shared)));
     let endpoints = Tasks::new();
     let admin_sockets = admin::start(&admin, &endpoints, control.taken.as_mut())?;
@@ -272,10 +274,23 @@ pub async fn run_after(
         // One that is left over is replaced at the next start.
         let _gone = std::fs::remove_file(socket).is_ok();
     }
-    if let Some(log) = &shared.log {
-        log.flush();
-    }
+    shared.options.logs.flush();
     Ok(())
+}
+
+/// Opens files of logs again whenever SIGUSR1 says so.
+async fn reopen_logs(logs: Arc<Writers>) {
+    let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1());
+    let mut signal = match signal {
+        Ok(signal) => signal,
+        Err(error) => {
+            tracing::warn!(%error, "SIGUSR1 is not listened for; POST /reopen_logs does the same");
+            return;
+        }
+    };
+    while signal.recv().await.is_some() {
+        logs.reopen();
+    }
 }
 
 /// What happens next at the socket of hot restarts; never without one.

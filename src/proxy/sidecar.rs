@@ -23,11 +23,12 @@ use crate::mesh::{
 use crate::net::capture;
 use crate::rt::disk::private_dir;
 use crate::rt::{Drain, DrainSignal, Tasks, Wall};
-use crate::telemetry::Registry;
+use crate::telemetry::{Place, Registry};
 use crate::tls;
 use crate::xds::node::node_id;
 use crate::xds::node_to_proto;
 
+use super::access_log::Writers;
 use super::application::AppPages;
 use super::believed;
 use super::client::{self, ClientOptions};
@@ -529,6 +530,10 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
         local,
         application: pages,
         access_log: options.access_log.clone(),
+        logs: Arc::new(Writers::new(Place {
+            hostname: hostname(),
+            environment: Arc::clone(&options.variables),
+        })),
         tracing: TraceOptions {
             control_plane: Some(Collector {
                 at: options.control_plane.clone(),
@@ -541,4 +546,11 @@ fn data_path(options: &SidecarOptions, node: String) -> Options {
         drain_delay: options.drain_delay,
         ..Options::default()
     }
+}
+
+/// The machine's name, for logs.
+fn hostname() -> String {
+    let name = nix::unistd::gethostname().ok();
+    name.and_then(|name| name.into_string().ok())
+        .unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::rt::UnixMillis;
 
-use super::{Flag, PeerId, ServiceId};
+use super::{Flag, Link, PeerId, ServiceId};
 
 /// Details of a call that policies refuse (Envoy's).
 pub const DENIED: &str = "rbac_access_denied";
@@ -95,6 +95,20 @@ pub struct AccessRecord {
     pub service: ServiceId,
     /// Fields of the request that somebody asks about, by their names in lower case.
     pub request_headers: Vec<(String, String)>,
+    /// Fields of the answer that somebody asks about, likewise.
+    pub response_headers: Vec<(String, String)>,
+    /// Tries.
+    pub attempts: u32,
+    /// Until all of the request had come, where that is known.
+    pub request_time: Option<Duration>,
+    /// Whoever connected, whatever a PROXY header says.
+    pub direct_remote: String,
+    /// Number of the caller's connection.
+    pub connection: u64,
+    /// What protects it, as its handshake says.
+    pub link: Option<Link>,
+    /// It is TLS that this proxy ended.
+    pub tls: bool,
     /// Somebody who taps may be told of it.
     pub tapped: bool,
 }
@@ -110,7 +124,7 @@ impl AccessRecord {
     }
 
     /// Envoy's `response_code_details`, with the policy by which a caller was refused.
-    fn details(&self) -> Cow<'static, str> {
+    pub(super) fn details(&self) -> Cow<'static, str> {
         if self.policy.is_empty() {
             Cow::Borrowed(self.details)
         } else {
@@ -207,7 +221,7 @@ fn dash(text: &str) -> &str {
 }
 
 /// What a caller sent must not break out of its quotes or its line.
-fn clean(text: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
     let harmless = |c: char| !c.is_control() && c != '"';
     if text.chars().all(harmless) {
         text.into()
@@ -220,7 +234,7 @@ fn clean(text: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// `2026-11-21T02:03:04.567Z`.
-fn timestamp(millis: UnixMillis) -> String {
+pub(super) fn timestamp(millis: UnixMillis) -> String {
     i64::try_from(millis)
         .ok()
         .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())

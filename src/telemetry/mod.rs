@@ -9,6 +9,7 @@
 pub mod access;
 pub mod event;
 pub mod flag;
+pub mod line;
 pub mod link;
 pub mod names;
 pub mod openmetrics;
@@ -24,6 +25,7 @@ pub use event::{
     HttpKey, PeerId, PeerLabels, Protocol, Reporter, RouteId, Security, ServiceId, TcpKey,
 };
 pub use flag::Flag;
+pub use line::Place;
 pub use link::{Link, LinkKey, Linked, Protection, Why};
 pub use recorder::{Exemplar, Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};

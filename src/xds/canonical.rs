@@ -21,17 +21,13 @@ enum Field {
 }
 
 const FLAT: Shape = &[];
-const STRUCT: Shape = &[(1, Field::Map(VALUE))];
-const VALUE: Shape = &[
-    (5, Field::Message(&[(1, Field::Map(VALUE_DEEP))])),
-    (6, Field::Message(&[(1, Field::Message(VALUE_DEEP))])),
+/// Values hold structs and lists, which hold values: a shape that goes round, so it is a static.
+static OF_VALUE: [(u32, Field); 2] = [
+    (5, Field::Message(&OF_STRUCT)),
+    (6, Field::Message(&[(1, Field::Message(&OF_VALUE))])),
 ];
-/// Structs are nested at most this deep by our encoders.
-const VALUE_DEEP: Shape = &[
-    (5, Field::Message(&[(1, Field::Map(VALUE_DEEPER))])),
-    (6, Field::Message(&[(1, Field::Message(VALUE_DEEPER))])),
-];
-const VALUE_DEEPER: Shape = &[(5, Field::Message(&[(1, Field::Map(FLAT))]))];
+static OF_STRUCT: [(u32, Field); 1] = [(1, Field::Map(&OF_VALUE))];
+const STRUCT: Shape = &OF_STRUCT;
 const METADATA: Shape = &[(1, Field::Map(STRUCT)), (2, Field::Map(FLAT))];
 const CHAIN: Shape = &[(5, Field::Message(METADATA))];
 /// `envoy.config.listener.v3.Listener`.
@@ -61,6 +57,8 @@ pub(crate) const HTTP_RBAC: Shapes =
 /// `envoy.extensions.filters.network.rbac.v3.RBAC`, which is carried as an `Any`.
 pub(crate) const NETWORK_RBAC: Shapes =
     Shapes(&[(1, Field::Message(RULES)), (2, Field::Message(RULES))]);
+/// `envoy.extensions.access_loggers.file.v3.FileAccessLog`, which is carried as an `Any`.
+pub(crate) const FILE_LOG: Shapes = Shapes(&[(5, Field::Message(&[(2, Field::Message(STRUCT))]))]);
 /// `envoy.config.route.v3.RouteConfiguration`.
 pub(crate) const ROUTE: Shapes = Shapes(&[
     (2, Field::Message(VIRTUAL_HOST)),

@@ -11,6 +11,7 @@ mod jwt_authn;
 mod rbac;
 mod origination;
 mod route;
+mod access_log;
 mod tracing;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -54,6 +54,24 @@ pub(crate) use envoy_types::pb::google::protobuf::{
     Value, value,
 };
 
+/// Access logs.
+pub(crate) mod access_log {
+    pub(crate) use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType as Config;
+    pub(crate) use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier as FilterKind;
+    pub(crate) use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
+    pub(crate) use envoy_types::pb::envoy::config::accesslog::v3::extension_filter::ConfigType as FilterConfig;
+    pub(crate) use envoy_types::pb::envoy::config::accesslog::v3::*;
+    pub(crate) use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format as FormatKind;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat as FileFormat;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::stderr_access_log::AccessLogFormat as StderrFormat;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::stdout_access_log::AccessLogFormat as StdoutFormat;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
+        StderrAccessLog, StdoutAccessLog,
+    };
+}
+
 /// Who may do what.
 pub(crate) mod rbac {
     pub(crate) use envoy_types::pb::envoy::config::rbac::v3::*;

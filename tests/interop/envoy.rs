@@ -88,6 +88,7 @@ static_resources:
     .unwrap();
     let child = Command::new(program)
         .args(["--concurrency", "1", "--disable-hot-restart"])
+        .args(["--file-flush-interval-msec", "100"])
         .args(["--use-dynamic-base-id", "-l", "warning", "-c"])
         .arg(&bootstrap)
         .arg("--log-path")

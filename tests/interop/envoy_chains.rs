@@ -461,6 +461,7 @@ fn every_option() -> ChainAction {
             http2: Http2Options::default(),
             upgrades: Upgrades(vec!["websocket".to_owned(), "connect".to_owned()]),
             tracing: None,
+            access_log: None,
         }),
     }
 }

@@ -13,6 +13,7 @@
     reason = "a failed step should fail the test"
 )]
 
+mod access_logs;
 #[path = "../it/elsewhere/agent.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 mod agent;

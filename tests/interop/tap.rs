@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration};
+use std::time::Duration;
 
 use meshctl::rt::Tasks;
 use serde_json::Value;

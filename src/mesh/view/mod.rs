@@ -27,6 +27,7 @@ mod shadows;
 mod streams;
 mod termination;
 mod tokens;
+mod access_log;
 mod tracing;
 mod authorization;
 

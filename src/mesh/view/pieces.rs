@@ -8,8 +8,8 @@ use super::common::{Common, Outlook, Scope};
 use super::inbound::Facts;
 use super::routing::{Base, Routing};
 use super::{
-    View, backend_tls, credentials, faults, gateway, inbound, node, routing, scope, shadows,
-    tracing,
+    View, access_log, backend_tls, credentials, faults, gateway, inbound, node, routing, scope,
+    shadows, tracing,
 };
 use crate::mesh::sidecar::{self, Sidecar};
 use crate::mesh::world::Config;
@@ -116,6 +116,7 @@ impl Pieces<'_> {
             && config.trust_domain == before.trust_domain
             && config.baseline == before.baseline
             && config.tracing == before.tracing
+            && config.access_log == before.access_log
             && credentials::same((config, before), &self.node)
             && sidecar == self.sidecar.map(|(_, own)| own)
             && common.keeps_choosing((config, before), &self.node)
@@ -136,6 +137,7 @@ impl Pieces<'_> {
         };
         for listener in view.listeners.values_mut() {
             tracing::shape(&self.world.config, &self.node, listener, &knows);
+            access_log::shape(&self.world.config, &self.node, listener);
         }
     }
 }

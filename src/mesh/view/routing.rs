@@ -96,7 +96,7 @@ impl Base {
         // Faults and comparisons are put over whole tables.
         let over = |config: &Config| !config.faults.is_empty() || !config.comparisons.is_empty();
         let injected = over(config) || over(before);
-        if config.tracing != before.tracing {
+        if config.tracing != before.tracing || config.access_log != before.access_log {
             return None;
         }
         if config.outbound != before.outbound || config.baseline != before.baseline || injected {

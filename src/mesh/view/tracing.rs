@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::mesh::destinations::ROOTS;
 use crate::mesh::listener::{ChainAction, Direction, Listener};
 use crate::mesh::policy::Whom;
 use crate::mesh::tracing::{
@@ -47,11 +48,16 @@ pub(super) fn shape(
     }
 }
 
-/// How narrow `told` is for `node`; more is narrower. None where it is for others.
-fn reach(config: &Config, told: &Told, node: &Node, client: bool) -> Option<u8> {
-    let root = told.is_of_root();
-    let space = root || told.namespace == node.namespace;
-    match &told.whom {
+/// How narrow what is written in `namespace` for `whom` is for `node`; more is narrower. None where it is for others.
+pub(super) fn reach(
+    config: &Config,
+    (namespace, whom): (&str, &Whom),
+    node: &Node,
+    client: bool,
+) -> Option<u8> {
+    let root = ROOTS.contains(&namespace);
+    let space = root || namespace == node.namespace;
+    match whom {
         Whom::All => space.then_some(u8::from(!root)),
         Whom::Workloads(labels) => {
             (space && selects(labels, &node.labels)).then_some(if root { 2 } else { 3 })
@@ -92,7 +98,12 @@ fn of(config: &Config, rules: &Rules, node: &Node, client: bool) -> Option<Traci
     let mut told: Vec<(u8, &Arc<Told>)> = rules
         .all
         .iter()
-        .filter_map(|told| Some((reach(config, told, node, client)?, told)))
+        .filter_map(|told| {
+            Some((
+                reach(config, (&told.namespace, &told.whom), node, client)?,
+                told,
+            ))
+        })
         .collect();
     // Stable, so of two as narrow the oldest stays first; and it alone counts.
     told.sort_by_key(|(reach, _)| *reach);

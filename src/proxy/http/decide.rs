@@ -213,6 +213,7 @@ pub(super) fn decide(
                         hashed,
                         session,
                         held: RefCell::default(),
+                        told: None,
                     })
                 }),
             }))

@@ -17,7 +17,7 @@ use super::h2::stream::StreamError;
 use super::head::{ResponseOut, Switch};
 use super::leg::{Broken, H1Leg, Leg, LegError, Recoding, Writer, pump, pump_recoded};
 use super::marks::AnswerMarks;
-use super::plan::Facts;
+use super::plan::{Facts, Telling};
 use super::recode::{Answering, Coded};
 use super::replay::Replay;
 use super::respond::{Failure, reason};
@@ -73,6 +73,8 @@ pub(crate) struct Relay<'t> {
     pub(crate) attempts: Option<u32>,
     /// What may become of the answer's body.
     pub(crate) answering: Option<Answering<'t>>,
+    /// Fields of the answer that are to be noted.
+    pub(crate) telling: Option<&'t Telling>,
 }
 
 /// What is known of an answer.
@@ -388,6 +390,9 @@ impl<'t> Relay<'t> {
                 Err(No::Spent) => flag = Flag::Urx,
                 Err(No::Overflow) => flag = Flag::Uo,
             }
+        }
+        if let Some(telling) = self.telling {
+            telling.note(parts.fields);
         }
         let coded = match (&self.answering, switch) {
             (Some(answering), None) => answering.of(status, parts.fields, parts.framing),

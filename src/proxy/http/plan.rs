@@ -170,6 +170,26 @@ pub(crate) struct Rare {
     pub(crate) session: Option<Session>,
     /// Of the body, what was read already.
     pub(crate) held: RefCell<Vec<u8>>,
+    /// Of the answer, what logs tell of or ask about.
+    pub(crate) told: Option<Telling>,
+}
+
+/// Fields of an answer that are noted as it passes.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    names: Vec<String>,
+    found: RefCell<Vec<(String, String)>>,
+}
+
+impl Telling {
+    /// Of a try that is passed on.
+    pub(crate) fn note(&self, fields: Fields<'_>) {
+        let found = self.names.iter().filter_map(|name| {
+            let value = String::from_utf8_lossy(fields.first(name)?).into_owned();
+            Some((name.clone(), value))
+        });
+        self.found.replace(found.collect());
+    }
 }
 
 impl Chosen {
@@ -208,6 +228,17 @@ impl Chosen {
     /// Its end of a comparison of two answers.
     pub(crate) fn compared(&self) -> Option<&compare::End> {
         self.rare.as_ref()?.compared.as_ref()
+    }
+
+    /// Fields of the answer that are to be noted.
+    pub(crate) fn telling(&self) -> Option<&Telling> {
+        self.rare.as_ref()?.told.as_ref()
+    }
+
+    /// What was noted of them.
+    pub(crate) fn told(&self) -> Vec<(String, String)> {
+        self.telling()
+            .map_or_else(Vec::new, |telling| telling.found.take())
     }
 
     /// What filters gave it.
@@ -498,6 +529,16 @@ pub(crate) fn plan(
             .cluster(cluster)
             .map(|cluster| cluster.config.name.clone())
             .unwrap_or_default();
+    }
+    let mut then = then;
+    if let (Some(_), Then::Forward(chosen), Some(table)) = (&log, &mut then, &http.log)
+        && !table.response.is_empty()
+    {
+        let rare = chosen.rare.get_or_insert_default();
+        rare.told = Some(Telling {
+            names: table.response.clone(),
+            ..Telling::default()
+        });
     }
     let then = if delay.is_zero() {
         then

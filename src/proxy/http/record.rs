@@ -2,6 +2,7 @@
 
 use crate::telemetry::AccessRecord;
 
+use super::super::access_log::LogTable;
 use super::super::context::{Conn, Worker};
 use super::super::tap::{Head, Taps};
 use super::plan::Ask;
@@ -14,27 +15,33 @@ pub(super) fn record(
     authority: &[u8],
 ) -> Option<Box<AccessRecord>> {
     let taps = &worker.shared.options.taps;
-    if worker.shared.log.is_none() && !taps.on() {
+    let table = conn.http().log.as_ref();
+    let logged = table.map_or(worker.shared.log.is_some(), LogTable::logs);
+    if !logged && !taps.on() {
         return None;
     }
-    let wanted = taps.on() && tapped(taps, worker, conn, ask, authority);
-    if worker.shared.log.is_none() && !wanted {
+    let tapped = taps.on() && tapped(taps, worker, conn, ask, authority);
+    if !logged && !tapped {
         return None;
     }
     let mut record = begun(worker, conn, ask, authority);
-    if wanted {
-        record.tapped = true;
-        record.inbound = conn.inbound();
-        record.mtls = conn.inbound() && conn.principal.is_some();
-        record.principal = conn.principal.clone().unwrap_or_default();
-        record.request_headers = taps
-            .headers()
-            .into_iter()
-            .filter_map(|name| {
-                let value = String::from_utf8_lossy(ask.fields.first(&name)?).into_owned();
-                Some((name, value))
-            })
-            .collect();
+    record.tapped = tapped;
+    let mut put = |name: &str| {
+        let known = record
+            .request_headers
+            .iter()
+            .any(|(known, _)| known == name);
+        if let Some(value) = ask.fields.first(name).filter(|_| !known) {
+            let value = String::from_utf8_lossy(value).into_owned();
+            record.request_headers.push((name.to_owned(), value));
+        }
+    };
+    table
+        .into_iter()
+        .flat_map(|table| &table.request)
+        .for_each(|name| put(name));
+    if tapped {
+        taps.headers().iter().for_each(|name| put(name));
     }
     Some(Box::new(record))
 }
@@ -68,7 +75,14 @@ fn begun(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> Acces
         authority: text(authority),
         downstream_local: conn.local.to_string(),
         downstream_remote: conn.remote.to_string(),
+        direct_remote: conn.direct_remote().to_string(),
         server_name: conn.server_name.clone().unwrap_or_default(),
+        inbound: conn.inbound(),
+        tls: conn.tls,
+        link: conn.link,
+        mtls: conn.inbound() && conn.principal.is_some(),
+        principal: conn.principal.clone().unwrap_or_default(),
+        connection: conn.state.id.get(),
         ..AccessRecord::default()
     }
 }

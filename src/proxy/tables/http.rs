@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use super::super::access_log::LogTable;
 use crate::mesh::HttpOptions;
 use crate::mesh::http::{ClientCertOptions, RemoteOptions, RequestIdOptions, ServerHeader};
 
@@ -17,6 +18,8 @@ pub(crate) struct HttpTable {
     pub(crate) marks_requests: bool,
     /// Answers tell the caller more, or less, than is usual.
     pub(crate) marks_answers: bool,
+    /// What is logged; where nothing is said, what the proxy was started with.
+    pub(crate) log: Option<LogTable>,
 }
 
 impl HttpTable {
@@ -33,6 +36,10 @@ impl HttpTable {
             marks_answers: server.transformation != ServerHeader::PassThrough
                 || !server.via.is_empty()
                 || id.in_response,
+            log: options
+                .access_log
+                .as_deref()
+                .map(|logs| LogTable::new(logs)),
             options: Arc::clone(options),
         }
     }

@@ -21,8 +21,7 @@ use crate::mesh::tap::Tap;
 use crate::telemetry::{AccessRecord, Registry};
 
 use super::filter::bucket::Bucket;
-pub(crate) use seen::Head;
-use seen::Seen;
+pub(crate) use seen::{Head, Seen};
 pub(crate) use stream::follow;
 
 /// Calls of a tap that wait to be told, at most.
@@ -84,17 +83,13 @@ impl Taps {
     }
 
     /// Tells of a call whoever wants it. `now` is in milliseconds since the proxy began.
-    pub(crate) fn offer(&self, record: Box<AccessRecord>, now: u64, registry: &Registry) {
-        let record: Arc<AccessRecord> = Arc::from(record);
+    pub(crate) fn offer(&self, record: &Arc<AccessRecord>, now: u64, registry: &Registry) {
         for one in self.running.load().iter() {
-            let seen = Seen {
-                record: &record,
-                registry,
-            };
+            let seen = Seen { record, registry };
             let wanted = one.tap.condition.holds(&seen) == Some(true);
             if wanted
                 && one.bucket.draw(now).allowed
-                && one.queue.try_send(Arc::clone(&record)).is_err()
+                && one.queue.try_send(Arc::clone(record)).is_err()
             {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -133,8 +128,8 @@ mod tests {
         }
     }
 
-    fn call(code: u16) -> Box<AccessRecord> {
-        Box::new(AccessRecord {
+    fn call(code: u16) -> Arc<AccessRecord> {
+        Arc::new(AccessRecord {
             code,
             ..AccessRecord::default()
         })
@@ -148,8 +143,8 @@ mod tests {
         taps.set(vec![running]);
         assert!(taps.on());
         for _ in 0..30 {
-            taps.offer(call(200), 0, &registry);
-            taps.offer(call(503), 0, &registry);
+            taps.offer(&call(200), 0, &registry);
+            taps.offer(&call(503), 0, &registry);
         }
         let mut count = 0;
         while let Ok(record) = told.try_recv() {
@@ -157,7 +152,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 10);
-        taps.offer(call(500), 1_000, &registry);
+        taps.offer(&call(500), 1_000, &registry);
         assert_eq!(told.try_recv().unwrap().code, 500);
         taps.set(vec![]);
         assert!(!taps.on());
@@ -173,7 +168,7 @@ mod tests {
         let (running, _told) = Running::new(tap("response.code >= 0", 100_000));
         taps.set(vec![running]);
         for _ in 0..QUEUE + 7 {
-            taps.offer(call(200), 0, &registry);
+            taps.offer(&call(200), 0, &registry);
         }
         assert_eq!(taps.dropped(), 7);
     }

@@ -22,9 +22,9 @@ pub(crate) struct Head<'h> {
 }
 
 /// A call that has ended.
-pub(super) struct Seen<'r> {
-    pub(super) record: &'r AccessRecord,
-    pub(super) registry: &'r Registry,
+pub(crate) struct Seen<'r> {
+    pub(crate) record: &'r AccessRecord,
+    pub(crate) registry: &'r Registry,
 }
 
 fn text(bytes: &[u8]) -> Value<'_> {
@@ -180,15 +180,14 @@ impl Attributes for Seen<'_> {
     }
 
     fn field(&self, of: Of, name: &str) -> Value<'_> {
-        let mut fields = self.record.request_headers.iter();
-        match of {
-            Of::Request => fields
-                .find(|(known, _)| known == name)
-                .map_or(Value::Absent, |(_, value)| {
-                    Value::Text(Cow::Borrowed(value))
-                }),
-            Of::Response => Value::Absent,
-        }
+        let mut fields = match of {
+            Of::Request => self.record.request_headers.iter(),
+            Of::Response => self.record.response_headers.iter(),
+        };
+        let found = fields.find(|(known, _)| known == name);
+        found.map_or(Value::Absent, |(_, value)| {
+            Value::Text(Cow::Borrowed(value))
+        })
     }
 }
 

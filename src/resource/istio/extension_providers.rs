@@ -14,18 +14,17 @@ use crate::resource::reader::{Fields, Value};
 const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Fields of an entry whose providers only report.
-const REPORTING: [&str; 10] = [
+const REPORTING: [&str; 6] = [
     "lightstep",
     "datadog",
     "stackdriver",
     "opencensus",
     "skywalking",
     "prometheus",
-    "envoyFileAccessLog",
-    "envoyHttpAls",
-    "envoyTcpAls",
-    "envoyOtelAls",
 ];
+
+/// Fields of an entry whose providers are told of calls by a service.
+const STREAMED: [&str; 3] = ["envoyHttpAls", "envoyTcpAls", "envoyOtelAls"];
 
 /// Somebody who is asked whether requests may be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,8 +62,14 @@ pub(super) fn providers(fields: &Fields<'_>) -> Providers {
                 "every proxy reports Istio's standard metrics without it",
             );
         }
-        // Read by `span_providers`.
-        entry.accept(&["opentelemetry", "zipkin"]);
+        for field in STREAMED {
+            entry.ignore(
+                field,
+                "envoyFileAccessLog writes calls to a file or standard output, where a collector reads them; `meshctl tap` streams them",
+            );
+        }
+        // Read by `span_providers` and `log_providers`.
+        entry.accept(&["opentelemetry", "zipkin", "envoyFileAccessLog"]);
         entry.refuse(
             "sds",
             "remove it: credentials of gateways are Secrets, or files beside the proxy",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::destination_rule::{connection_pool, outlier};
 use super::extension_providers::{Providers, providers};
 use super::locality;
+use super::log_providers::{Logs, logs};
 use super::proxy_config::{ProxyConfig, started};
 use super::retries::retries;
 use super::span_providers::{SpanProviders, span_providers};
@@ -61,15 +62,14 @@ pub struct MeshConfig {
     pub span_defaults: Vec<String>,
     /// Whether there are spans where no Telemetry says.
     pub enable_tracing: Option<bool>,
+    /// Access logs.
+    pub logs: Logs,
     /// How proxies of pods are started, where nothing says otherwise.
     pub proxies: ProxyConfig,
 }
 
 /// Fields that only tune or report, and what does the same.
-const IGNORED: [(&str, &str); 21] = [
-    ("accessLogFile", LOG),
-    ("accessLogFormat", LOG),
-    ("accessLogEncoding", LOG),
+const IGNORED: [(&str, &str); 18] = [
     ("disableEnvoyListenerLog", LOG),
     ("enableEnvoyAccessLogService", LOG),
     ("enablePrometheusMerge", METRICS),
@@ -111,7 +111,8 @@ const IGNORED: [(&str, &str); 21] = [
     ("proxyHttpPort", PORTS),
 ];
 
-const LOG: &str = "`meshctl proxy --access-log json` logs requests";
+const LOG: &str =
+    "calls are logged by accessLogFile, and by extensionProviders with envoyFileAccessLog";
 const METRICS: &str = "every proxy reports Istio's standard metrics without it";
 const PORTS: &str = "`meshctl proxy --outbound-port` and `--inbound-port`";
 
@@ -209,7 +210,12 @@ fn config(fields: Fields<'_>) -> MeshConfig {
         .get("defaultTrafficPolicy")
         .map(|value| traffic(&value))
         .unwrap_or_default();
+    let (span_defaults, log_defaults) = fields
+        .get("defaultProviders")
+        .map(|value| defaults(&value))
+        .unwrap_or_default();
     let config = MeshConfig {
+        logs: logs(&fields, log_defaults),
         connection_pool: pool,
         outlier: ejection,
         locality: fields
@@ -248,10 +254,7 @@ fn config(fields: Fields<'_>) -> MeshConfig {
         destination_export: export("defaultDestinationRuleExportTo"),
         providers: providers(&fields),
         span_providers: span_providers(&fields),
-        span_defaults: fields
-            .get("defaultProviders")
-            .map(|value| defaults(&value))
-            .unwrap_or_default(),
+        span_defaults,
         enable_tracing: fields.boolean("enableTracing"),
         proxies: fields
             .get("defaultConfig")
@@ -262,14 +265,14 @@ fn config(fields: Fields<'_>) -> MeshConfig {
     config
 }
 
-/// Who gets spans.
-fn defaults(value: &Value<'_>) -> Vec<String> {
+/// Who gets spans, and which logs are written.
+fn defaults(value: &Value<'_>) -> (Vec<String>, Vec<String>) {
     let fields = value.fields();
     fields.ignore("metrics", METRICS);
-    fields.ignore("accessLogging", LOG);
+    let logs = fields.text_list("accessLogging");
     let spans = fields.text_list("tracing");
     fields.finish();
-    spans
+    (spans, logs)
 }
 
 fn traffic(value: &Value<'_>) -> (Option<ConnectionPool>, Option<Ejection>) {

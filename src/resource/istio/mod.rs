@@ -20,6 +20,7 @@ mod extension_providers;
 mod mesh_config;
 mod peer_authentication;
 mod percent;
+mod log_providers;
 mod proxy_config;
 mod request_authentication;
 mod security_target;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::header_edits::header_name;
 use super::security_target::targets;
+use crate::mesh::expression::Expression;
 use crate::mesh::route::Share;
 use crate::mesh::tracing::{CustomTag, TagFrom};
 use crate::resource::codes;
@@ -98,8 +99,8 @@ pub struct AccessLogging {
     pub providers: Vec<String>,
     /// Nothing is logged.
     pub disabled: Option<bool>,
-    /// The expression (CEL) that holds for what is logged, as written.
-    pub filter: Option<String>,
+    /// What holds for the calls that are logged.
+    pub filter: Option<Expression>,
 }
 
 pub(in crate::resource) fn telemetry(fields: &Fields<'_>) -> Telemetry {
@@ -120,15 +121,6 @@ pub(in crate::resource) fn telemetry(fields: &Fields<'_>) -> Telemetry {
             codes::IGNORED,
             "metrics cannot be changed by meshctl yet: every proxy reports Istio's standard metrics with all of their labels",
             "remove it; drop series and labels where they are scraped (metric_relabel_configs)",
-        );
-    }
-    if !telemetry.access_logging.is_empty()
-        && let Some(written) = spec.get("accessLogging")
-    {
-        written.warn(
-            codes::IGNORED,
-            "access logs are not said by a Telemetry yet",
-            "`meshctl proxy --access-log json` logs requests",
         );
     }
     spec.finish();
@@ -340,9 +332,19 @@ fn logging(value: &Value<'_>) -> AccessLogging {
     let fields = value.fields();
     let filter = fields.get("filter").and_then(|value| {
         let fields = value.fields();
-        let expression = fields.text("expression");
+        let expression = fields.get("expression").and_then(|value| {
+            let text = value.text().filter(|text| !text.trim().is_empty())?;
+            let read = Expression::new(&text);
+            if let Err(bad) = &read {
+                value.error_hint(
+                    format!("the expression is not understood {bad}"),
+                    "such as \"response.code >= 400 || request.url_path.startsWith('/cart')\"",
+                );
+            }
+            read.ok()
+        });
         fields.finish();
-        expression.filter(|text| !text.trim().is_empty())
+        expression
     });
     let rule = AccessLogging {
         mode: matched(&fields),

@@ -21,6 +21,7 @@ mod routes;
 mod services;
 mod streams;
 mod sidecars;
+mod access_log;
 mod tracing;
 mod tunnels;
 mod workloads;
@@ -73,8 +74,10 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let faults = policies::faults(&mut around);
     let comparisons = policies::comparisons(&mut around);
     let spans = tracing::lower(&mut around);
+    let logs = access_log::lower(&mut around);
     (config.policies, config.faults, config.comparisons) = (own, faults, comparisons);
     config.tracing = spans;
+    config.access_log = logs;
     (config.routes, config.bound) =
         routes::lower(objects, &config, &mesh.route_export, &mut findings);
     let around = gateway_api::Around {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::pb::{Any, Buffer, PbDuration, Router, UInt32Value, core, hcm, is, is_ads};
 use super::fields::Fields;
 use super::listener::range;
-use super::{Fault, duration_or, filter, http2, route, tracing, unpack};
+use super::{Fault, access_log, duration_or, filter, http2, route, tracing, unpack};
 use crate::mesh::RouteTable;
 use crate::mesh::filter::HttpFilter;
 use crate::mesh::http::{
@@ -34,6 +34,7 @@ const MANAGER: Fields = Fields {
         (9, "http2_protocol_options"),
         (10, "server_name"),
         (12, "drain_timeout"),
+        (13, "access_log"),
         (14, "use_remote_address"),
         (15, "generate_request_id"),
         (16, "forward_client_cert_details"),
@@ -62,7 +63,6 @@ const MANAGER: Fields = Fields {
     ],
     tuning: &[
         (6, "add_user_agent"),
-        (13, "access_log"),
         (26, "delayed_close_timeout"),
         (36, "request_id_extension"),
         (44, "http3_protocol_options"),
@@ -305,6 +305,10 @@ fn options(
             .tracing
             .as_ref()
             .map(|from| Arc::new(tracing::decode(from, ignored))),
+        access_log: (!from.access_log.is_empty())
+            .then(|| access_log::decode(&from.access_log, ignored))
+            .filter(|logs| !logs.is_empty())
+            .map(Arc::new),
     })
 }
 

@@ -5,6 +5,7 @@
 //! snapshot still applies; what only tunes is listed in [`Decoded::ignored`].
 
 mod balancing;
+mod access_log;
 mod cluster;
 mod dns;
 mod endpoint;

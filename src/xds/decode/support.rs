@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{
-    balancing, cluster, compressor, cors, dns, endpoint, ext_authz, fault, filter, health, http,
-    http2, jwt_authn, limits, listener, mtls, origination, rbac, route_fields, server_tls, session,
-    sockets,
+    access_log, balancing, cluster, compressor, cors, dns, endpoint, ext_authz, fault, filter,
+    health, http, http2, jwt_authn, limits, listener, mtls, origination, rbac, route_fields,
+    server_tls, session, sockets,
 };
 
 /// Every table, in the order of the page.
 const TABLES: &[&[&Fields]] = &[
     listener::FIELDS,
+    access_log::FIELDS,
     http::FIELDS,
     filter::FIELDS,
     fault::FIELDS,

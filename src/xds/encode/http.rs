@@ -35,6 +35,7 @@ pub(super) fn manager(
         upgrades,
         // What is said of it depends on the client.
         tracing: _,
+        access_log: _,
     } = options;
     hcm::HttpConnectionManager {
         stat_prefix,

@@ -9,7 +9,7 @@ use super::super::pb::{
     tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{ext_authz, filter as http_filter, http, mtls, rbac, sockets, tracing};
+use super::{access_log, ext_authz, filter as http_filter, http, mtls, rbac, sockets, tracing};
 use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, HttpOptions, Listener};
@@ -372,6 +372,8 @@ fn http(
         .tracing
         .as_deref()
         .and_then(|from| tracing::encode(from, client));
+    let logs = options.access_log.iter().flat_map(|logs| logs.iter());
+    manager.access_log = logs.map(|log| access_log::encode(log, client)).collect();
     filter("http_connection_manager", any(&manager))
 }
 

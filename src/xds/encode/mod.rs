@@ -5,6 +5,7 @@
 //! gRPC libraries get something else altogether: see `grpc.rs`.
 
 mod balancing;
+mod access_log;
 mod cluster;
 mod dns;
 mod endpoint;

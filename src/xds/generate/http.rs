@@ -28,6 +28,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
         (
             vec(select(vec!["websocket", "connect", "other"]), 0..3),
             super::tracing::tracing(),
+            super::access_log::logs(),
         ),
     )
         .prop_map(
@@ -41,7 +42,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
                 request_id,
                 server,
                 (http1, http2),
-                (upgrades, tracing),
+                (upgrades, tracing, access_log),
             )| HttpOptions {
                 path,
                 host,
@@ -55,6 +56,7 @@ pub(super) fn options() -> impl Strategy<Value = HttpOptions> {
                 http2,
                 upgrades: Upgrades(upgrades.into_iter().map(str::to_owned).collect()),
                 tracing,
+                access_log,
             },
         );
     prop_oneof![Just(HttpOptions::default()), all]

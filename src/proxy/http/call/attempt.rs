@@ -25,8 +25,8 @@ use super::super::respond::{Failure, http_status};
 use super::begin::Up;
 use super::clock::{Late, Progress};
 use super::hedge::Racer;
-use super::tries::{Calling, Tried};
 use super::mirror;
+use super::tries::{Calling, Tried};
 
 /// A try that is on its way.
 pub(super) struct Flight<'c> {
@@ -177,6 +177,7 @@ impl<'c> Calling<'c> {
             marks: call.chosen.marks(),
             attempts: self.routed.attempts.response.then_some(self.tries),
             answering: call.chosen.answering(&call.facts),
+            telling: call.chosen.telling(),
         }
     }
 

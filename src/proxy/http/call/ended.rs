@@ -33,6 +33,8 @@ pub(crate) struct Ended {
     pub(crate) retries: u32,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
+    /// Fields of the answer that logs tell of or ask about.
+    pub(crate) told: Vec<(String, String)>,
     /// The endpoint has proven who it is.
     pub(crate) mtls: bool,
     pub(crate) upstream_time: Option<Duration>,
@@ -58,6 +60,7 @@ impl Ended {
             retries: 0,
             upstream: None,
             upstream_local: None,
+            told: Vec::new(),
             mtls: false,
             upstream_time: None,
             switched: None,

@@ -132,7 +132,7 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         Some(control) => control.retry.over(route_policy),
         None => route_policy,
     };
-    Calling {
+    let mut ended = Calling {
         call,
         cluster,
         gate,
@@ -157,5 +157,7 @@ pub(crate) async fn forward(call: &Call<'_>, down: &mut Leg, alarm: &mut Alarm) 
         mirrored: false,
     }
     .run(down, alarm)
-    .await
+    .await;
+    ended.told = call.chosen.told();
+    ended
 }

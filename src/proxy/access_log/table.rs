@@ -1,0 +1,258 @@
+//! The logs of a listener, ready for its calls.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::mesh::access_log::format::Compiled;
+use crate::mesh::access_log::operators::Operator;
+use crate::mesh::access_log::{Filter, Logger, NOWHERE};
+use crate::mesh::route::TextMatch;
+use crate::telemetry::AccessRecord;
+
+use super::super::http::respond::grpc_status;
+use super::super::tap::Seen;
+use super::writers::{Writer, Writers};
+
+/// The logs of a listener.
+#[derive(Debug, Default)]
+pub(crate) struct LogTable {
+    logs: Vec<Log>,
+    /// Names of the fields that they tell of or ask about.
+    pub(crate) request: Vec<String>,
+    pub(crate) response: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Log {
+    path: String,
+    format: Arc<Compiled>,
+    filter: Option<Filter>,
+    writer: OnceLock<Option<Writer>>,
+}
+
+impl LogTable {
+    /// One that cannot be read is left out: whoever sent it was told.
+    pub(crate) fn new(loggers: &[Logger]) -> Self {
+        let mut table = Self::default();
+        for logger in loggers.iter().filter(|logger| logger.path != NOWHERE) {
+            let Ok(format) = logger.format.compile() else {
+                continue;
+            };
+            format.each(&mut |operator| match operator {
+                Operator::Request(name, other) => {
+                    table
+                        .request
+                        .extend([name].into_iter().chain(other).cloned());
+                }
+                Operator::Response(name, other) => {
+                    table
+                        .response
+                        .extend([name].into_iter().chain(other).cloned());
+                }
+                Operator::TraceId => {
+                    let names = ["traceparent", "x-b3-traceid"];
+                    table.request.extend(names.map(str::to_owned));
+                }
+                _ => {}
+            });
+            if let Some(filter) = &logger.filter {
+                filter.request_fields(&mut table.request);
+                filter.response_fields(&mut table.response);
+            }
+            table.logs.push(Log {
+                path: logger.path.clone(),
+                format: Arc::new(format),
+                filter: logger.filter.clone(),
+                writer: OnceLock::new(),
+            });
+        }
+        for names in [&mut table.request, &mut table.response] {
+            names.sort();
+            names.dedup();
+        }
+        table
+    }
+
+    /// Whether anything is logged.
+    pub(crate) fn logs(&self) -> bool {
+        !self.logs.is_empty()
+    }
+
+    /// Writes a call where it belongs.
+    pub(crate) fn write(&self, record: &Arc<AccessRecord>, seen: &Seen<'_>, writers: &Writers) {
+        for log in &self.logs {
+            if log
+                .filter
+                .as_ref()
+                .is_some_and(|filter| !passes(filter, seen))
+            {
+                continue;
+            }
+            // Opened with the first line, and kept for as long as these tables are.
+            let writer = log.writer.get_or_init(|| writers.open(&log.path));
+            match writer {
+                Some(writer) => writer.line(&log.format, record),
+                None => writers.lost(),
+            }
+        }
+    }
+}
+
+fn passes(filter: &Filter, seen: &Seen<'_>) -> bool {
+    let record = seen.record;
+    match filter {
+        Filter::Status(how, code) => how.holds(record.code.into(), *code),
+        Filter::Duration(how, millis) => {
+            let took = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX);
+            how.holds(took, *millis)
+        }
+        // Health checks of the proxy's own are no calls, so none comes by here.
+        Filter::NotHealthCheck => true,
+        Filter::Sample(share) => share.takes(fastrand::u32(..)),
+        Filter::Header(header) => {
+            let value = match header.name.as_str() {
+                ":method" => Some(record.method.as_str()),
+                ":path" => Some(record.path.as_str()),
+                ":authority" | "host" => Some(record.authority.as_str()),
+                name => {
+                    let mut fields = record.request_headers.iter();
+                    fields
+                        .find(|(known, _)| known == name)
+                        .map(|(_, value)| value.as_str())
+                }
+            };
+            let held = match (&header.value, value) {
+                (TextMatch::Present, value) => value.is_some(),
+                (_, None) => false,
+                (matcher, Some(value)) => matcher.holds(value.as_bytes()),
+            };
+            held != header.invert
+        }
+        Filter::Flags(flags) => {
+            let name = record.flag.name();
+            name != "-" && (flags.is_empty() || flags.iter().any(|flag| flag == name))
+        }
+        Filter::Grpc { statuses, except } => {
+            let status = record.grpc_status;
+            let status = status.unwrap_or_else(|| grpc_status(record.code));
+            statuses.contains(&status) != *except
+        }
+        Filter::Expression(expression) => expression.holds(seen) == Some(true),
+        Filter::All(parts) => parts.iter().all(|part| passes(part, seen)),
+        Filter::Any(parts) => parts.iter().any(|part| passes(part, seen)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh::access_log::{Compare, Format};
+    use crate::mesh::expression::Expression;
+    use crate::mesh::route::{HeaderMatch, Share};
+    use crate::telemetry::{Flag, Registry};
+
+    fn record() -> AccessRecord {
+        AccessRecord {
+            code: 503,
+            method: "GET".to_owned(),
+            flag: Flag::Uh,
+            duration: Duration::from_millis(120),
+            request_headers: vec![("x-user".to_owned(), "anna".to_owned())],
+            ..AccessRecord::default()
+        }
+    }
+
+    fn holds(filter: &Filter) -> bool {
+        let (record, registry) = (record(), Registry::default());
+        passes(
+            filter,
+            &Seen {
+                record: &record,
+                registry: &registry,
+            },
+        )
+    }
+
+    fn header(name: &str, value: TextMatch, invert: bool) -> Filter {
+        Filter::Header(HeaderMatch {
+            name: name.to_owned(),
+            value,
+            invert,
+        })
+    }
+
+    #[test]
+    fn each_filter_lets_pass_what_it_says() {
+        let anna = TextMatch::Exact("anna".to_owned());
+        for (filter, expected) in [
+            (Filter::Status(Compare::AtLeast, 500), true),
+            (Filter::Status(Compare::AtMost, 499), false),
+            (Filter::Status(Compare::Equal, 503), true),
+            (Filter::Duration(Compare::AtLeast, 121), false),
+            (Filter::Duration(Compare::AtLeast, 120), true),
+            (Filter::NotHealthCheck, true),
+            (Filter::Sample(Share::NONE), false),
+            (Filter::Sample(Share::default()), true),
+            (header("x-user", anna.clone(), false), true),
+            (header("x-user", anna.clone(), true), false),
+            (header("x-nope", anna, true), true),
+            (header("x-nope", TextMatch::Present, false), false),
+            (
+                header(":method", TextMatch::Prefix("G".to_owned()), false),
+                true,
+            ),
+            (Filter::Flags(vec![]), true),
+            (Filter::Flags(vec!["UH".to_owned(), "NR".to_owned()]), true),
+            (Filter::Flags(vec!["NR".to_owned()]), false),
+            (
+                Filter::Grpc {
+                    statuses: vec![14],
+                    except: false,
+                },
+                true,
+            ),
+            (
+                Filter::Grpc {
+                    statuses: vec![14],
+                    except: true,
+                },
+                false,
+            ),
+            (
+                Filter::Expression(Expression::new("response.code == 503").unwrap()),
+                true,
+            ),
+            (
+                Filter::Expression(Expression::new("request.headers['x-user'] == 'bob'").unwrap()),
+                false,
+            ),
+            (
+                Filter::All(vec![Filter::NotHealthCheck, Filter::Sample(Share::NONE)]),
+                false,
+            ),
+            (
+                Filter::Any(vec![Filter::NotHealthCheck, Filter::Sample(Share::NONE)]),
+                true,
+            ),
+        ] {
+            assert_eq!(holds(&filter), expected, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_knows_which_fields_it_needs() {
+        let logger = Logger {
+            path: "/dev/stdout".to_owned(),
+            format: Format::Text("%REQ(X-A?:PATH)% %RESP(X-B)% %REQ(x-a)%".to_owned()),
+            filter: Some(Filter::Expression(
+                Expression::new("has(response.headers['x-c'])").unwrap(),
+            )),
+        };
+        let table = LogTable::new(&[logger, Logger::off()]);
+        assert_eq!(table.request, [":path", "x-a"]);
+        assert_eq!(table.response, ["x-b", "x-c"]);
+        assert!(table.logs());
+        assert!(!LogTable::new(&[Logger::off()]).logs());
+    }
+}
