@@ -65,11 +65,21 @@ impl Terminal {
     /// The first word of the row that is marked.
     fn marked(&self) -> String {
         let screen = self.tmux(&["capture-pane", "-p", "-e"]);
-        let line = screen.lines().find(|line| line.contains("\u{1b}[7m"));
-        let marked = line
-            .and_then(|line| line.split("\u{1b}[7m").nth(1))
-            .unwrap_or_default();
-        marked.split([' ', '\u{1b}']).next().unwrap().to_owned()
+        // As tmux writes it: `ESC [0;7m`, then more of them.
+        let is_marked = |line: &&str| {
+            let sequences = line
+                .split('\u{1b}')
+                .filter_map(|part| part.strip_prefix('['));
+            let mut codes = sequences.filter_map(|part| Some(part.split_once('m')?.0));
+            codes.any(|code| code.split(';').any(|one| one == "7"))
+        };
+        let line = screen.lines().find(is_marked).unwrap_or_default();
+        let mut parts = line.split('\u{1b}');
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            text.push_str(part.split_once('m').map_or("", |(_, behind)| behind));
+        }
+        text.split(' ').next().unwrap_or_default().to_owned()
     }
 
     async fn shows(&self, words: &str) {
