@@ -242,8 +242,7 @@ impl Writing {
                     // Whoever asked may have stopped waiting.
                     let _told = told.try_send(()).is_ok();
                 }
-                Ok(Message::Reopen) => self.put(),
-                Err(RecvTimeoutError::Timeout) => self.put(),
+                Ok(Message::Reopen) | Err(RecvTimeoutError::Timeout) => self.put(),
                 Err(RecvTimeoutError::Disconnected) => return self.put(),
             }
         }
