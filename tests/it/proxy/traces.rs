@@ -110,7 +110,9 @@ fn tag<'a>(span: &'a Span, name: &str) -> Option<&'a str> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// HTTP from `bind` to `app`, traced so, with `sink` as cluster `sink`.
@@ -129,21 +131,21 @@ fn view(bind: SocketAddr, app: SocketAddr, sink: SocketAddr, tracing: Tracing) -
         .0
 }
 
-fn to(speaks: SpanFormat, path: &str) -> Option<SpanSink> {
-    Some(SpanSink {
+fn to(speaks: SpanFormat, path: &str) -> SpanSink {
+    SpanSink {
         cluster: "sink".to_owned(),
         authority: "collector".to_owned(),
         speaks,
         path: path.to_owned(),
         service: "shop.default".to_owned(),
         ..SpanSink::default()
-    })
+    }
 }
 
 fn always(speaks: SpanFormat, path: &str) -> Tracing {
     Tracing {
         sampling: Share::default(),
-        to: to(speaks, path),
+        to: Some(to(speaks, path)),
         ..Tracing::default()
     }
 }
@@ -240,13 +242,13 @@ async fn a_span_is_part_of_the_callers_and_the_application_of_it() {
 async fn a_context_goes_on_in_the_forms_that_it_came_in() {
     let (app, sink, bind) = (App::start("app"), Sink::start(), free());
     let tracing = Tracing {
-        to: to(
+        to: Some(to(
             SpanFormat::Zipkin {
                 w3c: false,
                 wide: true,
             },
             "/api/v2/spans",
-        ),
+        )),
         ..Tracing::default()
     };
     let proxy = Proxy::start(view(bind, app.address, sink.address, tracing)).await;
