@@ -121,8 +121,10 @@ fn table(frame: &mut Frame<'_>, area: Rect, state: &mut State, colours: bool) {
         .map(|row| state.part(row).chars().count())
         .max();
     let version = u16::try_from(parts.unwrap_or(0).max(8)).unwrap_or(u16::MAX);
-    let version = version.min((names / 3).max(8));
-    let service = widest(|row| &row.service, 8).min(names.saturating_sub(version).max(8));
+    let service = widest(|row| &row.service, 8);
+    // A third, or what services leave.
+    let version = version.min((names / 3).max(names.saturating_sub(service)).max(8));
+    let service = service.min(names.saturating_sub(version).max(8));
     let spark = area.width.saturating_sub(FIGURES + 8 + version + service);
     let spark = spark.saturating_sub(more * (MORE + 1));
     let mut widths = vec![service, version, 6, 8, 6, 6, 6, 5];

@@ -13,8 +13,8 @@ use super::calls::By;
 use super::draw::{cut, paint};
 use super::state::State;
 
-/// Width of the columns with figures: method, count, three times, success.
-const FIGURES: [u16; 6] = [6, 6, 6, 6, 6, 8];
+/// Width of the columns with figures: method, count, three times, success; each has room for its head and an arrow.
+const FIGURES: [u16; 6] = [7, 6, 6, 6, 6, 8];
 
 /// Rows of calls.
 pub(super) fn table(frame: &mut Frame<'_>, area: Rect, state: &State, colours: bool) {
