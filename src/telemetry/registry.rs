@@ -261,7 +261,7 @@ impl Registry {
     }
 
     /// What has changed since it was last told, or all of it to a [`Told`] that is new, with durations by
-    /// [`LATENCY_MICROS`] and without sizes, of which the control plane keeps nothing.
+    /// [`names::LATENCY_MICROS`] and without sizes, of which the control plane keeps nothing.
     pub fn tell(&self, told: &mut Told) -> Vec<Family> {
         self.collect(Some(told))
     }

@@ -1,7 +1,7 @@
 //! What a line of log consists of: Envoy's format operators, read once.
 //!
 //! A name that Envoy does not know is refused as Envoy refuses it. What Envoy knows and this proxy has not is written as
-//! `-`, which is what Envoy writes where there is nothing, and [`Template::missing`] names it.
+//! `-`, which is what Envoy writes where there is nothing, and [`Compiled::missing`] names it.
 
 use std::collections::BTreeMap;
 
