@@ -442,7 +442,8 @@ pub(crate) fn plan(
     if let Some(hint) = ask.scan.peer.filter(|_| conn.inbound()) {
         conn.learn(hint, &worker.shared.registry);
     }
-    let mut log = record(worker, conn, ask, authority);
+    let meant = if connect { ask.target } else { target };
+    let mut log = record(worker, conn, ask, (authority, meant));
     let path = if connect {
         Cow::Borrowed(&b"/"[..])
     } else if let Some(leave) = ask.leave {

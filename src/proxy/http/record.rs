@@ -7,12 +7,12 @@ use super::super::context::{Conn, Worker};
 use super::super::tap::{Head, Taps};
 use super::plan::Ask;
 
-/// The beginning of a line of log; none where nobody wants one.
+/// The beginning of a line of log; none where nobody wants one. `target` is what `ask` means: of a URI its path.
 pub(super) fn record(
     worker: &Worker,
     conn: &Conn,
     ask: &Ask<'_>,
-    authority: &[u8],
+    (authority, target): (&[u8], &[u8]),
 ) -> Option<Box<AccessRecord>> {
     let taps = &worker.shared.options.taps;
     let table = conn.http().log.as_ref();
@@ -20,11 +20,11 @@ pub(super) fn record(
     if !logged && !taps.on() {
         return None;
     }
-    let tapped = taps.on() && tapped(taps, worker, conn, ask, authority);
+    let tapped = taps.on() && tapped(taps, worker, conn, ask, (authority, target));
     if !logged && !tapped {
         return None;
     }
-    let mut record = begun(worker, conn, ask, authority);
+    let mut record = begun(worker, conn, ask, (authority, target));
     record.tapped = tapped;
     let mut put = |name: &str| {
         let known = record
@@ -48,26 +48,37 @@ pub(super) fn record(
 
 /// Whether somebody may want to be told of it.
 #[cold]
-fn tapped(taps: &Taps, worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> bool {
+fn tapped(
+    taps: &Taps,
+    worker: &Worker,
+    conn: &Conn,
+    ask: &Ask<'_>,
+    (authority, target): (&[u8], &[u8]),
+) -> bool {
     taps.may_want(&Head {
         conn,
         registry: &worker.shared.registry,
         fields: ask.fields,
         method: ask.method,
-        target: ask.target,
+        target,
         authority,
         protocol: ask.version.name(),
     })
 }
 
 #[cold]
-fn begun(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> AccessRecord {
+fn begun(
+    worker: &Worker,
+    conn: &Conn,
+    ask: &Ask<'_>,
+    (authority, target): (&[u8], &[u8]),
+) -> AccessRecord {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let field = |name: &str| ask.fields.first(name).map_or_else(String::new, text);
     AccessRecord {
         start: worker.shared.wall.millis(),
         method: text(ask.method),
-        path: text(ask.target),
+        path: text(target),
         protocol: ask.version.name(),
         forwarded_for: field("x-forwarded-for"),
         user_agent: field("user-agent"),

@@ -143,6 +143,8 @@ async fn requests_are_logged() {
     };
     let proxy = Proxy::with(options, simple(bind, app.address, |_| {}), None).await;
     get(bind, "/logged?x").await;
+    let by_uri = "GET http://app/by-uri?x HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+    exchange(bind, by_uri).await;
     proxy.stop().await.unwrap();
     let log = std::fs::read_to_string(path).unwrap();
     let line = log.lines().find(|line| line.contains("/logged?x")).unwrap();
@@ -151,6 +153,11 @@ async fn requests_are_logged() {
     assert_eq!(record["upstream_cluster"], "app");
     assert_eq!(record["upstream_host"], app.address.to_string());
     assert_eq!(record["route_name"], "r");
+    // Who calls by a proxy's variable says a whole URI; what it asks for is the same.
+    let line = log.lines().find(|line| line.contains("by-uri")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(record["path"], "/by-uri?x");
+    assert_eq!(record["authority"], "app");
 }
 
 #[tokio::test]
