@@ -10,7 +10,7 @@ use crate::mesh::access_log::format::{Compiled, Node, Piece, Template};
 use crate::mesh::access_log::operators::{GrpcForm, Operator, Show, Time};
 use crate::rt::UnixMillis;
 
-use super::access::{clean, timestamp};
+use super::access::{clean, quote, timestamp};
 use super::{AccessRecord, Flag, link};
 
 /// What a line says of the proxy itself.
@@ -317,25 +317,6 @@ fn cut(text: &str, most: Option<usize>) -> &str {
     };
     let end = (0..=most).rev().find(|at| text.is_char_boundary(*at));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
-}
-
-/// As a string of JSON.
-fn quote(text: &str, out: &mut String) {
-    out.push('"');
-    for letter in text.chars() {
-        match letter {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            letter if letter.is_control() => {
-                let _infallible = write!(out, "\\u{:04x}", u32::from(letter));
-            }
-            letter => out.push(letter),
-        }
-    }
-    out.push('"');
 }
 
 fn grpc(status: u8, form: GrpcForm) -> Said<'static> {

@@ -73,6 +73,14 @@ impl Bucket {
         }
     }
 
+    /// Whether there is a token, which stays.
+    pub(crate) fn has(&self, now: u64) -> bool {
+        let (last, tokens) = unpack(self.state.load(Ordering::Relaxed));
+        let step = u32::try_from(now.saturating_sub(self.began) / self.interval);
+        let fills = step.unwrap_or(u32::MAX) > last && self.per_fill > 0;
+        tokens > 0 || (fills && self.max > 0)
+    }
+
     fn drawn(&self, allowed: bool, left: u32, next: u64) -> Drawn {
         Drawn {
             allowed,
@@ -113,11 +121,11 @@ mod tests {
         let bucket = Bucket::new(&config(3, 2, 100), 1_000);
         let draw = |now| bucket.draw(now).allowed;
         assert!(draw(1_000) && draw(1_010) && draw(1_099));
-        assert!(!draw(1_099));
+        assert!(!draw(1_099) && !bucket.has(1_099) && bucket.has(1_100));
         assert_eq!(bucket.draw(1_099).next, 1);
         assert!(draw(1_100) && draw(1_100) && !draw(1_199));
         // A long rest fills it, and no more.
-        assert!((0..3).all(|_| draw(9_000)));
+        assert!((0..3).all(|_| bucket.has(9_000) && draw(9_000)));
         assert!(!draw(9_000));
     }
 

@@ -1,5 +1,6 @@
 //! What is noted of a request for logs and taps, as far as its head tells.
 
+use crate::rt;
 use crate::telemetry::AccessRecord;
 
 use super::super::access_log::LogTable;
@@ -55,7 +56,7 @@ fn tapped(
     ask: &Ask<'_>,
     (authority, target): (&[u8], &[u8]),
 ) -> bool {
-    taps.may_want(&Head {
+    let head = Head {
         conn,
         registry: &worker.shared.registry,
         fields: ask.fields,
@@ -63,7 +64,8 @@ fn tapped(
         target,
         authority,
         protocol: ask.version.name(),
-    })
+    };
+    taps.may_want(&head, worker.shared.millis(rt::now()))
 }
 
 #[cold]

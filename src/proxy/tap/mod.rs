@@ -62,11 +62,12 @@ impl Taps {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// Whether some tap may want a request with this head.
-    pub(crate) fn may_want(&self, head: &dyn Attributes) -> bool {
+    /// Whether some tap may want a request with this head that begins `now`, in milliseconds since the proxy began.
+    /// One that has been told all that it may be told does not: a busy proxy would make records to forget them.
+    pub(crate) fn may_want(&self, head: &dyn Attributes, now: u64) -> bool {
         let running = self.running.load();
         let mut running = running.iter();
-        running.any(|one| one.tap.condition.holds(head) != Some(false))
+        running.any(|one| one.bucket.has(now) && one.tap.condition.holds(head) != Some(false))
     }
 
     /// Names of the fields of requests that taps tell of or ask about.
@@ -152,6 +153,12 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 10);
+        let record = &call(503);
+        let head = Seen {
+            record,
+            registry: &registry,
+        };
+        assert!(!taps.may_want(&head, 0) && taps.may_want(&head, 1_000));
         taps.offer(&call(500), 1_000, &registry);
         assert_eq!(told.try_recv().unwrap().code, 500);
         taps.set(vec![]);
