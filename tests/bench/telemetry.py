@@ -2,7 +2,7 @@
 """What it costs a request to be seen: the CPU of sidecars with metrics, access logs, traces of 1 % and a running tap,
 each beside that of one with all of it off; and Envoy's, where it is at hand, beside its own.
 
-    tests/bench/telemetry.py [--binary MESHCTL] [--envoy ENVOY] [--rounds 9] [--duration 2] [--only NAME,NAME]
+    tests/bench/telemetry.py [--binary MESHCTL] [--envoy ENVOY] [--rounds 9] [--duration 2] [--only NAME;NAME]
 
 Needs nginx (the application) and wrk (the caller). A control plane and a sidecar for each row
 run on loopback; rounds are interleaved, each in another order, and the medians of what a row took of the same round's
@@ -100,10 +100,10 @@ def main():
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--duration", type=int, default=2, help="seconds")
     p.add_argument("--connections", type=int, default=16)
-    p.add_argument("--only", help="rows, by their beginnings, with a comma between; the first is always there")
+    p.add_argument("--only", help="rows, by their beginnings, with a semicolon between; the first is always there")
     p.add_argument("--json", help="write what was measured here")
     a = p.parse_args()
-    wanted = lambda name: not a.only or any(name.startswith(part) for part in ["off", *a.only.split(",")])
+    wanted = lambda name: not a.only or any(name.startswith(part) for part in ["off", *a.only.split(";")])
     with tempfile.TemporaryDirectory() as home:
         started = []
 
