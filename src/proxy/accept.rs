@@ -120,6 +120,7 @@ async fn open(
         filters: None,
         own: super::filter::Own::default(),
         http: None,
+        log: None,
         state,
     });
     let mut stream = Stream::from(tcp);
@@ -168,6 +169,7 @@ async fn open(
     conn.state.chain_name.replace(Some(Arc::clone(&chain.name)));
     conn.filters.clone_from(&chain.filters);
     conn.http = chain.action.http().cloned();
+    conn.log = chain.action.log().cloned();
     let Some(place) = chain.enter() else {
         tracing::debug!(listener = listener.config.name, %remote, "too many connections");
         return None;
@@ -389,6 +391,7 @@ async fn tell(
             targets,
             split,
             options,
+            ..
         } => {
             let cluster = split
                 .next()

@@ -15,7 +15,7 @@ use crate::mesh::listener::Direction;
 use crate::rt::{self, HashMap, Wall};
 use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId};
 
-use super::access_log::Started;
+use super::access_log::{LogTable, Started};
 use super::ext_authz::Provider;
 use super::filter::{self, Filters};
 use super::jwt;
@@ -450,6 +450,8 @@ pub(crate) struct Conn {
     pub(crate) own: filter::Own,
     /// How HTTP is spoken with this caller, once it is known to be HTTP.
     pub(crate) http: Option<Arc<HttpTable>>,
+    /// Where it is logged when it carries bytes; where nothing is said, as the proxy was started with.
+    pub(crate) log: Option<Arc<LogTable>>,
     pub(crate) state: Rc<ConnState>,
 }
 
@@ -473,6 +475,7 @@ impl Conn {
             filters: None,
             own: filter::Own::default(),
             http: None,
+            log: None,
             state: Rc::default(),
         }
     }
@@ -527,6 +530,7 @@ impl Conn {
             filters: None,
             own: filter::Own::default(),
             http: self.http.clone(),
+            log: None,
             state: Rc::default(),
         }
     }

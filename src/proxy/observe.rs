@@ -202,17 +202,46 @@ impl TcpReport {
         }
     }
 
+    /// It began at `begun`, before it was known where it leads.
+    pub(crate) fn since(self, begun: Instant) -> Self {
+        Self {
+            began: begun,
+            ..self
+        }
+    }
+
+    /// Whether connections of bytes like `conn` are logged.
+    pub(crate) fn logs(worker: &Worker, conn: &Conn) -> bool {
+        let started = || worker.shared.log.is_some();
+        conn.log.as_ref().map_or_else(started, |table| table.logs())
+    }
+
     pub(crate) fn close(self, worker: &Worker, conn: &Conn, mut record: AccessRecord) {
         self.cells.closed.add(1);
-        if let Some(log) = &worker.shared.log {
-            record.duration = self.began.elapsed();
-            let millis = u64::try_from(record.duration.as_millis()).unwrap_or(0);
-            record.start = worker.shared.wall.millis().saturating_sub(millis);
-            // As Envoy has it: what the caller dialled, before the kernel redirected it.
-            record.downstream_local = conn.meant.unwrap_or(conn.local).to_string();
-            record.downstream_remote = conn.remote.to_string();
-            record.server_name = conn.server_name.clone().unwrap_or_default();
-            log.write(&Arc::new(record));
+        if !Self::logs(worker, conn) {
+            return;
+        }
+        record.duration = self.began.elapsed();
+        let millis = u64::try_from(record.duration.as_millis()).unwrap_or(0);
+        record.start = worker.shared.wall.millis().saturating_sub(millis);
+        // As Envoy has it: what the caller dialled, before the kernel redirected it.
+        record.downstream_local = conn.meant.unwrap_or(conn.local).to_string();
+        record.downstream_remote = conn.remote.to_string();
+        record.direct_remote = conn.direct_remote().to_string();
+        record.server_name = conn.server_name.clone().unwrap_or_default();
+        record.principal = conn.principal.clone().unwrap_or_default();
+        record.connection = conn.state.id.get();
+        record.inbound = conn.inbound();
+        record.tls = conn.tls;
+        record.link = conn.link;
+        record.mtls |= conn.inbound() && conn.principal.is_some();
+        record.source = conn.peer.get();
+        let (shared, record) = (&worker.shared, &Arc::new(record));
+        let registry = &shared.registry;
+        match (&conn.log, &shared.log) {
+            (Some(table), _) => table.write(record, &Seen { record, registry }, &shared.options.logs),
+            (None, Some(log)) => log.write(record),
+            (None, None) => {}
         }
     }
 }

@@ -13,6 +13,9 @@ use super::{Flag, Link, PeerId, ServiceId};
 /// Details of a call that policies refuse (Envoy's).
 pub const DENIED: &str = "rbac_access_denied";
 
+/// The answer's field that the proxy itself adds.
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+
 /// How a record is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -124,12 +127,75 @@ impl AccessRecord {
     }
 
     /// Envoy's `response_code_details`, with the policy by which a caller was refused.
-    pub(super) fn details(&self) -> Cow<'static, str> {
+    pub fn details(&self) -> Cow<'static, str> {
         if self.policy.is_empty() {
             Cow::Borrowed(self.details)
         } else {
             Cow::Owned(format!("{DENIED}_matched_policy[{}]", clean(&self.policy)))
         }
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let texts = [
+            &self.method,
+            &self.path,
+            &self.policy,
+            &self.upstream_failure,
+            &self.forwarded_for,
+            &self.user_agent,
+            &self.request_id,
+            &self.authority,
+            &self.upstream_host,
+            &self.upstream_cluster,
+            &self.upstream_local,
+            &self.downstream_local,
+            &self.downstream_remote,
+            &self.server_name,
+            &self.route,
+            &self.principal,
+            &self.direct_remote,
+        ];
+        let texts: usize = texts.iter().map(|text| text.len()).sum();
+        let fields = self.request_headers.iter().chain(&self.response_headers);
+        let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        size_of::<Self>() + texts + fields
+    }
+
+    /// A field of the request, by its name in lower case, as far as it was kept.
+    pub fn request_field(&self, name: &str) -> Option<&str> {
+        let known = match name {
+            ":method" => &self.method,
+            // As the caller sent it; what it was rewritten to is not kept.
+            ":path" => &self.path,
+            ":authority" | "host" => &self.authority,
+            "user-agent" => &self.user_agent,
+            "x-forwarded-for" => &self.forwarded_for,
+            "x-request-id" => &self.request_id,
+            ":scheme" => {
+                let scheme = if self.tls { "https" } else { "http" };
+                return (!self.protocol.is_empty()).then_some(scheme);
+            }
+            _ => return found(&self.request_headers, name),
+        };
+        Some(known.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// A field of the answer, likewise.
+    pub fn response_field(&self, name: &str) -> Option<Cow<'_, str>> {
+        match name {
+            ":status" => (self.code != 0).then(|| Cow::Owned(self.code.to_string())),
+            SERVICE_TIME => self
+                .upstream_time
+                .map(|time| Cow::Owned(time.as_millis().to_string())),
+            _ => found(&self.response_headers, name).map(Cow::Borrowed),
+        }
+    }
+
+    /// A field behind the answer, likewise.
+    pub fn trailer(&self, name: &str) -> Option<Cow<'_, str>> {
+        let status = self.grpc_status.filter(|_| name == "grpc-status");
+        status.map(|status| Cow::Owned(status.to_string()))
     }
 
     fn write_text(&self, out: &mut String) {
@@ -214,6 +280,12 @@ impl AccessRecord {
             .collect();
         out.push_str(&Value::Object(object).to_string());
     }
+}
+
+pub(super) fn found<'r>(fields: &'r [(String, String)], name: &str) -> Option<&'r str> {
+    let mut fields = fields.iter();
+    let (_, value) = fields.find(|(known, _)| known == name)?;
+    Some(value)
 }
 
 fn dash(text: &str) -> &str {

@@ -10,7 +10,7 @@ use crate::mesh::access_log::format::{Compiled, Node, Piece, Template};
 use crate::mesh::access_log::operators::{GrpcForm, Operator, Show, Time};
 use crate::rt::UnixMillis;
 
-use super::access::{clean, timestamp};
+use super::access::{clean, found, timestamp};
 use super::{AccessRecord, Flag, link};
 
 /// What a line says of the proxy itself.
@@ -21,9 +21,6 @@ pub struct Place {
     /// Variables of the proxy's environment.
     pub environment: Arc<BTreeMap<String, String>>,
 }
-
-/// The answer's field that the proxy itself adds.
-const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 /// What an operator comes to.
 enum Said<'r> {
@@ -53,27 +50,31 @@ impl Compiled {
     }
 }
 
-struct Writer<'w> {
-    record: &'w AccessRecord,
-    place: &'w Place,
-    now: UnixMillis,
+pub(super) struct Writer<'w> {
+    pub(super) record: &'w AccessRecord,
+    pub(super) place: &'w Place,
+    pub(super) now: UnixMillis,
 }
 
 impl Writer<'_> {
     /// `line`: it is one of its own, where quotes are the format's.
-    fn text(&self, template: &Template, out: &mut String, line: bool) {
+    pub(super) fn text(&self, template: &Template, out: &mut String, line: bool) {
         for piece in &template.pieces {
             match piece {
                 Piece::Literal(text) => out.push_str(text),
-                Piece::Operator(operator, most) => match self.said(operator) {
-                    Said::Nothing => out.push('-'),
-                    Said::Foreign(text) if line => out.push_str(&clean(cut(&text, *most))),
-                    Said::Text(text) | Said::Foreign(text) => out.push_str(cut(&text, *most)),
-                    Said::Figure(figure) => {
-                        let text = figure.to_string();
-                        out.push_str(cut(&text, *most));
-                    }
-                },
+                Piece::Operator(operator, most) => self.one(operator, *most, out, line),
+            }
+        }
+    }
+
+    pub(super) fn one(&self, operator: &Operator, most: Option<usize>, out: &mut String, line: bool) {
+        match self.said(operator) {
+            Said::Nothing => out.push('-'),
+            Said::Foreign(text) if line => out.push_str(&clean(cut(&text, most))),
+            Said::Text(text) | Said::Foreign(text) => out.push_str(cut(&text, most)),
+            Said::Figure(figure) => {
+                let text = figure.to_string();
+                out.push_str(cut(&text, most));
             }
         }
     }
@@ -124,13 +125,13 @@ impl Writer<'_> {
             Operator::StartTime(form) => moment(record.start, form),
             Operator::EmitTime(form) => moment(self.now, form),
             Operator::Request(name, other) => {
-                either(name, other.as_ref(), |name| self.request(name))
+                either(name, other.as_ref(), |name| record.request_field(name))
             }
             Operator::Response(name, other) => {
-                either(name, other.as_ref(), |name| self.response(name))
+                either(name, other.as_ref(), |name| record.response_field(name))
             }
             Operator::Trailer(name, other) => {
-                either(name, other.as_ref(), |name| self.trailer(name))
+                either(name, other.as_ref(), |name| record.trailer(name))
             }
             Operator::Environment(name) => {
                 let value = self.place.environment.get(name);
@@ -201,55 +202,11 @@ impl Writer<'_> {
         }
     }
 
-    fn request(&self, name: &str) -> Option<&str> {
-        let record = self.record;
-        let known = match name {
-            ":method" => &record.method,
-            // As the caller sent it; what it was rewritten to is not kept.
-            ":path" => &record.path,
-            ":authority" | "host" => &record.authority,
-            "user-agent" => &record.user_agent,
-            "x-forwarded-for" => &record.forwarded_for,
-            "x-request-id" => &record.request_id,
-            ":scheme" => {
-                return (!record.protocol.is_empty()).then_some(if record.tls {
-                    "https"
-                } else {
-                    "http"
-                });
-            }
-            _ => return found(&record.request_headers, name),
-        };
-        Some(known.as_str()).filter(|text| !text.is_empty())
-    }
-
-    fn response(&self, name: &str) -> Option<Cow<'_, str>> {
-        let record = self.record;
-        match name {
-            ":status" => (record.code != 0).then(|| Cow::Owned(record.code.to_string())),
-            SERVICE_TIME => record
-                .upstream_time
-                .map(|time| Cow::Owned(time.as_millis().to_string())),
-            _ => found(&record.response_headers, name).map(Cow::Borrowed),
-        }
-    }
-
-    fn trailer(&self, name: &str) -> Option<Cow<'_, str>> {
-        let status = self.record.grpc_status.filter(|_| name == "grpc-status");
-        status.map(|status| Cow::Owned(status.to_string()))
-    }
-
     fn trace(&self) -> Option<&str> {
         let parent = found(&self.record.request_headers, "traceparent");
         let parent = parent.and_then(|value| value.split('-').nth(1));
         parent.or_else(|| found(&self.record.request_headers, "x-b3-traceid"))
     }
-}
-
-fn found<'r>(fields: &'r [(String, String)], name: &str) -> Option<&'r str> {
-    let mut fields = fields.iter();
-    let (_, value) = fields.find(|(known, _)| known == name)?;
-    Some(value)
 }
 
 fn either<'r, T: Into<Cow<'r, str>>>(

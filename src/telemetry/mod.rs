@@ -14,6 +14,7 @@ pub mod link;
 pub mod names;
 pub mod openmetrics;
 pub mod otlp;
+pub mod otlp_logs;
 pub mod recorder;
 pub mod registry;
 pub mod shadow;

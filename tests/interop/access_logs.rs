@@ -118,10 +118,8 @@ fn loggers(dir: &Path) -> Vec<Logger> {
         ),
     ]
     .into_iter()
-    .map(|(name, format, filter)| Logger {
-        path: dir.join(name).display().to_string(),
-        format,
-        filter,
+    .map(|(name, format, filter)| {
+        Logger::file(dir.join(name).display().to_string(), format).filtered(filter)
     })
     .collect()
 }

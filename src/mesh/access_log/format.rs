@@ -94,6 +94,13 @@ impl Format {
     }
 }
 
+impl Part {
+    /// Reads it.
+    pub fn compile(&self) -> Result<Node, BadFormat> {
+        node(self, 0)
+    }
+}
+
 fn object(parts: &BTreeMap<String, Part>, depth: usize) -> Result<Node, BadFormat> {
     let nodes = parts.iter();
     let nodes = nodes.map(|(name, part)| Ok((name.clone(), node(part, depth + 1)?)));
@@ -153,7 +160,8 @@ impl Compiled {
 }
 
 impl Node {
-    fn each(&self, visit: &mut dyn FnMut(&Operator)) {
+    /// Calls `visit` with each operator.
+    pub fn each(&self, visit: &mut dyn FnMut(&Operator)) {
         match self {
             Self::Value(operator, _) => visit(operator),
             Self::Text(template) => template.each(visit),

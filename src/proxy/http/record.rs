@@ -15,7 +15,7 @@ pub(super) fn record(
     authority: &[u8],
 ) -> Option<Box<AccessRecord>> {
     let taps = &worker.shared.options.taps;
-    let table = conn.http().log.as_ref();
+    let table = conn.http().log.as_deref();
     let logged = table.map_or(worker.shared.log.is_some(), LogTable::logs);
     if !logged && !taps.on() {
         return None;

@@ -293,7 +293,7 @@ fn sampling(
 }
 
 /// New numbers, of the width that `sink` wants.
-fn fresh(sink: Option<&SpanSink>) -> Ids {
+pub(crate) fn fresh(sink: Option<&SpanSink>) -> Ids {
     let narrow =
         sink.is_some_and(|sink| matches!(sink.speaks, SpanFormat::Zipkin { wide: false, .. }));
     let mask = if narrow {
