@@ -121,6 +121,7 @@ async fn open(
         own: super::filter::Own::default(),
         http: None,
         log: None,
+        shown: None,
         state,
     });
     let mut stream = Stream::from(tcp);
@@ -300,6 +301,12 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
         None => Protection::MutualTls,
     };
     conn.link = Some(tls::agreed(session, protection));
+    if conn.log.as_ref().is_some_and(|log| log.certificates) {
+        let of_mesh = live.identity.as_ref().filter(|_| by_chain.own.is_none());
+        let own = of_mesh.and_then(|identity| client_cert::shown(&identity.material.chain));
+        let shown = client_cert::shown(chain);
+        conn.shown = Some(Box::new([shown.map(Arc::new), own.map(Arc::new)]));
+    }
     if let Some(own) = &by_chain.own {
         let chain = own.verified(chain, &Wall::System);
         conn.client_cert = tls::stranger(chain, conn.http().options.client_cert.details);

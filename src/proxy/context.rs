@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use crate::mesh::WorkloadRef;
 use crate::mesh::listener::Direction;
 use crate::rt::{self, HashMap, Wall};
-use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId};
+use crate::telemetry::{
+    Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId, Shown,
+};
 
 use super::access_log::{LogTable, Started};
 use super::ext_authz::Provider;
@@ -450,8 +452,10 @@ pub(crate) struct Conn {
     pub(crate) own: filter::Own,
     /// How HTTP is spoken with this caller, once it is known to be HTTP.
     pub(crate) http: Option<Arc<HttpTable>>,
-    /// Where it is logged when it carries bytes; where nothing is said, as the proxy was started with.
+    /// Where what comes is logged; where nothing is said, as the proxy was started with.
     pub(crate) log: Option<Arc<LogTable>>,
+    /// The certificates that the caller and this proxy have shown each other, where logs tell of them.
+    pub(crate) shown: Option<Box<[Option<Arc<Shown>>; 2]>>,
     pub(crate) state: Rc<ConnState>,
 }
 
@@ -476,6 +480,7 @@ impl Conn {
             own: filter::Own::default(),
             http: None,
             log: None,
+            shown: None,
             state: Rc::default(),
         }
     }
@@ -531,6 +536,7 @@ impl Conn {
             own: filter::Own::default(),
             http: self.http.clone(),
             log: None,
+            shown: None,
             state: Rc::default(),
         }
     }

@@ -315,8 +315,15 @@ pub(crate) async fn open(
     };
     let about = about.map(|about| {
         let local = dialed.local.map(|local| local.to_string());
+        let registry = &worker.shared.registry;
+        let principal = |on: bool| on.then(|| registry.peer_labels(dialed.peer).principal);
+        let own = live.identity.as_ref().filter(|_| dialed.mtls);
         Box::new(AccessRecord {
             upstream_local: local.unwrap_or_default(),
+            upstream_link: Some(dialed.link),
+            upstream_principal: principal(dialed.mtls).unwrap_or_default(),
+            own_principal: own.map_or_else(String::new, |own| own.id.clone()),
+            connected_time: Some(begun.elapsed()),
             ..*about
         })
     });

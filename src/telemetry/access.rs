@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::rt::UnixMillis;
 
-use super::{Flag, Link, PeerId, ServiceId};
+use super::{Flag, Link, PeerId, ServiceId, Shown};
 
 /// Details of a call that policies refuse (Envoy's).
 pub const DENIED: &str = "rbac_access_denied";
@@ -114,6 +115,28 @@ pub struct AccessRecord {
     pub tls: bool,
     /// Somebody who taps may be told of it.
     pub tapped: bool,
+    /// Fields behind the answer that somebody asks about, likewise.
+    pub response_trailers: Vec<(String, String)>,
+    /// Until there was a connection to an endpoint, where somebody asks.
+    pub connected_time: Option<Duration>,
+    /// Until all of the request had gone to it, likewise.
+    pub sent_time: Option<Duration>,
+    /// What is spoken with it, likewise; empty for bytes.
+    pub upstream_protocol: &'static str,
+    /// What protects the connection to it, likewise.
+    pub upstream_link: Option<Link>,
+    /// Its proven name, likewise.
+    pub upstream_principal: String,
+    /// The name that the proxy proves, where it proves one to it.
+    pub own_principal: String,
+    /// The chain that took the connection.
+    pub chain: String,
+    /// Trace and span that it is part of.
+    pub trace: Option<(u128, u64)>,
+    /// What the caller's certificate says, where somebody asks.
+    pub shown: Option<Arc<Shown>>,
+    /// What that says which the caller was shown, likewise.
+    pub own_shown: Option<Arc<Shown>>,
 }
 
 impl AccessRecord {
@@ -132,6 +155,15 @@ impl AccessRecord {
             Cow::Borrowed(self.details)
         } else {
             Cow::Owned(format!("{DENIED}_matched_policy[{}]", clean(&self.policy)))
+        }
+    }
+
+    /// Envoy's `connection_termination_details`: why a connection that would have carried bytes was refused.
+    pub fn termination(&self) -> Cow<'static, str> {
+        if self.protocol.is_empty() && !self.policy.is_empty() {
+            self.details()
+        } else {
+            Cow::Borrowed("")
         }
     }
 
@@ -155,9 +187,13 @@ impl AccessRecord {
             &self.route,
             &self.principal,
             &self.direct_remote,
+            &self.upstream_principal,
+            &self.own_principal,
+            &self.chain,
         ];
         let texts: usize = texts.iter().map(|text| text.len()).sum();
         let fields = self.request_headers.iter().chain(&self.response_headers);
+        let fields = fields.chain(&self.response_trailers);
         let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
         size_of::<Self>() + texts + fields
     }
@@ -194,8 +230,11 @@ impl AccessRecord {
 
     /// A field behind the answer, likewise.
     pub fn trailer(&self, name: &str) -> Option<Cow<'_, str>> {
-        let status = self.grpc_status.filter(|_| name == "grpc-status");
-        status.map(|status| Cow::Owned(status.to_string()))
+        let kept = found(&self.response_trailers, name).map(Cow::Borrowed);
+        kept.or_else(|| {
+            let status = self.grpc_status.filter(|_| name == "grpc-status")?;
+            Some(Cow::Owned(status.to_string()))
+        })
     }
 
     fn write_text(&self, out: &mut String) {

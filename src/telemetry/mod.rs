@@ -18,6 +18,7 @@ pub mod otlp_logs;
 pub mod recorder;
 pub mod registry;
 pub mod shadow;
+pub mod shown;
 pub mod text;
 pub mod told;
 
@@ -30,4 +31,5 @@ pub use line::Place;
 pub use link::{Link, LinkKey, Linked, Protection, Why};
 pub use recorder::{Exemplar, Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};
+pub use shown::Shown;
 pub use told::Told;

@@ -92,7 +92,12 @@ impl Record {
             time_unix_nano: record.start.saturating_mul(1_000_000),
             body: self.body.as_ref().map(|node| value(node, &writer)),
             attributes: attributes.collect(),
-            ..LogRecord::default()
+            trace_id: record
+                .trace
+                .map_or_else(Vec::new, |(trace, _)| trace.to_be_bytes().to_vec()),
+            span_id: record
+                .trace
+                .map_or_else(Vec::new, |(_, span)| span.to_be_bytes().to_vec()),
         }
     }
 }

@@ -155,7 +155,7 @@ fn own(view: View, tasks: &Tasks) -> Drain {
     drain
 }
 
-async fn send(to: SocketAddr, request: &str) -> String {
+pub(crate) async fn send(to: SocketAddr, request: &str) -> String {
     let mut stream = connect(to, ConnectOptions::default()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -164,7 +164,7 @@ async fn send(to: SocketAddr, request: &str) -> String {
 }
 
 /// The same calls, one after another.
-async fn calls(to: SocketAddr) {
+pub(crate) async fn calls(to: SocketAddr) {
     let end = "Connection: close\r\n\r\n";
     for (head, status) in [
         (

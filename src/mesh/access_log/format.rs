@@ -288,6 +288,8 @@ mod tests {
             ("%REQ(a):x%", "REQ", "a length is a number"),
             ("100% sure", "%", "write %%"),
             ("%GRPC_STATUS(x)%", "GRPC_STATUS", "one of"),
+            ("%COMMON_DURATION(DS_RX_BEG)%", "COMMON_DURATION", "two points"),
+            ("%COMMON_DURATION(DS_RX_BEG:DS_TX_END:h)%", "COMMON_DURATION", "ms, us and ns"),
         ] {
             let bad = Template::new(text).unwrap_err();
             assert_eq!(bad.operator, operator, "{text}: {bad}");
@@ -298,11 +300,11 @@ mod tests {
     #[test]
     fn what_is_not_here_is_named_once() {
         let format = Format::Text(
-            "%UPSTREAM_TLS_CIPHER% %UPSTREAM_METADATA(a:b)% %UPSTREAM_TLS_CIPHER%".to_owned(),
+            "%UPSTREAM_PEER_SUBJECT% %UPSTREAM_METADATA(a:b)% %UPSTREAM_PEER_SUBJECT%".to_owned(),
         );
         assert_eq!(
             format.compile().unwrap().missing(),
-            ["UPSTREAM_TLS_CIPHER", "UPSTREAM_METADATA"]
+            ["UPSTREAM_PEER_SUBJECT", "UPSTREAM_METADATA"]
         );
         for usual in [
             Format::Text(ISTIO.to_owned()),

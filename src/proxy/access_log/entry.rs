@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::data::accesslog::v3 as accesslog;
 use envoy_types::pb::google::protobuf;
 
-use crate::telemetry::{AccessRecord, Flag};
+use crate::telemetry::{AccessRecord, Flag, Shown};
 
 /// Names of the fields that an entry has besides the usual ones, in lower case.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,13 +111,21 @@ fn common(record: &AccessRecord, tags: HashMap<String, String>) -> accesslog::Ac
         }),
         duration: Some(time(record.duration)),
         time_to_last_rx_byte: record.request_time.map(time),
+        time_to_first_upstream_tx_byte: record.connected_time.map(time),
+        time_to_last_upstream_tx_byte: record.sent_time.map(time),
         time_to_first_upstream_rx_byte: record.upstream_time.map(time),
+        time_to_last_upstream_rx_byte: record.upstream_time.map(|_| time(record.duration)),
+        // What comes is passed on at once; what the proxy answers itself, when it is done.
+        time_to_first_downstream_tx_byte: Some(time(
+            record.upstream_time.unwrap_or(record.duration),
+        )),
         time_to_last_downstream_tx_byte: Some(time(record.duration)),
         upstream_cluster: record.upstream_cluster.clone(),
         upstream_request_attempt_count: record.attempts,
         response_flags: flags(record.flag),
         upstream_transport_failure_reason: record.upstream_failure.clone(),
         route_name: record.route.clone(),
+        connection_termination_details: record.termination().into_owned(),
         stream_id: record.request_id.clone(),
         custom_tags: tags,
         access_log_type: kind.into(),
@@ -129,12 +138,22 @@ fn tls(record: &AccessRecord) -> Option<accesslog::TlsProperties> {
     use accesslog::tls_properties::{CertificateProperties, TlsVersion, certificate_properties};
     use certificate_properties::subject_alt_name::San;
     let link = record.link.filter(|_| record.tls)?;
-    let named = |uri: &str| {
-        (!uri.is_empty()).then(|| CertificateProperties {
-            subject_alt_name: vec![certificate_properties::SubjectAltName {
-                san: Some(San::Uri(uri.to_owned())),
-            }],
-            ..CertificateProperties::default()
+    let named = |shown: Option<&Arc<Shown>>| {
+        let shown = shown?;
+        let names = |names: &str, san: fn(String) -> San| -> Vec<_> {
+            let names = names.split(',').filter(|name| !name.is_empty());
+            names
+                .map(|name| certificate_properties::SubjectAltName {
+                    san: Some(san(name.to_owned())),
+                })
+                .collect()
+        };
+        let mut subject_alt_name = names(&shown.uris, San::Uri);
+        subject_alt_name.extend(names(&shown.dns, San::Dns));
+        Some(CertificateProperties {
+            subject_alt_name,
+            subject: shown.subject.clone(),
+            issuer: shown.issuer.clone(),
         })
     };
     Some(accesslog::TlsProperties {
@@ -148,7 +167,8 @@ fn tls(record: &AccessRecord) -> Option<accesslog::TlsProperties> {
             value: link.cipher.into(),
         }),
         tls_sni_hostname: record.server_name.clone(),
-        peer_certificate_properties: named(&record.principal),
+        local_certificate_properties: named(record.own_shown.as_ref()),
+        peer_certificate_properties: named(record.shown.as_ref()),
         ..accesslog::TlsProperties::default()
     })
 }

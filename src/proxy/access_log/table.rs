@@ -22,6 +22,11 @@ pub(crate) struct LogTable {
     /// Names of the fields that they tell of or ask about.
     pub(crate) request: Vec<String>,
     pub(crate) response: Vec<String>,
+    pub(crate) trailers: Vec<String>,
+    /// They tell how a call went on its way to the endpoint.
+    pub(crate) way: bool,
+    /// They tell of certificates.
+    pub(crate) certificates: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +83,7 @@ impl LogTable {
                 filter: logger.filter.clone(),
             });
         }
-        for names in [&mut table.request, &mut table.response] {
+        for names in [&mut table.request, &mut table.response, &mut table.trailers] {
             names.sort();
             names.dedup();
         }
@@ -87,12 +92,18 @@ impl LogTable {
 
     /// Takes note of the fields that `operator` tells of.
     fn needs(&mut self, operator: &Operator) {
+        self.way |= operator.of_the_way();
+        self.certificates |= operator.of_certificates();
         match operator {
             Operator::Request(name, other) => {
                 self.request.extend([name].into_iter().chain(other).cloned());
             }
             Operator::Response(name, other) => {
                 self.response
+                    .extend([name].into_iter().chain(other).cloned());
+            }
+            Operator::Trailer(name, other) => {
+                self.trailers
                     .extend([name].into_iter().chain(other).cloned());
             }
             Operator::TraceId => {
@@ -107,14 +118,18 @@ impl LogTable {
     fn told(&mut self, service: &LogService) {
         match &service.says {
             Says::Http {
-                request, response, ..
+                request,
+                response,
+                trailers,
             } => {
+                (self.way, self.certificates) = (true, true);
+                self.trailers.extend_from_slice(trailers);
                 let usual = ["referer", "x-envoy-original-path"];
                 self.request.extend(usual.map(str::to_owned));
                 self.request.extend_from_slice(request);
                 self.response.extend_from_slice(response);
             }
-            Says::Tcp => {}
+            Says::Tcp => (self.way, self.certificates) = (true, true),
             Says::Otlp(said) => {
                 let record = said.compile().unwrap_or_default();
                 let attributes = record.attributes.iter().map(|(_, node)| node);
@@ -131,6 +146,11 @@ impl LogTable {
     /// Whether anything is logged.
     pub(crate) fn logs(&self) -> bool {
         !self.logs.is_empty()
+    }
+
+    /// Whether something of calls is to be noted on their way.
+    pub(crate) fn notes(&self) -> bool {
+        self.way || !self.response.is_empty() || !self.trailers.is_empty()
     }
 
     /// Writes a call where it belongs.
@@ -315,6 +335,12 @@ mod tests {
         let table = LogTable::new(&[logger, Logger::off()]);
         assert_eq!(table.request, [":path", "x-a"]);
         assert_eq!(table.response, ["x-b", "x-c"]);
+        assert!(table.notes() && !table.way && !table.certificates);
+        let of = |text: &str| LogTable::new(&[Logger::file("x", Format::Text(text.to_owned()))]);
+        assert!(of("%REQUEST_TX_DURATION%").way);
+        assert!(of("%DOWNSTREAM_PEER_SUBJECT%").certificates);
+        assert_eq!(of("%TRAILER(X-A)%").trailers, ["x-a"]);
+        assert!(!of("%REQ(x-a)% %DURATION%").notes());
         assert!(table.logs());
         assert!(!LogTable::new(&[Logger::off()]).logs());
     }

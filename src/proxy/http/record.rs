@@ -83,6 +83,7 @@ fn begun(worker: &Worker, conn: &Conn, ask: &Ask<'_>, authority: &[u8]) -> Acces
         mtls: conn.inbound() && conn.principal.is_some(),
         principal: conn.principal.clone().unwrap_or_default(),
         connection: conn.state.id.get(),
+        chain: conn.chain_name(),
         ..AccessRecord::default()
     }
 }

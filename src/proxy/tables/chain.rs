@@ -176,7 +176,7 @@ impl ChainAction {
         }
     }
 
-    /// Where connections that carry bytes are logged; where nothing is said, as the proxy was started with.
+    /// Where what comes is logged; where nothing is said, as the proxy was started with.
     pub(crate) fn log(&self) -> Option<&Arc<LogTable>> {
         match self {
             Self::Http { http, .. } | Self::Detect { http, .. } => http.log.as_ref(),
