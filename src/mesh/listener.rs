@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::HttpOptions;
+use super::access_log::Logger;
 use super::credential::OwnTls;
 use super::filter::{HttpFilter, NetworkFilter};
 
@@ -224,6 +225,9 @@ pub struct TcpOptions {
     /// The endpoint is a forward proxy, and is asked by CONNECT for this host and port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Arc<str>>,
+    /// Connections are logged at their end, by these.
+    #[serde(rename = "accessLog", skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<Arc<Vec<Logger>>>,
 }
 
 impl Default for TcpOptions {
@@ -234,6 +238,7 @@ impl Default for TcpOptions {
             max_duration: None,
             hash_source_ip: false,
             tunnel: None,
+            access_log: None,
         }
     }
 }

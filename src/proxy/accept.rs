@@ -120,6 +120,8 @@ async fn open(
         filters: None,
         own: super::filter::Own::default(),
         http: None,
+        log: None,
+        shown: None,
         state,
     });
     let mut stream = Stream::from(tcp);
@@ -168,6 +170,7 @@ async fn open(
     conn.state.chain_name.replace(Some(Arc::clone(&chain.name)));
     conn.filters.clone_from(&chain.filters);
     conn.http = chain.action.http().cloned();
+    conn.log = chain.action.log().cloned();
     let Some(place) = chain.enter() else {
         tracing::debug!(listener = listener.config.name, %remote, "too many connections");
         return None;
@@ -298,6 +301,12 @@ fn trust(worker: &Worker, live: &Live, stream: &Stream, conn: &mut Conn, by_chai
         None => Protection::MutualTls,
     };
     conn.link = Some(tls::agreed(session, protection));
+    if conn.log.as_ref().is_some_and(|log| log.certificates) {
+        let of_mesh = live.identity.as_ref().filter(|_| by_chain.own.is_none());
+        let own = of_mesh.and_then(|identity| client_cert::shown(&identity.material.chain));
+        let shown = client_cert::shown(chain);
+        conn.shown = Some(Box::new([shown.map(Arc::new), own.map(Arc::new)]));
+    }
     if let Some(own) = &by_chain.own {
         let chain = own.verified(chain, &Wall::System);
         conn.client_cert = tls::stranger(chain, conn.http().options.client_cert.details);
@@ -389,6 +398,7 @@ async fn tell(
             targets,
             split,
             options,
+            ..
         } => {
             let cluster = split
                 .next()

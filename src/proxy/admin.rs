@@ -225,6 +225,21 @@ impl Admin {
                 self.shared.options.logs.dropped(),
             ),
             gauge(
+                "meshctl_access_log_service_sent",
+                "Calls that services of access logs were told of.",
+                self.shared.options.logs.told().sent.load(Ordering::Relaxed),
+            ),
+            gauge(
+                "meshctl_access_log_service_dropped",
+                "Calls that services of access logs were not told of, because their queue was full.",
+                self.shared.options.logs.told().dropped.load(Ordering::Relaxed),
+            ),
+            gauge(
+                "meshctl_access_log_service_failed",
+                "Calls that services of access logs refused, or that were given up.",
+                self.shared.options.logs.told().failed.load(Ordering::Relaxed),
+            ),
+            gauge(
                 "meshctl_taps",
                 "Taps that this proxy tells of calls.",
                 u64::try_from(self.shared.options.taps.count()).unwrap_or(u64::MAX),

@@ -13,9 +13,11 @@ use tokio::time::Instant;
 use crate::mesh::WorkloadRef;
 use crate::mesh::listener::Direction;
 use crate::rt::{self, HashMap, Wall};
-use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId};
+use crate::telemetry::{
+    Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId, Shown,
+};
 
-use super::access_log::Started;
+use super::access_log::{LogTable, Started};
 use super::ext_authz::Provider;
 use super::filter::{self, Filters};
 use super::jwt;
@@ -450,6 +452,10 @@ pub(crate) struct Conn {
     pub(crate) own: filter::Own,
     /// How HTTP is spoken with this caller, once it is known to be HTTP.
     pub(crate) http: Option<Arc<HttpTable>>,
+    /// Where what comes is logged; where nothing is said, as the proxy was started with.
+    pub(crate) log: Option<Arc<LogTable>>,
+    /// The certificates that the caller and this proxy have shown each other, where logs tell of them.
+    pub(crate) shown: Option<Box<[Option<Arc<Shown>>; 2]>>,
     pub(crate) state: Rc<ConnState>,
 }
 
@@ -473,6 +479,8 @@ impl Conn {
             filters: None,
             own: filter::Own::default(),
             http: None,
+            log: None,
+            shown: None,
             state: Rc::default(),
         }
     }
@@ -527,6 +535,8 @@ impl Conn {
             filters: None,
             own: filter::Own::default(),
             http: self.http.clone(),
+            log: None,
+            shown: None,
             state: Rc::default(),
         }
     }

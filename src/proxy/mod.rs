@@ -66,6 +66,7 @@ mod timer;
 mod tls;
 mod trace;
 mod tunnel;
+mod unary;
 mod worker;
 
 pub use access_log::Writers;

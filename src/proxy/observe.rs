@@ -141,7 +141,21 @@ pub(crate) fn request(
     record.service = ended.service;
     record.mtls |= ended.mtls;
     record.attempts = ended.retries + u32::from(ended.upstream.is_some());
-    record.response_headers.clone_from(&ended.told);
+    if let Some(noted) = &ended.told {
+        let since = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(begun));
+        record.response_headers.clone_from(&noted.fields);
+        record.response_trailers.clone_from(&noted.trailers);
+        record.request_time = since(noted.received);
+        record.connected_time = since(noted.connected);
+        record.sent_time = since(noted.sent);
+        record.upstream_protocol = noted.protocol;
+        record.upstream_link = noted.link;
+        if ended.mtls {
+            record.upstream_principal = worker.shared.registry.peer_labels(destination).principal;
+            record.own_principal = live.identity.as_ref().map_or_else(String::new, |own| own.id.clone());
+        }
+    }
+    conn.tell_certificates(&mut record);
     tell(worker, conn, &Arc::from(record));
 }
 
@@ -156,6 +170,23 @@ fn tell(worker: &Worker, conn: &Conn, record: &Arc<AccessRecord>) {
     if record.tapped {
         let now = shared.millis(rt::now());
         shared.options.taps.offer(record, now, registry);
+    }
+}
+
+impl Conn {
+    /// The name of the chain that took it.
+    pub(crate) fn chain_name(&self) -> String {
+        let name = self.state.chain_name.borrow();
+        name.as_deref().unwrap_or_default().to_owned()
+    }
+
+    /// Puts what is known of certificates into a record.
+    pub(crate) fn tell_certificates(&self, record: &mut AccessRecord) {
+        if let Some(shown) = &self.shown {
+            let [peer, own] = &**shown;
+            record.shown.clone_from(peer);
+            record.own_shown.clone_from(own);
+        }
     }
 }
 
@@ -202,17 +233,48 @@ impl TcpReport {
         }
     }
 
+    /// It began at `begun`, before it was known where it leads.
+    pub(crate) fn since(self, begun: Instant) -> Self {
+        Self {
+            began: begun,
+            ..self
+        }
+    }
+
+    /// Whether connections of bytes like `conn` are logged.
+    pub(crate) fn logs(worker: &Worker, conn: &Conn) -> bool {
+        let started = || worker.shared.log.is_some();
+        conn.log.as_ref().map_or_else(started, |table| table.logs())
+    }
+
     pub(crate) fn close(self, worker: &Worker, conn: &Conn, mut record: AccessRecord) {
         self.cells.closed.add(1);
-        if let Some(log) = &worker.shared.log {
-            record.duration = self.began.elapsed();
-            let millis = u64::try_from(record.duration.as_millis()).unwrap_or(0);
-            record.start = worker.shared.wall.millis().saturating_sub(millis);
-            // As Envoy has it: what the caller dialled, before the kernel redirected it.
-            record.downstream_local = conn.meant.unwrap_or(conn.local).to_string();
-            record.downstream_remote = conn.remote.to_string();
-            record.server_name = conn.server_name.clone().unwrap_or_default();
-            log.write(&Arc::new(record));
+        if !Self::logs(worker, conn) {
+            return;
+        }
+        record.duration = self.began.elapsed();
+        let millis = u64::try_from(record.duration.as_millis()).unwrap_or(0);
+        record.start = worker.shared.wall.millis().saturating_sub(millis);
+        // As Envoy has it: what the caller dialled, before the kernel redirected it.
+        record.downstream_local = conn.meant.unwrap_or(conn.local).to_string();
+        record.downstream_remote = conn.remote.to_string();
+        record.direct_remote = conn.direct_remote().to_string();
+        record.server_name = conn.server_name.clone().unwrap_or_default();
+        record.principal = conn.principal.clone().unwrap_or_default();
+        record.connection = conn.state.id.get();
+        record.chain = conn.chain_name();
+        conn.tell_certificates(&mut record);
+        record.inbound = conn.inbound();
+        record.tls = conn.tls;
+        record.link = conn.link;
+        record.mtls |= conn.inbound() && conn.principal.is_some();
+        record.source = conn.peer.get();
+        let (shared, record) = (&worker.shared, &Arc::new(record));
+        let registry = &shared.registry;
+        match (&conn.log, &shared.log) {
+            (Some(table), _) => table.write(record, &Seen { record, registry }, &shared.options.logs),
+            (None, Some(log)) => log.write(record),
+            (None, None) => {}
         }
     }
 }

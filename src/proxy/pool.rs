@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::mesh::cluster::UpstreamProtocol;
 use crate::rt::{self, HashMap};
-use crate::telemetry::{Linked, Protocol};
+use crate::telemetry::{Link, Linked, Protocol};
 
 use super::buffer::Buffer;
 use super::connect::{Dialed, Target, dial};
@@ -85,6 +85,8 @@ pub(crate) struct Tag {
     /// Requests so far.
     pub(crate) uses: u32,
     pub(crate) local: Option<SocketAddr>,
+    /// What protects it.
+    pub(crate) protected: Link,
     /// Counts it; none where it leads to the application.
     link: Option<Linked>,
     _slot: ConnectionSlot,
@@ -103,6 +105,8 @@ pub(crate) struct Multiplexed {
     /// When it was seen in use last, and how many requests there had been.
     last: Cell<(Instant, u32)>,
     pub(crate) local: Option<SocketAddr>,
+    /// What protects it.
+    pub(crate) protected: Link,
     /// Counts it; none where it leads to the application.
     link: Option<Linked>,
 }
@@ -422,6 +426,7 @@ fn kept(
         generation: dialed.generation,
         uses: 0,
         local: dialed.local,
+        protected: dialed.link,
         link: observe::dialed(worker, live, cluster, (&dialed, Protocol::Http)),
         _slot: slot,
     };
@@ -473,6 +478,7 @@ impl Connecting<'_> {
             uses: Cell::new(0),
             last: Cell::new((rt::now(), 0)),
             local: dialed.local,
+            protected: dialed.link,
             link,
         });
         self.made = Some(Rc::clone(&shared));

@@ -15,7 +15,7 @@ use crate::rt::{self, DrainSignal, Reader, Tasks, memory};
 use crate::telemetry::Registry;
 use crate::tls::Material;
 
-use super::access_log::{Started, Writers};
+use super::access_log::{Started, Writers, deliver};
 use super::admin::{self, Admin, Ask};
 use super::context::Shared;
 use super::control::Control;
@@ -187,6 +187,7 @@ pub async fn run_after(
     );
     tasks.spawn("health-checks", checks);
     let spans = trace::deliver::start(&shared, control.tables.reader(), identities.clone(), &tasks);
+    let logs = deliver::start(&shared, control.tables.reader(), identities.clone(), &tasks);
     tasks.spawn("memory", async {
         for started in STARTED {
             tokio::time::sleep(started).await;
@@ -263,7 +264,7 @@ pub async fn run_after(
         tokio::time::sleep(delay).await;
     }
     control.drain(drain).await;
-    trace::deliver::flush(&spans).await;
+    tokio::join!(trace::deliver::flush(&spans), logs.flush());
     endpoints.end().await;
     tasks.end().await;
     if let Some(Restart {

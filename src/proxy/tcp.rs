@@ -252,6 +252,7 @@ pub(crate) struct Reached {
     pub(crate) dialed: Dialed,
     /// What the endpoint has said already.
     pub(crate) answer: Buffer,
+    begun: Instant,
     patience: Patience,
     service: ServiceId,
     /// What the log will say; apart, as most connections have none.
@@ -263,8 +264,10 @@ pub(crate) struct Reached {
 /// Why there is none, and whose fault it is.
 pub(crate) struct Unreached {
     failure: Failure,
+    begun: Instant,
     peer: PeerId,
     service: ServiceId,
+    about: Option<Box<AccessRecord>>,
 }
 
 /// Connects to an endpoint of `cluster`, in as many attempts as `options` allow.
@@ -278,33 +281,56 @@ pub(crate) async fn open(
     let Some(cluster) = live.tables.cluster(cluster) else {
         return Err(Unreached {
             failure: Failure::NoCluster(Missing::default()),
+            begun,
             peer: PeerId::default(),
             service: ServiceId::default(),
+            about: None,
         });
     };
-    let (target, reached) = reach(worker, live, conn, cluster, options).await;
+    let (target, tried, reached) = reach(worker, live, conn, cluster, options).await;
     let entry = target.and_then(|target| target.entry);
     let peer = entry.map_or_else(PeerId::default, |entry| entry.peer);
     let service = cluster.service;
-    let (dialed, answer, slot) = reached.map_err(|failure| Unreached {
-        failure,
-        peer,
-        service,
-    })?;
-    let about = worker.shared.log.is_some().then(|| {
+    let about = TcpReport::logs(worker, conn).then(|| {
         Box::new(AccessRecord {
             upstream_cluster: cluster.config.name.clone(),
             upstream_host: target.map_or_else(String::new, |target| target.address.to_string()),
-            upstream_local: dialed
-                .local
-                .map(|local| local.to_string())
-                .unwrap_or_default(),
+            attempts: tried,
+            service,
+            destination: peer,
             ..AccessRecord::default()
+        })
+    });
+    let (dialed, answer, slot) = match reached {
+        Ok(reached) => reached,
+        Err(failure) => {
+            return Err(Unreached {
+                failure,
+                begun,
+                peer,
+                service,
+                about,
+            });
+        }
+    };
+    let about = about.map(|about| {
+        let local = dialed.local.map(|local| local.to_string());
+        let registry = &worker.shared.registry;
+        let principal = |on: bool| on.then(|| registry.peer_labels(dialed.peer).principal);
+        let own = live.identity.as_ref().filter(|_| dialed.mtls);
+        Box::new(AccessRecord {
+            upstream_local: local.unwrap_or_default(),
+            upstream_link: Some(dialed.link),
+            upstream_principal: principal(dialed.mtls).unwrap_or_default(),
+            own_principal: own.map_or_else(String::new, |own| own.id.clone()),
+            connected_time: Some(begun.elapsed()),
+            ..*about
         })
     });
     Ok(Reached {
         dialed,
         answer,
+        begun,
         patience: Patience {
             idle: options.idle_timeout,
             until: options.max_duration.map(|most| begun + most),
@@ -326,7 +352,7 @@ pub(crate) async fn serve(
 ) {
     match Box::pin(open(worker, &live, conn, (cluster, &options))).await {
         Ok(reached) => carry(worker, live, conn, (stream, first), reached).await,
-        Err(unreached) => refused(worker, &live, conn, &unreached),
+        Err(unreached) => refused(worker, &live, conn, unreached),
     }
 }
 
@@ -340,7 +366,7 @@ pub(crate) async fn carry(
 ) {
     let whom = (reached.service, Flag::None);
     let to = (reached.dialed.peer, Some(reached.dialed.link));
-    let report = TcpReport::open(worker, &live, conn, to, whom);
+    let report = TcpReport::open(worker, &live, conn, to, whom).since(reached.begun);
     drop(live);
     let mut counts = Counts::default();
     let end = relay(
@@ -373,7 +399,7 @@ pub(crate) async fn carry(
         }
         // In Envoy's words.
         End::Idle => (Flag::None, "tcp_session_idle_timeout"),
-        End::TooLong => (Flag::None, "max_connection_duration_reached"),
+        End::TooLong => (Flag::Dt, "max_connection_duration_reached"),
     };
     if let Some(link) = conn.linked.get() {
         link.moved(counts.received, counts.sent);
@@ -389,7 +415,7 @@ pub(crate) async fn carry(
 }
 
 /// Connects to an endpoint, and to another when one cannot be connected to. The endpoint is the last
-/// that was tried.
+/// that was tried; with how many were.
 async fn reach<'l>(
     worker: &Rc<Worker>,
     live: &'l Live,
@@ -398,6 +424,7 @@ async fn reach<'l>(
     options: &TcpOptions,
 ) -> (
     Option<Target<'l>>,
+    u32,
     Result<(Dialed, Buffer, ConnectionSlot), Failure>,
 ) {
     let mut refused: SmallVec<[u64; 4]> = SmallVec::new();
@@ -412,11 +439,11 @@ async fn reach<'l>(
         };
         let target = match target(worker, live, conn, cluster, wish).await {
             Ok(target) => target,
-            Err(failure) => return (None, Err(failure)),
+            Err(failure) => return (None, tried, Err(failure)),
         };
         let gate = cluster.gate(Priority::Default);
         let Some(slot) = target.slot(cluster, gate.connection()) else {
-            return (Some(target), Err(Failure::Overflow));
+            return (Some(target), tried, Err(Failure::Overflow));
         };
         let mut dialed = dial(worker, live, cluster, &target, Speak::Bytes).await;
         let mut answer = Buffer::default();
@@ -442,9 +469,9 @@ async fn reach<'l>(
             });
         }
         match dialed {
-            Ok(dialed) => return (Some(target), Ok((dialed, answer, slot))),
+            Ok(dialed) => return (Some(target), tried, Ok((dialed, answer, slot))),
             Err(failure) if tried >= options.max_connect_attempts => {
-                return (Some(target), Err(failure));
+                return (Some(target), tried, Err(failure));
             }
             Err(_) => refused.extend(target.entry.map(|entry| entry.state.id)),
         }
@@ -487,19 +514,21 @@ pub(crate) fn denied(worker: &Worker, live: &Live, conn: &Conn, denied: Denied) 
     report.close(worker, conn, record);
 }
 
-fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: &Unreached) {
+fn refused(worker: &Worker, live: &Live, conn: &Conn, unreached: Unreached) {
     let Unreached {
         failure,
+        begun,
         peer,
         service,
+        about,
     } = unreached;
     let reply = failure.reply();
-    let whom = (*service, reply.flag);
-    let report = TcpReport::open(worker, live, conn, (*peer, None), whom);
+    let whom = (service, reply.flag);
+    let report = TcpReport::open(worker, live, conn, (peer, None), whom).since(begun);
     let record = AccessRecord {
         flag: reply.flag,
         upstream_failure: failure.transport_reason(),
-        ..AccessRecord::default()
+        ..about.map(|about| *about).unwrap_or_default()
     };
     report.close(worker, conn, record);
 }

@@ -3,14 +3,18 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rt::UnixMillis;
 
-use super::{Flag, Link, PeerId, ServiceId};
+use super::{Flag, Link, PeerId, ServiceId, Shown};
 
 /// Details of a call that policies refuse (Envoy's).
 pub const DENIED: &str = "rbac_access_denied";
+
+/// The answer's field that the proxy itself adds.
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 /// How a record is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +114,28 @@ pub struct AccessRecord {
     pub tls: bool,
     /// Somebody who taps may be told of it.
     pub tapped: bool,
+    /// Fields behind the answer that somebody asks about, likewise.
+    pub response_trailers: Vec<(String, String)>,
+    /// Until there was a connection to an endpoint, where somebody asks.
+    pub connected_time: Option<Duration>,
+    /// Until all of the request had gone to it, likewise.
+    pub sent_time: Option<Duration>,
+    /// What is spoken with it, likewise; empty for bytes.
+    pub upstream_protocol: &'static str,
+    /// What protects the connection to it, likewise.
+    pub upstream_link: Option<Link>,
+    /// Its proven name, likewise.
+    pub upstream_principal: String,
+    /// The name that the proxy proves, where it proves one to it.
+    pub own_principal: String,
+    /// The chain that took the connection.
+    pub chain: String,
+    /// Trace and span that it is part of.
+    pub trace: Option<(u128, u64)>,
+    /// What the caller's certificate says, where somebody asks.
+    pub shown: Option<Arc<Shown>>,
+    /// What that says which the caller was shown, likewise.
+    pub own_shown: Option<Arc<Shown>>,
 }
 
 impl AccessRecord {
@@ -123,12 +149,91 @@ impl AccessRecord {
     }
 
     /// Envoy's `response_code_details`, with the policy by which a caller was refused.
-    pub(super) fn details(&self) -> Cow<'static, str> {
+    pub fn details(&self) -> Cow<'static, str> {
         if self.policy.is_empty() {
             Cow::Borrowed(self.details)
         } else {
             Cow::Owned(format!("{DENIED}_matched_policy[{}]", clean(&self.policy)))
         }
+    }
+
+    /// Envoy's `connection_termination_details`: why a connection that would have carried bytes was refused.
+    pub fn termination(&self) -> Cow<'static, str> {
+        if self.protocol.is_empty() && !self.policy.is_empty() {
+            self.details()
+        } else {
+            Cow::Borrowed("")
+        }
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let texts = [
+            &self.method,
+            &self.path,
+            &self.policy,
+            &self.upstream_failure,
+            &self.forwarded_for,
+            &self.user_agent,
+            &self.request_id,
+            &self.authority,
+            &self.upstream_host,
+            &self.upstream_cluster,
+            &self.upstream_local,
+            &self.downstream_local,
+            &self.downstream_remote,
+            &self.server_name,
+            &self.route,
+            &self.principal,
+            &self.direct_remote,
+            &self.upstream_principal,
+            &self.own_principal,
+            &self.chain,
+        ];
+        let texts: usize = texts.iter().map(|text| text.len()).sum();
+        let fields = self.request_headers.iter().chain(&self.response_headers);
+        let fields = fields.chain(&self.response_trailers);
+        let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        size_of::<Self>() + texts + fields
+    }
+
+    /// A field of the request, by its name in lower case, as far as it was kept.
+    pub fn request_field(&self, name: &str) -> Option<&str> {
+        let known = match name {
+            ":method" => &self.method,
+            // As the caller sent it; what it was rewritten to is not kept.
+            ":path" => &self.path,
+            ":authority" | "host" => &self.authority,
+            "user-agent" => &self.user_agent,
+            "x-forwarded-for" => &self.forwarded_for,
+            "x-request-id" => &self.request_id,
+            ":scheme" => {
+                let scheme = if self.tls { "https" } else { "http" };
+                return (!self.protocol.is_empty()).then_some(scheme);
+            }
+            _ => return found(&self.request_headers, name),
+        };
+        Some(known.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// A field of the answer, likewise.
+    pub fn response_field(&self, name: &str) -> Option<Cow<'_, str>> {
+        match name {
+            ":status" => (self.code != 0).then(|| Cow::Owned(self.code.to_string())),
+            SERVICE_TIME => self
+                .upstream_time
+                .map(|time| Cow::Owned(time.as_millis().to_string())),
+            _ => found(&self.response_headers, name).map(Cow::Borrowed),
+        }
+    }
+
+    /// A field behind the answer, likewise.
+    pub fn trailer(&self, name: &str) -> Option<Cow<'_, str>> {
+        let kept = found(&self.response_trailers, name).map(Cow::Borrowed);
+        kept.or_else(|| {
+            let status = self.grpc_status.filter(|_| name == "grpc-status")?;
+            Some(Cow::Owned(status.to_string()))
+        })
     }
 
     fn write_text(&self, out: &mut String) {
@@ -240,6 +345,12 @@ impl Line<'_> {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn found<'r>(fields: &'r [(String, String)], name: &str) -> Option<&'r str> {
+    let mut fields = fields.iter();
+    let (_, value) = fields.find(|(known, _)| known == name)?;
+    Some(value)
 }
 
 /// What a caller sent must not break out of its quotes or its line.

@@ -50,6 +50,33 @@ pub enum Flag {
 }
 
 impl Flag {
+    /// Envoy's words for it.
+    pub fn long_name(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Nr => "NoRouteFound",
+            Self::Nc => "NoClusterFound",
+            Self::Uh => "NoHealthyUpstream",
+            Self::Uf => "UpstreamConnectionFailure",
+            Self::Uo => "UpstreamOverflow",
+            Self::Ut => "UpstreamRequestTimeout",
+            Self::Uc => "UpstreamConnectionTermination",
+            Self::Ur => "UpstreamRemoteReset",
+            Self::Upe => "UpstreamProtocolError",
+            Self::Urx => "UpstreamRetryLimitExceeded",
+            Self::Dpe => "DownstreamProtocolError",
+            Self::Dc => "DownstreamConnectionTermination",
+            Self::Si => "StreamIdleTimeout",
+            Self::Dt => "DurationTimeout",
+            Self::Om => "OverloadManagerTerminated",
+            Self::Di => "DelayInjected",
+            Self::Fi => "FaultInjected",
+            Self::Rl => "RateLimited",
+            Self::Uaex => "UnauthorizedExternalService",
+            Self::Do => "DropOverload",
+        }
+    }
+
     /// As in logs and labels; `-` for none.
     pub fn name(self) -> &'static str {
         match self {

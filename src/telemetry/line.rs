@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mesh::access_log::format::{Compiled, Node, Piece, Template};
-use crate::mesh::access_log::operators::{GrpcForm, Operator, Show, Time};
+use crate::mesh::access_log::operators::{GrpcForm, Operator, Point, Precision, Show, Time};
 use crate::rt::UnixMillis;
 
-use super::access::{clean, quote, timestamp};
-use super::{AccessRecord, Flag, link};
+use super::access::{clean, found, quote, timestamp};
+use super::{AccessRecord, link};
 
 /// What a line says of the proxy itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,9 +21,6 @@ pub struct Place {
     /// Variables of the proxy's environment.
     pub environment: Arc<BTreeMap<String, String>>,
 }
-
-/// The answer's field that the proxy itself adds.
-const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 /// What an operator comes to.
 enum Said<'r> {
@@ -53,27 +50,31 @@ impl Compiled {
     }
 }
 
-struct Writer<'w> {
-    record: &'w AccessRecord,
-    place: &'w Place,
-    now: UnixMillis,
+pub(super) struct Writer<'w> {
+    pub(super) record: &'w AccessRecord,
+    pub(super) place: &'w Place,
+    pub(super) now: UnixMillis,
 }
 
 impl Writer<'_> {
     /// `line`: it is one of its own, where quotes are the format's.
-    fn text(&self, template: &Template, out: &mut String, line: bool) {
+    pub(super) fn text(&self, template: &Template, out: &mut String, line: bool) {
         for piece in &template.pieces {
             match piece {
                 Piece::Literal(text) => out.push_str(text),
-                Piece::Operator(operator, most) => match self.said(operator) {
-                    Said::Nothing => out.push('-'),
-                    Said::Foreign(text) if line => out.push_str(&clean(cut(&text, *most))),
-                    Said::Text(text) | Said::Foreign(text) => out.push_str(cut(&text, *most)),
-                    Said::Figure(figure) => {
-                        let text = figure.to_string();
-                        out.push_str(cut(&text, *most));
-                    }
-                },
+                Piece::Operator(operator, most) => self.one(operator, *most, out, line),
+            }
+        }
+    }
+
+    pub(super) fn one(&self, operator: &Operator, most: Option<usize>, out: &mut String, line: bool) {
+        match self.said(operator) {
+            Said::Nothing => out.push('-'),
+            Said::Foreign(text) if line => out.push_str(&clean(cut(&text, most))),
+            Said::Text(text) | Said::Foreign(text) => out.push_str(cut(&text, most)),
+            Said::Figure(figure) => {
+                let text = figure.to_string();
+                out.push_str(cut(&text, most));
             }
         }
     }
@@ -124,13 +125,13 @@ impl Writer<'_> {
             Operator::StartTime(form) => moment(record.start, form),
             Operator::EmitTime(form) => moment(self.now, form),
             Operator::Request(name, other) => {
-                either(name, other.as_ref(), |name| self.request(name))
+                either(name, other.as_ref(), |name| record.request_field(name))
             }
             Operator::Response(name, other) => {
-                either(name, other.as_ref(), |name| self.response(name))
+                either(name, other.as_ref(), |name| record.response_field(name))
             }
             Operator::Trailer(name, other) => {
-                either(name, other.as_ref(), |name| self.trailer(name))
+                either(name, other.as_ref(), |name| record.trailer(name))
             }
             Operator::Environment(name) => {
                 let value = self.place.environment.get(name);
@@ -155,9 +156,13 @@ impl Writer<'_> {
                 details if details.is_empty() => Said::Nothing,
                 details => Said::Text(details),
             },
-            Operator::ConnectionTerminationDetails | Operator::Nothing(_) => Said::Nothing,
+            Operator::ConnectionTerminationDetails => match record.termination() {
+                details if details.is_empty() => Said::Nothing,
+                details => Said::Text(details),
+            },
+            Operator::Nothing(_) => Said::Nothing,
             Operator::ResponseFlags => Said::Text(Cow::Borrowed(record.flag.name())),
-            Operator::ResponseFlagsLong => Said::Text(Cow::Borrowed(long(record.flag))),
+            Operator::ResponseFlagsLong => Said::Text(Cow::Borrowed(record.flag.long_name())),
             Operator::Protocol => own(record.protocol),
             Operator::RouteName => own(&record.route),
             Operator::BytesReceived => Said::Figure(record.received),
@@ -165,11 +170,12 @@ impl Writer<'_> {
             Operator::Duration => millis(Some(record.duration)),
             Operator::RequestDuration => millis(record.request_time),
             Operator::ResponseDuration => millis(record.upstream_time),
-            Operator::ResponseTxDuration => millis(
-                record
-                    .upstream_time
-                    .map(|begun| record.duration.saturating_sub(begun)),
-            ),
+            Operator::ResponseTxDuration => millis(self.between(Point::Answered, Point::Ended)),
+            Operator::RequestTxDuration => millis(record.sent_time),
+            Operator::ConnectedDuration => millis(record.connected_time),
+            Operator::Between(from, to, precision) => {
+                figure(self.between(*from, *to), *precision)
+            }
             Operator::UpstreamHost(show) => address(&record.upstream_host, *show),
             Operator::UpstreamCluster => own(&record.upstream_cluster),
             Operator::UpstreamLocal(show) => address(&record.upstream_local, *show),
@@ -185,12 +191,53 @@ impl Writer<'_> {
                 named(record.link.map(|link| link::cipher_name(link.cipher)))
             }
             Operator::ServerName => foreign(&record.server_name),
-            Operator::DownstreamPeerUri => own(&record.principal),
+            Operator::DownstreamPeerUri => match &record.shown {
+                Some(shown) if record.principal.is_empty() => foreign(&shown.uris),
+                _ => own(&record.principal),
+            },
+            Operator::DownstreamLocalUri => {
+                let shown = record.own_shown.as_ref();
+                shown.map_or(Said::Nothing, |shown| own(&shown.uris))
+            }
+            Operator::DownstreamLocalClose => {
+                // Of a connection that carries bytes it is why the proxy ended it.
+                let ended = record.protocol.is_empty() && record.policy.is_empty();
+                own(if ended { record.details } else { "" })
+            }
+            Operator::Certificate { own, detail } => {
+                let shown = if *own { &record.own_shown } else { &record.shown };
+                let shown = shown.as_ref();
+                shown.map_or(Said::Nothing, |shown| foreign(shown.detail(*detail)))
+            }
+            Operator::Valid { end, form } => {
+                let shown = record.shown.as_ref();
+                let at = shown.map(|shown| if *end { shown.ends } else { shown.begins });
+                at.map_or(Said::Nothing, |at| moment(at, form))
+            }
+            Operator::ChainName => own(&record.chain),
+            Operator::UpstreamProtocol => own(record.upstream_protocol),
+            Operator::UpstreamTlsVersion => {
+                let link = record.upstream_link;
+                named(link.map(|link| link::version_name(link.version)))
+            }
+            Operator::UpstreamTlsCipher => {
+                let link = record.upstream_link;
+                named(link.map(|link| link::cipher_name(link.cipher)))
+            }
+            Operator::UpstreamPeerUri => own(&record.upstream_principal),
+            Operator::UpstreamLocalUri => own(&record.own_principal),
             Operator::Hostname => own(&self.place.hostname),
             Operator::GrpcStatus(form) => record
                 .grpc_status
                 .map_or(Said::Nothing, |status| grpc(status, *form)),
-            Operator::TraceId => foreign(self.trace().unwrap_or_default()),
+            Operator::TraceId => match record.trace {
+                Some((trace, _)) => Said::Text(Cow::Owned(format!("{trace:032x}"))),
+                None => foreign(self.trace().unwrap_or_default()),
+            },
+            Operator::SpanId => record.trace.map_or(Said::Nothing, |(_, span)| {
+                Said::Text(Cow::Owned(format!("{span:016x}")))
+            }),
+            Operator::UniqueId => Said::Text(Cow::Owned(unique())),
             Operator::StreamId => foreign(&record.request_id),
             Operator::ConnectionId => Said::Figure(record.connection),
             Operator::LogType => Said::Text(Cow::Borrowed(if record.protocol.is_empty() {
@@ -201,42 +248,18 @@ impl Writer<'_> {
         }
     }
 
-    fn request(&self, name: &str) -> Option<&str> {
+    /// None where one of both is not known, or comes before the other.
+    fn between(&self, from: Point, to: Point) -> Option<Duration> {
         let record = self.record;
-        let known = match name {
-            ":method" => &record.method,
-            // As the caller sent it; what it was rewritten to is not kept.
-            ":path" => &record.path,
-            ":authority" | "host" => &record.authority,
-            "user-agent" => &record.user_agent,
-            "x-forwarded-for" => &record.forwarded_for,
-            "x-request-id" => &record.request_id,
-            ":scheme" => {
-                return (!record.protocol.is_empty()).then_some(if record.tls {
-                    "https"
-                } else {
-                    "http"
-                });
-            }
-            _ => return found(&record.request_headers, name),
+        let at = |point| match point {
+            Point::Begun => Some(Duration::ZERO),
+            Point::Received => record.request_time,
+            Point::Connected => record.connected_time,
+            Point::Sent => record.sent_time,
+            Point::Answered => record.upstream_time,
+            Point::Ended => Some(record.duration),
         };
-        Some(known.as_str()).filter(|text| !text.is_empty())
-    }
-
-    fn response(&self, name: &str) -> Option<Cow<'_, str>> {
-        let record = self.record;
-        match name {
-            ":status" => (record.code != 0).then(|| Cow::Owned(record.code.to_string())),
-            SERVICE_TIME => record
-                .upstream_time
-                .map(|time| Cow::Owned(time.as_millis().to_string())),
-            _ => found(&record.response_headers, name).map(Cow::Borrowed),
-        }
-    }
-
-    fn trailer(&self, name: &str) -> Option<Cow<'_, str>> {
-        let status = self.record.grpc_status.filter(|_| name == "grpc-status");
-        status.map(|status| Cow::Owned(status.to_string()))
+        at(to)?.checked_sub(at(from)?)
     }
 
     fn trace(&self) -> Option<&str> {
@@ -244,12 +267,6 @@ impl Writer<'_> {
         let parent = parent.and_then(|value| value.split('-').nth(1));
         parent.or_else(|| found(&self.record.request_headers, "x-b3-traceid"))
     }
-}
-
-fn found<'r>(fields: &'r [(String, String)], name: &str) -> Option<&'r str> {
-    let mut fields = fields.iter();
-    let (_, value) = fields.find(|(known, _)| known == name)?;
-    Some(value)
 }
 
 fn either<'r, T: Into<Cow<'r, str>>>(
@@ -283,9 +300,27 @@ fn foreign(text: &str) -> Said<'_> {
 }
 
 fn millis(time: Option<Duration>) -> Said<'static> {
+    figure(time, Precision::Millis)
+}
+
+fn figure(time: Option<Duration>, precision: Precision) -> Said<'static> {
     time.map_or(Said::Nothing, |time| {
-        Said::Figure(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        let figure = match precision {
+            Precision::Millis => time.as_millis(),
+            Precision::Micros => time.as_micros(),
+            Precision::Nanos => time.as_nanos(),
+        };
+        Said::Figure(u64::try_from(figure).unwrap_or(u64::MAX))
     })
+}
+
+/// A number that nothing else has, as UUIDs of version 4 are written.
+fn unique() -> String {
+    let number = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let digits = format!("{number:032x}");
+    let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
+    let parts = [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)];
+    parts.join("-")
 }
 
 /// `HOST:PORT` or a part of it; brackets are those of IPv6.
@@ -349,33 +384,6 @@ fn grpc(status: u8, form: GrpcForm) -> Said<'static> {
     }
 }
 
-/// Envoy's words for flags.
-fn long(flag: Flag) -> &'static str {
-    match flag {
-        Flag::None => "-",
-        Flag::Nr => "NoRouteFound",
-        Flag::Nc => "NoClusterFound",
-        Flag::Uh => "NoHealthyUpstream",
-        Flag::Uf => "UpstreamConnectionFailure",
-        Flag::Uo => "UpstreamOverflow",
-        Flag::Ut => "UpstreamRequestTimeout",
-        Flag::Uc => "UpstreamConnectionTermination",
-        Flag::Ur => "UpstreamRemoteReset",
-        Flag::Upe => "UpstreamProtocolError",
-        Flag::Urx => "UpstreamRetryLimitExceeded",
-        Flag::Dpe => "DownstreamProtocolError",
-        Flag::Dc => "DownstreamConnectionTermination",
-        Flag::Si => "StreamIdleTimeout",
-        Flag::Dt => "DurationTimeout",
-        Flag::Om => "OverloadManagerTerminated",
-        Flag::Di => "DelayInjected",
-        Flag::Fi => "FaultInjected",
-        Flag::Rl => "RateLimited",
-        Flag::Uaex => "UnauthorizedExternalService",
-        Flag::Do => "DropOverload",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -384,7 +392,7 @@ mod tests {
     use crate::mesh::access_log::Format;
     use crate::mesh::access_log::format::Part;
     use crate::mesh::access_log::usual::{ISTIO, istio_json};
-    use crate::telemetry::LogFormat;
+    use crate::telemetry::{Flag, LogFormat};
 
     fn record() -> AccessRecord {
         AccessRecord {
@@ -407,6 +415,11 @@ mod tests {
             attempts: 2,
             request_headers: vec![("x-user".to_owned(), "anna".to_owned())],
             response_headers: vec![("content-type".to_owned(), "text/plain".to_owned())],
+            response_trailers: vec![("x-cost".to_owned(), "5".to_owned())],
+            sent_time: Some(Duration::from_millis(3)),
+            upstream_protocol: "HTTP/2",
+            trace: Some((1, 255)),
+            chain: "web".to_owned(),
             ..AccessRecord::default()
         }
     }
@@ -484,6 +497,12 @@ mod tests {
                 "%UPSTREAM_TLS_CIPHER% %DYNAMIC_METADATA(a:b)% %ACCESS_LOG_TYPE%",
                 "- - DownstreamEnd",
             ),
+            ("%REQUEST_TX_DURATION% %UPSTREAM_PROTOCOL% %SPAN_ID%", "3 HTTP/2 00000000000000ff"),
+            (
+                "%COMMON_DURATION(US_TX_END:US_RX_BEG:us)% %COMMON_DURATION(DS_RX_END:DS_TX_END)%",
+                "4000 -",
+            ),
+            ("%TRAILER(x-cost)% %FILTER_CHAIN_NAME% %DOWNSTREAM_PEER_SUBJECT%", "5 web -"),
             ("no operators, 100%%", "no operators, 100%"),
         ] {
             assert_eq!(line(format), expected, "{format}");

@@ -14,9 +14,11 @@ pub mod link;
 pub mod names;
 pub mod openmetrics;
 pub mod otlp;
+pub mod otlp_logs;
 pub mod recorder;
 pub mod registry;
 pub mod shadow;
+pub mod shown;
 pub mod text;
 pub mod told;
 
@@ -29,4 +31,5 @@ pub use line::Place;
 pub use link::{Link, LinkKey, Linked, Protection, Why};
 pub use recorder::{Exemplar, Recorder, TcpCells};
 pub use registry::{Family, Gauge, Registry, Sample, Value};
+pub use shown::Shown;
 pub use told::Told;

@@ -100,16 +100,23 @@ fn tcp_options() -> impl Strategy<Value = TcpOptions> {
         option::of(positive()),
         any::<bool>(),
         tunnel(),
+        access_log::logs(),
     )
         .prop_map(
-            |(idle_timeout, max_connect_attempts, max_duration, hash_source_ip, tunnel)| {
-                TcpOptions {
-                    idle_timeout,
-                    max_connect_attempts,
-                    max_duration,
-                    hash_source_ip,
-                    tunnel,
-                }
+            |(
+                idle_timeout,
+                max_connect_attempts,
+                max_duration,
+                hash_source_ip,
+                tunnel,
+                access_log,
+            )| TcpOptions {
+                idle_timeout,
+                max_connect_attempts,
+                max_duration,
+                hash_source_ip,
+                tunnel,
+                access_log,
             },
         )
 }

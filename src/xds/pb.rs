@@ -65,12 +65,19 @@ pub(crate) mod access_log {
     pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
     pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat as FileFormat;
     pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+        CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+    };
+    pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
     pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::stderr_access_log::AccessLogFormat as StderrFormat;
     pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::stdout_access_log::AccessLogFormat as StdoutFormat;
     pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
         StderrAccessLog, StdoutAccessLog,
     };
 }
+
+/// OpenTelemetry's values.
+pub(crate) use envoy_types::pb::opentelemetry::proto::common::v1 as otel;
 
 /// Who may do what.
 pub(crate) mod rbac {

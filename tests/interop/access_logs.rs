@@ -118,10 +118,8 @@ fn loggers(dir: &Path) -> Vec<Logger> {
         ),
     ]
     .into_iter()
-    .map(|(name, format, filter)| Logger {
-        path: dir.join(name).display().to_string(),
-        format,
-        filter,
+    .map(|(name, format, filter)| {
+        Logger::file(dir.join(name).display().to_string(), format).filtered(filter)
     })
     .collect()
 }
@@ -157,7 +155,7 @@ fn own(view: View, tasks: &Tasks) -> Drain {
     drain
 }
 
-async fn send(to: SocketAddr, request: &str) -> String {
+pub(crate) async fn send(to: SocketAddr, request: &str) -> String {
     let mut stream = connect(to, ConnectOptions::default()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -166,7 +164,7 @@ async fn send(to: SocketAddr, request: &str) -> String {
 }
 
 /// The same calls, one after another.
-async fn calls(to: SocketAddr) {
+pub(crate) async fn calls(to: SocketAddr) {
     let end = "Connection: close\r\n\r\n";
     for (head, status) in [
         (

@@ -55,6 +55,7 @@ mod outside;
 mod key_sets;
 mod left;
 mod load;
+mod log_services;
 mod lasting;
 mod mesh;
 mod misbehaving;

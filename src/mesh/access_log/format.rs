@@ -94,6 +94,13 @@ impl Format {
     }
 }
 
+impl Part {
+    /// Reads it.
+    pub fn compile(&self) -> Result<Node, BadFormat> {
+        node(self, 0)
+    }
+}
+
 fn object(parts: &BTreeMap<String, Part>, depth: usize) -> Result<Node, BadFormat> {
     let nodes = parts.iter();
     let nodes = nodes.map(|(name, part)| Ok((name.clone(), node(part, depth + 1)?)));
@@ -153,7 +160,8 @@ impl Compiled {
 }
 
 impl Node {
-    fn each(&self, visit: &mut dyn FnMut(&Operator)) {
+    /// Calls `visit` with each operator.
+    pub fn each(&self, visit: &mut dyn FnMut(&Operator)) {
         match self {
             Self::Value(operator, _) => visit(operator),
             Self::Text(template) => template.each(visit),
@@ -280,6 +288,8 @@ mod tests {
             ("%REQ(a):x%", "REQ", "a length is a number"),
             ("100% sure", "%", "write %%"),
             ("%GRPC_STATUS(x)%", "GRPC_STATUS", "one of"),
+            ("%COMMON_DURATION(DS_RX_BEG)%", "COMMON_DURATION", "two points"),
+            ("%COMMON_DURATION(DS_RX_BEG:DS_TX_END:h)%", "COMMON_DURATION", "ms, us and ns"),
         ] {
             let bad = Template::new(text).unwrap_err();
             assert_eq!(bad.operator, operator, "{text}: {bad}");
@@ -290,11 +300,11 @@ mod tests {
     #[test]
     fn what_is_not_here_is_named_once() {
         let format = Format::Text(
-            "%UPSTREAM_TLS_CIPHER% %UPSTREAM_METADATA(a:b)% %UPSTREAM_TLS_CIPHER%".to_owned(),
+            "%UPSTREAM_PEER_SUBJECT% %UPSTREAM_METADATA(a:b)% %UPSTREAM_PEER_SUBJECT%".to_owned(),
         );
         assert_eq!(
             format.compile().unwrap().missing(),
-            ["UPSTREAM_TLS_CIPHER", "UPSTREAM_METADATA"]
+            ["UPSTREAM_PEER_SUBJECT", "UPSTREAM_METADATA"]
         );
         for usual in [
             Format::Text(ISTIO.to_owned()),

@@ -3,13 +3,17 @@
 pub mod format;
 pub mod operators;
 pub mod rules;
+pub mod service;
 pub mod usual;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::expression::Expression;
 use super::route::{HeaderMatch, Share};
 pub use format::Format;
+use service::LogService;
 
 /// Standard output.
 pub const STDOUT: &str = "/dev/stdout";
@@ -22,23 +26,64 @@ pub const NOWHERE: &str = "/dev/null";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Logger {
-    /// A file, [`STDOUT`] or [`STDERR`].
-    pub path: String,
-    /// What a line says.
-    pub format: Format,
+    /// Where it goes, and what it says there.
+    pub to: Sink,
     /// Which calls; all without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
 }
 
+/// Where a log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Sink {
+    /// Lines.
+    File {
+        /// A file, [`STDOUT`] or [`STDERR`].
+        path: String,
+        /// What a line says.
+        format: Format,
+    },
+    /// A service is told.
+    Service(Arc<LogService>),
+}
+
 impl Logger {
+    /// Lines of all calls.
+    pub fn file(path: impl Into<String>, format: Format) -> Self {
+        Self {
+            to: Sink::File {
+                path: path.into(),
+                format,
+            },
+            filter: None,
+        }
+    }
+
+    /// A service is told of all calls.
+    pub fn service(service: LogService) -> Self {
+        Self {
+            to: Sink::Service(Arc::new(service)),
+            filter: None,
+        }
+    }
+
     /// The log of nothing.
     pub fn off() -> Self {
         Self {
-            path: NOWHERE.to_owned(),
-            format: Format::Text(String::new()),
             filter: Some(Filter::Sample(Share::NONE)),
+            ..Self::file(NOWHERE, Format::Text(String::new()))
         }
+    }
+
+    /// The same of the calls that `filter` lets pass.
+    pub fn filtered(self, filter: Option<Filter>) -> Self {
+        Self { filter, ..self }
+    }
+
+    /// Nothing is logged by it.
+    pub fn is_off(&self) -> bool {
+        matches!(&self.to, Sink::File { path, .. } if path == NOWHERE)
     }
 }
 

@@ -105,16 +105,15 @@ pub fn logs(base: &[Named], told: &[&Told], client: bool) -> Option<Vec<Logger>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::access_log::Format;
+    use crate::mesh::access_log::{Format, Sink};
 
     fn named(name: &str) -> Named {
         Named {
             name: name.to_owned(),
-            logger: Logger {
-                path: format!("/var/log/{name}"),
-                format: Format::Text("x\n".to_owned()),
-                filter: None,
-            },
+            logger: Logger::file(
+                format!("/var/log/{name}"),
+                Format::Text("x\n".to_owned()),
+            ),
         }
     }
 
@@ -137,7 +136,11 @@ mod tests {
 
     fn paths(base: &[Named], told: &[&Told], client: bool) -> Option<Vec<String>> {
         let logs = logs(base, told, client)?;
-        Some(logs.into_iter().map(|log| log.path).collect())
+        let path = |log: Logger| match log.to {
+            Sink::File { path, .. } => path,
+            Sink::Service(service) => service.name.clone(),
+        };
+        Some(logs.into_iter().map(path).collect())
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Pieces<'_> {
         };
         for listener in view.listeners.values_mut() {
             tracing::shape(&self.world.config, &self.node, listener, &knows);
-            access_log::shape(&self.world.config, &self.node, listener);
+            access_log::shape(&self.world.config, &self.node, listener, &knows);
         }
     }
 }

@@ -1,9 +1,15 @@
 //! Access logs: which calls are written where.
 //!
 //! What a listener's configuration says ([`LogTable`]) goes in place of what the proxy was started with ([`Started`]).
-//! A worker makes a record, judges it, and puts it into the queue of a file; [`Writers`] do the rest.
+//! A worker makes a record, judges it, and puts it into the queue of a file, of which [`Writers`] do the rest, or into
+//! that of a service ([`services`]), which [`deliver`] tells of it: `batch` gathers entries ([`entry`]), `talk` sends them.
 
+mod batch;
+pub(crate) mod deliver;
+pub(crate) mod entry;
+mod services;
 mod table;
+mod talk;
 mod writers;
 
 use std::path::Path;

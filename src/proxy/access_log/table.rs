@@ -4,12 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use crate::mesh::access_log::format::Compiled;
 use crate::mesh::access_log::operators::Operator;
-use crate::mesh::access_log::{Filter, Logger, NOWHERE};
+use crate::mesh::access_log::service::{LogService, Says};
+use crate::mesh::access_log::{Filter, Logger, Sink};
 use crate::mesh::route::TextMatch;
+use crate::mesh::tracing::TagFrom;
 use crate::telemetry::AccessRecord;
 
 use super::super::http::respond::grpc_status;
 use super::super::tap::Seen;
+use super::services::Lane;
 use super::writers::{Writer, Writers};
 
 /// The logs of a listener.
@@ -19,62 +22,135 @@ pub(crate) struct LogTable {
     /// Names of the fields that they tell of or ask about.
     pub(crate) request: Vec<String>,
     pub(crate) response: Vec<String>,
+    pub(crate) trailers: Vec<String>,
+    /// They tell how a call went on its way to the endpoint.
+    pub(crate) way: bool,
+    /// They tell of certificates.
+    pub(crate) certificates: bool,
 }
 
 #[derive(Debug)]
 struct Log {
-    path: String,
-    format: Arc<Compiled>,
+    to: Goes,
     filter: Option<Filter>,
-    writer: OnceLock<Option<Writer>>,
+}
+
+/// Where a log goes. Opened with the first record, and kept for as long as these tables are.
+#[derive(Debug)]
+enum Goes {
+    File {
+        path: String,
+        format: Arc<Compiled>,
+        writer: OnceLock<Option<Writer>>,
+    },
+    Service {
+        service: Arc<LogService>,
+        lane: OnceLock<Option<Lane>>,
+    },
 }
 
 impl LogTable {
     /// One that cannot be read is left out: whoever sent it was told.
     pub(crate) fn new(loggers: &[Logger]) -> Self {
         let mut table = Self::default();
-        for logger in loggers.iter().filter(|logger| logger.path != NOWHERE) {
-            let Ok(format) = logger.format.compile() else {
-                continue;
+        for logger in loggers.iter().filter(|logger| !logger.is_off()) {
+            let to = match &logger.to {
+                Sink::File { path, format } => {
+                    let Ok(format) = format.compile() else {
+                        continue;
+                    };
+                    format.each(&mut |operator| table.needs(operator));
+                    Goes::File {
+                        path: path.clone(),
+                        format: Arc::new(format),
+                        writer: OnceLock::new(),
+                    }
+                }
+                Sink::Service(service) => {
+                    table.told(service);
+                    Goes::Service {
+                        service: Arc::clone(service),
+                        lane: OnceLock::new(),
+                    }
+                }
             };
-            format.each(&mut |operator| match operator {
-                Operator::Request(name, other) => {
-                    table
-                        .request
-                        .extend([name].into_iter().chain(other).cloned());
-                }
-                Operator::Response(name, other) => {
-                    table
-                        .response
-                        .extend([name].into_iter().chain(other).cloned());
-                }
-                Operator::TraceId => {
-                    let names = ["traceparent", "x-b3-traceid"];
-                    table.request.extend(names.map(str::to_owned));
-                }
-                _ => {}
-            });
             if let Some(filter) = &logger.filter {
                 filter.request_fields(&mut table.request);
                 filter.response_fields(&mut table.response);
             }
             table.logs.push(Log {
-                path: logger.path.clone(),
-                format: Arc::new(format),
+                to,
                 filter: logger.filter.clone(),
-                writer: OnceLock::new(),
             });
         }
-        for names in [&mut table.request, &mut table.response] {
+        for names in [&mut table.request, &mut table.response, &mut table.trailers] {
             names.sort();
             names.dedup();
         }
         table
     }
 
+    /// Takes note of the fields that `operator` tells of.
+    fn needs(&mut self, operator: &Operator) {
+        self.way |= operator.of_the_way();
+        self.certificates |= operator.of_certificates();
+        match operator {
+            Operator::Request(name, other) => {
+                self.request.extend([name].into_iter().chain(other).cloned());
+            }
+            Operator::Response(name, other) => {
+                self.response
+                    .extend([name].into_iter().chain(other).cloned());
+            }
+            Operator::Trailer(name, other) => {
+                self.trailers
+                    .extend([name].into_iter().chain(other).cloned());
+            }
+            Operator::TraceId => {
+                let names = ["traceparent", "x-b3-traceid"];
+                self.request.extend(names.map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes note of the fields that `service` is told of.
+    fn told(&mut self, service: &LogService) {
+        match &service.says {
+            Says::Http {
+                request,
+                response,
+                trailers,
+            } => {
+                (self.way, self.certificates) = (true, true);
+                self.trailers.extend_from_slice(trailers);
+                let usual = ["referer", "x-envoy-original-path"];
+                self.request.extend(usual.map(str::to_owned));
+                self.request.extend_from_slice(request);
+                self.response.extend_from_slice(response);
+            }
+            Says::Tcp => (self.way, self.certificates) = (true, true),
+            Says::Otlp(said) => {
+                let record = said.compile().unwrap_or_default();
+                let attributes = record.attributes.iter().map(|(_, node)| node);
+                for node in attributes.chain(&record.body) {
+                    node.each(&mut |operator| self.needs(operator));
+                }
+            }
+        }
+        let tags = service.tags.values();
+        let tags = tags.filter(|tag| tag.from == TagFrom::Header);
+        self.request.extend(tags.map(|tag| tag.value.clone()));
+    }
+
     /// Whether anything is logged.
     pub(crate) fn logs(&self) -> bool {
         !self.logs.is_empty()
+    }
+
+    /// Whether something of calls is to be noted on their way.
+    pub(crate) fn notes(&self) -> bool {
+        self.way || !self.response.is_empty() || !self.trailers.is_empty()
     }
 
     /// Writes a call where it belongs.
@@ -87,11 +163,21 @@ impl LogTable {
             {
                 continue;
             }
-            // Opened with the first line, and kept for as long as these tables are.
-            let writer = log.writer.get_or_init(|| writers.open(&log.path));
-            match writer {
-                Some(writer) => writer.line(&log.format, record),
-                None => writers.lost(),
+            match &log.to {
+                Goes::File {
+                    path,
+                    format,
+                    writer,
+                } => match writer.get_or_init(|| writers.open(path)) {
+                    Some(writer) => writer.line(format, record),
+                    None => writers.lost(),
+                },
+                Goes::Service { service, lane } => {
+                    match lane.get_or_init(|| writers.services.open(service)) {
+                        Some(lane) => lane.put(record),
+                        None => writers.lost(),
+                    }
+                }
             }
         }
     }
@@ -242,16 +328,19 @@ mod tests {
 
     #[test]
     fn a_table_knows_which_fields_it_needs() {
-        let logger = Logger {
-            path: "/dev/stdout".to_owned(),
-            format: Format::Text("%REQ(X-A?:PATH)% %RESP(X-B)% %REQ(x-a)%".to_owned()),
-            filter: Some(Filter::Expression(
-                Expression::new("has(response.headers['x-c'])").unwrap(),
-            )),
-        };
+        let format = Format::Text("%REQ(X-A?:PATH)% %RESP(X-B)% %REQ(x-a)%".to_owned());
+        let logger = Logger::file("/dev/stdout", format).filtered(Some(Filter::Expression(
+            Expression::new("has(response.headers['x-c'])").unwrap(),
+        )));
         let table = LogTable::new(&[logger, Logger::off()]);
         assert_eq!(table.request, [":path", "x-a"]);
         assert_eq!(table.response, ["x-b", "x-c"]);
+        assert!(table.notes() && !table.way && !table.certificates);
+        let of = |text: &str| LogTable::new(&[Logger::file("x", Format::Text(text.to_owned()))]);
+        assert!(of("%REQUEST_TX_DURATION%").way);
+        assert!(of("%DOWNSTREAM_PEER_SUBJECT%").certificates);
+        assert_eq!(of("%TRAILER(X-A)%").trailers, ["x-a"]);
+        assert!(!of("%REQ(x-a)% %DURATION%").notes());
         assert!(table.logs());
         assert!(!LogTable::new(&[Logger::off()]).logs());
     }

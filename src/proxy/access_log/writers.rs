@@ -22,6 +22,8 @@ use crate::mesh::access_log::{STDERR, STDOUT};
 use crate::rt::{self, Wall};
 use crate::telemetry::{AccessRecord, LogFormat, Place};
 
+use super::services::{Counts, Services};
+
 /// Records in a queue at most.
 const QUEUE: usize = 16 * 1024;
 /// Bytes written at once, about.
@@ -41,6 +43,8 @@ pub struct Writers {
     open: Mutex<BTreeMap<String, Writer>>,
     lost: Arc<AtomicU64>,
     place: Arc<Place>,
+    /// Services that are told, as well.
+    pub(super) services: Services,
 }
 
 /// One of them.
@@ -69,6 +73,16 @@ impl Writers {
             place: Arc::new(place),
             ..Self::default()
         }
+    }
+
+    /// Where the proxy is.
+    pub(super) fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.place)
+    }
+
+    /// What became of the records that services are told of.
+    pub(crate) fn told(&self) -> &Counts {
+        &self.services.counts
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Writer>> {

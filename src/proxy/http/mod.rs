@@ -32,6 +32,7 @@ pub(crate) mod respond;
 mod rewrite;
 mod session;
 pub(crate) mod target;
+mod telling;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 

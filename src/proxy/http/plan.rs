@@ -39,6 +39,7 @@ use super::record::record;
 use super::respond::Failure;
 use super::session::Session;
 use super::target::effective;
+pub(crate) use super::telling::{Noted, Telling};
 use super::upgrade::Upgrade;
 use super::{Framing, Version};
 
@@ -174,24 +175,6 @@ pub(crate) struct Rare {
     pub(crate) told: Option<Telling>,
 }
 
-/// Fields of an answer that are noted as it passes.
-#[derive(Debug, Default)]
-pub(crate) struct Telling {
-    names: Vec<String>,
-    found: RefCell<Vec<(String, String)>>,
-}
-
-impl Telling {
-    /// Of a try that is passed on.
-    pub(crate) fn note(&self, fields: Fields<'_>) {
-        let found = self.names.iter().filter_map(|name| {
-            let value = String::from_utf8_lossy(fields.first(name)?).into_owned();
-            Some((name.clone(), value))
-        });
-        self.found.replace(found.collect());
-    }
-}
-
 impl Chosen {
     /// The host that was asked for, where the cluster goes where callers want.
     pub(crate) fn authority(&self) -> &[u8] {
@@ -235,10 +218,9 @@ impl Chosen {
         self.rare.as_ref()?.told.as_ref()
     }
 
-    /// What was noted of them.
-    pub(crate) fn told(&self) -> Vec<(String, String)> {
-        self.telling()
-            .map_or_else(Vec::new, |telling| telling.found.take())
+    /// What was noted for logs.
+    pub(crate) fn told(&self) -> Option<Box<Noted>> {
+        Some(self.telling()?.take())
     }
 
     /// What filters gave it.
@@ -514,6 +496,9 @@ pub(crate) fn plan(
             })
             .unwrap_or_else(|failure| Then::Fail(failure, None))
     };
+    if let (Some(record), Some(passing)) = (&mut log, &passing) {
+        record.trace = passing.sampled();
+    }
     let mut span = passing.and_then(Passing::into_span);
     if let (Some(span), Some((_, cluster))) = (&mut span, then.meant())
         && let Some(cluster) = live.tables.cluster(cluster)
@@ -533,13 +518,9 @@ pub(crate) fn plan(
     }
     let mut then = then;
     if let (Some(_), Then::Forward(chosen), Some(table)) = (&log, &mut then, &http.log)
-        && !table.response.is_empty()
+        && table.notes()
     {
-        let rare = chosen.rare.get_or_insert_default();
-        rare.told = Some(Telling {
-            names: table.response.clone(),
-            ..Telling::default()
-        });
+        chosen.rare.get_or_insert_default().told = Some(Telling::new(table));
     }
     let then = if delay.is_zero() {
         then

@@ -16,7 +16,7 @@ pub(super) fn record(
     (authority, target): (&[u8], &[u8]),
 ) -> Option<Box<AccessRecord>> {
     let taps = &worker.shared.options.taps;
-    let table = conn.http().log.as_ref();
+    let table = conn.http().log.as_deref();
     let logged = table.map_or(worker.shared.log.is_some(), LogTable::logs);
     if !logged && !taps.on() {
         return None;
@@ -96,6 +96,7 @@ fn begun(
         mtls: conn.inbound() && conn.principal.is_some(),
         principal: conn.principal.clone().unwrap_or_default(),
         connection: conn.state.id.get(),
+        chain: conn.chain_name(),
         ..AccessRecord::default()
     }
 }

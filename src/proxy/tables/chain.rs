@@ -24,6 +24,7 @@ use crate::mesh::filter::NetworkFilter;
 use crate::mesh::{OwnTls, Secret};
 use crate::tls::{self, OwnServer};
 
+use super::super::access_log::LogTable;
 use super::super::balance::smooth::Smooth;
 use super::super::ext_authz::{self, Provider};
 use super::super::filter::{Filter, Filters};
@@ -152,6 +153,8 @@ pub(crate) enum ChainAction {
         split: Smooth,
         /// How they are carried.
         options: TcpOptions,
+        /// Where they are logged.
+        log: Option<Arc<LogTable>>,
     },
 }
 
@@ -170,6 +173,14 @@ impl ChainAction {
         match self {
             Self::Http { http, .. } | Self::Detect { http, .. } => Some(http),
             Self::Tcp { .. } => None,
+        }
+    }
+
+    /// Where what comes is logged; where nothing is said, as the proxy was started with.
+    pub(crate) fn log(&self) -> Option<&Arc<LogTable>> {
+        match self {
+            Self::Http { http, .. } | Self::Detect { http, .. } => http.log.as_ref(),
+            Self::Tcp { log, .. } => log.as_ref(),
         }
     }
 }
@@ -308,7 +319,14 @@ impl ListenerTable {
                             .map(|(name, _)| clusters.get(name).copied())
                             .collect(),
                         split: Smooth::new(&weights),
-                        options: options.clone(),
+                        log: options
+                            .access_log
+                            .as_deref()
+                            .map(|logs| Arc::new(LogTable::new(logs))),
+                        options: TcpOptions {
+                            access_log: None,
+                            ..options.clone()
+                        },
                     }
                 }
             },

@@ -19,7 +19,7 @@ pub(crate) struct HttpTable {
     /// Answers tell the caller more, or less, than is usual.
     pub(crate) marks_answers: bool,
     /// What is logged; where nothing is said, what the proxy was started with.
-    pub(crate) log: Option<LogTable>,
+    pub(crate) log: Option<Arc<LogTable>>,
 }
 
 impl HttpTable {
@@ -39,7 +39,7 @@ impl HttpTable {
             log: options
                 .access_log
                 .as_deref()
-                .map(|logs| LogTable::new(logs)),
+                .map(|logs| Arc::new(LogTable::new(logs))),
             options: Arc::clone(options),
         }
     }

@@ -13,8 +13,9 @@ use crate::tls::Material;
 
 use super::super::context::Shared;
 use super::super::tables::Tables;
+use super::super::unary::{Line, Outcome, Ways};
 use super::Counts;
-use super::send::{Line, Outcome, Way};
+use super::send::Way;
 use super::span::Span;
 use super::tags::Maker;
 
@@ -133,12 +134,12 @@ impl Desk {
             Counts::add(&self.shared.spans.counts.dropped, 1);
             return None;
         }
-        let way = Way::Service {
-            sink: sink.clone(),
+        let ways = Ways {
             tables: self.tables.clone(),
             identities: self.identities.clone(),
             from: self.shared.options.address,
         };
+        let way = Way::Service(sink.clone(), ways);
         let queue = self.feed(way, sink.timeout);
         self.sinks.push((sink.clone(), queue.clone(), now));
         Some(queue)

@@ -176,6 +176,12 @@ impl Passing {
         self.goes.replaces(known)
     }
 
+    /// Trace and span of a call that leaves one.
+    pub(crate) fn sampled(&self) -> Option<(u128, u64)> {
+        let ids = self.span.as_ref()?.ids;
+        Some((ids.trace, ids.span))
+    }
+
     /// Each field that is added.
     pub(crate) fn each(&self, put: impl FnMut(&'static str, &[u8])) {
         self.goes.each(put);
@@ -293,7 +299,7 @@ fn sampling(
 }
 
 /// New numbers, of the width that `sink` wants.
-fn fresh(sink: Option<&SpanSink>) -> Ids {
+pub(crate) fn fresh(sink: Option<&SpanSink>) -> Ids {
     let narrow =
         sink.is_some_and(|sink| matches!(sink.speaks, SpanFormat::Zipkin { wide: false, .. }));
     let mask = if narrow {

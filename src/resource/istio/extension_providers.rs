@@ -23,9 +23,6 @@ const REPORTING: [&str; 6] = [
     "prometheus",
 ];
 
-/// Fields of an entry whose providers are told of calls by a service.
-const STREAMED: [&str; 3] = ["envoyHttpAls", "envoyTcpAls", "envoyOtelAls"];
-
 /// Somebody who is asked whether requests may be made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuthzProvider {
@@ -62,14 +59,15 @@ pub(super) fn providers(fields: &Fields<'_>) -> Providers {
                 "every proxy reports Istio's standard metrics without it",
             );
         }
-        for field in STREAMED {
-            entry.ignore(
-                field,
-                "envoyFileAccessLog writes calls to a file or standard output, where a collector reads them; `meshctl tap` streams them",
-            );
-        }
         // Read by `span_providers` and `log_providers`.
-        entry.accept(&["opentelemetry", "zipkin", "envoyFileAccessLog"]);
+        entry.accept(&[
+            "opentelemetry",
+            "zipkin",
+            "envoyFileAccessLog",
+            "envoyHttpAls",
+            "envoyTcpAls",
+            "envoyOtelAls",
+        ]);
         entry.refuse(
             "sds",
             "remove it: credentials of gateways are Secrets, or files beside the proxy",

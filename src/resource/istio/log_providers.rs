@@ -1,10 +1,14 @@
-//! What a MeshConfig says of access logs: the one that is built in, and the `extensionProviders` that are files.
+//! What a MeshConfig says of access logs: the one that is built in, and the `extensionProviders` that are files or services.
 
 use std::collections::BTreeMap;
 
+use super::header_edits::header_name;
+use super::span_providers::service;
 use crate::mesh::access_log::format::Part;
+use crate::mesh::access_log::service::{LogService, Otlp, Says};
 use crate::mesh::access_log::usual::{ISTIO, istio_json};
 use crate::mesh::access_log::{Format, Logger, STDOUT};
+use crate::resource::codes;
 use crate::resource::reader::{Fields, Value};
 use crate::resource::tree::{Node, Tree};
 
@@ -15,9 +19,24 @@ const BUILT_IN: &str = "envoy";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logs {
     /// By the name of their providers.
-    pub providers: BTreeMap<String, Logger>,
+    pub providers: BTreeMap<String, LogProvider>,
     /// Names of those that are written where no Telemetry says.
     pub defaults: Vec<String>,
+}
+
+/// Somebody who gets a log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogProvider {
+    /// What is written; a service is without its cluster.
+    pub logger: Logger,
+    /// `[NAMESPACE/]HOST` as it is written, and its port, where it is a service.
+    pub at: Option<(String, u16)>,
+}
+
+impl LogProvider {
+    fn file(logger: Logger) -> Self {
+        Self { logger, at: None }
+    }
 }
 
 impl Default for Logs {
@@ -30,12 +49,8 @@ impl Default for Logs {
     }
 }
 
-fn built_in() -> Logger {
-    Logger {
-        path: STDOUT.to_owned(),
-        format: Format::Text(ISTIO.to_owned()),
-        filter: None,
-    }
+fn built_in() -> LogProvider {
+    LogProvider::file(Logger::file(STDOUT, Format::Text(ISTIO.to_owned())))
 }
 
 /// Reads them. Names, and what is written twice, are for whoever reads the other providers. `defaults` are those of
@@ -68,20 +83,20 @@ pub(super) fn logs(fields: &Fields<'_>, defaults: Vec<String>) -> Logs {
     let file = fields.text("accessLogFile").filter(|file| !file.is_empty());
     let mut logs = Logs::default();
     let format = format.unwrap_or_else(usual);
-    logs.providers.insert(
-        BUILT_IN.to_owned(),
-        Logger {
-            path: file.clone().unwrap_or_else(|| STDOUT.to_owned()),
-            format: format.clone(),
-            filter: None,
-        },
-    );
+    let path = file.clone().unwrap_or_else(|| STDOUT.to_owned());
+    let built_in = LogProvider::file(Logger::file(path, format.clone()));
+    logs.providers.insert(BUILT_IN.to_owned(), built_in);
     for entry in fields.list("extensionProviders") {
         let name = entry.tree.get("name").and_then(Tree::text);
-        let provider = entry.fields().get("envoyFileAccessLog");
-        if let (Some(name), Some(value)) = (name, provider) {
-            logs.providers
-                .insert(name.to_owned(), provider_of(&value, &format));
+        let fields = entry.fields();
+        let file = fields.get("envoyFileAccessLog");
+        let provider = file.map(|value| file_of(&value, &format));
+        let provider = provider
+            .or_else(|| streamed(&fields.get("envoyHttpAls")?, "http_envoy_accesslog", http))
+            .or_else(|| streamed(&fields.get("envoyTcpAls")?, "tcp_envoy_accesslog", tcp))
+            .or_else(|| streamed(&fields.get("envoyOtelAls")?, "otel_envoy_accesslog", otlp));
+        if let (Some(name), Some(provider)) = (name, provider) {
+            logs.providers.insert(name.to_owned(), provider);
         }
     }
     logs.defaults = match (defaults.is_empty(), file) {
@@ -91,7 +106,7 @@ pub(super) fn logs(fields: &Fields<'_>, defaults: Vec<String>) -> Logs {
     logs
 }
 
-fn provider_of(value: &Value<'_>, usual: &Format) -> Logger {
+fn file_of(value: &Value<'_>, usual: &Format) -> LogProvider {
     let fields = value.fields();
     let path = fields.text("path").filter(|path| !path.is_empty());
     fields.ignore(
@@ -113,11 +128,93 @@ fn provider_of(value: &Value<'_>, usual: &Format) -> Logger {
         }
     });
     fields.finish();
-    Logger {
-        path: path.unwrap_or_else(|| STDOUT.to_owned()),
-        format: format.unwrap_or_else(|| usual.clone()),
-        filter: None,
+    LogProvider::file(Logger::file(
+        path.unwrap_or_else(|| STDOUT.to_owned()),
+        format.unwrap_or_else(|| usual.clone()),
+    ))
+}
+
+/// A service that is told, by `usual` name where none is written.
+fn streamed(
+    value: &Value<'_>,
+    usual: &str,
+    says: impl FnOnce(&Fields<'_>) -> Option<Says>,
+) -> Option<LogProvider> {
+    let fields = value.fields();
+    let (host, port) = service(&fields, "logging/collector.logging.svc.cluster.local");
+    let name = fields.text("logName").filter(|name| !name.is_empty());
+    let says = says(&fields);
+    let filter_state = match fields.get("filterStateObjectsToLog") {
+        Some(value) => {
+            value.warn(
+                codes::IGNORED,
+                "no filter of this proxy keeps objects, so entries are without them",
+                "remove it, or keep it for Envoys of the mesh",
+            );
+            value
+                .list()
+                .iter()
+                .filter_map(|value| value.text())
+                .collect()
+        }
+        None => Vec::new(),
+    };
+    fields.finish();
+    Some(LogProvider {
+        logger: Logger::service(LogService {
+            name: name.unwrap_or_else(|| usual.to_owned()),
+            filter_state,
+            says: says?,
+            ..LogService::default()
+        }),
+        at: Some((host?, port?)),
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "another of the three may be refused")]
+fn http(fields: &Fields<'_>) -> Option<Says> {
+    let names = |field| {
+        let name = |value: &Value<'_>| header_name(value, &value.text()?);
+        fields.list(field).iter().filter_map(name).collect()
+    };
+    Some(Says::Http {
+        request: names("additionalRequestHeadersToLog"),
+        response: names("additionalResponseHeadersToLog"),
+        trailers: names("additionalResponseTrailersToLog"),
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "another of the three may be refused")]
+fn tcp(_: &Fields<'_>) -> Option<Says> {
+    Some(Says::Tcp)
+}
+
+/// Istio's line is the body where nobody writes another, and `labels` are attributes.
+fn otlp(fields: &Fields<'_>) -> Option<Says> {
+    let mut said = Otlp {
+        body: Some(Part::Text(ISTIO.to_owned())),
+        ..Otlp::default()
+    };
+    if let Some(value) = fields.get("logFormat") {
+        let fields = value.fields();
+        let text = fields.get("text");
+        let labels = fields.get("labels");
+        fields.finish();
+        if let Some(value) = text
+            && let Some(text) = value.text().filter(|text| !text.is_empty())
+        {
+            let Format::Text(text) = line(&value, text)? else {
+                return None;
+            };
+            said.body = Some(Part::Text(text));
+        }
+        if let Some(value) = labels {
+            let parts = parts(&value, value.tree)?;
+            checked(&value, Format::Json(parts.clone()))?;
+            said.attributes = parts;
+        }
     }
+    Some(Says::Otlp(Box::new(said)))
 }
 
 /// A line ends where its format does, and each is one (Istio's rule).
@@ -181,7 +278,7 @@ fn checked(value: &Value<'_>, format: Format) -> Option<Format> {
         Ok(compiled) => {
             for name in compiled.missing() {
                 value.warn(
-                    crate::resource::codes::IGNORED,
+                    codes::IGNORED,
                     format!("%{name}% is not known to this proxy, which writes `-`"),
                     "remove it, or keep it for Envoys of the mesh",
                 );

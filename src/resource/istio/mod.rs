@@ -47,6 +47,7 @@ pub use proxy_config::{ProxyConfig, annotated as proxy_annotation};
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
+pub use log_providers::LogProvider;
 pub use span_providers::SpanProvider;
 pub use stream_route::{StreamMatch, StreamRoute};
 pub use telemetry::{

@@ -39,21 +39,32 @@ pub(super) fn span_providers(fields: &Fields<'_>) -> SpanProviders {
     read.collect()
 }
 
-/// Service, port, and the longest path.
-fn common(fields: &Fields<'_>) -> (Option<String>, Option<u16>, Option<u32>) {
+/// `service` and `port` of a provider, such as `example`.
+pub(super) fn service(fields: &Fields<'_>, example: &str) -> (Option<String>, Option<u16>) {
     let service = fields.require("service").and_then(|value| {
         let text = value.text()?;
         let host = text.split_once('/').map_or(text.as_str(), |(_, host)| host);
         if host.is_empty() || host.contains(['*', '/']) {
             value.error_hint(
                 format!("{text:?} is not a service"),
-                "NAMESPACE/HOST, such as observability/collector.observability.svc.cluster.local",
+                format!("NAMESPACE/HOST, such as {example}"),
             );
             return None;
         }
         Some(text)
     });
-    let port = fields.require("port").and_then(|value| value.port());
+    (
+        service,
+        fields.require("port").and_then(|value| value.port()),
+    )
+}
+
+/// Service, port, and the longest path.
+fn common(fields: &Fields<'_>) -> (Option<String>, Option<u16>, Option<u32>) {
+    let (service, port) = service(
+        fields,
+        "observability/collector.observability.svc.cluster.local",
+    );
     let longest = fields
         .get("maxTagLength")
         .and_then(|value| value.count(u32::MAX));

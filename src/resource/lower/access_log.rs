@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::of_kind;
 use super::policies::Around;
-use crate::mesh::Severity;
+use super::providers::service;
 use crate::mesh::access_log::rules::{Named, Rule, Rules, Told};
+use crate::mesh::access_log::{Logger, Sink};
 use crate::mesh::destinations::ROOTS;
+use crate::mesh::{Cluster, Protocol, Severity};
+use crate::resource::istio::LogProvider;
 use crate::resource::object::{Key, Kind, Object};
 use crate::resource::{codes, suggest};
 
@@ -72,26 +75,70 @@ pub(super) fn lower(around: &mut Around<'_>) -> Rules {
 fn named(around: &mut Around<'_>, names: &[String], object: &Object, path: &str) -> Vec<Named> {
     let mut found = Vec::new();
     for (at, name) in names.iter().enumerate() {
-        if let Some(logger) = around.mesh.logs.providers.get(name) {
-            found.push(Named {
-                name: name.clone(),
-                logger: logger.clone(),
-            });
-            continue;
-        }
-        let known = around.mesh.logs.providers.keys().map(String::as_str);
-        let hint = match suggest::nearest(name, known) {
-            Some(near) => format!("did you mean {near:?}?"),
+        let resolved = match around.mesh.logs.providers.get(name) {
+            Some(provider) => resolve(around, provider),
             None => {
-                "name one with envoyFileAccessLog, or envoy for the one that is built in".to_owned()
+                let known = around.mesh.logs.providers.keys().map(String::as_str);
+                let hint = match suggest::nearest(name, known) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => "name one with envoyFileAccessLog, envoyHttpAls, envoyTcpAls or envoyOtelAls, or envoy for the one that is built in".to_owned(),
+                };
+                Err((
+                    format!(
+                        "the MeshConfig has no extensionProvider {name:?} that calls are logged by"
+                    ),
+                    hint,
+                ))
             }
         };
-        let message = format!(
-            "the MeshConfig has no extensionProvider {name:?} that calls are logged by: it logs nothing"
-        );
+        let (what, hint) = match resolved {
+            Ok((logger, None)) => {
+                found.push(Named {
+                    name: name.clone(),
+                    logger,
+                });
+                continue;
+            }
+            Ok((logger, Some(said))) => {
+                found.push(Named {
+                    name: name.clone(),
+                    logger,
+                });
+                said
+            }
+            Err((what, hint)) => (format!("{what}: it logs nothing"), hint),
+        };
         let path = format!("{path}[{at}]");
-        let finding = object.finding(Severity::Warning, codes::TELEMETRY_PROVIDER, &path, message);
+        let finding = object.finding(Severity::Warning, codes::TELEMETRY_PROVIDER, &path, what);
         around.findings.push(finding.hint(hint));
     }
     found
+}
+
+/// What is wrong, and what to do about it.
+type Said = (String, String);
+
+/// The log of a provider, with the cluster that its service is, and what is to be said of that; else why there is none.
+fn resolve(
+    around: &Around<'_>,
+    provider: &LogProvider,
+) -> Result<(Logger, Option<Said>), Said> {
+    let mut logger = provider.logger.clone();
+    let (Sink::Service(to), Some((host, port))) = (&mut logger.to, &provider.at) else {
+        return Ok((logger, None));
+    };
+    let service = service(around, host, *port)?;
+    let to = Arc::make_mut(to);
+    to.cluster = Cluster::outbound_name(*port, "", &service.host);
+    to.authority = service.host.to_string();
+    let own = service.ports.iter().find(|own| own.port == *port);
+    let speaks = own.is_some_and(|own| matches!(own.protocol, Protocol::Grpc | Protocol::Http2));
+    let said = (!speaks).then(|| {
+        let message = format!(
+            "port {port} of the provider's service {} does not say that it speaks gRPC, so Envoys of the mesh cannot tell it of calls",
+            service.host
+        );
+        (message, "name the port grpc, or write appProtocol: grpc".to_owned())
+    });
+    Ok((logger, said))
 }

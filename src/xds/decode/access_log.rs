@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::pb::{Any, Struct, Value, access_log, core, is, value};
 use super::fields::Fields;
+use super::log_service;
 use super::route::header_match;
 use super::route_policy::share;
 use crate::mesh::access_log::format::Part;
@@ -12,7 +13,7 @@ use crate::mesh::access_log::{Compare, Filter, Format, Logger, STDERR, STDOUT};
 use crate::mesh::expression::Expression;
 
 /// For the page of what is supported.
-pub(super) const FIELDS: &[&Fields] = &[&LOG, &FILE];
+pub(super) const FIELDS: &[&Fields] = &[&LOG, &FILE, &HTTP, &TCP, &COMMON, &OTLP];
 
 const LOG: Fields = Fields {
     message: "AccessLog",
@@ -33,12 +34,68 @@ const FILE: Fields = Fields {
     refused: &[],
 };
 
+const HTTP: Fields = Fields {
+    message: "HttpGrpcAccessLogConfig",
+    understood: &[
+        (1, "common_config"),
+        (2, "additional_request_headers_to_log"),
+        (3, "additional_response_headers_to_log"),
+        (4, "additional_response_trailers_to_log"),
+    ],
+    tuning: &[],
+    refused: &[],
+};
+const TCP: Fields = Fields {
+    message: "TcpGrpcAccessLogConfig",
+    understood: &[(1, "common_config")],
+    tuning: &[],
+    refused: &[],
+};
+pub(super) const COMMON: Fields = Fields {
+    message: "CommonGrpcAccessLogConfig",
+    understood: &[
+        (1, "log_name"),
+        (2, "grpc_service"),
+        (3, "buffer_flush_interval"),
+        (4, "buffer_size_bytes"),
+        (6, "transport_api_version"),
+        (8, "custom_tags"),
+    ],
+    tuning: &[
+        (5, "filter_state_objects_to_log"),
+        (7, "grpc_stream_retry_policy"),
+    ],
+    refused: &[],
+};
+pub(super) const OTLP: Fields = Fields {
+    message: "OpenTelemetryAccessLogConfig",
+    understood: &[
+        (1, "common_config"),
+        (2, "body"),
+        (3, "attributes"),
+        (4, "resource_attributes"),
+        (5, "disable_builtin_labels"),
+        (8, "http_service"),
+        (9, "grpc_service"),
+        (10, "log_name"),
+        (11, "buffer_flush_interval"),
+        (12, "buffer_size_bytes"),
+        (14, "custom_tags"),
+    ],
+    tuning: &[
+        (6, "stat_prefix"),
+        (13, "filter_state_objects_to_log"),
+        (15, "resource_detectors"),
+    ],
+    refused: &[(7, "formatters")],
+};
+
 /// Filters within filters at most.
 const MAX_DEPTH: usize = 16;
 
 /// The logs; none where there are none.
 pub(super) fn decode(from: &[access_log::AccessLog], ignored: &mut Vec<String>) -> Vec<Logger> {
-    let read = from.iter().filter_map(|log| match one(log) {
+    let read = from.iter().filter_map(|log| match one(log, ignored) {
         Ok(logger) => Some(logger),
         Err(reason) => {
             ignored.push(format!("access_log {}: {reason}", log.name));
@@ -48,26 +105,25 @@ pub(super) fn decode(from: &[access_log::AccessLog], ignored: &mut Vec<String>) 
     read.collect()
 }
 
-fn one(from: &access_log::AccessLog) -> Result<Logger, String> {
+fn one(from: &access_log::AccessLog, ignored: &mut Vec<String>) -> Result<Logger, String> {
     let Some(access_log::Config::TypedConfig(config)) = &from.config_type else {
         return Err("it has no configuration".to_owned());
     };
-    let (path, format) = sink(config)?;
-    if let Err(bad) = format.compile() {
-        return Err(bad.to_string());
-    }
-    Ok(Logger {
-        path,
-        format,
-        filter: from
-            .filter
-            .as_ref()
-            .map(|from| filter(from, 0))
-            .transpose()?,
-    })
+    let logger = match log_service::decode(config, ignored)? {
+        Some(service) => Logger::service(service),
+        None => {
+            let (path, format) = sink(config)?;
+            if let Err(bad) = format.compile() {
+                return Err(bad.to_string());
+            }
+            Logger::file(path, format)
+        }
+    };
+    let filter = from.filter.as_ref().map(|from| filter(from, 0));
+    Ok(logger.filtered(filter.transpose()?))
 }
 
-fn unpack<M: prost::Message + Default>(config: &Any) -> Result<M, String> {
+pub(super) fn unpack<M: prost::Message + Default>(config: &Any) -> Result<M, String> {
     M::decode(config.value.as_slice()).map_err(|error| error.to_string())
 }
 

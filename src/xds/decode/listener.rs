@@ -101,6 +101,7 @@ const TCP: Fields = Fields {
     understood: &[
         (1, "stat_prefix"),
         (2, "cluster"),
+        (5, "access_log"),
         (7, "max_connect_attempts"),
         (8, "idle_timeout"),
         (10, "weighted_clusters"),
@@ -111,7 +112,6 @@ const TCP: Fields = Fields {
     tuning: &[
         (3, "downstream_idle_timeout"),
         (4, "upstream_idle_timeout"),
-        (5, "access_log"),
         (15, "access_log_flush_interval"),
         (16, "flush_access_log_on_connected"),
         (17, "access_log_options"),

@@ -23,6 +23,7 @@ mod jwt_authn;
 mod rbac;
 mod limits;
 mod listener;
+mod log_service;
 mod origination;
 mod route;
 mod route_fields;

@@ -10,7 +10,7 @@ use super::super::pb::{
     Any, ConnectionLimit, ProxyFilter, ProxySocket, cluster, core, hash_policy, is, listener, tcp,
 };
 use super::fields::Fields;
-use super::{Fault, duration_or, unpack};
+use super::{Fault, access_log, duration_or, unpack};
 use crate::mesh::listener::{
     ChainLimits, Keepalive, ListenerOptions, ProxyProtocol, ProxyVersion, TcpOptions,
 };
@@ -224,6 +224,9 @@ pub(super) fn tcp(from: &tcp::TcpProxy, ignored: &mut Vec<String>) -> Result<Tcp
                 authority(&from.hostname)
             })
             .transpose()?,
+        access_log: (!from.access_log.is_empty())
+            .then(|| access_log::decode(&from.access_log, ignored))
+            .map(Arc::new),
     })
 }
 

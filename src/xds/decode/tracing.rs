@@ -74,7 +74,7 @@ fn share(percent: f64) -> Share {
     }
 }
 
-fn tag(from: &custom_tag::CustomTag) -> Option<CustomTag> {
+pub(super) fn tag(from: &custom_tag::CustomTag) -> Option<CustomTag> {
     use custom_tag::custom_tag::Type;
     let (source, value, default) = match from.r#type.as_ref()? {
         Type::Literal(literal) => (TagFrom::Literal, literal.value.clone(), String::new()),
@@ -151,7 +151,7 @@ fn zipkin(from: &trace::ZipkinConfig) -> Option<SpanSink> {
     })
 }
 
-fn grpc(from: &core::GrpcService) -> Option<SpanSink> {
+pub(super) fn grpc(from: &core::GrpcService) -> Option<SpanSink> {
     use core::grpc_service::TargetSpecifier;
     let Some(TargetSpecifier::EnvoyGrpc(to)) = &from.target_specifier else {
         return None;
@@ -170,7 +170,7 @@ fn grpc(from: &core::GrpcService) -> Option<SpanSink> {
     })
 }
 
-fn http(from: &core::HttpService, speaks: SpanFormat) -> Option<SpanSink> {
+pub(super) fn http(from: &core::HttpService, speaks: SpanFormat) -> Option<SpanSink> {
     let to = from.http_uri.as_ref()?;
     let core::http_uri::HttpUpstreamType::Cluster(cluster) = to.http_upstream_type.as_ref()?;
     let (_, rest) = to.uri.split_once("://")?;

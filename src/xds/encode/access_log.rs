@@ -5,17 +5,30 @@ use std::collections::BTreeMap;
 use super::super::canonical;
 use super::super::pb::{Any, Struct, Value, access_log, any, core};
 use super::super::structs::{list, nested, object, text};
+use super::log_service;
 use super::route::header_match;
 use super::route_policy::fraction;
 use crate::mesh::Client;
 use crate::mesh::access_log::format::Part;
-use crate::mesh::access_log::{Compare, Filter, Format, Logger};
+use crate::mesh::access_log::{Compare, Filter, Format, Logger, Sink};
 
 /// Envoy wants a key for what could be changed while it runs.
 const KEY: &str = "meshctl.access_log";
 
 pub(super) fn encode(from: &Logger, client: Client) -> access_log::AccessLog {
-    let format = match &from.format {
+    let (name, config) = match &from.to {
+        Sink::File { path, format } => ("envoy.access_loggers.file", file(path, format)),
+        Sink::Service(service) => log_service::encode(service),
+    };
+    access_log::AccessLog {
+        name: name.to_owned(),
+        filter: from.filter.as_ref().map(|from| filter(from, client)),
+        config_type: Some(access_log::Config::TypedConfig(config)),
+    }
+}
+
+fn file(path: &str, format: &Format) -> Any {
+    let format = match format {
         Format::Text(text) => access_log::FormatKind::TextFormatSource(core::DataSource {
             specifier: Some(core::data_source::Specifier::InlineString(text.clone())),
             ..Default::default()
@@ -23,7 +36,7 @@ pub(super) fn encode(from: &Logger, client: Client) -> access_log::AccessLog {
         Format::Json(parts) => access_log::FormatKind::JsonFormat(fields(parts)),
     };
     let file = access_log::FileAccessLog {
-        path: from.path.clone(),
+        path: path.to_owned(),
         access_log_format: Some(access_log::FileFormat::LogFormat(
             core::SubstitutionFormatString {
                 format: Some(format),
@@ -33,11 +46,7 @@ pub(super) fn encode(from: &Logger, client: Client) -> access_log::AccessLog {
     };
     let mut config = any(&file);
     config.value = canonical::encode(&file, &canonical::FILE_LOG);
-    access_log::AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
-        filter: from.filter.as_ref().map(|from| filter(from, client)),
-        config_type: Some(access_log::Config::TypedConfig(config)),
-    }
+    config
 }
 
 fn fields(parts: &BTreeMap<String, Part>) -> Struct {

@@ -9,7 +9,7 @@ use super::super::pb::{
     tcp, u32_value,
 };
 use super::super::structs::{MESHCTL, metadata, nested, object, text};
-use super::{access_log, ext_authz, filter as http_filter, http, mtls, rbac, sockets, tracing};
+use super::{ext_authz, filter as http_filter, http, mtls, rbac, sockets, tracing};
 use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
 use crate::mesh::{Client, HttpOptions, Listener};
@@ -184,7 +184,7 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                     transport,
                     ..chain.matches.clone()
                 },
-                filter: undetected(chain, rest),
+                filter: undetected(chain, rest, options),
                 guarded: true,
             });
         };
@@ -205,7 +205,8 @@ fn split(from: &Listener) -> (Vec<listener::FilterChain>, Option<listener::Filte
                 options,
             } => {
                 derived.push(detected(chain, routes, options));
-                ("-bytes", undetected(chain, (cluster, tunnel.as_deref())))
+                let rest = (cluster.as_str(), tunnel.as_deref());
+                ("-bytes", undetected(chain, rest, options))
             }
             ChainAction::Http { .. } | ChainAction::Tcp { .. } => {
                 ("", plainly(chain, Client::Envoy))
@@ -297,17 +298,22 @@ fn plainly(chain: &Chain, client: Client) -> listener::Filter {
         } => http(chain, routes, (HttpCodec::Auto, options), client),
         ChainAction::Tcp { clusters, options } => {
             let mut proxy = bytes(&chain.name, clusters, client);
-            sockets::tcp(options, &mut proxy);
+            sockets::tcp(options, &mut proxy, client);
             filter("tcp_proxy", any(&proxy))
         }
     }
 }
 
 /// The filter for what turns out not to be HTTP.
-fn undetected(chain: &Chain, (cluster, tunnel): (&str, Option<&str>)) -> listener::Filter {
+fn undetected(
+    chain: &Chain,
+    (cluster, tunnel): (&str, Option<&str>),
+    options: &HttpOptions,
+) -> listener::Filter {
     let clusters = [(cluster.to_owned(), 1)];
     let mut proxy = bytes(&chain.name, &clusters, Client::Envoy);
     proxy.tunneling_config = tunnel.map(sockets::tunnel);
+    proxy.access_log = sockets::logs(options.access_log.as_deref(), Client::Envoy);
     filter("tcp_proxy", any(&proxy))
 }
 
@@ -372,8 +378,7 @@ fn http(
         .tracing
         .as_deref()
         .and_then(|from| tracing::encode(from, client));
-    let logs = options.access_log.iter().flat_map(|logs| logs.iter());
-    manager.access_log = logs.map(|log| access_log::encode(log, client)).collect();
+    manager.access_log = sockets::logs(options.access_log.as_deref(), client);
     filter("http_connection_manager", any(&manager))
 }
 

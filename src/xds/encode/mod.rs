@@ -23,6 +23,7 @@ mod http2;
 mod jwt_authn;
 mod rbac;
 mod listener;
+mod log_service;
 mod origination;
 mod route;
 mod route_policy;

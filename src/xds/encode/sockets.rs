@@ -5,8 +5,9 @@ use super::super::pb::{
     Any, ConnectionLimit, HashPolicy, ProxyFilter, ProxySocket, UInt64Value, any, cluster, core,
     duration, hash_policy, listener, tcp, u32_value,
 };
-use super::mtls;
+use super::{access_log, mtls};
 use crate::mesh::Client;
+use crate::mesh::access_log::Logger;
 use crate::mesh::listener::{
     ChainLimits, Keepalive, ListenerOptions, ProxyProtocol, ProxyVersion, TcpOptions,
 };
@@ -89,7 +90,8 @@ pub(super) fn chain(from: &ChainLimits, to: &mut listener::FilterChain, client: 
     }
 }
 
-pub(super) fn tcp(from: &TcpOptions, to: &mut tcp::TcpProxy) {
+pub(super) fn tcp(from: &TcpOptions, to: &mut tcp::TcpProxy, client: Client) {
+    to.access_log = logs(from.access_log.as_deref(), client);
     to.idle_timeout = duration(from.idle_timeout);
     to.max_connect_attempts = (from.max_connect_attempts != 1)
         .then_some(from.max_connect_attempts)
@@ -105,6 +107,15 @@ pub(super) fn tcp(from: &TcpOptions, to: &mut tcp::TcpProxy) {
         .into_iter()
         .collect();
     to.tunneling_config = from.tunnel.as_deref().map(tunnel);
+}
+
+/// Logs of connections.
+pub(super) fn logs(
+    from: Option<&Vec<Logger>>,
+    client: Client,
+) -> Vec<super::super::pb::access_log::AccessLog> {
+    let logs = from.into_iter().flatten();
+    logs.map(|log| access_log::encode(log, client)).collect()
 }
 
 /// Asks the endpoint, a forward proxy, for `host` and port. Envoy reads commands behind a `%`, which is

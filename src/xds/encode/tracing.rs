@@ -1,5 +1,8 @@
 //! Which calls leave spans, and where these go.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::super::pb::{Percent, any, core, custom_tag, duration, hcm, trace, u32_value};
 use crate::mesh::Client;
 use crate::mesh::route::Share;
@@ -18,14 +21,13 @@ pub(super) fn encode(
     if client != Client::Meshctl && (from.off || from.to.is_none()) {
         return None;
     }
-    let tags = from.tags.iter();
     Some(hcm::http_connection_manager::Tracing {
         random_sampling: Some(percent(from.sampling)),
         overall_sampling: from.off.then(|| percent(Share::NONE)),
         max_path_tag_length: (from.max_path != MAX_PATH)
             .then(|| u32_value(from.max_path))
             .flatten(),
-        custom_tags: tags.map(|(name, tag)| self::tag(name, tag)).collect(),
+        custom_tags: tags(&from.tags),
         provider: from.to.as_ref().map(provider),
         ..Default::default()
     })
@@ -35,6 +37,10 @@ fn percent(share: Share) -> Percent {
     Percent {
         value: f64::from(share.parts) * 100.0 / f64::from(share.of.max(1)),
     }
+}
+
+pub(super) fn tags(from: &BTreeMap<String, CustomTag>) -> Vec<custom_tag::CustomTag> {
+    from.iter().map(|(name, tag)| self::tag(name, tag)).collect()
 }
 
 fn tag(name: &str, tag: &CustomTag) -> custom_tag::CustomTag {
@@ -61,7 +67,11 @@ fn provider(to: &SpanSink) -> trace::tracing::Http {
         SpanFormat::OtlpGrpc => (
             OPENTELEMETRY,
             any(&trace::OpenTelemetryConfig {
-                grpc_service: Some(grpc(to)),
+                grpc_service: Some(grpc(
+                    (&to.cluster, &to.authority),
+                    &to.headers,
+                    Some(to.timeout),
+                )),
                 service_name: to.service.clone(),
                 ..Default::default()
             }),
@@ -69,7 +79,7 @@ fn provider(to: &SpanSink) -> trace::tracing::Http {
         SpanFormat::OtlpHttp => (
             OPENTELEMETRY,
             any(&trace::OpenTelemetryConfig {
-                http_service: Some(http(to)),
+                http_service: Some(posted(to)),
                 service_name: to.service.clone(),
                 ..Default::default()
             }),
@@ -101,54 +111,69 @@ fn zipkin(to: &SpanSink, w3c: bool, wide: bool) -> trace::ZipkinConfig {
             Context::UseB3
         }
         .into(),
-        collector_service: (!plain).then(|| http(to)),
+        collector_service: (!plain).then(|| posted(to)),
         ..Default::default()
     }
 }
 
-fn grpc(to: &SpanSink) -> core::GrpcService {
+pub(super) fn grpc(
+    (cluster, authority): (&str, &str),
+    headers: &[(String, String)],
+    timeout: Option<Duration>,
+) -> core::GrpcService {
     use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let metadata = to.headers.iter().map(|(key, value)| core::HeaderValue {
+    let metadata = headers.iter().map(|(key, value)| core::HeaderValue {
         key: key.clone(),
         value: value.clone(),
         ..Default::default()
     });
     core::GrpcService {
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-            cluster_name: to.cluster.clone(),
-            authority: to.authority.clone(),
+            cluster_name: cluster.to_owned(),
+            authority: authority.to_owned(),
             ..Default::default()
         })),
-        timeout: duration(to.timeout),
+        timeout: timeout.and_then(duration),
         initial_metadata: metadata.collect(),
         ..Default::default()
     }
 }
 
-fn http(to: &SpanSink) -> core::HttpService {
+pub(super) fn http(
+    (cluster, authority): (&str, &str),
+    path: &str,
+    headers: &[(String, String)],
+    timeout: Duration,
+) -> core::HttpService {
     use core::header_value_option::HeaderAppendAction as Action;
-    let headers = to
-        .headers
-        .iter()
-        .map(|(key, value)| core::HeaderValueOption {
-            header: Some(core::HeaderValue {
-                key: key.clone(),
-                // Values are formats to Envoy.
-                value: value.replace('%', "%%"),
-                ..Default::default()
-            }),
-            append_action: Action::OverwriteIfExistsOrAdd.into(),
+    let headers = headers.iter().map(|(key, value)| core::HeaderValueOption {
+        header: Some(core::HeaderValue {
+            key: key.clone(),
+            // Values are formats to Envoy.
+            value: value.replace('%', "%%"),
             ..Default::default()
-        });
+        }),
+        append_action: Action::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    });
     core::HttpService {
         http_uri: Some(core::HttpUri {
-            uri: format!("http://{}{}", to.authority, to.path),
-            timeout: duration(to.timeout),
+            uri: format!("http://{authority}{path}"),
+            timeout: duration(timeout),
             http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(
-                to.cluster.clone(),
+                cluster.to_owned(),
             )),
         }),
         request_headers_to_add: headers.collect(),
         ..Default::default()
     }
+}
+
+fn posted(to: &SpanSink) -> core::HttpService {
+    http(
+        (&to.cluster, &to.authority),
+        &to.path,
+        &to.headers,
+        to.timeout,
+    )
 }

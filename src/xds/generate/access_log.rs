@@ -1,6 +1,7 @@
 //! Arbitrary access logs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -9,9 +10,11 @@ use proptest::sample::select;
 
 use super::{text, word};
 use crate::mesh::access_log::format::Part;
+use crate::mesh::access_log::service::{LogService, Otlp, Says};
 use crate::mesh::access_log::{Compare, Filter, Format, Logger};
 use crate::mesh::expression::Expression;
 use crate::mesh::route::{HeaderMatch, Share, TextMatch};
+use crate::mesh::tracing::{CustomTag, TagFrom};
 
 fn format() -> impl Strategy<Value = Format> {
     let said = || {
@@ -73,13 +76,89 @@ fn filter() -> impl Strategy<Value = Filter> {
     })
 }
 
+fn says() -> impl Strategy<Value = Says> {
+    let names = || vec(word(), 0..2);
+    let said = || {
+        select(vec!["%DURATION%", "%REQ(X-A?:PATH):3% x", "plain"])
+            .prop_map(|text| Part::Text(text.to_owned()))
+    };
+    let nested = prop_oneof![
+        said(),
+        vec(said(), 0..2).prop_map(Part::List),
+        btree_map(word(), said(), 0..2).prop_map(Part::Object),
+    ];
+    prop_oneof![
+        Just(Says::Tcp),
+        (names(), names(), names()).prop_map(|(request, response, trailers)| Says::Http {
+            request,
+            response,
+            trailers,
+        }),
+        (
+            option::of(nested.clone()),
+            btree_map(word(), nested, 0..3),
+            btree_map(word(), text(), 0..2),
+            any::<bool>(),
+            option::of(Just("/logs".to_owned())),
+        )
+            .prop_map(|(body, attributes, resource, builtin, http_path)| {
+                Says::Otlp(Box::new(Otlp {
+                    body,
+                    attributes,
+                    resource,
+                    builtin,
+                    http_path,
+                }))
+            }),
+    ]
+}
+
+fn service() -> impl Strategy<Value = LogService> {
+    let tag = (word(), option::of(word())).prop_map(|(value, default)| CustomTag {
+        from: if default.is_some() {
+            TagFrom::Header
+        } else {
+            TagFrom::Literal
+        },
+        value,
+        default: default.unwrap_or_default(),
+    });
+    (
+        (word(), word(), word()),
+        vec((word(), word()), 0..2),
+        (1..100_u64, 1..100_u64, any::<u32>()),
+        (vec(word(), 0..2), btree_map(word(), tag, 0..2)),
+        says(),
+    )
+        .prop_map(
+            |(
+                (cluster, authority, name),
+                headers,
+                (timeout, flush, buffer_bytes),
+                (filter_state, tags),
+                says,
+            )| LogService {
+                cluster,
+                authority,
+                headers,
+                timeout: Duration::from_millis(timeout),
+                name,
+                flush: Duration::from_millis(flush),
+                buffer_bytes,
+                filter_state,
+                tags,
+                says,
+            },
+        )
+}
+
 /// Any logs of a listener.
 pub(super) fn logs() -> impl Strategy<Value = Option<Arc<Vec<Logger>>>> {
-    let logger =
-        (word(), format(), option::of(filter())).prop_map(|(path, format, filter)| Logger {
-            path: format!("/dev/{path}"),
-            format,
-            filter,
-        });
+    let to = prop_oneof![
+        (word(), format())
+            .prop_map(|(path, format)| Logger::file(format!("/dev/{path}"), format)),
+        service().prop_map(Logger::service),
+    ];
+    let logger = (to, option::of(filter())).prop_map(|(log, filter)| log.filtered(filter));
     option::of(vec(logger, 1..3).prop_map(Arc::new))
 }

@@ -82,6 +82,11 @@ impl<'c> Calling<'c> {
             }
         };
         let sent = self.wants_times().then(rt::now);
+        let mut telling = call.chosen.telling();
+        if let Some(telling) = telling {
+            let (link, protocol) = up.speaks();
+            telling.connected(link, protocol);
+        }
         let relay = self.relay(up.mtls);
         let mut drive = Drive {
             down,
@@ -101,6 +106,11 @@ impl<'c> Calling<'c> {
         let mut passed = None;
         let end = poll_fn(|cx| {
             let polled = drive.poll(cx);
+            if drive.uploaded
+                && let Some(telling) = telling.take()
+            {
+                telling.sent();
+            }
             if !self.mirrored && drive.uploaded {
                 self.mirrored = true;
                 if !drive.upload_broke {
@@ -253,6 +263,9 @@ impl<'c> Calling<'c> {
         }
         if self.call.facts.grpc && self.ended.grpc_status.is_none() {
             self.ended.grpc_status = up.leg.grpc_status();
+        }
+        if let Some(telling) = self.call.chosen.telling() {
+            telling.ended(up.leg.seen_trailers());
         }
         if let Some(outcome) = self.outcome(seen, &end) {
             let took = sent.zip(seen).map(|(sent, seen)| seen.at - sent);

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::telemetry::{Link, Protection};
 use crate::rt;
 
 use super::super::super::buffer::{give_text, take_text};
@@ -27,6 +28,17 @@ pub(super) struct Up {
     pub(super) mtls: bool,
     /// The connection stays while the stream is on it.
     pub(super) shared: Option<Rc<Multiplexed>>,
+}
+
+impl Up {
+    /// What protects the connection, and what is spoken on it.
+    pub(super) fn speaks(&self) -> (Link, &'static str) {
+        let shared = self.shared.as_ref().map(|shared| shared.protected);
+        let tag = self.tag.as_ref().map(|tag| tag.protected);
+        let protocol = if shared.is_some() { "HTTP/2" } else { "HTTP/1.1" };
+        let bare = || Link::bare(Protection::Carried);
+        (shared.or(tag).unwrap_or_else(bare), protocol)
+    }
 }
 
 impl Calling<'_> {

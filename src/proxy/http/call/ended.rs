@@ -9,7 +9,7 @@ use crate::telemetry::{Flag, PeerId, RouteId, ServiceId};
 use super::super::super::context::{Conn, Live};
 use super::super::super::pool::Multiplexed;
 use super::super::leg::Leg;
-use super::super::plan::Meant;
+use super::super::plan::{Meant, Noted};
 use super::super::respond::Failure;
 
 /// How a request ended.
@@ -33,8 +33,8 @@ pub(crate) struct Ended {
     pub(crate) retries: u32,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
-    /// Fields of the answer that logs tell of or ask about.
-    pub(crate) told: Vec<(String, String)>,
+    /// What logs tell of or ask about.
+    pub(crate) told: Option<Box<Noted>>,
     /// The endpoint has proven who it is.
     pub(crate) mtls: bool,
     pub(crate) upstream_time: Option<Duration>,
@@ -60,7 +60,7 @@ impl Ended {
             retries: 0,
             upstream: None,
             upstream_local: None,
-            told: Vec::new(),
+            told: None,
             mtls: false,
             upstream_time: None,
             switched: None,

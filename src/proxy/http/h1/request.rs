@@ -328,11 +328,16 @@ impl Request<'_> {
             keep: false,
             held: false,
         };
-        let log = self.worker.shared.log.is_some().then(|| {
+        let started = || self.worker.shared.log.is_some();
+        let table = self.conn.http().log.as_ref();
+        let log = table.map_or_else(started, |table| table.logs()).then(|| {
             Box::new(AccessRecord {
                 start: self.worker.shared.wall.millis(),
                 downstream_local: self.conn.local.to_string(),
                 downstream_remote: self.conn.remote.to_string(),
+                direct_remote: self.conn.direct_remote().to_string(),
+                connection: self.conn.state.id.get(),
+                chain: self.conn.chain_name(),
                 ..AccessRecord::default()
             })
         });

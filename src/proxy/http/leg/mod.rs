@@ -185,13 +185,18 @@ impl Leg {
         }
     }
 
+    /// The trailers that were passed on.
+    pub(crate) fn seen_trailers(&self) -> Trailers<'_> {
+        match self {
+            Self::H1(leg) => Trailers::Text(leg.reader.seen_trailers()),
+            Self::H2(leg) => leg.trailers(),
+            Self::Nobody => Trailers::None,
+        }
+    }
+
     /// `grpc-status` in the trailers.
     pub(crate) fn grpc_status(&self) -> Option<u8> {
-        match self {
-            Self::H1(leg) => Trailers::Text(leg.reader.seen_trailers()).grpc_status(),
-            Self::H2(leg) => leg.trailers().grpc_status(),
-            Self::Nobody => None,
-        }
+        self.seen_trailers().grpc_status()
     }
 
     /// Whether the whole body was read from it and passed on.
