@@ -30,7 +30,7 @@ const CHANGES: Duration = Duration::from_millis(200);
 /// How often each client asks.
 const ASKED: Duration = Duration::from_millis(4);
 /// Where `cart` is called.
-pub(super) const PORT: u16 = 8080;
+const PORT: u16 = 8080;
 
 pub(super) const SHOP: &str = "\
 apiVersion: v1
@@ -104,7 +104,7 @@ impl Drop for Sidecar {
 }
 
 impl Sidecar {
-    fn start(
+    pub(super) fn start(
         (stand, planes): (&Stand, &str),
         service: &str,
         name: &str,

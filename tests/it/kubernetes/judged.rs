@@ -134,9 +134,15 @@ async fn a_canary_is_judged_by_what_the_proxies_of_all_replicas_tell() {
     let nowhere = version("v0", &tasks);
     let near = Sidecar::start((&stand, &plane(leader)), "web", "web-p", nowhere);
     let far = Sidecar::start((&stand, &plane(follower)), "web", "web-q", nowhere);
-    for (replica, name) in [(leader, "web-p"), (follower, "web-q")] {
+    for (replica, name, at) in [
+        (leader, "web-p", near.outbound),
+        (follower, "web-q", far.outbound),
+    ] {
         let began = meshctl::rt::now();
-        while !proxies_of(&stand, replica).await.contains(name) {
+        // One that has a stream need not have been sent anything yet.
+        while !proxies_of(&stand, replica).await.contains(name)
+            || connect(at, ConnectOptions::default()).await.is_err()
+        {
             assert!(
                 began.elapsed() < Duration::from_secs(30),
                 "{name} at {replica}"
