@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codes::Codes;
 use super::histogram::Histogram;
 
 /// What happened on one edge in one slot.
@@ -30,10 +31,18 @@ pub struct Cell {
     pub tcp_to: u64,
     /// Bytes from the service.
     pub tcp_from: u64,
+    /// Answers to copies that were held against those that callers got.
+    pub compared: u64,
+    /// Those that differed.
+    pub different: u64,
+    /// Copies that got no answer where the caller got one.
+    pub unanswered: u64,
+    /// Requests by how they were answered, those apart that nobody asks about.
+    pub codes: Codes,
 }
 
 /// Counters of a cell.
-pub(super) const COUNTERS: usize = 10;
+pub(super) const COUNTERS: usize = 13;
 
 impl Cell {
     /// Adds all of `other`.
@@ -43,6 +52,12 @@ impl Cell {
             *own = own.saturating_add(more);
         }
         self.latency.merge(&other.latency);
+        self.codes.merge(&other.codes);
+    }
+
+    /// Whether it tells of answers to copies, which are no calls of anybody.
+    pub(super) fn is_of_copies(&self) -> bool {
+        self.compared + self.unanswered > 0 && self.requests + self.tcp_opened == 0
     }
 
     /// Every counter, in the order in which they are written down.
@@ -58,6 +73,9 @@ impl Cell {
             self.tcp_mtls,
             self.tcp_to,
             self.tcp_from,
+            self.compared,
+            self.different,
+            self.unanswered,
         ]
     }
 
@@ -74,12 +92,18 @@ impl Cell {
             &mut self.tcp_mtls,
             &mut self.tcp_to,
             &mut self.tcp_from,
+            &mut self.compared,
+            &mut self.different,
+            &mut self.unanswered,
         ]
     }
 
     /// Bytes that an open one takes in a map.
     pub(super) fn bytes(&self) -> usize {
         // Maps are about two thirds full.
-        size_of::<Self>() * 3 / 2 + size_of_val(self.latency.buckets()) * 2 + 32
+        size_of::<Self>() * 3 / 2
+            + size_of_val(self.latency.buckets()) * 2
+            + size_of_val(self.codes.all()) * 2
+            + 32
     }
 }

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | number | LEB128: seven bits a byte, the lowest first |
 //! | text | length, UTF-8 |
-//! | cell | which counters follow (a bit for each; one more for latencies), counters, number of buckets, buckets |
+//! | cell | which parts follow ([`which_bit`]), counters, number of buckets, buckets, number of codes, codes |
 //! | bucket | the place of its bound in [`LATENCY_MICROS`] plus 2, or 1 for the open one, or 0 and the bound; count |
+//! | code | status, that of gRPC above 1000; count |
 //! | slot | for each edge in order: how far its number is from the one before; its cell |
 
 use std::collections::BTreeMap;
@@ -94,14 +95,29 @@ pub(super) fn take_buckets(from: &mut &[u8], mut each: impl FnMut(u64, u64)) -> 
     Some(())
 }
 
+/// Bits for latencies and codes in what says which parts of a cell follow.
+const LATENCY_BIT: usize = 10;
+const CODES_BIT: usize = COUNTERS + 1;
+
+/// The bit for a counter: those that came later are behind that for latencies, so that older cells are read.
+const fn which_bit(counter: usize) -> usize {
+    if counter < LATENCY_BIT {
+        counter
+    } else {
+        counter + 1
+    }
+}
+
 fn put_cell(out: &mut Vec<u8>, cell: &Cell) {
     let counters = cell.counters();
     let mut which = 0_u64;
     for (at, count) in counters.iter().enumerate() {
-        which |= u64::from(*count > 0) << at;
+        which |= u64::from(*count > 0) << which_bit(at);
     }
     let buckets = cell.latency.buckets();
-    which |= u64::from(!buckets.is_empty()) << COUNTERS;
+    which |= u64::from(!buckets.is_empty()) << LATENCY_BIT;
+    let codes = cell.codes.all();
+    which |= u64::from(!codes.is_empty()) << CODES_BIT;
     put(out, which);
     for count in counters.into_iter().filter(|count| *count > 0) {
         put(out, count);
@@ -109,21 +125,34 @@ fn put_cell(out: &mut Vec<u8>, cell: &Cell) {
     if !buckets.is_empty() {
         put_buckets(out, buckets);
     }
+    if !codes.is_empty() {
+        put(out, u64::try_from(codes.len()).unwrap_or(0));
+        for (code, count) in codes {
+            put(out, u64::from(*code));
+            put(out, *count);
+        }
+    }
 }
 
 fn take_cell(from: &mut &[u8]) -> Option<Cell> {
     let which = take(from)?;
-    if which >> (COUNTERS + 1) != 0 {
+    if which >> (CODES_BIT + 1) != 0 {
         return None;
     }
     let mut cell = Cell::default();
     for (at, count) in cell.counters_mut().into_iter().enumerate() {
-        if which >> at & 1 == 1 {
+        if which >> which_bit(at) & 1 == 1 {
             *count = take(from)?;
         }
     }
-    if which >> COUNTERS & 1 == 1 {
+    if which >> LATENCY_BIT & 1 == 1 {
         take_buckets(from, |bound, count| cell.latency.add(bound, count))?;
+    }
+    if which >> CODES_BIT & 1 == 1 {
+        for _ in 0..take(from)? {
+            let code = u16::try_from(take(from)?).ok()?;
+            cell.codes.add_number(code, take(from)?);
+        }
     }
     Some(cell)
 }
@@ -205,16 +234,20 @@ mod tests {
         ];
         let count = prop_oneof![Just(0), 0..300_u64, any::<u32>().prop_map(u64::from)];
         (
-            proptest::array::uniform10(count),
+            proptest::collection::vec(count, COUNTERS),
             proptest::collection::vec((bound, 1..1_000_u64), 0..6),
+            proptest::collection::vec((100..1_017_u16, 1..9_u64), 0..4),
         )
-            .prop_map(|(counters, buckets)| {
+            .prop_map(|(counters, buckets, codes)| {
                 let mut cell = Cell::default();
                 for (own, count) in cell.counters_mut().into_iter().zip(counters) {
                     *own = count;
                 }
                 for (bound, count) in buckets {
                     cell.latency.add(bound, count);
+                }
+                for (code, count) in codes {
+                    cell.codes.add_number(code, count);
                 }
                 cell
             })
@@ -245,6 +278,18 @@ mod tests {
             let _whatever = decode_slot(&noise);
             let _whatever = decode_edge(&noise);
         }
+    }
+
+    #[test]
+    fn cells_of_earlier_versions_are_read() {
+        // One request with one duration below 1 ms, as it was written when there were ten counters.
+        let mut old = Vec::new();
+        put(&mut old, 1 | 1 << 10);
+        put(&mut old, 7);
+        put_buckets(&mut old, &[(1_000, 7)]);
+        let cell = take_cell(&mut old.as_slice()).unwrap();
+        assert_eq!((cell.requests, cell.compared), (7, 0));
+        assert_eq!(cell.latency.buckets(), [(1_000, 7)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Who called whom, as one side saw it, and how it was answered.
 
 use crate::telemetry::names::ROUTE;
+use crate::telemetry::shadow::SERVICE;
 
 use super::sample::Sample;
 
@@ -95,6 +96,15 @@ impl Edge {
                 .to_owned(),
             route: known(sample, ROUTE).unwrap_or_default().to_owned(),
             class: Class::of(sample.label("response_code").parse().unwrap_or(0)),
+        })
+    }
+
+    /// Where answers to copies of a service's calls are counted: they are of all callers.
+    pub(super) fn of_copies(sample: &Sample<'_>) -> Option<Self> {
+        Some(Self {
+            by_source: true,
+            service: known(sample, SERVICE)?.to_owned(),
+            ..Self::default()
         })
     }
 

@@ -7,8 +7,10 @@ use crate::telemetry::names::{
     REQUEST_DURATION, REQUESTS, RETRIES, SHADOW_COMPARED, SHADOW_DIFFERENCES, TCP_OPENED,
     TCP_RECEIVED, TCP_SENT,
 };
+use crate::telemetry::shadow::OUTCOME;
 
 use super::cell::Cell;
+use super::codes::Code;
 use super::coding::{put, take};
 use super::cursors::{Bucket, More, Told, Totals, hash};
 use super::edge::Edge;
@@ -173,7 +175,13 @@ impl Ingest {
                 if baseline {
                     return;
                 }
-                let Some(edge) = Edge::of(sample) else {
+                let copies = sample.name == SHADOW_COMPARED.name;
+                let edge = if copies {
+                    Edge::of_copies(sample)
+                } else {
+                    Edge::of(sample)
+                };
+                let Some(edge) = edge else {
                     return;
                 };
                 match more {
@@ -382,6 +390,12 @@ fn count(cell: &mut Cell, sample: &Sample<'_>, more: u64) {
             if sample.label("connection_security_policy") == "mutual_tls" {
                 add(&mut cell.mtls);
             }
+            if let Ok(status) = sample.label("response_code").parse() {
+                cell.codes.add(Code::Http(status), more);
+            }
+            if let ("grpc", Ok(status)) = (sample.label("request_protocol"), grpc.parse()) {
+                cell.codes.add(Code::Grpc(status), more);
+            }
             match sample.label("response_flags") {
                 "UT" => add(&mut cell.timeouts),
                 "UO" => add(&mut cell.overflows),
@@ -398,6 +412,16 @@ fn count(cell: &mut Cell, sample: &Sample<'_>, more: u64) {
         // Istio names these from the destination's side: it receives what callers send.
         name if name == TCP_RECEIVED.name => add(&mut cell.tcp_to),
         name if name == TCP_SENT.name => add(&mut cell.tcp_from),
+        name if name == SHADOW_COMPARED.name => match sample.label(OUTCOME) {
+            "unanswered" => add(&mut cell.unanswered),
+            "skipped" => {}
+            outcome => {
+                add(&mut cell.compared);
+                if outcome == "different" {
+                    add(&mut cell.different);
+                }
+            }
+        },
         _ => {}
     }
 }

@@ -8,6 +8,7 @@
 //! the stream, the clock and the store are left to the control plane.
 
 mod cell;
+pub mod codes;
 mod coding;
 mod cursors;
 pub mod edge;
@@ -25,6 +26,7 @@ mod table;
 pub mod traces;
 
 pub use cell::Cell;
+pub use codes::{Code, Codes};
 pub use edge::{Class, Edge};
 pub use edges::{Asked, edges};
 pub use ingest::{Ingest, Process};

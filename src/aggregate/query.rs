@@ -132,6 +132,9 @@ pub fn parts(series: &Series, query: &Query, now_unix_ms: u64) -> Parts {
     // Edges are asked about once, however many slots they are in.
     let mut keys: BTreeMap<u32, Option<RowKey>> = BTreeMap::new();
     series.each(from, end, |span, id, cell| {
+        if cell.is_of_copies() {
+            return;
+        }
         let Some(edge) = series.edge(id) else { return };
         let key = keys
             .entry(id)

@@ -52,7 +52,7 @@ pub struct Rollout {
     pub stable: String,
     /// The version that is tried.
     pub canary: String,
-    /// `weight`, `abTest` or `blueGreen`.
+    /// `weight`, `abTest`, `blueGreen` or `shadow`.
     pub strategy: String,
     /// What it is doing.
     pub phase: Phase,
@@ -87,6 +87,9 @@ pub struct Rollout {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_unix_ms: Option<u64>,
+    /// When it is looked at next, while a step is being measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_look_unix_ms: Option<u64>,
     /// What stands in the way of what is to be done; empty when nothing does.
     pub message: String,
     /// Who began it.
@@ -111,6 +114,9 @@ pub struct RolloutStep {
     /// The canary gets copies.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mirror: bool,
+    /// Of how many requests, in percent; absent where of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror_percent: Option<u32>,
     /// Somebody must say `resume` before it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gate: bool,
@@ -153,6 +159,7 @@ impl Rollout {
                 .map(|(step, stage)| RolloutStep {
                     weight: step.weight,
                     mirror: step.mirror,
+                    mirror_percent: spec.mirror_percent.filter(|_| step.mirror),
                     gate: stage.gate,
                     state: step.state,
                     started_unix_ms: step.started_unix_ms,
@@ -171,6 +178,7 @@ impl Rollout {
             started_unix_ms: state.started_unix_ms,
             updated_unix_ms: state.updated_unix_ms,
             ended_unix_ms: state.ended_unix_ms,
+            next_look_unix_ms: state.next_look(),
             message: state.message.clone(),
             ..Self::default()
         }

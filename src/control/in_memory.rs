@@ -46,6 +46,7 @@ impl Control {
             complete: watch::channel(true).1,
             gate: serve_api::Gate::default(),
             cluster: None,
+            peers: super::cluster::peers::Peers::default(),
             membership: None,
             xds_address: nowhere,
             tls_address: nowhere,

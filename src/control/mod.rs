@@ -201,6 +201,8 @@ pub struct Control {
     pub(crate) gate: serve_api::Gate,
     /// Where configuration is kept, for a replica in a cluster.
     pub(crate) cluster: Option<kubernetes::cluster::Cluster>,
+    /// How other replicas are asked.
+    peers: cluster::peers::Peers,
     /// The installation there that this replica is of.
     pub(crate) membership: Option<cluster::Membership>,
     xds_address: SocketAddr,
@@ -318,6 +320,7 @@ pub async fn run(
         complete,
         gate: serve_api::Gate::default(),
         cluster: member.as_ref().map(|member| member.cluster.clone()),
+        peers: cluster::peers::Peers::default(),
         membership: member.as_ref().map(|member| member.membership.clone()),
         xds_address,
         tls_address,
@@ -498,7 +501,8 @@ async fn serve_secure(
     });
     let reader = control.index.reader();
     let taps = tap::serve::TapServer::new(control.taps.clone(), reader, tasks.clone());
-    let routes = Routes::from(rest::registry_routes(Arc::clone(control)))
+    let registry = rest::registry_routes(Arc::clone(control));
+    let routes = Routes::from(registry.merge(rest::replica_routes(Arc::clone(control))))
         .add_service(ads::Ads::new(control.hub.clone()).into_service())
         .add_service(ca)
         .add_service(ExtensionConfigDiscoveryServiceServer::new(taps.clone()))

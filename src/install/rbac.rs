@@ -90,7 +90,7 @@ fn cluster_rules(settings: &Settings) -> Vec<Rule> {
         ),
         rule(
             &["policy.meshctl.dev"],
-            &["canaries", "faultinjections"],
+            &["canaries", "faultinjections", "shadowdiffs"],
             &["create", "delete", "update"],
         ),
         // What became of it.

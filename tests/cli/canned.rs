@@ -428,6 +428,8 @@ pub(crate) fn rollout() -> Rollout {
         requests: 1_204,
         chance: 1.0,
         why: String::new(),
+        different: None,
+        places: Vec::new(),
     };
     let step = |weight: u32, state: StepState, success: Option<f64>| RolloutStep {
         weight,

@@ -70,6 +70,8 @@ mod processes;
 )]
 mod raw_http2;
 mod rollouts;
+mod rollouts_asked;
+mod rollouts_ways;
 mod scoped;
 mod shadows;
 mod shaken;

@@ -25,11 +25,11 @@ const HOST: &str = "shop:9080";
 
 /// How bad a version is.
 #[derive(Debug, Default)]
-struct Knobs {
+pub(crate) struct Knobs {
     /// Every so manieth request is answered 500; 0 is none.
-    fails_each: AtomicU64,
+    pub(crate) fails_each: AtomicU64,
     delay_ms: AtomicU64,
-    asked: AtomicU64,
+    pub(crate) asked: AtomicU64,
 }
 
 /// A version of the shop; answers with its name.
@@ -56,7 +56,7 @@ fn version(name: &'static str, knobs: &Arc<Knobs>, tasks: &Tasks) -> SocketAddr 
 }
 
 /// A server that answers with what `answer` makes of the body that came.
-fn serve<F, A>(tasks: &Tasks, answer: F) -> SocketAddr
+pub(crate) fn serve<F, A>(tasks: &Tasks, answer: F) -> SocketAddr
 where
     F: Fn(String) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = (u16, String)> + Send + 'static,
@@ -90,35 +90,42 @@ where
 }
 
 /// A shop in two versions behind sidecars, and somebody who calls it.
-struct Shop {
-    mesh: Mesh,
-    caller: Sidecar,
+pub(crate) struct Shop {
+    pub(crate) mesh: Mesh,
+    pub(crate) caller: Sidecar,
     _versions: [Sidecar; 2],
-    v2: Arc<Knobs>,
+    pub(crate) v2: Arc<Knobs>,
     tasks: Tasks,
 }
 
 impl Shop {
-    async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let tasks = Tasks::new();
+        let (v1, v2) = (Arc::new(Knobs::default()), Arc::new(Knobs::default()));
+        let servers = [version("v1", &v1, &tasks), version("v2", &v2, &tasks)];
+        Self::of(servers, v2, tasks).await
+    }
+
+    /// With these servers as its versions.
+    pub(crate) async fn of(servers: [SocketAddr; 2], v2: Arc<Knobs>, tasks: Tasks) -> Self {
         let mesh = Mesh::start().await;
         mesh.apply(&service("shop", &[("http", 9080)]));
-        let (v1, v2) = (Arc::new(Knobs::default()), Arc::new(Knobs::default()));
-        let start = async |service: &str, name: &'static str, knobs: &Arc<Knobs>| {
+        let [first, second] = servers;
+        let start = async |service: &str, name: &'static str, at: SocketAddr| {
             let app = App {
                 service,
                 version: name,
                 port: 9080,
-                at: version(name, knobs, &tasks),
+                at,
                 flags: &[],
             };
             mesh.sidecar(&app).await
         };
         let versions = [
-            start("shop", "v1", &v1).await,
-            start("shop", "v2", &v2).await,
+            start("shop", "v1", first).await,
+            start("shop", "v2", second).await,
         ];
-        let caller = start("client", "v0", &v1).await;
+        let caller = start("client", "v0", first).await;
         Self {
             mesh,
             caller,
@@ -128,23 +135,23 @@ impl Shop {
         }
     }
 
-    fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Load {
         Load::start(self.caller.outbound(), HOST, 4)
     }
 
     /// `canary start shop --to v2` with these flags.
-    fn start(&self, flags: &[&str]) -> Value {
+    pub(crate) fn start(&self, flags: &[&str]) -> Value {
         let begin = ["canary", "start", "shop", "--to", "v2"];
         let args: Vec<&str> = begin.iter().chain(flags).copied().collect();
         self.mesh.json(&args)
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.mesh.json(&["canary", "status", "shop"])
     }
 
     /// `canary watch` until it ends; what it told, line by line.
-    async fn watch(&self) -> (Output, Vec<Value>) {
+    pub(crate) async fn watch(&self) -> (Output, Vec<Value>) {
         let home = self.mesh.home();
         let watching = Tasks::blocking(move || {
             run(
@@ -160,7 +167,7 @@ impl Shop {
     }
 
     /// Waits until the run is in `phase`.
-    async fn until(&self, phase: &str) -> Value {
+    pub(crate) async fn until(&self, phase: &str) -> Value {
         until(&format!("the canary to be {phase}"), 90, || {
             let status = self.status();
             (status["phase"] == phase).then_some(status)
@@ -168,14 +175,14 @@ impl Shop {
         .await
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         drop(self.mesh);
         self.tasks.end().await;
     }
 }
 
 /// All answers were those of a version.
-fn none_failed(counts: &BTreeMap<String, usize>) {
+pub(crate) fn none_failed(counts: &BTreeMap<String, usize>) {
     let strange: Vec<_> = counts
         .iter()
         .filter(|(who, _)| !["v1", "v2"].contains(&who.as_str()))
@@ -392,7 +399,7 @@ async fn without_requests_nothing_can_be_said() {
 }
 
 /// One request of a caller with what it has for a cookie; who answered, and the cookie that it was given.
-async fn ask(to: SocketAddr, headers: &[(&str, &str)]) -> (String, Option<String>) {
+pub(crate) async fn ask(to: SocketAddr, headers: &[(&str, &str)]) -> (String, Option<String>) {
     let io = connect(to, ConnectOptions::default()).await.unwrap();
     let (mut sender, connection) = handshake(TokioIo::new(io)).await.unwrap();
     let tasks = Tasks::new();

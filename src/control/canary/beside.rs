@@ -66,7 +66,7 @@ fn beside(rules: &mut Vec<Value>, service: &Service, routing: &Routing) -> Resul
     let Some(split) = rules.get_mut(at).and_then(Value::as_object_mut) else {
         return Ok(());
     };
-    copies(split, service, routing.mirror.as_deref())?;
+    copies(split, service, routing)?;
     cookies(split, routing)?;
     let model = split.clone();
     let mut added = Vec::new();
@@ -119,10 +119,10 @@ fn for_one(model: &Map<String, Value>, name: &str, headers: &Value, version: &st
 fn copies(
     rule: &mut Map<String, Value>,
     service: &Service,
-    mirror: Option<&str>,
+    routing: &Routing,
 ) -> Result<(), Problem> {
     let ours = text_of(rule, "name").ends_with(COPIED);
-    match mirror {
+    match &routing.mirror {
         Some(_) if !ours && (rule.contains_key("mirror") || rule.contains_key("mirrors")) => {
             return Err(Problem::new(
                 Reason::Invalid,
@@ -135,7 +135,7 @@ fn copies(
                 "mirrors".to_owned(),
                 json!([{
                     "destination": { "host": service.host.as_str(), "subset": version },
-                    "percentage": { "value": 100 },
+                    "percentage": { "value": routing.mirror_percent.unwrap_or(100) },
                 }]),
             );
             rule.insert("name".to_owned(), json!(named(rule, true)));
@@ -328,6 +328,8 @@ mod tests {
                 "cookie:group=b.c".to_owned(),
             ],
             mirror: Some("v2".to_owned()),
+            mirror_percent: Some(20),
+            compare: false,
             affinity: Some(("side".to_owned(), "7f".to_owned())),
         }
     }
@@ -336,6 +338,7 @@ mod tests {
         Routing {
             matches: Vec::new(),
             mirror: None,
+            mirror_percent: None,
             affinity: None,
             ..during(weight)
         }
@@ -389,6 +392,7 @@ mod tests {
             rules[4]["route"][0]["headers"]["response"]["add"]["x-by"],
             "shop"
         );
+        assert_eq!(rules[4]["mirrors"][0]["percentage"]["value"], 20);
         // Who stays is not given the cookie again, and is not mirrored.
         assert_eq!(
             rules[3]["route"],

@@ -12,6 +12,7 @@ mod events;
 mod gateways;
 mod leader;
 mod operators;
+pub(in crate::control) mod peers;
 pub mod rights;
 mod roots;
 mod standing;

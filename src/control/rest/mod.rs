@@ -13,6 +13,7 @@ mod faults;
 mod objects;
 pub mod peer;
 mod registry;
+mod replica;
 pub mod roles;
 mod rollouts;
 mod shadows;
@@ -49,6 +50,7 @@ use super::report::{
 };
 use peer::Peer;
 pub use registry::registry_routes;
+pub use replica::replica_routes;
 
 /// How long an answer waits for proxies to acknowledge a change.
 const CONVERGENCE: Duration = Duration::from_secs(5);

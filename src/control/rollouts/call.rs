@@ -9,13 +9,18 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
 
 use super::{Driven, Run};
 use crate::control::Control;
-use crate::mesh::rollout::{Answer, Hook, HookKind};
+use crate::mesh::origination::{NameMatch, Named};
+use crate::mesh::rollout::{Answer, Hook, HookKind, Phase};
 use crate::net::{ConnectOptions, connect_any};
 use crate::rt::Tasks;
+use crate::tls::outside::{Anchors, Believes, SYSTEM_ROOTS, explain_outside, outside_config};
 
 /// Of an answer that is no, as much is told.
 const LONGEST_ANSWER: usize = 512;
@@ -24,16 +29,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is sent (Flagger's payload).
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Payload<'a> {
     name: &'a str,
     namespace: &'a str,
     phase: &'a str,
     /// The same for all questions of a run.
     checksum: String,
+    failed_checks: u32,
+    canary_weight: u32,
     metadata: BTreeMap<&'a str, &'a str>,
 }
 
 fn payload(run: &Run, hook: &Hook, event: Option<&str>) -> Vec<u8> {
+    let at = run.state.updated_unix_ms.to_string();
     let mut metadata: BTreeMap<&str, &str> = hook
         .metadata
         .iter()
@@ -41,17 +50,30 @@ fn payload(run: &Run, hook: &Hook, event: Option<&str>) -> Vec<u8> {
         .collect();
     if let Some(event) = event {
         metadata.insert("eventMessage", event);
-        metadata.insert("eventType", "Normal");
+        let bad = matches!(run.state.phase, Phase::RolledBack | Phase::Inconclusive);
+        metadata.insert("eventType", if bad { "Warning" } else { "Normal" });
+        metadata.insert("timestamp", &at);
     }
     let payload = Payload {
         name: &run.service,
         namespace: &run.namespace,
-        phase: run.state.phase.name(),
+        phase: phase(run.state.phase),
         checksum: format!("{:x}", run.state.started_unix_ms),
+        failed_checks: run.state.failures,
+        canary_weight: run.state.weight(&run.spec),
         metadata,
     };
     // A struct of strings always serialises.
     serde_json::to_vec(&payload).unwrap_or_default()
+}
+
+/// A phase by the name that receivers know from Flagger.
+const fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Paused => "Waiting",
+        Phase::RolledBack | Phase::Inconclusive => "Failed",
+        phase => phase.name(),
+    }
 }
 
 /// Asks the webhook of a call, unless that is under way. The answer comes with a later turn.
@@ -111,7 +133,7 @@ async fn tries(hook: &Hook, body: &[u8]) -> Result<(), String> {
         if attempt > 0 {
             tokio::time::sleep(AGAIN).await;
         }
-        match tokio::time::timeout(timeout, post(&hook.url, body)).await {
+        match tokio::time::timeout(timeout, post(hook, body)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => refusal = why,
             Err(_) => refusal = format!("no answer within {} ms", hook.timeout_ms),
@@ -121,14 +143,22 @@ async fn tries(hook: &Hook, body: &[u8]) -> Result<(), String> {
 }
 
 /// One question; nobody follows where it redirects to.
-async fn post(url: &str, body: &[u8]) -> Result<(), String> {
+async fn post(hook: &Hook, body: &[u8]) -> Result<(), String> {
+    let url = &hook.url;
     let uri: Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
     let authority = uri
         .authority()
         .ok_or_else(|| format!("{url:?} names no host"))?;
     let host = authority.host();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let port = authority.port_u16().unwrap_or(80);
+    let secure = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(format!("{url:?} is no URL of HTTP")),
+    };
+    let port = authority
+        .port_u16()
+        .unwrap_or(if secure { 443 } else { 80 });
     let unreachable = |error: std::io::Error| format!("cannot connect to {authority}: {error}");
     let found = tokio::net::lookup_host((bare, port))
         .await
@@ -139,13 +169,57 @@ async fn post(url: &str, body: &[u8]) -> Result<(), String> {
         .map_err(unreachable)?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)
-        .header("host", authority.as_str())
+        // Without a user, who is nobody's business there.
+        .header("host", match authority.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        })
         .header("content-type", "application/json")
         .header("user-agent", concat!("meshctl/", env!("CARGO_PKG_VERSION")))
         .body(Full::new(Bytes::copy_from_slice(body)))
         .map_err(|error| error.to_string())?;
-    let broken = |error: hyper::Error| format!("{authority} does not speak HTTP: {error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(broken)?;
+    if !secure {
+        return exchange(tcp, request, host).await;
+    }
+    let name = ServerName::try_from(bare.to_owned())
+        .map_err(|_| format!("{host} is no name that a certificate could have"))?;
+    let believes = Believes {
+        anchors: anchors(hook.ca.as_deref()).await?,
+        revoked: None,
+        names: Named::Any(vec![NameMatch::Exact(bare.to_owned())]),
+    };
+    let config = outside_config(Some(believes), None, &["http/1.1"])
+        .map_err(|error| format!("{host} cannot be asked by TLS: {error}"))?;
+    let tls = TlsConnector::from(config).connect(name, tcp).await;
+    let tls =
+        tls.map_err(|error| format!("{host} is not believed: {}", explain_outside(&error)))?;
+    exchange(tls, request, host).await
+}
+
+/// Whose word is taken for who a server is: the hook's authority, or else the machine's roots.
+async fn anchors(ca: Option<&str>) -> Result<Anchors, String> {
+    if let Some(pem) = ca {
+        return Anchors::read(pem)
+            .map_err(|error| format!("its authority cannot be read: {error}"));
+    }
+    let read = Tasks::blocking(|| {
+        let mut found = SYSTEM_ROOTS.iter();
+        found.find_map(|path| std::fs::read_to_string(path).ok())
+    });
+    let text = read.await.flatten().unwrap_or_default();
+    Anchors::read_some(&text).map_err(|_| {
+        "this machine has no roots, so the webhook's authority must be given (caBundle, --webhook-ca)"
+            .to_owned()
+    })
+}
+
+async fn exchange(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+    host: &str,
+) -> Result<(), String> {
+    let broken = |error: hyper::Error| format!("{host} does not speak HTTP: {error}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(broken)?;
     let tasks = Tasks::new();
     tasks.spawn("webhook connection", async move {
         // What goes wrong is told to the one who waits for the answer.

@@ -4,9 +4,11 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Driven, keep};
 use crate::aggregate::Series;
+use crate::aggregate::shadows::MOST_MS;
 use crate::api::Problem;
 use crate::control::Control;
-use crate::control::canary::observe::{Seen, observe};
+use crate::control::canary::observe::{Observed, Seen, observe};
+use crate::control::cluster::peers::{Counted, Question, counted};
 use crate::control::report::services::instances;
 use crate::control::report::{find_service, short};
 use crate::mesh::rollout::{Action, Answer, Command, Observation, Ready, Sides, step};
@@ -100,24 +102,59 @@ async fn look(control: &Control, driven: &mut Driven) -> Observation {
         }
     };
     let run = &driven.run;
-    let since = run.state.counted_since_unix_ms;
-    let read = |series: &Series, now| observe(series, &short(service), since, now);
-    let mut seen = control.numbers.read(read);
-    let mut side = |version: &str| seen.remove(version).unwrap_or_default();
+    // Others are asked for theirs only where something is made of it.
+    let due = run.state.counts_at(control.wall.millis());
+    let counted = if due {
+        let question = Question {
+            service: &short(service),
+            since_unix_ms: run.state.counted_since_unix_ms,
+            places: run.state.routing.compare,
+        };
+        counted(control, question, run.state.counted_by()).await
+    } else {
+        Counted::default()
+    };
+    let Observed {
+        mut versions,
+        copies,
+    } = counted.observed;
+    let mut side = |version: &str| versions.remove(version).unwrap_or_default();
     let (stable, canary): (Seen, Seen) = (side(&run.spec.stable), side(&run.spec.canary));
     Observation {
         called: Sides {
             stable: stable.called,
             canary: canary.called,
+            ..Sides::default()
         },
         arrived: Sides {
             stable: stable.arrived,
             canary: canary.arrived,
+            copies,
         },
         stable: ready(&world, service, &run.spec.stable),
         canary: ready(&world, service, &run.spec.canary),
         weights,
+        counted: due,
+        counted_by: counted.by,
+        uncounted: counted.missing,
         ..Observation::default()
+    }
+}
+
+impl Control {
+    /// What this control plane's proxies told of a service since the hour of a moment.
+    pub(in crate::control) fn observed(&self, question: Question<'_>) -> Observed {
+        let Question {
+            service,
+            since_unix_ms,
+            places,
+        } = question;
+        let read = |series: &Series, now| observe(series, service, since_unix_ms, now);
+        let seen = self.numbers.read(read);
+        if !places {
+            return seen;
+        }
+        seen.with_places(&self.numbers.shadows(Some(service), MOST_MS))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::Run;
 use crate::api::{Problem, Reason};
 use crate::control::Control;
@@ -9,8 +11,10 @@ use crate::control::canary;
 use crate::control::index::Edit;
 use crate::control::report::{find_service, services, short};
 use crate::mesh::rollout::Routing;
+use crate::mesh::shadow::Comparison;
 use crate::mesh::{Service, World};
-use crate::resource;
+use crate::resource::policy::{shadow_name, shadow_object};
+use crate::resource::{self, Key};
 use crate::rt::now;
 
 /// How long proxies have to take a change. One that does not is told of by `meshctl proxies`; the run goes on.
@@ -30,6 +34,62 @@ pub(super) async fn current(
     let rules = control.raw("VirtualService").await;
     let (split, _) = canary::current(service, &rules)?;
     Some(split)
+}
+
+/// The ShadowDiff of somebody else that is for the service of a run.
+async fn foreign(control: &Control, (namespace, service): (&str, &str)) -> Option<String> {
+    let ours = shadow_name(service);
+    let text = |object: &Value, at: &str| {
+        let found = object.pointer(at).and_then(Value::as_str);
+        found.unwrap_or_default().to_owned()
+    };
+    let all = control.raw("ShadowDiff").await;
+    let names = all.iter().filter(|object| {
+        text(object, "/spec/service") == service && text(object, "/metadata/namespace") == namespace
+    });
+    let mut names = names.map(|object| text(object, "/metadata/name"));
+    names.find(|name| *name != ours)
+}
+
+/// Refuses to compare where somebody compares already: of two for one service, one has no effect.
+pub(super) async fn comparable(
+    control: &Control,
+    (namespace, service): (&str, &str),
+) -> Result<(), Problem> {
+    let Some(name) = foreign(control, (namespace, service)).await else {
+        return Ok(());
+    };
+    let message = format!(
+        "ShadowDiff {namespace}/{name} compares answers of {service} already, and of two one has no effect"
+    );
+    Err(Problem::new(Reason::Invalid, message).hint(
+        "give its rules to the canary (--diff-header, --diff-ignore), and delete it meanwhile",
+    ))
+}
+
+/// What is to be written, or removed, so that answers to copies are compared or are not.
+async fn comparing(
+    control: &Control,
+    run: &Run,
+    routing: &Routing,
+) -> Result<(Option<Value>, Option<Key>), Problem> {
+    if let (true, Some(shadow)) = (routing.compare, &run.spec.shadow) {
+        comparable(control, (&run.namespace, &run.service)).await?;
+        let how = Comparison {
+            version: Some(run.spec.canary.clone()),
+            ..shadow.compare.clone()
+        };
+        let object = shadow_object(&run.namespace, &run.service, &how);
+        return Ok((Some(object), None));
+    }
+    let key = Key {
+        kind: "ShadowDiff".to_owned(),
+        namespace: run.namespace.clone(),
+        name: shadow_name(&run.service),
+    };
+    let state = control.index.state.lock().await;
+    let there = state.written().any(|object| object.key() == key);
+    Ok((None, there.then_some(key)))
 }
 
 /// Makes requests go as `routing` says, and waits until proxies do so.
@@ -69,8 +129,9 @@ pub(super) async fn route(control: &Control, run: &Run, routing: &Routing) -> Re
             canary::route(service, &routes, &rules, &versions, routing)?
         }
     };
+    let (compared, gone) = comparing(control, run, routing).await?;
     let mut put = Vec::new();
-    for object in &shift.objects {
+    for object in shift.objects.iter().chain(&compared) {
         let (object, findings) = resource::from_value(object, "canary");
         let Some(object) = object else {
             let mut problem = Problem::new(Reason::Internal, "the split cannot be written");
@@ -88,6 +149,7 @@ pub(super) async fn route(control: &Control, run: &Run, routing: &Routing) -> Re
     let changed = control
         .change(Edit {
             put,
+            remove: gone.into_iter().collect(),
             who: run.who.clone(),
             what: format!("canary {}: {}", run.service, words.join(" ")),
             ..Edit::default()

@@ -9,11 +9,11 @@ use super::{Driven, Name, Run, drive, keep, route};
 use crate::api::rollouts::{Rollout, Start};
 use crate::api::{Problem, Reason};
 use crate::control::Control;
-use crate::control::canary::observe::NAMED;
 use crate::control::report::{services, short};
-use crate::mesh::rollout::{Command, Of, Phase, Spec, State};
+use crate::mesh::rollout::{Command, Phase, Spec, State};
 use crate::mesh::session::is_name;
 use crate::mesh::{Protocol, Service, World};
+use crate::tls::outside::Anchors;
 
 /// What happens to a run of the same service that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +110,9 @@ pub(super) async fn complete(
         spec.stable = serving(service, found.as_deref(), &versions, &spec.canary)?;
     }
     check(service, spec, &versions)?;
+    if spec.shadow.is_some() {
+        route::comparable(control, (&service.namespace, &service.name)).await?;
+    }
     Ok(found)
 }
 
@@ -194,12 +197,13 @@ fn check(
             .hint(format!("versions that run: {}", known.join(", "))));
         }
     }
-    for metric in &spec.metrics {
-        if let Of::Rate(name) = &metric.metric
-            && !NAMED.contains(&name.as_str())
-        {
-            return Err(invalid(format!("there is no series {name:?}"))
-                .hint(format!("rate: of one of {}", NAMED.join(", "))));
+    for hook in &spec.hooks {
+        if let Some(Err(error)) = hook.ca.as_deref().map(Anchors::read) {
+            let name = &hook.name;
+            return Err(invalid(format!(
+                "the authority of webhook {name} cannot be read: {error}"
+            ))
+            .hint("certificates as PEM, one behind the other"));
         }
     }
     if let Some(cookie) = &spec.affinity

@@ -36,29 +36,11 @@ impl Counts {
     /// What is in these that was not in `earlier`; nothing where counts fell, which is a restart of the counter.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let map = |now: &BTreeMap<u64, u64>, then: &BTreeMap<u64, u64>| {
-            now.iter()
-                .map(|(key, count)| {
-                    (
-                        *key,
-                        count.saturating_sub(then.get(key).copied().unwrap_or(0)),
-                    )
-                })
-                .filter(|(_, count)| *count > 0)
-                .collect()
-        };
         Self {
             requests: self.requests.saturating_sub(earlier.requests),
             failures: self.failures.saturating_sub(earlier.failures),
-            named: self
-                .named
-                .iter()
-                .map(|(name, count)| {
-                    let then = earlier.named.get(name).copied().unwrap_or(0);
-                    (name.clone(), count.saturating_sub(then))
-                })
-                .collect(),
-            durations: map(&self.durations, &earlier.durations),
+            named: more(&self.named, &earlier.named),
+            durations: more(&self.durations, &earlier.durations),
         }
     }
 
@@ -121,6 +103,63 @@ impl Counts {
     }
 }
 
+/// What came of holding answers to copies against those that callers got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Copies {
+    /// Pairs that were compared.
+    pub compared: u64,
+    /// Those in which something differed.
+    pub different: u64,
+    /// Copies that got no answer where the caller got one.
+    pub unanswered: u64,
+    /// Pairs by where they differed, such as `body $.price`; for people.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, u64>,
+}
+
+impl Copies {
+    /// Adds all of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.compared += other.compared;
+        self.different += other.different;
+        self.unanswered += other.unanswered;
+        for (place, count) in &other.places {
+            *self.places.entry(place.clone()).or_default() += count;
+        }
+    }
+
+    /// What is in these that was not in `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            compared: self.compared.saturating_sub(earlier.compared),
+            different: self.different.saturating_sub(earlier.different),
+            unanswered: self.unanswered.saturating_sub(earlier.unanswered),
+            places: more(&self.places, &earlier.places),
+        }
+    }
+
+    /// Pairs that were not the same, and all of them: a copy without an answer is one that differs.
+    pub fn bad(&self) -> (u64, u64) {
+        let all = self.compared + self.unanswered;
+        (self.different.min(self.compared) + self.unanswered, all)
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What counts grew by, where they did.
+fn more<K: Ord + Clone>(now: &BTreeMap<K, u64>, then: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let grown = now.iter().map(|(key, count)| {
+        let before = then.get(key).copied().unwrap_or(0);
+        (key.clone(), count.saturating_sub(before))
+    });
+    grown.filter(|(_, count)| *count > 0).collect()
+}
+
 /// The two versions of a rollout.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -129,6 +168,9 @@ pub struct Sides {
     pub stable: Counts,
     /// The one that is tried.
     pub canary: Counts,
+    /// Of requests to the stable one that the canary got a copy of.
+    #[serde(skip_serializing_if = "Copies::is_empty")]
+    pub copies: Copies,
 }
 
 impl Sides {
@@ -136,6 +178,7 @@ impl Sides {
     pub fn add(&mut self, other: &Self) {
         self.stable.add(&other.stable);
         self.canary.add(&other.canary);
+        self.copies.add(&other.copies);
     }
 
     /// What is in these that was not in `earlier`.
@@ -144,6 +187,7 @@ impl Sides {
         Self {
             stable: self.stable.since(&earlier.stable),
             canary: self.canary.since(&earlier.canary),
+            copies: self.copies.since(&earlier.copies),
         }
     }
 }

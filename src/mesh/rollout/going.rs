@@ -114,7 +114,16 @@ impl Machine<'_> {
         );
         self.route(routing);
         let words = if stage.mirror {
-            format!("{} gets copies of all requests", self.spec.canary)
+            let share = match self.spec.mirror_percent {
+                None | Some(100) => "all requests".to_owned(),
+                Some(percent) => format!("{percent} % of all requests"),
+            };
+            let canary = &self.spec.canary;
+            if self.spec.shadow.is_some() {
+                format!("{canary} gets copies of {share}, whose answers are compared")
+            } else {
+                format!("{canary} gets copies of {share}")
+            }
         } else {
             format!("{} gets {} %", self.spec.canary, stage.weight)
         };
@@ -146,6 +155,18 @@ impl Machine<'_> {
                     "over all steps {of} is {value} {unit}, beyond {bound} {unit}"
                 ));
             }
+        }
+        if let Some(shadow) = &self.spec.shadow
+            && let Some(value) = super::judge::different_percent(&self.state.pooled.copies)
+            && value > shadow.max_different_percent
+        {
+            let (value, bound) = (
+                super::judge::figure(value),
+                super::judge::figure(shadow.max_different_percent),
+            );
+            return self.give_up(format!(
+                "over all steps {value} % of the answers to copies differ, above {bound} %"
+            ));
         }
         if self.spec.gate_promotion {
             let reason = "all steps passed; promotion waits until somebody says `resume`";

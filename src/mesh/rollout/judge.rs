@@ -16,8 +16,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::counts::{Counts, Sides, float};
-use super::spec::{Metric, Of, Spec};
+use super::counts::{Copies, Counts, Sides, float};
+use super::spec::{Metric, Of, Shadow, Spec};
 
 /// The most that a test may be wrong about a version that is good.
 pub const ALPHA: f64 = 1e-3;
@@ -72,14 +72,140 @@ pub struct Measure {
     pub chance: f64,
     /// The figures in words.
     pub why: String,
+    /// Of answers to copies: pairs that differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub different: Option<u64>,
+    /// Of answers to copies: where they differ, the most frequent first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Place>,
 }
 
-/// Judges every metric of a window.
-pub fn judge(spec: &Spec, window: &Sides) -> Vec<Measure> {
-    spec.metrics
+/// Where answers differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Place {
+    /// Such as `status`, `header content-type` or `body $.price`.
+    pub at: String,
+    /// Pairs that differ there.
+    pub count: u64,
+}
+
+/// Places that are told.
+const TOLD: usize = 5;
+/// The measure of answers to copies.
+pub const SHADOW_DIFF: &str = "shadow-diff";
+
+/// Judges every metric of a window that lasted for `ms`; in a `mirrored` step also what was compared.
+pub fn judge(spec: &Spec, (window, ms): (&Sides, u64), mirrored: bool) -> Vec<Measure> {
+    let metrics = spec.metrics.iter();
+    let mut all: Vec<Measure> = metrics
+        .map(|metric| match (&metric.metric, metric.bound) {
+            (Of::PerSecond, Some(bound)) => paced(bound, window.canary.requests, ms),
+            _ => measure(metric, window, spec.min_requests),
+        })
+        .collect();
+    let shadow = spec.shadow.as_ref().filter(|_| mirrored);
+    all.extend(shadow.map(|shadow| compared_copies(shadow, &window.copies)));
+    all
+}
+
+/// Whether as many requests came as are to come, if they come by chance (Poisson).
+fn paced(bound: f64, requests: u64, ms: u64) -> Measure {
+    let seconds = float(ms.max(1)) / 1_000.0;
+    let value = float(requests) / seconds;
+    let mut found = Measure {
+        metric: Of::PerSecond.to_string(),
+        value: Some(value),
+        bound: Some(bound),
+        bound_is: "min".to_owned(),
+        unit: Of::PerSecond.unit().to_owned(),
+        baseline: None,
+        verdict: Verdict::Pass,
+        requests,
+        chance: 1.0,
+        why: String::new(),
+        different: None,
+        places: Vec::new(),
+    };
+    if value < bound {
+        let why = format!(
+            "{} requests a second came, fewer than {} ({requests} in {} s)",
+            figure(value),
+            figure(bound),
+            figure(seconds)
+        );
+        worsen(&mut found, poisson_below(requests, bound * seconds), why);
+    }
+    found
+}
+
+/// Share of the compared answers that differ, in percent; none where none was compared.
+pub fn different_percent(copies: &Copies) -> Option<f64> {
+    let (bad, all) = copies.bad();
+    (all > 0).then(|| 100.0 * float(bad) / float(all))
+}
+
+/// Holds answers to copies against their bound.
+fn compared_copies(shadow: &Shadow, copies: &Copies) -> Measure {
+    let (bad, all) = copies.bad();
+    let bound = shadow.max_different_percent;
+    let mut found = Measure {
+        metric: SHADOW_DIFF.to_owned(),
+        value: different_percent(copies),
+        bound: Some(bound),
+        bound_is: "max".to_owned(),
+        unit: "%".to_owned(),
+        baseline: None,
+        verdict: Verdict::Pass,
+        requests: all,
+        chance: 1.0,
+        why: String::new(),
+        different: Some(bad),
+        places: places(copies),
+    };
+    let beyond = found.value.is_some_and(|value| value > bound);
+    let chance = binomial_tail(bad, all, bound / 100.0);
+    if all < shadow.min_compared && !(beyond && chance < CERTAIN) {
+        found.verdict = Verdict::NoData;
+        found.why = format!(
+            "{all} answers to copies were compared, {} are needed",
+            shadow.min_compared
+        );
+    } else if beyond {
+        let named: Vec<String> = found
+            .places
+            .iter()
+            .map(|place| format!("{} ({})", place.at, place.count))
+            .collect();
+        let mut why = format!(
+            "{bad} of {all} answers to copies differ, {} %, above {} %",
+            figure(found.value.unwrap_or_default()),
+            figure(bound)
+        );
+        if copies.unanswered > 0 {
+            why = format!("{why}; {} got no answer", copies.unanswered);
+        }
+        if !named.is_empty() {
+            why = format!("{why}: {}", named.join(", "));
+        }
+        worsen(&mut found, chance, why);
+    }
+    found
+}
+
+/// The most frequent places, the first of them first.
+fn places(copies: &Copies) -> Vec<Place> {
+    let mut all: Vec<Place> = copies
+        .places
         .iter()
-        .map(|metric| measure(metric, window, spec.min_requests))
-        .collect()
+        .map(|(at, count)| Place {
+            at: at.clone(),
+            count: *count,
+        })
+        .collect();
+    all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.at.cmp(&b.at)));
+    all.truncate(TOLD);
+    all
 }
 
 /// Bad events among all, and the value that people know it by.
@@ -90,6 +216,7 @@ fn bad(of: &Of, counts: &Counts, limit: Option<f64>) -> (u64, u64) {
             let events = counts.named.get(name).copied().unwrap_or(0);
             (events.min(counts.requests), counts.requests)
         }
+        Of::PerSecond => (0, counts.requests),
         Of::Quantile(_) => {
             let slower = limit.map_or(0.0, |limit| counts.slower_than(limit));
             (whole(slower), counts.timed())
@@ -107,6 +234,8 @@ pub fn value(of: &Of, counts: &Counts) -> Option<f64> {
         Of::Success => share(counts.requests.saturating_sub(counts.failures)),
         Of::Rate(name) => share(counts.named.get(name).copied().unwrap_or(0)),
         Of::Quantile(thousandths) => counts.quantile_ms(f64::from(*thousandths) / 1_000.0),
+        // A time is needed, too.
+        Of::PerSecond => None,
     }
 }
 
@@ -129,6 +258,8 @@ fn measure(metric: &Metric, window: &Sides, min_requests: u64) -> Measure {
         requests,
         chance: 1.0,
         why: String::new(),
+        different: None,
+        places: Vec::new(),
     };
     if requests < min_requests {
         found.verdict = Verdict::NoData;
@@ -172,7 +303,9 @@ fn measure(metric: &Metric, window: &Sides, min_requests: u64) -> Measure {
 pub fn assured(spec: &Spec, canary: &Counts) -> Result<(), String> {
     for metric in &spec.metrics {
         let of = &metric.metric;
-        let Some(bound) = metric.bound else { continue };
+        let Some(bound) = metric.bound.filter(|_| *of != Of::PerSecond) else {
+            continue;
+        };
         let (bad, all) = bad(of, canary, Some(bound));
         let worse = (allowed(of, bound) + ASSURED_MARGIN / 100.0).min(1.0);
         if binomial_below(bad, all, worse) >= ALPHA {
@@ -186,12 +319,26 @@ pub fn assured(spec: &Spec, canary: &Counts) -> Result<(), String> {
     Ok(())
 }
 
+/// The same of answers to copies, before there are no more copies.
+pub fn assured_copies(shadow: &Shadow, copies: &Copies) -> Result<(), String> {
+    let (bad, all) = copies.bad();
+    let worse = ((shadow.max_different_percent + ASSURED_MARGIN) / 100.0).min(1.0);
+    if binomial_below(bad, all, worse) < ALPHA {
+        return Ok(());
+    }
+    Err(format!(
+        "{all} compared answers are too few to be certain that at most {} % differ",
+        figure(shadow.max_different_percent)
+    ))
+}
+
 /// Share of requests that may be bad within a bound.
 fn allowed(of: &Of, bound: f64) -> f64 {
     match of {
         Of::Success => 1.0 - bound / 100.0,
         Of::Rate(_) => bound / 100.0,
         Of::Quantile(thousandths) => 1.0 - f64::from(*thousandths) / 1_000.0,
+        Of::PerSecond => 1.0,
     }
 }
 
@@ -212,7 +359,7 @@ fn worsen(found: &mut Measure, chance: f64, why: String) {
 /// Holds the canary against the stable version. Fewer requests of that than a look needs prove nothing, and are no
 /// reason to wait: at 100 % there are none.
 fn compared(of: &Of, window: &Sides, min_requests: u64, found: &mut Measure) {
-    let Sides { stable, canary } = window;
+    let Sides { stable, canary, .. } = window;
     let (Some(value), Some(baseline)) = (value(of, canary), self::value(of, stable)) else {
         return;
     };
@@ -222,7 +369,7 @@ fn compared(of: &Of, window: &Sides, min_requests: u64, found: &mut Measure) {
         Of::Quantile(_) => stable
             .edge_ms(baseline)
             .or_else(|| canary.edge_ms(baseline)),
-        Of::Success | Of::Rate(_) => None,
+        Of::Success | Of::Rate(_) | Of::PerSecond => None,
     };
     if matches!(of, Of::Quantile(_)) && limit.is_none() {
         return;
@@ -234,6 +381,7 @@ fn compared(of: &Of, window: &Sides, min_requests: u64, found: &mut Measure) {
     let margin = match of {
         Of::Success => baseline - value > SHARE_MARGIN,
         Of::Rate(_) => value - baseline > SHARE_MARGIN,
+        Of::PerSecond => false,
         Of::Quantile(_) => value - baseline > (baseline * LATENCY_MARGIN.0).max(LATENCY_MARGIN.1),
     };
     if !margin {
@@ -292,6 +440,15 @@ pub fn binomial_below(bad: u64, all: u64, p: f64) -> f64 {
         let at = bad - k;
         float(at) / float(all - at + 1) * odds
     })
+}
+
+/// The chance of `count` events or fewer where `mean` are to be expected.
+pub fn poisson_below(count: u64, mean: f64) -> f64 {
+    if float(count) >= mean || mean <= 0.0 {
+        return 1.0;
+    }
+    let first = float(count) * mean.ln() - mean - ln_factorial(count);
+    tail(first, 0, count, |k| float(count - k) / mean)
 }
 
 /// The chance that of all bad events so many or more fall on the first of two, if it makes no difference which;

@@ -2,7 +2,7 @@
 
 use super::counts::Sides;
 use super::hooks::{Said, any, ask, forget};
-use super::judge::{CERTAIN, Measure, Verdict, assured, judge};
+use super::judge::{CERTAIN, Measure, Verdict, assured, assured_copies, judge};
 use super::machine::Machine;
 use super::spec::{HookKind, NoData};
 use super::state::{StepState, Window};
@@ -35,8 +35,13 @@ impl Machine<'_> {
             self.state.window.undecided_since_unix_ms = self.now;
             return self.reopen();
         }
+        if !self.seen.counted || self.uncounted() {
+            return;
+        }
         let Some(base) = &self.state.window.base else {
             self.state.window.base = Some(sides.clone());
+            self.state.window.since_unix_ms = self.now;
+            self.state.window.by.clone_from(&self.seen.counted_by);
             return;
         };
         if self.now < self.state.window.look_unix_ms {
@@ -71,9 +76,44 @@ impl Machine<'_> {
         self.look(&window, refusal);
     }
 
+    /// Whether there is nothing to judge by, as who counts did not tell, or is another than before: what one told that is
+    /// gone, or that has come since, would be a judgement of some requests.
+    fn uncounted(&mut self) -> bool {
+        let window = &self.state.window;
+        if window.base.is_some() && self.now < window.look_unix_ms {
+            return false;
+        }
+        if let Some(why) = self.seen.uncounted.clone() {
+            if self.waited() {
+                self.give_up(why);
+            } else {
+                self.explain(format!("{why}; the step waits"));
+            }
+            return true;
+        }
+        if window.base.is_some() && window.by != self.seen.counted_by {
+            let reason = format!(
+                "counted anew, as other replicas of the control plane count: {}",
+                self.seen.counted_by.join(", ")
+            );
+            if self.waited() {
+                self.give_up(reason);
+            } else {
+                self.say(reason);
+                self.reopen();
+            }
+            return true;
+        }
+        false
+    }
+
     /// What a window shows, and what follows.
     pub(super) fn look(&mut self, window: &Sides, refusal: Option<String>) {
-        let measures = judge(self.spec, window);
+        let mirrored = self.spec.steps.get(self.state.step);
+        let mirrored = mirrored.is_some_and(|stage| stage.mirror);
+        let since = self.state.window.since_unix_ms;
+        let lasted = self.now.saturating_sub(since);
+        let measures = judge(self.spec, (window, lasted), mirrored);
         let worst = worst(&measures);
         if let Some(step) = self.state.steps.get_mut(self.state.step) {
             step.measures = measures;
@@ -158,9 +198,8 @@ impl Machine<'_> {
             return self.explain(format!("step {} is good so far", self.state.step + 1));
         }
         let next = self.state.step + 1;
-        if next >= self.spec.steps.len()
-            && self.spec.on_no_data != NoData::Pass
-            && let Err(why) = assured(self.spec, &self.state.pooled.canary)
+        if self.spec.on_no_data != NoData::Pass
+            && let Err(why) = self.certain(next)
         {
             let late = started
                 .saturating_add(self.spec.bake())
@@ -176,6 +215,21 @@ impl Machine<'_> {
         } else {
             self.last_gate();
         }
+    }
+
+    /// Whether enough was seen to leave a step behind: for the last copies, and for promotion.
+    fn certain(&self, next: usize) -> Result<(), String> {
+        let mirrors = |at: usize| self.spec.steps.get(at).is_some_and(|stage| stage.mirror);
+        if let Some(shadow) = &self.spec.shadow
+            && mirrors(self.state.step)
+            && !mirrors(next)
+        {
+            assured_copies(shadow, &self.state.pooled.copies)?;
+        }
+        if next < self.spec.steps.len() {
+            return Ok(());
+        }
+        assured(self.spec, &self.state.pooled.canary)
     }
 
     /// A failed check; a certain one needs no others.
@@ -194,6 +248,8 @@ impl Machine<'_> {
         self.state.counted_since_unix_ms = self.now;
         self.state.window = Window {
             base: None,
+            since_unix_ms: 0,
+            by: Vec::new(),
             look_unix_ms: self.now.saturating_add(self.spec.interval_ms),
             undecided_since_unix_ms: self.state.window.undecided_since_unix_ms,
         };
@@ -207,6 +263,7 @@ impl Machine<'_> {
         }
         if let Some(base) = &mut self.state.window.base {
             base.add(window);
+            self.state.window.since_unix_ms = self.now;
         }
         self.next_look();
     }

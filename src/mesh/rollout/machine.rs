@@ -65,6 +65,12 @@ pub struct Observation {
     pub called: Sides,
     /// The same as the called ones saw it, with copies that are mirrored.
     pub arrived: Sides,
+    /// Whether counts were asked for: [`State::counts_at`] says when they are needed.
+    pub counted: bool,
+    /// Who counted that, where several may.
+    pub counted_by: Vec<String>,
+    /// Why not all of it is known; nothing is judged then.
+    pub uncounted: Option<String>,
     /// Instances of the stable version.
     pub stable: Ready,
     /// Instances of the canary.
@@ -213,7 +219,10 @@ impl Machine<'_> {
                 }
                 self.promote(format!("{who} promoted it"));
             }
-            Command::Abort if !phase.is_end() => self.roll_back(format!("{who} aborted it")),
+            Command::Abort if !phase.is_end() => {
+                self.close_step(StepState::Stopped);
+                self.end(Phase::RolledBack, format!("{who} aborted it"));
+            }
             Command::Undo if phase == Phase::Succeeded => {
                 self.state.parted = true;
                 self.state.calls.clear();

@@ -30,9 +30,11 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use counts::{Counts, Sides};
-pub use judge::{Measure, Verdict};
+pub use counts::{Copies, Counts, Sides};
+pub use judge::{Measure, Place, Verdict};
 pub use machine::{Action, Answer, Command, Observation, Ready, step};
 pub use routing::Routing;
-pub use spec::{Hook, HookKind, Metric, NoData, Of, Spec, Stage, Strategy};
+pub use spec::{
+    Hook, HookKind, Metric, NoData, Of, SERIES, SERIES_WORDS, Shadow, Spec, Stage, Strategy,
+};
 pub use state::{Call, Phase, State, Step, StepState};

@@ -16,6 +16,12 @@ pub struct Routing {
     /// Who gets copies of requests, whose answers are only judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
+    /// Of how many requests, in percent; none is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror_percent: Option<u32>,
+    /// Whether answers to copies are compared, as the specification says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compare: bool,
     /// The cookie that keeps a caller with the version it got first, and what its values end with in this run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<(String, String)>,
@@ -31,6 +37,8 @@ impl Routing {
             ],
             matches: spec.matches.clone(),
             mirror: mirror.then(|| spec.canary.clone()),
+            mirror_percent: spec.mirror_percent.filter(|_| mirror),
+            compare: mirror && spec.shadow.is_some(),
             affinity: spec
                 .affinity
                 .as_ref()

@@ -23,9 +23,11 @@ enum Truth {
     Silent,
     /// Ready at the start, and gone before the first look.
     Crashing,
+    /// Answers fast and without errors, and one in twenty is another one.
+    Differing,
 }
 
-const TRUTHS: [Truth; 8] = [
+const TRUTHS: [Truth; 9] = [
     Truth::Healthy,
     Truth::Healthy,
     Truth::Healthy,
@@ -34,6 +36,7 @@ const TRUTHS: [Truth; 8] = [
     Truth::Degrading,
     Truth::Silent,
     Truth::Crashing,
+    Truth::Differing,
 ];
 
 /// Upper bounds of buckets in milliseconds, with the share of requests in each, for a service as they are.
@@ -91,6 +94,20 @@ fn traffic(rng: &mut Rng, mean: f64, failing: f64, shape: &[(u64, f64)]) -> Coun
     counts
 }
 
+/// What comes of comparing the answers to `mean` copies, more or less. Of good versions nothing differs once what may
+/// is ignored.
+fn compared(rng: &mut Rng, mean: f64, truth: Truth) -> Copies {
+    let compared = poisson(rng, mean);
+    let differing = if truth == Truth::Differing { 0.05 } else { 0.0 };
+    let different = poisson(rng, super::counts::float(compared) * differing).min(compared);
+    Copies {
+        compared,
+        different,
+        unanswered: 0,
+        places: BTreeMap::from([("body $.price".to_owned(), different)]),
+    }
+}
+
 /// How one rollout ended.
 #[derive(Debug, Clone)]
 struct Ended {
@@ -134,6 +151,23 @@ fn rollout(seed: u64) -> Ended {
                 ..Stage::default()
             },
         );
+    }
+    if truth == Truth::Differing || rng.u8(..4) == 0 {
+        spec.shadow = Some(Shadow {
+            max_different_percent: [0.0, 0.5, 1.0][rng.usize(..3)],
+            min_compared: rng.u64(20..200),
+            ..Shadow::default()
+        });
+        if !spec.steps[0].mirror {
+            spec.steps.insert(
+                0,
+                Stage {
+                    mirror: true,
+                    ..Stage::default()
+                },
+            );
+        }
+        spec.mirror_percent = [None, Some(20)][rng.usize(..2)];
     }
     let chaos = rng.u8(..4) == 0;
     if chaos {
@@ -206,10 +240,16 @@ fn run(
         arrived
             .stable
             .add(&traffic(rng, mean * weight("v1"), failing, &SHAPE));
-        let copies = f64::from(u8::from(state.routing.mirror.is_some()));
+        let copies = match (&state.routing.mirror, state.routing.mirror_percent) {
+            (None, _) => 0.0,
+            (Some(_), percent) => f64::from(percent.unwrap_or(100)) / 100.0,
+        };
         arrived
             .canary
             .add(&traffic(rng, mean * (weight("v2") + copies), bad, shape));
+        if state.routing.compare {
+            arrived.copies.add(&compared(rng, mean * copies, truth));
+        }
         let mut command = None;
         if chaos && rng.u16(..400) == 0 {
             disturbed = true;
@@ -231,6 +271,9 @@ fn run(
         let seen = Observation {
             called: called.clone(),
             arrived: arrived.clone(),
+            counted: state.counts_at(now),
+            counted_by: Vec::new(),
+            uncounted: None,
             stable: Ready { ready: 2, all: 2 },
             canary: Ready {
                 ready: if gone { 0 } else { 2 },

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::mesh::shadow::Comparison;
+
 /// How the canary gets requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -15,6 +17,8 @@ pub enum Strategy {
     AbTest,
     /// A preview for those that ask for it, and then everybody.
     BlueGreen,
+    /// Copies, whose answers are held against those that callers get, and then everybody.
+    Shadow,
 }
 
 impl Strategy {
@@ -24,6 +28,7 @@ impl Strategy {
             Self::Weight => "weight",
             Self::AbTest => "abTest",
             Self::BlueGreen => "blueGreen",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -49,8 +54,32 @@ pub enum Of {
     Success,
     /// A quantile of their duration, in milliseconds, by thousandths: `p50`, `p99`, `p99.9`.
     Quantile(u16),
-    /// Events of a series in percent of requests: `rate:retries`.
+    /// Events of a series in percent of requests: `rate:retries`, `rate:4xx`, `rate:404`, `rate:grpc-14`.
     Rate(String),
+    /// Requests of the canary a second: `requests-per-second`.
+    PerSecond,
+}
+
+/// Series whose rate can be judged, besides classes of answers, single statuses, and those of gRPC.
+pub const SERIES: [&str; 4] = ["failures", "retries", "timeouts", "overflows"];
+/// The rest of them, for people.
+pub const SERIES_WORDS: &str = "failures, retries, timeouts, overflows, a class such as 4xx, a status such as 404, or one of gRPC such as grpc-14";
+
+/// Whether there is such a series. 200, and 0 of gRPC, are not counted apart.
+fn is_series(name: &str) -> bool {
+    let status = |low: u16, high: u16, text: &str| {
+        let number = text
+            .parse()
+            .ok()
+            .filter(|number| (low..=high).contains(number));
+        number.is_some_and(|number| number != 200 && text.len() == number.to_string().len())
+    };
+    SERIES.contains(&name)
+        || matches!(name, "1xx" | "2xx" | "3xx" | "4xx" | "5xx" | "none")
+        || status(100, 599, name)
+        || name
+            .strip_prefix("grpc-")
+            .is_some_and(|text| status(1, 16, text))
 }
 
 impl Of {
@@ -59,8 +88,11 @@ impl Of {
         if text == "success-rate" {
             return Some(Self::Success);
         }
+        if text == "requests-per-second" {
+            return Some(Self::PerSecond);
+        }
         if let Some(name) = text.strip_prefix("rate:") {
-            return (!name.is_empty()).then(|| Self::Rate(name.to_owned()));
+            return is_series(name).then(|| Self::Rate(name.to_owned()));
         }
         let number = text.strip_prefix('p')?;
         let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
@@ -74,14 +106,15 @@ impl Of {
 
     /// Whether more is better.
     pub const fn is_floor(&self) -> bool {
-        matches!(self, Self::Success)
+        matches!(self, Self::Success | Self::PerSecond)
     }
 
-    /// `%` or `ms`.
+    /// `%`, `ms` or `/s`.
     pub const fn unit(&self) -> &'static str {
         match self {
             Self::Quantile(_) => "ms",
             Self::Success | Self::Rate(_) => "%",
+            Self::PerSecond => "/s",
         }
     }
 }
@@ -95,6 +128,7 @@ impl fmt::Display for Of {
             }
             Self::Quantile(thousandths) => write!(f, "p{}.{}", thousandths / 10, thousandths % 10),
             Self::Rate(name) => write!(f, "rate:{name}"),
+            Self::PerSecond => f.write_str("requests-per-second"),
         }
     }
 }
@@ -110,7 +144,7 @@ impl<'de> Deserialize<'de> for Of {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
             serde::de::Error::custom(format!(
-                "{text:?} is no metric: success-rate, p50, p95, p99, rate:NAME"
+                "{text:?} is no metric: success-rate, p50, p95, p99, requests-per-second, or rate: of {SERIES_WORDS}"
             ))
         })
     }
@@ -128,6 +162,28 @@ pub struct Metric {
     /// Whether the canary must not be worse than the stable version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compare: bool,
+}
+
+/// How answers to copies are judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Shadow {
+    /// Most of the compared answers that may differ, in percent.
+    pub max_different_percent: f64,
+    /// Comparisons that a look needs.
+    pub min_compared: u64,
+    /// What is compared.
+    pub compare: Comparison,
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self {
+            max_different_percent: 1.0,
+            min_compared: 100,
+            compare: Comparison::default(),
+        }
+    }
 }
 
 /// What is done where too few requests reach the canary.
@@ -198,7 +254,7 @@ pub struct Hook {
     /// When it is asked.
     #[serde(rename = "type")]
     pub kind: HookKind,
-    /// `http://…`; a status of 2xx is a yes.
+    /// `http://…` or `https://…`; a status of 2xx is a yes.
     pub url: String,
     /// How long one try may take.
     #[serde(default = "hook_timeout")]
@@ -209,6 +265,9 @@ pub struct Hook {
     /// Sent with the question.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub metadata: std::collections::BTreeMap<String, String>,
+    /// Who issues its certificate, as PEM; none is who the machine of the control plane believes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
 }
 
 /// Flagger's default.
@@ -257,6 +316,12 @@ pub struct Spec {
     /// The cookie that keeps callers with the version that they got first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<String>,
+    /// Of how many requests the canary gets copies in a mirrored step, in percent; none is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror_percent: Option<u32>,
+    /// How answers to those copies are judged beside what came of the copies themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
 }
 
 impl Default for Spec {
@@ -289,6 +354,8 @@ impl Default for Spec {
             gate_promotion: false,
             matches: Vec::new(),
             affinity: None,
+            mirror_percent: None,
+            shadow: None,
         }
     }
 }
@@ -395,25 +462,37 @@ impl Spec {
         }
         for metric in &self.metrics {
             let sane = match (&metric.metric, metric.bound) {
+                (Of::PerSecond, _) if metric.compare => false,
                 (_, None) => metric.compare,
-                (Of::Quantile(_), Some(bound)) => bound.is_finite() && bound > 0.0,
+                (Of::Quantile(_) | Of::PerSecond, Some(bound)) => bound.is_finite() && bound > 0.0,
                 (Of::Success | Of::Rate(_), Some(bound)) => (0.0..=100.0).contains(&bound),
             };
             if !sane {
                 return Err((
                     format!("the bound of {} makes no sense", metric.metric),
-                    "a share is 0 to 100 %, a duration is above 0, and without a bound it is compared",
+                    "a share is 0 to 100 %, a duration or a number of requests is above 0, and without a bound it is compared; requests a second are not",
                 ));
             }
         }
+        self.check_copies()?;
         for hook in &self.hooks {
-            if !hook.url.starts_with("http://") {
+            let secure = hook.url.starts_with("https://");
+            if hook.ca.is_some() && !secure {
                 return Err((
                     format!(
-                        "webhook {} is at {:?}, which is no http:// URL",
+                        "webhook {} has an authority and is not asked by TLS",
+                        hook.name
+                    ),
+                    "write https:// before its host",
+                ));
+            }
+            if !secure && !hook.url.starts_with("http://") {
+                return Err((
+                    format!(
+                        "webhook {} is at {:?}, which is no http:// or https:// URL",
                         hook.name, hook.url
                     ),
-                    "the control plane speaks HTTP to webhooks; put TLS before it by a sidecar",
+                    "write it with its scheme, such as https://gate.example.com/check",
                 ));
             }
             if !(1..=300_000).contains(&hook.timeout_ms) || hook.retries > 10 {
@@ -422,6 +501,56 @@ impl Spec {
                     "a timeout of 5 minutes and 10 retries at most",
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// The same of what is asked about copies.
+    fn check_copies(&self) -> Result<(), (String, &'static str)> {
+        let mirrors = self.steps.iter().any(|stage| stage.mirror);
+        if let Some(percent) = self.mirror_percent {
+            if !(1..=100).contains(&percent) {
+                return Err((
+                    format!("copies of {percent} % of the requests make no sense"),
+                    "1 to 100, such as --mirror-percent 20",
+                ));
+            }
+            if !mirrors {
+                return Err((
+                    "no step gets copies of requests".to_owned(),
+                    "add --mirror, or leave out how many are mirrored",
+                ));
+            }
+        }
+        let Some(shadow) = &self.shadow else {
+            return match self.strategy {
+                Strategy::Shadow => Err((
+                    "it is not said how answers to copies are judged".to_owned(),
+                    "give a bound, such as --max-different 1",
+                )),
+                _ => Ok(()),
+            };
+        };
+        if !mirrors {
+            return Err((
+                "no step gets copies whose answers could be compared".to_owned(),
+                "choose --strategy shadow, or add --mirror",
+            ));
+        }
+        if !(0.0..=100.0).contains(&shadow.max_different_percent) {
+            return Err((
+                format!(
+                    "{} % of answers cannot differ",
+                    shadow.max_different_percent
+                ),
+                "0 to 100, such as --max-different 1",
+            ));
+        }
+        if shadow.min_compared == 0 {
+            return Err((
+                "a look needs answers that are compared".to_owned(),
+                "give a number above 0, such as --min-compared 100",
+            ));
         }
         Ok(())
     }

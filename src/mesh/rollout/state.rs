@@ -68,6 +68,8 @@ pub enum StepState {
     Failed,
     /// Somebody promoted without it.
     Skipped,
+    /// Somebody ended it.
+    Stopped,
 }
 
 /// One step of a run with what was measured.
@@ -114,6 +116,11 @@ pub struct Call {
 pub(super) struct Window {
     /// Counts as they stood when it was opened; none until they are known.
     pub(super) base: Option<Sides>,
+    /// Since when it counts; 0 until that is known.
+    pub(super) since_unix_ms: u64,
+    /// Who counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) by: Vec<String>,
     /// When the next look is due.
     pub(super) look_unix_ms: u64,
     /// Since when nothing could be decided.
@@ -218,6 +225,23 @@ impl State {
     /// Whether there is nothing left to do.
     pub fn is_done(&self) -> bool {
         self.phase.is_end() && self.applied && self.calls.is_empty() && self.parted
+    }
+
+    /// Whether counts would be looked at now.
+    pub fn counts_at(&self, now: u64) -> bool {
+        let due = self.window.base.is_none() || now >= self.window.look_unix_ms;
+        self.phase == Phase::Progressing && self.applied && due
+    }
+
+    /// When it is looked at next, while a step is being measured.
+    pub fn next_look(&self) -> Option<u64> {
+        let measured = self.phase == Phase::Progressing && self.applied;
+        measured.then_some(self.window.look_unix_ms)
+    }
+
+    /// Who has counted for the window that is open: each must tell again, if it is there.
+    pub fn counted_by(&self) -> &[String] {
+        &self.window.by
     }
 
     /// Share of the canary as it is wanted now, in percent.

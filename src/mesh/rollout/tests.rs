@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+mod copies;
+mod replicas;
+
 use super::judge::{ALPHA, CERTAIN, binomial_tail, fisher_tail, judge};
 use super::*;
 
@@ -41,6 +44,9 @@ struct Run {
     now: u64,
     weights: Option<Vec<(String, u32)>>,
     sides: Sides,
+    arrived: Sides,
+    replicas: Vec<String>,
+    silent: Option<String>,
     ready: usize,
     obedient: bool,
     told: Vec<String>,
@@ -57,6 +63,9 @@ impl Run {
             now: NOW,
             weights: None,
             sides: Sides::default(),
+            arrived: Sides::default(),
+            replicas: Vec::new(),
+            silent: None,
             ready: 2,
             obedient: true,
             told: Vec::new(),
@@ -74,7 +83,10 @@ impl Run {
             };
             let seen = Observation {
                 called: self.sides.clone(),
-                arrived: Sides::default(),
+                arrived: self.arrived.clone(),
+                counted: self.state.counts_at(self.now),
+                counted_by: self.replicas.clone(),
+                uncounted: self.silent.clone(),
                 stable: Ready { ready: 2, all: 2 },
                 canary: ready,
                 weights: self.weights.clone(),
@@ -187,12 +199,16 @@ fn twenty_requests_prove_nothing() {
     let window = Sides {
         stable: counts(180, 0, 10),
         canary: counts(20, 1, 10),
+        ..Sides::default()
     };
-    let measures = judge(&spec, &window);
+    let measures = judge(&spec, (&window, 10_000), false);
     assert_eq!(measures[0].verdict, Verdict::Unproven, "{measures:?}");
     // And as few as there are requests are none.
     spec.min_requests = 21;
-    assert_eq!(judge(&spec, &window)[0].verdict, Verdict::NoData);
+    assert_eq!(
+        judge(&spec, (&window, 10_000), false)[0].verdict,
+        Verdict::NoData
+    );
 }
 
 #[test]
@@ -296,6 +312,7 @@ fn gates_and_webhooks_hold_it_and_let_it_go() {
         timeout_ms: 1_000,
         retries: 0,
         metadata: BTreeMap::new(),
+        ca: None,
     };
     spec.hooks = HookKind::ALL.iter().map(|(_, kind)| hook(*kind)).collect();
     let mut run = Run::new(spec);
@@ -340,6 +357,7 @@ fn a_webhook_may_roll_back_and_a_refusal_is_a_failed_check() {
             timeout_ms: 1_000,
             retries: 0,
             metadata: BTreeMap::new(),
+            ca: None,
         }];
         let mut run = Run::new(spec);
         run.hooks.insert(kind, yes);

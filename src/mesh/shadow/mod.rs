@@ -22,18 +22,18 @@ const SHOWN: usize = 64;
 
 /// What of two answers is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Comparison {
     /// The service whose calls are copied, `name.namespace`, for what is counted.
     pub service: String,
+    /// Only where the copy goes to this subset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Of how many copied requests.
-    #[serde(default)]
     pub share: Share,
     /// Fields of the head, lower case, besides the status.
-    #[serde(default)]
     pub headers: Vec<String>,
     /// Places in JSON that may differ.
-    #[serde(default)]
     pub ignore: Vec<JsonPath>,
     /// Bodies are compared, too.
     pub body: bool,
@@ -45,6 +45,7 @@ impl Default for Comparison {
     fn default() -> Self {
         Self {
             service: String::new(),
+            version: None,
             share: Share::default(),
             headers: Vec::new(),
             ignore: Vec::new(),

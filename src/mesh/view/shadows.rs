@@ -38,14 +38,23 @@ fn forward(action: &Action) -> Option<&Forward> {
 
 /// The comparison of the one service that all of a route leads to.
 fn of(all: &BTreeMap<Hostname, Arc<Comparison>>, forward: &Forward) -> Option<Arc<Comparison>> {
-    if forward.mirrors.is_empty() {
-        return None;
-    }
+    // The first copy is the one whose answer is compared.
+    let copy = forward.mirrors.first()?;
     let mut hosts = forward.clusters.iter().map(|target| host(&target.cluster));
     let first = hosts.next()??;
     let one = hosts.all(|other| other == Some(first));
     let name: Hostname = first.parse().ok().filter(|_| one)?;
-    all.get(&name).map(Arc::clone)
+    let how = all.get(&name)?;
+    let meant = how
+        .version
+        .as_deref()
+        .is_none_or(|version| subset(&copy.cluster) == Some(version));
+    meant.then(|| Arc::clone(how))
+}
+
+/// The subset in the name of a cluster: `outbound|PORT|SUBSET|HOST`.
+fn subset(cluster: &str) -> Option<&str> {
+    cluster.split('|').nth(2)
 }
 
 #[cfg(test)]
@@ -78,5 +87,32 @@ mod tests {
         assert!(!found(&["outbound|80|v1|a.b", "outbound|80||c.d"], true));
         assert!(!found(&["inbound|80||"], true));
         assert!(!found(&[], true));
+    }
+
+    #[test]
+    fn copies_to_others_than_the_one_that_is_tried_are_not_compared() {
+        let how = Comparison {
+            version: Some("v2".to_owned()),
+            ..Comparison::default()
+        };
+        let all = BTreeMap::from([("a.b".parse().unwrap(), Arc::new(how))]);
+        let found = |mirror: &str| {
+            let forward = Forward {
+                clusters: vec![WeightedCluster {
+                    cluster: "outbound|80|v1|a.b".to_owned(),
+                    weight: 1,
+                    ..WeightedCluster::default()
+                }],
+                mirrors: vec![Mirror {
+                    cluster: mirror.to_owned(),
+                    ..Mirror::default()
+                }],
+                ..Forward::default()
+            };
+            of(&all, &forward).is_some()
+        };
+        assert!(found("outbound|80|v2|a.b"));
+        assert!(!found("outbound|80||audit.b"));
+        assert!(!found("outbound|80|v3|a.b"));
     }
 }

@@ -179,7 +179,13 @@ fn analysis_of(value: &Value<'_>, spec: &mut Spec) {
         "stepWeightPromotion",
         "promotion gives the canary everything at once",
     );
-    fields.refuse("mirrorWeight", "all requests are mirrored");
+    if let Some(weight) = whole("mirrorWeight", 1, 100) {
+        if mirror {
+            spec.mirror_percent = Some(weight);
+        } else {
+            fields.ignore("mirrorWeight", "nothing is mirrored without mirror: true");
+        }
+    }
     fields.ignore(
         "primaryReadyThreshold",
         "one instance that is ready is enough",
@@ -289,7 +295,10 @@ fn metric(value: &Value<'_>) -> Option<Metric> {
 fn hook(value: &Value<'_>) -> Option<Hook> {
     let fields = value.fields();
     fields.ignore("muteAlert", "there are no alerts");
-    fields.refuse("disableTLS", "webhooks are asked without TLS");
+    fields.refuse(
+        "disableTLS",
+        "who asks whom it does not know asks nobody: https:// with an authority that is believed, or http://",
+    );
     let kind = match fields.get("type") {
         Some(kind) => kind.choice(&HookKind::ALL),
         // Flagger's default.
@@ -308,6 +317,7 @@ fn hook(value: &Value<'_>) -> Option<Hook> {
         timeout_ms: fields.duration("timeout").map_or(10_000, millis),
         retries: fields.count("retries", 10).unwrap_or_default(),
         metadata: fields.texts("metadata"),
+        ca: None,
     };
     fields.finish();
     kind.map(|_| hook)

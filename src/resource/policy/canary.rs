@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+
 use super::Canary;
-use crate::mesh::rollout::{Hook, HookKind, Metric, NoData, Of, Spec, Stage, Strategy};
+use super::shadow::{comparison, write};
+use crate::mesh::rollout::{
+    Hook, HookKind, Metric, NoData, Of, SERIES_WORDS, Shadow, Spec, Stage, Strategy,
+};
 use crate::resource::reader::{Fields, Value};
 
 const NO_DATA: [(&str, NoData); 4] = [
@@ -106,10 +111,11 @@ fn conditions(fields: &Fields<'_>, spec: &mut Spec) {
 }
 
 fn steps(fields: &Fields<'_>, spec: &mut Spec) {
-    const STRATEGIES: [(&str, Strategy); 3] = [
+    const STRATEGIES: [(&str, Strategy); 4] = [
         ("Weight", Strategy::Weight),
         ("AbTest", Strategy::AbTest),
         ("BlueGreen", Strategy::BlueGreen),
+        ("Shadow", Strategy::Shadow),
     ];
     let plain = |weight: u32| Stage {
         weight,
@@ -136,8 +142,18 @@ fn steps(fields: &Fields<'_>, spec: &mut Spec) {
         (None, None, Strategy::Weight) => Spec::by_size(10),
         (None, None, Strategy::AbTest) => vec![plain(0)],
         (None, None, Strategy::BlueGreen) => vec![plain(0), plain(100)],
+        (None, None, Strategy::Shadow) => vec![plain(100)],
     };
-    if fields.boolean("mirror").unwrap_or_default() {
+    let given = fields.get("shadow");
+    if given.is_some() || spec.strategy == Strategy::Shadow {
+        spec.shadow = Some(given.map_or_else(Shadow::default, |value| shadow(&value)));
+    }
+    let percent = fields
+        .get("mirrorPercent")
+        .and_then(|value| value.integer(1, 100));
+    spec.mirror_percent = percent.and_then(|percent| u32::try_from(percent).ok());
+    // Answers that are compared are those to copies.
+    if fields.boolean("mirror").unwrap_or_default() || spec.shadow.is_some() {
         spec.steps.insert(
             0,
             Stage {
@@ -163,6 +179,23 @@ fn steps(fields: &Fields<'_>, spec: &mut Spec) {
     spec.gate_promotion = fields.boolean("gatePromotion").unwrap_or_default();
 }
 
+fn shadow(value: &Value<'_>) -> Shadow {
+    let fields = value.fields();
+    let mut shadow = Shadow::default();
+    if let Some(most) = fields.get("maxDifferent") {
+        match most.number() {
+            Some(most) => shadow.max_different_percent = most,
+            None => most.error("expected a number"),
+        }
+    }
+    if let Some(least) = fields.count("minCompared", u32::MAX) {
+        shadow.min_compared = u64::from(least);
+    }
+    shadow.compare = comparison(&fields);
+    fields.finish();
+    shadow
+}
+
 fn metric(value: &Value<'_>) -> Option<Metric> {
     let fields = value.fields();
     let name = fields.require("name");
@@ -183,7 +216,9 @@ fn metric(value: &Value<'_>) -> Option<Metric> {
         if let Some(name) = name {
             name.error_hint(
                 "this is no metric",
-                "success-rate, p50, p95, p99, or rate:NAME of failures, retries, timeouts or overflows",
+                format!(
+                    "success-rate, p50, p95, p99, requests-per-second, or rate: of {SERIES_WORDS}"
+                ),
             );
         }
         return None;
@@ -217,6 +252,7 @@ fn hook(value: &Value<'_>) -> Option<Hook> {
         timeout_ms: fields.duration("timeout").map_or(10_000, millis),
         retries: fields.count("retries", 10).unwrap_or_default(),
         metadata: fields.texts("metadata"),
+        ca: fields.get("caBundle").and_then(|value| authority(&value)),
     };
     fields.finish();
     kind.map(|kind| Hook {
@@ -227,6 +263,25 @@ fn hook(value: &Value<'_>) -> Option<Hook> {
         },
         ..hook
     })
+}
+
+/// Certificates as PEM, which may be written in base64, as other kinds have it.
+pub(in crate::resource) fn authority(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let decoded = base64.decode(text.split_whitespace().collect::<String>());
+    let decoded = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let pem = [Some(text), decoded].into_iter().flatten();
+    let pem = pem
+        .into_iter()
+        .find(|text| text.contains("-----BEGIN CERTIFICATE-----"));
+    if pem.is_none() {
+        value.error_hint(
+            "there is no certificate in it",
+            "certificates as PEM, or that in base64",
+        );
+    }
+    pem
 }
 
 /// The object that asks for a rollout of a Service.
@@ -244,6 +299,7 @@ pub fn canary_object(namespace: &str, service: &str, spec: &Spec) -> serde_json:
         Strategy::Weight => "Weight",
         Strategy::AbTest => "AbTest",
         Strategy::BlueGreen => "BlueGreen",
+        Strategy::Shadow => "Shadow",
     };
     say("strategy", json!(strategy));
     let plain = spec.steps.iter().filter(|stage| !stage.mirror);
@@ -253,6 +309,16 @@ pub fn canary_object(namespace: &str, service: &str, spec: &Spec) -> serde_json:
     }
     if spec.steps.iter().any(|stage| stage.mirror) {
         say("mirror", json!(true));
+    }
+    if let Some(percent) = spec.mirror_percent {
+        say("mirrorPercent", json!(percent));
+    }
+    if let Some(shadow) = &spec.shadow {
+        let mut fields = write(&shadow.compare);
+        let most = shadow.max_different_percent;
+        fields.insert("maxDifferent".to_owned(), json!(most));
+        fields.insert("minCompared".to_owned(), json!(shadow.min_compared));
+        say("shadow", Json::Object(fields));
     }
     let gates: Vec<u32> = plain
         .filter(|stage| stage.gate)
@@ -319,14 +385,18 @@ pub fn canary_object(namespace: &str, service: &str, spec: &Spec) -> serde_json:
         .hooks
         .iter()
         .map(|hook| {
-            json!({
+            let mut written = json!({
                 "name": hook.name,
                 "type": hook.kind.name(),
                 "url": hook.url,
                 "timeout": format!("{}ms", hook.timeout_ms),
                 "retries": hook.retries,
                 "metadata": hook.metadata,
-            })
+            });
+            if let (Some(ca), Some(fields)) = (&hook.ca, written.as_object_mut()) {
+                fields.insert("caBundle".to_owned(), json!(ca));
+            }
+            written
         })
         .collect();
     if !hooks.is_empty() {
@@ -343,6 +413,7 @@ pub fn canary_object(namespace: &str, service: &str, spec: &Spec) -> serde_json:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::shadow::Comparison;
     use crate::resource::{Kind, from_value};
 
     #[test]
@@ -360,6 +431,17 @@ mod tests {
                 "cookie:group=b".to_owned(),
             ],
             affinity: Some("side".to_owned()),
+            mirror_percent: Some(20),
+            shadow: Some(Shadow {
+                max_different_percent: 0.5,
+                min_compared: 7,
+                compare: Comparison {
+                    headers: vec!["content-type".to_owned()],
+                    ignore: vec!["$..id".parse().unwrap()],
+                    body_limit: 1_024,
+                    ..Comparison::default()
+                },
+            }),
             ..Spec::default()
         };
         spec.steps[3].gate = true;
@@ -378,7 +460,8 @@ mod tests {
         spec.hooks.push(Hook {
             name: "gate".to_owned(),
             kind: HookKind::ConfirmPromotion,
-            url: "http://gate.shop/check".to_owned(),
+            url: "https://gate.shop/check".to_owned(),
+            ca: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
             timeout_ms: 1_500,
             retries: 2,
             metadata: [("team".to_owned(), "shop".to_owned())].into(),

@@ -23,6 +23,7 @@ pub(super) use fault::fault_injection;
 pub(super) use header::header_policy;
 pub(super) use rate_limit::rate_limit_policy;
 pub(super) use shadow::shadow_diff;
+pub use shadow::{shadow_name, shadow_object};
 pub(super) use target::target;
 
 use crate::mesh::filter::{Compressor, Fault, LocalRateLimit};

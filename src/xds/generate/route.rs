@@ -274,6 +274,7 @@ fn comparison() -> impl Strategy<Value = Arc<Comparison>> {
     )
         .prop_map(|(service, share, headers, ignore, body, body_limit)| {
             Arc::new(Comparison {
+                version: None,
                 service,
                 share,
                 headers,

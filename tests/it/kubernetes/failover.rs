@@ -32,7 +32,7 @@ const ASKED: Duration = Duration::from_millis(4);
 /// Where `cart` is called.
 const PORT: u16 = 8080;
 
-const SHOP: &str = "\
+pub(super) const SHOP: &str = "\
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
@@ -65,7 +65,7 @@ fn round_of(number: u64) -> Value {
 }
 
 /// Puts an object, as somebody who may.
-fn put(cluster: &Cluster, resource: &str, mut object: Value) {
+pub(super) fn put(cluster: &Cluster, resource: &str, mut object: Value) {
     let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
     let key = Key {
         resource: resource.to_owned(),
@@ -89,11 +89,11 @@ fn put(cluster: &Cluster, resource: &str, mut object: Value) {
 }
 
 /// A pod's proxy that knows both replicas.
-struct Sidecar {
+pub(super) struct Sidecar {
     process: Child,
     log: PathBuf,
     /// Where its application calls.
-    outbound: SocketAddr,
+    pub(super) outbound: SocketAddr,
 }
 
 impl Drop for Sidecar {
@@ -104,13 +104,26 @@ impl Drop for Sidecar {
 }
 
 impl Sidecar {
-    fn start(
+    pub(super) fn start(
         (stand, planes): (&Stand, &str),
         service: &str,
         name: &str,
         application: SocketAddr,
     ) -> Self {
-        let labels = json!({"app": service, "security.istio.io/tlsMode": "istio"});
+        Self::of_version((stand, planes), service, name, ("", application))
+    }
+
+    /// One of a version.
+    pub(super) fn of_version(
+        (stand, planes): (&Stand, &str),
+        service: &str,
+        name: &str,
+        (version, application): (&str, SocketAddr),
+    ) -> Self {
+        let mut labels = json!({"app": service, "security.istio.io/tlsMode": "istio"});
+        if !version.is_empty() {
+            labels["version"] = version.into();
+        }
         run_pod(stand, "shop", name, &labels, service);
         let home = stand.dir.path().join(name);
         std::fs::create_dir_all(&home).unwrap();
@@ -209,7 +222,7 @@ async fn call(seen: Arc<Seen>, which: usize, outbound: SocketAddr) {
 }
 
 /// Which proxies have a stream to a replica.
-async fn proxies_of(stand: &Stand, replica: &str) -> BTreeSet<String> {
+pub(super) async fn proxies_of(stand: &Stand, replica: &str) -> BTreeSet<String> {
     let (_, rows) = ask(&stand.dir.path().join(replica), "/proxies").await;
     let rows = rows.as_array().into_iter().flatten();
     rows.map(|row| row["name"].as_str().unwrap().to_owned())

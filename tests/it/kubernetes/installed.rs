@@ -102,6 +102,11 @@ impl Replica {
 
     /// One with these ports: for webhooks, its API, and proxies.
     pub(super) fn start_at(stand: &Stand, name: &str, ports: [u16; 3]) -> Self {
+        Self::start_with(stand, name, ports, &[])
+    }
+
+    /// The same with more flags.
+    pub(super) fn start_with(stand: &Stand, name: &str, ports: [u16; 3], more: &[&str]) -> Self {
         let [webhooks, api, tls] = ports;
         let dir = stand.dir.path();
         let settings = stand
@@ -139,6 +144,7 @@ impl Replica {
             serve.args([port, "0"]);
         }
         let process = serve
+            .args(more)
             .env("POD_NAME", name)
             .env("POD_NAMESPACE", "meshctl-system")
             .stdin(Stdio::null())
@@ -219,6 +225,17 @@ impl Replica {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         [self.webhooks, self.api, self.tls]
+    }
+
+    /// Stops it where it is, or lets it go on.
+    pub(super) fn freeze(&self, frozen: bool) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
+        let signal = if frozen {
+            nix::sys::signal::Signal::SIGSTOP
+        } else {
+            nix::sys::signal::Signal::SIGCONT
+        };
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 
     /// As the kubelet ends it.

@@ -8,6 +8,7 @@ mod fake;
 mod faulty;
 mod gateways;
 mod installed;
+mod judged;
 mod large;
 mod seen;
 mod upgraded;

@@ -72,6 +72,7 @@ struct Set {
 #[command(after_help = "\
 Examples:
   meshctl canary status reviews
+  meshctl canary status reviews -o wide        with what happened
   meshctl canary status reviews.shop -o json")]
 struct Status {
     /// NAME or NAME.NAMESPACE

@@ -1,5 +1,6 @@
 //! `canary start`: what was typed, as what is wanted.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::api::rollouts::{Rollout, Start};
@@ -8,7 +9,10 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::exit::Exit;
 use crate::cli::{parse, settings};
-use crate::mesh::rollout::{Hook, HookKind, Metric, NoData, Of, Spec, Stage, Strategy};
+use crate::mesh::rollout::{
+    Hook, HookKind, Metric, NoData, Of, SERIES_WORDS, Shadow, Spec, Stage, Strategy,
+};
+use crate::mesh::shadow::{Comparison, JsonPath};
 
 /// Give a new version more and more requests, and judge it
 #[derive(Debug, clap::Args)]
@@ -20,6 +24,8 @@ Examples:
   meshctl canary start reviews --to v3 --mirror --gate promotion --watch
   meshctl canary start reviews --to v3 --header x-tester=yes      A/B
   meshctl canary start reviews --to v3 --blue-green --header x-preview=yes
+  meshctl canary start reviews --to v3 --strategy shadow --max-different 1 \\
+      --diff-ignore '$.servedBy' --diff-ignore '$..id'
 
 A bound that is broken is proven by an exact test, so that a few unlucky
 requests stop nothing; so is being worse than the stable version. Until there
@@ -65,7 +71,10 @@ pub(super) struct Args {
     /// Most that the 99th percentile may be
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     max_p99: Option<Duration>,
-    /// Most of a series in percent of requests; may be repeated
+    /// Least requests a second that it must get
+    #[arg(long, value_name = "N")]
+    min_rps: Option<f64>,
+    /// Most of a series in percent of requests: retries, 4xx, 404
     #[arg(long, value_name = "NAME=PERCENT", value_parser = rate)]
     max_rate: Vec<(String, f64)>,
     /// What must not be worse than the stable version, or none
@@ -91,9 +100,30 @@ pub(super) struct Args {
     /// Failed checks that roll back; certain ones need no second
     #[arg(long, value_name = "N", default_value = "2")]
     max_failures: u32,
-    /// A first step in which it gets copies of all requests
+    /// How it gets requests; found out from the other flags
+    #[arg(long, value_name = "weight|ab|blue-green|mirror|shadow", value_parser = way)]
+    strategy: Option<Way>,
+    /// A first step in which it gets copies of requests
     #[arg(long)]
     mirror: bool,
+    /// Of how many requests it gets copies [default: 100]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    mirror_percent: Option<u32>,
+    /// Most answers to copies that may differ [default: 1]
+    #[arg(long, value_name = "PERCENT")]
+    max_different: Option<f64>,
+    /// Comparisons that a look needs [default: 100]
+    #[arg(long, value_name = "N")]
+    min_compared: Option<u64>,
+    /// A header that is compared besides status and body
+    #[arg(long, value_name = "NAME")]
+    diff_header: Vec<String>,
+    /// A place in JSON that may differ, such as $.items[*].id
+    #[arg(long, value_name = "PATH")]
+    diff_ignore: Vec<JsonPath>,
+    /// Compare no bodies
+    #[arg(long)]
+    diff_no_body: bool,
     /// Requests with this header go to it from the start
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::key_value)]
     header: Vec<(String, String)>,
@@ -112,6 +142,9 @@ pub(super) struct Args {
     /// Ask this URL (Flagger's types and payload); may be repeated
     #[arg(long, value_name = "TYPE=URL", value_parser = webhook)]
     webhook: Vec<(HookKind, String)>,
+    /// Who issues the certificates of https webhooks, as PEM
+    #[arg(long, value_name = "FILE", requires = "webhook")]
+    webhook_ca: Option<PathBuf>,
     /// Watch it until it is over
     #[arg(long)]
     watch: bool,
@@ -121,7 +154,33 @@ fn rate(text: &str) -> Result<(String, f64), String> {
     let wrong = || format!("{text:?} is not NAME=PERCENT, such as retries=5");
     let (name, percent) = parse::key_value(text).map_err(|_| wrong())?;
     let percent = percent.parse().map_err(|_| wrong())?;
+    if Of::parse(&format!("rate:{name}")).is_none() {
+        return Err(format!("there is no series {name:?}: {SERIES_WORDS}"));
+    }
     Ok((name, percent))
+}
+
+/// How the canary gets requests, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Weight,
+    Ab,
+    BlueGreen,
+    Mirror,
+    Shadow,
+}
+
+fn way(text: &str) -> Result<Way, String> {
+    match text {
+        "weight" => Ok(Way::Weight),
+        "ab" => Ok(Way::Ab),
+        "blue-green" => Ok(Way::BlueGreen),
+        "mirror" => Ok(Way::Mirror),
+        "shadow" => Ok(Way::Shadow),
+        _ => Err(format!(
+            "{text:?} is none of weight, ab, blue-green, mirror, shadow"
+        )),
+    }
 }
 
 fn no_data(text: &str) -> Result<NoData, String> {
@@ -157,28 +216,31 @@ fn spec(args: &Args) -> Result<Spec, CliError> {
                 .map(|(name, value)| format!("{kind}:{name}={value}")),
         );
     }
-    if args.blue_green && matches.is_empty() {
-        return Err(CliError::usage(
-            "a preview is for somebody: give --header NAME=VALUE or --cookie NAME=VALUE",
-        ));
-    }
+    let way = way_of(args, &matches)?;
+    let shadow = shadow(args, way)?;
+    let ca = match &args.webhook_ca {
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+            CliError::usage(format!("cannot read {}: {error}", file.display()))
+        })?),
+        None => None,
+    };
     let plain = |weight: u32| Stage {
         weight,
         ..Stage::default()
     };
-    let (strategy, mut steps) = if args.blue_green {
-        (Strategy::BlueGreen, vec![plain(0), plain(100)])
-    } else if !args.steps.is_empty() {
-        (
-            Strategy::Weight,
-            args.steps.iter().copied().map(plain).collect(),
-        )
-    } else if !matches.is_empty() && args.step.is_none() {
-        (Strategy::AbTest, vec![plain(0)])
-    } else {
-        (Strategy::Weight, Spec::by_size(args.step.unwrap_or(10)))
+    let given = match (args.steps.as_slice(), args.step) {
+        ([], None) => None,
+        ([], Some(size)) => Some(Spec::by_size(size)),
+        (list, _) => Some(list.iter().copied().map(plain).collect()),
     };
-    if args.mirror {
+    let (strategy, usual) = match way {
+        Way::Weight | Way::Mirror => (Strategy::Weight, Spec::by_size(10)),
+        Way::Ab => (Strategy::AbTest, vec![plain(0)]),
+        Way::BlueGreen => (Strategy::BlueGreen, vec![plain(0), plain(100)]),
+        Way::Shadow => (Strategy::Shadow, vec![plain(100)]),
+    };
+    let mut steps = given.unwrap_or(usual);
+    if args.mirror || shadow.is_some() || way == Way::Mirror {
         steps.insert(
             0,
             Stage {
@@ -227,12 +289,79 @@ fn spec(args: &Args) -> Result<Spec, CliError> {
                 timeout_ms: 10_000,
                 retries: 0,
                 metadata: std::collections::BTreeMap::new(),
+                ca: ca.clone().filter(|_| url.starts_with("https://")),
             })
             .collect(),
         gate_promotion,
         matches,
         affinity: args.affinity_cookie.clone(),
+        mirror_percent: args.mirror_percent,
+        shadow,
     })
+}
+
+/// How it gets requests, by what was said and what else was given.
+fn way_of(args: &Args, matches: &[String]) -> Result<Way, CliError> {
+    let steps = !args.steps.is_empty() || args.step.is_some();
+    let way = match args.strategy {
+        Some(way) if args.blue_green && way != Way::BlueGreen => {
+            return Err(CliError::usage(
+                "--blue-green is --strategy blue-green, and another strategy is given",
+            ));
+        }
+        Some(way) => way,
+        None if args.blue_green => Way::BlueGreen,
+        None if !matches.is_empty() && !steps => Way::Ab,
+        None => Way::Weight,
+    };
+    if matches.is_empty() && way == Way::BlueGreen {
+        return Err(CliError::usage(
+            "a preview is for somebody: give --header NAME=VALUE or --cookie NAME=VALUE",
+        ));
+    }
+    if matches.is_empty() && way == Way::Ab {
+        return Err(CliError::usage(
+            "A/B is for somebody: give --header NAME=VALUE or --cookie NAME=VALUE",
+        ));
+    }
+    if steps && matches!(way, Way::Ab | Way::BlueGreen) {
+        return Err(CliError::usage(
+            "the steps of A/B and blue/green are given: leave out --step and --steps",
+        ));
+    }
+    Ok(way)
+}
+
+/// How answers to copies are judged; none where they are not compared.
+fn shadow(args: &Args, way: Way) -> Result<Option<Shadow>, CliError> {
+    let said = args.max_different.is_some()
+        || args.min_compared.is_some()
+        || !args.diff_header.is_empty()
+        || !args.diff_ignore.is_empty()
+        || args.diff_no_body;
+    if !said && way != Way::Shadow {
+        return Ok(None);
+    }
+    if way != Way::Shadow && way != Way::Mirror && !args.mirror {
+        return Err(CliError::usage(
+            "answers are compared where requests are copied: --strategy shadow, or --mirror",
+        ));
+    }
+    let usual = Shadow::default();
+    Ok(Some(Shadow {
+        max_different_percent: args.max_different.unwrap_or(usual.max_different_percent),
+        min_compared: args.min_compared.unwrap_or(usual.min_compared),
+        compare: Comparison {
+            headers: args
+                .diff_header
+                .iter()
+                .map(|name| name.to_ascii_lowercase())
+                .collect(),
+            ignore: args.diff_ignore.clone(),
+            body: !args.diff_no_body,
+            ..Comparison::default()
+        },
+    }))
 }
 
 fn metrics(args: &Args) -> Result<Vec<Metric>, CliError> {
@@ -252,6 +381,11 @@ fn metrics(args: &Args) -> Result<Vec<Metric>, CliError> {
             compare: false,
         }));
     }
+    all.extend(args.min_rps.map(|bound| Metric {
+        metric: Of::PerSecond,
+        bound: Some(bound),
+        compare: false,
+    }));
     for (name, percent) in &args.max_rate {
         all.push(Metric {
             metric: Of::Rate(name.clone()),
@@ -280,7 +414,16 @@ fn metrics(args: &Args) -> Result<Vec<Metric>, CliError> {
 pub(super) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
     let (service, namespace) = parse::qualified(&args.service, cx.settings.namespace());
     let spec = spec(&args)?;
-    if let (false, Err((message, hint))) = (spec.stable.is_empty(), spec.check()) {
+    // Which version serves is found out by whom it is told.
+    let whole = Spec {
+        stable: if spec.stable.is_empty() {
+            "\u{0}".to_owned()
+        } else {
+            spec.stable.clone()
+        },
+        ..spec.clone()
+    };
+    if let Err((message, hint)) = whole.check() {
         return Err(CliError::Usage {
             message,
             hint: Some(hint.to_owned()),
