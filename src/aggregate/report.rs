@@ -48,6 +48,7 @@ impl Parts {
                 mtls_percent: percent(all.secured, all.arrived),
                 retries: cell.retries,
                 timeouts: cell.timeouts,
+                ejected: 0,
                 overflows: cell.overflows,
                 codes: all
                     .classes

@@ -10,6 +10,7 @@ pub mod canary;
 pub mod check;
 pub mod diff;
 pub mod edges;
+pub mod ejections;
 pub mod faults;
 pub mod identity;
 pub mod local;

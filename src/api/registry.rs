@@ -99,4 +99,7 @@ pub struct EndpointReport {
     pub mtls: bool,
     /// Relative share.
     pub weight: u32,
+    /// Proxies whose outlier detection leaves it out now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected_by: Vec<super::ejections::EjectedBy>,
 }

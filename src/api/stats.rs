@@ -58,6 +58,9 @@ pub struct StatsRow {
     pub timeouts: u64,
     /// Requests refused by a circuit breaker (`UO`).
     pub overflows: u64,
+    /// Endpoints that outlier detection of some caller leaves out now; 0 where rows are of a route.
+    #[serde(rename = "ejectedEndpoints")]
+    pub ejected: u64,
     /// Requests by class of their status.
     pub codes: Vec<CodeCount>,
     /// TCP connections opened.

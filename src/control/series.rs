@@ -20,19 +20,21 @@ use crate::aggregate::sample::{Sample, samples};
 use crate::aggregate::series::{Kept, Key};
 use crate::aggregate::shadows::Shadows;
 use crate::aggregate::{
-    Asked, Ingest, Limits, Process, Query, Series, edges, legacy, links, report, shares,
+    Asked, Ejections, Ingest, Limits, Process, Query, Series, edges, legacy, links, report, shares,
 };
 use crate::api::edges::EdgesReport;
+use crate::api::ejections::EjectionReport;
 use crate::api::series::SeriesReport;
 use crate::api::shadow::ShadowReport;
 use crate::api::stats::StatsReport;
-use crate::mesh::{SpiffeId, World};
+use crate::mesh::{Service, SpiffeId, World};
 use crate::rt::{Reader, Wall};
 use crate::source::store::{Store, StoreError, Tree};
 use crate::xds::node::{Teller, id_name, teller};
 
 use super::attest::is_anothers;
 use super::push::Revised;
+use super::report::ejections::ejected;
 use super::serve_tls::PeerIdentity;
 
 /// How often series are written down, at least when there is little.
@@ -57,6 +59,8 @@ pub struct Numbers {
     inner: Arc<Mutex<Inner>>,
     /// In memory only.
     shadows: Arc<Mutex<Shadows>>,
+    /// Likewise.
+    ejections: Arc<Mutex<Ejections>>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +153,7 @@ impl Numbers {
             alone,
             inner: Arc::new(Mutex::new(inner)),
             shadows: Arc::default(),
+            ejections: Arc::default(),
         };
         numbers.read_old()?;
         Ok(numbers)
@@ -202,6 +207,21 @@ impl Numbers {
         });
         let mut shadows = self.shadows.lock().unwrap_or_else(PoisonError::into_inner);
         shadows.push(&of.node, &samples, now);
+        drop(shadows);
+        let mut ejections = self
+            .ejections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        ejections.hear(&process, &message.envoy_metrics, now);
+    }
+
+    /// The endpoints that proxies have ejected, in the words of `world`: of one service, or of all.
+    pub(super) fn ejected(&self, world: &World, only: Option<&Service>) -> Vec<EjectionReport> {
+        let ejections = self
+            .ejections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        ejected(world, ejections.at(self.wall.millis()), only)
     }
 
     /// The signals of a window.

@@ -266,6 +266,7 @@ impl Admin {
         families.extend(super::stats::guards(tables.guards()));
         families.extend(self.shared.overload.families());
         families.extend(super::health::numbers::families(&tables));
+        families.extend(super::health::numbers::ejected(&tables, &self.shared));
         if let Some(material) = self.identities.load().as_ref() {
             let left = material.not_after.saturating_sub(self.shared.wall.millis()) / 1000;
             families.push(gauge(

@@ -177,6 +177,7 @@ pub async fn run_after(
     tasks.spawn("overload", overload::watch(Arc::clone(&shared)));
     let endpoints = Tasks::new();
     let admin_sockets = admin::start(&admin, &endpoints, control.taken.as_mut())?;
+    health::numbers::tell(&shared, control.tables.reader());
     let reviews = health::review::run(Arc::clone(&shared), control.tables.reader());
     tasks.spawn("outlier-reviews", reviews);
     let checks = health::checks::run(

@@ -7,6 +7,7 @@
 //! sending to `proxy` and storing to `aggregate`.
 
 pub mod access;
+pub mod ejected;
 pub mod event;
 pub mod flag;
 pub mod line;

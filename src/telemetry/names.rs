@@ -121,6 +121,16 @@ pub const SHADOW_DIFFERENCES: Metric = counter(
     "meshctl_shadow_differences_total",
     "Differences between answers to copies of requests and those that callers got.",
 );
+/// Since when an endpoint is left out that a proxy has ejected, by cluster, endpoint and reason.
+pub const EJECTED_SINCE: Metric = gauge(
+    "meshctl_outlier_ejected_timestamp_seconds",
+    "When an endpoint was ejected that still is, since the epoch.",
+);
+/// Until when; the same labels.
+pub const EJECTED_UNTIL: Metric = gauge(
+    "meshctl_outlier_ejected_until_timestamp_seconds",
+    "When an endpoint that is ejected may be called again, since the epoch.",
+);
 /// Events that were counted under `unknown`, because there were too many label sets.
 pub const OVERFLOW: Metric = counter(
     "meshctl_metrics_overflow_total",

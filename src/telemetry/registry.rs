@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::mesh::cluster::ServiceRef;
 
@@ -29,6 +30,16 @@ pub struct Registry {
     inner: Mutex<Inner>,
     /// Events counted under a folded key.
     overflow: AtomicU64,
+    state: OnceLock<State>,
+}
+
+/// What holds now, and is read whenever somebody is told.
+struct State(Box<dyn Fn() -> Vec<Family> + Send + Sync>);
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -263,7 +274,15 @@ impl Registry {
     /// What has changed since it was last told, or all of it to a [`Told`] that is new, with durations by
     /// [`names::LATENCY_MICROS`] and without sizes, of which the control plane keeps nothing.
     pub fn tell(&self, told: &mut Told) -> Vec<Family> {
-        self.collect(Some(told))
+        let mut families = self.collect(Some(told));
+        // All of it each time: who is told sees by what is missing that something holds no more.
+        families.extend(self.state.get().into_iter().flat_map(|state| (state.0)()));
+        families
+    }
+
+    /// Has whoever is told hear of `state` as well, whole each time. The first to say so is heeded.
+    pub fn also(&self, state: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
+        let _first = self.state.set(State(Box::new(state))).is_ok();
     }
 
     fn collect(&self, mut told: Option<&mut Told>) -> Vec<Family> {

@@ -104,6 +104,7 @@ pub(crate) fn endpoints() -> Vec<EndpointReport> {
         health,
         mtls,
         weight: 1,
+        ejected_by: Vec::new(),
     })
     .collect()
 }

@@ -31,6 +31,7 @@ mod definitions;
 mod corpus;
 mod doors;
 mod eastwest;
+mod ejected;
 mod edges;
 mod envoy;
 mod envoy_chains;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | what changes something, tokens, who may use the API | the replica that writes |
 //! | `proxies`, `config`, `audit`, registered instances | every replica: each knows who is connected to it |
+//! | `ejections` | every replica: each knows what its proxies leave out; `endpoints` and `stats` get it put in |
 //! | `stats`, `series`, `edges`, `shadow` | every replica: proxies tell numbers to the one that they are connected to; counts are added before percentages and percentiles are made |
 //! | rollouts | the writer, which drives them |
 //! | `tap` | every replica: each tells what its proxies tell, for as long as all of them are there |
@@ -23,7 +24,10 @@ use crate::aggregate::edges::Parts as Linked;
 use crate::aggregate::query::Parts;
 use crate::aggregate::traces;
 use crate::api::PREFIX;
+use crate::api::ejections::{self, EjectionReport};
+use crate::api::registry::EndpointReport;
 use crate::api::shadow::ShadowReport;
+use crate::api::stats::StatsReport;
 use crate::cli::client::Asked;
 use crate::cli::error::CliError;
 
@@ -70,7 +74,9 @@ impl Whom {
             };
         }
         match parts.as_slice() {
-            ["proxies" | "audit"] | ["registry", "instances"] => Self::Every(How::Lists),
+            ["proxies" | "audit" | "ejections"] | ["registry", "instances"] => {
+                Self::Every(How::Lists)
+            }
             ["proxies", _, "config", _] => Self::Every(How::Known),
             ["stats"] => Self::Every(How::Stats),
             ["series"] => Self::Every(How::Series),
@@ -175,6 +181,7 @@ pub(super) fn measures(asked: &Asked<'_>) -> Option<Measured> {
     let path = asked.path.split('?').next().unwrap_or_default();
     match path.strip_prefix(PREFIX)?.split('/').nth(1)? {
         "canaries" if asked.method == Method::GET => Some(Measured::Versions),
+        "endpoints" => Some(Measured::Ejections),
         "routes" => Some(Measured::Backends),
         _ => None,
     }
@@ -187,6 +194,31 @@ pub(super) enum Measured {
     Versions,
     /// Of routes: by backend.
     Backends,
+    /// Of endpoints: who leaves them out.
+    Ejections,
+}
+
+/// Puts into endpoints what proxies of all replicas leave out.
+pub(super) fn put_ejections(endpoints: Value, ejections: &Bytes) -> Result<Value, CliError> {
+    let mut rows: Vec<EndpointReport> = serde_json::from_value(endpoints).map_err(no_sense)?;
+    let ejections: Vec<EjectionReport> = serde_json::from_slice(ejections).map_err(no_sense)?;
+    ejections::mark(&mut rows, &ejections);
+    written(&rows)
+}
+
+/// Counts them in what `asked` for statistics.
+pub(super) fn count_ejections(
+    asked: &Asked<'_>,
+    stats: &Bytes,
+    ejections: &Bytes,
+) -> Result<Bytes, CliError> {
+    let mut report: StatsReport = serde_json::from_slice(stats).map_err(no_sense)?;
+    let ejections: Vec<EjectionReport> = serde_json::from_slice(ejections).map_err(no_sense)?;
+    let query = asked.path.split_once('?').map_or("", |(_, query)| query);
+    let by = query.split('&').find_map(|part| part.strip_prefix("by="));
+    let by_source = by.is_some_and(|by| by.contains("source"));
+    ejections::count(&mut report.rows, by_source, &ejections);
+    Ok(Bytes::from(written(&report)?.to_string()))
 }
 
 /// Takes out what one replica measured of backends.
@@ -254,6 +286,7 @@ mod tests {
         assert_eq!(whom(Method::POST, "/diff"), Whom::Any);
         assert_eq!(whom(Method::POST, "/canaries/a/b"), Whom::Leader);
         assert_eq!(whom(Method::GET, "/proxies"), Whom::Every(How::Lists));
+        assert_eq!(whom(Method::GET, "/ejections"), Whom::Every(How::Lists));
         assert_eq!(
             whom(Method::GET, "/proxies/a.b/config/all"),
             Whom::Every(How::Known)
@@ -283,6 +316,32 @@ mod tests {
         assert_eq!(status["versions"][0]["measuredPercent"], 75.0);
         assert_eq!(status["versions"][1]["successPercent"], 50.0);
         assert_eq!(status["versions"][1]["requestsPerSecond"], 0.2);
+    }
+
+    #[test]
+    fn ejections_of_all_are_put_in() {
+        let ejection = |proxy: &str| {
+            json!({"service": "a.b", "port": 80, "address": "10.0.0.1:80", "version": "v1", "proxy": proxy,
+                "workload": "c.b", "reason": "consecutive_5xx", "sinceUnixMs": 1, "untilUnixMs": 2})
+        };
+        let ejections = Bytes::from(json!([ejection("c-1.b"), ejection("c-2.b")]).to_string());
+        let endpoint = |address: &str| {
+            json!({"service": "a.b", "port": 80, "address": address, "instance": "a-1", "version": "v1",
+                "health": "healthy", "mtls": true, "weight": 1})
+        };
+        let rows = json!([endpoint("10.0.0.1:80"), endpoint("10.0.0.2:80")]);
+        let rows = put_ejections(rows, &ejections).unwrap();
+        assert_eq!(rows[0]["ejectedBy"][1]["proxy"], "c-2.b");
+        assert_eq!(rows[1].get("ejectedBy"), None);
+        let stats = json!({"windowSeconds": 60, "atUnixMs": 1, "rows": [{"service": "a.b"}]});
+        let stats = Bytes::from(stats.to_string());
+        let counted = |path: &str| {
+            let bytes = count_ejections(&Asked::get(path), &stats, &ejections).unwrap();
+            let report: Value = serde_json::from_slice(&bytes).unwrap();
+            report["rows"][0]["ejectedEndpoints"].clone()
+        };
+        assert_eq!(counted("/api/v1/stats?window=60"), 1);
+        assert_eq!(counted("/api/v1/stats?by=source&window=60"), 0);
     }
 
     #[test]

@@ -345,9 +345,15 @@ impl Mesh {
                 Ok((status, body))
             }
             Whom::Every(how) => {
-                let asked = &how.question(asked);
-                let answers = self.ask_all(session, asked, &bearer).await?;
-                how.merge(answers)
+                let question = how.question(asked);
+                let answers = self.ask_all(session, &question, &bearer).await?;
+                let (status, body) = how.merge(answers)?;
+                if how != How::Stats || !status.is_success() {
+                    return Ok((status, body));
+                }
+                let ejections = self.ejections(session, &bearer).await?;
+                let body = merge::count_ejections(asked, &body, &ejections)?;
+                Ok((status, body))
             }
         }
     }
@@ -368,6 +374,10 @@ impl Mesh {
             return Ok((status, body));
         };
         match what {
+            merge::Measured::Ejections => {
+                let ejections = self.ejections(session, bearer).await?;
+                answer = merge::put_ejections(answer, &ejections)?;
+            }
             merge::Measured::Backends => merge::without_shares(&mut answer),
             merge::Measured::Versions => {
                 let path = format!("{PREFIX}/stats?window=60&by=version");
@@ -380,6 +390,16 @@ impl Mesh {
             }
         }
         Ok((status, Bytes::from(answer.to_string())))
+    }
+
+    /// What proxies of all replicas have ejected.
+    async fn ejections(&self, session: &Session, bearer: &HeaderValue) -> Result<Bytes, CliError> {
+        let path = format!("{PREFIX}/ejections");
+        let answers = self.ask_all(session, &Asked::get(&path), bearer).await?;
+        let (status, body) = How::Lists.merge(answers)?;
+        // One of an older version knows of none.
+        let none = Bytes::from_static(b"[]");
+        Ok(if status.is_success() { body } else { none })
     }
 
     /// The first replica that answers.

@@ -1,5 +1,6 @@
 //! Services, endpoints and registered instances.
 
+use crate::api::ejections::EjectedBy;
 use crate::api::registry::{EndpointReport, InstanceReport, ServiceReport};
 use crate::mesh::Health;
 
@@ -77,6 +78,7 @@ impl Render for Vec<EndpointReport> {
             Column::text("MTLS"),
             Column::number("WEIGHT").when(page.wide),
             Column::long("INSTANCE").when(page.wide),
+            Column::long("EJECTED BY").when(self.iter().any(|row| !row.ejected_by.is_empty())),
         ]);
         for row in self {
             grid.row([
@@ -88,6 +90,7 @@ impl Render for Vec<EndpointReport> {
                 yes(row.mtls),
                 row.weight.to_string().into(),
                 row.instance.as_str().into(),
+                ejected(&row.ejected_by, page),
             ]);
         }
         grid.draw(page)
@@ -163,6 +166,34 @@ pub(crate) fn ready(ready: usize, all: usize) -> Cell {
         Tone::Plain
     };
     Cell::new(format!("{ready}/{all}"), tone)
+}
+
+/// Who leaves it out and how long yet; on a wide page each one, with why and since when.
+fn ejected(by: &[EjectedBy], page: &Page) -> Cell {
+    let Some(last) = by.iter().max_by_key(|one| one.until_unix_ms) else {
+        return Cell::or_dash("");
+    };
+    // Who is late to say that it is over has said so by the next second.
+    let left =
+        |one: &EjectedBy| number::until(one.until_unix_ms.max(page.now_unix_ms), page.now_unix_ms);
+    let text = match by {
+        _ if page.wide => {
+            let each = by.iter().map(|one| {
+                let since = number::age(one.since_unix_ms, page.now_unix_ms);
+                format!(
+                    "{} ({}, {since} ago, {} left)",
+                    one.proxy,
+                    one.reason,
+                    left(one)
+                )
+            });
+            each.collect::<Vec<_>>().join("; ")
+        }
+        [one] if one.workload.is_empty() => format!("{}, {} left", one.proxy, left(one)),
+        [one] => format!("{}, {} left", one.workload, left(one)),
+        several => format!("{} proxies, {} left", several.len(), left(last)),
+    };
+    Cell::new(text, Tone::Bad)
 }
 
 fn health(health: Health) -> Cell {

@@ -25,6 +25,7 @@ impl Render for StatsReport {
             Column::number("RETRIES").when(page.wide),
             Column::number("TIMEOUTS").when(page.wide),
             Column::number("OVERFLOWS").when(page.wide),
+            Column::number("EJECTED").when(page.wide || any(|row| row.ejected > 0)),
             Column::number("2XX").when(page.wide),
             Column::number("3XX").when(page.wide),
             Column::number("4XX").when(page.wide),
@@ -56,6 +57,10 @@ impl Render for StatsReport {
                 row.retries.to_string().into(),
                 row.timeouts.to_string().into(),
                 row.overflows.to_string().into(),
+                match row.ejected {
+                    0 => "0".into(),
+                    some => Cell::new(some.to_string(), Tone::Bad),
+                },
                 class("2xx"),
                 class("3xx"),
                 class("4xx"),

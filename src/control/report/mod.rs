@@ -5,6 +5,7 @@
 
 pub mod authz;
 pub mod diff;
+pub mod ejections;
 pub mod explain;
 mod fields;
 pub mod matrix;

@@ -146,6 +146,7 @@ pub fn endpoints(world: &World, only: Option<&Service>) -> Vec<EndpointReport> {
                     health: instance.health,
                     mtls: instance.mtls,
                     weight: instance.weight,
+                    ejected_by: Vec::new(),
                 });
             }
         }

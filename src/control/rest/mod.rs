@@ -9,6 +9,7 @@ mod authz;
 mod canaries;
 mod changes;
 mod edges;
+mod ejections;
 mod faults;
 mod objects;
 pub mod peer;
@@ -137,6 +138,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Control>>)> {
         ("/stats", get(stats::stats)),
         ("/series", get(stats::series)),
         ("/edges", get(edges::edges)),
+        ("/ejections", get(ejections::ejections)),
         ("/shadows", get(shadows::shadows)),
         ("/tap", get(tap::tap)),
         ("/traces", get(traces::list)),
@@ -343,6 +345,7 @@ async fn list_endpoints(
     if let (None, Some(namespace)) = (only, parameters.get("namespace")) {
         rows.retain(|row| is_of(&world, &row.service, namespace));
     }
+    crate::api::ejections::mark(&mut rows, &control.numbers.ejected(&world, only));
     Ok(Json(rows))
 }
 

@@ -98,6 +98,7 @@ pub const RULES: &[Rule] = &[
     look("GET", "/stats"),
     look("GET", "/series"),
     look("GET", "/edges"),
+    look("GET", "/ejections"),
     look("GET", "/shadows"),
     // Fields and queries of requests are for operators, which the handler sees to.
     look("GET", "/tap"),

@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 
 use super::{Answer, Parameters, Shared, encode, in_parts, is_of, named, short, space};
 use crate::aggregate::{self, Class, GroupBy};
+use crate::api::ejections::count;
 use crate::api::{Problem, Reason};
 use crate::control::Control;
 
@@ -20,7 +21,15 @@ pub(super) async fn stats(
     let answer = if in_parts(&parameters) {
         encode(&parts)
     } else {
-        encode(&parts.report())
+        let mut report = parts.report();
+        let world = control.index.world();
+        let by_source = query.by.contains(&GroupBy::Source);
+        count(
+            &mut report.rows,
+            by_source,
+            &control.numbers.ejected(&world, None),
+        );
+        encode(&report)
     };
     Ok(Json(answer?))
 }

@@ -1,13 +1,17 @@
 //! What ejections and checks have come to, by Envoy's names.
 
-use crate::telemetry::names::{Kind as Shape, Metric};
+use std::sync::Arc;
+
+use crate::rt::{self, Reader};
+use crate::telemetry::names::{EJECTED_SINCE, EJECTED_UNTIL, Kind as Shape, Metric};
 use crate::telemetry::{Family, Sample, Value};
 
 use super::super::balance::outlier::Kind;
+use super::super::context::Shared;
 use super::super::tables::{ClusterTable, Tables};
 use super::flags::Why;
 
-const CLUSTER: &str = "envoy_cluster_name";
+use crate::telemetry::ejected::{CLUSTER, ENDPOINT, REASON};
 
 /// One metric of clusters, and how it is read.
 struct Read {
@@ -166,4 +170,61 @@ pub(crate) fn families(tables: &Tables) -> Vec<Family> {
             })
         })
         .collect()
+}
+
+/// Most ejected endpoints that are told of one by one.
+const MOST_EJECTED: usize = 256;
+
+/// The endpoints that are ejected now: since when, and until when.
+pub(crate) fn ejected(tables: &Tables, shared: &Shared) -> Vec<Family> {
+    let (now, wall) = (shared.millis(rt::now()), shared.wall.millis());
+    // To the second: nobody looks closer, and seconds are what such metrics are in.
+    let at = |millis: u64| wall.saturating_add(millis).saturating_sub(now) / 1_000;
+    let (mut since, mut until) = (Vec::new(), Vec::new());
+    let out = tables
+        .clusters
+        .iter()
+        .filter(|cluster| {
+            cluster
+                .outlier
+                .as_ref()
+                .is_some_and(|of| of.stats.active() > 0)
+        })
+        .flat_map(|cluster| {
+            cluster
+                .endpoints
+                .entries
+                .iter()
+                .map(move |entry| (cluster, entry))
+        })
+        .filter(|(_, entry)| entry.state.health.holds(Why::Outlier))
+        .filter_map(|(cluster, entry)| Some((cluster, entry, entry.state.monitor()?.ejection()?)));
+    for (cluster, entry, ejection) in out.take(MOST_EJECTED) {
+        let labels = vec![
+            (CLUSTER, cluster.config.name.clone()),
+            (ENDPOINT, entry.address.to_string()),
+            (REASON, ejection.kind.name().to_owned()),
+        ];
+        for (samples, millis) in [(&mut since, ejection.since), (&mut until, ejection.until)] {
+            samples.push(Sample {
+                labels: labels.clone(),
+                value: Value::Gauge(at(millis)),
+            });
+        }
+    }
+    [(EJECTED_SINCE, since), (EJECTED_UNTIL, until)]
+        .into_iter()
+        .filter(|(_, samples)| !samples.is_empty())
+        .map(|(metric, samples)| Family { metric, samples })
+        .collect()
+}
+
+/// Has the control plane told of them with the numbers.
+pub(crate) fn tell(shared: &Arc<Shared>, tables: Reader<Tables>) {
+    // The registry is a part of what is shared, which would keep itself.
+    let of = Arc::downgrade(shared);
+    shared.registry.also(move || {
+        let shared = of.upgrade();
+        shared.map_or_else(Vec::new, |shared| ejected(&tables.load(), &shared))
+    });
 }

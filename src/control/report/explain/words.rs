@@ -172,6 +172,7 @@ pub(super) fn candidates(view: &View, backend: &BackendReport, port: u16) -> Vec
                 health: endpoint.health,
                 mtls: endpoint.mtls,
                 weight: endpoint.weight,
+                ejected_by: Vec::new(),
             },
             priority: endpoint.priority,
             locality: place(&endpoint.locality),

@@ -11,7 +11,7 @@ pub(crate) mod stats;
 pub(crate) mod sweep;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,6 +48,14 @@ pub(crate) enum Kind {
     ResponseTime,
 }
 
+/// An ejection that goes on; times are in milliseconds since the proxy began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ejection {
+    pub(crate) kind: Kind,
+    pub(crate) since: u64,
+    pub(crate) until: u64,
+}
+
 /// The outlier detection of a cluster.
 #[derive(Debug)]
 pub(crate) struct Detector {
@@ -77,6 +85,9 @@ pub(crate) struct Monitor {
     backoff: AtomicU32,
     /// Milliseconds since the proxy began; 0 is not ejected, or only just.
     ejected_until: AtomicU64,
+    /// When that began, likewise, and for which of [`Kind::ALL`].
+    ejected_since: AtomicU64,
+    ejected_for: AtomicU8,
     /// As `ejected_until`, plus one; 0 is never.
     returned: AtomicU64,
     /// Of the last interval, in hundredths of a percent, plus one; 0 is unknown.
@@ -185,6 +196,17 @@ pub(crate) fn record(
 }
 
 impl Monitor {
+    /// Why it is out, since when and until when, if it is.
+    pub(crate) fn ejection(&self) -> Option<Ejection> {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        let at = usize::from(self.ejected_for.load(Ordering::Relaxed));
+        (until != 0).then_some(Ejection {
+            kind: *Kind::ALL.get(at)?,
+            since: self.ejected_since.load(Ordering::Relaxed),
+            until,
+        })
+    }
+
     /// How often it was ejected.
     pub(crate) fn ejections(&self) -> u32 {
         self.ejections.load(Ordering::Relaxed)
@@ -345,6 +367,10 @@ impl Watched<'_> {
         }
         let span = base.saturating_mul(u64::from(times)).min(longest);
         let until = now.saturating_add(span).saturating_add(jitter).max(1);
+        let at = Kind::ALL.iter().position(|other| *other == kind);
+        let at = at.and_then(|at| u8::try_from(at).ok()).unwrap_or_default();
+        monitor.ejected_for.store(at, Ordering::Relaxed);
+        monitor.ejected_since.store(now, Ordering::Relaxed);
         monitor.ejected_until.store(until, Ordering::Relaxed);
         let ejections = monitor.ejections.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(

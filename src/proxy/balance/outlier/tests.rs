@@ -56,11 +56,20 @@ fn five_errors_in_a_row_eject_and_a_success_starts_over() {
     answer(200);
     (0..4).for_each(|_| answer(500));
     assert_eq!(out(&cluster), [0; 0]);
+    let ejection = || {
+        let monitor = cluster.endpoints.entries[0].state.monitor().unwrap();
+        monitor
+            .ejection()
+            .map(|one| (one.kind, one.since, one.until))
+    };
+    assert_eq!(ejection(), None);
     answer(500);
     assert_eq!(out(&cluster), [0]);
+    assert_eq!(ejection(), Some((Kind::Consecutive5xx, 100, 1_100)));
     review(&cluster, 1_099);
     assert_eq!(out(&cluster), [0]);
     review(&cluster, 1_100);
+    assert_eq!(ejection(), None);
     assert_eq!(out(&cluster), [0; 0]);
     assert_eq!(stats(&cluster, Kind::Consecutive5xx), (1, 1));
 }
