@@ -282,7 +282,8 @@ impl AccessRecord {
         line.put(",\"response_flags\":").json(self.flag.name());
         line.put(",\"response_code_details\":")
             .json(&self.details());
-        line.put(",\"connection_termination_details\":null");
+        line.put(",\"connection_termination_details\":")
+            .json(&self.termination());
         line.put(",\"bytes_received\":").figure(self.received);
         line.put(",\"bytes_sent\":").figure(self.sent);
         line.put(",\"duration\":").figure(millis(self.duration));

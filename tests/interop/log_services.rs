@@ -52,8 +52,7 @@ fn logged(
     }
     view.clusters.insert("sink".to_owned(), Arc::new(collector));
     let at = SocketAddr::from(([127, 0, 0, 1], sink));
-    view.endpoints
-        .insert("sink".to_owned(), endpoints(&[at]));
+    view.endpoints.insert("sink".to_owned(), endpoints(&[at]));
     let kept = Expression::new("!request.url_path.startsWith('/dropped')").unwrap();
     let filter = Some(Filter::Expression(kept));
     let logs = logs.iter().cloned().map(Logger::service);
@@ -157,7 +156,10 @@ fn common(entries: &[Value]) -> Vec<Value> {
         let entry = entry["entry"].as_object_mut().unwrap();
         let common = entry["common_properties"].as_object_mut().unwrap();
         for name in ["start_time", "duration", "time_to_last_downstream_tx_byte"] {
-            assert!(common.remove(name).is_some() || kind == "tcp_logs", "{name}");
+            assert!(
+                common.remove(name).is_some() || kind == "tcp_logs",
+                "{name}"
+            );
         }
         for (name, port) in [
             ("downstream_remote_address", true),
@@ -211,7 +213,11 @@ async fn a_real_envoy_and_our_proxy_tell_the_same() {
         return;
     };
     synced(&stand).await;
-    let (drain, _) = own(logged(ours, app, (ports[0], false), &logs), &tasks, options());
+    let (drain, _) = own(
+        logged(ours, app, (ports[0], false), &logs),
+        &tasks,
+        options(),
+    );
     for at in [theirs, ours] {
         listens(at.0).await;
         listens(at.1).await;
@@ -260,7 +266,9 @@ async fn a_real_envoy_and_our_proxy_tell_opentelemetry_the_same() {
         };
         let text = |text: &str| Part::Text(text.to_owned());
         let said = Otlp {
-            body: Some(text("%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE%")),
+            body: Some(text(
+                "%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE%",
+            )),
             attributes: BTreeMap::from([
                 ("code".to_owned(), text("%RESPONSE_CODE%")),
                 ("flags".to_owned(), text("%RESPONSE_FLAGS%")),
@@ -286,11 +294,7 @@ async fn a_real_envoy_and_our_proxy_tell_opentelemetry_the_same() {
             return;
         };
         synced(&stand).await;
-        let (drain, _) = own(
-            logged(ours, app, (port, by_http), &logs),
-            &tasks,
-            options(),
-        );
+        let (drain, _) = own(logged(ours, app, (port, by_http), &logs), &tasks, options());
         for at in [theirs, ours] {
             listens(at.0).await;
             calls(at.0).await;
@@ -541,9 +545,9 @@ spec:
             let tls = &one["entry"]["common_properties"]["tls_properties"];
             tls["tls_version"] == "TLSv1_3"
         })?;
-        let plain = told.iter().find(|one| {
-            one["entry"]["common_properties"]["tls_properties"].is_null()
-        })?;
+        let plain = told
+            .iter()
+            .find(|one| one["entry"]["common_properties"]["tls_properties"].is_null())?;
         Some((secured.clone(), plain.clone()))
     };
     let deadline = meshctl::rt::now() + std::time::Duration::from_secs(30);
@@ -569,7 +573,10 @@ spec:
     for (side, account) in [("peer", "caller"), ("local", "shop")] {
         let names = &tls[format!("{side}_certificate_properties")]["subject_alt_name"];
         let uri = names[0]["uri"].as_str().unwrap();
-        assert!(uri.starts_with("spiffe://") && uri.contains(account), "{uri}");
+        assert!(
+            uri.starts_with("spiffe://") && uri.contains(account),
+            "{uri}"
+        );
     }
     tasks.end().await;
 }

@@ -14,9 +14,7 @@ use crate::mesh::access_log::service::{LogService, Otlp, Record, Says};
 use crate::mesh::tracing::{CustomTag, TagFrom};
 use crate::rt::UnixMillis;
 use crate::telemetry::otlp::{InstrumentationScope, KeyValue, Resource, text};
-use crate::telemetry::otlp_logs::{
-    ExportLogsServiceRequest, LogRecord, ResourceLogs, ScopeLogs,
-};
+use crate::telemetry::otlp_logs::{ExportLogsServiceRequest, LogRecord, ResourceLogs, ScopeLogs};
 use crate::telemetry::{AccessRecord, Place};
 
 use super::entry::{Besides, http, tcp};

@@ -210,7 +210,12 @@ impl Feeder {
                     if self.backoff.attempts() == 0 {
                         tracing::warn!(log = name, to, error, "calls are not told; will try again");
                     } else {
-                        tracing::debug!(log = name, to, error, "calls are not told; will try again");
+                        tracing::debug!(
+                            log = name,
+                            to,
+                            error,
+                            "calls are not told; will try again"
+                        );
                     }
                     tokio::time::sleep(self.backoff.next(fastrand::f64())).await;
                 }

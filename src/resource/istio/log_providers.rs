@@ -171,7 +171,10 @@ fn streamed(
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "another of the three may be refused")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "another of the three may be refused"
+)]
 fn http(fields: &Fields<'_>) -> Option<Says> {
     let names = |field| {
         let name = |value: &Value<'_>| header_name(value, &value.text()?);
@@ -184,7 +187,10 @@ fn http(fields: &Fields<'_>) -> Option<Says> {
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "another of the three may be refused")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "another of the three may be refused"
+)]
 fn tcp(_: &Fields<'_>) -> Option<Says> {
     Some(Says::Tcp)
 }
