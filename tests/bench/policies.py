@@ -15,12 +15,13 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from base64 import urlsafe_b64encode
 from pathlib import Path
+
+from stand import Stand, service
 
 NET = "127.77.0."
 # Of each sidecar: what one of its policies says.
@@ -87,10 +88,7 @@ def manifests(count, jwks):
     made = []
     for index, text in enumerate(KINDS.values()):
         name = f"app{index}"
-        made.append(
-            f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n"
-            f"spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 9080}}]}}\n"
-        )
+        made.append(service(name))
         for number in range(count if text else 0):
             said = text.replace("%d", str(number))
             made.append(
@@ -98,10 +96,7 @@ def manifests(count, jwks):
                 f"metadata: {{name: {name}-{number}}}\nspec:\n  selector: {{matchLabels: {{app: {name}}}}}\n  {said}\n"
             )
     name = f"app{len(KINDS)}"
-    made.append(
-        f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n"
-        f"spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 9080}}]}}\n"
-    )
+    made.append(service(name))
     made.append(
         f"apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}}}\n"
         f"spec: {{selector: {{matchLabels: {{app: {name}}}}}, jwtRules: [{{issuer: bench, jwks: '{jwks}'}}]}}\n"
@@ -116,72 +111,44 @@ def main():
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--duration", type=int, default=3, help="seconds")
     a = p.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        started = []
-
-        def start(name, *argv):
-            log = open(f"{home}/{name}.log", "w")
-            started.append(subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT))
-            return started[-1].pid
-
-        def run(*argv, text=None):
-            done = subprocess.run([a.binary, "--home", f"{home}/mesh", *argv], input=text, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{argv[0]}: {done.stderr}")
-            return done.stdout.strip()
-
-        try:
-            app = f"{NET}2:9080"
-            jwks, sign = signer(home)
-            conf = Path(home, "nginx.conf")
-            conf.write_text(NGINX % {"dir": home, "at": app})
-            start("nginx", "nginx", "-c", str(conf))
-            run("install", "-q")
-            start("control-plane", a.binary, "--home", f"{home}/mesh", "control-plane", "--listen", f"{NET}1")
-            run("check", "--wait", "30s")
-            pids = []
-            for index in range(len(KINDS) + 1):
-                name = f"app{index}"
-                token = run("token", "create", "-q", "--service-account", name)
-                pids.append(start(
-                    name, a.binary, "--home", f"{home}/{name}", "proxy", "--service", name, "--service-account", name,
-                    "--version", "v1", "--app", f"9080={app}", "--join", token, "--control-plane", f"{NET}1:15012",
-                    "--address", f"{NET}{10 + index}", "--workers", "1", "--access-log", "off", "--admin-port", "0",
-                ))
-            time.sleep(3)
-            run("apply", "-f", "-", text=manifests(a.policies, jwks))
-            scripts = {}
-            for name, count in TOKENS.items():
-                listed = Path(home, f"{count}.txt")
-                listed.write_text("\n".join(sign(number) for number in range(count)) + "\n")
-                scripts[name] = Path(home, f"{count}.lua")
-                scripts[name].write_text(LUA % (listed, count))
-            for index, path in [(1, "/svc-7/x"), (3, "/others")]:
-                if status(f"http://{NET}{10 + index}:9080{path}") != 403:
-                    sys.exit(f"the policies of app{index} are not in force")
-            cases = [(name, index, []) for index, name in enumerate(KINDS)]
-            cases += [(name, len(KINDS), ["-s", str(script)]) for name, script in scripts.items()]
-            costs = [[] for _ in cases]
-            for _ in range(a.rounds):
-                for at, (_, index, more) in enumerate(cases):
-                    pid = pids[index]
-                    before = cpu(pid)
-                    url = f"http://{NET}{10 + index}:9080/orders/7"
-                    argv = ["wrk", "-t1", "-c8", f"-d{a.duration}", *more, url]
-                    said = subprocess.run(argv, capture_output=True, text=True).stdout
-                    if "Non-2xx" in said or "Socket errors" in said:
-                        sys.exit(said)
-                    count = int(re.search(r"(\d+) requests in", said).group(1))
-                    costs[at].append((cpu(pid) - before) / count * 1e6)
-            base = statistics.median(costs[0])
-            print(f"| {a.policies} policies | CPU µs a request | of none |\n| --- | --: | --: |")
-            for (name, _, _), all_ in zip(cases, costs):
-                middle = statistics.median(all_)
-                print(f"| {name} | {middle:.2f} | {middle / base:.3f} |")
-        finally:
-            for process in reversed(started):
-                process.terminate()
-                process.wait()
+    with Stand(a.binary, NET) as stand:
+        home = stand.home
+        jwks, sign = signer(home)
+        stand.mesh(NGINX)
+        pids = []
+        for index in range(len(KINDS) + 1):
+            name = f"app{index}"
+            pids.append(stand.sidecar(name, f"{NET}{10 + index}", "--access-log", "off"))
+        time.sleep(3)
+        stand.run("apply", "-f", "-", text=manifests(a.policies, jwks))
+        scripts = {}
+        for name, count in TOKENS.items():
+            listed = Path(home, f"{count}.txt")
+            listed.write_text("\n".join(sign(number) for number in range(count)) + "\n")
+            scripts[name] = Path(home, f"{count}.lua")
+            scripts[name].write_text(LUA % (listed, count))
+        for index, path in [(1, "/svc-7/x"), (3, "/others")]:
+            if status(f"http://{NET}{10 + index}:9080{path}") != 403:
+                sys.exit(f"the policies of app{index} are not in force")
+        cases = [(name, index, []) for index, name in enumerate(KINDS)]
+        cases += [(name, len(KINDS), ["-s", str(script)]) for name, script in scripts.items()]
+        costs = [[] for _ in cases]
+        for _ in range(a.rounds):
+            for at, (_, index, more) in enumerate(cases):
+                pid = pids[index]
+                before = cpu(pid)
+                url = f"http://{NET}{10 + index}:9080/orders/7"
+                argv = ["wrk", "-t1", "-c8", f"-d{a.duration}", *more, url]
+                said = subprocess.run(argv, capture_output=True, text=True).stdout
+                if "Non-2xx" in said or "Socket errors" in said:
+                    sys.exit(said)
+                count = int(re.search(r"(\d+) requests in", said).group(1))
+                costs[at].append((cpu(pid) - before) / count * 1e6)
+        base = statistics.median(costs[0])
+        print(f"| {a.policies} policies | CPU µs a request | of none |\n| --- | --: | --: |")
+        for (name, _, _), all_ in zip(cases, costs):
+            middle = statistics.median(all_)
+            print(f"| {name} | {middle:.2f} | {middle / base:.3f} |")
 
 
 if __name__ == "__main__":

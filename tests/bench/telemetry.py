@@ -18,10 +18,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from stand import Stand, service
 
 NET = "127.78.0."
 NO_TRACES = "tracing: [{disableSpanReporting: true}]"
@@ -104,91 +105,60 @@ def main():
     p.add_argument("--json", help="write what was measured here")
     a = p.parse_args()
     wanted = lambda name: not a.only or any(name.startswith(part) for part in ["off", *a.only.split(";")])
-    with tempfile.TemporaryDirectory() as home:
-        started = []
-
-        def start(name, *argv):
-            log = open(f"{home}/{name}.log", "w")
-            started.append(subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT))
-            return started[-1].pid
-
-        def run(*argv, text=None):
-            done = subprocess.run([a.binary, "--home", f"{home}/mesh", *argv], input=text, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{argv[0]}: {done.stderr}")
-            return done.stdout.strip()
-
-        try:
-            app = f"{NET}2:9080"
-            conf = Path(home, "nginx.conf")
-            conf.write_text(NGINX % {"dir": home, "at": app})
-            start("nginx", "nginx", "-c", str(conf))
-            run("install", "-q")
-            start("control-plane", a.binary, "--home", f"{home}/mesh", "control-plane", "--listen", f"{NET}1")
-            run("check", "--wait", "30s")
-            rows = []
-            for index, (title, (says, flags, tap)) in enumerate(SIDES.items()):
-                if not wanted(title):
-                    continue
-                name, host = f"app{index}", f"{NET}{10 + index}"
-                made = (
-                    f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n"
-                    f"spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 9080}}]}}\n"
-                )
-                if says:
-                    made += f"---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: {name}}}\nspec:\n"
-                    made += f"  selector: {{matchLabels: {{app: {name}}}}}\n" + "".join(f"  {line}\n" for line in says)
-                run("apply", "-f", "-", text=made)
-                token = run("token", "create", "-q", "--service-account", name)
-                pid = start(
-                    name, a.binary, "--home", f"{home}/{name}", "proxy", "--service", name, "--service-account", name,
-                    "--version", "v1", "--app", f"9080={app}", "--join", token, "--control-plane", f"{NET}1:15012",
-                    "--address", host, "--workers", "1", *(flags or ["--access-log", "off"]), "--admin-port", "0",
-                )
-                rows.append((title, pid, host, "off"))
-                if tap is not None:
-                    start(f"{name}-tap", a.binary, "--home", f"{home}/mesh", "tap", name, *tap)
-            for index, (title, more) in enumerate(ENVOYS.items() if a.envoy else ()):
-                if not wanted(title):
-                    continue
-                host = f"{NET}{40 + index}"
-                conf = Path(home, f"envoy{index}.yaml")
-                conf.write_text(ENVOY % {"host": host, "app": f"{NET}2", "more": more % {"dir": home}})
-                argv = ["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c", str(conf)]
-                # Without what names a service its tracer refuses.
-                argv += ["--service-cluster", "bench", "--service-node", "bench"]
-                rows.append((title, start(f"envoy{index}", a.envoy, *argv), host, next(iter(ENVOYS))))
-            time.sleep(4)
-            wrk = lambda host, seconds: subprocess.run(
-                ["wrk", "-t1", f"-c{a.connections}", f"-d{seconds}s", f"http://{host}:9080/orders/7"],
-                capture_output=True, text=True,
-            ).stdout
-            for _, _, host, _ in rows:
-                with urllib.request.urlopen(f"http://{host}:9080/orders/7") as answer:
-                    assert answer.read() == b"ok"
-                wrk(host, 1)
-            costs = {}
-            for _ in range(a.rounds):
-                for title, pid, host, _ in random.sample(rows, len(rows)):
-                    before = cpu(pid)
-                    said = wrk(host, a.duration)
-                    # What is sent every second is part of it.
-                    time.sleep(1)
-                    took = cpu(pid) - before
-                    if "Non-2xx" in said or "Socket errors" in said:
-                        sys.exit(said)
-                    count = int(re.search(r"(\d+) requests in", said).group(1))
-                    costs.setdefault(title, []).append(took / count / 1e3)
-            print("| | CPU µs a request | of without |\n| --- | --: | --: |")
-            for title, _, _, base in rows:
-                ratios = [mine / other for mine, other in zip(costs[title], costs[base])]
-                print(f"| {title} | {statistics.median(costs[title]):.2f} | {statistics.median(ratios):.3f} |")
-            if a.json:
-                Path(a.json).write_text(json.dumps(costs))
-        finally:
-            for process in reversed(started):
-                process.terminate()
-                process.wait()
+    with Stand(a.binary, NET) as stand:
+        home = stand.home
+        stand.mesh(NGINX)
+        rows = []
+        for index, (title, (says, flags, tap)) in enumerate(SIDES.items()):
+            if not wanted(title):
+                continue
+            name, host = f"app{index}", f"{NET}{10 + index}"
+            made = service(name)
+            if says:
+                made += f"---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: {name}}}\nspec:\n"
+                made += f"  selector: {{matchLabels: {{app: {name}}}}}\n" + "".join(f"  {line}\n" for line in says)
+            stand.run("apply", "-f", "-", text=made)
+            pid = stand.sidecar(name, host, *(flags or ["--access-log", "off"]))
+            rows.append((title, pid, host, "off"))
+            if tap is not None:
+                stand.start(f"{name}-tap", a.binary, "--home", f"{home}/mesh", "tap", name, *tap)
+        for index, (title, more) in enumerate(ENVOYS.items() if a.envoy else ()):
+            if not wanted(title):
+                continue
+            host = f"{NET}{40 + index}"
+            conf = Path(home, f"envoy{index}.yaml")
+            conf.write_text(ENVOY % {"host": host, "app": f"{NET}2", "more": more % {"dir": home}})
+            argv = ["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c", str(conf)]
+            # Without what names a service its tracer refuses.
+            argv += ["--service-cluster", "bench", "--service-node", "bench"]
+            rows.append((title, stand.start(f"envoy{index}", a.envoy, *argv), host, next(iter(ENVOYS))))
+        time.sleep(4)
+        wrk = lambda host, seconds: subprocess.run(
+            ["wrk", "-t1", f"-c{a.connections}", f"-d{seconds}s", f"http://{host}:9080/orders/7"],
+            capture_output=True, text=True,
+        ).stdout
+        for _, _, host, _ in rows:
+            with urllib.request.urlopen(f"http://{host}:9080/orders/7") as answer:
+                assert answer.read() == b"ok"
+            wrk(host, 1)
+        costs = {}
+        for _ in range(a.rounds):
+            for title, pid, host, _ in random.sample(rows, len(rows)):
+                before = cpu(pid)
+                said = wrk(host, a.duration)
+                # What is sent every second is part of it.
+                time.sleep(1)
+                took = cpu(pid) - before
+                if "Non-2xx" in said or "Socket errors" in said:
+                    sys.exit(said)
+                count = int(re.search(r"(\d+) requests in", said).group(1))
+                costs.setdefault(title, []).append(took / count / 1e3)
+        print("| | CPU µs a request | of without |\n| --- | --: | --: |")
+        for title, _, _, base in rows:
+            ratios = [mine / other for mine, other in zip(costs[title], costs[base])]
+            print(f"| {title} | {statistics.median(costs[title]):.2f} | {statistics.median(ratios):.3f} |")
+        if a.json:
+            Path(a.json).write_text(json.dumps(costs))
 
 
 if __name__ == "__main__":
