@@ -37,8 +37,7 @@ pub(crate) fn shown(chain: &[CertificateDer<'_>]) -> Option<Shown> {
     let sha1 = |leaf: &CertificateDer<'_>| {
         hex(aws_lc_rs::digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, leaf).as_ref())
     };
-    let sha256 =
-        |leaf: &CertificateDer<'_>| hex(aws_lc_rs::digest::digest(&SHA256, leaf).as_ref());
+    let sha256 = |leaf: &CertificateDer<'_>| hex(aws_lc_rs::digest::digest(&SHA256, leaf).as_ref());
     Some(Shown {
         subject: subject(&parsed),
         issuer: name(parsed.issuer()),
@@ -328,7 +327,11 @@ mod tests {
         assert_eq!(shown.ends, 1_798_848_000_000);
         assert_eq!(shown.fingerprint_1.len(), 40);
         assert_eq!(shown.fingerprint_256.len(), 64);
-        assert!(shown.chain_fingerprints_256.starts_with(&format!("{},", shown.fingerprint_256)));
+        assert!(
+            shown
+                .chain_fingerprints_256
+                .starts_with(&format!("{},", shown.fingerprint_256))
+        );
         assert!(shown.chain_serials.starts_with("0abc,"));
         assert!(shown.pem.starts_with("-----BEGIN%20CERTIFICATE-----%0A"));
         assert!(super::shown(&[]).is_none());

@@ -13,9 +13,7 @@ use tokio::time::Instant;
 use crate::mesh::WorkloadRef;
 use crate::mesh::listener::Direction;
 use crate::rt::{self, HashMap, Wall};
-use crate::telemetry::{
-    Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId, Shown,
-};
+use crate::telemetry::{Link, Linked, PeerId, PeerLabels, Recorder, Registry, ServiceId, Shown};
 
 use super::access_log::{LogTable, Started};
 use super::ext_authz::Provider;

@@ -152,7 +152,10 @@ pub(crate) fn request(
         record.upstream_link = noted.link;
         if ended.mtls {
             record.upstream_principal = worker.shared.registry.peer_labels(destination).principal;
-            record.own_principal = live.identity.as_ref().map_or_else(String::new, |own| own.id.clone());
+            record.own_principal = live
+                .identity
+                .as_ref()
+                .map_or_else(String::new, |own| own.id.clone());
         }
     }
     conn.tell_certificates(&mut record);
@@ -272,7 +275,9 @@ impl TcpReport {
         let (shared, record) = (&worker.shared, &Arc::new(record));
         let registry = &shared.registry;
         match (&conn.log, &shared.log) {
-            (Some(table), _) => table.write(record, &Seen { record, registry }, &shared.options.logs),
+            (Some(table), _) => {
+                table.write(record, &Seen { record, registry }, &shared.options.logs)
+            }
             (None, Some(log)) => log.write(record),
             (None, None) => {}
         }

@@ -11,6 +11,7 @@ use crate::mesh::access_log::operators::{GrpcForm, Operator, Point, Precision, S
 use crate::rt::UnixMillis;
 
 use super::access::{clean, found, timestamp};
+use super::grpc_status::NAMES;
 use super::{AccessRecord, link};
 
 /// What a line says of the proxy itself.
@@ -67,7 +68,13 @@ impl Writer<'_> {
         }
     }
 
-    pub(super) fn one(&self, operator: &Operator, most: Option<usize>, out: &mut String, line: bool) {
+    pub(super) fn one(
+        &self,
+        operator: &Operator,
+        most: Option<usize>,
+        out: &mut String,
+        line: bool,
+    ) {
         match self.said(operator) {
             Said::Nothing => out.push('-'),
             Said::Foreign(text) if line => out.push_str(&clean(cut(&text, most))),
@@ -173,9 +180,7 @@ impl Writer<'_> {
             Operator::ResponseTxDuration => millis(self.between(Point::Answered, Point::Ended)),
             Operator::RequestTxDuration => millis(record.sent_time),
             Operator::ConnectedDuration => millis(record.connected_time),
-            Operator::Between(from, to, precision) => {
-                figure(self.between(*from, *to), *precision)
-            }
+            Operator::Between(from, to, precision) => figure(self.between(*from, *to), *precision),
             Operator::UpstreamHost(show) => address(&record.upstream_host, *show),
             Operator::UpstreamCluster => own(&record.upstream_cluster),
             Operator::UpstreamLocal(show) => address(&record.upstream_local, *show),
@@ -205,7 +210,11 @@ impl Writer<'_> {
                 own(if ended { record.details } else { "" })
             }
             Operator::Certificate { own, detail } => {
-                let shown = if *own { &record.own_shown } else { &record.shown };
+                let shown = if *own {
+                    &record.own_shown
+                } else {
+                    &record.shown
+                };
                 let shown = shown.as_ref();
                 shown.map_or(Said::Nothing, |shown| foreign(shown.detail(*detail)))
             }
@@ -319,7 +328,13 @@ fn unique() -> String {
     let number = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
     let digits = format!("{number:032x}");
     let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
-    let parts = [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)];
+    let parts = [
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32),
+    ];
     parts.join("-")
 }
 
@@ -374,25 +389,6 @@ fn quote(text: &str, out: &mut String) {
 }
 
 fn grpc(status: u8, form: GrpcForm) -> Said<'static> {
-    const NAMES: [(&str, &str); 17] = [
-        ("OK", "OK"),
-        ("Canceled", "CANCELED"),
-        ("Unknown", "UNKNOWN"),
-        ("InvalidArgument", "INVALID_ARGUMENT"),
-        ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
-        ("NotFound", "NOT_FOUND"),
-        ("AlreadyExists", "ALREADY_EXISTS"),
-        ("PermissionDenied", "PERMISSION_DENIED"),
-        ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
-        ("FailedPrecondition", "FAILED_PRECONDITION"),
-        ("Aborted", "ABORTED"),
-        ("OutOfRange", "OUT_OF_RANGE"),
-        ("Unimplemented", "UNIMPLEMENTED"),
-        ("Internal", "INTERNAL"),
-        ("Unavailable", "UNAVAILABLE"),
-        ("DataLoss", "DATA_LOSS"),
-        ("Unauthenticated", "UNAUTHENTICATED"),
-    ];
     let name = NAMES.get(usize::from(status));
     match (form, name) {
         (GrpcForm::Number, _) => Said::Figure(status.into()),
@@ -516,12 +512,18 @@ mod tests {
                 "%UPSTREAM_TLS_CIPHER% %DYNAMIC_METADATA(a:b)% %ACCESS_LOG_TYPE%",
                 "- - DownstreamEnd",
             ),
-            ("%REQUEST_TX_DURATION% %UPSTREAM_PROTOCOL% %SPAN_ID%", "3 HTTP/2 00000000000000ff"),
+            (
+                "%REQUEST_TX_DURATION% %UPSTREAM_PROTOCOL% %SPAN_ID%",
+                "3 HTTP/2 00000000000000ff",
+            ),
             (
                 "%COMMON_DURATION(US_TX_END:US_RX_BEG:us)% %COMMON_DURATION(DS_RX_END:DS_TX_END)%",
                 "4000 -",
             ),
-            ("%TRAILER(x-cost)% %FILTER_CHAIN_NAME% %DOWNSTREAM_PEER_SUBJECT%", "5 web -"),
+            (
+                "%TRAILER(x-cost)% %FILTER_CHAIN_NAME% %DOWNSTREAM_PEER_SUBJECT%",
+                "5 web -",
+            ),
             ("no operators, 100%%", "no operators, 100%"),
         ] {
             assert_eq!(line(format), expected, "{format}");

@@ -3,9 +3,9 @@
 
 use envoy_types::pb::opentelemetry::proto::common::v1::{ArrayValue, KeyValueList};
 
+use super::AccessRecord;
 use super::line::{Place, Writer};
 use super::otlp::{AnyValue, InstrumentationScope, KeyValue, Resource, Value};
-use super::AccessRecord;
 use crate::mesh::access_log::format::Node;
 use crate::mesh::access_log::service::Record;
 use crate::rt::UnixMillis;

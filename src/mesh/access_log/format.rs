@@ -288,8 +288,16 @@ mod tests {
             ("%REQ(a):x%", "REQ", "a length is a number"),
             ("100% sure", "%", "write %%"),
             ("%GRPC_STATUS(x)%", "GRPC_STATUS", "one of"),
-            ("%COMMON_DURATION(DS_RX_BEG)%", "COMMON_DURATION", "two points"),
-            ("%COMMON_DURATION(DS_RX_BEG:DS_TX_END:h)%", "COMMON_DURATION", "ms, us and ns"),
+            (
+                "%COMMON_DURATION(DS_RX_BEG)%",
+                "COMMON_DURATION",
+                "two points",
+            ),
+            (
+                "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:h)%",
+                "COMMON_DURATION",
+                "ms, us and ns",
+            ),
         ] {
             let bad = Template::new(text).unwrap_err();
             assert_eq!(bad.operator, operator, "{text}: {bad}");

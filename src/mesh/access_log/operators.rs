@@ -314,8 +314,16 @@ const CERTIFICATES: &[(&str, Detail, bool)] = &[
     ("PEER_DNS_SAN", Detail::Dns, false),
     ("PEER_IP_SAN", Detail::Ips, false),
     ("PEER_EMAIL_SAN", Detail::Emails, false),
-    ("PEER_CHAIN_FINGERPRINTS_1", Detail::ChainFingerprints1, false),
-    ("PEER_CHAIN_FINGERPRINTS_256", Detail::ChainFingerprints256, false),
+    (
+        "PEER_CHAIN_FINGERPRINTS_1",
+        Detail::ChainFingerprints1,
+        false,
+    ),
+    (
+        "PEER_CHAIN_FINGERPRINTS_256",
+        Detail::ChainFingerprints256,
+        false,
+    ),
     ("PEER_CHAIN_SERIALS", Detail::ChainSerials, false),
     ("LOCAL_SUBJECT", Detail::Subject, true),
     ("LOCAL_DNS_SAN", Detail::Dns, true),
@@ -465,7 +473,10 @@ fn between(name: &str, words: &str) -> Result<Operator, BadFormat> {
         Some(_) => return Err(bad(name, "a precision is one of ms, us and ns")),
     };
     let (Some(from), Some(to), None) = (from, to, parts.next()) else {
-        return Err(bad(name, "expected two points in time, such as DS_RX_BEG:US_RX_BEG:us"));
+        return Err(bad(
+            name,
+            "expected two points in time, such as DS_RX_BEG:US_RX_BEG:us",
+        ));
     };
     Ok(match (point(from), point(to)) {
         (Some(from), Some(to)) => Operator::Between(from, to, precision),

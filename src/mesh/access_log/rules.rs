@@ -110,10 +110,7 @@ mod tests {
     fn named(name: &str) -> Named {
         Named {
             name: name.to_owned(),
-            logger: Logger::file(
-                format!("/var/log/{name}"),
-                Format::Text("x\n".to_owned()),
-            ),
+            logger: Logger::file(format!("/var/log/{name}"), Format::Text("x\n".to_owned())),
         }
     }
 

@@ -103,7 +103,10 @@ impl Services {
             return Some(lane(queue, &known.bytes));
         }
         if known.len() >= SERVICES {
-            tracing::warn!(log = service.name, "too many services of logs: it is told nothing");
+            tracing::warn!(
+                log = service.name,
+                "too many services of logs: it is told nothing"
+            );
             return None;
         }
         let (sender, receiver) = mpsc::channel(QUEUE);

@@ -96,7 +96,8 @@ impl LogTable {
         self.certificates |= operator.of_certificates();
         match operator {
             Operator::Request(name, other) => {
-                self.request.extend([name].into_iter().chain(other).cloned());
+                self.request
+                    .extend([name].into_iter().chain(other).cloned());
             }
             Operator::Response(name, other) => {
                 self.response

@@ -92,8 +92,18 @@ pub(super) fn logs(fields: &Fields<'_>, defaults: Vec<String>) -> Logs {
         let file = fields.get("envoyFileAccessLog");
         let provider = file.map(|value| file_of(&value, &format));
         let provider = provider
-            .or_else(|| streamed(&fields.get("envoyHttpAls")?, "http_envoy_accesslog", http))
-            .or_else(|| streamed(&fields.get("envoyTcpAls")?, "tcp_envoy_accesslog", tcp))
+            .or_else(|| {
+                streamed(
+                    &fields.get("envoyHttpAls")?,
+                    "http_envoy_accesslog",
+                    |fields| Some(http(fields)),
+                )
+            })
+            .or_else(|| {
+                streamed(&fields.get("envoyTcpAls")?, "tcp_envoy_accesslog", |_| {
+                    Some(Says::Tcp)
+                })
+            })
             .or_else(|| streamed(&fields.get("envoyOtelAls")?, "otel_envoy_accesslog", otlp));
         if let (Some(name), Some(provider)) = (name, provider) {
             logs.providers.insert(name.to_owned(), provider);
@@ -171,22 +181,16 @@ fn streamed(
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "another of the three may be refused")]
-fn http(fields: &Fields<'_>) -> Option<Says> {
+fn http(fields: &Fields<'_>) -> Says {
     let names = |field| {
         let name = |value: &Value<'_>| header_name(value, &value.text()?);
         fields.list(field).iter().filter_map(name).collect()
     };
-    Some(Says::Http {
+    Says::Http {
         request: names("additionalRequestHeadersToLog"),
         response: names("additionalResponseHeadersToLog"),
         trailers: names("additionalResponseTrailersToLog"),
-    })
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "another of the three may be refused")]
-fn tcp(_: &Fields<'_>) -> Option<Says> {
-    Some(Says::Tcp)
+    }
 }
 
 /// Istio's line is the body where nobody writes another, and `labels` are attributes.

@@ -41,13 +41,13 @@ pub use http_match::HttpMatch;
 pub use http_route::{
     DelegateTo, Destination, HttpAction, HttpRoute, MirrorDestination, RouteDestination, UriRewrite,
 };
+pub use log_providers::LogProvider;
 pub use mesh_config::MeshConfig;
 pub use peer_authentication::PeerAuthentication;
 pub use proxy_config::{ProxyConfig, annotated as proxy_annotation};
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
-pub use log_providers::LogProvider;
 pub use span_providers::SpanProvider;
 pub use stream_route::{StreamMatch, StreamRoute};
 pub use telemetry::{

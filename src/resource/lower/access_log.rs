@@ -119,10 +119,7 @@ fn named(around: &mut Around<'_>, names: &[String], object: &Object, path: &str)
 type Said = (String, String);
 
 /// The log of a provider, with the cluster that its service is, and what is to be said of that; else why there is none.
-fn resolve(
-    around: &Around<'_>,
-    provider: &LogProvider,
-) -> Result<(Logger, Option<Said>), Said> {
+fn resolve(around: &Around<'_>, provider: &LogProvider) -> Result<(Logger, Option<Said>), Said> {
     let mut logger = provider.logger.clone();
     let (Sink::Service(to), Some((host, port))) = (&mut logger.to, &provider.at) else {
         return Ok((logger, None));

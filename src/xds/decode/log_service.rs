@@ -183,9 +183,9 @@ fn part(from: &otel::AnyValue) -> Result<Part, String> {
     Ok(match &from.value {
         Some(Value::StringValue(text)) => Part::Text(text.clone()),
         Some(Value::KvlistValue(list)) => Part::Object(object(list)?),
-        Some(Value::ArrayValue(list)) => Part::List(
-            list.values.iter().map(part).collect::<Result<_, _>>()?,
-        ),
+        Some(Value::ArrayValue(list)) => {
+            Part::List(list.values.iter().map(part).collect::<Result<_, _>>()?)
+        }
         // Envoy's rule.
         _ => return Err("values of a record are texts, lists and objects".to_owned()),
     })

@@ -28,7 +28,10 @@ pub(super) fn encode(from: &LogService) -> (&'static str, Any) {
                 common_config: Some(common(from)),
             }),
         ),
-        Says::Otlp(said) => ("envoy.access_loggers.open_telemetry", any(&otlp(from, said))),
+        Says::Otlp(said) => (
+            "envoy.access_loggers.open_telemetry",
+            any(&otlp(from, said)),
+        ),
     }
 }
 
@@ -62,9 +65,8 @@ fn otlp(from: &LogService, said: &Otlp) -> access_log::OpenTelemetryAccessLogCon
     let attributes = attributes.map(|(name, part)| pair(name, value(part)));
     let resource = said.resource.iter();
     let resource = resource.map(|(name, said)| pair(name, text(said)));
-    let list = |values: Vec<otel::KeyValue>| {
-        (!values.is_empty()).then_some(otel::KeyValueList { values })
-    };
+    let list =
+        |values: Vec<otel::KeyValue>| (!values.is_empty()).then_some(otel::KeyValueList { values });
     let mut to = access_log::OpenTelemetryAccessLogConfig {
         disable_builtin_labels: !said.builtin,
         resource_attributes: list(resource.collect()),

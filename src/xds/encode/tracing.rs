@@ -40,7 +40,9 @@ fn percent(share: Share) -> Percent {
 }
 
 pub(super) fn tags(from: &BTreeMap<String, CustomTag>) -> Vec<custom_tag::CustomTag> {
-    from.iter().map(|(name, tag)| self::tag(name, tag)).collect()
+    from.iter()
+        .map(|(name, tag)| self::tag(name, tag))
+        .collect()
 }
 
 fn tag(name: &str, tag: &CustomTag) -> custom_tag::CustomTag {

@@ -155,8 +155,7 @@ fn service() -> impl Strategy<Value = LogService> {
 /// Any logs of a listener.
 pub(super) fn logs() -> impl Strategy<Value = Option<Arc<Vec<Logger>>>> {
     let to = prop_oneof![
-        (word(), format())
-            .prop_map(|(path, format)| Logger::file(format!("/dev/{path}"), format)),
+        (word(), format()).prop_map(|(path, format)| Logger::file(format!("/dev/{path}"), format)),
         service().prop_map(Logger::service),
     ];
     let logger = (to, option::of(filter())).prop_map(|(log, filter)| log.filtered(filter));

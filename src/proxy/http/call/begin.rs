@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::telemetry::{Link, Protection};
 use crate::rt;
+use crate::telemetry::{Link, Protection};
 
 use super::super::super::buffer::{give_text, take_text};
 use super::super::super::context::introduction;
@@ -35,7 +35,11 @@ impl Up {
     pub(super) fn speaks(&self) -> (Link, &'static str) {
         let shared = self.shared.as_ref().map(|shared| shared.protected);
         let tag = self.tag.as_ref().map(|tag| tag.protected);
-        let protocol = if shared.is_some() { "HTTP/2" } else { "HTTP/1.1" };
+        let protocol = if shared.is_some() {
+            "HTTP/2"
+        } else {
+            "HTTP/1.1"
+        };
         let bare = || Link::bare(Protection::Carried);
         (shared.or(tag).unwrap_or_else(bare), protocol)
     }
