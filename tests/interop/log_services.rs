@@ -403,7 +403,7 @@ async fn a_real_envoy_and_our_proxy_write_the_same_of_connections() {
             all.push(lines);
         }
         assert_eq!(all[1], all[0]);
-        assert_eq!(all[1][0].contains(" UF "), to != app, "{all:?}");
+        assert_eq!(all[1][0].contains(" UF,URX "), to != app, "{all:?}");
         drain.start();
         stand.stop().await;
     }

@@ -125,7 +125,7 @@ fn common(record: &AccessRecord, tags: Tags) -> accesslog::AccessLogCommon {
         time_to_last_downstream_tx_byte: Some(time(record.duration)),
         upstream_cluster: record.upstream_cluster.clone(),
         upstream_request_attempt_count: record.attempts,
-        response_flags: flags(record.flag),
+        response_flags: flags(record),
         upstream_transport_failure_reason: record.upstream_failure.clone(),
         route_name: record.route.clone(),
         connection_termination_details: record.termination().into_owned(),
@@ -196,9 +196,12 @@ fn address(text: &str) -> Option<core::Address> {
     })
 }
 
-fn flags(flag: Flag) -> Option<accesslog::ResponseFlags> {
-    let mut flags = accesslog::ResponseFlags::default();
-    match flag {
+fn flags(record: &AccessRecord) -> Option<accesslog::ResponseFlags> {
+    let mut flags = accesslog::ResponseFlags {
+        upstream_retry_limit_exceeded: record.is_unreached(),
+        ..accesslog::ResponseFlags::default()
+    };
+    match record.flag {
         Flag::None => return None,
         Flag::Nr => flags.no_route_found = true,
         Flag::Nc => flags.no_cluster_found = true,

@@ -154,20 +154,9 @@ fn streamed(
     let (host, port) = service(&fields, "logging/collector.logging.svc.cluster.local");
     let name = fields.text("logName").filter(|name| !name.is_empty());
     let says = says(&fields);
-    let filter_state = match fields.get("filterStateObjectsToLog") {
-        Some(value) => {
-            value.warn(
-                codes::IGNORED,
-                "no filter of this proxy keeps objects, so entries are without them",
-                "remove it, or keep it for Envoys of the mesh",
-            );
-            value
-                .list()
-                .iter()
-                .filter_map(|value| value.text())
-                .collect()
-        }
-        None => Vec::new(),
+    let filter_state = match says {
+        Some(Says::Http { .. } | Says::Tcp) => filter_state(&fields),
+        _ => Vec::new(),
     };
     fields.finish();
     Some(LogProvider {
@@ -179,6 +168,20 @@ fn streamed(
         }),
         at: Some((host?, port?)),
     })
+}
+
+/// Objects of filters, which only Envoys have.
+fn filter_state(fields: &Fields<'_>) -> Vec<String> {
+    let Some(value) = fields.get("filterStateObjectsToLog") else {
+        return Vec::new();
+    };
+    value.warn(
+        codes::IGNORED,
+        "no filter of this proxy keeps objects, so entries are without them",
+        "remove it, or keep it for Envoys of the mesh",
+    );
+    let names = value.list();
+    names.iter().filter_map(Value::text).collect()
 }
 
 fn http(fields: &Fields<'_>) -> Says {
