@@ -11,6 +11,7 @@ use super::HttpOptions;
 use super::access_log::Logger;
 use super::credential::OwnTls;
 use super::filter::{HttpFilter, NetworkFilter};
+use super::metrics::Change;
 
 /// A bound address and the chains that its connections are sorted into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct ListenerOptions {
     pub backlog: Option<u32>,
     /// TCP keep-alive of accepted connections; off when absent.
     pub keepalive: Option<Keepalive>,
+    /// What is told otherwise than usual of the metrics of its side of calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Arc<Vec<Change>>>,
 }
 
 /// TCP keep-alive; what is absent is as the system has it.

@@ -28,6 +28,7 @@ pub mod http2;
 pub mod jwt_authn;
 pub mod listener;
 pub mod locality;
+pub mod metrics;
 pub mod name;
 pub mod node;
 pub mod ocsp;

@@ -82,6 +82,8 @@ pub struct Config {
     pub tracing: Rules,
     /// What is said of access logs.
     pub access_log: super::access_log::rules::Rules,
+    /// What is said of metrics.
+    pub metrics: super::metrics::Rules,
     /// What happens to calls to hosts outside the mesh.
     pub outbound: OutboundPolicy,
     /// Workloads that somebody wrote down, by `(namespace, name)`.
@@ -110,6 +112,7 @@ impl Default for Config {
             comparisons: BTreeMap::new(),
             tracing: Rules::default(),
             access_log: super::access_log::rules::Rules::default(),
+            metrics: super::metrics::Rules::default(),
             outbound: OutboundPolicy::default(),
             workloads: BTreeMap::new(),
             sidecars: Vec::new(),

@@ -170,7 +170,8 @@ impl Admin {
 
     /// Everything that is measured.
     fn families(&self) -> Vec<Family> {
-        let mut families = self.shared.registry.gather();
+        let tables = self.tables.load();
+        let mut families = tables.changes().apply(self.shared.registry.gather());
         let gauge = |name, help, value| {
             Family::from(Gauge {
                 metric: names::gauge(name, help),
@@ -260,7 +261,6 @@ impl Admin {
                 value: Value::Gauge(1),
             }],
         });
-        let tables = self.tables.load();
         families.extend(super::stats::clusters(&tables));
         families.extend(super::stats::filters(tables.filters()));
         families.extend(super::stats::guards(tables.guards()));

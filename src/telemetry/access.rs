@@ -166,6 +166,30 @@ impl AccessRecord {
         }
     }
 
+    /// It would have carried bytes, and no endpoint could be connected to in as many tries as there may be, which Envoy has
+    /// a second flag for (`URX`).
+    pub fn is_unreached(&self) -> bool {
+        self.protocol.is_empty() && self.flag == Flag::Uf
+    }
+
+    /// Envoy's flags, where all of them are told.
+    pub fn flags(&self) -> &'static str {
+        if self.is_unreached() {
+            "UF,URX"
+        } else {
+            self.flag.name()
+        }
+    }
+
+    /// The same in words.
+    pub fn flags_long(&self) -> &'static str {
+        if self.is_unreached() {
+            "UpstreamConnectionFailure,UpstreamRetryLimitExceeded"
+        } else {
+            self.flag.long_name()
+        }
+    }
+
     /// Bytes that it takes, about.
     pub fn bytes(&self) -> usize {
         let texts = [

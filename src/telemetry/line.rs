@@ -11,6 +11,7 @@ use crate::mesh::access_log::operators::{GrpcForm, Operator, Point, Precision, S
 use crate::rt::UnixMillis;
 
 use super::access::{clean, found, quote, timestamp};
+use super::grpc_status::NAMES;
 use super::{AccessRecord, link};
 
 /// What a line says of the proxy itself.
@@ -167,8 +168,8 @@ impl Writer<'_> {
                 details => Said::Text(details),
             },
             Operator::Nothing(_) => Said::Nothing,
-            Operator::ResponseFlags => Said::Text(Cow::Borrowed(record.flag.name())),
-            Operator::ResponseFlagsLong => Said::Text(Cow::Borrowed(record.flag.long_name())),
+            Operator::ResponseFlags => Said::Text(Cow::Borrowed(record.flags())),
+            Operator::ResponseFlagsLong => Said::Text(Cow::Borrowed(record.flags_long())),
             Operator::Protocol => own(record.protocol),
             Operator::RouteName => own(&record.route),
             Operator::BytesReceived => Said::Figure(record.received),
@@ -369,25 +370,6 @@ fn cut(text: &str, most: Option<usize>) -> &str {
 }
 
 fn grpc(status: u8, form: GrpcForm) -> Said<'static> {
-    const NAMES: [(&str, &str); 17] = [
-        ("OK", "OK"),
-        ("Canceled", "CANCELED"),
-        ("Unknown", "UNKNOWN"),
-        ("InvalidArgument", "INVALID_ARGUMENT"),
-        ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
-        ("NotFound", "NOT_FOUND"),
-        ("AlreadyExists", "ALREADY_EXISTS"),
-        ("PermissionDenied", "PERMISSION_DENIED"),
-        ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
-        ("FailedPrecondition", "FAILED_PRECONDITION"),
-        ("Aborted", "ABORTED"),
-        ("OutOfRange", "OUT_OF_RANGE"),
-        ("Unimplemented", "UNIMPLEMENTED"),
-        ("Internal", "INTERNAL"),
-        ("Unavailable", "UNAVAILABLE"),
-        ("DataLoss", "DATA_LOSS"),
-        ("Unauthenticated", "UNAUTHENTICATED"),
-    ];
     let name = NAMES.get(usize::from(status));
     match (form, name) {
         (GrpcForm::Number, _) => Said::Figure(status.into()),

@@ -7,9 +7,11 @@
 //! sending to `proxy` and storing to `aggregate`.
 
 pub mod access;
+pub mod changed;
 pub mod ejected;
 pub mod event;
 pub mod flag;
+mod grpc_status;
 pub mod line;
 pub mod link;
 pub mod names;

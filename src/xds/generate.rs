@@ -32,6 +32,7 @@ use crate::mesh::listener::{
     Chain, ChainAction, ChainLimits, ChainMatch, Direction, HttpCodec, Keepalive, ListenerOptions,
     ProxyProtocol, ServerTls, TcpOptions, Transport,
 };
+use crate::mesh::metrics::Change;
 use crate::mesh::node::Application;
 use crate::mesh::{Client, Listener, Locality, Node, NodeKind, RouteTable, View};
 
@@ -126,6 +127,17 @@ fn tunnel() -> impl Strategy<Value = Option<Arc<str>>> {
     option::of((hosts, 1..=u16::MAX).prop_map(|(host, port)| format!("{host}:{port}").into()))
 }
 
+fn change() -> impl Strategy<Value = Change> {
+    let names = vec(text(), 0..3);
+    (option::of(text()), option::of(any::<bool>()), names).prop_map(
+        |(metric, disabled, without)| Change {
+            metric,
+            disabled,
+            without,
+        },
+    )
+}
+
 fn listener_options() -> impl Strategy<Value = ListenerOptions> {
     let number = || option::of(any::<u32>());
     let header = any::<[bool; 3]>().prop_map(|[optional, refuse_v1, refuse_v2]| ProxyProtocol {
@@ -143,9 +155,11 @@ fn listener_options() -> impl Strategy<Value = ListenerOptions> {
         any::<bool>(),
         number(),
         option::of(keepalive),
+        option::of(vec(change(), 0..3)),
     )
         .prop_map(
-            |(proxy_protocol, close_undetected, backlog, keepalive)| ListenerOptions {
+            |(proxy_protocol, close_undetected, backlog, keepalive, metrics)| ListenerOptions {
+                metrics: metrics.map(Arc::new),
                 proxy_protocol,
                 close_undetected,
                 backlog,

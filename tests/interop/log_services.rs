@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use meshctl::mesh::access_log::format::Part;
 use meshctl::mesh::access_log::service::{LogService, Otlp, Says};
-use meshctl::mesh::access_log::{Filter, Logger};
+use meshctl::mesh::access_log::{Filter, Format, Logger};
 use meshctl::mesh::cluster::UpstreamProtocol;
 use meshctl::mesh::expression::Expression;
 use meshctl::mesh::listener::TcpOptions;
 use meshctl::mesh::tracing::{CustomTag, TagFrom};
 use meshctl::mesh::{ChainAction, HttpOptions, Listener, View};
+use meshctl::net::{ConnectOptions, connect};
 use meshctl::proxy::{self, Options};
 use meshctl::rt::{Drain, Published, Tasks};
 use meshctl::telemetry::Registry;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::access_logs::{calls, send};
 use crate::backend::{Caller, backend};
@@ -43,7 +45,7 @@ fn logged(
     binds: (SocketAddr, SocketAddr),
     to: SocketAddr,
     (sink, http): (u16, bool),
-    logs: &[LogService],
+    logs: &[Logger],
 ) -> View {
     let mut view = view(binds.0, &[(CLUSTER, 1, &[to])]);
     let mut collector = (*cluster("sink")).clone();
@@ -55,8 +57,7 @@ fn logged(
     view.endpoints.insert("sink".to_owned(), endpoints(&[at]));
     let kept = Expression::new("!request.url_path.startsWith('/dropped')").unwrap();
     let filter = Some(Filter::Expression(kept));
-    let logs = logs.iter().cloned().map(Logger::service);
-    let logs: Arc<Vec<Logger>> = Arc::new(logs.collect());
+    let logs: Arc<Vec<Logger>> = Arc::new(logs.to_vec());
     let requests = logs.iter().cloned();
     let requests = requests.map(|log| log.filtered(filter.clone())).collect();
     let listener: &mut Listener = Arc::make_mut(view.listeners.get_mut("virtualOutbound").unwrap());
@@ -122,7 +123,9 @@ async fn told(sink: &mut Script, node: &str, count: usize) -> Vec<Value> {
     let of = |sink: &mut Script| {
         let all: Value = serde_json::from_str(&sink.told("all")).unwrap();
         let told = all["told"].as_array().unwrap().clone();
-        let mine = told.into_iter().filter(|one| one["node"] == node);
+        let mine = told
+            .into_iter()
+            .filter(|one| one["node"] == node && says(one));
         mine.collect::<Vec<Value>>()
     };
     until(&format!("{count} entries of {node:?}"), 20, || {
@@ -143,38 +146,67 @@ fn base(name: &str, says: Says) -> LogService {
     }
 }
 
-/// Says of each of `calls` and of a connection of bytes what both have in common.
-fn common(entries: &[Value]) -> Vec<Value> {
-    let mut entries = entries.to_vec();
-    for entry in &mut entries {
-        let kind = entry["kind"].as_str().unwrap().to_owned();
-        let entry = entry.as_object_mut().unwrap();
-        // Who tells.
-        for name in ["node", "cluster", "stream"] {
-            entry.remove(name);
-        }
-        let entry = entry["entry"].as_object_mut().unwrap();
-        let common = entry["common_properties"].as_object_mut().unwrap();
-        for name in ["start_time", "duration", "time_to_last_downstream_tx_byte"] {
-            assert!(
-                common.remove(name).is_some() || kind == "tcp_logs",
-                "{name}"
-            );
-        }
-        for (name, port) in [
-            ("downstream_remote_address", true),
-            ("downstream_direct_remote_address", true),
-            ("downstream_local_address", true),
-            ("upstream_local_address", true),
-            ("upstream_remote_address", false),
+/// What is only so with one of both: who tells, when, by which port; and what Envoy knows besides: the id that it gave a
+/// request, and how many bytes heads and wires took.
+const OWN: [&str; 13] = [
+    "start_time",
+    "duration",
+    "request_id",
+    "stream_id",
+    "request_headers_bytes",
+    "response_headers_bytes",
+    "upstream_header_bytes_sent",
+    "downstream_header_bytes_received",
+    "upstream_header_bytes_received",
+    "downstream_header_bytes_sent",
+    "downstream_wire_bytes_sent",
+    "downstream_wire_bytes_received",
+    "upstream_wire_bytes_sent",
+];
+
+/// An entry without that.
+fn common(one: &Value) -> Value {
+    let mut entry = one["entry"].clone();
+    for part in ["common_properties", "request", "response"] {
+        let Some(part) = entry.get_mut(part).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        part.retain(|name, _| {
+            !OWN.contains(&name.as_str())
+                && name != "upstream_wire_bytes_received"
+                && !name.starts_with("time_to_")
+        });
+        for name in [
+            "downstream_remote_address",
+            "downstream_direct_remote_address",
+            "downstream_local_address",
+            "upstream_local_address",
         ] {
-            if port && let Some(address) = common.get_mut(name) {
+            if let Some(address) = part.get_mut(name) {
                 let socket = address["socket_address"].as_object_mut().unwrap();
                 assert!(socket.remove("port_value").is_some());
             }
         }
     }
-    entries
+    serde_json::json!({"log": one["log"], "kind": one["kind"], "entry": entry})
+}
+
+/// Whether it tells of a call, or of a connection that said something.
+fn says(one: &Value) -> bool {
+    let entry = &one["entry"];
+    let connection = entry["common_properties"]["access_log_type"] == "TcpConnectionEnd";
+    let received = [
+        &entry["connection_properties"]["received_bytes"],
+        &entry["request"]["request_body_bytes"],
+    ];
+    !connection || received.iter().any(|bytes| !bytes.is_null())
+}
+
+/// Names of the moments that it tells of.
+fn moments(one: &Value) -> Vec<String> {
+    let common = one["entry"]["common_properties"].as_object().unwrap();
+    let names = common.keys().filter(|name| name.starts_with("time_to_"));
+    names.cloned().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +233,7 @@ async fn a_real_envoy_and_our_proxy_tell_the_same() {
             },
         )
     };
-    let logs = [http, base("connections", Says::Tcp)];
+    let logs = [http, base("connections", Says::Tcp)].map(Logger::service);
     let theirs = (free(), free());
     let ours = (free(), free());
     let stand = Stand::start(
@@ -230,25 +262,18 @@ async fn a_real_envoy_and_our_proxy_tell_the_same() {
     let node = "sidecar~127.0.0.1~productpage-1.default~default.svc.cluster.local";
     let mut all = Vec::new();
     for node in [node, "ours"] {
-        // Those who looked whether it listens said nothing.
-        let told = told(&mut sink, node, 14).await;
-        let mut told = common(&told);
-        for kind in ["http_logs", "tcp_logs"] {
-            let of_kind = told.iter().filter(|one| one["kind"] == kind).count();
-            assert!(of_kind >= 6, "{kind}: {of_kind}");
-        }
-        told.retain(|one| {
-            let bytes = &one["entry"]["connection_properties"]["received_bytes"];
-            let request = &one["entry"]["request"]["request_method"];
-            let raw = &one["entry"]["common_properties"]["access_log_type"];
-            let looked = *raw == "TcpConnectionEnd";
-            !looked || bytes.as_str().is_some_and(|bytes| bytes != "0") || !request.is_null()
-        });
-        all.push(told);
+        // Five calls and a connection, each in both words; who looked whether somebody listens said nothing.
+        let told = told(&mut sink, node, 12).await;
+        let answered = |one: &&Value| one["entry"]["response"]["response_code"] == 200;
+        let mut moments = moments(told.iter().find(answered).unwrap());
+        moments.sort();
+        let mut told: Vec<Value> = told.iter().map(common).collect();
+        // Two logs are told each for itself.
+        told.sort_by_key(|one| one["log"].to_string());
+        all.push((moments, told));
     }
-    for (theirs, ours) in all[0].iter().zip(&all[1]) {
-        eprintln!("THEIRS {}", serde_json::to_string(theirs).unwrap());
-        eprintln!("OURS   {}", serde_json::to_string(ours).unwrap());
+    for (theirs, ours) in all[0].1.iter().zip(&all[1].1) {
+        assert_eq!(ours, theirs);
     }
     assert_eq!(all[1], all[0]);
     drain.start();
@@ -282,7 +307,7 @@ async fn a_real_envoy_and_our_proxy_tell_opentelemetry_the_same() {
             builtin: true,
             http_path: by_http.then(|| "/v1/logs".to_owned()),
         };
-        let logs = [base("records", Says::Otlp(Box::new(said)))];
+        let logs = [base("records", Says::Otlp(Box::new(said)))].map(Logger::service);
         let (theirs, ours) = ((free(), free()), (free(), free()));
         let port = ports[usize::from(by_http)];
         let stand = Stand::start(
@@ -319,6 +344,72 @@ async fn a_real_envoy_and_our_proxy_tell_opentelemetry_the_same() {
     }
 }
 
+/// Operators that say something of connections, or nothing, whoever writes them.
+const OF_BYTES: &str = "%PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
+    %CONNECTION_TERMINATION_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% %REQ(:PATH)% %RESP(X-A)% %UPSTREAM_HOST% \
+    %UPSTREAM_CLUSTER% %ROUTE_NAME% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
+    %UPSTREAM_REQUEST_ATTEMPT_COUNT% %REQUESTED_SERVER_NAME% %GRPC_STATUS% %ACCESS_LOG_TYPE% %FILTER_CHAIN_NAME%\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_envoy_and_our_proxy_write_the_same_of_connections() {
+    let tasks = Tasks::new();
+    let app = backend("app", &tasks);
+    for to in [app, free()] {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let logs = |at: usize| {
+            let path = |name: &str| dirs[at].path().join(name).display().to_string();
+            let text = |text: &str| Part::Text(text.to_owned());
+            let object = [
+                ("flags".to_owned(), text("%RESPONSE_FLAGS%")),
+                ("sent".to_owned(), text("%BYTES_SENT%")),
+                ("host".to_owned(), text("%UPSTREAM_HOST%")),
+                ("method".to_owned(), text("%REQ(:METHOD)%")),
+            ];
+            [
+                Logger::file(path("lines"), Format::Text(OF_BYTES.to_owned())),
+                Logger::file(path("objects"), Format::Json(object.into())),
+            ]
+        };
+        let (theirs, ours) = ((free(), free()), (free(), free()));
+        let view = logged(theirs, to, (1, false), &logs(0));
+        let stand = Stand::start(view, any_port(), None);
+        let Some((_envoy, _dir)) = envoy(stand.address, "DELTA_GRPC") else {
+            return;
+        };
+        synced(&stand).await;
+        let (drain, _) = own(logged(ours, to, (1, false), &logs(1)), &tasks, options());
+        for at in [theirs, ours] {
+            listens(at.0).await;
+            let asked = "GET /bytes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            // Where nothing answers, it is closed.
+            let mut stream = connect(at.1, ConnectOptions::default()).await.unwrap();
+            let _sent = stream.write_all(asked.as_bytes()).await;
+            let mut answer = Vec::new();
+            let _read = stream.read_to_end(&mut answer).await;
+            assert_eq!(answer.is_empty(), to != app);
+        }
+        let mut all = Vec::new();
+        for dir in &dirs {
+            let mut lines = Vec::new();
+            for name in ["lines", "objects"] {
+                let path = dir.path().join(name);
+                let line = until(&format!("a line in {}", path.display()), 15, || {
+                    let text = std::fs::read_to_string(&path).ok()?;
+                    text.ends_with('\n').then_some(text)
+                })
+                .await;
+                lines.push(line);
+            }
+            all.push(lines);
+        }
+        assert_eq!(all[1], all[0]);
+        assert_eq!(all[1][0].contains(" UF,URX "), to != app, "{all:?}");
+        drain.start();
+        stand.stop().await;
+    }
+    tasks.end().await;
+}
+
 /// What an own proxy says of the calls that services were told of: `sent`, `dropped` or `failed`.
 async fn counted(admin: SocketAddr, what: &str) -> usize {
     let page = send(
@@ -342,7 +433,7 @@ async fn telling(
     service: LogService,
 ) -> (SocketAddr, SocketAddr, Drain) {
     let (binds, admin) = ((free(), free()), free());
-    let view = logged(binds, app, (port, false), &[service]);
+    let view = logged(binds, app, (port, false), &[Logger::service(service)]);
     let options = Options {
         admin: Some(admin),
         ..options()

@@ -18,6 +18,9 @@ import json
 import sys
 import threading
 
+# A program beside this one has the name of a package that Envoy's messages need.
+del sys.path[0]
+
 import grpc
 from google.protobuf import json_format, unknown_fields
 

@@ -8,7 +8,7 @@ use crate::mesh::access_log::service::Says;
 use crate::mesh::access_log::{Logger, Sink};
 use crate::mesh::listener::{ChainAction, Direction, Listener};
 use crate::mesh::world::Config;
-use crate::mesh::{Node, NodeKind};
+use crate::mesh::{Client, Node, NodeKind};
 
 /// Puts into `listener` what holds for the calls that `node` takes there. A service whose cluster is not among those
 /// that `knows` holds for is told nothing: Envoy refuses what names one that it does not have.
@@ -62,6 +62,10 @@ fn here(mut log: Logger, node: &Node, knows: &dyn Fn(&str) -> bool) -> Option<Lo
     if let Sink::Service(service) = &mut log.to {
         if !knows(&service.cluster) {
             return None;
+        }
+        // Told where it was written; it is for Envoys alone.
+        if node.client == Client::Meshctl && !service.filter_state.is_empty() {
+            Arc::make_mut(service).filter_state.clear();
         }
         if let Says::Otlp(_) = service.says
             && let Says::Otlp(said) = &mut Arc::make_mut(service).says

@@ -14,6 +14,7 @@ mod external;
 mod faults;
 mod gateway;
 mod inbound;
+mod metrics;
 mod node;
 mod outbound;
 mod pieces;

@@ -8,8 +8,8 @@ use super::common::{Common, Outlook, Scope};
 use super::inbound::Facts;
 use super::routing::{Base, Routing};
 use super::{
-    View, access_log, backend_tls, credentials, faults, gateway, inbound, node, routing, scope,
-    shadows, tracing,
+    View, access_log, backend_tls, credentials, faults, gateway, inbound, metrics, node, routing,
+    scope, shadows, tracing,
 };
 use crate::mesh::sidecar::{self, Sidecar};
 use crate::mesh::world::Config;
@@ -117,6 +117,7 @@ impl Pieces<'_> {
             && config.baseline == before.baseline
             && config.tracing == before.tracing
             && config.access_log == before.access_log
+            && config.metrics == before.metrics
             && credentials::same((config, before), &self.node)
             && sidecar == self.sidecar.map(|(_, own)| own)
             && common.keeps_choosing((config, before), &self.node)
@@ -138,6 +139,7 @@ impl Pieces<'_> {
         for listener in view.listeners.values_mut() {
             tracing::shape(&self.world.config, &self.node, listener, &knows);
             access_log::shape(&self.world.config, &self.node, listener, &knows);
+            metrics::shape(&self.world.config, &self.node, listener);
         }
     }
 }

@@ -96,7 +96,10 @@ impl Base {
         // Faults and comparisons are put over whole tables.
         let over = |config: &Config| !config.faults.is_empty() || !config.comparisons.is_empty();
         let injected = over(config) || over(before);
-        if config.tracing != before.tracing || config.access_log != before.access_log {
+        if config.tracing != before.tracing
+            || config.access_log != before.access_log
+            || config.metrics != before.metrics
+        {
             return None;
         }
         if config.outbound != before.outbound || config.baseline != before.baseline || injected {

@@ -1,6 +1,6 @@
 //! Entries that go to a service together, and the messages that they go in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::data::accesslog::v3::{HttpAccessLogEntry, TcpAccessLogEntry};
@@ -17,7 +17,7 @@ use crate::telemetry::otlp::{InstrumentationScope, KeyValue, Resource, text};
 use crate::telemetry::otlp_logs::{ExportLogsServiceRequest, LogRecord, ResourceLogs, ScopeLogs};
 use crate::telemetry::{AccessRecord, Place};
 
-use super::entry::{Besides, http, tcp};
+use super::entry::{Besides, Tags, http, tcp};
 
 /// How entries of one service are written.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Writes {
                 said.compile().unwrap_or_default(),
                 resource(service, said, node),
             ),
-            Says::Http { .. } | Says::Tcp => Default::default(),
+            Says::Http { .. } | Says::Tcp => (Record::default(), Resource::default()),
         };
         let introduction = StreamAccessLogsMessage {
             identifier: Some(Identifier {
@@ -74,7 +74,7 @@ impl Writes {
     }
 
     /// Values of tags that `record` has.
-    fn tags(&self, record: &AccessRecord, place: &Place) -> HashMap<String, String> {
+    fn tags(&self, record: &AccessRecord, place: &Place) -> Tags {
         let tags = self.tags.iter();
         let said = tags.filter_map(|(name, tag)| {
             let found = match tag.from {

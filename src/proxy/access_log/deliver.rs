@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::mesh::access_log::service::{FLUSH, LogService, Says};
+use crate::mesh::tracing::TIMEOUT;
 use crate::rt::{self, Backoff, Reader, Tasks, Wall};
 use crate::telemetry::Place;
 use crate::tls::Material;
@@ -29,8 +30,6 @@ const MOST_BYTES: usize = 1024 * 1024;
 const TRIES: u32 = 5;
 /// Between tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Who takes nothing of a stream for this long is taken for dead.
-const STALLED: Duration = Duration::from_secs(30);
 /// What is under way at the end has this long.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -225,26 +224,32 @@ impl Feeder {
     }
 
     async fn once(&mut self, message: &[u8]) -> Outcome {
-        let stalls = match self.service.says {
-            Says::Otlp(_) => self.service.timeout,
-            Says::Http { .. } | Says::Tcp => STALLED,
+        let patience = match self.service.timeout {
+            Duration::ZERO => TIMEOUT,
+            timeout => timeout,
         };
-        let trying = async {
-            let mut talk = match self.talk.take() {
-                Some(talk) => talk,
-                None => match Talk::open(&self.service, &self.ways, &self.tasks).await {
-                    Ok(talk) => talk,
-                    Err(error) => return Outcome::Later(error),
-                },
-            };
-            let message = (self.writes.introduction(), message);
-            let outcome = talk.tell(&self.service, message).await;
-            if !matches!(outcome, Outcome::Later(_)) {
-                self.talk = Some(talk);
+        let mut talk = match self.talk.take() {
+            Some(talk) => talk,
+            None => {
+                let opening = Talk::open(&self.service, &self.ways, &self.tasks);
+                match tokio::time::timeout(patience, opening).await {
+                    Ok(Ok(talk)) => talk,
+                    Ok(Err(error)) => return Outcome::Later(error),
+                    Err(_) => return Outcome::Later("it is not reached in time".to_owned()),
+                }
             }
-            outcome
         };
-        let told = tokio::time::timeout(stalls, trying).await;
-        told.unwrap_or_else(|_| Outcome::Later("no answer in time".to_owned()))
+        let telling = talk.tell(&self.service, (self.writes.introduction(), message));
+        let outcome = match self.service.says {
+            Says::Otlp(_) => tokio::time::timeout(patience, telling)
+                .await
+                .unwrap_or_else(|_| Outcome::Later("no answer in time".to_owned())),
+            // One that reads slowly is waited for; one that is dead is found out by the connection.
+            Says::Http { .. } | Says::Tcp => telling.await,
+        };
+        if !matches!(outcome, Outcome::Later(_)) {
+            self.talk = Some(talk);
+        }
+        outcome
     }
 }

@@ -1,6 +1,5 @@
 //! A call as Envoy's access log service has it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,9 @@ use envoy_types::pb::envoy::data::accesslog::v3 as accesslog;
 use envoy_types::pb::google::protobuf;
 
 use crate::telemetry::{AccessRecord, Flag, Shown};
+
+/// Tags of an entry, by name.
+pub(crate) type Tags = Vec<(String, String)>;
 
 /// Names of the fields that an entry has besides the usual ones, in lower case.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,7 +25,7 @@ pub(crate) struct Besides<'n> {
 pub(crate) fn http(
     record: &AccessRecord,
     besides: Besides<'_>,
-    tags: HashMap<String, String>,
+    tags: Tags,
 ) -> accesslog::HttpAccessLogEntry {
     let version = match record.protocol {
         "HTTP/1.0" => accesslog::http_access_log_entry::HttpVersion::Http10,
@@ -50,7 +52,8 @@ pub(crate) fn http(
             request_body_bytes: record.received,
             request_headers: chosen(besides.request, |name| {
                 record.request_field(name).map(str::to_owned)
-            }),
+            })
+            .collect(),
             ..accesslog::HttpRequestProperties::default()
         }),
         response: Some(accesslog::HttpResponseProperties {
@@ -61,20 +64,19 @@ pub(crate) fn http(
             response_code_details: record.details().into_owned(),
             response_headers: chosen(besides.response, |name| {
                 record.response_field(name).map(Into::into)
-            }),
+            })
+            .collect(),
             response_trailers: chosen(besides.trailers, |name| {
                 record.trailer(name).map(Into::into)
-            }),
+            })
+            .collect(),
             ..accesslog::HttpResponseProperties::default()
         }),
     }
 }
 
 /// The entry of a connection; of a call it says little.
-pub(crate) fn tcp(
-    record: &AccessRecord,
-    tags: HashMap<String, String>,
-) -> accesslog::TcpAccessLogEntry {
+pub(crate) fn tcp(record: &AccessRecord, tags: Tags) -> accesslog::TcpAccessLogEntry {
     accesslog::TcpAccessLogEntry {
         common_properties: Some(common(record, tags)),
         connection_properties: Some(accesslog::ConnectionProperties {
@@ -85,14 +87,15 @@ pub(crate) fn tcp(
 }
 
 /// Those of `names` that there are.
-fn chosen(names: &[String], get: impl Fn(&str) -> Option<String>) -> HashMap<String, String> {
+fn chosen(
+    names: &[String],
+    get: impl Fn(&str) -> Option<String>,
+) -> impl Iterator<Item = (String, String)> {
     let names = names.iter();
-    names
-        .filter_map(|name| Some((name.clone(), get(name)?)))
-        .collect()
+    names.filter_map(move |name| Some((name.clone(), get(name)?)))
 }
 
-fn common(record: &AccessRecord, tags: HashMap<String, String>) -> accesslog::AccessLogCommon {
+fn common(record: &AccessRecord, tags: Tags) -> accesslog::AccessLogCommon {
     let kind = if record.protocol.is_empty() {
         accesslog::AccessLogType::TcpConnectionEnd
     } else {
@@ -122,12 +125,12 @@ fn common(record: &AccessRecord, tags: HashMap<String, String>) -> accesslog::Ac
         time_to_last_downstream_tx_byte: Some(time(record.duration)),
         upstream_cluster: record.upstream_cluster.clone(),
         upstream_request_attempt_count: record.attempts,
-        response_flags: flags(record.flag),
+        response_flags: flags(record),
         upstream_transport_failure_reason: record.upstream_failure.clone(),
         route_name: record.route.clone(),
         connection_termination_details: record.termination().into_owned(),
         stream_id: record.request_id.clone(),
-        custom_tags: tags,
+        custom_tags: tags.into_iter().collect(),
         access_log_type: kind.into(),
         ..accesslog::AccessLogCommon::default()
     }
@@ -193,9 +196,12 @@ fn address(text: &str) -> Option<core::Address> {
     })
 }
 
-fn flags(flag: Flag) -> Option<accesslog::ResponseFlags> {
-    let mut flags = accesslog::ResponseFlags::default();
-    match flag {
+fn flags(record: &AccessRecord) -> Option<accesslog::ResponseFlags> {
+    let mut flags = accesslog::ResponseFlags {
+        upstream_retry_limit_exceeded: record.is_unreached(),
+        ..accesslog::ResponseFlags::default()
+    };
+    match record.flag {
         Flag::None => return None,
         Flag::Nr => flags.no_route_found = true,
         Flag::Nc => flags.no_cluster_found = true,

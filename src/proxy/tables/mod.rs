@@ -20,9 +20,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::mesh::balancing::LocalityBalancing;
+use crate::mesh::listener::Direction;
 use crate::mesh::{Assignment, Cluster, Endpoint, Locality, View};
 use crate::rt;
 use crate::telemetry::Registry;
+use crate::telemetry::changed::Changes;
 
 use super::balance::choices::Home;
 use super::filter::Filter;
@@ -107,6 +109,21 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
+    /// What is told of metrics otherwise than usual; the listeners of a side all say the same.
+    pub(crate) fn changes(&self) -> Changes<'_> {
+        let mut changes = Changes::default();
+        for listener in self.listeners.values() {
+            let Some(said) = &listener.config.options.metrics else {
+                continue;
+            };
+            match listener.config.direction {
+                Direction::Outbound => changes.source = said.as_slice(),
+                Direction::Inbound => changes.destination = said.as_slice(),
+            }
+        }
+        changes
+    }
+
     /// No tables yet, in a process of these surroundings.
     pub(crate) fn empty(surroundings: Surroundings) -> Self {
         Self {

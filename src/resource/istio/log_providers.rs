@@ -92,8 +92,18 @@ pub(super) fn logs(fields: &Fields<'_>, defaults: Vec<String>) -> Logs {
         let file = fields.get("envoyFileAccessLog");
         let provider = file.map(|value| file_of(&value, &format));
         let provider = provider
-            .or_else(|| streamed(&fields.get("envoyHttpAls")?, "http_envoy_accesslog", http))
-            .or_else(|| streamed(&fields.get("envoyTcpAls")?, "tcp_envoy_accesslog", tcp))
+            .or_else(|| {
+                streamed(
+                    &fields.get("envoyHttpAls")?,
+                    "http_envoy_accesslog",
+                    |fields| Some(http(fields)),
+                )
+            })
+            .or_else(|| {
+                streamed(&fields.get("envoyTcpAls")?, "tcp_envoy_accesslog", |_| {
+                    Some(Says::Tcp)
+                })
+            })
             .or_else(|| streamed(&fields.get("envoyOtelAls")?, "otel_envoy_accesslog", otlp));
         if let (Some(name), Some(provider)) = (name, provider) {
             logs.providers.insert(name.to_owned(), provider);
@@ -144,20 +154,9 @@ fn streamed(
     let (host, port) = service(&fields, "logging/collector.logging.svc.cluster.local");
     let name = fields.text("logName").filter(|name| !name.is_empty());
     let says = says(&fields);
-    let filter_state = match fields.get("filterStateObjectsToLog") {
-        Some(value) => {
-            value.warn(
-                codes::IGNORED,
-                "no filter of this proxy keeps objects, so entries are without them",
-                "remove it, or keep it for Envoys of the mesh",
-            );
-            value
-                .list()
-                .iter()
-                .filter_map(|value| value.text())
-                .collect()
-        }
-        None => Vec::new(),
+    let filter_state = match says {
+        Some(Says::Http { .. } | Says::Tcp) => filter_state(&fields),
+        _ => Vec::new(),
     };
     fields.finish();
     Some(LogProvider {
@@ -171,28 +170,30 @@ fn streamed(
     })
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "another of the three may be refused"
-)]
-fn http(fields: &Fields<'_>) -> Option<Says> {
+/// Objects of filters, which only Envoys have.
+fn filter_state(fields: &Fields<'_>) -> Vec<String> {
+    let Some(value) = fields.get("filterStateObjectsToLog") else {
+        return Vec::new();
+    };
+    value.warn(
+        codes::IGNORED,
+        "no filter of this proxy keeps objects, so entries are without them",
+        "remove it, or keep it for Envoys of the mesh",
+    );
+    let names = value.list();
+    names.iter().filter_map(Value::text).collect()
+}
+
+fn http(fields: &Fields<'_>) -> Says {
     let names = |field| {
         let name = |value: &Value<'_>| header_name(value, &value.text()?);
         fields.list(field).iter().filter_map(name).collect()
     };
-    Some(Says::Http {
+    Says::Http {
         request: names("additionalRequestHeadersToLog"),
         response: names("additionalResponseHeadersToLog"),
         trailers: names("additionalResponseTrailersToLog"),
-    })
-}
-
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "another of the three may be refused"
-)]
-fn tcp(_: &Fields<'_>) -> Option<Says> {
-    Some(Says::Tcp)
+    }
 }
 
 /// Istio's line is the body where nobody writes another, and `labels` are attributes.

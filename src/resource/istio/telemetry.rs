@@ -1,5 +1,5 @@
-//! Telemetry: what proxies tell of the calls that they carry. Spans and access logs are honoured; metrics
-//! are Istio's standard ones for everybody.
+//! Telemetry: what proxies tell of the calls that they carry: spans, access logs, and which of Istio's metrics with which
+//! of their labels.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -80,7 +80,7 @@ pub struct MetricsRule {
 /// What is otherwise than usual with some metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricsOverride {
-    /// Istio's word for the metric, such as `REQUEST_COUNT`, or the name of another; empty is all of them.
+    /// The metric's name, such as `istio_requests_total`; empty is all of them.
     pub metric: String,
     /// On which side.
     pub mode: WorkloadMode,
@@ -114,15 +114,6 @@ pub(in crate::resource) fn telemetry(fields: &Fields<'_>) -> Telemetry {
         metrics: spec.list("metrics").iter().map(metrics).collect(),
         access_logging: spec.list("accessLogging").iter().map(logging).collect(),
     };
-    if !telemetry.metrics.is_empty()
-        && let Some(written) = spec.get("metrics")
-    {
-        written.warn(
-            codes::IGNORED,
-            "metrics cannot be changed by meshctl yet: every proxy reports Istio's standard metrics with all of their labels",
-            "remove it; drop series and labels where they are scraped (metric_relabel_configs)",
-        );
-    }
     spec.finish();
     telemetry
 }
@@ -274,23 +265,54 @@ fn metrics(value: &Value<'_>) -> MetricsRule {
         overrides: fields.list("overrides").iter().map(overridden).collect(),
         interval: fields.duration("reportingInterval"),
     };
+    if rule.interval.is_some()
+        && let Some(written) = fields.get("reportingInterval")
+    {
+        written.warn(
+            codes::IGNORED,
+            "open connections are counted as their bytes move, whatever the interval",
+            "remove it",
+        );
+    }
+    let other = rule.providers.iter().find(|name| *name != "prometheus");
+    if let (Some(other), Some(written)) = (other, fields.get("providers")) {
+        written.warn(
+            codes::IGNORED,
+            format!(
+                "provider {other:?} gets no metrics: those that are scraped are what is changed"
+            ),
+            "providers: [{name: prometheus}]",
+        );
+    }
     fields.finish();
     rule
 }
 
-/// Istio's words for its metrics.
-const METRICS: [&str; 11] = [
-    "ALL_METRICS",
-    "REQUEST_COUNT",
-    "REQUEST_DURATION",
-    "REQUEST_SIZE",
-    "RESPONSE_SIZE",
-    "TCP_OPENED_CONNECTIONS",
-    "TCP_CLOSED_CONNECTIONS",
-    "TCP_SENT_BYTES",
-    "TCP_RECEIVED_BYTES",
-    "GRPC_REQUEST_MESSAGES",
-    "GRPC_RESPONSE_MESSAGES",
+/// Istio's words for its metrics, and their names; empty is all of them.
+const METRICS: [(&str, &str); 11] = [
+    ("ALL_METRICS", ""),
+    ("REQUEST_COUNT", "istio_requests_total"),
+    ("REQUEST_DURATION", "istio_request_duration_milliseconds"),
+    ("REQUEST_SIZE", "istio_request_bytes"),
+    ("RESPONSE_SIZE", "istio_response_bytes"),
+    (
+        "TCP_OPENED_CONNECTIONS",
+        "istio_tcp_connections_opened_total",
+    ),
+    (
+        "TCP_CLOSED_CONNECTIONS",
+        "istio_tcp_connections_closed_total",
+    ),
+    ("TCP_SENT_BYTES", "istio_tcp_sent_bytes_total"),
+    ("TCP_RECEIVED_BYTES", "istio_tcp_received_bytes_total"),
+    ("GRPC_REQUEST_MESSAGES", "istio_request_messages_total"),
+    ("GRPC_RESPONSE_MESSAGES", "istio_response_messages_total"),
+];
+
+/// Those of them that this proxy does not have.
+const MISSING: [&str; 2] = [
+    "istio_request_messages_total",
+    "istio_response_messages_total",
 ];
 
 fn overridden(value: &Value<'_>) -> MetricsOverride {
@@ -302,16 +324,27 @@ fn overridden(value: &Value<'_>) -> MetricsOverride {
     if let Some(matches) = fields.get("match") {
         let fields = matches.fields();
         to.mode = mode(&fields);
-        let standard = fields.get("metric").and_then(|value| {
-            let choices = METRICS.map(|name| (name, name));
-            value.choice(&choices)
-        });
-        let custom = fields.text("customMetric");
+        let standard = fields.get("metric");
+        let custom = fields.get("customMetric");
         fields.finish();
-        let all = |name: &&str| *name != "ALL_METRICS";
-        to.metric = custom
-            .or(standard.filter(all).map(str::to_owned))
-            .unwrap_or_default();
+        let said = standard.as_ref().and_then(|value| value.choice(&METRICS));
+        to.metric = said.unwrap_or_default().to_owned();
+        if let Some(value) = &custom {
+            to.metric = value.text().unwrap_or_default();
+        }
+        let known = METRICS.iter().any(|(_, name)| *name == to.metric);
+        if let Some(value) = custom.or(standard)
+            && (!known || MISSING.contains(&to.metric.as_str()))
+        {
+            value.warn(
+                codes::IGNORED,
+                format!(
+                    "proxies do not tell a metric {:?}, so nothing is changed",
+                    to.metric
+                ),
+                "one of Istio's standard metrics, such as REQUEST_COUNT",
+            );
+        }
     }
     let tags = fields.get("tagOverrides");
     for (name, value) in tags.iter().flat_map(Value::entries) {
@@ -322,7 +355,17 @@ fn overridden(value: &Value<'_>) -> MetricsOverride {
         let expression = fields.text("value");
         fields.finish();
         let expression = expression.filter(|_| removes != Some(true));
-        to.tags.insert(name.to_owned(), expression);
+        if removes != Some(true) {
+            value.warn(
+                codes::IGNORED,
+                format!("label {name:?} is not changed: what calls are counted by is worked out before they come, and an expression would be evaluated for each"),
+                "operation: REMOVE takes a label away; write it where metrics are scraped (metric_relabel_configs)",
+            );
+            to.tags
+                .insert(name.to_owned(), Some(expression.unwrap_or_default()));
+            continue;
+        }
+        to.tags.insert(name.to_owned(), None);
     }
     fields.finish();
     to

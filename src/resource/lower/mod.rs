@@ -14,6 +14,7 @@ mod gateways;
 mod imported;
 mod ingress;
 mod merge;
+mod metrics;
 mod named;
 mod policies;
 mod providers;
@@ -75,9 +76,11 @@ pub fn lower(objects: &Objects, instances: Instances) -> (World, Vec<Finding>) {
     let comparisons = policies::comparisons(&mut around);
     let spans = tracing::lower(&mut around);
     let logs = access_log::lower(&mut around);
+    let metrics = metrics::lower(&mut around);
     (config.policies, config.faults, config.comparisons) = (own, faults, comparisons);
     config.tracing = spans;
     config.access_log = logs;
+    config.metrics = metrics;
     (config.routes, config.bound) =
         routes::lower(objects, &config, &mesh.route_export, &mut findings);
     let around = gateway_api::Around {

@@ -7,13 +7,16 @@ use ipnet::IpNet;
 
 use super::super::pb::{
     Any, HttpInspector, OriginalDst, ProxyFilter, TlsInspector, core, hcm, is, listener,
-    network_ext_authz, rbac as pb_rbac, tcp,
+    network_ext_authz, rbac as pb_rbac, tcp, value,
 };
-use super::super::structs::{MESHCTL, as_object, as_text, part};
+use super::super::structs::{MESHCTL, as_bool, as_list, as_object, as_struct, as_text, part};
 use super::fields::Fields;
 use super::{Fault, duration_or, ext_authz, http, mtls, rbac, sockets, unpack};
 use crate::mesh::filter::NetworkFilter;
-use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, Transport};
+use crate::mesh::listener::{
+    Chain, ChainAction, ChainMatch, Direction, ListenerOptions, Transport,
+};
+use crate::mesh::metrics::Change;
 use crate::mesh::{Listener, RouteTable};
 
 /// For the page of what is supported.
@@ -25,6 +28,7 @@ const LISTENER: Fields = Fields {
         (1, "name"),
         (2, "address"),
         (3, "filter_chains"),
+        (6, "metadata"),
         (9, "listener_filters"),
         (13, "socket_options"),
         (15, "listener_filters_timeout"),
@@ -36,7 +40,6 @@ const LISTENER: Fields = Fields {
     ],
     tuning: &[
         (5, "per_connection_buffer_limit_bytes"),
-        (6, "metadata"),
         (8, "drain_type"),
         (12, "tcp_fast_open_queue_length"),
         (20, "connection_balance_config"),
@@ -163,9 +166,31 @@ pub(super) fn decode(
             from.listener_filters_timeout.as_ref(),
             Duration::from_secs(15),
         )?,
-        options: sockets::listener(from, ignored)?,
+        options: ListenerOptions {
+            metrics: metrics(from),
+            ..sockets::listener(from, ignored)?
+        },
     };
     Ok((listener, tables))
+}
+
+/// What is told of metrics otherwise than usual. What others write there is for themselves.
+fn metrics(from: &listener::Listener) -> Option<Arc<Vec<Change>>> {
+    let fields = part(from.metadata.as_ref(), MESHCTL)?;
+    let changes = as_list(fields, "metrics")?.iter().filter_map(as_struct);
+    let changes = changes.map(|change| Change {
+        metric: as_text(change, "metric"),
+        disabled: as_bool(change, "disabled"),
+        without: as_list(change, "without")
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|value| match &value.kind {
+                Some(value::Kind::StringValue(text)) => Some(text.clone()),
+                _ => None,
+            })
+            .collect(),
+    });
+    Some(Arc::new(changes.collect()))
 }
 
 /// Whether connections are redirected here. A filter that is not known may change who the caller

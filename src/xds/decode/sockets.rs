@@ -84,6 +84,7 @@ pub(super) fn listener(
             time: keepalive.keepalive_time.as_ref().map(|v| v.value),
             interval: keepalive.keepalive_interval.as_ref().map(|v| v.value),
         }),
+        metrics: None,
     };
     for option in &from.socket_options {
         socket_option(option, &mut options)?;

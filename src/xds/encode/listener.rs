@@ -8,10 +8,11 @@ use super::super::pb::{
     Any, HttpInspector, OriginalDst, TlsInspector, address, any, core, duration, hcm, listener,
     tcp, u32_value,
 };
-use super::super::structs::{MESHCTL, metadata, nested, object, text};
+use super::super::structs::{MESHCTL, boolean, list, metadata, nested, object, text};
 use super::{ext_authz, filter as http_filter, http, mtls, rbac, sockets, tracing};
 use crate::mesh::filter::{HttpFilter, NetworkFilter};
 use crate::mesh::listener::{Chain, ChainAction, ChainMatch, Direction, HttpCodec, Transport};
+use crate::mesh::metrics::Change;
 use crate::mesh::{Client, HttpOptions, Listener};
 
 /// What Envoy's `http_inspector` calls HTTP in plain connections.
@@ -47,12 +48,30 @@ pub(super) fn encode(from: &Listener, client: Client) -> listener::Listener {
         ..Default::default()
     };
     sockets::listener(&from.options, &mut to);
+    if client == Client::Meshctl {
+        to.metadata = from.options.metrics.as_deref().and_then(|all| metrics(all));
+    }
     listener::Listener {
         listener_filters: inspectors(from, &chains),
         filter_chains: chains,
         default_filter_chain: default,
         ..to
     }
+}
+
+/// What is told of metrics otherwise than usual, in our own words: no filter of Envoy's has any.
+fn metrics(changes: &[Change]) -> Option<core::Metadata> {
+    let one = |change: &Change| {
+        let metric = change.metric.as_ref().map(|name| ("metric", text(name)));
+        let off = change.disabled.map(|off| ("disabled", boolean(off)));
+        let without = list(change.without.iter().map(text).collect());
+        let fields = [Some(("without", without)), metric, off];
+        nested(object(fields.into_iter().flatten()))
+    };
+    metadata([(
+        MESHCTL,
+        object([("metrics", list(changes.iter().map(one).collect()))]),
+    )])
 }
 
 /// Filters that find out what chains ask about.

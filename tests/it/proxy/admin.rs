@@ -1,6 +1,9 @@
 //! What a proxy says about itself, and how it ends.
 
+use std::sync::Arc;
+
 use meshctl::mesh::View;
+use meshctl::mesh::metrics::Change;
 use meshctl::proxy::{AccessLog, Options, ProxyError};
 use meshctl::rt::Tasks;
 use meshctl::telemetry::LogFormat;
@@ -76,6 +79,63 @@ async fn numbers_configuration_and_health_are_answered() {
     assert_eq!(status(&post(health, "/quitquitquit").await), 404);
     assert_eq!(status(&post(admin, "/quitquitquit").await), 200);
     proxy.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_told_as_a_view_says_and_counted_all_the_same() {
+    let app = App::start("a");
+    let (bind, admin) = (free(), free());
+    let options = Options {
+        workers: 1,
+        admin: Some(admin),
+        ..Options::default()
+    };
+    let usual = simple(bind, app.address, |_| {});
+    let proxy = Proxy::with(options, usual.clone(), None).await;
+    eventually(|| async { reachable(bind).await }).await;
+    for _ in 0..2 {
+        assert_eq!(status(&get(bind, "/").await), 200);
+    }
+    let requests = async || {
+        let page = own_page(admin, "/stats/prometheus").await;
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("istio_requests_total{"));
+        (line.unwrap_or_default().to_owned(), page)
+    };
+    let (line, page) = requests().await;
+    assert!(
+        line.contains("response_code=\"200\"") && line.ends_with(" 2"),
+        "{line}"
+    );
+    assert!(page.contains("istio_request_bytes_count{"));
+
+    let mut changed = usual.clone();
+    for listener in changed.listeners.values_mut() {
+        Arc::make_mut(listener).options.metrics = Some(Arc::new(vec![
+            Change {
+                metric: Some("istio_request_bytes".to_owned()),
+                disabled: Some(true),
+                ..Change::default()
+            },
+            Change {
+                without: vec!["response_code".to_owned()],
+                ..Change::default()
+            },
+        ]));
+    }
+    proxy.views.publish(changed);
+    eventually(|| async { !requests().await.0.contains("response_code=") }).await;
+    assert_eq!(status(&get(bind, "/").await), 200);
+    let (line, page) = requests().await;
+    assert!(line.ends_with(" 3"), "{line}");
+    assert!(line.contains("destination_service="), "{line}");
+    assert!(!page.contains("istio_request_bytes"), "{page}");
+    assert!(page.contains("istio_response_bytes_count{"));
+
+    proxy.views.publish(usual);
+    eventually(|| async { requests().await.0.contains("response_code=\"200\"") }).await;
+    assert!(requests().await.0.ends_with(" 3"));
 }
 
 #[tokio::test]
