@@ -141,7 +141,7 @@ function answer(mesh, method, path, query, body) {
       const by = query.get("by");
       if (by === "source") return { windowSeconds: 60, atUnixMs: mesh.now(), rows: calls.map(([from, to]) => mesh.row(to, { source: workload(from) })).filter(named) };
       if (by === "version") return { windowSeconds: 60, atUnixMs: mesh.now(), rows: ["v1", "v2"].map((version) => mesh.row(query.get("service") ?? names[0], { version })) };
-      if (by === "backend") return { windowSeconds: 60, atUnixMs: mesh.now(), rows: ["v1", "v2", ""].map((version) => mesh.row(query.get("service") ?? names[0], { route: "split", version, requests: version ? 30 * mesh.row(names[0]).requests : 4, successPercent: version ? 100 : 0, retries: version === "v2" ? 7 : 0, timeouts: version === "v2" ? 2 : 0, overflows: version ? 0 : 4 })) };
+      if (by === "backend") return { windowSeconds: 60, atUnixMs: mesh.now(), rows: ["v1", "v2", ""].map((version) => mesh.row(query.get("service") ?? names[0], { route: "split", version, requests: version === "v1" ? 3400 : version ? 376 : 4, requestsPerSecond: version === "v1" ? 56.7 : version ? 6.3 : 0.07, successPercent: version ? 100 : 0, retries: version === "v2" ? 7 : 0, timeouts: version === "v2" ? 2 : 0, overflows: version ? 0 : 4 })) };
       return { windowSeconds: 60, atUnixMs: mesh.now(), rows: names.map((name) => mesh.row(name, { ejectedEndpoints: name === names[1] ? 1 : 0 })).filter(named) };
     }
     case "edges": return { windowSeconds: 60, atUnixMs: mesh.now(), edges: edges.filter((edge) => !query.get("to") || edge.destination === query.get("to")) };

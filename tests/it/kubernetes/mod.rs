@@ -3,6 +3,7 @@
 mod accounts;
 mod applied;
 mod bad;
+mod edited;
 mod failover;
 mod fake;
 mod faulty;
@@ -10,6 +11,7 @@ mod gateways;
 mod installed;
 mod large;
 mod seen;
+mod several;
 mod upgraded;
 
 use std::path::PathBuf;

@@ -65,19 +65,19 @@ export function ServicePage({ name }: { name: string }) {
           </Table>
         )}</Ready>
       </Panel>
+      <Panel title="Endpoints" flush>
+        <Ready of={endpoints} rows={3}>{(list) => list.length === 0 ? <Empty title="No endpoints">Nothing is behind this service; requests are answered with 503.</Empty> : (
+          <Table label="Endpoints" head={["Instance", "Address", "Version", "Health", ["Weight", "num"]]}>
+            {list.map((one) => <tr><td>{one.instance}</td><td class="mono nowrap">{one.address}</td><td>{one.version || "–"}</td><td><Mark tone={one.health === "healthy" ? "ok" : one.health === "unhealthy" ? "bad" : "warn"}>{one.health}</Mark>{one.ejectedBy && <> <Mark tone="bad">ejected</Mark></>}</td><td class="num">{one.weight}</td></tr>)}
+          </Table>
+        )}</Ready>
+      </Panel>
       <Ejected endpoints={endpoints.data ?? []} />
       <div class="grid two">
         <Panel title="Callers" flush aside={<A href={`/authz?to=${name}`}>who may call</A>}>
           <Ready of={callers} rows={3}>{(data) => data.rows.length === 0 ? <Empty title="Nobody called in this window" /> : (
             <Table label="Callers" head={["Caller", ["Requests", "num"], "Success", ["p99", "num"], "Protected by"]}>
               {data.rows.map((one) => <tr><td>{one.source || "outside of the mesh"}</td><td class="num">{rate(one.requestsPerSecond)}</td><td><Success value={one.successPercent} /></td><td class="num">{ms(one.latencyP99Ms)}</td><td><Protected edges={edges.data} source={one.source} /></td></tr>)}
-            </Table>
-          )}</Ready>
-        </Panel>
-        <Panel title="Endpoints" flush>
-          <Ready of={endpoints} rows={3}>{(list) => list.length === 0 ? <Empty title="No endpoints">Nothing is behind this service; requests are answered with 503.</Empty> : (
-            <Table label="Endpoints" head={["Instance", "Address", "Version", "Health", ["Weight", "num"]]}>
-              {list.map((one) => <tr><td>{one.instance}</td><td class="mono nowrap">{one.address}</td><td>{one.version || "–"}</td><td><Mark tone={one.health === "healthy" ? "ok" : one.health === "unhealthy" ? "bad" : "warn"}>{one.health}</Mark>{one.ejectedBy && <> <Mark tone="bad">ejected</Mark></>}</td><td class="num">{one.weight}</td></tr>)}
             </Table>
           )}</Ready>
         </Panel>
