@@ -69,6 +69,14 @@ fn every_view_can_be_seen_read_and_used() {
 }
 
 #[test]
+fn every_action_does_what_it_says() {
+    if browser() {
+        let said = script("actions.test.mjs", &[]);
+        assert!(said.contains("# fail 0"), "{said}");
+    }
+}
+
+#[test]
 fn two_hundred_services_move_without_stutter() {
     if browser() {
         let said = script("large.test.mjs", &[]);

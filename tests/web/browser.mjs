@@ -15,9 +15,10 @@ export async function launch() {
 }
 
 /// A window that opened `link`, and what went wrong in it.
-export async function open(browser, link, { theme = "light", width = 1280, height = 800 } = {}) {
+export async function open(browser, link, { theme = "light", width = 1280, height = 800, before = undefined } = {}) {
   // Scripts of the test itself are not the page's, which runs none but its own.
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: theme, bypassCSP: false });
+  await before?.(context);
   const page = await context.newPage();
   const origin = new URL(link).origin;
   const wrong = [];

@@ -1,6 +1,6 @@
 // Every view over a control plane that says what it is told to.
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { after, before, test } from "node:test";
 import { accessible, launch, open, settled } from "./browser.mjs";
 import { SECRET, serve, world } from "./fake.mjs";
 
@@ -77,150 +77,21 @@ test("a viewer, and a page that only looks, see no way to change anything", asyn
   }
 });
 
-describe("rollouts", () => {
-  test("are paused, resumed, promoted, aborted and undone after a question", async () => {
-    const it = await stage({});
-    await it.visit("/canaries/svc-001.shop");
-    const act = async (name, path) => {
-      await it.page.locator(".head").getByRole("button", { name, exact: true }).click();
-      const dialog = it.page.getByRole("dialog");
-      await dialog.getByText("meshctl canary").waitFor();
-      assert.ok(!it.mesh.posted.some((one) => one.path === path), `${path} before the answer`);
-      await dialog.getByRole("button", { name, exact: true }).click();
-      await dialog.waitFor({ state: "detached" });
-      assert.ok(it.mesh.posted.some((one) => one.path === path), path);
-    };
-    await act("Pause", "/rollouts/shop/svc-001/pause");
-    await act("Resume", "/rollouts/shop/svc-001/resume");
-    await act("Promote", "/rollouts/shop/svc-001/promote");
-    await act("Undo", "/rollouts/shop/svc-001/undo");
-    await it.visit("/canaries/svc-004.payments");
-    await act("Abort", "/rollouts/payments/svc-004/abort");
-    it.fine();
-    await it.end();
-  });
-
-  test("are started with what was chosen, and weights are shifted", async () => {
-    const it = await stage({});
-    await it.visit("/canaries");
-    await it.page.getByRole("button", { name: "Start a rollout…" }).first().click();
-    const dialog = it.page.getByRole("dialog");
-    await dialog.getByLabel("Steps, in percent").fill("10 5");
-    await dialog.getByRole("button", { name: "Start" }).click();
-    await dialog.getByText("steps are shares that grow").waitFor();
-    await dialog.getByLabel("Steps, in percent").fill("10, 50, 100");
-    await dialog.getByLabel("Canary").selectOption("v2");
-    await dialog.getByRole("button", { name: "Start" }).click();
-    await dialog.waitFor({ state: "detached" });
-    const started = it.mesh.posted.find((one) => one.path.startsWith("/rollouts/"));
-    assert.deepEqual(started.body.spec.steps, [{ weight: 10 }, { weight: 50 }, { weight: 100 }]);
-    assert.equal(started.body.spec.canary, "v2");
-    await it.page.getByRole("button", { name: "Shift…" }).first().click();
-    await dialog.getByLabel("v1").fill("60");
-    await dialog.getByLabel("v2").fill("40");
-    await dialog.getByText("meshctl canary set svc-001 -n shop v1=60 v2=40").waitFor();
-    await dialog.getByRole("button", { name: "Shift now" }).click();
-    await dialog.waitFor({ state: "detached" });
-    assert.deepEqual(it.mesh.posted.at(-1), { path: "/canaries/shop/svc-001", body: { weights: [["v1", 60], ["v2", 40]] } });
-    it.fine();
-    await it.end();
-  });
-});
-
-test("tapped calls come as they are made, are kept to a bound, and stop coming when nobody looks", async () => {
+test("a service shows who leaves which endpoint out, and what each route's backends cost", async () => {
   const it = await stage({});
-  await it.visit("/tap");
-  await it.page.getByLabel("Service").fill("svc-001.shop");
-  await it.page.getByRole("button", { name: "Start" }).click();
-  await it.page.locator(".live tbody tr").nth(20).waitFor();
-  assert.equal(it.server.taps.open, 1);
-  assert.match(it.page.url(), /service=svc-001\.shop/);
-  await it.page.getByRole("button", { name: "Pause" }).click();
-  await it.page.waitForTimeout(300);
-  const first = await it.page.locator(".live tbody tr").first().textContent();
-  await it.page.waitForTimeout(600);
-  assert.equal(await it.page.locator(".live tbody tr").first().textContent(), first, "paused rows stay");
-  await it.page.getByRole("button", { name: "Continue" }).click();
-  await it.page.locator(".live tbody tr").first().getByRole("button", { name: "more" }).click();
-  await it.page.getByText("meshctl tap svc-001.shop").waitFor();
-  await it.page.getByText(/, the last 500 shown/).waitFor({ timeout: 30_000 });
-  assert.ok(await it.page.locator(".live tbody > tr").count() <= 501);
-  await it.page.locator("nav").getByText("Overview").click();
-  await it.page.waitForTimeout(300);
-  assert.equal(it.server.taps.open, 0, "the stream ends with its view");
-  it.fine();
-  await it.end();
-});
-
-test("a change is compared before it is applied, and an error stands at its line", async () => {
-  const it = await stage({});
-  await it.visit("/config/VirtualService/shop/svc-001");
-  const found = it.page.locator(".yaml .l.found");
-  assert.match(await found.textContent(), /subset: v9/);
-  await it.page.getByRole("button", { name: "Edit" }).click();
-  const text = it.page.getByLabel("YAML");
-  assert.ok(await it.page.getByRole("button", { name: "Review changes" }).isDisabled());
-  await text.fill((await text.inputValue()).replace('"3s"', "5s"));
-  assert.equal(await it.page.getByRole("button", { name: "Apply" }).count(), 0, "nothing is applied unseen");
-  await it.page.getByRole("button", { name: "Review changes" }).click();
-  await it.page.getByText("spec.http[1].timeout").waitFor();
-  await text.fill(`${await text.inputValue()}# more\n`);
-  assert.equal(await it.page.getByRole("button", { name: "Apply" }).count(), 0, "what was compared is another text");
-  await it.page.getByRole("button", { name: "Review changes" }).click();
-  await it.page.getByRole("button", { name: "Apply" }).click();
-  await it.page.getByRole("button", { name: "Edit" }).waitFor();
-  const applied = it.mesh.posted.find((one) => one.path === "/resources");
-  assert.match(applied.body.sources[0].text, /timeout: 5s/);
-  it.fine();
-  await it.end();
-});
-
-test("one goes back to an earlier revision after having seen what that changes", async () => {
-  const it = await stage({});
-  await it.visit("/history");
-  await it.page.getByRole("button", { name: "Go back…" }).first().click();
-  const dialog = it.page.getByRole("dialog");
-  await dialog.getByText("spec.http[1].timeout").waitFor();
-  await dialog.getByRole("button", { name: "Go back" }).click();
-  await dialog.waitFor({ state: "detached" });
-  assert.deepEqual(it.mesh.posted.at(-1), { path: "/rollback", body: { revision: 12, who: "" } });
-  await it.end();
-});
-
-test("everything can be reached and done with the keyboard", async () => {
-  const it = await stage({});
-  const focused = () => it.page.evaluate(() => { const of = document.activeElement; return of?.getAttribute("aria-label") ?? of?.textContent ?? ""; });
-  await it.page.keyboard.press("Tab");
-  assert.equal(await focused(), "Skip to the content");
-  await it.page.keyboard.press("Tab");
-  await it.page.keyboard.press("Tab");
-  await it.page.keyboard.press("Tab");
-  assert.equal(await focused(), "Graph");
-  await it.page.keyboard.press("Enter");
-  await it.page.locator(".graph .node").first().waitFor();
-  assert.equal(await focused(), "Graph", "the new view's title has the focus");
-  // From the title through the tools into the drawing.
-  let hops = 0;
-  while (!(await it.page.evaluate(() => document.activeElement?.matches(".graph .node")))) {
-    await it.page.keyboard.press("Tab");
-    assert.ok(++hops < 40, "a node can be reached");
-    const seen = await it.page.evaluate(() => {
-      const of = document.activeElement;
-      return of === document.body || getComputedStyle(of).outlineStyle !== "none" || of.matches(".node, h1, main");
-    });
-    assert.ok(seen, `who has the focus is seen: ${await focused()}`);
-  }
-  await it.page.keyboard.press("Enter");
-  await it.page.locator(".sidepanel h2").waitFor();
-  await it.page.keyboard.press("Escape");
-  await it.page.locator(".sidepanel").waitFor({ state: "detached" });
-  await it.visit("/canaries/svc-001.shop");
-  await it.page.getByRole("button", { name: "Pause" }).focus();
-  await it.page.keyboard.press("Enter");
-  await it.page.getByRole("dialog").waitFor();
-  await it.page.keyboard.press("Escape");
-  await it.page.getByRole("dialog").waitFor({ state: "detached" });
-  assert.equal(it.mesh.posted.length, 0, "Escape asks for nothing");
+  await it.visit("/service/svc-001.shop");
+  const ejected = it.page.getByRole("region", { name: "Ejected endpoints" });
+  const row = ejected.getByRole("row").filter({ hasText: "svc-000-v1-abcde.shop" });
+  assert.match(await row.textContent(), /pod-110\.0\.0\.1:8080v1svc-000-v1\.shop svc-000-v1-abcde\.shop5xx in a row1[2-9]s agoin 1\ds/);
+  assert.equal(await ejected.locator("tbody tr").count(), 2);
+  const endpoint = it.page.getByRole("region", { name: "Endpoints", exact: true }).getByRole("row").filter({ hasText: "pod-1" });
+  await endpoint.getByText("ejected", { exact: true }).waitFor();
+  await it.page.locator(".tile").getByText("1 ejected by callers").waitFor();
+  const cells = async (text) => await it.page.getByRole("region", { name: "Measured by route and backend" }).getByRole("row").filter({ hasText: text }).locator("td").allTextContents();
+  assert.deepEqual((await cells("v2")).slice(-3), ["7", "2", "0"]);
+  assert.deepEqual((await cells("split–")).slice(-3), ["0", "0", "4"]);
+  await it.visit("/service/svc-004.payments");
+  assert.equal(await it.page.locator(".tile").getByText("ejected").count(), 0);
   it.fine();
   await it.end();
 });

@@ -30,7 +30,7 @@ export function Chart({ times, lines, format, label, bound, zero = true, most, h
     const options: uPlot.Options = {
       width: place.clientWidth || 300, height,
       cursor: { points: { size: 6 }, drag: { x: false, y: false } },
-      padding: [8, 6, 0, 0],
+      padding: [8, 18, 0, 0],
       legend: { show: true, live: true, markers: { width: 0, fill: (_u, at) => colour(lines[at - 1]?.ink ?? "bad") } },
       hooks: { setCursor: [(u) => { if (u.cursor.idx == null) u.setLegend({ idx: (u.data[0]?.length ?? 1) - 1 }); }] },
       scales: {

@@ -19,7 +19,7 @@ export interface StatsRow {
   service: string; version: string; source: string; route: string;
   requestsPerSecond: number; requests: number; successPercent?: number;
   latencyP50Ms?: number; latencyP95Ms?: number; latencyP99Ms?: number; mtlsPercent?: number;
-  retries: number; timeouts: number; overflows: number;
+  retries: number; timeouts: number; overflows: number; ejectedEndpoints?: number;
   tcpOpened: number; tcpSentBytes: number; tcpReceivedBytes: number;
 }
 export interface Stats { windowSeconds: number; atUnixMs: number; rows: StatsRow[] }
@@ -34,7 +34,7 @@ export interface Edge {
 export interface Edges { windowSeconds: number; atUnixMs: number; edges: Edge[] }
 
 export interface Point {
-  atUnixMs: number; requests: number; failures: number;
+  atUnixMs: number; requests: number; failures: number; retries?: number; timeouts?: number; overflows?: number;
   latencyP50Ms?: number; latencyP95Ms?: number; latencyP99Ms?: number;
 }
 export interface SeriesRow { service: string; version: string; source: string; route: string; points: Point[] }
@@ -47,8 +47,9 @@ export interface Service {
 }
 export interface Endpoint {
   service: string; port: number; address: string; instance: string; version: string;
-  health: "healthy" | "unhealthy" | "degraded" | "draining"; mtls: boolean; weight: number;
+  health: "healthy" | "unhealthy" | "degraded" | "draining"; mtls: boolean; weight: number; ejectedBy?: Ejection[];
 }
+export interface Ejection { proxy: string; workload: string; reason: string; sinceUnixMs: number; untilUnixMs: number }
 export interface Backend {
   cluster: string; service: string; subset: string; weight: number; sharePercent: number;
   measuredPercent?: number; ready: number; endpoints: number; invalid?: string;
@@ -80,6 +81,8 @@ export interface Resource {
   kind: string; namespace: string; name: string; createdUnixMs: number; changedUnixMs: number; revision: number;
   object: Record<string, unknown>;
 }
+/// What who started the dashboard may do to an object of a cluster, and what is lacking.
+export interface Rights { change: boolean; delete: boolean; lacks: string }
 export interface ObjectOutcome { kind: string; namespace: string; name: string; outcome: Outcome }
 export interface Convergence { proxies: number; acknowledged: number; rejected: string[]; medianMs: number; lastMs: number }
 export interface Applied { revision: number; objects: ObjectOutcome[]; findings: Finding[]; convergence: Convergence }

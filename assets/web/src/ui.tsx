@@ -183,6 +183,13 @@ export function Confirm({ title, children, verb, danger, act, close }: Kids & { 
   );
 }
 
+/// A line of text that counts when it is done: what is being typed stays while the page is drawn anew.
+export function Typed({ label, value, pick, ...rest }: { label: string; value: string; pick: (text: string) => void; placeholder?: string; size?: number; inputMode?: "numeric" }) {
+  const [text, set] = useState(value);
+  useEffect(() => set(value), [value]);
+  return <input aria-label={label} value={text} onInput={(event) => set(event.currentTarget.value)} onChange={(event) => pick(event.currentTarget.value.trim())} {...rest} />;
+}
+
 export function Field({ label, children, hint }: Kids & { label: string; hint?: string }) {
   return <label class="field"><span>{label}</span>{children}{hint && <small>{hint}</small>}</label>;
 }

@@ -4,6 +4,7 @@
 //! goes through it, and the token in it is one that the API server gave to who asks. What several replicas must be
 //! asked for, and how their answers become one, is left to [`merge`].
 
+pub(crate) mod edit;
 mod lines;
 mod merge;
 pub(crate) mod objects;

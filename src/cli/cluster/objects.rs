@@ -10,8 +10,7 @@ use crate::api::resources::{
     ApplyReport, ApplyRequest, Convergence, ObjectOutcome, Outcome, ResourceReport, Written,
 };
 use crate::api::{Problem, Reason};
-use crate::cli::client::path;
-use crate::cli::context::Context;
+use crate::cli::client::{Client, path};
 use crate::cli::error::CliError;
 use crate::mesh::{Finding, Severity};
 use crate::resource::json::set;
@@ -28,14 +27,14 @@ pub(crate) struct Done {
 }
 
 /// Where kinds are at an API server.
-struct Paths<'a> {
+pub(super) struct Paths<'a> {
     cluster: &'a Cluster,
     /// By `apiVersion` and kind: the plural, and whether it lives in a namespace.
     known: BTreeMap<(String, String), (String, bool)>,
 }
 
 impl<'a> Paths<'a> {
-    fn new(cluster: &'a Cluster) -> Self {
+    pub(super) fn new(cluster: &'a Cluster) -> Self {
         Self {
             cluster,
             known: BTreeMap::new(),
@@ -110,7 +109,7 @@ impl<'a> Paths<'a> {
 }
 
 /// In words, as an answer.
-fn failed(what: &str, error: &ClusterError) -> CliError {
+pub(super) fn failed(what: &str, error: &ClusterError) -> CliError {
     let message = format!("{what}: {error}");
     CliError::Problem(match error {
         ClusterError::Forbidden(_) => Problem::new(Reason::Denied, message).hint(
@@ -148,13 +147,16 @@ async fn put(
 }
 
 /// What the control plane says of a change; an error when it would be refused.
-async fn judged(request: &ApplyRequest, cx: &Context) -> Result<Vec<Finding>, CliError> {
+pub(super) async fn judged(
+    request: &ApplyRequest,
+    client: &Client,
+) -> Result<Vec<Finding>, CliError> {
     let asked = DiffRequest {
         sources: request.sources.clone(),
         namespace: request.namespace.clone(),
         revision: None,
     };
-    let diff: DiffReport = cx.client.post(&path(&["diff"], &[]), &asked).await?;
+    let diff: DiffReport = client.post(&path(&["diff"], &[]), &asked).await?;
     let stops = |finding: &&Finding| {
         let code = resource::codes::find(&finding.code);
         let forced = request.force && code.is_some_and(|code| code.forced);
@@ -177,9 +179,9 @@ async fn judged(request: &ApplyRequest, cx: &Context) -> Result<Vec<Finding>, Cl
 pub(crate) async fn apply(
     mesh: &Mesh,
     request: &ApplyRequest,
-    cx: &Context,
+    client: &Client,
 ) -> Result<Done, CliError> {
-    let findings = judged(request, cx).await?;
+    let findings = judged(request, client).await?;
     let cluster = mesh.connect().await?;
     let mut paths = Paths::new(&cluster);
     let mut all: Vec<(Key, String, Value, bool)> = Vec::new();
@@ -252,7 +254,7 @@ pub(crate) async fn apply(
 }
 
 /// An object's path, and the object with its namespace.
-async fn prepared(
+pub(super) async fn prepared(
     paths: &mut Paths<'_>,
     object: &Object,
     namespace: &str,
@@ -292,7 +294,7 @@ async fn prepared(
 }
 
 /// Whether two states of an object differ in what people write.
-fn same(a: &Value, b: &Value) -> bool {
+pub(super) fn same(a: &Value, b: &Value) -> bool {
     let bare = |object: &Value| {
         let mut object = object.clone();
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
@@ -305,7 +307,7 @@ fn same(a: &Value, b: &Value) -> bool {
     bare(a) == bare(b)
 }
 
-fn of(key: &Key, object: Option<&Value>) -> Written {
+pub(super) fn of(key: &Key, object: Option<&Value>) -> Written {
     let version = object.and_then(|object| object.pointer("/metadata/resourceVersion")?.as_str());
     Written {
         kind: key.kind.clone(),
@@ -316,7 +318,7 @@ fn of(key: &Key, object: Option<&Value>) -> Written {
 }
 
 /// How the proxies of all replicas took it.
-async fn taken(mesh: &Mesh, written: &[Written]) -> Result<Convergence, CliError> {
+pub(super) async fn taken(mesh: &Mesh, written: &[Written]) -> Result<Convergence, CliError> {
     if written.is_empty() {
         return Ok(Convergence::default());
     }
@@ -329,7 +331,7 @@ async fn taken(mesh: &Mesh, written: &[Written]) -> Result<Convergence, CliError
 }
 
 /// The kind as it is filed, and how it is followed.
-fn kind_of(typed: &str) -> Result<(&'static str, Followed), CliError> {
+pub(super) fn kind_of(typed: &str) -> Result<(&'static str, Followed), CliError> {
     let filed = resource::kind_named(typed).ok_or_else(|| {
         CliError::Problem(
             Problem::new(

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, cx: &Context) -> Result<Exit, CliError> {
         who: settings::who(),
     };
     let (report, stopped) = if let Some(mesh) = cx.client.mesh() {
-        let done = objects::apply(mesh, &request, cx).await?;
+        let done = objects::apply(mesh, &request, &cx.client).await?;
         (done.report, done.stopped)
     } else {
         let report: ApplyReport = cx.client.post(&path(&["resources"], &[]), &request).await?;

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::api::access::Role;
 use crate::api::{PREFIX, Problem, Reason};
 use crate::cli::client::{Asked, Client};
-use crate::cli::cluster;
+use crate::cli::cluster::{self, edit};
 use crate::cli::context::Context;
 use crate::cli::contexts::Where;
 use crate::cli::error::CliError;
@@ -175,6 +175,13 @@ struct ToApi(Client);
 impl Relay for ToApi {
     fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Response<Body>> + Send + '_>> {
         Box::pin(async move {
+            let (method, path) = (&question.method, question.path.as_str());
+            if let Some(told) = edit::answer(&self.0, (method, path, &question.body)).await {
+                return match told {
+                    Ok(value) => Json(value).into_response(),
+                    Err(error) => refused(&error),
+                };
+            }
             let asked = Asked {
                 method: question.method,
                 path: question.path.into(),

@@ -149,6 +149,34 @@ impl Cluster {
         self.ask(Method::PATCH, &path, media, Some(object)).await
     }
 
+    /// Puts `object` in the place of what is at `path`, if that is still of the version that `object` names.
+    pub async fn replace_at(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
+        let path = format!("{path}?fieldManager={}", super::cluster::MANAGER);
+        self.ask(Method::PUT, &path, "application/json", Some(object))
+            .await
+    }
+
+    /// Whether we may do `verb` to an object of a kind.
+    pub async fn may_do(
+        &self,
+        verb: &str,
+        kind: &Followed,
+        (namespace, name): (&str, &str),
+    ) -> Result<bool, ClusterError> {
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "verb": verb, "group": kind.group, "resource": kind.plural, "namespace": namespace, "name": name,
+            }},
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let answer = self
+            .ask(Method::POST, path, "application/json", Some(&review))
+            .await?;
+        Ok(answer.pointer("/status/allowed") == Some(&Value::Bool(true)))
+    }
+
     /// Deletes what is at `path`; whether it was there.
     pub async fn delete_at(&self, path: &str) -> Result<bool, ClusterError> {
         match self

@@ -3,6 +3,7 @@
 mod accounts;
 mod applied;
 mod bad;
+mod edited;
 mod failover;
 mod fake;
 mod faulty;
@@ -11,6 +12,7 @@ mod installed;
 mod judged;
 mod large;
 mod seen;
+mod several;
 mod upgraded;
 
 use std::path::PathBuf;

@@ -76,7 +76,7 @@ pub(super) fn address(name: &str) -> String {
 }
 
 /// Somebody with a kubeconfig of their own.
-struct Person<'a> {
+pub(super) struct Person<'a> {
     stand: &'a Stand,
     kubeconfig: PathBuf,
     home: PathBuf,
@@ -84,7 +84,7 @@ struct Person<'a> {
 
 impl<'a> Person<'a> {
     /// With the Role in the system namespace, if one is named.
-    fn new(stand: &'a Stand, name: &str, role: Option<&str>) -> Self {
+    pub(super) fn new(stand: &'a Stand, name: &str, role: Option<&str>) -> Self {
         let kubeconfig = stand.dir.path().join(format!("kubeconfig-{name}"));
         let text = stand.cluster.kubeconfig(name, &[]).unwrap();
         std::fs::write(&kubeconfig, text).unwrap();
@@ -109,14 +109,16 @@ impl<'a> Person<'a> {
         }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         command(&self.home, &self.kubeconfig, args)
-            .output()
-            .unwrap()
+    }
+
+    pub(super) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
     }
 
     /// What it prints as JSON.
-    fn json(&self, args: &[&str]) -> Value {
+    pub(super) fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["-o", "json"]].concat());
         assert!(output.status.success(), "{args:?}: {output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
@@ -131,7 +133,7 @@ impl<'a> Person<'a> {
     }
 
     /// Waits for what a command prints.
-    async fn until<T>(&self, args: &[&str], find: impl Fn(&Value) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, args: &[&str], find: impl Fn(&Value) -> Option<T>) -> T {
         let found = || {
             let output = self.run(&[args, &["-o", "json"]].concat());
             find(&serde_json::from_slice(&output.stdout).ok()?)
@@ -140,7 +142,7 @@ impl<'a> Person<'a> {
     }
 }
 
-fn bind(stand: &Stand, namespace: &str, user: &str, kind: &str, role: &str) {
+pub(super) fn bind(stand: &Stand, namespace: &str, user: &str, kind: &str, role: &str) {
     let group = "rbac.authorization.k8s.io";
     let binding = json!({
         "apiVersion": format!("{group}/v1"),
@@ -173,7 +175,7 @@ pub(super) fn apply(stand: &Stand, file: &str, text: &str) {
     }
 }
 
-const SHOP: &str = "\
+pub(super) const SHOP: &str = "\
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {istio-injection: enabled}}
@@ -189,7 +191,7 @@ spec: {selector: {app: cart}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ";
 
 /// A proxy of `cart` that joins a replica with its service account's token.
-struct Sidecar(Child);
+pub(super) struct Sidecar(Child);
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
@@ -199,7 +201,7 @@ impl Drop for Sidecar {
 }
 
 impl Sidecar {
-    fn start(stand: &Stand, replica: &Replica, name: &str, version: &str) -> Self {
+    pub(super) fn start(stand: &Stand, replica: &Replica, name: &str, version: &str) -> Self {
         let labels = json!({"app": "cart", "version": version});
         run_pod(stand, "shop", name, &labels, "cart");
         let home = stand.dir.path().join(name);
@@ -217,7 +219,7 @@ impl Sidecar {
             "--service-account=cart",
             "--app=127.0.0.1:1",
             "--inbound-port=0",
-            "--outbound-port=0",
+            "--outbound-port=15001",
             "--admin-port=0",
             "--workers=1",
         ];
@@ -576,7 +578,7 @@ async fn a_canary_is_an_object_there_and_the_next_replica_goes_on_with_it() {
     assert!(reason.contains("not over after 25 s"), "{reason}");
 }
 
-const ROUTE: &str = "\
+pub(super) const ROUTE: &str = "\
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: cart}

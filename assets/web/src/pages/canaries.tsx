@@ -234,12 +234,20 @@ function Figures({ service, rollout, versions }: { service: string; rollout: Rol
   const times = rows[0]?.map((point) => point.atUnixMs) ?? [];
   const lines = (of: (point: (typeof rows)[0][0]) => number | null | undefined) => versions.map((version, at) => ({ label: version, ink: inks[at % inks.length] ?? "accent", dash: at === 1, values: rows[at]?.map(of) ?? [] }));
   const judged = new Map((rollout ? last(rollout) : []).map((measure) => [measure.metric, typeof measure.bound === "number" ? measure.bound : undefined]));
+  // Events in percent of requests, as the rollout judges them.
+  const rates = [...judged.keys()].flatMap((metric) => {
+    const name = /^rate:(failures|retries|timeouts|overflows)$/.exec(metric)?.[1] as "failures" | undefined;
+    return name ? [[metric, name] as const] : [];
+  });
   const quantiles = { p50: "latencyP50Ms", p95: "latencyP95Ms", p99: "latencyP99Ms" } as const;
   return (
     <div class="grid three">
       <Panel title="Success"><Chart label="Success by version" times={times} format={percent} most={100} bound={judged.get("success-rate")} lines={lines(success)} /></Panel>
       {Object.entries(quantiles).filter(([name]) => name === "p99" || judged.has(name)).map(([name, key]) => (
         <Panel key={name} title={name}><Chart label={`${name} by version`} times={times} format={ms} bound={judged.get(name)} lines={lines((point) => point[key] ?? null)} /></Panel>
+      ))}
+      {rates.map(([metric, name]) => (
+        <Panel key={metric} title={`${name.charAt(0).toUpperCase()}${name.slice(1)}, of requests`}><Chart label={`${name} by version`} times={times} format={percent} bound={judged.get(metric)} lines={lines((point) => point.requests ? 100 * (point[name] ?? 0) / point.requests : null)} /></Panel>
       ))}
       <Panel title="Requests a second"><Chart label="Requests a second by version" times={times} format={count} lines={lines((point) => perSecond(point, data.stepSeconds))} /></Panel>
     </div>

@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { about, type ApiError, mayChange, post, remove, url, useApi } from "../api";
 import { ago, word } from "../format";
 import { ask, asked, go } from "../route";
-import type { Applied, Diff, Finding, Resource } from "../types";
+import type { Applied, Diff, Finding, Resource, Rights } from "../types";
 import { A, Confirm, Empty, Failure, Findings, Head, Loading, Mark, Panel, Ready, Table } from "../ui";
 import { lineOf, written, yaml } from "../yaml";
 import { Difference } from "./difference";
@@ -33,7 +33,7 @@ export function Config() {
           {kinds.map(([name, n]) => <option value={name}>{name} ({n})</option>)}
         </select>
         <label class="row nowrap"><input type="checkbox" checked={bad} onChange={(event) => ask({ findings: event.currentTarget.checked ? "1" : undefined })} /> with findings</label>
-        {mayChange() && !about.value?.inCluster && <A class="button" href="/config/new">New…</A>}
+        {mayChange() && <A class="button" href="/config/new">New…</A>}
       </Head>
       {homeless.length > 0 && <Panel title="Findings" flush><Findings list={homeless} /></Panel>}
       <Panel flush>
@@ -83,9 +83,12 @@ export function Editor({ kind, namespace, name }: { kind: string; namespace: str
   const one = found.data?.find((each) => each.name === name && each.namespace === space);
   const text = useMemo(() => one && yaml(written(one.object)), [one]);
   const mine = (findings.data ?? []).filter((finding) => one && same(finding, one));
-  const inCluster = about.value?.inCluster;
+  const inCluster = about.value?.inCluster ?? false;
   // What is masked here would be written masked.
-  const writable = mayChange() && !inCluster && kind !== "Secret";
+  const open = mayChange() && kind !== "Secret";
+  // In a cluster the API server says who may, of each object.
+  const rights = useApi<Rights>(open && inCluster && !fresh ? url("/rights", { kind, namespace: space, name }) : undefined, 0);
+  const writable = open && (!inCluster || rights.data?.change), deletable = open && (!inCluster || rights.data?.delete);
   const title = fresh ? "New object" : <>{kind} {space ? `${space}/` : ""}{name}</>;
   const command = fresh ? "apply -f FILE" : `get ${kind} ${word(name)}${space && space !== "default" ? ` -n ${space}` : ""} -o yaml`;
   return (
@@ -93,11 +96,11 @@ export function Editor({ kind, namespace, name }: { kind: string; namespace: str
       <Head title={title} crumb={<A href="/config">Configuration</A>} command={command}>
         {!fresh && <A class="button" href={url("/history", { kind, namespace: space, name })}>History</A>}
         {one && writable && !editing && <button type="button" class="primary" onClick={() => edit(true)}>Edit</button>}
-        {one && writable && !editing && <button type="button" class="danger" onClick={() => remove_(true)}>Delete…</button>}
+        {one && deletable && !editing && <button type="button" class="danger" onClick={() => remove_(true)}>Delete…</button>}
       </Head>
-      {inCluster && mayChange() && one && <p class="muted" style={{ marginBottom: "10px" }}>The API server keeps this mesh's configuration: <code>kubectl edit {kind.toLowerCase()} {name} -n {space || "default"}</code>, or <code>meshctl apply</code>.</p>}
+      {inCluster && one && kind !== "Secret" && !(writable && deletable) && <p class="muted" style={{ marginBottom: "10px" }}>{mayChange() ? rights.data ? `The API server does not let you: it takes the right to ${rights.data.lacks}.` : rights.error ? rights.error.problem.message : "Asking the API server what you may…" : "This window only looks."} With other rights: <code>kubectl edit {kind.toLowerCase()} {name} -n {space || "default"}</code>, or <code>meshctl apply</code>.</p>}
       {editing
-        ? <Edit start={fresh ? BLANK : text?.text ?? ""} namespace={space || "default"} close={() => fresh ? go("/config") : edit(false)} done={(applied) => {
+        ? <Edit start={fresh ? BLANK : text?.text ?? ""} version={inCluster && one ? versionOf(one) : undefined} namespace={space || "default"} close={() => fresh ? go("/config") : edit(false)} done={(applied) => {
           const first = applied.objects[0];
           edit(false);
           if (fresh && first) go(link(first));
@@ -118,7 +121,7 @@ export function Editor({ kind, namespace, name }: { kind: string; namespace: str
           await remove(`/resources/${kind}/${space || "-"}/${encodeURIComponent(name)}`);
           go("/config");
         }}>
-          <p>It can be brought back from the history.</p>
+          <p>{inCluster ? "The API server removes it, and keeps no history of it." : "It can be brought back from the history."}</p>
         </Confirm>
       )}
     </>
@@ -143,8 +146,10 @@ function Shown({ text, findings }: { text: string; findings: [number, Finding][]
 }
 
 const FILE = "dashboard";
+/// The API server's version of an object, which it must still have when it is replaced.
+const versionOf = (one: Resource): string => String((one.object["metadata"] as Record<string, unknown> | undefined)?.["resourceVersion"] ?? "");
 
-function Edit({ start, namespace, close, done }: { start: string; namespace: string; close: () => void; done: (applied: Applied) => void }) {
+function Edit({ start, version, namespace, close, done }: { start: string; version: string | undefined; namespace: string; close: () => void; done: (applied: Applied) => void }) {
   const [text, set] = useState(start);
   const [found, setFound] = useState<Finding[]>([]);
   const [error, setError] = useState<ApiError>();
@@ -172,7 +177,7 @@ function Edit({ start, namespace, close, done }: { start: string; namespace: str
     setBusy("");
   };
   const review = (): Promise<void> => attempt("review", async () => { setDiff({ text, diff: await post<Diff>("/diff", { sources, namespace }) }); });
-  const apply = (): Promise<void> => attempt("apply", async () => { done(await post<Applied>("/resources", { sources, namespace, who: "" })); });
+  const apply = (): Promise<void> => attempt("apply", async () => { done(await post<Applied>("/resources", { sources, namespace, who: "", resourceVersion: version })); });
   const lines = text.split("\n");
   const tone = (line: number): string => found.some((one) => one.origin.line === line && one.severity === "error") ? "bad" : found.some((one) => one.origin.line === line) ? "warn" : "";
   const current = diff?.text === text ? diff.diff : undefined;

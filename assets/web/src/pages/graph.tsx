@@ -13,7 +13,7 @@ import { A, Choice, Empty, Failure, Head, Loading, Mark, Success } from "../ui";
 
 /// Nodes from which on namespaces are shown first.
 const MANY = 60;
-const BACK: Record<string, [number, number]> = { "900": [900, 10], "3600": [3600, 30], "21600": [21_600, 300], "86400": [86_400, 900] };
+const BACK: Record<string, [number, number]> = { "900": [900, 10], "3600": [3600, 30], "21600": [21_600, 300], "86400": [86_400, 900], "604800": [604_800, 3600] };
 
 export function GraphPage() {
   const back = asked("replay");
@@ -79,6 +79,7 @@ export function GraphPage() {
             <option value="3600">replay 1 h</option>
             <option value="21600">replay 6 h</option>
             <option value="86400">replay 24 h</option>
+            <option value="604800">replay 7 days</option>
           </select>
         )}
       </Head>
@@ -162,10 +163,10 @@ function Side({ graph, picked, close }: { graph: Graph; picked: Picked; close: (
   const points = series.data ? even(series.data, sum(series.data.rows.filter((row) => row.service === node?.id))) : [];
   const title = node?.id ?? (call ? `${call.from} → ${call.to}` : "Gone");
   const table = (list: Graph["calls"], end: "from" | "to") => list.length === 0 ? <p class="muted">nobody in this window</p> : (
-    <table><tbody>{list.map((one) => <tr><td style={{ paddingLeft: 0 }}><button type="button" class="link" onClick={() => ask({ node: one[end], edge: undefined })}>{one[end]}</button></td><td class="num">{rate(one.rps)}</td><td class="num" style={{ paddingRight: 0 }}>{percent(one.success)}</td></tr>)}</tbody></table>
+    <table><tbody>{list.map((one) => <tr><td style={{ paddingLeft: 0 }}><button type="button" class="link" onClick={() => ask({ node: one[end], edge: undefined })}>{one[end]}</button></td><td class="num"><button type="button" class="link" aria-label={`${rate(one.rps)}, the call ${one.from} to ${one.to}`} onClick={() => ask({ edge: one.id, node: undefined })}>{rate(one.rps)}</button></td><td class="num" style={{ paddingRight: 0 }}>{percent(one.success)}</td></tr>)}</tbody></table>
   );
   return (
-    <aside class="sidepanel" aria-label={title}>
+    <aside class="sidepanel" aria-label={title} onKeyDown={(event) => { if (event.key === "Escape") close(); }}>
       <div class="row" style={{ justifyContent: "space-between", flexWrap: "nowrap", alignItems: "start" }}><h2>{title}</h2><button type="button" onClick={close} aria-label="Close">✕</button></div>
       {node && (
         <>

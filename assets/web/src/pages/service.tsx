@@ -1,7 +1,7 @@
 // One service: how it does, where its requests go, who calls it, and what protects it.
 import { url, useApi } from "../api";
 import { Chart } from "../chart";
-import { count, ms, percent, rate, split } from "../format";
+import { ago, count, ms, percent, rate, span, split, stamp } from "../format";
 import { even, perSecond, success, sum, useSeries } from "../series";
 import type { Edges, Endpoint, Resource, Route, Service, Stats, StatsRow } from "../types";
 import { A, Bar, Choice, Empty, Failure, Head, Loading, Mark, Panel, Ready, Success, Table, Tag } from "../ui";
@@ -15,7 +15,7 @@ export function ServicePage({ name }: { name: string }) {
   const whole = useApi<Stats>(url("/stats", { window, ...query, by: "service" }), 3000);
   const versions = useApi<Stats>(url("/stats", { window, ...query, by: "version" }), 3000);
   const callers = useApi<Stats>(url("/stats", { window, ...query, by: "source" }), 3000);
-  const byRoute = useApi<Stats>(url("/stats", { window, ...query, by: "route" }), 5000);
+  const measured = useApi<Stats>(url("/stats", { window, ...query, by: "backend" }), 5000);
   const routes = useApi<Route[]>(url("/routes", query), 5000);
   const endpoints = useApi<Endpoint[]>(url("/endpoints", query), 5000);
   const edges = useApi<Edges>(url("/edges", { window: Math.min(Number(window), 900), to: name, namespace }), 5000);
@@ -58,6 +58,21 @@ export function ServicePage({ name }: { name: string }) {
           </Table>
         )}</Ready>
       </Panel>
+      <Panel title="Measured by route and backend" flush aside="as the callers saw it; without a version nobody was reached">
+        <Ready of={measured} rows={3}>{(data) => data.rows.length === 0 ? <Empty title="No requests in this window" /> : (
+          <Table label="Measured by route and backend" head={["Route", "Backend", ["Requests", "num"], ["Share", "num"], "Success", ["p50", "num"], ["p99", "num"], ["Retries", "num"], ["Timed out", "num"], ["Refused by breakers", "num"]]}>
+            {data.rows.map((one) => <tr><td>{one.route || <span class="muted">from outside the mesh</span>}</td><td>{one.version ? <Tag>{one.version}</Tag> : "–"}</td><td class="num">{rate(one.requestsPerSecond)}</td><td class="num">{row?.requests ? percent(100 * one.requests / row.requests) : "–"}</td><td><Success value={one.successPercent} /></td><td class="num">{ms(one.latencyP50Ms)}</td><td class="num">{ms(one.latencyP99Ms)}</td><Bad n={one.retries} /><Bad n={one.timeouts} /><Bad n={one.overflows} /></tr>)}
+          </Table>
+        )}</Ready>
+      </Panel>
+      <Panel title="Endpoints" flush>
+        <Ready of={endpoints} rows={3}>{(list) => list.length === 0 ? <Empty title="No endpoints">Nothing is behind this service; requests are answered with 503.</Empty> : (
+          <Table label="Endpoints" head={["Instance", "Address", "Version", "Health", ["Weight", "num"]]}>
+            {list.map((one) => <tr><td>{one.instance}</td><td class="mono nowrap">{one.address}</td><td>{one.version || "–"}</td><td><Mark tone={one.health === "healthy" ? "ok" : one.health === "unhealthy" ? "bad" : "warn"}>{one.health}</Mark>{one.ejectedBy && <> <Mark tone="bad">ejected</Mark></>}</td><td class="num">{one.weight}</td></tr>)}
+          </Table>
+        )}</Ready>
+      </Panel>
+      <Ejected endpoints={endpoints.data ?? []} />
       <div class="grid two">
         <Panel title="Callers" flush aside={<A href={`/authz?to=${name}`}>who may call</A>}>
           <Ready of={callers} rows={3}>{(data) => data.rows.length === 0 ? <Empty title="Nobody called in this window" /> : (
@@ -66,16 +81,6 @@ export function ServicePage({ name }: { name: string }) {
             </Table>
           )}</Ready>
         </Panel>
-        <Panel title="Endpoints" flush>
-          <Ready of={endpoints} rows={3}>{(list) => list.length === 0 ? <Empty title="No endpoints">Nothing is behind this service; requests are answered with 503.</Empty> : (
-            <Table label="Endpoints" head={["Instance", "Address", "Version", "Health", ["Weight", "num"]]}>
-              {list.map((one) => <tr><td>{one.instance}</td><td class="mono nowrap">{one.address}</td><td>{one.version || "–"}</td><td><Mark tone={one.health === "healthy" ? "ok" : one.health === "unhealthy" ? "bad" : "warn"}>{one.health}</Mark></td><td class="num">{one.weight}</td></tr>)}
-            </Table>
-          )}</Ready>
-        </Panel>
-        <Panel title="By route" flush>
-          <Ready of={byRoute} rows={3}>{(data) => data.rows.length === 0 ? <Empty title="No requests in this window" /> : <Signed rows={data.rows} key_="Route" of={(one) => one.route || "–"} total={row?.requests ?? 0} />}</Ready>
-        </Panel>
         <Panel title="Breakers, ejection and balancing" flush>
           <Ready of={rules} rows={3}>{(list) => <Policies rules={list} service={service} name={name} row={row} />}</Ready>
         </Panel>
@@ -83,6 +88,27 @@ export function ServicePage({ name }: { name: string }) {
     </>
   );
 }
+
+const Bad = ({ n }: { n: number }) => <td class="num"><span style={n ? { color: "var(--warn)" } : undefined}>{count(n)}</span></td>;
+
+/// Who leaves which endpoint out, why and how long yet; nothing where nobody does.
+function Ejected({ endpoints }: { endpoints: Endpoint[] }) {
+  const rows = endpoints.flatMap((one) => (one.ejectedBy ?? []).map((by) => ({ one, by })));
+  if (rows.length === 0) return null;
+  return (
+    <Panel title="Ejected endpoints" flush aside="left out by outlier detection of single callers; others may still call them">
+      <Table label="Ejected endpoints" head={["Instance", "Address", "Version", "Left out by", "Why", "Since", "Until"]}>
+        {rows.map(({ one, by }) => <tr><td>{one.instance}</td><td class="mono nowrap">{one.address}</td><td>{one.version || "–"}</td><td>{by.workload || by.proxy}{by.workload && <> <span class="muted">{by.proxy}</span></>}</td><td><Mark tone="bad">{REASONS[by.reason] ?? by.reason}</Mark></td><td class="nowrap" title={stamp(by.sinceUnixMs)}>{ago(by.sinceUnixMs)}</td><td class="nowrap" title={stamp(by.untilUnixMs)}>{by.untilUnixMs > Date.now() ? `in ${span(by.untilUnixMs - Date.now())}` : "now"}</td></tr>)}
+      </Table>
+    </Panel>
+  );
+}
+/// Envoy's names for kinds of ejection.
+const REASONS: Record<string, string> = {
+  consecutive_5xx: "5xx in a row", consecutive_gateway_failure: "502 to 504 in a row", consecutive_local_origin_failure: "not reached in a row",
+  success_rate: "success below the others'", local_origin_success_rate: "reached less than the others", failure_percentage: "too many failures",
+  local_origin_failure_percentage: "too often not reached", response_time: "too slow",
+};
 
 function Signals({ row, service }: { row: StatsRow | undefined; service: Service | undefined }) {
   const tile = (name: string, value: preact.ComponentChildren, more?: preact.ComponentChildren) => <div class="tile"><span class="name">{name}</span><span class="value">{value}</span><span class="more">{more ?? " "}</span></div>;
@@ -93,7 +119,7 @@ function Signals({ row, service }: { row: StatsRow | undefined; service: Service
       {tile("p50", ms(row?.latencyP50Ms))}
       {tile("p99", ms(row?.latencyP99Ms), `p95 ${ms(row?.latencyP95Ms)}`)}
       {tile("Retries", count(row?.retries ?? 0), `${count(row?.timeouts ?? 0)} timed out, ${count(row?.overflows ?? 0)} refused by breakers`)}
-      {tile("Instances", service ? `${service.ready}/${service.instances}` : "–", service ? `${service.ports.map((port) => `${port.port} ${port.protocol}`).join(", ")}; mTLS ${service.mtls}` : undefined)}
+      {tile("Instances", service ? `${service.ready}/${service.instances}` : "–", row?.ejectedEndpoints ? <Mark tone="bad">{row.ejectedEndpoints} ejected by callers</Mark> : service ? `${service.ports.map((port) => `${port.port} ${port.protocol}`).join(", ")}; mTLS ${service.mtls}` : undefined)}
     </div>
   );
 }

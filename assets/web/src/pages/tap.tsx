@@ -1,4 +1,5 @@
 // Calls as they are made: what to look for above, what comes below.
+import { Component } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, has, lines, url } from "../api";
 import { bytes, clock, ms, word } from "../format";
@@ -67,7 +68,8 @@ export function Tap() {
     <>
       <Head title="Tap" command={command}>
         {running && <button type="button" onClick={() => pause(!paused)}>{paused ? "Continue" : "Pause"}</button>}
-        {running ? <button type="button" onClick={() => run(false)}>Stop</button> : <button type="submit" form="tap" class="primary">Start</button>}
+        {/* Two buttons: one that became the other while it is pressed would start again. */}
+        {running ? <button key="stop" type="button" onClick={() => run(false)}>Stop</button> : <button key="start" type="submit" form="tap" class="primary">Start</button>}
       </Head>
       <Panel>
         <form id="tap" class="form" onSubmit={begin}>
@@ -83,31 +85,43 @@ export function Tap() {
         {rows.length === 0 ? <Empty title={running ? "Waiting for calls" : "Nothing is tapped"}>{running ? "Calls that fit are shown as they end." : "Proxies send calls only while somebody taps; empty fields fit all."}</Empty> : (
           <div class="live">
             <Table label="Calls" head={["Time", "From", "To", "Method", "Path", "Status", ["Took", "num"], ["Bytes", "num"], ""]}>
-              {rows.map((call) => [
-                <tr key={call.n}>
-                  <td>{clock(call.atUnixMs, true)}</td>
-                  <td>{call.source || "outside"}</td>
-                  <td>{call.destination || call.service}{call.version ? ` ${call.version}` : ""}</td>
-                  <td>{call.method}</td>
-                  <td class="path">{call.path}</td>
-                  <td><Mark tone={call.status >= 500 || (call.grpcStatus ?? 0) > 0 ? "bad" : call.status >= 400 ? "warn" : "ok"}>{call.status || "–"}{call.grpcStatus === undefined ? "" : ` grpc ${call.grpcStatus}`}{call.flags && call.flags !== "-" ? ` ${call.flags}` : ""}</Mark></td>
-                  <td class="num">{ms(call.durationMs)}</td>
-                  <td class="num">{bytes(call.responseBytes)}</td>
-                  <td><button type="button" class="link" aria-expanded={open === call.n} onClick={() => setOpen(open === call.n ? undefined : call.n)}>more</button></td>
-                </tr>,
-                open === call.n && (
-                  <tr key={`${call.n}-more`}><td colSpan={9}><dl>
-                    <dt>Host</dt><dd>{call.authority}</dd><dt>Route</dt><dd>{call.route || "–"}</dd><dt>Protocol</dt><dd>{call.protocol}{call.mtls ? ", mTLS" : ", plaintext"}</dd>
-                    <dt>Sent</dt><dd>{bytes(call.requestBytes)}</dd><dt>Request</dt><dd>{call.requestId || "–"}</dd>
-                    {call.traceId && <><dt>Trace</dt><dd>{has.value.traces ? <A href={`/traces/${call.traceId}`}>{call.traceId}</A> : call.traceId}</dd></>}
-                    {Object.entries(call.headers ?? {}).map(([name, value]) => <><dt>{name}</dt><dd>{value}</dd></>)}
-                  </dl></td></tr>
-                ),
-              ])}
+              {rows.map((call) => <Row key={call.n} call={call} open={open === call.n} pick={setOpen} />)}
             </Table>
           </div>
         )}
       </Panel>
     </>
   );
+}
+
+type Shown = { call: Call & { n: number }; open: boolean; pick: (n: number | undefined) => void };
+
+/// A call is drawn once, and again when it is opened or closed: hundreds are on the screen while dozens come.
+class Row extends Component<Shown> {
+  override shouldComponentUpdate(next: Shown): boolean { return next.open !== this.props.open; }
+  override render({ call, open, pick }: Shown) {
+    return (
+      <>
+        <tr>
+          <td>{clock(call.atUnixMs, true)}</td>
+          <td>{call.source || "outside"}</td>
+          <td>{call.destination || call.service}{call.version ? ` ${call.version}` : ""}</td>
+          <td>{call.method}</td>
+          <td class="path">{call.path}</td>
+          <td><Mark tone={call.status >= 500 || (call.grpcStatus ?? 0) > 0 ? "bad" : call.status >= 400 ? "warn" : "ok"}>{call.status || "–"}{call.grpcStatus === undefined ? "" : ` grpc ${call.grpcStatus}`}{call.flags && call.flags !== "-" ? ` ${call.flags}` : ""}</Mark></td>
+          <td class="num">{ms(call.durationMs)}</td>
+          <td class="num">{bytes(call.responseBytes)}</td>
+          <td><button type="button" class="link" aria-expanded={open} onClick={() => pick(open ? undefined : call.n)}>more</button></td>
+        </tr>
+        {open && (
+          <tr><td colSpan={9}><dl>
+            <dt>Host</dt><dd>{call.authority}</dd><dt>Route</dt><dd>{call.route || "–"}</dd><dt>Protocol</dt><dd>{call.protocol}{call.mtls ? ", mTLS" : ", plaintext"}</dd>
+            <dt>Sent</dt><dd>{bytes(call.requestBytes)}</dd><dt>Request</dt><dd>{call.requestId || "–"}</dd>
+            {call.traceId && <><dt>Trace</dt><dd>{has.value.traces ? <A href={`/traces/${call.traceId}`}>{call.traceId}</A> : call.traceId}</dd></>}
+            {Object.entries(call.headers ?? {}).map(([name, value]) => <><dt>{name}</dt><dd>{value}</dd></>)}
+          </dl></td></tr>
+        )}
+      </>
+    );
+  }
 }

@@ -4,7 +4,7 @@ import { url, useApi } from "../api";
 import { ago, ms, stamp, word } from "../format";
 import { ask, asked, go } from "../route";
 import type { Span, TraceRow } from "../types";
-import { A, Choice, Empty, Head, Mark, Panel, Ready, Table, Tag } from "../ui";
+import { A, Choice, Empty, Head, Mark, Panel, Ready, Table, Tag, Typed } from "../ui";
 
 export function Traces() {
   const service = asked("service"), slow = asked("minDurationMs"), errors = asked("errors") === "true";
@@ -13,8 +13,8 @@ export function Traces() {
   return (
     <>
       <Head title="Traces" command={`traces${service ? ` --service ${word(service)}` : ""}${slow ? ` --min-duration ${slow}ms` : ""}${errors ? " --errors" : ""}`}>
-        <input aria-label="Service" placeholder="Service" value={service} onChange={(event) => ask({ service: event.currentTarget.value.trim() })} />
-        <input aria-label="Longer than, in milliseconds" placeholder="Longer than, ms" size={14} inputMode="numeric" value={slow} onChange={(event) => ask({ minDurationMs: event.currentTarget.value.replace(/\D/g, "") })} />
+        <Typed label="Service" placeholder="Service" value={service} pick={(text) => ask({ service: text })} />
+        <Typed label="Longer than, in milliseconds" placeholder="Longer than, ms" size={14} inputMode="numeric" value={slow} pick={(text) => ask({ minDurationMs: text.replace(/\D/g, "") })} />
         <Choice label="Which" value={errors ? "true" : ""} onPick={(value) => ask({ errors: value })} options={[["", "All"], ["true", "With errors"]]} />
         <form onSubmit={(event) => { event.preventDefault(); if (id.trim()) go(`/traces/${id.trim()}`); }}><input aria-label="Trace id" placeholder="Trace id" value={id} onInput={(event) => setId(event.currentTarget.value)} /></form>
       </Head>

@@ -11,15 +11,35 @@ const SECRET_KEYS: &[&str] = &[
     "passphrase",
     "token",
     "secret",
-    "clientsecret",
-    "apikey",
-    "privatekey",
-    "authorization",
-    "proxyauthorization",
-    "cookie",
-    "setcookie",
     "lastappliedconfiguration",
     "stringdata",
+];
+/// The same of what such keys end with, and then whatever is below them: fields of requests that routes match or set,
+/// `x-api-key` as well as `authorization`.
+const SECRET_ENDS: &[&str] = &[
+    "password",
+    "passphrase",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "clientsecret",
+    "accesstoken",
+    "authtoken",
+    "sessiontoken",
+    "csrftoken",
+    "authorization",
+    "cookie",
+];
+
+/// Keys of what a name beside them is about.
+const VALUES: &[&str] = &[
+    "value",
+    "exact",
+    "prefix",
+    "suffix",
+    "regex",
+    "contains",
+    "stringMatch",
 ];
 
 /// A text without private keys and tokens.
@@ -32,30 +52,55 @@ pub(super) fn value(of: &Value) -> Value {
     match of {
         Value::String(held) => Value::String(text(held)),
         Value::Array(list) => Value::Array(list.iter().map(value).collect()),
-        Value::Object(fields) => Value::Object(
-            fields
-                .iter()
-                .map(|(key, held)| {
-                    let held = match held {
-                        Value::String(_) if is_secret(key) => Value::String(GONE.to_owned()),
-                        held => value(held),
-                    };
-                    (key.clone(), held)
-                })
-                .collect(),
-        ),
+        Value::Object(fields) => {
+            // A field of a request, or a variable, that is named beside its value.
+            let named = fields.get("name").and_then(Value::as_str);
+            let named = named.is_some_and(|name| ends_secret(&bare(name)))
+                && VALUES.iter().any(|key| fields.contains_key(*key));
+            let told = fields.iter().map(|(key, held)| {
+                let bare = bare(key);
+                let held = match held {
+                    held if ends_secret(&bare) || (named && key != "name") => without_words(held),
+                    Value::String(_) if SECRET_KEYS.contains(&bare.as_str()) => {
+                        Value::String(GONE.to_owned())
+                    }
+                    held => value(held),
+                };
+                (key.clone(), held)
+            });
+            Value::Object(told.collect())
+        }
         other => other.clone(),
     }
 }
 
-fn is_secret(key: &str) -> bool {
+/// The shape of a value, without any text in it.
+fn without_words(of: &Value) -> Value {
+    match of {
+        Value::String(_) => Value::String(GONE.to_owned()),
+        Value::Array(list) => Value::Array(list.iter().map(without_words).collect()),
+        Value::Object(fields) => {
+            let told = fields.iter();
+            Value::Object(
+                told.map(|(key, held)| (key.clone(), without_words(held)))
+                    .collect(),
+            )
+        }
+        other => other.clone(),
+    }
+}
+
+/// A key in lower case, without dashes and underscores and what it is qualified by.
+fn bare(key: &str) -> String {
     let key = key.rsplit('/').next().unwrap_or(key);
-    let bare: String = key
-        .chars()
+    key.chars()
         .filter(char::is_ascii_alphanumeric)
         .collect::<String>()
-        .to_ascii_lowercase();
-    SECRET_KEYS.contains(&bare.as_str())
+        .to_ascii_lowercase()
+}
+
+fn ends_secret(bare: &str) -> bool {
+    SECRET_ENDS.iter().any(|end| bare.ends_with(end))
 }
 
 /// PEM blocks of private keys go, whole; one without an end takes the rest with it.
@@ -141,6 +186,26 @@ mod tests {
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}});
         let after = json!({"client-secret": "[left out]", "list": [{"Password": "[left out]", "name": "c"}], "token": 3,
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "[left out]"}});
+        assert_eq!(value(&before), after);
+    }
+
+    #[test]
+    fn fields_of_requests_that_are_secret_go_however_routes_name_them() {
+        let gone = "[left out]";
+        let before = json!({
+            "headers": {"request": {"set": {"x-api-key": "a", "x-user": "anna"}}},
+            "match": [{"headers": {"authorization": {"exact": "b"}, "cookie": {"regex": "c"}, "x-user": {"exact": "anna"}}}],
+            "conditions": [{"name": "X-Auth-Token", "value": {"exact": "d"}}, {"name": "x-user", "value": {"exact": "anna"}}],
+            "secret": {"secretName": "of-the-gateway"},
+            "metadata": {"name": "session-cookie", "namespace": "shop"},
+        });
+        let after = json!({
+            "headers": {"request": {"set": {"x-api-key": gone, "x-user": "anna"}}},
+            "match": [{"headers": {"authorization": {"exact": gone}, "cookie": {"regex": gone}, "x-user": {"exact": "anna"}}}],
+            "conditions": [{"name": "X-Auth-Token", "value": {"exact": gone}}, {"name": "x-user", "value": {"exact": "anna"}}],
+            "secret": {"secretName": "of-the-gateway"},
+            "metadata": {"name": "session-cookie", "namespace": "shop"},
+        });
         assert_eq!(value(&before), after);
     }
 }
