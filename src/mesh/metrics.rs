@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::finding::Origin;
 use super::listener::is_default;
-use super::policy::Whom;
+use super::told::Told;
 
 /// What is otherwise with some metrics. Of several the last that says something counts, and labels add up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,20 +23,7 @@ pub struct Change {
 }
 
 /// What is said of metrics in the mesh: by Telemetries, the oldest first.
-pub type Rules = Vec<Arc<Told>>;
-
-/// What one object says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Told {
-    /// Where it was written.
-    pub namespace: String,
-    /// For whom.
-    pub whom: Whom,
-    /// In order.
-    pub rules: Vec<Rule>,
-    /// The object.
-    pub origin: Origin,
-}
+pub type Rules = Vec<Arc<Told<Rule>>>;
 
 /// One thing that is said.
 #[derive(Debug, Clone, PartialEq)]

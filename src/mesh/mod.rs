@@ -47,6 +47,7 @@ mod sharing;
 pub mod shared_map;
 pub mod sidecar;
 pub mod tap;
+pub mod told;
 pub mod tracing;
 pub mod view;
 pub mod workload;

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Origin;
 use super::listener::is_default;
-use super::policy::Whom;
 use super::route::Share;
+use super::told::Told;
 
 /// Of a path, so many bytes are told (Envoy's default).
 pub const MAX_PATH: u32 = 256;
@@ -135,20 +134,7 @@ pub struct Rules {
     /// For everybody, under all else.
     pub base: Option<Rule>,
     /// By Telemetries, the oldest first.
-    pub all: Vec<Arc<Told>>,
-}
-
-/// What one object says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Told {
-    /// Where it was written.
-    pub namespace: String,
-    /// For whom.
-    pub whom: Whom,
-    /// In order: what comes later goes over what came before.
-    pub rules: Vec<Rule>,
-    /// The object.
-    pub origin: Origin,
+    pub all: Vec<Arc<Told<Rule>>>,
 }
 
 /// One thing that is said. What is `None` stays as it is.

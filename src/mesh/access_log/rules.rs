@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::{Filter, Logger};
 use crate::mesh::expression::Expression;
-use crate::mesh::finding::Origin;
-use crate::mesh::policy::Whom;
+use crate::mesh::told::Told;
 
 /// What is said of access logs in the mesh.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,7 +13,7 @@ pub struct Rules {
     /// For everybody, under all else.
     pub base: Vec<Named>,
     /// By Telemetries, the oldest first.
-    pub all: Vec<Arc<Told>>,
+    pub all: Vec<Arc<Told<Rule>>>,
 }
 
 /// A log by the name of its provider.
@@ -24,19 +23,6 @@ pub struct Named {
     pub name: String,
     /// What it is.
     pub logger: Logger,
-}
-
-/// What one object says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Told {
-    /// Where it was written.
-    pub namespace: String,
-    /// For whom.
-    pub whom: Whom,
-    /// In order.
-    pub rules: Vec<Rule>,
-    /// The object.
-    pub origin: Origin,
 }
 
 /// One thing that is said.
@@ -55,7 +41,7 @@ pub struct Rule {
 }
 
 /// What is logged where `told` holds, each narrower than the one before; nothing where nothing is said at all.
-pub fn logs(base: &[Named], told: &[&Told], client: bool) -> Option<Vec<Logger>> {
+pub fn logs(base: &[Named], told: &[&Told<Rule>], client: bool) -> Option<Vec<Logger>> {
     let mut current: Vec<(Named, bool)> = base.iter().map(|named| (named.clone(), true)).collect();
     let mut said = !base.is_empty();
     for told in told {
@@ -106,6 +92,8 @@ pub fn logs(base: &[Named], told: &[&Told], client: bool) -> Option<Vec<Logger>>
 mod tests {
     use super::*;
     use crate::mesh::access_log::{Format, Sink};
+    use crate::mesh::finding::Origin;
+    use crate::mesh::policy::Whom;
 
     fn named(name: &str) -> Named {
         Named {
@@ -114,7 +102,7 @@ mod tests {
         }
     }
 
-    fn told(rules: Vec<Rule>) -> Told {
+    fn told(rules: Vec<Rule>) -> Told<Rule> {
         Told {
             namespace: "default".to_owned(),
             whom: Whom::All,
@@ -131,7 +119,7 @@ mod tests {
         }
     }
 
-    fn paths(base: &[Named], told: &[&Told], client: bool) -> Option<Vec<String>> {
+    fn paths(base: &[Named], told: &[&Told<Rule>], client: bool) -> Option<Vec<String>> {
         let logs = logs(base, told, client)?;
         let path = |log: Logger| match log.to {
             Sink::File { path, .. } => path,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::tracing::reach;
-use crate::mesh::access_log::rules::{Told, logs};
+use super::told::holding;
+use crate::mesh::access_log::rules::logs;
 use crate::mesh::access_log::service::Says;
 use crate::mesh::access_log::{Logger, Sink};
 use crate::mesh::listener::{ChainAction, Direction, Listener};
@@ -23,17 +23,7 @@ pub(super) fn shape(
         return;
     }
     let client = node.kind == NodeKind::Gateway || listener.direction == Direction::Outbound;
-    let all = rules.all.iter();
-    let mut told: Vec<(u8, &Told)> = all
-        .filter_map(|told| {
-            let whom = (told.namespace.as_str(), &told.whom);
-            Some((reach(config, whom, node, client)?, &**told))
-        })
-        .collect();
-    // Stable, so of two as narrow the oldest stays first; and it alone counts.
-    told.sort_by_key(|(reach, _)| *reach);
-    told.dedup_by_key(|(reach, _)| *reach);
-    let told: Vec<&Told> = told.into_iter().map(|(_, told)| told).collect();
+    let told = holding(config, &rules.all, node, client);
     let Some(logs) = logs(&rules.base, &told, client) else {
         return;
     };

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::tracing::reach;
+use super::told::holding;
 use crate::mesh::listener::{Direction, Listener};
-use crate::mesh::metrics::{Change, Told};
+use crate::mesh::metrics::Change;
 use crate::mesh::world::Config;
 use crate::mesh::{Node, NodeKind};
 
@@ -14,17 +14,8 @@ pub(super) fn shape(config: &Config, node: &Node, listener: &mut Arc<Listener>) 
         return;
     }
     let client = node.kind == NodeKind::Gateway || listener.direction == Direction::Outbound;
-    let all = config.metrics.iter();
-    let mut told: Vec<(u8, &Told)> = all
-        .filter_map(|told| {
-            let whom = (told.namespace.as_str(), &told.whom);
-            Some((reach(config, whom, node, client)?, &**told))
-        })
-        .collect();
-    // Stable, so of two as narrow the oldest stays first; and it alone counts.
-    told.sort_by_key(|(reach, _)| *reach);
-    told.dedup_by_key(|(reach, _)| *reach);
-    let rules = told.into_iter().flat_map(|(_, told)| &told.rules);
+    let told = holding(config, &config.metrics, node, client);
+    let rules = told.into_iter().flat_map(|told| &told.rules);
     let rules = rules.filter(|rule| if client { rule.client } else { rule.server });
     let changes: Vec<Change> = rules.map(|rule| rule.change.clone()).collect();
     if !changes.is_empty() {

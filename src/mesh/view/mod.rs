@@ -29,6 +29,7 @@ mod streams;
 mod termination;
 mod tokens;
 mod access_log;
+mod told;
 mod tracing;
 mod authorization;
 

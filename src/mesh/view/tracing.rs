@@ -4,13 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::mesh::destinations::ROOTS;
+use super::told::holding;
 use crate::mesh::listener::{ChainAction, Direction, Listener};
-use crate::mesh::policy::Whom;
-use crate::mesh::tracing::{
-    CustomTag, Rule, Rules, SpanFormat, SpanSink, TagFrom, Told, Tracing, USUAL,
-};
-use crate::mesh::world::{Config, selects};
+use crate::mesh::tracing::{CustomTag, Rule, Rules, SpanFormat, SpanSink, TagFrom, Tracing, USUAL};
+use crate::mesh::world::Config;
 use crate::mesh::{Node, NodeKind};
 
 /// Puts into `listener` what holds for the calls that `node` takes there. A sink whose cluster is not among
@@ -48,67 +45,9 @@ pub(super) fn shape(
     }
 }
 
-/// How narrow what is written in `namespace` for `whom` is for `node`; more is narrower. None where it is for others.
-pub(super) fn reach(
-    config: &Config,
-    (namespace, whom): (&str, &Whom),
-    node: &Node,
-    client: bool,
-) -> Option<u8> {
-    let root = ROOTS.contains(&namespace);
-    let space = root || namespace == node.namespace;
-    match whom {
-        Whom::All => space.then_some(u8::from(!root)),
-        Whom::Workloads(labels) => {
-            (space && selects(labels, &node.labels)).then_some(if root { 2 } else { 3 })
-        }
-        Whom::Targets {
-            services,
-            gateways,
-            attached,
-        } => {
-            let leads_here = |host| {
-                let service = config.services.get(host);
-                service.is_some_and(|service| {
-                    service.namespace == node.namespace
-                        && !service.selector.is_empty()
-                        && selects(&service.selector, &node.labels)
-                })
-            };
-            let server = !client && services.iter().any(leads_here);
-            let edge = node.kind == NodeKind::Gateway;
-            let serves = |gateway: Option<&Arc<crate::mesh::gateway::Gateway>>| {
-                gateway.is_some_and(|gateway| gateway.is_served_by(&node.namespace, &node.labels))
-            };
-            let named = edge
-                && gateways
-                    .iter()
-                    .any(|name| serves(config.gateways.get(name)));
-            let listening = edge
-                && attached.iter().any(|to| {
-                    let name = (to.namespace.clone(), to.name.clone());
-                    serves(config.listening.get(&name))
-                });
-            (server || named || listening).then_some(4)
-        }
-    }
-}
-
 fn of(config: &Config, rules: &Rules, node: &Node, client: bool) -> Option<Tracing> {
-    let mut told: Vec<(u8, &Arc<Told>)> = rules
-        .all
-        .iter()
-        .filter_map(|told| {
-            Some((
-                reach(config, (&told.namespace, &told.whom), node, client)?,
-                told,
-            ))
-        })
-        .collect();
-    // Stable, so of two as narrow the oldest stays first; and it alone counts.
-    told.sort_by_key(|(reach, _)| *reach);
-    told.dedup_by_key(|(reach, _)| *reach);
-    let own = told.iter().flat_map(|(_, told)| &told.rules);
+    let told = holding(config, &rules.all, node, client);
+    let own = told.into_iter().flat_map(|told| &told.rules);
     let holds = |rule: &&Rule| if client { rule.client } else { rule.server };
     let all: Vec<&Rule> = rules.base.iter().chain(own).filter(holds).collect();
     if all.is_empty() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::of_kind;
 use super::policies::Around;
 use super::providers::service;
-use crate::mesh::access_log::rules::{Named, Rule, Rules, Told};
+use super::told;
+use crate::mesh::access_log::rules::{Named, Rule, Rules};
 use crate::mesh::access_log::{Logger, Sink};
 use crate::mesh::destinations::ROOTS;
 use crate::mesh::{Cluster, Protocol, Severity};
@@ -46,27 +47,12 @@ pub(super) fn lower(around: &mut Around<'_>) -> Rules {
             }
         });
         let entries = entries.collect();
-        let whom = around.whom(object, &telemetry.targets, false);
-        let namespace = &object.metadata.namespace;
-        let mut before = rules.all.iter();
-        let same = before.find(|told| told.namespace == *namespace && told.whom == whom);
-        if let Some(older) = same {
-            let message = format!(
-                "Telemetry {namespace}/{} is for the same and older, so calls are logged as that one says",
-                older.origin.name
-            );
-            let code = codes::POLICY_WITHOUT_EFFECT;
-            let finding = object.finding(Severity::Warning, code, "spec", message);
-            around.findings.push(
-                finding.hint("put both into one Telemetry, or choose workloads by other labels"),
-            );
-        }
-        rules.all.push(Arc::new(Told {
-            namespace: namespace.clone(),
-            whom,
-            rules: entries,
-            origin: object.origin.clone(),
-        }));
+        told::add(
+            around,
+            (object, telemetry),
+            entries,
+            (&mut rules.all, "calls are logged"),
+        );
     }
     rules
 }

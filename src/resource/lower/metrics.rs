@@ -1,12 +1,9 @@
 //! What proxies tell of metrics: Telemetries.
 
-use std::sync::Arc;
-
 use super::of_kind;
 use super::policies::Around;
-use crate::mesh::Severity;
-use crate::mesh::metrics::{Change, Rule, Rules, Told};
-use crate::resource::codes;
+use super::told;
+use crate::mesh::metrics::{Change, Rule, Rules};
 use crate::resource::istio::MetricsOverride;
 use crate::resource::object::Kind;
 
@@ -20,27 +17,12 @@ pub(super) fn lower(around: &mut Around<'_>) -> Rules {
         let entries = telemetry.metrics.iter();
         let entries = entries.flat_map(|entry| &entry.overrides).map(rule);
         let entries: Vec<Rule> = entries.collect();
-        let whom = around.whom(object, &telemetry.targets, false);
-        let namespace = &object.metadata.namespace;
-        let mut before = rules.iter();
-        let same = before.find(|told| told.namespace == *namespace && told.whom == whom);
-        if let Some(older) = same {
-            let message = format!(
-                "Telemetry {namespace}/{} is for the same and older, so metrics are as that one says",
-                older.origin.name
-            );
-            let code = codes::POLICY_WITHOUT_EFFECT;
-            let finding = object.finding(Severity::Warning, code, "spec", message);
-            around.findings.push(
-                finding.hint("put both into one Telemetry, or choose workloads by other labels"),
-            );
-        }
-        rules.push(Arc::new(Told {
-            namespace: namespace.clone(),
-            whom,
-            rules: entries,
-            origin: object.origin.clone(),
-        }));
+        told::add(
+            around,
+            (object, telemetry),
+            entries,
+            (&mut rules, "metrics are"),
+        );
     }
     rules
 }

@@ -23,6 +23,7 @@ mod services;
 mod streams;
 mod sidecars;
 mod access_log;
+mod told;
 mod tracing;
 mod tunnels;
 mod workloads;

@@ -1,12 +1,11 @@
 //! Which calls leave spans: Telemetries and the MeshConfig, with the providers that they name resolved.
 
-use std::sync::Arc;
-
 use super::of_kind;
 use super::policies::Around;
 use super::providers::service;
+use super::told;
 use crate::mesh::destinations::ROOTS;
-use crate::mesh::tracing::{Rule, Rules, SpanSink, Told};
+use crate::mesh::tracing::{Rule, Rules, SpanSink};
 use crate::mesh::{Cluster, Finding, Severity};
 use crate::resource::istio::{SpanProvider, TracingRule};
 use crate::resource::object::{Key, Kind, Object};
@@ -30,27 +29,12 @@ pub(super) fn lower(around: &mut Around<'_>) -> Rules {
             rule(entry, to)
         });
         let entries = entries.collect();
-        let whom = around.whom(object, &telemetry.targets, false);
-        let namespace = &object.metadata.namespace;
-        let mut before = rules.all.iter();
-        let same = before.find(|told| told.namespace == *namespace && told.whom == whom);
-        if let Some(older) = same {
-            let message = format!(
-                "Telemetry {namespace}/{} is for the same and older, so spans are as that one says",
-                older.origin.name
-            );
-            let code = codes::POLICY_WITHOUT_EFFECT;
-            let finding = object.finding(Severity::Warning, code, "spec", message);
-            around.findings.push(
-                finding.hint("put both into one Telemetry, or choose workloads by other labels"),
-            );
-        }
-        rules.all.push(Arc::new(Told {
-            namespace: object.metadata.namespace.clone(),
-            whom,
-            rules: entries,
-            origin: object.origin.clone(),
-        }));
+        told::add(
+            around,
+            (object, telemetry),
+            entries,
+            (&mut rules.all, "spans are"),
+        );
     }
     rules
 }
