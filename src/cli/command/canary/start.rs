@@ -32,6 +32,10 @@ requests stop nothing; so is being worse than the stable version. Until there
 are --min-requests a step goes on. What is neither good nor bad within
 --patience ends Inconclusive: the stable version gets everything back then,
 as after a rollback.")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag that is there or not"
+)]
 pub(super) struct Args {
     /// NAME or NAME.NAMESPACE
     #[arg(value_name = "SERVICE")]
