@@ -454,7 +454,7 @@ fn plain() -> Says {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_reads_nothing_holds_no_call_up() {
-    const CALLS: usize = 4_000;
+    const CALLS: usize = 3_000;
     let tasks = Tasks::new();
     let app = backend("app", &tasks);
     let Some((mut sink, ports)) = sink("als", any_port()) else {
