@@ -518,7 +518,8 @@ async fn a_service_that_goes_is_told_again_when_it_is_back() {
     sink.told("cut");
     let streams = |sink: &mut Script| {
         let all: Value = serde_json::from_str(&sink.told("all")).unwrap();
-        all["streams"].as_array().unwrap().len()
+        let streams = all["streams"].as_array().unwrap().iter();
+        streams.filter(|stream| stream["identified"] == 1).count()
     };
     for _ in 0..80 {
         if streams(&mut sink) > 1 {
@@ -531,7 +532,8 @@ async fn a_service_that_goes_is_told_again_when_it_is_back() {
     assert!(streams(&mut sink) > 1);
     let all: Value = serde_json::from_str(&sink.told("all")).unwrap();
     for stream in all["streams"].as_array().unwrap() {
-        assert_eq!(stream["identified"], 1, "{stream}");
+        // Who tells is said once.
+        assert!(stream["identified"].as_u64().unwrap() <= 1, "{stream}");
         assert_eq!(stream["metadata"]["x-team"], "blue");
     }
     // It is gone, and comes back at the same place.
