@@ -2,7 +2,7 @@
 import "./style.css";
 import { render } from "preact";
 import { drawn, state } from "./state";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { about, begin, has, locked, role, useApi } from "./api";
 import { repaint } from "./chart";
 import { place } from "./route";
@@ -68,6 +68,8 @@ function Link({ to, children, n }: { to: string; children: string; n?: number })
   const path = place.value.path;
   const base = `/${path.split("/")[1] ?? ""}`;
   const here = base === to || (to === "/services" && base === "/service");
+  // Where there is no room for all views, the one that is shown is among those that are.
+  useEffect(() => { if (here) document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); }, [here]);
   return <A href={to} aria-current={here ? "page" : undefined}>{children}{n ? <span class="n" aria-label={`${n} findings`}>{n}</span> : null}</A>;
 }
 

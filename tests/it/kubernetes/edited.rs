@@ -18,7 +18,7 @@ struct Page {
 impl Page {
     fn open(person: &Person<'_>, flags: &[&str]) -> Self {
         let args = ["dashboard", "--no-browser", "--port", "0", "-o", "json"];
-        let process = Lines::of(person, &[&args, flags].concat());
+        let process = Lines::of(person, &[&args[..], flags].concat());
         let link = process.next()["url"].as_str().unwrap().to_owned();
         let parts = link
             .strip_prefix("http://")

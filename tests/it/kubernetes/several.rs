@@ -3,7 +3,6 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -55,11 +54,9 @@ fn read(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// How many calls there were.
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
-/// One call to `cart` by the application beside proxy `name`; what it is answered with does not matter here.
-fn call(name: &str, path: &str) {
+/// One call to `cart` by the application beside proxy `name`; what it is answered with does not matter here. Gives how many
+/// that were.
+fn call(name: &str, path: &str) -> u64 {
     let to: SocketAddr = format!("{}:15001", address(name)).parse().unwrap();
     let mut stream = TcpStream::connect(to).unwrap();
     stream
@@ -73,7 +70,7 @@ fn call(name: &str, path: &str) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 "), "{answer:?}");
-    CALLS.fetch_add(1, Ordering::Relaxed);
+    1
 }
 
 /// What the dashboard answers to `path`: the connection, behind the head of the answer.
@@ -144,11 +141,12 @@ async fn calls_are_seen_whichever_replica_their_proxy_is_connected_to() {
         let line = page.recv_timeout(Duration::from_secs(20)).unwrap();
         serde_json::from_str(&line).unwrap()
     };
+    let mut made = 0;
     // Until every proxy tells both; nothing says so from here.
     for (name, path) in [("cart-1", "/said/first-1"), ("cart-2", "/said/first-2")] {
         let mut ears = [false; 2];
         while ears != [true; 2] {
-            call(name, path);
+            made += call(name, path);
             std::thread::sleep(Duration::from_millis(100));
             for (heard, lines) in ears.iter_mut().zip([&tap.lines, &page]) {
                 *heard |= lines.try_iter().any(|line| line.contains(path));
@@ -160,14 +158,13 @@ async fn calls_are_seen_whichever_replica_their_proxy_is_connected_to() {
         let _heard = lines.try_iter().count();
     }
     for name in ["cart-1", "cart-2", "cart-1"] {
-        call(name, &format!("/said/{name}"));
+        made += call(name, &format!("/said/{name}"));
     }
     let expected = ["/said/cart-1", "/said/cart-1", "/said/cart-2"];
     assert_eq!(paths(|| tap.next(), 3), expected);
     assert_eq!(paths(on_page, 3), expected);
 
     // Counted together, and point by point: each of them once.
-    let made = CALLS.load(Ordering::Relaxed);
     vera.until(&["stats", "cart.shop", "-t", "10m"], |stats| {
         (stats["rows"][0]["requests"].as_u64()? == made).then_some(())
     })
@@ -216,8 +213,7 @@ async fn what_proxies_of_another_replica_leave_out_is_seen() {
     // Nobody is at the port of either, so each proxy ejects what it calls.
     let by = ["cart-1.shop", "cart-2.shop"];
     vera.until(&["endpoints", "cart.shop"], |rows| {
-        call("cart-1", "/");
-        call("cart-2", "/");
+        let _both = call("cart-1", "/") + call("cart-2", "/");
         let ejected = rows
             .as_array()?
             .iter()

@@ -82,6 +82,7 @@ export class View {
     for (const call of graph.calls) this.addCall(call, edges, placed);
     this.addBoxes(graph);
     this.update(graph);
+    this.spread();
     this.pick(this.picked);
     if (fit) this.fit();
     this.reveal();
@@ -160,6 +161,30 @@ export class View {
     drawn.seen.setAttribute("d", path);
     drawn.hit.setAttribute("d", path);
     drawn.label.setAttribute("transform", `translate(${middle[0].toFixed(1)} ${middle[1].toFixed(1)})`);
+  }
+
+  /// Moves labels along their lines where they would lie over each other or over a node.
+  private spread(): void {
+    if (this.calls.size > 200) return;
+    type Box = [number, number, number, number];
+    const taken: Box[] = [...this.nodes.values()].map(({ node, at: [x, y] }) => [x - widthOf(node) / 2, y - HEIGHT / 2, x + widthOf(node) / 2, y + HEIGHT / 2]);
+    const over = (a: Box, b: Box): number => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+    for (const drawn of this.calls.values()) {
+      const line = drawn.seen as SVGPathElement;
+      const length = line.getTotalLength();
+      const half = Math.max(10, (drawn.text.textContent?.length ?? 0) * 2.9);
+      let best: { at: At; box: Box; cost: number } | undefined;
+      for (const share of [0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8]) {
+        const { x, y } = line.getPointAtLength(length * share);
+        const box: Box = [x - half, y - 15, x + half, y + 13];
+        const cost = taken.reduce((all, one) => all + over(box, one), 0);
+        if (!best || cost < best.cost) best = { at: [x, y], box, cost };
+        if (cost === 0) break;
+      }
+      if (!best) continue;
+      taken.push(best.box);
+      drawn.label.setAttribute("transform", `translate(${best.at[0].toFixed(1)} ${best.at[1].toFixed(1)})`);
+    }
   }
 
   private addBoxes(graph: Graph): void {
@@ -266,7 +291,9 @@ export class View {
       bottom = Math.max(bottom, at[1] + HEIGHT / 2 + 20);
     }
     if (left > right) return;
-    const { clientWidth: width, clientHeight: height } = this.svg;
+    const width = this.svg.clientWidth;
+    // The buttons below are not to lie over it.
+    const height = this.svg.clientHeight - 40;
     this.scale = Math.max(0.08, Math.min(1.15, width / (right - left), height / (bottom - top)));
     this.offset = [(width - (left + right) * this.scale) / 2, (height - (top + bottom) * this.scale) / 2];
     this.show();

@@ -331,17 +331,6 @@ mod tests {
     }
 
     #[test]
-    fn a_large_terminal_has_everything_in_its_place() {
-        let mut state = state();
-        state.proxies = Some(6);
-        let table = painted(&mut state, 200, 50, false);
-        insta::assert_snapshot!(table.backend());
-        state.help = true;
-        let help = painted(&mut state, 200, 50, false);
-        insta::assert_snapshot!(help.backend());
-    }
-
-    #[test]
     fn without_colours_there_are_none() {
         let mut state = state();
         let colours = |on, state: &mut State| {
