@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use envoy_types::pb::io::prometheus::client::MetricFamily;
+use envoy_types::pb::io::prometheus::client::{Gauge, MetricFamily};
 
 use crate::telemetry::ejected::{CLUSTER, ENDPOINT, REASON};
 use crate::telemetry::names::{EJECTED_SINCE, EJECTED_UNTIL};
@@ -83,7 +83,7 @@ fn read(families: &[MetricFamily]) -> Vec<Ejection> {
                 found.map_or("", |pair| pair.value())
             };
             let key = [label(CLUSTER), label(ENDPOINT), label(REASON)];
-            let seconds = metric.gauge.as_ref().map_or(0.0, |gauge| gauge.value());
+            let seconds = metric.gauge.as_ref().map_or(0.0, Gauge::value);
             let (since, until) = found.entry(key).or_default();
             *(if is_since { since } else { until }) = millis(seconds);
         }

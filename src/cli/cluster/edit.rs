@@ -188,13 +188,11 @@ async fn write(mesh: &Mesh, client: &Client, body: &[u8]) -> Result<ApplyReport,
         let words = format!("this is no request to apply something: {error}");
         CliError::Problem(Problem::new(Reason::Invalid, words))
     })?;
-    match &edited.resource_version {
-        Some(version) => replace(mesh, client, &edited.request, version).await,
-        None => {
-            let done = objects::apply(mesh, &edited.request, client).await?;
-            done.stopped.map_or(Ok(done.report), Err)
-        }
+    if let Some(version) = &edited.resource_version {
+        return replace(mesh, client, &edited.request, version).await;
     }
+    let done = objects::apply(mesh, &edited.request, client).await?;
+    done.stopped.map_or(Ok(done.report), Err)
 }
 
 /// Puts one object in the place of itself as it was at `version`.

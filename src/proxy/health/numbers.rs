@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::rt::{self, Reader};
+use crate::telemetry::ejected::{CLUSTER, ENDPOINT, REASON};
 use crate::telemetry::names::{EJECTED_SINCE, EJECTED_UNTIL, Kind as Shape, Metric};
 use crate::telemetry::{Family, Sample, Value};
 
@@ -10,8 +11,6 @@ use super::super::balance::outlier::Kind;
 use super::super::context::Shared;
 use super::super::tables::{ClusterTable, Tables};
 use super::flags::Why;
-
-use crate::telemetry::ejected::{CLUSTER, ENDPOINT, REASON};
 
 /// One metric of clusters, and how it is read.
 struct Read {
