@@ -276,7 +276,7 @@ impl TcpReport {
         let registry = &shared.registry;
         match (&conn.log, &shared.log) {
             (Some(table), _) => {
-                table.write(record, &Seen { record, registry }, &shared.options.logs)
+                table.write(record, &Seen { record, registry }, &shared.options.logs);
             }
             (None, Some(log)) => log.write(record),
             (None, None) => {}

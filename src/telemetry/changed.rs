@@ -53,12 +53,11 @@ impl Changes<'_> {
                     .retain(|(name, _)| !outcome.without.contains(name));
             }
             let same = known.get(&sample.labels).copied();
-            match same.and_then(|at| samples.get_mut(at)) {
-                Some(before) => add(&mut before.value, sample.value),
-                None => {
-                    known.insert(sample.labels.clone(), samples.len());
-                    samples.push(sample);
-                }
+            if let Some(before) = same.and_then(|at| samples.get_mut(at)) {
+                add(&mut before.value, sample.value);
+            } else {
+                known.insert(sample.labels.clone(), samples.len());
+                samples.push(sample);
             }
         }
         Family { samples, ..family }

@@ -566,7 +566,7 @@ async fn a_proxy_that_ends_tells_what_waits() {
         return;
     };
     let slow = LogService {
-        flush: std::time::Duration::from_secs(600),
+        flush: std::time::Duration::from_mins(10),
         ..base("calls", plain())
     };
     let (at, _, drain) = telling(&tasks, app, ports[0], slow).await;

@@ -77,6 +77,7 @@ impl Logger {
     }
 
     /// The same of the calls that `filter` lets pass.
+    #[must_use]
     pub fn filtered(self, filter: Option<Filter>) -> Self {
         Self { filter, ..self }
     }

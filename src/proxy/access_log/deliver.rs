@@ -228,15 +228,14 @@ impl Feeder {
             Duration::ZERO => TIMEOUT,
             timeout => timeout,
         };
-        let mut talk = match self.talk.take() {
-            Some(talk) => talk,
-            None => {
-                let opening = Talk::open(&self.service, &self.ways, &self.tasks);
-                match tokio::time::timeout(patience, opening).await {
-                    Ok(Ok(talk)) => talk,
-                    Ok(Err(error)) => return Outcome::Later(error),
-                    Err(_) => return Outcome::Later("it is not reached in time".to_owned()),
-                }
+        let mut talk = if let Some(talk) = self.talk.take() {
+            talk
+        } else {
+            let opening = Talk::open(&self.service, &self.ways, &self.tasks);
+            match tokio::time::timeout(patience, opening).await {
+                Ok(Ok(talk)) => talk,
+                Ok(Err(error)) => return Outcome::Later(error),
+                Err(_) => return Outcome::Later("it is not reached in time".to_owned()),
             }
         };
         let telling = talk.tell(&self.service, (self.writes.introduction(), message));

@@ -257,7 +257,9 @@ impl Writing {
                 Ok(message) => {
                     self.take(message);
                     std::thread::park_timeout(REST);
-                    messages.try_iter().for_each(|message| self.take(message));
+                    for message in messages.try_iter() {
+                        self.take(message);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => self.put(),
                 Err(RecvTimeoutError::Disconnected) => return self.put(),

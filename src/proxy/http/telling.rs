@@ -47,6 +47,10 @@ impl Telling {
     }
 
     /// What was noted.
+    #[expect(
+        clippy::unnecessary_box_returns,
+        reason = "it is in a box already, and stays in it"
+    )]
     pub(crate) fn take(&self) -> Box<Noted> {
         self.noted.take()
     }

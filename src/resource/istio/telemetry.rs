@@ -328,7 +328,7 @@ fn overridden(value: &Value<'_>) -> MetricsOverride {
         let custom = fields.get("customMetric");
         fields.finish();
         let said = standard.as_ref().and_then(|value| value.choice(&METRICS));
-        to.metric = said.unwrap_or_default().to_owned();
+        said.unwrap_or_default().clone_into(&mut to.metric);
         if let Some(value) = &custom {
             to.metric = value.text().unwrap_or_default();
         }

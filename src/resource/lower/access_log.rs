@@ -61,21 +61,20 @@ pub(super) fn lower(around: &mut Around<'_>) -> Rules {
 fn named(around: &mut Around<'_>, names: &[String], object: &Object, path: &str) -> Vec<Named> {
     let mut found = Vec::new();
     for (at, name) in names.iter().enumerate() {
-        let resolved = match around.mesh.logs.providers.get(name) {
-            Some(provider) => resolve(around, provider),
-            None => {
-                let known = around.mesh.logs.providers.keys().map(String::as_str);
-                let hint = match suggest::nearest(name, known) {
+        let resolved = if let Some(provider) = around.mesh.logs.providers.get(name) {
+            resolve(around, provider)
+        } else {
+            let known = around.mesh.logs.providers.keys().map(String::as_str);
+            let hint = match suggest::nearest(name, known) {
                     Some(near) => format!("did you mean {near:?}?"),
                     None => "name one with envoyFileAccessLog, envoyHttpAls, envoyTcpAls or envoyOtelAls, or envoy for the one that is built in".to_owned(),
                 };
-                Err((
-                    format!(
-                        "the MeshConfig has no extensionProvider {name:?} that calls are logged by"
-                    ),
-                    hint,
-                ))
-            }
+            Err((
+                format!(
+                    "the MeshConfig has no extensionProvider {name:?} that calls are logged by"
+                ),
+                hint,
+            ))
         };
         let (what, hint) = match resolved {
             Ok((logger, None)) => {

@@ -109,15 +109,14 @@ fn one(from: &access_log::AccessLog, ignored: &mut Vec<String>) -> Result<Logger
     let Some(access_log::Config::TypedConfig(config)) = &from.config_type else {
         return Err("it has no configuration".to_owned());
     };
-    let logger = match log_service::decode(config, ignored)? {
-        Some(service) => Logger::service(service),
-        None => {
-            let (path, format) = sink(config)?;
-            if let Err(bad) = format.compile() {
-                return Err(bad.to_string());
-            }
-            Logger::file(path, format)
+    let logger = if let Some(service) = log_service::decode(config, ignored)? {
+        Logger::service(service)
+    } else {
+        let (path, format) = sink(config)?;
+        if let Err(bad) = format.compile() {
+            return Err(bad.to_string());
         }
+        Logger::file(path, format)
     };
     let filter = from.filter.as_ref().map(|from| filter(from, 0));
     Ok(logger.filtered(filter.transpose()?))
