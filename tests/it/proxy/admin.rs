@@ -213,6 +213,10 @@ async fn requests_are_logged() {
     assert_eq!(record["upstream_cluster"], "app");
     assert_eq!(record["upstream_host"], app.address.to_string());
     assert_eq!(record["route_name"], "r");
+    // The id that the application was told, which the caller gave none of.
+    let heads = app.heads();
+    let id = heads[0].split("x-request-id: ").nth(1).unwrap();
+    assert_eq!(record["request_id"], id.split("\r\n").next().unwrap());
     // Who calls by a proxy's variable says a whole URI; what it asks for is the same.
     let line = log.lines().find(|line| line.contains("by-uri")).unwrap();
     let record: serde_json::Value = serde_json::from_str(line).unwrap();
