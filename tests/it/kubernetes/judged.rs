@@ -56,6 +56,7 @@ async fn call(sidecar: &Sidecar, count: usize, fail: bool) -> BTreeMap<String, u
             request = request.header("x-fail", "yes");
         }
         let request = request.body(Full::default()).unwrap();
+        sender.ready().await.unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         let who = String::from_utf8(body.to_vec()).unwrap();
