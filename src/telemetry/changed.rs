@@ -19,12 +19,16 @@ pub struct Changes<'c> {
 }
 
 impl Changes<'_> {
-    /// `families` with these changes.
+    /// `families` with these changes; without those of which nothing is left to tell.
     pub fn apply(&self, families: Vec<Family>) -> Vec<Family> {
         if self.source.is_empty() && self.destination.is_empty() {
             return families;
         }
-        let families = families.into_iter().map(|family| self.family(family));
+        let families = families.into_iter().filter_map(|family| {
+            let told = !family.samples.is_empty();
+            let left = self.family(family);
+            (!told || !left.samples.is_empty()).then_some(left)
+        });
         families.collect()
     }
 

@@ -276,6 +276,7 @@ async fn every_key_of_the_help_does_what_it_says() {
         top.shows("callers of web.default").await;
         top.press(&["q"]);
         top.shows("SERVICE").await;
+        top.marks("web.default").await;
         top.press(&["t"]);
         top.shows("live calls of").await;
         // Another size while it runs.

@@ -22,6 +22,8 @@ pub(crate) fn count(number: usize, what: &str) -> String {
 
 /// Requests a second: `0.0`, `12.3`, `1234`.
 pub(crate) fn rate(value: f64) -> String {
+    // The sum of nothing is -0.0, which nobody wants to read.
+    let value = value + 0.0;
     if value >= 100.0 {
         format!("{value:.0}")
     } else {
@@ -163,6 +165,12 @@ mod tests {
         assert_eq!(success(100.0), "100.00%");
         assert_eq!(success(99.999_9), "99.99%");
         assert_eq!(success(99.5), "99.50%");
+    }
+
+    #[test]
+    fn no_rate_is_less_than_none() {
+        assert_eq!(rate([0.0_f64; 0].iter().sum()), "0.0");
+        assert_eq!(rate(12.34), "12.3");
     }
 
     #[test]

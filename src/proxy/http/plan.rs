@@ -294,11 +294,19 @@ impl HeadOut {
     pub(crate) fn authority(&self) -> Option<&[u8]> {
         match self {
             Self::H2(head) => head.authority(),
+            Self::Text(_) => self.field("host"),
+        }
+    }
+
+    /// The first field of that name as it leaves.
+    fn field(&self, wanted: &str) -> Option<&[u8]> {
+        match self {
+            Self::H2(head) => head.first(wanted),
             Self::Text(head) => head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
                 let at = line.iter().position(|byte| *byte == b':')?;
                 let (name, value) = line.split_at_checked(at)?;
-                let host = name.eq_ignore_ascii_case(b"host");
-                host.then(|| value.trim_ascii_start().strip_prefix(b":"))?
+                name.eq_ignore_ascii_case(wanted.as_bytes())
+                    .then(|| value.strip_prefix(b":"))?
                     .map(<[u8]>::trim_ascii)
             }),
         }
@@ -515,6 +523,12 @@ pub(crate) fn plan(
             .cluster(cluster)
             .map(|cluster| cluster.config.name.clone())
             .unwrap_or_default();
+        // As it is sent on: who had none is given one.
+        if let Then::Forward(chosen) = &then
+            && let Some(id) = chosen.head.field("x-request-id")
+        {
+            record.request_id = String::from_utf8_lossy(id).into_owned();
+        }
     }
     let mut then = then;
     if let (Some(_), Then::Forward(chosen), Some(table)) = (&log, &mut then, &http.log)

@@ -72,7 +72,10 @@ async fn the_page_changes_objects_with_the_rights_of_who_opened_it() {
     let (stand, replicas) = start().await;
     apply(&stand, "shop.yaml", SHOP);
     let ed = Person::new(&stand, "ed", Some("meshctl-operator"));
-    bind(&stand, "shop", "ed", "ClusterRole", "meshctl-edit");
+    // As `view` and `edit` have them, of which the latter takes the former in.
+    for role in ["meshctl-view", "meshctl-edit"] {
+        bind(&stand, "shop", "ed", "ClusterRole", role);
+    }
     ed.until(&["services"], |services| {
         let mut services = services.as_array()?.iter();
         services.find(|one| one["name"] == "cart").map(drop)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::failover::{SHOP, Sidecar, proxies_of, put};
 use super::installed::{Replica, Stand};
-use super::seen::{SYSTEM, address, apply, run_pod, slice};
+use super::seen::{SYSTEM, address, apply, run_pod, slice, slice_of};
 
 /// A version of `cart`: who asks for it is answered 500.
 fn version(name: &'static str, tasks: &Tasks) -> SocketAddr {
@@ -56,6 +56,7 @@ async fn call(sidecar: &Sidecar, count: usize, fail: bool) -> BTreeMap<String, u
             request = request.header("x-fail", "yes");
         }
         let request = request.body(Full::default()).unwrap();
+        sender.ready().await.unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         let who = String::from_utf8(body.to_vec()).unwrap();
@@ -76,6 +77,13 @@ async fn start() -> (Stand, [Replica; 2]) {
         let ports = [cluster::ports::free(), cluster::ports::free(), tls];
         Replica::start_with(&stand, name, ports, &["--listen", &address(name)])
     });
+    // By which each of them knows the other.
+    slice_of(
+        &stand,
+        (SYSTEM, "meshctl"),
+        ("grpc-tls", tls),
+        &["one", "two"],
+    );
     for replica in &replicas {
         stand
             .until("a replica to serve", || {

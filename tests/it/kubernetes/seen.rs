@@ -416,26 +416,39 @@ async fn what_is_lacking_is_named_and_who_is_silent_too() {
 
 /// What backs `cart`.
 pub(super) fn slice(stand: &Stand, pods: &[&str]) {
+    slice_of(stand, ("shop", "cart"), ("http", 8080), pods);
+}
+
+/// What backs a service of one port.
+pub(super) fn slice_of(
+    stand: &Stand,
+    (namespace, service): (&str, &str),
+    (name, port): (&str, u16),
+    pods: &[&str],
+) {
     let endpoints: Vec<Value> = pods
         .iter()
         .map(|pod| {
             json!({
                 "addresses": [address(pod)],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
-                "targetRef": {"kind": "Pod", "name": pod, "namespace": "shop"},
+                "targetRef": {"kind": "Pod", "name": pod, "namespace": namespace},
             })
         })
         .collect();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "cart-x", "namespace": "shop", "labels": {"kubernetes.io/service-name": "cart"}},
+        "metadata": {
+            "name": format!("{service}-x"), "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": service},
+        },
         "addressType": "IPv4",
         "endpoints": endpoints,
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "ports": [{"name": name, "port": port, "protocol": "TCP"}],
     });
     let server = stand.cluster.server();
-    let made = server.create_now("endpointslices.discovery.k8s.io", "shop", slice);
+    let made = server.create_now("endpointslices.discovery.k8s.io", namespace, slice);
     made.unwrap();
 }
 

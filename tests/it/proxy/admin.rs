@@ -202,7 +202,7 @@ async fn requests_are_logged() {
         ..Options::default()
     };
     let proxy = Proxy::with(options, simple(bind, app.address, |_| {}), None).await;
-    get(bind, "/logged?x").await;
+    let answer = get(bind, "/logged?x").await;
     let by_uri = "GET http://app/by-uri?x HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
     exchange(bind, by_uri).await;
     proxy.stop().await.unwrap();
@@ -213,6 +213,9 @@ async fn requests_are_logged() {
     assert_eq!(record["upstream_cluster"], "app");
     assert_eq!(record["upstream_host"], app.address.to_string());
     assert_eq!(record["route_name"], "r");
+    // The id that the application was told, which the caller gave none of.
+    let id = answer.split("x-request-id: ").nth(1).unwrap();
+    assert_eq!(record["request_id"], id.lines().next().unwrap());
     // Who calls by a proxy's variable says a whole URI; what it asks for is the same.
     let line = log.lines().find(|line| line.contains("by-uri")).unwrap();
     let record: serde_json::Value = serde_json::from_str(line).unwrap();
