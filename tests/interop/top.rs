@@ -275,7 +275,7 @@ async fn every_key_of_the_help_does_what_it_says() {
         top.press(&["q"]);
         top.shows("callers of web.default").await;
         top.press(&["q"]);
-        top.shows("SERVICE").await;
+        top.hides("callers of").await;
         top.marks("web.default").await;
         top.press(&["t"]);
         top.shows("live calls of").await;
