@@ -1,5 +1,6 @@
 //! From step to step: what must be said or ready before each, and the last one.
 
+use super::counts::Counts;
 use super::hooks::{Said, ask, forget};
 use super::machine::Machine;
 use super::routing::Routing;
@@ -100,6 +101,12 @@ impl Machine<'_> {
         let Some(stage) = self.spec.steps.get(at) else {
             return self.last_gate();
         };
+        let copied = self.spec.steps.get(self.state.step);
+        if copied.is_some_and(|before| before.mirror) && !stage.mirror {
+            // What answers copies well may serve callers badly: it does not vouch for that.
+            self.state.pooled.stable = Counts::default();
+            self.state.pooled.canary = Counts::default();
+        }
         self.state.step = at;
         self.state.phase = Phase::Progressing;
         self.state.waits_for = None;

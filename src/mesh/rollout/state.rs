@@ -178,7 +178,7 @@ pub struct State {
     /// From when on counts are to be given.
     pub counted_since_unix_ms: u64,
     pub(super) window: Window,
-    /// What all windows of the run counted.
+    /// What all windows of the run counted: of versions since callers get the canary, once they do.
     pub(super) pooled: Sides,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) waits_for: Option<For>,
