@@ -212,11 +212,18 @@ mod tests {
                 source,
                 destination,
             };
-            changes.apply(vec![family()])[0].samples.len()
+            let told = changes.apply(vec![family()]);
+            told.first().map_or(0, |family| family.samples.len())
         };
         assert_eq!(count(&[], &[]), 2);
         assert_eq!(count(&[off(None, true)], &[]), 1);
         assert_eq!(count(&[off(None, true)], &[off(None, true)]), 0);
+        let all = [off(None, true)];
+        let changes = Changes {
+            source: &all,
+            destination: &all,
+        };
+        assert!(changes.apply(vec![family()]).is_empty(), "not even a name");
         let again = [off(None, true), off(Some("istio_requests_total"), false)];
         assert_eq!(count(&again, &[]), 2);
         assert_eq!(count(&[off(Some("istio_request_bytes"), true)], &[]), 2);

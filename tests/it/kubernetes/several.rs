@@ -217,7 +217,7 @@ async fn what_proxies_of_another_replica_leave_out_is_seen() {
         let ejected = rows
             .as_array()?
             .iter()
-            .flat_map(|row| row["ejectedBy"].as_array());
+            .filter_map(|row| row["ejectedBy"].as_array());
         let proxies: Vec<&str> = ejected
             .flatten()
             .filter_map(|by| by["proxy"].as_str())

@@ -70,6 +70,9 @@ fn the_same_answers_promote_and_copies_end_with_their_step() {
     copied(&mut run, 14, 50, 0);
     assert_eq!(run.state.step, 1, "{}", run.state.reason);
     assert!(!run.state.routing.compare && run.state.routing.mirror.is_none());
+    // They say nothing of how callers fare; that nothing differed stays.
+    assert_eq!(run.state.pooled.canary.requests, 0);
+    assert!(run.state.pooled.copies.compared > 300);
     run.good(30);
     assert_eq!(run.state.phase, Phase::Succeeded, "{}", run.state.reason);
     let measure = run.state.steps[0].measures.last().unwrap();
