@@ -483,6 +483,19 @@ test("everything can be reached and done with the keyboard", async () => {
   await it.end();
 });
 
+test("a step of copies says what they are, how many differ and where", async () => {
+  const it = await stage({});
+  const one = it.mesh.rollouts.get("svc-001.shop");
+  one.strategy = "shadow";
+  const measure = { metric: "shadow-diff", value: 4.2, bound: 1, unit: "%", verdict: "fail", requests: 300, different: 12, places: [{ at: "body $.price", count: 12 }] };
+  one.steps[0] = { ...one.steps[0], weight: 0, mirror: true, mirrorPercent: 20, measures: [measure] };
+  await it.visit("/canaries/svc-001.shop");
+  await it.page.getByRole("list", { name: "Steps" }).getByText("copies of 20%").waitFor();
+  const row = it.page.getByRole("row").filter({ hasText: "shadow-diff" });
+  assert.match(await row.textContent(), /copies of 20%shadow-diff4\.2%.*body \$\.price \(12\)/);
+  await it.end();
+});
+
 test("what a rollout is judged by has a chart, with its bound", async () => {
   const it = await stage({});
   await it.visit("/canaries/svc-001.shop");

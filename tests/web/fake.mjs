@@ -77,8 +77,8 @@ export function world(options = {}) {
     return { stepSeconds: step, fromUnixMs: from, toUnixMs: to, rows };
   };
   const measures = (bad) => [
-    { metric: "success-rate", value: bad ? 94.2 : 99.93, bound: 99, baseline: 99.95, verdict: bad ? "fail" : "pass", requests: 1840, unit: "percent" },
-    { metric: "rate:retries", value: 1.2, bound: 5, baseline: 1.1, verdict: "pass", requests: 1840, unit: "percent" },
+    { metric: "success-rate", value: bad ? 94.2 : 99.93, bound: 99, baseline: 99.95, verdict: bad ? "fail" : "pass", requests: 1840, unit: "%" },
+    { metric: "rate:retries", value: 1.2, bound: 5, baseline: 1.1, verdict: "pass", requests: 1840, unit: "%" },
     { metric: "p99", value: bad ? 181 : 41.5, bound: 120, baseline: 38.9, verdict: bad ? "fail" : "pass", requests: 1840, unit: "ms" },
   ];
   const rollout = (service, phase, step) => {

@@ -100,8 +100,8 @@ export interface Split {
     requestsPerSecond: number; successPercent?: number; latencyP99Ms?: number;
   }[];
 }
-export interface Measure { metric: string; value?: number; bound?: number | string; baseline?: number; verdict: string; requests: number }
-export interface Step { weight: number; state: string; startedUnixMs?: number; endedUnixMs?: number; measures: Measure[] }
+export interface Measure { metric: string; value?: number; bound?: number | string; baseline?: number; unit?: string; verdict: string; requests: number; different?: number; places?: { at: string; count: number }[] }
+export interface Step { weight: number; mirror?: boolean; mirrorPercent?: number; state: string; startedUnixMs?: number; endedUnixMs?: number; measures: Measure[] }
 export interface Rollout {
   service: string; namespace: string; stable: string; canary: string; strategy: string; phase: string; reason: string;
   step: number; steps: Step[]; weight: number; failures: number; maxFailures: number; intervalSeconds: number;

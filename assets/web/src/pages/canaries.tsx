@@ -4,7 +4,7 @@ import { has, mayChange, post, useApi } from "../api";
 import { Chart } from "../chart";
 import { ago, count, ms, percent, rate, span, split, stamp, word } from "../format";
 import { even, perSecond, success, useSeries } from "../series";
-import type { Measure, Rollout, Service, Split } from "../types";
+import type { Measure, Rollout, Service, Split, Step } from "../types";
 import { A, Bar, Confirm, Empty, Failure, Field, Head, Mark, Panel, Ready, Success, Table, Tag, type Tone } from "../ui";
 
 const path = (service: string): string => {
@@ -186,7 +186,7 @@ export function Canary({ service }: { service: string }) {
             {one.steps.map((step, at) => {
               const state = step.state.toLowerCase();
               const now = at + 1 === one.step && !ended(one);
-              return <li class={state === "failed" ? "failed" : state === "passed" ? "done" : now ? "now" : ""} aria-current={now ? "step" : undefined}><span class="strong">{step.weight}%</span><span class="muted">{state}{step.startedUnixMs ? `, ${span((step.endedUnixMs ?? Date.now()) - step.startedUnixMs)}` : ""}</span></li>;
+              return <li class={state === "failed" ? "failed" : state === "passed" ? "done" : now ? "now" : ""} aria-current={now ? "step" : undefined}><span class="strong">{shared(step)}</span><span class="muted">{state}{step.startedUnixMs ? `, ${span((step.endedUnixMs ?? Date.now()) - step.startedUnixMs)}` : ""}</span></li>;
             })}
           </ol>
           {(one.reason || one.message) && <p style={{ marginTop: "12px" }}>{one.reason}{one.message && one.message !== one.reason ? <> <span class="muted">{one.message}</span></> : null}</p>}
@@ -254,21 +254,27 @@ function Figures({ service, rollout, versions }: { service: string; rollout: Rol
   );
 }
 
+/** What the canary gets in a step. */
+function shared(step: Step): string {
+  if (!step.mirror) return `${step.weight}%`;
+  return step.mirrorPercent === undefined ? "copies" : `copies of ${step.mirrorPercent}%`;
+}
+
 function Measures({ rollout }: { rollout: Rollout }) {
-  const figure = (measure: Measure, value: number | undefined): string => value === undefined ? "–" : /success|^rate:/.test(measure.metric) ? percent(value) : /^p\d/.test(measure.metric) ? ms(value) : count(value);
+  const figure = (measure: Measure, value: number | undefined): string => value === undefined ? "–" : measure.unit === "%" || /success|^rate:/.test(measure.metric) ? percent(value) : /^p\d/.test(measure.metric) ? ms(value) : count(value);
   const verdict: Record<string, Tone> = { pass: "ok", passed: "ok", fail: "bad", failed: "bad", unproven: "idle", nodata: "idle" };
   return (
     <Panel title="Measured, step by step" flush>
       <Table label="Measured, step by step" head={["Step", "Metric", ["Canary", "num"], ["Bound", "num"], ["Stable", "num"], ["Requests", "num"], "Verdict"]}>
         {rollout.steps.flatMap((step) => step.measures.map((measure, at) => (
           <tr>
-            <td>{at === 0 ? `${step.weight}%` : ""}</td>
+            <td>{at === 0 ? shared(step) : ""}</td>
             <td>{measure.metric}</td>
             <td class="num">{figure(measure, measure.value)}</td>
             <td class="num">{typeof measure.bound === "number" ? figure(measure, measure.bound) : measure.bound ?? "–"}</td>
             <td class="num">{figure(measure, measure.baseline)}</td>
             <td class="num">{count(measure.requests)}</td>
-            <td><Mark tone={verdict[measure.verdict.toLowerCase()] ?? "idle"}>{measure.verdict === "noData" ? "no data" : measure.verdict}</Mark></td>
+            <td><Mark tone={verdict[measure.verdict.toLowerCase()] ?? "idle"}>{measure.verdict === "noData" ? "no data" : measure.verdict}</Mark>{measure.places?.length ? <div class="muted">{measure.places.map((place) => `${place.at} (${count(place.count)})`).join(", ")}</div> : null}</td>
           </tr>
         )))}
       </Table>
